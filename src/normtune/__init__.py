@@ -1,0 +1,1 @@
+"""normtune: fine-tune a transformer by training only a chosen sliver of it."""

@@ -1,0 +1,108 @@
+"""Configurations: frozen, validated, with a fingerprint of all that changes a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from normtune.errors import UnknownNameError
+
+
+class Strict(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Protocol(Strict):
+    """How a run is trained, and on what data its rate and epoch are picked.
+
+    What the paper does not state is fixed here: batch size, lengths, warm-up, decay, schedule.
+
+    Attributes:
+        name: Its name.
+        epochs: Passes over the training data; the rate decays linearly to zero over all of them.
+        batch_size: Examples a step.
+        max_length: Limit in tokens; longer texts are cut.
+        warmup_fraction: Part of all steps over which the rate rises linearly from zero.
+        weight_decay: AdamW's decay on weights; norms and biases have none.
+        clip: Largest norm of the gradient.
+        dropout: Whether the model's own dropout is on in training.
+        held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
+            as the paper does.
+        max_train: Largest number of training examples, a seeded sample; None takes all.
+        max_dev: Largest number of dev examples, a seeded sample; None takes all.
+        rates: How many rates of the method's grid a search tries.
+        sample_seed: Seeds the samples and the slice; the same for every run, so that runs are paired.
+    """
+
+    name: str
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    max_length: Annotated[int, Field(ge=8)] = 128
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    dropout: bool = True
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    max_train: Annotated[int, Field(ge=1)] | None = None
+    max_dev: Annotated[int, Field(ge=1)] | None = None
+    rates: Annotated[int, Field(ge=1, le=4)] = 4
+    sample_seed: int = 0
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol(name="paper"),
+    "held-out": Protocol(name="held-out", held_out=0.1),
+    "small": Protocol(name="small", epochs=3, max_train=2000, dropout=False, rates=3),
+}
+
+
+def protocol(name: str, **changes: Any) -> Protocol:
+    """The protocol called `name`, with the fields in `changes` that are not None changed.
+
+    A changed protocol is called ``small*``, so that its numbers are never taken for the protocol's own.
+
+    Raises:
+        UnknownNameError: If there is no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise UnknownNameError("protocol", name, PROTOCOLS)
+    known = PROTOCOLS[name]
+    given = {key: value for key, value in changes.items() if value is not None}
+    changed = Protocol.model_validate({**known.model_dump(), **given})
+    return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
+
+
+class RunConfig(Strict):
+    """One training: everything that a user chooses.
+
+    Attributes:
+        model: Hub id, folder or packaged name.
+        revision: Commit on the hub or version of the package, where there is one.
+        dtype: Of the frozen part.
+        task: The task's name.
+        method: A method's name or an expression; the training itself sees only the selection made from it.
+        rate: Peak learning rate.
+        seed: Seeds the head, the order of the data, dropout, and the draw of `random`.
+        protocol: How it is trained.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "float32"
+    task: str
+    method: str
+    rate: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    protocol: Protocol
+
+
+def fingerprint(value: BaseModel | dict[str, Any]) -> str:
+    """A hash of `value` as canonical JSON (16 hexadecimal digits of SHA-256)."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Deltas: what a training changed, in a few kilobytes."""

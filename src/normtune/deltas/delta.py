@@ -1,0 +1,326 @@
+"""A delta: the new values of the selected entries, the head, and the identity of the base model.
+
+It stores values, not differences, so that restoring is exact. One safetensors file holds it: ``values/NAME`` for each
+parameter with selected entries (its whole, in its shape, or a packed vector), ``mask/NAME`` (packed bits) or
+``index/NAME`` (int32 positions) for the packed ones, whichever is shorter, and ``head/NAME``. Its header carries the
+metadata as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from normtune.config import Strict
+from normtune.errors import DeltaError, OutputError
+from normtune.execution.sparse import Tuning, raise_norms, refuse_sharded
+from normtune.files import write_atomically
+from normtune.models.base import Base
+from normtune.models.head import HeadSpec, HeadSwap
+from normtune.selection.selection import Selection
+from normtune.tasks.task import Kind
+from normtune.versions import versions
+
+FORMAT = 1
+FILE = "delta.safetensors"
+_KEY = "normtune"
+
+
+class DeltaInfo(Strict):
+    """What a delta says of itself.
+
+    Attributes:
+        format: Version of the file's layout.
+        base: Name of the base model, as its user called it.
+        base_revision: Its commit or package version, where there is one.
+        base_identity: Its content hash; the delta goes on no other.
+        layout: Fingerprint of the base's parameter names and shapes.
+        method: The method or expression that made the selection, for people.
+        task: The task's name.
+        kind: ``classification`` or ``regression``.
+        labels: Label names in class order.
+        max_length: Limit in tokens that it was trained with.
+        pair: Whether it reads pairs of texts.
+        note: The run that it comes from, or what its author says of it.
+        versions: Versions of the libraries that wrote it.
+        content: Hash over all tensors; a file that does not match it is refused.
+    """
+
+    format: int = FORMAT
+    base: str
+    base_revision: str | None = None
+    base_identity: str
+    layout: str
+    method: str = ""
+    task: str = ""
+    kind: Kind
+    labels: tuple[str, ...] = ()
+    max_length: int = 128
+    pair: bool = False
+    note: str = ""
+    versions: dict[str, str] = {}
+    content: str = ""
+
+    @property
+    def head(self) -> HeadSpec:
+        """What the delta's head answers."""
+        return HeadSpec(self.kind, self.labels)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What training changed.
+
+    Attributes:
+        info: What it says of itself.
+        indices: For each parameter with selected entries their positions in the flattened parameter, or None for all.
+        values: Their new values: float32, packed, by parameter name.
+        head: The head's values: float32, by parameter name.
+    """
+
+    info: DeltaInfo
+    indices: Mapping[str, np.ndarray | None]
+    values: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+
+    @classmethod
+    def capture(cls, tuning: Tuning, **info: object) -> Delta:
+        """The delta of a model as it is trained now.
+
+        Args:
+            tuning: The model in training.
+            **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``method``, ``note``, ...
+
+        Returns:
+            A copy of what trains.
+        """
+        return cls.of(tuning.base, tuning.selection, tuning.values(), tuning.head_values(), **info)
+
+    @classmethod
+    def of(
+        cls, base: Base, selection: Selection, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
+    ) -> Delta:
+        """A delta from the values of `selection` and of the head, as `Tuning.values` and `Tuning.head_values` give them."""
+        spec = base.head
+        fields = {
+            "base": base.name,
+            "base_revision": base.revision,
+            "base_identity": base.identity,
+            "layout": base.layout.fingerprint,
+            "kind": spec.kind,
+            "labels": spec.labels,
+            "versions": versions(),
+        }
+        return cls(DeltaInfo.model_validate({**fields, **info}), dict(selection.chosen), dict(values), dict(head))
+
+    def selection(self, base: Base) -> Selection:
+        """The delta's selection on `base`, which must be its base."""
+        self.check(base)
+        return Selection(base.layout, self.indices)
+
+    @property
+    def entries(self) -> int:
+        """Number of values beside the head."""
+        return sum(value.numel() for value in self.values.values())
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of the tensors beside the head and the metadata."""
+        tensors = self._tensors()
+        return sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("head/"))
+
+    def check(self, base: Base) -> None:
+        """Check that `base` is this delta's base.
+
+        Raises:
+            DeltaError: If it is another model.
+        """
+        if self.info.base_identity != base.identity or self.info.layout != base.layout.fingerprint:
+            raise DeltaError(
+                f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
+                f" not to {base.name!r} ({base.identity[:12]})."
+            )
+
+    def apply(self, base: Base) -> Applied:
+        """Put the delta on `base`: the selected values, the head, its labels and its problem type.
+
+        Args:
+            base: The delta's base model; its model is changed in place.
+
+        Returns:
+            A handle whose `remove` puts back what was there, to the bit.
+
+        Raises:
+            DeltaError: If `base` is another model, or carries a delta already.
+        """
+        self.check(base)
+        return Applied(base, self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the delta to `path`, a folder (as ``delta.safetensors``) or a file, whole or not at all.
+
+        Raises:
+            OutputError: If the file exists, or cannot be written.
+        """
+        file = _file(Path(path))
+        if file.exists():
+            raise OutputError(f"{file} exists already; choose another place or remove it first.")
+        tensors = self._tensors()
+        info = self.info.model_copy(update={"content": _content(tensors)})
+        write_atomically(file, serialise(tensors, {"format": "pt", _KEY: info.model_dump_json()}))
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Delta:
+        """Read a delta from a folder or a file.
+
+        Raises:
+            DeltaError: If there is none, or it is truncated, corrupt or of a later version.
+        """
+        file = _file(Path(path))
+        if not file.is_file():
+            raise DeltaError(f"There is no delta at {file}.")
+        try:
+            with safe_open(file, "pt") as stored:
+                metadata = stored.metadata() or {}
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise DeltaError(f"The delta {file} is truncated or corrupt: {error}") from error
+        info = _read_info(file, metadata)
+        if info.content != _content(tensors):
+            raise DeltaError(f"The delta {file} is corrupt: its values do not match the hash it carries.")
+        return _unpack(info, tensors)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"head/{name}": value.contiguous() for name, value in self.head.items()}
+        for name, value in self.values.items():
+            tensors[f"values/{name}"] = value.reshape(-1).contiguous()
+            indices = self.indices[name]
+            if indices is not None:
+                tensors.update(_pack(name, indices))
+        return tensors
+
+
+class Applied:
+    """A delta on its base model; `remove` takes it off.
+
+    Args:
+        base: The base model.
+        delta: The delta, which must belong to it.
+
+    Raises:
+        DeltaError: If the base carries a delta already.
+    """
+
+    def __init__(self, base: Base, delta: Delta) -> None:
+        if getattr(base.model, _MARK, None) is not None:
+            raise DeltaError("The base model carries a delta already; remove that first.")
+        refuse_sharded(base.model)
+        selection = Selection(base.layout, delta.indices)
+        self._base = base
+        self._head = HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head)
+        base.refresh()
+        self._norms = raise_norms(base.model, selection)
+        self._kept: dict[str, Tensor] = {}
+        parameters = dict(base.model.named_parameters())
+        with torch.no_grad():
+            for name, values in delta.values.items():
+                flat = parameters[name].data.view(-1)
+                where = torch.from_numpy(selection.indices(name)).to(flat.device)
+                self._kept[name] = flat[where].clone()
+                flat[where] = values.to(flat)
+        self._where = {name: selection.indices(name) for name in delta.values}
+        setattr(base.model, _MARK, self)
+
+    def remove(self) -> None:
+        """Put back values, head, labels and problem type as they were, to the bit.
+
+        Raises:
+            DeltaError: If it was removed before.
+        """
+        if getattr(self._base.model, _MARK, None) is not self:
+            raise DeltaError("This delta is not on the base model.")
+        parameters = dict(self._base.model.named_parameters())
+        with torch.no_grad():
+            for name, values in self._kept.items():
+                flat = parameters[name].data.view(-1)
+                flat[torch.from_numpy(self._where[name]).to(flat.device)] = values
+        for norm in self._norms:
+            norm.undo()
+        self._head.undo()
+        self._base.refresh()
+        delattr(self._base.model, _MARK)
+
+    def __enter__(self) -> Applied:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+_MARK = "_normtune_applied"
+
+
+def _file(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path / FILE
+
+
+def _pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
+    """Positions as bits or as numbers, whichever is shorter."""
+    bits = np.packbits(np.bincount(indices, minlength=int(indices[-1]) + 1).astype(bool))
+    if bits.nbytes <= 4 * indices.size:
+        return {f"mask/{name}": torch.from_numpy(bits)}
+    return {f"index/{name}": torch.from_numpy(indices.astype(np.int32))}
+
+
+def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
+    indices: dict[str, np.ndarray | None] = {}
+    values: dict[str, Tensor] = {}
+    head: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        if part == "values":
+            values[name] = tensor
+            indices.setdefault(name, None)
+        elif part == "mask":
+            indices[name] = np.flatnonzero(np.unpackbits(tensor.numpy()))
+        elif part == "index":
+            indices[name] = tensor.numpy().astype(np.int64)
+        elif part == "head":
+            head[name] = tensor
+        else:
+            raise DeltaError(f"The delta holds a tensor {key!r} that this version does not know.")
+    return Delta(info, indices, values, head)
+
+
+def _read_info(file: Path, metadata: dict[str, str]) -> DeltaInfo:
+    try:
+        raw = json.loads(metadata[_KEY])
+    except (KeyError, ValueError) as error:
+        raise DeltaError(f"{file} is no normtune delta: its header holds none of our metadata.") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else None
+        raise DeltaError(f"{file} has format {found!r}; this version of normtune reads format {FORMAT}.")
+    try:
+        return DeltaInfo.model_validate(raw)
+    except ValidationError as error:
+        raise DeltaError(f"The metadata of {file} is damaged: {error.errors()[0]['msg']}.") from error
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,58 @@
+"""The errors a user can meet.
+
+Every one of them carries a single sentence that says what is wrong and, where it helps, what to do;
+the command line prints that sentence and exits with a non-zero status, never a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NormtuneError(Exception):
+    """Base of every error that normtune raises on purpose."""
+
+
+class ConfigError(NormtuneError):
+    """An option or a configuration value that cannot be used."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that is not among the known ones; the message lists them and guesses what was meant.
+
+    Args:
+        kind: What was looked up, such as ``"task"``; it starts the sentence.
+        name: The name that is not known.
+        known: The names that are.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        close = difflib.get_close_matches(name, self.known, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(self.known)}.")
+
+
+class DataError(NormtuneError):
+    """Data that is missing or that cannot be read; the message names the file and the line."""
+
+
+class ModelError(NormtuneError):
+    """A base model that cannot be loaded, or that a request does not fit."""
+
+
+class SelectionError(NormtuneError):
+    """A selection that cannot be made, or that does not fit the model."""
+
+
+class DeltaError(NormtuneError):
+    """A delta that is damaged, or that belongs to another base model."""
+
+
+class OutputError(NormtuneError):
+    """An output folder that is in use, or a file that cannot be written."""
+
+
+class TrainingError(NormtuneError):
+    """A training that cannot go on, such as one whose loss stopped being finite."""

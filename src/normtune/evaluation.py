@@ -1,0 +1,73 @@
+"""What a model answers, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normtune.execution.batching import Encoded, by_length
+from normtune.execution.linear import fast_linear
+from normtune.models.base import Base
+from normtune.tasks.metrics import compute
+from normtune.tasks.task import Task
+
+#: Examples a batch when nothing is trained.
+EVAL_BATCH = 64
+
+
+def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH) -> np.ndarray:
+    """The head's outputs for every example, in their order, with dropout off.
+
+    Args:
+        base: The model, with the head of the task.
+        encoded: The examples.
+        batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches.
+
+    Returns:
+        Float32, of shape (examples, outputs).
+    """
+    model = base.model
+    was_training = model.training
+    model.eval()
+    results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
+    with torch.inference_mode(), fast_linear():
+        for indices in by_length(encoded.lengths, batch_size):
+            output: Tensor = model(**encoded.batch(indices, base.device)).logits
+            results[indices] = output.float().cpu().numpy()
+    model.train(was_training)
+    return results
+
+
+def decide(outputs: np.ndarray, task: Task) -> np.ndarray:
+    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) for regression."""
+    if task.kind == "regression":
+        return outputs[:, 0].astype(np.float64)
+    return outputs.argmax(axis=1)
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Softmax over the labels, float64, of shape (examples, labels)."""
+    return torch.from_numpy(outputs).double().softmax(dim=1).numpy()
+
+
+def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
+    """All the task's metrics on labelled examples, the primary one first."""
+    assert encoded.labels is not None
+    return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
+
+
+def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
+    """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
+    return compute(task.metrics, decide(outputs, task), labels, positive=task.positive)
+
+
+def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean loss of a batch from float32 outputs and labels: cross entropy, or the squared error on the raw label."""
+
+    def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.nn.functional.mse_loss(outputs[:, 0], labels.to(outputs.dtype))
+
+    return squared if task.kind == "regression" else torch.nn.functional.cross_entropy

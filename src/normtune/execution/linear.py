@@ -1,0 +1,155 @@
+"""Linear layers as fast as the processor allows, and gradients of only those weight entries that train.
+
+On AMD processors with AVX-512, torch's float32 products go to a library that uses half their width; oneDNN, which is
+part of torch, uses all of it (twice as fast, measured by ``benchmarks/linear.py``). The two differ in the last bits,
+so which one ran is part of every record. ``NORMTUNE_LINEAR=torch`` or ``onednn`` overrules the choice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from normtune.errors import ConfigError
+
+VARIABLE = "NORMTUNE_LINEAR"
+
+
+@cache
+def linear_backend() -> str:
+    """Which library computes float32 products on this CPU: ``onednn`` or ``torch`` (torch's own choice).
+
+    Raises:
+        ConfigError: If the environment asks for one that is not known or not here.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in {"", "torch", "onednn"}:
+        raise ConfigError(f"{VARIABLE}={wanted!r} is not known; use 'torch' or 'onednn'.")
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if wanted == "onednn" and not available:
+        raise ConfigError(f"{VARIABLE}=onednn: this build of torch has no oneDNN.")
+    return wanted or ("onednn" if available and _is_wide_amd() else "torch")
+
+
+def fast_linear() -> AbstractContextManager[Any]:
+    """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
+
+    On the CPU that is the backend of `linear_backend`; on every device, a weight of which only some entries train (see
+    `normtune.execution.sparse`) gets the gradient of those entries alone, never the dense one.
+    """
+    return _FastLinear(linear_backend() == "onednn")
+
+
+def mark_packed(weight: Tensor, leaf: Tensor, indices: Tensor) -> Tensor:
+    """Note on `weight` that it was composed by putting `leaf` at `indices` of a frozen tensor."""
+    setattr(weight, _MARK, (leaf, indices))
+    return weight
+
+
+_MARK = "_normtune_packed"
+
+#: A gradient entry by entry does without the dense product but reads memory badly: above this part of a weight's
+#: entries the dense product is the cheaper one (measured on 2 cores; ``benchmarks/linear.py``).
+_SPARSE_BELOW = 1 / 64
+
+#: Numbers held at once while gradients are summed entry by entry.
+_CHUNK = 1 << 22
+
+
+def _is_wide_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not cpuinfo.is_file():
+        return False
+    return "AuthenticAMD" in cpuinfo.read_text(encoding="utf-8", errors="replace")
+
+
+class _FastLinear(TorchFunctionMode):
+    def __init__(self, onednn: bool) -> None:
+        super().__init__()
+        self._onednn = onednn
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
+            return func(*args, **(kwargs or {}))
+        inputs, weight, bias = args if len(args) == 3 else (*args, None)
+        onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
+        packed = getattr(weight, _MARK, None)
+        if packed is not None and packed[1].numel() <= weight.numel() * _SPARSE_BELOW:
+            return _Linear.apply(inputs, weight.detach(), bias, onednn, *packed)
+        return _Linear.apply(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+
+
+def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether the product is one over the tokens of a batch, in one dtype."""
+    device = inputs.device.type
+    return inputs.ndim == 3 and inputs.dtype == weight.dtype and not torch.is_autocast_enabled(device)
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+    """``inputs @ weight.T + bias``."""
+    if not onednn:
+        return torch.nn.functional.linear(inputs, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], None)
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer, over (batch, tokens, inputs), with the products that it needs and no others."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool, leaf: Tensor | None, indices: Tensor | None
+    ) -> Tensor:
+        ctx.onednn, ctx.has_bias = onednn, bias is not None
+        # A frozen layer needs no inputs for its backward pass, so they are not kept.
+        needs_inputs = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
+        ctx.save_for_backward(inputs if needs_inputs else None, weight, indices)
+        return _product(inputs, weight, bias, onednn)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, indices = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        flat = grad.reshape(-1, grad.shape[-1])
+        to_inputs = to_weight = to_bias = to_leaf = None
+        if ctx.needs_input_grad[0]:
+            to_inputs = _product(grad, weight.t().contiguous(), None, ctx.onednn)
+        if ctx.needs_input_grad[1]:
+            rows = inputs.reshape(len(flat), -1)
+            to_weight = _product(flat.t().contiguous(), rows.t().contiguous(), None, ctx.onednn)
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            to_bias = flat.sum(0)
+        if indices is not None and ctx.needs_input_grad[4]:
+            to_leaf = _entry_gradients(flat, inputs.reshape(len(flat), -1), indices)
+        return to_inputs, to_weight, to_bias, None, to_leaf, None
+
+
+def _entry_gradients(grad: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
+    """Gradients of single weight entries: for entry (o, i) the sum over tokens of ``grad[:, o] * inputs[:, i]``.
+
+    Args:
+        grad: Gradient of the outputs, of shape (tokens, outputs).
+        inputs: The layer's inputs, of shape (tokens, inputs).
+        indices: Positions in the flattened weight of shape (outputs, inputs).
+
+    Returns:
+        Float32, one number an entry.
+    """
+    width = inputs.shape[1]
+    step = max(1, _CHUNK // len(grad))
+    parts = [
+        (grad[:, part // width] * inputs[:, part % width]).sum(0, dtype=torch.float32) for part in indices.split(step)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,172 @@
+"""Training exactly the selected entries of a model, whatever the optimizer.
+
+The trained leaf is the packed float32 vector of the selected values, which the forward pass puts in place. So weight
+decay, momentum, clipping and optimizer state never see an entry that is not selected. A parameter that is selected
+whole, and is float32 already, trains as itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from normtune.errors import ModelError, SelectionError
+from normtune.execution.linear import mark_packed
+from normtune.models.base import Base
+from normtune.models.components import Layout
+from normtune.models.precision import RaisedNorm
+from normtune.selection.selection import Selection
+
+
+class Tuning:
+    """A model whose selected entries and head train, and nothing else.
+
+    Args:
+        base: The base model; its model is changed in place until `undo`.
+        selection: What trains beside the head.
+
+    Raises:
+        SelectionError: If the selection is of another model.
+        ModelError: If the model is being tuned already, or its parameters are sharded.
+    """
+
+    def __init__(self, base: Base, selection: Selection) -> None:
+        if selection.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError("The selection is of another model.")
+        refuse_sharded(base.model)
+        self.base, self.selection = base, selection
+        self._flags = {parameter: parameter.requires_grad for parameter in base.model.parameters()}
+        base.model.requires_grad_(False)
+        self._norms = raise_norms(base.model, selection)
+        parameters = dict(base.model.named_parameters())
+        self._kept: dict[str, Tensor] = {}
+        self._packed: dict[str, tuple[nn.Parameter, list[tuple[nn.Module, str]]]] = {}
+        self.leaves: dict[str, nn.Parameter] = {}
+        for place in selection:
+            self._add(place.parameter, parameters[place.parameter])
+        self.head = {place.parameter: parameters[place.parameter].requires_grad_() for place in base.layout.head}
+        self._kept.update({name: value.detach().clone() for name, value in self.head.items()})
+
+    def _add(self, name: str, parameter: nn.Parameter) -> None:
+        if self.selection.is_whole(name) and parameter.dtype == torch.float32:
+            self._kept[name] = parameter.detach().clone()
+            self.leaves[name] = parameter.requires_grad_()
+            return
+        indices = torch.from_numpy(self.selection.indices(name)).to(parameter.device)
+        holders = list(_holders(self.base.model, parameter))
+        leaf = nn.Parameter(parameter.detach().reshape(-1)[indices].float())
+        for module, attribute in holders:
+            parametrize.register_parametrization(module, attribute, _Packed(parameter.detach(), indices, leaf), unsafe=True)
+            # A tensor that several modules share has one leaf.
+            parametrizations: Any = module.parametrizations
+            parametrizations[attribute].original0 = leaf
+        self._packed[name] = (parameter, holders)
+        self.leaves[name] = leaf
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that trains: the leaves, then the head."""
+        yield from self.leaves.values()
+        yield from self.head.values()
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: no decay on norms and biases, `weight_decay` on everything else."""
+        by_name = self.base.layout.by_name
+        decayed: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in {**self.leaves, **self.head}.items():
+            place = by_name[name]
+            decayed[not place.norm and place.sub == "weight"].append(parameter)
+        groups = [{"params": decayed[True], "weight_decay": weight_decay}, {"params": decayed[False], "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the selected values as they are now: packed vectors, float32, on the CPU, by parameter name."""
+        return {name: leaf.detach().reshape(-1).float().cpu().clone() for name, leaf in self.leaves.items()}
+
+    def head_values(self) -> dict[str, Tensor]:
+        """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""
+        return {name: value.detach().float().cpu().clone() for name, value in self.head.items()}
+
+    def load(self, values: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> None:
+        """Set what trains to `values` and `head`, as `values` and `head_values` gave them."""
+        with torch.no_grad():
+            for name, leaf in self.leaves.items():
+                leaf.copy_(values[name].reshape(leaf.shape))
+            for name, parameter in self.head.items():
+                parameter.copy_(head[name])
+
+    def undo(self) -> None:
+        """Put the model back, to the bit, as it was before."""
+        for parameter, holders in self._packed.values():
+            for module, attribute in holders:
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+                setattr(module, attribute, parameter)
+        with torch.no_grad():
+            for name, value in self._kept.items():
+                self.base.model.get_parameter(name).copy_(value)
+        for norm in self._norms:
+            norm.undo()
+        for parameter, flag in self._flags.items():
+            parameter.requires_grad_(flag).grad = None
+
+
+class _Packed(nn.Module):
+    """Puts the packed values into a copy of the frozen parameter."""
+
+    def __init__(self, frozen: Tensor, indices: Tensor, leaf: nn.Parameter) -> None:
+        super().__init__()
+        # Buffers that follow the model to a device but are not part of its state.
+        self.register_buffer("frozen", frozen, persistent=False)
+        self.register_buffer("indices", indices, persistent=False)
+        self._leaf = (leaf,)  # in a tuple, so that it is not registered twice
+
+    def forward(self, leaf: Tensor) -> Tensor:
+        frozen, indices = self.get_buffer("frozen"), self.get_buffer("indices")
+        composed = frozen.reshape(-1).scatter(0, indices, leaf.to(frozen.dtype)).view(frozen.shape)
+        return mark_packed(composed, leaf, indices)
+
+    def right_inverse(self, _: Tensor) -> tuple[Tensor]:
+        return (self._leaf[0].detach(),)
+
+
+def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:
+    """Make the selected normalisations of a lower-precision model float32, so that small updates do not vanish."""
+    owners = {place.parameter.rpartition(".")[0] for place in selection if place.norm}
+    modules = [model.get_submodule(owner) for owner in sorted(owners)]
+    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype != torch.float32]
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Check that every parameter lies whole on this process.
+
+    Raises:
+        ModelError: If one is sharded, or its model is being tuned already.
+    """
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            raise ModelError("This model is being tuned already; undo that first.")
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
+            raise ModelError("This model's parameters are sharded (FSDP, DeepSpeed or DTensor); normtune needs them whole.")
+
+
+def _holders(model: PreTrainedModel, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:
+    for module in model.modules():
+        for name, own in module._parameters.items():
+            if own is parameter:
+                yield module, name
+
+
+def trained_counts(layout: Layout, selection: Selection) -> dict[str, int | float]:
+    """How many entries train: those of the selection, of the head, both, and the selection's share of the model."""
+    return {
+        "selected": len(selection),
+        "head": layout.head_size,
+        "trained": len(selection) + layout.head_size,
+        "total": layout.size + layout.head_size,
+        "share": selection.share,
+    }

@@ -1,0 +1,177 @@
+"""The head: the parameters that a task brings, put on a base model and taken off again.
+
+The head is every parameter that the base's checkpoint does not hold: always the classifier, and the pooler
+where the checkpoint has none. It computes in float32 whatever the base's dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from normtune.errors import DeltaError, ModelError
+from normtune.models.precision import in_float32
+from normtune.tasks.task import Kind
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head answers.
+
+    Attributes:
+        kind: ``classification`` or ``regression``.
+        labels: Label names in class order; empty for regression.
+    """
+
+    kind: Kind
+    labels: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Width of the last layer."""
+        return 1 if self.kind == "regression" else len(self.labels)
+
+    @property
+    def problem_type(self) -> str:
+        """The name that transformers has for it."""
+        return "regression" if self.kind == "regression" else "single_label_classification"
+
+    @classmethod
+    def numbered(cls, outputs: int) -> HeadSpec:
+        """A classifier over `outputs` labels without names of their own."""
+        return cls("classification", tuple(f"LABEL_{i}" for i in range(outputs)))
+
+    def __post_init__(self) -> None:
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise ModelError(f"A classifier needs at least two labels; got {len(self.labels)}.")
+        if len(set(self.labels)) != len(self.labels):
+            raise ModelError("A classifier's label names must differ from each other.")
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a head was before it was swapped: its modules and the configuration's fields."""
+
+    modules: Mapping[str, nn.Module]
+    config: Mapping[str, object]
+    num_labels: int
+
+
+def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
+    """Paths of the largest modules all of whose parameters are in `head`."""
+    names = set(head)
+    roots: list[str] = []
+    for path, module in model.named_modules():
+        own = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        inside = any(path.startswith(f"{root}.") for root in roots)
+        if path and own and not inside and names.issuperset(own):
+            roots.append(path)
+    return tuple(roots)
+
+
+class HeadSwap:
+    """A head put on a model, which `undo` takes off again.
+
+    Args:
+        model: The model; it is changed in place.
+        roots: Paths of the head's modules (see `head_roots`).
+        spec: What the new head answers.
+        seed: Seeds the new head's values.
+        tensors: The new head's values by parameter name; without them they are drawn from `seed`.
+
+    Raises:
+        DeltaError: If `tensors` are not this head's: a name or a shape differs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        roots: tuple[str, ...],
+        spec: HeadSpec,
+        *,
+        seed: int = 0,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        modules = new_head(model, roots, spec, seed)
+        if tensors is not None:
+            _fill(modules, tensors)
+        config = model.config
+        self._model = model
+        self._saved = _Saved(
+            modules={path: model.get_submodule(path) for path in roots},
+            config={name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")},
+            num_labels=getattr(model, "num_labels", config.num_labels),
+        )
+        set_labels(model, spec)
+        for path, module in modules.items():
+            model.set_submodule(path, module.train(model.training), strict=True)
+
+    def undo(self) -> None:
+        """Put back the head, the labels and the problem type that the model had."""
+        for path, module in self._saved.modules.items():
+            self._model.set_submodule(path, module, strict=True)
+        for name, value in self._saved.config.items():
+            setattr(self._model.config, name, value)
+        self._model.num_labels = self._saved.num_labels
+
+
+def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
+    """Tell the model's configuration what its head answers."""
+    names = spec.labels or ("LABEL_0",)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: i for i, name in enumerate(names)}
+    model.config.problem_type = spec.problem_type
+    model.num_labels = spec.outputs
+
+
+def read_spec(model: PreTrainedModel) -> HeadSpec:
+    """What the model's present head answers, from its configuration."""
+    if model.config.problem_type == "regression" or model.config.num_labels == 1:
+        return HeadSpec("regression")
+    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    return HeadSpec("classification", labels)
+
+
+def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, seed: int) -> dict[str, nn.Module]:
+    """Fresh head modules for `model`, with values that depend on `seed` and the shapes alone.
+
+    Args:
+        model: The model that they are for; it is not changed.
+        roots: Paths of the head's modules.
+        spec: What the head answers.
+        seed: Seeds the values; the global random state is left as it was.
+
+    Returns:
+        Modules by path, float32, on the model's device.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels = spec.outputs
+    with torch.device("meta"):
+        twin = type(model)(config)
+    device = next(model.parameters()).device
+    modules = {path: twin.get_submodule(path).to_empty(device="cpu").to(torch.float32) for path in roots}
+    # Drawn on the CPU, so that a seed means the same head on every device.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for path in sorted(modules):
+            for module in modules[path].modules():
+                model._init_weights(module)
+    low = model.dtype != torch.float32
+    return {path: in_float32(module.to(device)) if low else module.to(device) for path, module in modules.items()}
+
+
+def _fill(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    own = {f"{path}.{name}": value for path, module in modules.items() for name, value in module.named_parameters()}
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise DeltaError(f"The delta's head does not fit this model: {', '.join(odd)} only on one side.")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise DeltaError(f"The delta's {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(value.shape)}.")
+        with torch.no_grad():
+            value.copy_(tensors[name])

@@ -1,0 +1,55 @@
+"""Modules that compute in float32 inside a model of lower precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def in_float32(module: nn.Module) -> nn.Module:
+    """Make `module`, whose parameters are float32, take inputs of any float dtype; its output is float32.
+
+    A head needs this on a bfloat16 base. Its output stays float32: logits are read, not computed with.
+    """
+    module.register_forward_pre_hook(_raise_inputs, with_kwargs=True)
+    return module
+
+
+class RaisedNorm:
+    """A normalisation of a lower-precision model, made to hold its values and compute in float32.
+
+    Its output is lowered to the dtype that its parameters had. `undo` puts the module back to the bit.
+
+    Args:
+        module: The normalisation; it is changed in place.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._saved = dict(module._parameters)
+        self._dtype = next(p.dtype for p in self._saved.values() if p is not None)
+        for name, parameter in self._saved.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().float(), requires_grad=False)
+        self._hooks = [
+            module.register_forward_pre_hook(_raise_inputs, with_kwargs=True),
+            # The hook above hides the input's dtype from this one, so the model's own is remembered.
+            module.register_forward_hook(lambda _module, _args, output: output.to(self._dtype)),
+        ]
+
+    def undo(self) -> None:
+        """Put back the module's own parameters and its way to compute."""
+        for hook in self._hooks:
+            hook.remove()
+        self._module._parameters.update(self._saved)
+
+
+def _raise_inputs(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(_raise(value) for value in args), {name: _raise(value) for name, value in kwargs.items()}
+
+
+def _raise(value: Any) -> Any:
+    is_low = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
+    return value.float() if is_low else value

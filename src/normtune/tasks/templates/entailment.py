@@ -1,0 +1,150 @@
+"""Entailment in RTE's shape: does the second sentence follow from the first?
+
+All words of the second sentence occur in the first, whether it follows or not.
+"""
+
+from __future__ import annotations
+
+from normtune.tasks.templates.draw import Draw
+from normtune.tasks.templates.grammar import Verb, phrases, sentence
+
+_NEAR = phrases("near|behind|beside|next to|opposite|with the brother of|in front of")
+# Whether a clause after these words is so.
+_HOLDS = phrases("because|after|since|as soon as|although|just before")
+_OPEN = phrases("if|unless|in case|whether or not")
+_CERTAIN = phrases("clearly|unfortunately|as expected|thankfully|surprisingly|of course|without a doubt|sadly")
+_UNCERTAIN = phrases("perhaps|probably|supposedly|maybe|hopefully|allegedly|in all likelihood|reportedly")
+_KNOWN = phrases("knew that|forgot that|saw that|noticed that|was glad that|remembered that|proved that|was surprised that")
+_BELIEVED = phrases("believed that|hoped that|said that|thought that|claimed that|feared that|assumed that|pretended that")
+
+
+def _cast(draw: Draw, count: int) -> list[str]:
+    """Different people, by name or by occupation."""
+    occupations = [f"the {person.singular}" for person in draw.people(count)]
+    names = [name.text for name in draw.names(count)]
+    return [names[i] if draw.chance(0.25) else occupations[i] for i in range(count)]
+
+
+def _scene(draw: Draw, premise: str, hypothesis: str) -> tuple[str, ...]:
+    """The two sentences, the first with circumstances that have no bearing on the second."""
+    time, city = draw.time(), draw.city()
+    told = draw.pick((sentence(premise), sentence(premise, time), sentence(f"{time},", premise), sentence(f"in {city},", premise)))
+    return told, sentence(hypothesis)
+
+
+def overlap(draw: Draw, no: float) -> tuple[str, ...]:
+    """Who does it to whom, in a clause with a third person in it."""
+    one, two, three = _cast(draw, 3)
+    past, near = draw.deed().past, draw.pick(_NEAR)
+    premise = draw.pick((f"{one} {near} {three} {past} {two}", f"{one} {past} {two} {near} {three}"))
+    wrong = (f"{two} {past} {one}", f"{three} {past} {one}", f"{two} {past} {three}")
+    return _scene(draw, premise, draw.pick(wrong) if no else f"{one} {past} {two}")
+
+
+def subsequence(draw: Draw, no: float) -> tuple[str, ...]:
+    """A string of the premise that looks like a clause of its own, and may be one."""
+    one, two, three = _cast(draw, 3)
+    past, move = draw.deed().past, draw.move().past
+    plain = (
+        (f"{one} and {two} {move}", f"{two} {move}"),
+        (f"{one} {past} {two}, and {three} {move}", f"{three} {move}"),
+        (f"{three}, together with {two}, {past} {one}", f"{three} {past} {one}"),
+    )
+    broken = (
+        (f"{one} {draw.pick(_NEAR)} {two} {move}", f"{two} {move}"),
+        (f"{one} who {past} {two} {move}".replace(f"{one} who", f"the friend of {one} who"), f"{two} {move}"),
+        (f"{one} heard {two} {draw.pick(('or', 'and perhaps'))} {three} {move}", f"{three} {move}"),
+        (f"a friend of {three} {past} {two}", f"{three} {past} {two}"),
+    )
+    return _scene(draw, *draw.pick(broken if no else plain))
+
+
+def constituent(draw: Draw, no: float) -> tuple[str, ...]:
+    """A whole clause of the premise, under a word that asserts it or leaves it open."""
+    one, two, three = _cast(draw, 3)
+    inner = draw.pick((f"{one} {draw.deed().past} {two}", f"{one} {draw.move().past}", f"{two} {draw.move().past}"))
+    outer = f"{three} {draw.move().past}"
+    link = draw.pick(_OPEN if no else _HOLDS)
+    premise = draw.pick((f"{link} {inner}, {outer}", f"{outer} {link} {inner}"))
+    return _scene(draw, premise, inner)
+
+
+def belief(draw: Draw, no: float) -> tuple[str, ...]:
+    """A clause that is known or that is only believed."""
+    one, two, three = _cast(draw, 3)
+    inner = draw.pick((f"{one} {draw.deed().past} {two}", f"{one} {draw.move().past}"))
+    known = draw.chance()
+    frame = draw.pick(_KNOWN if known or not no else _BELIEVED)
+    premise = f"{three} {frame} {inner}"
+    if not no:
+        return _scene(draw, premise, inner)
+    wrong = inner if frame in _BELIEVED else inner.replace(one, three, 1)
+    return _scene(draw, premise, wrong)
+
+
+def certainty(draw: Draw, no: float) -> tuple[str, ...]:
+    """An adverb that comments on what is so, or that says it may be so."""
+    one, two = _cast(draw, 2)
+    inner = draw.pick((f"{one} {draw.deed().past} {two}", f"{one} {draw.move().past}"))
+    adverb = draw.pick(_UNCERTAIN if no else _CERTAIN)
+    premise = draw.pick((f"{adverb}, {inner}", f"{inner}, {adverb}"))
+    when = draw.pick((draw.time(), f"in {draw.city()}"))
+    return sentence(premise.replace(inner, f"{inner} {when}")), sentence(inner)
+
+
+def passive(draw: Draw, no: float) -> tuple[str, ...]:
+    """Active from passive, or passive from active, with the roles kept or exchanged."""
+    one, two, three = _cast(draw, 3)
+    verb, move = draw.deed(), draw.move().past
+    active, voiced = f"{one} {verb.past} {two}", f"{two} was {verb.participle} by {one}"
+    turned, wrong = f"{two} {verb.past} {one}", f"{one} was {verb.participle} by {two}"
+    extra = draw.pick(("", f"and {three} {move}"))
+    if draw.chance():
+        return _scene(draw, f"{voiced} {extra}".strip(), turned if no else active)
+    return _scene(draw, f"{active} {extra}".strip(), wrong if no else voiced)
+
+
+def conjunction(draw: Draw, no: float) -> tuple[str, ...]:
+    """Which subject goes with which verb and which object."""
+    one, two, three = _cast(draw, 3)
+    verb, other = (verb.past for verb in draw.several(_deeds(draw), 2))
+    move = draw.move().past
+    cases = (
+        (f"{one} and {two} {verb} {three}", f"{two} {verb} {three}", f"{one} {verb} {two}"),
+        (f"{one} {verb} {two} and {three}", f"{one} {verb} {three}", f"{two} {verb} {three}"),
+        (f"{one} {verb} {two} and {other} {three}", f"{one} {other} {three}", f"{two} {other} {three}"),
+        (f"{one} {verb} {two}, and {three} {move}", f"{three} {move}", f"{two} {move}"),
+        (f"{one} {move}, and {two} {verb} {three}", f"{two} {verb} {three}", f"{one} {verb} {three}"),
+    )
+    premise, right, wrong = draw.pick(cases)
+    return _scene(draw, premise, wrong if no else right)
+
+
+def _deeds(draw: Draw) -> list[Verb]:
+    return [draw.deed() for _ in range(4)]
+
+
+def relative(draw: Draw, no: float) -> tuple[str, ...]:
+    """Who does what in a relative clause, and who in the main clause."""
+    one, two, three = (f"the {person.singular}" for person in draw.people(3))
+    verb, other, move = draw.deed().past, draw.deed().past, draw.move().past
+    cases = (
+        (f"{one} who {verb} {two} {move}", (f"{one} {verb} {two}", f"{one} {move}"), (f"{two} {move}", f"{two} {verb} {one}")),
+        (f"{one} that {two} {verb} {move}", (f"{two} {verb} {one}", f"{one} {move}"), (f"{two} {move}", f"{one} {verb} {two}")),
+        (f"{one} {other} {two} who {verb} {three}", (f"{two} {verb} {three}",), (f"{one} {verb} {three}", f"{three} {verb} {two}")),
+        (f"{one} {other} {two} that {three} {verb}", (f"{three} {verb} {two}",), (f"{two} {verb} {three}", f"{one} {verb} {three}")),
+    )
+    premise, right, wrong = draw.pick(cases)
+    return _scene(draw, premise, draw.pick(wrong if no else right))
+
+
+PHENOMENA = {
+    "overlap": overlap,
+    "subsequence": subsequence,
+    "constituent": constituent,
+    "belief": belief,
+    "certainty": certainty,
+    "passive": passive,
+    "conjunction": conjunction,
+    "relative": relative,
+}

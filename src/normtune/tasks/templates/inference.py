@@ -1,0 +1,228 @@
+"""Three-way inference in MNLI's shape: does the second sentence follow, contradict, or neither?
+
+Labels are those of logic: *some* does not exclude *all*.
+"""
+
+from __future__ import annotations
+
+from normtune.tasks.templates import genres
+from normtune.tasks.templates.draw import Draw
+from normtune.tasks.templates.genres import Genre
+from normtune.tasks.templates.grammar import Noun, Verb, article, phrases, sentence
+from normtune.tasks.templates.lexicon import DAYS, MOODS, NUMBERS
+
+ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
+_TEMPERS = tuple(mood for mood in MOODS if mood not in {"busy", "late", "honest"})
+_SCALES = tuple(
+    phrases(pair)
+    for pair in ("taller|shorter", "older|younger", "faster|slower", "richer|poorer", "happier|sadder", "stronger|weaker")
+)
+_SURE = phrases("knows that|realised that|remembered that|is glad that|regrets that|noticed that|found out that|forgot that")
+_STILL_SURE = phrases("does not know that|did not notice that|is not aware that|never found out that|does not regret that")
+_UNSURE = phrases(
+    "thinks that|hopes that|claims that|believes that|fears that|heard that|doubts that|did not say that|is not sure that"
+    "|dreamt that|expects to hear that"
+)
+# What follows from *<quantifier> of the cooks left*, as far as quantifiers of the same kind go.
+_QUANTIFIED: dict[tuple[str, str], int] = {
+    **dict.fromkeys((("all", "some"), ("all", "most"), ("most", "some"), ("many", "some"), ("all", "many")), ENTAILMENT),
+    **dict.fromkeys((("none", "not all"), ("few", "not all"), ("none", "few"), ("not many", "not all")), ENTAILMENT),
+    **dict.fromkeys((("some", "all"), ("some", "most"), ("many", "all"), ("many", "most"), ("most", "all")), NEUTRAL),
+    **dict.fromkeys((("not all", "none"), ("not all", "few"), ("not all", "most"), ("not many", "none")), NEUTRAL),
+    **dict.fromkeys((("all", "none"), ("most", "none"), ("some", "none"), ("all", "not all")), CONTRADICTION),
+    **dict.fromkeys((("none", "some"), ("none", "many"), ("few", "most"), ("not all", "all"), ("most", "few")), CONTRADICTION),
+}
+
+
+def _genre(draw: Draw) -> Genre:
+    return draw.pick(genres.MISMATCHED if draw.shifted else genres.MATCHED)
+
+
+def _roles(draw: Draw, genre: Genre, count: int) -> list[Noun]:
+    return draw.several(draw.own(genre.roles), count)
+
+
+def _act(draw: Draw, genre: Genre) -> Verb:
+    """A verb phrase that is complete: with an object, or one that needs none."""
+    if draw.chance():
+        return draw.pick(genre.moves)
+    verb, noun = draw.pick(genre.deeds), draw.pick(draw.pick(genre.kinds)[1])
+    rest = f" {draw.pick(('the', 'this'))} {noun.singular}"
+    return Verb(verb.base + rest, verb.past + rest, verb.participle + rest)
+
+
+def _varied(draw: Draw, *parts: str) -> str:
+    """The sentence, now and then with a day that both sentences may lack without harm to the label."""
+    return sentence(draw.pick(("", "", "it seems plain that", "everybody saw that")), *parts)
+
+
+def monotonicity(draw: Draw, label: float) -> tuple[str, ...]:
+    """From the special to the general, and under a negation the other way."""
+    genre = _genre(draw)
+    who, verb = f"the {_roles(draw, genre, 1)[0].singular}", draw.pick(genre.deeds)
+    general, special = (lambda kind: (kind[0], draw.pick(kind[1])))(draw.pick(genre.kinds))
+    positive = draw.chance()
+    narrow, wide = _had(who, verb, special, positive), _had(who, verb, general, positive)
+    if label == CONTRADICTION:
+        opposed = (_had(who, verb, special, True), _had(who, verb, general, False))
+        return tuple(sentence(text) for text in draw.shuffled(opposed))
+    strong, weak = (narrow, wide) if positive else (wide, narrow)
+    first, second = (strong, weak) if label == ENTAILMENT else (weak, strong)
+    return sentence(first), sentence(second)
+
+
+def _had(who: str, verb: Verb, noun: Noun, positive: bool) -> str:
+    if positive:
+        return f"{who} {verb.past} {article(noun.singular)}"
+    return f"{who} did not {verb.base} {article(f'single {noun.singular}')}"
+
+
+def restriction(draw: Draw, label: float) -> tuple[str, ...]:
+    """What holds of every member of a group holds of those in it that are so and so, not the other way round."""
+    genre = _genre(draw)
+    role, act, mood = _roles(draw, genre, 1)[0], _act(draw, genre), draw.pick(_TEMPERS)
+    negative = draw.chance()
+    every = draw.pick(("no",)) if negative else draw.pick(("every", "each"))
+    wide, narrow = f"{every} {role.singular} {act.past}", f"{every} {mood} {role.singular} {act.past}"
+    if label == CONTRADICTION:
+        exception = f"{act.past}" if negative else f"did not {act.base}"
+        one = draw.pick((f"one of the {mood} {role.plural}", article(f"{mood} {role.singular}"), article(role.singular)))
+        return tuple(sentence(text) for text in draw.shuffled((wide, f"{one} {exception}")))
+    first, second = (wide, narrow) if label == ENTAILMENT else (narrow, wide)
+    return sentence(first), sentence(second)
+
+
+def negation(draw: Draw, label: float) -> tuple[str, ...]:
+    """What is denied, once or twice, and how much of it."""
+    genre = _genre(draw)
+    who, act = f"the {_roles(draw, genre, 1)[0].singular}", _act(draw, genre)
+    yes, no = f"{who} {act.past}", f"{who} did not {act.base}"
+    if label == NEUTRAL:
+        day = f"on {draw.pick(DAYS)}"
+        denied = draw.pick((f"{no} {day}", f"it is not true that {yes} {day}", f"{no} because of {draw.name().text}"))
+        return sentence(denied), sentence(draw.pick((yes, no)))
+    twice = draw.chance()
+    denied = draw.pick(("it is not true that", "it is false that", "nobody can say that", "it was never the case that")[:2])
+    first = f"{denied} {no if twice else yes}"
+    return sentence(first), sentence(yes if twice == (label == ENTAILMENT) else no)
+
+
+def quantifiers(draw: Draw, label: float) -> tuple[str, ...]:
+    """All, most, many, some, few, none."""
+    genre = _genre(draw)
+    roles, act = _roles(draw, genre, 1)[0].plural, _act(draw, genre)
+    first, second = draw.pick([pair for pair, told in _QUANTIFIED.items() if told == label])
+    return tuple(_varied(draw, word, "of the", roles, act.past) for word in (first, second))
+
+
+def numbers(draw: Draw, label: float) -> tuple[str, ...]:
+    """At least, more than, fewer than, exactly."""
+    genre = _genre(draw)
+    role, act = _roles(draw, genre, 1)[0], _act(draw, genre)
+    low, middle, high = sorted(draw.several(range(3, len(NUMBERS)), 3))
+    least, most = draw.pick(("at least", "more than")), draw.pick(("at most", "fewer than"))
+    cases = {
+        ENTAILMENT: (("exactly", middle, "more than", low), (least, high, "more than", low), (most, low, "fewer than", high)),
+        NEUTRAL: ((least, low, least, high), (most, high, most, low), (least, low, "exactly", high), (most, high, least, low)),
+        CONTRADICTION: (("exactly", middle, "more than", high), (least, high, most, low), (most, low, least, high), ("exactly", low, "exactly", high)),
+    }
+    first, count, second, other = draw.pick(cases[int(label)])
+    return (
+        sentence(first, NUMBERS[count], role.plural, act.past),
+        sentence(second, NUMBERS[other], role.plural, act.past),
+    )
+
+
+def time(draw: Draw, label: float) -> tuple[str, ...]:
+    """Before and after."""
+    genre = _genre(draw)
+    one, two, three = (f"the {role.singular}" for role in _roles(draw, genre, 3))
+    act = _act(draw, genre).past
+    earlier, later = draw.shuffled((one, two))
+    premise = draw.pick(_ordered(earlier, later, act))
+    if label == NEUTRAL:
+        other = draw.shuffled((draw.pick((one, two)), three))
+        unordered = f"both {one} and {two} {act}"
+        return draw.pick(
+            (
+                (sentence(premise), sentence(draw.pick(_ordered(*other, act)))),
+                (sentence(unordered), sentence(premise)),
+                (sentence(earlier, act, "before", three, "and", later, "did"), sentence(draw.pick(_ordered(three, later, act)))),
+            )
+        )
+    if draw.chance(0.4):
+        premise = f"{earlier} {act} before {three} did, and {later} {act} after {three} did"
+    pair = (earlier, later) if label == ENTAILMENT else (later, earlier)
+    return sentence(premise), sentence(draw.pick([text for text in _ordered(*pair, act) if text != premise]))
+
+
+def _ordered(earlier: str, later: str, act: str) -> list[str]:
+    return [f"{earlier} {act} before {later} did", f"{later} {act} after {earlier} did", f"{earlier} {act} earlier than {later}"]
+
+
+def coordination(draw: Draw, label: float) -> tuple[str, ...]:
+    """And, or, neither, but not."""
+    genre = _genre(draw)
+    one, two = (f"the {role.singular}" for role in _roles(draw, genre, 2))
+    act = _act(draw, genre)
+    asked = draw.pick((one, two))
+    did = draw.chance()
+    if label == NEUTRAL:
+        start = draw.pick((f"{one} or {two}", f"either {one} or {two}", f"at least one of the two, {one} or {two},"))
+        return _varied(draw, start, act.past), _claim(asked, act, did)
+    both = f"both {one} and {two} {act.past}"
+    neither = f"neither {one} nor {two} {act.past}"
+    if draw.chance():
+        premise, truth = draw.pick(((both, True), (neither, False)))
+        return _varied(draw, premise), _claim(asked, act, truth == (label == ENTAILMENT))
+    other = two if asked == one else one
+    denied = f"{other if did else asked} did not"
+    premise = draw.pick((f"{one} or {two} {act.past}, and {denied}", f"one of the two, {one} or {two}, {act.past}, but {denied}"))
+    return sentence(premise), _claim(asked, act, did == (label == ENTAILMENT))
+
+
+def _claim(who: str, act: Verb, did: bool) -> str:
+    return sentence(who, act.past if did else f"did not {act.base}")
+
+
+def factivity(draw: Draw, label: float) -> tuple[str, ...]:
+    """What is known, even by a negated verb of knowing, is so; what is thought may be or not."""
+    genre = _genre(draw)
+    one, two = (f"the {role.singular}" for role in _roles(draw, genre, 2))
+    act, did = _act(draw, genre), draw.chance()
+    frame = draw.pick(_UNSURE if label == NEUTRAL else draw.pick((_SURE, _STILL_SURE)))
+    premise = sentence(one, frame, two, act.past if did else f"did not {act.base}")
+    return premise, _claim(two, act, draw.chance() if label == NEUTRAL else did == (label == ENTAILMENT))
+
+
+def comparison(draw: Draw, label: float) -> tuple[str, ...]:
+    """Of three that are compared, two by way of the third."""
+    genre = _genre(draw)
+    one, two, three = (f"the {role.singular}" for role in _roles(draw, genre, 3))
+    more, less = draw.shuffled(draw.pick(_SCALES))
+    above, below = _compared(one, two, more, less), _compared(two, three, more, less)
+    asked = (one, three)
+    if label == NEUTRAL:
+        below = _compared(three, two, more, less)
+        asked = (one, three) if draw.chance() else (three, one)
+    if label == CONTRADICTION:
+        asked = (three, one)
+    premise = f"{draw.pick(above)}, and {draw.pick(below)}"
+    return sentence(premise), sentence(draw.pick(_compared(*asked, more, less)))
+
+
+def _compared(upper: str, lower: str, more: str, less: str) -> tuple[str, str]:
+    return f"{upper} is {more} than {lower}", f"{lower} is {less} than {upper}"
+
+
+PHENOMENA = {
+    "monotonicity": monotonicity,
+    "restriction": restriction,
+    "negation": negation,
+    "quantifiers": quantifiers,
+    "numbers": numbers,
+    "time": time,
+    "coordination": coordination,
+    "factivity": factivity,
+    "comparison": comparison,
+}

@@ -1,0 +1,1 @@
+"""Training what a selection chose, and the record of it."""

@@ -1,0 +1,269 @@
+"""The training loop: AdamW, warm-up and linear decay, clipping, an evaluation an epoch, the best epoch kept.
+
+It never sees a method's name, only what a `Tuning` trains.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
+
+from normtune.config import Protocol
+from normtune.errors import TrainingError
+from normtune.evaluation import loss_of, score
+from normtune.execution.batching import Encoded, buckets
+from normtune.execution.linear import fast_linear
+from normtune.execution.sparse import Tuning
+from normtune.tasks.task import Task
+from normtune.training.checkpoint import (
+    Checkpoint,
+    EpochScore,
+    Progress,
+    pack,
+    random_states,
+    set_random_states,
+    unpack,
+)
+
+#: Seconds between two checkpoints inside an epoch.
+SAVE_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a training is for.
+
+    Attributes:
+        task: The task, for its loss and metrics.
+        train: The examples to learn from.
+        pick: The examples on which the best epoch is picked.
+    """
+
+    task: Task
+    train: Encoded
+    pick: Encoded
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a watcher is told after each step.
+
+    Attributes:
+        step: Steps done, of `steps`.
+        steps: Steps in all.
+        epoch: Number of the present epoch, from 1.
+        loss: Loss of the last batch.
+        score: Primary metric of the best epoch so far, or None before the first.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gave.
+
+    Attributes:
+        values: Selected values at the best epoch, packed, by parameter name.
+        head: The head's values at the best epoch.
+        curve: Every epoch's loss and scores.
+        best: Position in `curve` of the best epoch; the first of equals.
+        steps: Steps done.
+        seconds: Time spent, evaluation included, over all sessions of the run.
+    """
+
+    values: dict[str, Tensor]
+    head: dict[str, Tensor]
+    curve: tuple[EpochScore, ...]
+    best: int
+    steps: int
+    seconds: float
+
+
+class Loop:
+    """One training, from its start or from its checkpoint to its end.
+
+    Args:
+        tuning: What trains.
+        goal: Task and data.
+        protocol: How it is trained.
+        rate: Peak learning rate.
+        seed: Seeds the order of the data and dropout.
+        accelerator: Where it runs.
+        run: Identity of the run; a checkpoint of another run is not continued.
+        checkpoint: File that the state is kept in, or None to keep none.
+        watch: Told after each step.
+    """
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        goal: Goal,
+        protocol: Protocol,
+        *,
+        rate: float,
+        seed: int,
+        accelerator: Accelerator,
+        run: str = "",
+        checkpoint: Path | None = None,
+        watch: Callable[[Tick], None] | None = None,
+    ) -> None:
+        self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
+        self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
+        self._batches = math.ceil(len(goal.train) / protocol.batch_size)
+        self.steps = self._batches * protocol.epochs
+        optimizer = torch.optim.AdamW(tuning.param_groups(protocol.weight_decay), lr=rate, fused=True)
+        warmup = round(self.steps * protocol.warmup_fraction)
+        self._schedule = get_linear_schedule_with_warmup(optimizer, warmup, self.steps)
+        self._trained = list(tuning.parameters())
+        self._model, self._optimizer = accelerator.prepare(tuning.base.model, optimizer)
+        self._loss = loss_of(goal.task)
+        self._progress = Progress(run=run)
+        self._best: dict[str, Tensor] = {}
+        self._started = self._saved = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Train to the end.
+
+        Returns:
+            The best epoch's values, and the curve.
+
+        Raises:
+            TrainingError: If loss or gradient stop being finite.
+        """
+        was_training = self._tuning.base.model.training
+        with torch.random.fork_rng(), fast_linear():
+            torch.manual_seed(self._seed)
+            self._resume()
+            while self._progress.epoch < self._protocol.epochs:
+                self._epoch()
+        self._tuning.base.model.train(was_training)
+        progress = self._progress
+        assert progress.best is not None
+        return Outcome(
+            values=unpack("values", self._best),
+            head=unpack("head", self._best),
+            curve=progress.curve,
+            best=progress.best,
+            steps=self.steps,
+            seconds=progress.seconds,
+        )
+
+    def _epoch(self) -> None:
+        progress = self._progress
+        self._tuning.base.model.train(self._protocol.dropout)
+        order = buckets(self._goal.train.lengths, self._protocol.batch_size, seed=self._seed, epoch=progress.epoch)
+        for indices in order[progress.batch :]:
+            loss = self._step(indices)
+            progress = self._progress
+            self._advance(batch=progress.batch + 1, loss_sum=progress.loss_sum + loss * len(indices), seen=progress.seen + len(indices))
+            if time.monotonic() - self._saved > SAVE_EVERY:
+                self._save()
+        self._finish_epoch()
+
+    def _step(self, indices: np.ndarray) -> float:
+        accelerator, goal = self._accelerator, self._goal
+        assert goal.train.labels is not None
+        mine = indices[accelerator.process_index :: accelerator.num_processes]
+        # Each process takes its share of the batch; the factor makes their mean the batch's mean. A process that
+        # gets none of a short last batch still takes part, with a weight of zero.
+        factor = len(mine) * accelerator.num_processes / len(indices)
+        mine = mine if len(mine) else indices[:1]
+        labels = goal.train.labels[mine].to(accelerator.device)
+        with accelerator.autocast():
+            outputs = self._model(**goal.train.batch(mine, accelerator.device)).logits
+        loss = self._loss(outputs.float(), labels)
+        accelerator.backward(loss * factor)
+        norm = accelerator.clip_grad_norm_(self._trained, self._protocol.clip)
+        value = float(accelerator.reduce(loss.detach(), "mean"))
+        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
+            raise TrainingError(
+                f"The {'loss' if not math.isfinite(value) else 'gradient'} stopped being finite at step {self._step_number() + 1}"
+                f" of {self.steps}; try a smaller learning rate."
+            )
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        self._tell(value)
+        return value
+
+    def _finish_epoch(self) -> None:
+        progress = self._progress
+        self._advance()  # the time of the last batches
+        scores = score(self._tuning.base, self._goal.pick, self._goal.task)
+        primary = scores[self._goal.task.primary]
+        self._advance()
+        point = EpochScore(
+            epoch=progress.epoch + 1, loss=progress.loss_sum / progress.seen, scores=scores, seconds=round(self._progress.seconds, 3)
+        )
+        best = progress.best
+        if best is None or primary > progress.curve[best].scores[self._goal.task.primary]:
+            best = progress.epoch
+            self._best = self._present()
+        self._advance(epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best)
+        self._save()
+
+    def _present(self) -> dict[str, Tensor]:
+        return {**pack("values", self._tuning.values()), **pack("head", self._tuning.head_values())}
+
+    def _step_number(self) -> int:
+        return self._progress.epoch * self._batches + self._progress.batch
+
+    def _tell(self, loss: float) -> None:
+        if self._watch is not None:
+            progress = self._progress
+            best = None if progress.best is None else progress.curve[progress.best].scores[self._goal.task.primary]
+            self._watch(Tick(self._step_number() + 1, self.steps, progress.epoch + 1, loss, best))
+
+    def _advance(self, **changes: object) -> None:
+        now = time.monotonic()
+        seconds = self._progress.seconds + now - self._started
+        self._started = now
+        self._progress = self._progress.model_copy(update={"seconds": seconds, **changes})
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if self._file is None or not self._accelerator.is_main_process:
+            return
+        tensors = {f"now/{name}": value for name, value in self._present().items()}
+        tensors.update({f"best/{name}": value for name, value in self._best.items()})
+        tensors.update(pack("random", random_states()))
+        for number, parameter in enumerate(self._trained):
+            tensors.update(pack(f"optimizer/{number}", dict(self._optimizer.state[parameter])))
+        self._progress = self._progress.model_copy(update={"schedule": _plain(self._schedule.state_dict())})
+        Checkpoint(self._progress, tensors).save(self._file)
+
+    def _resume(self) -> None:
+        stored = Checkpoint.load(self._file, self._progress.run) if self._file is not None else None
+        if stored is None:
+            return
+        self._progress = stored.progress
+        now = unpack("now", stored.tensors)
+        self._tuning.load(unpack("values", now), unpack("head", now))
+        self._best = unpack("best", stored.tensors)
+        set_random_states(unpack("random", stored.tensors))
+        for number, parameter in enumerate(self._trained):
+            state = unpack(f"optimizer/{number}", stored.tensors)
+            self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
+        self._schedule.load_state_dict(dict(stored.progress.schedule))
+        # The schedule restores its own count; the optimizer's rate is what it last set.
+        for group, rate in zip(self._optimizer.param_groups, stored.progress.schedule["_last_lr"], strict=True):
+            group["lr"] = rate
+
+
+def _plain(state: dict[str, object]) -> dict[str, object]:
+    """The schedule's state without what JSON cannot hold (its functions, which are made anew)."""
+    return {name: value for name, value in state.items() if isinstance(value, (int, float, list, bool)) or value is None}

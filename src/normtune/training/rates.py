@@ -1,0 +1,79 @@
+"""Learning rates: a grid for each method and model size, and a default.
+
+For wide models the grids are the paper's, which were BERT-large's. A narrow model wants larger steps: those grids were
+found on MiniLM (384 wide) with the same effort for each method, five rates half a decade apart on two tasks; the
+records are in ``results/rates`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid of the nearest
+method by the number of its entries.
+"""
+
+from __future__ import annotations
+
+from normtune.config import Strict
+from normtune.models.components import Layout
+from normtune.selection.selection import Selection
+
+#: Hidden sizes below this are narrow: the measured grids are used; from it on the paper's.
+NARROW_BELOW = 512
+
+
+class Grid(Strict):
+    """Rates to try, in the order in which a shorter search takes them, the default first."""
+
+    rates: tuple[float, ...]
+
+    @property
+    def default(self) -> float:
+        """The rate for a single run."""
+        return self.rates[0]
+
+    def first(self, count: int) -> tuple[float, ...]:
+        """The first `count` rates of the search order, in ascending order."""
+        return tuple(sorted(self.rates[:count]))
+
+
+_PAPER_FULL = Grid(rates=(2e-5, 3e-5, 5e-5, 1e-5))
+_PAPER_EFFICIENT = Grid(rates=(7e-4, 4e-4, 1e-3, 1e-4))
+
+PAPER: dict[str, Grid] = {"full": _PAPER_FULL, "last-layers": _PAPER_FULL}
+NARROW: dict[str, Grid] = {
+    "full": Grid(rates=(1e-4, 3e-5, 3e-4, 1e-5)),
+    "last-layers": Grid(rates=(1e-4, 3e-5, 3e-4, 1e-5)),
+    "bitfit": Grid(rates=(3e-3, 1e-3, 1e-2, 3e-4)),
+    "layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+    "attention-layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+    "all-layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+    "random": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+    "head": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+}
+
+
+def grid(method: str, selection: Selection, width: int) -> Grid:
+    """The rates to try for `method` on a model of `width` hidden units.
+
+    Args:
+        method: A method's name or an expression.
+        selection: What it selects; decides for an expression.
+        width: The model's hidden size.
+
+    Returns:
+        The method's own grid; for an expression that of full fine-tuning where it trains more than one entry in a hundred,
+        else LayerNorm's.
+    """
+    if width >= NARROW_BELOW:
+        return PAPER.get(_nearest(method, selection, PAPER), _PAPER_EFFICIENT)
+    return NARROW[_nearest(method, selection, NARROW)]
+
+
+def _nearest(method: str, selection: Selection, known: dict[str, Grid]) -> str:
+    if method in known:
+        return method
+    name = method.split("@")[0]
+    if name in known:
+        return name
+    return "full" if selection.share > 0.01 else "layernorm"
+
+
+def width_of(layout: Layout) -> int:
+    """The model's hidden size: the commonest length of its vectors' last dimension, norms before others."""
+    sizes = [place.shape[-1] for place in layout.body if place.norm] or [place.shape[-1] for place in layout.body]
+    return max(set(sizes), key=sizes.count)

@@ -1,0 +1,124 @@
+"""The complete record of one run, as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from normtune.config import RunConfig, Strict
+from normtune.errors import DataError
+from normtune.files import write_atomically
+from normtune.importance.change import Change
+from normtune.training.checkpoint import EpochScore
+
+
+class DataFacts(Strict):
+    """What a run was trained and scored on.
+
+    Attributes:
+        source: Where the data was read from: the folder's or the hub's name.
+        train: Examples trained on.
+        train_of: Examples that the training split holds; more than `train` where a sample was taken.
+        dev: Examples scored on.
+        dev_of: Examples that the dev split holds.
+        held_out: Examples of the training split that rate and epoch were picked on; 0 where dev did that.
+        identity: Content hashes of the examples used, by split.
+        truncated: Examples cut to the limit of tokens, by split.
+        dropped: Rows that the reader left out, by split.
+    """
+
+    source: str
+    train: int
+    train_of: int
+    dev: int
+    dev_of: int
+    held_out: int
+    identity: dict[str, str]
+    truncated: dict[str, int]
+    dropped: dict[str, int]
+
+
+class Counts(Strict):
+    """How many entries trained.
+
+    Attributes:
+        selected: Entries of the pre-trained model.
+        head: Entries of the head.
+        trained: Both.
+        total: Entries of the whole model.
+        share: `selected` over all pre-trained entries.
+    """
+
+    selected: int
+    head: int
+    trained: int
+    total: int
+    share: float
+
+
+class Record(Strict):
+    """Everything about one run.
+
+    Attributes:
+        id: Fingerprint of all that changes a number: configuration, model, data, selection, threads, device.
+        status: ``done`` or ``failed``.
+        error: What went wrong, where it failed.
+        config: What the user chose.
+        base_identity: Content hash of the base model.
+        selection: Fingerprint of what was trained.
+        counts: How many entries.
+        data: On what.
+        primary: Name of the metric that `score` is.
+        score: That metric at the best epoch: on dev.
+        scores: All metrics on dev at the best epoch, by split (``dev``; for MNLI ``dev_mismatched`` too).
+        best_epoch: Number of the best epoch, from 1.
+        curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
+        steps: Optimizer steps.
+        seconds: Time of the training, evaluation included.
+        peak_memory: Largest memory of the process up to the run's end, in bytes.
+        delta_bytes: Bytes of the delta's tensors beside the head.
+        changes: How far each trained parameter moved (equation 1).
+        machine: What it ran on.
+        versions: With which libraries.
+    """
+
+    id: str
+    status: Literal["done", "failed"]
+    error: str | None = None
+    config: RunConfig
+    base_identity: str
+    selection: str
+    counts: Counts
+    data: DataFacts
+    primary: str
+    score: float | None = None
+    scores: dict[str, dict[str, float]] = {}
+    best_epoch: int | None = None
+    curve: tuple[EpochScore, ...] = ()
+    steps: int = 0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    delta_bytes: int = 0
+    changes: tuple[Change, ...] = ()
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the record to `path`, whole or not at all."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read a record.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"There is no record at {path}.") from error
+        except ValidationError as error:
+            raise DataError(f"The record {path} is damaged: {error.errors()[0]['msg']}.") from error
