@@ -116,7 +116,8 @@ class Session:
         return fingerprint(
             {
                 "schema": _SCHEMA,
-                "config": config.model_dump(mode="json"),
+                # Without defaults, so that a field added later leaves the identity of earlier runs alone.
+                "config": config.model_dump(mode="json", exclude_defaults=True),
                 "base": self.base.identity,
                 "selection": selection.fingerprint,
                 "data": _identities(parts),

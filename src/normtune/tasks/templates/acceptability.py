@@ -12,12 +12,13 @@ from normtune.tasks.templates.lexicon import ALWAYS_TRANSITIVE, MOODS, NEVER_TRA
 
 _PLACED = ("near", "behind", "beside", "next to", "opposite", "in front of")
 _SELF_DEEDS = verbs(
-    "praise blame hurt/hurt cut/cut introduce describe defend criticise photograph encourage comfort protect embarrass admire"
+    """praise blame hurt/hurt cut/cut introduce describe defend criticise photograph encourage comfort protect
+    embarrass admire"""
 )
 # Their past is not their participle, so that the wrong one shows.
 _STRONG = verbs(
-    """break/broke/broken choose/chose/chosen steal/stole/stolen take/took/taken hide/hid/hidden
-    draw/drew/drawn throw/threw/thrown see/saw/seen shake/shook/shaken wear/wore/worn give_away/gave_away/given_away"""
+    """break/broke/broken choose/chose/chosen steal/stole/stolen take/took/taken hide/hid/hidden draw/drew/drawn
+    throw/threw/thrown see/saw/seen shake/shook/shaken give_away/gave_away/given_away"""
 )
 _KIN = (("brother", False), ("sister", True), ("uncle", False), ("aunt", True), ("father", False), ("mother", True))
 _SINGULAR_DETERMINERS = ("this", "that", "every", "each", "one", "another")
@@ -28,27 +29,23 @@ def agreement(draw: Draw, good: float) -> tuple[str, ...]:
     """The verb agrees with its subject, or with the noun that stands between them."""
     head, other = draw.people(2)
     plural, other_plural = draw.chance(), draw.chance()
-    between = draw.pick(
-        (
-            f"{draw.pick(_PLACED)} the {other.form(other_plural)}",
-            f"who {draw.deed().past} the {other.form(other_plural)}",
-            f"that the {other.form(other_plural)} {draw.deed().past}",
-            "",
-        )
-    )
+    between = draw.pick((
+        f"{draw.pick(_PLACED)} the {other.form(other_plural)}",
+        f"who {draw.deed().past} the {other.form(other_plural)}",
+        f"that the {other.form(other_plural)} {draw.deed().past}",
+        "",
+    ))
     return (sentence("the", head.form(plural), between, _predicate(draw, plural == bool(good))),)
 
 
 def _predicate(draw: Draw, plural: bool) -> str:
     mood, move, time = draw.pick(MOODS), draw.move(), draw.time()
-    return draw.pick(
-        (
-            f"{'are' if plural else 'is'} {mood}",
-            f"{'were' if plural else 'was'} {mood} {time}",
-            f"{'have' if plural else 'has'} {draw.pick(NEVER_TRANSITIVE).participle} again",
-            f"always {move.present(plural)} in {draw.city()}",
-        )
-    )
+    return draw.pick((
+        f"{'are' if plural else 'is'} {mood}",
+        f"{'were' if plural else 'was'} {mood} {time}",
+        f"{'have' if plural else 'has'} {draw.pick(NEVER_TRANSITIVE).participle} again",
+        f"always {move.present(plural)} in {draw.city()}",
+    ))
 
 
 def determiner(draw: Draw, good: float) -> tuple[str, ...]:
@@ -58,13 +55,11 @@ def determiner(draw: Draw, good: float) -> tuple[str, ...]:
     noun = draw.thing().form(plural == bool(good))
     name, act, person = draw.name().text, draw.act(), draw.people(1)[0]
     phrase = f"{shown} {draw.adjective()} {noun}"
-    return draw.pick(
-        (
-            (sentence(name, act.past, phrase, draw.time()),),
-            (sentence("the", person.form(draw.chance()), "will", act.base, phrase, "in", draw.city()),),
-            (sentence(name, "wanted to", act.base, phrase),),
-        )
-    )
+    return draw.pick((
+        (sentence(name, act.past, phrase, draw.time()),),
+        (sentence("the", person.form(draw.chance()), "will", act.base, phrase, "in", draw.city()),),
+        (sentence(name, "wanted to", act.base, phrase),),
+    ))
 
 
 def reflexive(draw: Draw, good: float) -> tuple[str, ...]:
@@ -78,14 +73,12 @@ def reflexive(draw: Draw, good: float) -> tuple[str, ...]:
     by_name = inner.reflexive if good else outer.reflexive
     by_kin = Name(kin, kin_female == bool(good)).reflexive
     claim = draw.pick(("said", "thought", "believed", "heard"))
-    return draw.pick(
-        (
-            (sentence(outer.text, claim, "that", inner.text, verb.past, by_name, ending),),
-            (sentence(inner.text, verb.past, by_name, ending),),
-            (sentence(f"{outer.text}'s {kin}", verb.past, by_kin, ending),),
-            (sentence(outer.text, claim, "that", pronoun[0], verb.past, pronoun[1] if good else swapped, ending),),
-        )
-    )
+    return draw.pick((
+        (sentence(outer.text, claim, "that", inner.text, verb.past, by_name, ending),),
+        (sentence(inner.text, verb.past, by_name, ending),),
+        (sentence(f"{outer.text}'s {kin}", verb.past, by_kin, ending),),
+        (sentence(outer.text, claim, "that", pronoun[0], verb.past, pronoun[1] if good else swapped, ending),),
+    ))
 
 
 def polarity(draw: Draw, good: float) -> tuple[str, ...]:
@@ -96,14 +89,16 @@ def polarity(draw: Draw, good: float) -> tuple[str, ...]:
     first, second = (no, some) if good else (some, no)
     act, things = draw.act(), draw.thing().plural
     did, does = (verb.past, f"did not {act.base}") if good else (f"did not {verb.base}", act.past)
-    return draw.pick(
+    return draw.pick((
+        (sentence(first, one, "that", second, two, verb.past, "has ever visited", city),),
         (
-            (sentence(first, one, "that", second, two, verb.past, "has ever visited", city),),
-            (sentence(first, one, "has ever", act.participle, draw.pick(("this", "the")), draw.thing().singular, "in", city),),
-            (sentence(name, ", who", did, "the", two, ",", does, "any", draw.adjective(), things),),
-            (sentence("the", one, "who", did, name, does, "any", things),),
-        )
-    )
+            sentence(
+                first, one, "has ever", act.participle, draw.pick(("this", "the")), draw.thing().singular, "in", city
+            ),
+        ),
+        (sentence(name, ", who", did, "the", two, ",", does, "any", draw.adjective(), things),),
+        (sentence("the", one, "who", did, name, does, "any", things),),
+    ))
 
 
 def argument(draw: Draw, good: float) -> tuple[str, ...]:
@@ -113,13 +108,11 @@ def argument(draw: Draw, good: float) -> tuple[str, ...]:
     thing = f"the {draw.adjective()} {draw.thing().singular}" if transitive == bool(good) else ""
     subject = draw.pick((draw.name().text, f"the {draw.people(1)[0].singular}"))
     where = f"in {draw.city()}"
-    return draw.pick(
-        (
-            (sentence(subject, verb.past, thing, draw.time()),),
-            (sentence(subject, "has", verb.participle, thing, where),),
-            (sentence(subject, "wants to", verb.base, thing, where),),
-        )
-    )
+    return draw.pick((
+        (sentence(subject, verb.past, thing, draw.time()),),
+        (sentence(subject, "has", verb.participle, thing, where),),
+        (sentence(subject, "wants to", verb.base, thing, where),),
+    ))
 
 
 def gap(draw: Draw, good: float) -> tuple[str, ...]:
@@ -134,14 +127,12 @@ def gap(draw: Draw, good: float) -> tuple[str, ...]:
         if good
         else f"what did {one} {idle.base} {when} {two} {verb.past}"
     )
-    return draw.pick(
-        (
-            (question(island),),
-            (question("what did" if asks else "did", one, claim, "that", two, verb.past, filler),),
-            (sentence(thing, "that", one, verb.past, "" if good else "it", draw.time(), "belongs to", two),),
-            (sentence(one, "knows", "what" if asks else "that", two, verb.past, filler, "in", draw.city()),),
-        )
-    )
+    return draw.pick((
+        (question(island),),
+        (question("what did" if asks else "did", one, claim, "that", two, verb.past, filler),),
+        (sentence(thing, "that", one, verb.past, "" if good else "it", draw.time(), "belongs to", two),),
+        (sentence(one, "knows", "what" if asks else "that", two, verb.past, filler, "in", draw.city()),),
+    ))
 
 
 def verb_form(draw: Draw, good: float) -> tuple[str, ...]:
@@ -177,12 +168,10 @@ def inversion(draw: Draw, good: float) -> tuple[str, ...]:
     if ask == "where":
         where = draw.pick(("tomorrow", "next week", "in the morning"))
     knows = draw.pick(("knows", "asked", "wonders", "forgot", "told me"))
-    return draw.pick(
-        (
-            (question(ask, inverted if good else straight, where),),
-            (sentence(name, knows, ask, straight if good else inverted, where),),
-        )
-    )
+    return draw.pick((
+        (question(ask, inverted if good else straight, where),),
+        (sentence(name, knows, ask, straight if good else inverted, where),),
+    ))
 
 
 PHENOMENA = {

@@ -11,21 +11,24 @@ from normtune.tasks.templates.grammar import Verb, phrases, question, sentence, 
 from normtune.tasks.templates.lexicon import SURNAMES
 
 _SITES = phrases(
-    "Museum|Library|Theatre|Hotel|Bridge|Hospital|Tower|Gallery|School|Station|Palace|Stadium|Brewery|Chapel|Observatory"
+    """Museum|Library|Theatre|Hotel|Bridge|Hospital|Tower|Gallery|School|Station|Palace|Stadium|Brewery|Chapel|Observatory"""
     "|Garden|College|Institute|Market|Castle"
 )
 _WORKS = verbs(
-    "design restore buy/bought sell/sold open rebuild/rebuilt extend paint visit photograph inspect inherit finance rename close"
+    """restore buy/bought sell/sold reopen extend paint visit photograph inspect inherit finance rename close clean
+    decorate insure"""
 )
 _PARTS = phrases(
-    "rooms|paintings|windows|lifts|statues|steps|lamps|doors|guards|employees|archives|balconies|clocks|fountains|chairs"
+    """rooms|paintings|windows|lifts|statues|steps|lamps|doors|guards|employees|archives|balconies|clocks|fountains|chairs"""
 )
 _REASONS = phrases(
     "because of a flood|because the roof was leaking|as a result of a strike|because it had become too small"
     "|on account of its age|because the money had run out|owing to a fire|because nobody came any more"
     "|due to a change in the law|because the walls had cracked"
 )
-_SCENES = phrases("lies close to|stands opposite|shares a courtyard with|is often mistaken for|is smaller than|was modelled on")
+_SCENES = phrases(
+    "lies close to|stands opposite|shares a courtyard with|is often mistaken for|is smaller than|was modelled on"
+)
 
 
 def _sites(draw: Draw, count: int) -> list[str]:
@@ -38,11 +41,19 @@ def _year(draw: Draw) -> str:
     return str(draw.between(1790, 2015))
 
 
+def _years(draw: Draw) -> tuple[str, str]:
+    """A year and a later one."""
+    year = draw.between(1790, 1950)
+    return str(year), str(year + draw.between(2, 65))
+
+
 def _done(draw: Draw, site: str, verb: Verb, who: str, when: str) -> str:
     """That somebody did something to a place, with a time or without."""
-    return draw.pick(
-        (f"{site} was {verb.participle} by {who} {when}", f"{who} {verb.past} {site} {when}", f"it was {who} who {verb.past} {site} {when}")
-    )
+    return draw.pick((
+        f"{site} was {verb.participle} by {who} {when}",
+        f"{who} {verb.past} {site} {when}",
+        f"it was {who} who {verb.past} {site} {when}",
+    ))
 
 
 def who(draw: Draw, no: float) -> tuple[str, ...]:
@@ -50,21 +61,19 @@ def who(draw: Draw, no: float) -> tuple[str, ...]:
     site, other = _sites(draw, 2)
     verb, second = draw.several(_WORKS, 2)
     one, two = draw.full_names(2)
-    year, later = f"in {_year(draw)}", f"in {_year(draw)}"
+    year, later = (f"in {year}" for year in _years(draw))
     asked = question(draw.pick(("who", "which person")), verb.past, site)
     if not no:
         rest = draw.pick(("", f"and {second.participle} {later}", f"and {second.participle} by {two}"))
         told = draw.pick((f"{site} was {verb.participle} by {one} {year} {rest}", _done(draw, site, verb, one, year)))
         also = f"{site}, which {two} {second.past}, was {verb.participle} by {one}"
         return asked, sentence(draw.pick((told, told, also)).strip())
-    wrong = draw.pick(
-        (
-            f"{site} was {verb.participle} {year} and {second.participle} by {one} {later}",
-            _done(draw, site, second, one, year),
-            f"{site}, which was {verb.participle} {year}, {draw.pick(_SCENES)} {other}, which {one} {verb.past}",
-            f"{site} {draw.pick(_SCENES)} {other}, which was {verb.participle} by {one} {year}",
-        )
-    )
+    wrong = draw.pick((
+        f"{site} was {verb.participle} {year} and {second.participle} by {one} {later}",
+        _done(draw, site, second, one, year),
+        f"{site}, which was {verb.participle} {year}, {draw.pick(_SCENES)} {other}, which {one} {verb.past}",
+        f"{site} {draw.pick(_SCENES)} {other}, which was {verb.participle} by {one} {year}",
+    ))
     return asked, sentence(wrong)
 
 
@@ -73,26 +82,25 @@ def when(draw: Draw, no: float) -> tuple[str, ...]:
     site, other = _sites(draw, 2)
     verb, second = draw.several(_WORKS, 2)
     one, two = draw.full_names(2)
-    year, later = f"in {_year(draw)}", f"in {_year(draw)}"
-    asked = draw.pick((question("when was", site, verb.participle), question("in which year was", site, verb.participle)))
+    year, later = (f"in {year}" for year in _years(draw))
+    asked = draw.pick((
+        question("when was", site, verb.participle),
+        question("in which year was", site, verb.participle),
+    ))
     if not no:
-        right = draw.pick(
-            (
-                _done(draw, site, verb, one, year),
-                f"{site} was {verb.participle} {year} and {second.participle} by {two}",
-                f"{site}, which was {second.participle} by {two}, was {verb.participle} {year}",
-                f"{year}, {one} {verb.past} {site}",
-            )
-        )
+        right = draw.pick((
+            _done(draw, site, verb, one, year),
+            f"{site} was {verb.participle} {year} and {second.participle} by {two}",
+            f"{site}, which was {second.participle} by {two}, was {verb.participle} {year}",
+            f"{year}, {one} {verb.past} {site}",
+        ))
         return asked, sentence(right)
-    wrong = draw.pick(
-        (
-            f"{site} was {verb.participle} by {one} and {second.participle} {year}",
-            f"{one}, who {verb.past} {site}, was born {year}",
-            f"{site}, which {one} {verb.past}, was {second.participle} by {two} {later}",
-            f"{one} {verb.past} both {site} and, {year}, {other}" if verb.past == second.past else _done(draw, site, second, one, year),
-        )
-    )
+    wrong = draw.pick((
+        f"{site} was {verb.participle} by {one} and {second.participle} {year}",
+        f"{one}, who {verb.past} {site}, was born {year}",
+        f"{site}, which {one} {verb.past}, was {second.participle} by {two} {later}",
+        f"{one} {verb.past} {site} and, {year}, {second.past} {other}",
+    ))
     return asked, sentence(wrong)
 
 
@@ -101,7 +109,11 @@ def where(draw: Draw, no: float) -> tuple[str, ...]:
     site, other = _sites(draw, 2)
     verb, (one,) = draw.pick(_WORKS), draw.full_names(1)
     city, elsewhere = draw.cities(2)
-    asked = draw.pick((question("where is", site), question("in which city is", site), question("in which town does one find", site)))
+    asked = draw.pick((
+        question("where is", site),
+        question("in which city is", site),
+        question("in which town does one find", site),
+    ))
     year = f"in {_year(draw)}"
     right = (
         f"{site} in {city} was {verb.participle} by {one} {year}",
@@ -147,7 +159,7 @@ def what(draw: Draw, no: float) -> tuple[str, ...]:
     site, other = _sites(draw, 2)
     verb, second = draw.several(_WORKS, 2)
     one, two = draw.full_names(2)
-    year, later = _year(draw), _year(draw)
+    year, later = _years(draw)
     asked = draw.pick((question("what did", one, verb.base), question("which place did", one, verb.base)))
     right = (
         _done(draw, site, verb, one, f"in {year}"),
@@ -170,7 +182,10 @@ def why(draw: Draw, no: float) -> tuple[str, ...]:
     verb, second = draw.several(_WORKS, 2)
     one, _ = draw.full_names(2)
     reason, year = draw.pick(_REASONS), _year(draw)
-    asked = draw.pick((question("why was", site, verb.participle), question("for what reason was", site, verb.participle)))
+    asked = draw.pick((
+        question("why was", site, verb.participle),
+        question("for what reason was", site, verb.participle),
+    ))
     right = (
         f"{site} was {verb.participle} in {year} {reason}",
         f"{reason}, {site} was {verb.participle} by {one}",
@@ -181,7 +196,7 @@ def why(draw: Draw, no: float) -> tuple[str, ...]:
         f"{site} was {verb.participle} in {year} and {second.participle} later {reason}",
         f"{reason}, {site} was {second.participle} by {one}",
         f"{site}, which was {verb.participle} in {year}, was {second.participle} {reason}",
-        f"{one}, who {verb.past} {site}, also {verb.past} {other}, {reason}",
+        f"{one}, who {verb.past} {site}, also {verb.past} {other} {reason}",
         f"{site} was {verb.participle} in {year}, and nobody remembers why",
     )
     return asked, sentence(draw.pick(wrong if no else right))

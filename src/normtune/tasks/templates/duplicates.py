@@ -7,13 +7,15 @@ from normtune.tasks.templates.grammar import article, phrases, question, verbs
 from normtune.tasks.templates.lexicon import MONTHS
 
 _SKILLS = verbs(
-    """play_the_guitar bake_bread swim/swam/swum draw_portraits/drew_portraits/drawn_portraits speak_Spanish/spoke_Spanish/spoken_Spanish
-    repair_bikes juggle write_poems/wrote_poems/written_poems play_chess ride_a_horse/rode_a_horse/ridden_a_horse cook_curry sail
-    speak_Japanese/spoke_Japanese/spoken_Japanese dance_tango grow_tomatoes/grew_tomatoes/grown_tomatoes keep_bees/kept_bees
-    ski build_websites/built_websites train_a_dog play_the_piano knit_jumpers make_cheese/made_cheese climb drive_a_lorry/drove_a_lorry/driven_a_lorry
-    carve_wood sing_opera/sang_opera/sung_opera type_fast brew_beer read_music/read_music paint_walls surf speak_Polish/spoke_Polish/spoken_Polish
-    edit_videos play_the_drums cut_hair/cut_hair make_pottery/made_pottery do_magic_tricks/did_magic_tricks/done_magic_tricks fly_a_drone/flew_a_drone/flown_a_drone
-    fix_clocks sew_dresses meditate fence speak_Arabic/spoke_Arabic/spoken_Arabic tune_a_piano roast_coffee"""
+    """play_the_guitar bake_bread swim/swam/swum draw_portraits/drew_portraits/drawn_portraits
+    speak_Spanish/spoke_Spanish/spoken_Spanish repair_bikes juggle write_poems/wrote_poems/written_poems play_chess
+    ride_a_horse/rode_a_horse/ridden_a_horse cook_curry sail speak_Japanese/spoke_Japanese/spoken_Japanese
+    dance_tango grow_tomatoes/grew_tomatoes/grown_tomatoes keep_bees/kept_bees ski build_websites/built_websites
+    train_a_dog play_the_piano knit_jumpers make_cheese/made_cheese climb drive_a_lorry/drove_a_lorry/driven_a_lorry
+    carve_wood sing_opera/sang_opera/sung_opera type_fast brew_beer read_music/read_music paint_walls surf
+    speak_Polish/spoke_Polish/spoken_Polish edit_videos play_the_drums cut_hair/cut_hair make_pottery/made_pottery
+    do_magic_tricks/did_magic_tricks/done_magic_tricks fly_a_drone/flew_a_drone/flown_a_drone fix_clocks sew_dresses
+    meditate fence speak_Arabic/spoke_Arabic/spoken_Arabic tune_a_piano roast_coffee"""
 )
 # Wordings of the same question, by what is asked of a skill.
 _SKILL_ASKED = tuple(
@@ -22,10 +24,13 @@ _SKILL_ASKED = tuple(
         "how can I learn to {base}|what is the best way to learn to {base}|how do people get good at {ing}",
         "how long does it take to learn to {base}|how much time will I need to learn to {base}"
         "|how many months of practice does {ing} take",
-        "how much does it cost to learn to {base}|what will I have to pay for lessons in {ing}|how expensive is it to take up {ing}",
-        "is it hard to learn to {base}|how difficult is {ing} for a beginner|would you say that {ing} is difficult to learn",
+        """how much does it cost to learn to {base}|what will I have to pay for lessons in {ing}|how expensive is it to
+        take up {ing}""",
+        """is it hard to learn to {base}|how difficult is {ing} for a beginner|would you say that {ing} is difficult to
+        learn""",
         "why do people like to {base}|what is so much fun about {ing}|for what reasons do people enjoy {ing}",
-        "can I make a living by {ing}|is it possible to earn enough money by {ing}|do people who {base} earn enough to live on",
+        """can I make a living by {ing}|is it possible to earn enough money by {ing}|do people who {base} earn enough
+        to live on""",
     )
 )
 _CITY_ASKED = tuple(
@@ -34,9 +39,11 @@ _CITY_ASKED = tuple(
         "how many people live in {city}|what is the population of {city}|how many inhabitants does {city} have",
         "how expensive is life in {city}|what does it cost to live in {city}|is living in {city} expensive",
         "is it safe to walk around {city} at night|how dangerous is {city} after dark|how safe is {city} at night",
-        "what is the weather like in {city} in {month}|how is the climate of {city} in {month}|what weather should I expect in {city} in {month}",
+        """what is the weather like in {city} in {month}|how is the climate of {city} in {month}|what weather should I
+        expect in {city} in {month}""",
         "what should I see in {city}|what are the sights of {city}|which places are worth a visit in {city}",
-        "how do I find a flat in {city}|what is the best way to find a place to live in {city}|how can I get an apartment in {city}",
+        """how do I find a flat in {city}|what is the best way to find a place to live in {city}|how can I get an
+        apartment in {city}""",
         "who is the mayor of {city}|who governs {city}|what is the name of the mayor of {city}",
     )
 )
@@ -45,40 +52,72 @@ _TRIPS = phrases(
     "|what is the best way to reach {b} if I start in {a}"
 )
 _FARES = phrases(
-    "how much is a ticket from {a} to {b}|what does a ticket to {b} from {a} cost|what do I pay to travel from {a} to {b}"
+    """how much is a ticket from {a} to {b}|what does a ticket to {b} from {a} cost|what do I pay to travel from {a} to
+    {b}"""
 )
 _SCALES = tuple(
     phrases(pair)
-    for pair in ("bigger|smaller", "warmer|colder", "older|younger", "cheaper|more expensive", "safer|more dangerous", "richer|poorer")
+    for pair in (
+        "bigger|smaller",
+        "warmer|colder",
+        "older|younger",
+        "cheaper|more expensive",
+        "safer|more dangerous",
+        "richer|poorer",
+    )
 )
 _CHOICES = verbs(
-    """buy_a_house/bought_a_house get_a_dog/got_a_dog quit_my_job/quit_my_job work_at_night eat_meat/ate_meat/eaten_meat
-    drink_coffee/drank_coffee/drunk_coffee study_law move_abroad have_children/had_children lend_money_to_friends/lent_money_to_friends
-    go_vegan/went_vegan/gone_vegan sell_my_car/sold_my_car wear_a_uniform/wore_a_uniform/worn_a_uniform use_a_password_manager
-    learn_Latin invest_in_gold keep_a_diary/kept_a_diary rent_a_flat/rented_a_flat run_a_marathon/ran_a_marathon/run_a_marathon
-    read_the_news/read_the_news wake_up_early/woke_up_early/woken_up_early take_vitamins/took_vitamins/taken_vitamins
-    join_a_gym cook_at_home shave_my_head get_a_tattoo/got_a_tattoo teach_children/taught_children grow_a_beard/grew_a_beard/grown_a_beard
-    trust_my_boss travel_alone"""
+    """buy_a_house/bought_a_house get_a_dog/got_a_dog quit_my_job/quit_my_job work_at_night
+    eat_meat/ate_meat/eaten_meat drink_coffee/drank_coffee/drunk_coffee study_law move_abroad
+    have_children/had_children lend_money_to_friends/lent_money_to_friends go_vegan/went_vegan/gone_vegan
+    sell_my_car/sold_my_car wear_a_uniform/wore_a_uniform/worn_a_uniform use_a_password_manager learn_Latin
+    invest_in_gold keep_a_diary/kept_a_diary rent_a_flat/rented_a_flat run_a_marathon/ran_a_marathon/run_a_marathon
+    read_the_news/read_the_news wake_up_early/woke_up_early/woken_up_early
+    take_vitamins/took_vitamins/taken_vitamins join_a_gym cook_at_home shave_my_head get_a_tattoo/got_a_tattoo
+    teach_children/taught_children grow_a_beard/grew_a_beard/grown_a_beard trust_my_boss travel_alone"""
 )
 _FOR = phrases(
-    "why should I {base}|what speaks in favour of {ing}|what are the advantages of {ing}|what are good reasons to {base}"
+    """why should I {base}|what speaks in favour of {ing}|what are the advantages of {ing}|what are good reasons to
+    {base}"""
 )
 _AGAINST = phrases(
-    "why should I not {base}|what speaks against {ing}|what are the disadvantages of {ing}|what are good reasons not to {base}"
+    """why should I not {base}|what speaks against {ing}|what are the disadvantages of {ing}|what are good reasons not
+    to {base}"""
 )
 _ROLES = tuple(
     phrases(pair)
     for pair in (
-        "landlord|tenant", "employer|employee", "doctor|patient", "teacher|pupil", "seller|buyer", "lawyer|client",
-        "publisher|author", "coach|player", "driver|passenger", "bank|customer", "hospital|nurse", "school|parent",
-        "shop|customer", "farmer|neighbour", "airline|passenger", "city|citizen", "husband|wife", "editor|reporter",
-        "singer|producer", "builder|homeowner", "judge|witness", "museum|donor", "trainer|jockey", "broker|investor",
+        "landlord|tenant",
+        "employer|employee",
+        "doctor|patient",
+        "teacher|pupil",
+        "seller|buyer",
+        "lawyer|client",
+        "publisher|author",
+        "coach|player",
+        "driver|passenger",
+        "bank|customer",
+        "hospital|nurse",
+        "school|parent",
+        "shop|customer",
+        "farmer|neighbour",
+        "airline|passenger",
+        "city|citizen",
+        "husband|wife",
+        "editor|reporter",
+        "singer|producer",
+        "builder|homeowner",
+        "judge|witness",
+        "museum|donor",
+        "trainer|jockey",
+        "broker|investor",
     )
 )
 _SUITS = verbs("sue report film criticise warn insult blame recommend thank trust")
 _IDLE = ("does anyone know", "can somebody tell me", "I would like to know", "could you please explain")
 _NARROW = phrases(
-    "without a teacher|after the age of sixty|in less than a month|with one hand|on a very small budget|during a pandemic"
+    """without a teacher|after the age of sixty|in less than a month|with one hand|on a very small budget|during a
+    pandemic"""
     "|as a professional|with a bad back|before an exam|in a wheelchair"
 )
 
@@ -154,15 +193,15 @@ def role(draw: Draw, same: float) -> tuple[str, ...]:
 def time(draw: Draw, same: float) -> tuple[str, ...]:
     """The same time in other words, or another time."""
     year, city = draw.between(1920, 2015), draw.city()
+    decade = year // 10 * 10
     what = draw.pick(("which buildings were finished in {}", "who was born in {}", "which films were shot in {}"))
-    same_time = draw.pick(
-        (
-            (f"before {year}", f"earlier than {year}", f"after {year}", f"later than {year}"),
-            (f"in {year}", f"during the year {year}", f"before {year}", f"in the years after {year}"),
-            (f"in the early {year // 10 * 10}s", f"at the start of the {year // 10 * 10}s")
-            + (f"in the late {year // 10 * 10}s", f"at the end of the {year // 10 * 10}s"),
-        )
-    )
+    same_time = draw.pick((
+        (f"before {year}", f"earlier than {year}", f"after {year}", f"later than {year}"),
+        (f"in {year}", f"during the year {year}", f"before {year}", f"in the years after {year}"),
+        tuple(
+            f"{part} the {decade}s" for part in ("in the early years of", "at the start of", "late in", "at the end of")
+        ),
+    ))
     first, second = same_time[:2] if same else (draw.pick(same_time[:2]), draw.pick(same_time[2:]))
     asked = what.format(city)
     return tuple(question(asked, when) for when in draw.shuffled((first, second)))
@@ -171,14 +210,21 @@ def time(draw: Draw, same: float) -> tuple[str, ...]:
 def narrowing(draw: Draw, same: float) -> tuple[str, ...]:
     """Words are added that only make it politer, or that ask for something narrower."""
     skill = draw.pick(draw.own(_SKILLS))
-    plain = draw.pick(("how I can learn to {base}", "what the best way to start {ing} is", "how people learn to {base}"))
+    plain = draw.pick((
+        "how I can learn to {base}",
+        "what the best way to start {ing} is",
+        "how people learn to {base}",
+    ))
     asked = plain.format(base=skill.base, ing=skill.gerund)
     limit, other = draw.several(_NARROW, 2)
     one, two = draw.several(_IDLE, 2)
     if same:
         tail = draw.pick(("", limit))
         return question(one, asked, tail), question(two, asked, tail)
-    return tuple(question(start, asked, tail) for start, tail in zip((one, two), draw.shuffled((limit, draw.pick(("", other)))), strict=True))
+    return tuple(
+        question(start, asked, tail)
+        for start, tail in zip((one, two), draw.shuffled((limit, draw.pick(("", other)))), strict=True)
+    )
 
 
 PHENOMENA = {

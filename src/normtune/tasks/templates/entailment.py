@@ -6,16 +6,21 @@ All words of the second sentence occur in the first, whether it follows or not.
 from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw
-from normtune.tasks.templates.grammar import Verb, phrases, sentence
+from normtune.tasks.templates.grammar import phrases, sentence
+from normtune.tasks.templates.lexicon import DEEDS
 
 _NEAR = phrases("near|behind|beside|next to|opposite|with the brother of|in front of")
 # Whether a clause after these words is so.
-_HOLDS = phrases("because|after|since|as soon as|although|just before")
-_OPEN = phrases("if|unless|in case|whether or not")
+_HOLDS = phrases("because|after|since|as soon as|although|now that")
+_OPEN = phrases("if|unless|assuming that|whether or not|in the event that|provided that")
 _CERTAIN = phrases("clearly|unfortunately|as expected|thankfully|surprisingly|of course|without a doubt|sadly")
 _UNCERTAIN = phrases("perhaps|probably|supposedly|maybe|hopefully|allegedly|in all likelihood|reportedly")
-_KNOWN = phrases("knew that|forgot that|saw that|noticed that|was glad that|remembered that|proved that|was surprised that")
-_BELIEVED = phrases("believed that|hoped that|said that|thought that|claimed that|feared that|assumed that|pretended that")
+_KNOWN = phrases(
+    "knew that|forgot that|saw that|noticed that|was glad that|remembered that|proved that|was surprised that"
+)
+_BELIEVED = phrases(
+    "believed that|hoped that|said that|thought that|claimed that|feared that|assumed that|pretended that"
+)
 
 
 def _cast(draw: Draw, count: int) -> list[str]:
@@ -28,7 +33,12 @@ def _cast(draw: Draw, count: int) -> list[str]:
 def _scene(draw: Draw, premise: str, hypothesis: str) -> tuple[str, ...]:
     """The two sentences, the first with circumstances that have no bearing on the second."""
     time, city = draw.time(), draw.city()
-    told = draw.pick((sentence(premise), sentence(premise, time), sentence(f"{time},", premise), sentence(f"in {city},", premise)))
+    told = draw.pick((
+        sentence(premise),
+        sentence(premise, time),
+        sentence(f"{time},", premise),
+        sentence(f"in {city},", premise),
+    ))
     return told, sentence(hypothesis)
 
 
@@ -52,8 +62,8 @@ def subsequence(draw: Draw, no: float) -> tuple[str, ...]:
     )
     broken = (
         (f"{one} {draw.pick(_NEAR)} {two} {move}", f"{two} {move}"),
-        (f"{one} who {past} {two} {move}".replace(f"{one} who", f"the friend of {one} who"), f"{two} {move}"),
-        (f"{one} heard {two} {draw.pick(('or', 'and perhaps'))} {three} {move}", f"{three} {move}"),
+        (f"the friend of {one} who {past} {two} {move}", f"{two} {move}"),
+        (f"{one} or {two} {move}", f"{two} {move}"),
         (f"a friend of {three} {past} {two}", f"{three} {past} {two}"),
     )
     return _scene(draw, *draw.pick(broken if no else plain))
@@ -107,7 +117,7 @@ def passive(draw: Draw, no: float) -> tuple[str, ...]:
 def conjunction(draw: Draw, no: float) -> tuple[str, ...]:
     """Which subject goes with which verb and which object."""
     one, two, three = _cast(draw, 3)
-    verb, other = (verb.past for verb in draw.several(_deeds(draw), 2))
+    verb, other = (deed.past for deed in draw.several(DEEDS, 2))
     move = draw.move().past
     cases = (
         (f"{one} and {two} {verb} {three}", f"{two} {verb} {three}", f"{one} {verb} {two}"),
@@ -120,19 +130,31 @@ def conjunction(draw: Draw, no: float) -> tuple[str, ...]:
     return _scene(draw, premise, wrong if no else right)
 
 
-def _deeds(draw: Draw) -> list[Verb]:
-    return [draw.deed() for _ in range(4)]
-
-
 def relative(draw: Draw, no: float) -> tuple[str, ...]:
     """Who does what in a relative clause, and who in the main clause."""
     one, two, three = (f"the {person.singular}" for person in draw.people(3))
     verb, other, move = draw.deed().past, draw.deed().past, draw.move().past
     cases = (
-        (f"{one} who {verb} {two} {move}", (f"{one} {verb} {two}", f"{one} {move}"), (f"{two} {move}", f"{two} {verb} {one}")),
-        (f"{one} that {two} {verb} {move}", (f"{two} {verb} {one}", f"{one} {move}"), (f"{two} {move}", f"{one} {verb} {two}")),
-        (f"{one} {other} {two} who {verb} {three}", (f"{two} {verb} {three}",), (f"{one} {verb} {three}", f"{three} {verb} {two}")),
-        (f"{one} {other} {two} that {three} {verb}", (f"{three} {verb} {two}",), (f"{two} {verb} {three}", f"{one} {verb} {three}")),
+        (
+            f"{one} who {verb} {two} {move}",
+            (f"{one} {verb} {two}", f"{one} {move}"),
+            (f"{two} {move}", f"{two} {verb} {one}"),
+        ),
+        (
+            f"{one} that {two} {verb} {move}",
+            (f"{two} {verb} {one}", f"{one} {move}"),
+            (f"{two} {move}", f"{one} {verb} {two}"),
+        ),
+        (
+            f"{one} {other} {two} who {verb} {three}",
+            (f"{two} {verb} {three}",),
+            (f"{one} {verb} {three}", f"{three} {verb} {two}"),
+        ),
+        (
+            f"{one} {other} {two} that {three} {verb}",
+            (f"{three} {verb} {two}",),
+            (f"{two} {verb} {three}", f"{one} {verb} {three}"),
+        ),
     )
     premise, right, wrong = draw.pick(cases)
     return _scene(draw, premise, draw.pick(wrong if no else right))

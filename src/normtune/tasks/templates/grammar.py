@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+
+def words(text: str) -> tuple[str, ...]:
+    """Words separated by spaces."""
+    return tuple(text.split())
+
+
 # Verbs of more than one syllable double by stress, which spelling does not show, so doubling is listed, not derived.
 _DOUBLING = frozenset(
-    "admit beg chat clap cut drag drop fit grab grin hit hug jog knit let mop nap nod pat permit pin plan plug pop refer "
-    "regret rob rub run set shop shut sip sit skip slip snap step stir stop swim tap tip trap trim travel trot wrap".split()
+    words(
+        """admit beg chat clap cut drag drop fit grab grin hit hug jog knit label let mop nap nod pat permit pin plan
+        plug pop refer regret rob rub run set shop shut sip sit skip slip snap step stir stop swim tap tip trap trim
+        travel trot wrap"""
+    )
 )
 # Words whose first letter misleads: sounded vowels spelt with a consonant, and the reverse.
 _AN_ANYWAY = ("heir", "honest", "honour", "hour")
@@ -67,9 +76,9 @@ class Noun:
         return self.plural if plural else self.singular
 
 
-def verbs(words: str) -> tuple[Verb, ...]:
+def verbs(text: str) -> tuple[Verb, ...]:
     """Verbs from words like ``thank``, ``throw_away/threw_away/thrown_away`` or ``buy/bought`` (participle = past)."""
-    return tuple(verb(word) for word in words.split())
+    return tuple(verb(word) for word in text.split())
 
 
 def verb(word: str) -> Verb:
@@ -80,9 +89,9 @@ def verb(word: str) -> Verb:
     return Verb(forms[0], forms[1], forms[-1])
 
 
-def nouns(words: str) -> tuple[Noun, ...]:
+def nouns(text: str) -> tuple[Noun, ...]:
     """Nouns from words like ``doctor``, ``child/children`` or ``train_driver``."""
-    return tuple(noun(word) for word in words.split())
+    return tuple(noun(word) for word in text.split())
 
 
 def noun(word: str) -> Noun:
@@ -91,9 +100,9 @@ def noun(word: str) -> Noun:
     return Noun(forms[0], forms[1] if len(forms) > 1 else _sibilant(forms[0]))
 
 
-def phrases(words: str) -> tuple[str, ...]:
+def phrases(text: str) -> tuple[str, ...]:
     """Phrases separated by bars, with the space around them dropped."""
-    return tuple(" ".join(phrase.split()) for phrase in words.split("|"))
+    return tuple(" ".join(phrase.split()) for phrase in text.split("|"))
 
 
 def article(phrase: str) -> str:

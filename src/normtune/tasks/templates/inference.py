@@ -15,22 +15,38 @@ ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
 _TEMPERS = tuple(mood for mood in MOODS if mood not in {"busy", "late", "honest"})
 _SCALES = tuple(
     phrases(pair)
-    for pair in ("taller|shorter", "older|younger", "faster|slower", "richer|poorer", "happier|sadder", "stronger|weaker")
+    for pair in (
+        "taller|shorter",
+        "older|younger",
+        "faster|slower",
+        "richer|poorer",
+        "happier|sadder",
+        "stronger|weaker",
+    )
 )
-_SURE = phrases("knows that|realised that|remembered that|is glad that|regrets that|noticed that|found out that|forgot that")
-_STILL_SURE = phrases("does not know that|did not notice that|is not aware that|never found out that|does not regret that")
+_SURE = phrases(
+    "knows that|realised that|remembered that|is glad that|regrets that|noticed that|found out that|forgot that"
+)
+_STILL_SURE = phrases(
+    "does not know that|did not notice that|is not aware that|never found out that|does not regret that"
+)
 _UNSURE = phrases(
-    "thinks that|hopes that|claims that|believes that|fears that|heard that|doubts that|did not say that|is not sure that"
+    """thinks that|hopes that|claims that|believes that|fears that|heard that|doubts that|did not say that|is not sure
+    that"""
     "|dreamt that|expects to hear that"
 )
 # What follows from *<quantifier> of the cooks left*, as far as quantifiers of the same kind go.
 _QUANTIFIED: dict[tuple[str, str], int] = {
-    **dict.fromkeys((("all", "some"), ("all", "most"), ("most", "some"), ("many", "some"), ("all", "many")), ENTAILMENT),
-    **dict.fromkeys((("none", "not all"), ("few", "not all"), ("none", "few"), ("not many", "not all")), ENTAILMENT),
+    **dict.fromkeys((("all", "some"), ("all", "most"), ("most", "some"), ("many", "some")), ENTAILMENT),
+    **dict.fromkeys(
+        (("none", "not all"), ("few", "not all"), ("none", "not many"), ("not many", "not all")), ENTAILMENT
+    ),
     **dict.fromkeys((("some", "all"), ("some", "most"), ("many", "all"), ("many", "most"), ("most", "all")), NEUTRAL),
     **dict.fromkeys((("not all", "none"), ("not all", "few"), ("not all", "most"), ("not many", "none")), NEUTRAL),
     **dict.fromkeys((("all", "none"), ("most", "none"), ("some", "none"), ("all", "not all")), CONTRADICTION),
-    **dict.fromkeys((("none", "some"), ("none", "many"), ("few", "most"), ("not all", "all"), ("most", "few")), CONTRADICTION),
+    **dict.fromkeys(
+        (("none", "some"), ("none", "many"), ("few", "most"), ("not all", "all"), ("most", "few")), CONTRADICTION
+    ),
 }
 
 
@@ -52,15 +68,16 @@ def _act(draw: Draw, genre: Genre) -> Verb:
 
 
 def _varied(draw: Draw, *parts: str) -> str:
-    """The sentence, now and then with a day that both sentences may lack without harm to the label."""
-    return sentence(draw.pick(("", "", "it seems plain that", "everybody saw that")), *parts)
+    """The sentence, now and then under words that add nothing to what it says."""
+    return sentence(draw.pick(("", "", "", "it is true that", "it is a fact that")), *parts)
 
 
 def monotonicity(draw: Draw, label: float) -> tuple[str, ...]:
     """From the special to the general, and under a negation the other way."""
     genre = _genre(draw)
     who, verb = f"the {_roles(draw, genre, 1)[0].singular}", draw.pick(genre.deeds)
-    general, special = (lambda kind: (kind[0], draw.pick(kind[1])))(draw.pick(genre.kinds))
+    general, specials = draw.pick(genre.kinds)
+    special = draw.pick(specials)
     positive = draw.chance()
     narrow, wide = _had(who, verb, special, positive), _had(who, verb, general, positive)
     if label == CONTRADICTION:
@@ -82,11 +99,15 @@ def restriction(draw: Draw, label: float) -> tuple[str, ...]:
     genre = _genre(draw)
     role, act, mood = _roles(draw, genre, 1)[0], _act(draw, genre), draw.pick(_TEMPERS)
     negative = draw.chance()
-    every = draw.pick(("no",)) if negative else draw.pick(("every", "each"))
+    every = "no" if negative else draw.pick(("every", "each"))
     wide, narrow = f"{every} {role.singular} {act.past}", f"{every} {mood} {role.singular} {act.past}"
     if label == CONTRADICTION:
-        exception = f"{act.past}" if negative else f"did not {act.base}"
-        one = draw.pick((f"one of the {mood} {role.plural}", article(f"{mood} {role.singular}"), article(role.singular)))
+        exception = act.past if negative else f"did not {act.base}"
+        one = draw.pick((
+            f"one of the {mood} {role.plural}",
+            article(f"{mood} {role.singular}"),
+            article(role.singular),
+        ))
         return tuple(sentence(text) for text in draw.shuffled((wide, f"{one} {exception}")))
     first, second = (wide, narrow) if label == ENTAILMENT else (narrow, wide)
     return sentence(first), sentence(second)
@@ -99,10 +120,10 @@ def negation(draw: Draw, label: float) -> tuple[str, ...]:
     yes, no = f"{who} {act.past}", f"{who} did not {act.base}"
     if label == NEUTRAL:
         day = f"on {draw.pick(DAYS)}"
-        denied = draw.pick((f"{no} {day}", f"it is not true that {yes} {day}", f"{no} because of {draw.name().text}"))
+        denied = draw.pick((f"{no} {day}", f"it is not true that {yes} {day}", f"{no} with {draw.name().text}"))
         return sentence(denied), sentence(draw.pick((yes, no)))
     twice = draw.chance()
-    denied = draw.pick(("it is not true that", "it is false that", "nobody can say that", "it was never the case that")[:2])
+    denied = draw.pick(("it is not true that", "it is false that", "it is not the case that"))
     first = f"{denied} {no if twice else yes}"
     return sentence(first), sentence(yes if twice == (label == ENTAILMENT) else no)
 
@@ -122,9 +143,23 @@ def numbers(draw: Draw, label: float) -> tuple[str, ...]:
     low, middle, high = sorted(draw.several(range(3, len(NUMBERS)), 3))
     least, most = draw.pick(("at least", "more than")), draw.pick(("at most", "fewer than"))
     cases = {
-        ENTAILMENT: (("exactly", middle, "more than", low), (least, high, "more than", low), (most, low, "fewer than", high)),
-        NEUTRAL: ((least, low, least, high), (most, high, most, low), (least, low, "exactly", high), (most, high, least, low)),
-        CONTRADICTION: (("exactly", middle, "more than", high), (least, high, most, low), (most, low, least, high), ("exactly", low, "exactly", high)),
+        ENTAILMENT: (
+            ("exactly", middle, "more than", low),
+            (least, high, "more than", low),
+            (most, low, "fewer than", high),
+        ),
+        NEUTRAL: (
+            (least, low, least, high),
+            (most, high, most, low),
+            (least, low, "exactly", high),
+            (most, high, least, low),
+        ),
+        CONTRADICTION: (
+            ("exactly", middle, "more than", high),
+            (least, high, most, low),
+            (most, low, least, high),
+            ("exactly", low, "exactly", high),
+        ),
     }
     first, count, second, other = draw.pick(cases[int(label)])
     return (
@@ -143,13 +178,14 @@ def time(draw: Draw, label: float) -> tuple[str, ...]:
     if label == NEUTRAL:
         other = draw.shuffled((draw.pick((one, two)), three))
         unordered = f"both {one} and {two} {act}"
-        return draw.pick(
+        return draw.pick((
+            (sentence(premise), sentence(draw.pick(_ordered(*other, act)))),
+            (sentence(unordered), sentence(premise)),
             (
-                (sentence(premise), sentence(draw.pick(_ordered(*other, act)))),
-                (sentence(unordered), sentence(premise)),
-                (sentence(earlier, act, "before", three, "and", later, "did"), sentence(draw.pick(_ordered(three, later, act)))),
-            )
-        )
+                sentence(earlier, act, "before", three, "and", later, "did"),
+                sentence(draw.pick(_ordered(three, later, act))),
+            ),
+        ))
     if draw.chance(0.4):
         premise = f"{earlier} {act} before {three} did, and {later} {act} after {three} did"
     pair = (earlier, later) if label == ENTAILMENT else (later, earlier)
@@ -157,7 +193,11 @@ def time(draw: Draw, label: float) -> tuple[str, ...]:
 
 
 def _ordered(earlier: str, later: str, act: str) -> list[str]:
-    return [f"{earlier} {act} before {later} did", f"{later} {act} after {earlier} did", f"{earlier} {act} earlier than {later}"]
+    return [
+        f"{earlier} {act} before {later} did",
+        f"{later} {act} after {earlier} did",
+        f"{earlier} {act} earlier than {later}",
+    ]
 
 
 def coordination(draw: Draw, label: float) -> tuple[str, ...]:
@@ -177,7 +217,10 @@ def coordination(draw: Draw, label: float) -> tuple[str, ...]:
         return _varied(draw, premise), _claim(asked, act, truth == (label == ENTAILMENT))
     other = two if asked == one else one
     denied = f"{other if did else asked} did not"
-    premise = draw.pick((f"{one} or {two} {act.past}, and {denied}", f"one of the two, {one} or {two}, {act.past}, but {denied}"))
+    premise = draw.pick((
+        f"{one} or {two} {act.past}, and {denied}",
+        f"one of the two, {one} or {two}, {act.past}, but {denied}",
+    ))
     return sentence(premise), _claim(asked, act, did == (label == ENTAILMENT))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw
 from normtune.tasks.templates.grammar import Verb, article, phrases, sentence, verb, verbs
+from normtune.tasks.templates.lexicon import MONTHS
 
 # A verb, one that means the same of such an object, and a near one that does not.
 _TRIPLES = tuple(
@@ -14,28 +15,28 @@ _TRIPLES = tuple(
     for kind, triples in (
         (
             "thing",
-            """buy/bought purchase sell/sold|hide/hid/hidden conceal display|choose/chose/chosen select reject
-            |damage harm protect|throw_away/threw_away/thrown_away discard keep/kept|find/found locate lose/lost
-            |examine inspect ignore|collect gather scatter|get/got obtain sell/sold|return give_back/gave_back/given_back keep/kept
-            |destroy wreck save|raise lift lower|order request refuse|repair fix break/broke/broken""",
+            """buy/bought purchase sell/sold|hide/hid/hidden conceal display|choose/chose/chosen select reject |damage
+            harm protect|throw_away/threw_away/thrown_away discard keep/kept|find/found locate lose/lost |examine
+            inspect ignore|collect gather scatter|get/got obtain sell/sold|return give_back/gave_back/given_back
+            keep/kept |destroy wreck save|raise lift lower|order request refuse|repair fix break/broke/broken""",
         ),
         (
             "event",
-            """postpone delay cancel|call_off cancel postpone|organise arrange disrupt|attend go_to/went_to/gone_to miss
-            |film record interrupt|start begin/began/begun end|finish end open|announce advertise conceal
+            """postpone delay cancel|call_off cancel postpone|organise arrange disrupt|attend go_to/went_to/gone_to
+            miss |film record interrupt|start begin/began/begun end|finish end open|announce advertise conceal
             |photograph take_pictures_of/took_pictures_of/taken_pictures_of avoid""",
         ),
         (
             "plan",
-            """approve endorse reject|support back oppose|drop abandon pursue|praise commend criticise
-            |draft draw_up/drew_up/drawn_up tear_up/tore_up/torn_up|change alter keep/kept|reject turn_down accept
-            |reveal disclose conceal|examine study ignore|improve better spoil""",
+            """approve endorse reject|support back oppose|drop abandon pursue|praise commend criticise |draft
+            draw_up/drew_up/drawn_up tear_up/tore_up/torn_up|change alter keep/kept|reject turn_down accept |reveal
+            disclose conceal|examine study ignore|improve better spoil""",
         ),
     )
     for triple in triples.split("|")
 )
 _EVENTS = phrases(
-    "meeting|concert|festival|trial|match|exhibition|conference|wedding|ceremony|race|tournament|auction|lecture|parade"
+    """meeting|concert|festival|trial|match|exhibition|conference|wedding|ceremony|race|tournament|auction|lecture|parade"""
     "|debate|banquet|workshop|rehearsal"
 )
 _PLANS = phrases(
@@ -85,21 +86,19 @@ _OUTCOMES = tuple(
 )
 
 
-def _reported(draw: Draw, first: str, second: str) -> tuple[str, ...]:
+def _reported(draw: Draw, first: str, second: str, time: str = "") -> tuple[str, ...]:
     """The two statements under the same circumstances, in random order."""
-    time, city = draw.time(), draw.city()
+    time, city = time or draw.time(), draw.city()
     return tuple(_placed(draw, core, time, city) for core in draw.shuffled((first, second)))
 
 
 def _placed(draw: Draw, core: str, time: str, city: str) -> str:
-    return draw.pick(
-        (
-            sentence(core, f"in {city}", time),
-            sentence(f"{time},", core, f"in {city}"),
-            sentence(f"in {city},", core, time),
-            sentence(core, f"{time} in {city}"),
-        )
-    )
+    return draw.pick((
+        sentence(core, f"in {city}", time),
+        sentence(f"{time},", core, f"in {city}"),
+        sentence(f"in {city},", core, time),
+        sentence(core, f"{time} in {city}"),
+    ))
 
 
 def _actors(draw: Draw) -> list[str]:
@@ -167,9 +166,9 @@ def amount(draw: Draw, same: float) -> tuple[str, ...]:
         return _reported(draw, f"{actor} {act.past} {first} {things}", f"{actor} {act.past} {second} {things}")
     event = draw.pick(_EVENTS)
     host = draw.pick(("organised by", "led by", "planned by"))
-    return _reported(
-        draw, f"the {event} {host} {actor} lasted {first}", f"the {event} {host} {actor} went on for {second}"
-    )
+    told = f"the {event} {host} {actor}"
+    # In a month, since a week that began *an hour ago* cannot be over.
+    return _reported(draw, f"{told} lasted {first}", f"{told} went on for {second}", f"in {draw.pick(MONTHS)}")
 
 
 def attribution(draw: Draw, same: float) -> tuple[str, ...]:
@@ -212,13 +211,11 @@ def apposition(draw: Draw, same: float) -> tuple[str, ...]:
     told = f"{one}, {article(job)}, and {two}, {article(work)},"
     if not same:
         job, work = work, job
-    again = draw.pick(
-        (
-            f"{work} {two} and {job} {one}",
-            f"{job} {one} and {work} {two}",
-            f"{two}, {article(work)}, and {one}, {article(job)},",
-        )
-    )
+    again = draw.pick((
+        f"{work} {two} and {job} {one}",
+        f"{job} {one} and {work} {two}",
+        f"{two}, {article(work)}, and {one}, {article(job)},",
+    ))
     action = f"{draw.act().past} {article(draw.thing().singular)}"
     return _reported(draw, f"{told} {action}", f"{again} {action}")
 

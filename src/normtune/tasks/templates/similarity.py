@@ -23,19 +23,22 @@ def _variants(words: str) -> tuple[tuple[str, ...], ...]:
 _WHO = _variants(
     """doctor=physician|child=kid|nurse|lawyer=attorney|cook=chef|farmer|author=writer|cyclist=bike rider|soldier
     |reporter=journalist|shopkeeper=storekeeper|dancer|thief=robber|taxi driver=cab driver|butcher|infant=baby
-    |sailor=seaman|priest|barber=hairdresser|policeman=police officer|pilot|grandmother=granny|instructor=trainer|painter
+    |sailor=seaman|priest|barber=hairdresser|policeman=police
+    officer|pilot|grandmother=granny|instructor=trainer|painter
     |tourist=sightseer|fireman=firefighter|student|boss=manager|physicist|gardener|father=dad|mother=mum|baker
     |clown|jeweller|plumber|waitress|carpenter|beggar|magician|tailor|monk|sculptor|miner|widow"""
 )
 _WHERE = _variants(
-    """in the shop=in the store|in the street=on the road|in the forest=in the woods|in the cellar=in the basement
-    |in the garden=in the yard|in the cinema=in the movie theatre|at the harbour=at the port|in the flat=in the apartment
-    |in the pub=in the bar|at the chemist's=at the pharmacy|in the lift=in the elevator|on the pavement=on the sidewalk
-    |in the kitchen|on the beach=on the seashore|on a bridge|in the office|at the station|in a tent|behind the school"""
+    """in the shop=in the store|in the street=on the road|in the forest=in the woods|in the cellar=in the basement |in
+    the garden=in the yard|in the cinema=in the movie theatre|at the harbour=at the port|in the flat=in the
+    apartment |in the pub=in the bar|at the chemist's=at the pharmacy|in the lift=in the elevator|on the pavement=on
+    the sidewalk |in the kitchen|on the beach=on the seashore|on a bridge|in the office|at the station|in a
+    tent|behind the school"""
 )
 _WHEN = _variants(
-    """at noon=at midday|at dawn=at sunrise|at dusk=at sunset|after lunch|at midnight|in autumn=in the fall
-    |at the moment=right now|in winter|during a storm=during a thunderstorm|during the holidays=during the vacation|before breakfast|at night"""
+    """at noon=at midday|at dawn=at sunrise|at dusk=at sunset|after lunch|at midnight|in autumn=in the fall |at the
+    moment=right now|in winter|during a storm=during a thunderstorm|during the holidays=during the vacation|before
+    breakfast|at night"""
 )
 
 
@@ -48,29 +51,32 @@ class _Scene:
 
 
 _SCENES = tuple(
-    _Scene(tuple(tuple(verb(word.strip().replace(" ", "_")) for word in group) for group in _variants(deeds)), _variants(things))
+    _Scene(
+        tuple(tuple(verb(word.strip().replace(" ", "_")) for word in group) for group in _variants(deeds)),
+        _variants(things),
+    )
     for deeds, things in (
         (
-            """repair=fix|buy/bought=purchase|hide/hid/hidden=conceal|examine=inspect|lift=raise
-            |throw away/threw away/thrown away=discard|look for=seek/sought|paint|draw/drew/drawn=sketch|steal/stole/stolen=pinch
+            """repair=fix|buy/bought=purchase|hide/hid/hidden=conceal|examine=inspect|lift=raise |throw away/threw
+            away/thrown away=discard|look for=seek/sought|paint|draw/drew/drawn=sketch|steal/stole/stolen=pinch
             |wrap=wrap up|sell/sold""",
             """bike=bicycle|television=TV set|phone=telephone|sofa=couch|bag=sack|rug=carpet|bucket=pail|lamp=light
-            |rock=stone|jumper=sweater|present=gift|parcel=package|torch=flashlight|mirror=looking glass|violin=fiddle|chair
-            |clock|ladder|guitar|hammer""",
+            |rock=stone|jumper=sweater|present=gift|parcel=package|torch=flashlight|mirror=looking
+            glass|violin=fiddle|chair |clock|ladder|guitar|hammer""",
         ),
         (
-            """eat/ate/eaten=consume|cook=prepare|taste=sample|order=ask for|serve=dish up|cut/cut=chop|bring/brought=fetch|share|smell""",
+            """eat/ate/eaten=consume|cook=prepare|taste=sample|order=ask for|serve=dish
+            up|cut/cut=chop|bring/brought=fetch|share|smell""",
             """courgette=zucchini|aubergine=eggplant|biscuit=cookie|pudding=dessert|steak|omelette|carrot|pumpkin|potato
             |pancake|sausage|tomato|pizza|cauliflower|fish""",
         ),
         (
-            """write/wrote/written=compose|read/read=look through|translate|copy=duplicate|sign|tear up/tore up/torn up=rip up
-            |correct=revise|publish=bring out/brought out/brought out|memorise=learn by heart""",
+            """write/wrote/written=compose|read/read=look through|translate|copy=duplicate|sign|tear up/tore up/torn
+            up=rip up |correct=revise|publish=bring out/brought out/brought out|memorise=learn by heart""",
             """letter|essay|poem|contract=agreement|novel|article|report|diary=journal|speech=address|song|recipe|play=drama""",
         ),
         (
-            """feed/fed|wash=clean|stroke=pet|chase=pursue|brush=groom|train
-            |watch=observe|photograph=snap|rescue=save""",
+            """feed/fed|wash=clean|stroke=pet|chase=pursue|brush=groom|train |watch=observe|photograph=snap|rescue=save""",
             """dog=hound|cat|horse|rabbit=bunny|goat|sheep|donkey|parrot|pig=hog|hen|camel|monkey|elephant|hedgehog|llama""",
         ),
     )
@@ -88,18 +94,25 @@ class _Event:
     when: tuple[str, ...]
     denied: bool = False
 
-    def tell(self, *, synonyms: bool = False, passive: bool = False, front: str = "", bare: bool = False) -> str:
+    def tell(
+        self, *, synonyms: bool = False, passive: bool = False, cleft: bool = False, front: str = "", bare: bool = False
+    ) -> str:
         """The sentence, in the wording that is asked for."""
         at = -1 if synonyms else 0
-        who, what, deed = article(self.who[at]), article(self.what[at]), self.deed[at]
-        no = "not" if self.denied else ""
-        core = f"{what} is {no} being {deed.participle} by {who}" if passive else f"{who} is {no} {deed.gerund} {what}"
         where, when = ("", "") if bare else (self.where[at], self.when[at])
+        core = self._core(at, passive=passive, cleft=cleft)
         if front == "where":
-            return sentence(f"{where},", *core.split(), when)
+            return sentence(f"{where},", core, when)
         if front == "when":
-            return sentence(f"{when},", *core.split(), where)
-        return sentence(*core.split(), where, when)
+            return sentence(f"{when},", core, where)
+        return sentence(core, where, when)
+
+    def _core(self, at: int, *, passive: bool, cleft: bool) -> str:
+        who, what, deed = article(self.who[at]), article(self.what[at]), self.deed[at]
+        be = "is not" if self.denied else "is"
+        if passive:
+            return f"{what} {be} being {deed.participle} by {who}"
+        return f"{'it is ' if cleft else ''}{who}{' who' if cleft else ''} {be} {deed.gerund} {what}"
 
 
 def _pair(draw: Draw, kept: Collection[str]) -> tuple[_Event, _Event]:
@@ -114,7 +127,9 @@ def _pair(draw: Draw, kept: Collection[str]) -> tuple[_Event, _Event]:
         "when": (_WHEN, _WHEN),
     }
     first: dict[str, Any] = {slot: draw.pick(here) for slot, (here, _) in choices.items()}
-    second = {slot: first[slot] if slot in kept else draw.other(there, first[slot]) for slot, (_, there) in choices.items()}
+    second = {
+        slot: first[slot] if slot in kept else draw.other(there, first[slot]) for slot, (_, there) in choices.items()
+    }
     return _Event(**first), _Event(**second)
 
 
@@ -123,10 +138,15 @@ def _sharing(draw: Draw, same: float) -> tuple[_Event, _Event]:
     return _pair(draw, draw.several(SLOTS, int(same)))
 
 
+def _front(draw: Draw) -> str:
+    """Which circumstance comes first, if any."""
+    return draw.pick(("where", "when", ""))
+
+
 def slots(draw: Draw, score: float) -> tuple[str, ...]:
-    """The same words in the slots that are the same."""
+    """The same words in the slots that are the same, now in this order and now in that."""
     first, second = _sharing(draw, score)
-    return first.tell(), second.tell()
+    return first.tell(front=_front(draw)), second.tell(front=_front(draw))
 
 
 def synonyms(draw: Draw, score: float) -> tuple[str, ...]:
@@ -135,10 +155,11 @@ def synonyms(draw: Draw, score: float) -> tuple[str, ...]:
     return first.tell(), second.tell(synonyms=True)
 
 
-def order(draw: Draw, score: float) -> tuple[str, ...]:
-    """Where or when comes first in one of the sentences."""
+def focus(draw: Draw, score: float) -> tuple[str, ...]:
+    """One sentence brings out who does it."""
     first, second = _sharing(draw, score)
-    return first.tell(front=draw.pick(("where", "when", ""))), second.tell(front=draw.pick(("where", "when")))
+    one, two = draw.shuffled((first.tell(front=_front(draw)), second.tell(cleft=True)))
+    return one, two
 
 
 def voice(draw: Draw, score: float) -> tuple[str, ...]:
@@ -152,7 +173,8 @@ def negation(draw: Draw, score: float) -> tuple[str, ...]:
     opposed = score <= 3 and draw.chance(0.6)
     first, second = _sharing(draw, score + 2 * opposed)
     denied = draw.shuffled((True, False)) if opposed else [True, True]
-    return replace(first, denied=denied[0]).tell(), replace(second, denied=denied[1]).tell()
+    first, second = replace(first, denied=denied[0]), replace(second, denied=denied[1])
+    return first.tell(front=_front(draw)), second.tell(front=_front(draw))
 
 
 def detail(draw: Draw, score: float) -> tuple[str, ...]:
@@ -169,8 +191,8 @@ def detail(draw: Draw, score: float) -> tuple[str, ...]:
 PHENOMENA = {
     "slots": slots,
     "synonyms": synonyms,
-    "order": order,
     "voice": voice,
+    "focus": focus,
     "negation": negation,
     "detail": detail,
 }

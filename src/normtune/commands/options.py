@@ -1,0 +1,85 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from normtune.errors import ConfigError
+
+#: For people: progress and notes go to standard error, so that standard output stays readable by programs.
+notes = Console(stderr=True)
+#: For results.
+console = Console()
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="NORMTUNE_DATA", help="Folder in GLUE's layout. Without it the data comes from the hub."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated list.
+
+    Raises:
+        ConfigError: If it is empty, or a part is.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ConfigError(f"{text!r} is no comma-separated list of names.")
+    return parts
+
+
+def methods(text: str) -> list[str]:
+    """The methods of a comma-separated list; a comma between layer numbers belongs to an expression."""
+    parts: list[str] = []
+    for part in names(text):
+        if parts and part[0].isdigit():
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
+
+
+def seeds(text: str) -> list[int]:
+    """The seeds of a comma-separated list.
+
+    Raises:
+        ConfigError: If one is no whole number from 0, or stands twice.
+    """
+    parts = names(text)
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise ConfigError(f"--seed takes different whole numbers from 0, separated by commas; got {text!r}.")
+    return [int(part) for part in parts]
+
+
+def rates(text: str | None) -> tuple[list[float] | None, bool]:
+    """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid).
+
+    Raises:
+        ConfigError: If it is neither ``auto`` nor positive numbers.
+    """
+    if text is None or text == "auto":
+        return None, text == "auto"
+    try:
+        values = [float(part) for part in names(text)]
+    except ValueError as error:
+        raise ConfigError(f"--lr takes 'auto' or positive numbers separated by commas; got {text!r}.") from error
+    if not all(0 < value < float("inf") for value in values):
+        raise ConfigError(f"--lr takes positive numbers; got {text!r}.")
+    return values, False
+
+
+def set_threads(threads: int | None) -> None:
+    """Use this many threads of the CPU, or leave torch's own choice."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

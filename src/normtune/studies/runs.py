@@ -1,0 +1,180 @@
+"""Many runs on one base model: tasks by methods by seeds, with the rate given or searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normtune.config import Protocol, RunConfig
+from normtune.deltas.delta import Delta
+from normtune.errors import TrainingError
+from normtune.studies.store import Store
+from normtune.tasks.task import TaskData
+from normtune.training.loop import Tick
+from normtune.training.record import Record
+from normtune.training.session import Session
+
+Watch = Callable[[Tick], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task under one method.
+
+    Attributes:
+        data: The task and its data.
+        method: The method's name or an expression.
+        seeds: Seeds, in order.
+        rates: Rates to try, ascending; the best is picked on the first seed and the other seeds reuse it.
+    """
+
+    data: TaskData
+    method: str
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...]
+
+    @property
+    def runs(self) -> int:
+        """How many runs the cell takes."""
+        return len(self.rates) + len(self.seeds) - 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished run of a cell.
+
+    Attributes:
+        record: Its record.
+        delta: Its delta, or None where the record was found in the store and no deltas are kept.
+        cached: Whether the record was found in the store.
+    """
+
+    record: Record
+    delta: Delta | None
+    cached: bool
+
+
+class Runner:
+    """Runs cells on a session.
+
+    Args:
+        session: The base model.
+        protocol: How every run is trained.
+        store: Where records are kept and found again, or None.
+        aside: A folder for checkpoints, records and deltas of an unfinished study, or None to keep none of them.
+        begin: Told before each run; its answer watches the run's steps.
+        end: Told after each run.
+        fail: Told of each run whose loss stopped being finite.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        protocol: Protocol,
+        *,
+        store: Store | None = None,
+        aside: Path | None = None,
+        begin: Callable[[RunConfig], Watch | None] = lambda _: None,
+        end: Callable[[Finished], None] = lambda _: None,
+        fail: Callable[[RunConfig, str], None] = lambda _, __: None,
+    ) -> None:
+        self._session, self._protocol, self._aside = session, protocol, aside
+        stores = [store, Store(aside / "records") if aside is not None else None]
+        self._stores = [known for known in stores if known is not None]
+        self._begin, self._end, self._fail = begin, end, fail
+
+    def cell(self, cell: Cell) -> list[Finished]:
+        """Run a cell: every rate on the first seed, then the best rate on the other seeds.
+
+        Args:
+            cell: What to run.
+
+        Returns:
+            One finished run a seed, at the best rate, in the order of the seeds.
+
+        Raises:
+            TrainingError: If no rate gave a finite loss on the first seed.
+        """
+        tried = [self._try(cell, rate, cell.seeds[0]) for rate in cell.rates]
+        done = [run for run in tried if run is not None]
+        if not done:
+            raise TrainingError(
+                f"{cell.method} on {cell.data.task.name}: the loss stopped being finite at every rate tried; try smaller ones."
+            )
+        best = max(done, key=lambda run: picked(run.record))
+        others = [self._try(cell, best.record.config.rate, seed) for seed in cell.seeds[1:]]
+        return [best, *(run for run in others if run is not None)]
+
+    def _try(self, cell: Cell, rate: float, seed: int) -> Finished | None:
+        config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol)
+        identity = self._session.identify(config, cell.data)
+        watch = self._begin(config)
+        run = self._known(identity)
+        if run is None:
+            try:
+                run = self._train(config, cell.data, identity, watch)
+            except TrainingError as error:
+                self._fail(config, str(error))
+                return None
+        self._end(run)
+        return run
+
+    def _known(self, identity: str) -> Finished | None:
+        """A run that was finished before, where everything that is to be kept of it is there."""
+        record = next((known for store in self._stores if (known := store.get(identity)) is not None), None)
+        if record is None or self._aside is None:
+            return None if record is None else Finished(record, None, cached=True)
+        delta = self._aside / "deltas" / f"{identity}.safetensors"
+        return Finished(record, Delta.load(delta), cached=True) if delta.is_file() else None
+
+    def _train(self, config: RunConfig, data: TaskData, identity: str, watch: Watch | None) -> Finished:
+        checkpoint = None if self._aside is None else self._aside / f"{identity}.safetensors"
+        record, delta = self._session.run(config, data, checkpoint=checkpoint, watch=watch)
+        if self._aside is not None:
+            file = self._aside / "deltas" / f"{identity}.safetensors"
+            file.unlink(missing_ok=True)
+            delta.save(file)
+        for store in self._stores:
+            store.put(record)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return Finished(record, delta, cached=False)
+
+
+def picked(record: Record) -> float:
+    """The score that a run is picked by: the primary metric at its best epoch, on the data that the epoch was picked on."""
+    assert record.best_epoch is not None
+    return record.curve[record.best_epoch - 1].scores[record.primary]
+
+
+def cells(
+    session: Session,
+    tasks: Iterable[TaskData],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    protocol: Protocol,
+    rates: Sequence[float] | None,
+    search: bool,
+) -> list[Cell]:
+    """Every task under every method.
+
+    Args:
+        session: The base model.
+        tasks: The tasks and their data.
+        methods: Names or expressions.
+        seeds: Seeds.
+        protocol: Says how many rates of a method's grid a search tries.
+        rates: Rates to try, or None for the methods' own.
+        search: Without `rates`: whether to search each method's grid rather than take its default.
+
+    Returns:
+        The cells, task by task.
+    """
+
+    def own(method: str) -> tuple[float, ...]:
+        grid = session.grid(method)
+        return grid.first(protocol.rates) if search else (grid.default,)
+
+    return [Cell(data, method, tuple(seeds), tuple(sorted(rates)) if rates else own(method)) for data in tasks for method in methods]
