@@ -1,1 +1,73 @@
-"""normtune: fine-tune a transformer by training only a chosen sliver of it."""
+"""normtune: fine-tune a transformer by training only a chosen sliver of it.
+
+The public names are loaded when they are first used, so that importing the package is cheap and changes nothing::
+
+    import normtune as nt
+
+    base = nt.load_base("minilm", head=2)
+    tuning = nt.Tuning(base, nt.select(base.layout, "layernorm"))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Base": "models.base",
+    "Delta": "deltas.delta",
+    "HeadSpec": "models.head",
+    "METHODS": "selection.methods",
+    "NormtuneError": "errors",
+    "PROTOCOLS": "config",
+    "Prediction": "prediction",
+    "Predictor": "prediction",
+    "Record": "training.record",
+    "Selection": "selection.selection",
+    "Session": "training.session",
+    "Split": "tasks.task",
+    "Task": "tasks.task",
+    "TaskData": "tasks.task",
+    "Tuning": "execution.sparse",
+    "load_base": "models.base",
+    "load_glue": "tasks.glue",
+    "protocol": "config",
+    "select": "selection.expression",
+    "skeleton": "models.base",
+    "wrap": "models.base",
+}
+
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from normtune.config import PROTOCOLS as PROTOCOLS
+    from normtune.config import protocol as protocol
+    from normtune.deltas.delta import Delta as Delta
+    from normtune.errors import NormtuneError as NormtuneError
+    from normtune.execution.sparse import Tuning as Tuning
+    from normtune.models.base import Base as Base
+    from normtune.models.base import load_base as load_base
+    from normtune.models.base import skeleton as skeleton
+    from normtune.models.base import wrap as wrap
+    from normtune.models.head import HeadSpec as HeadSpec
+    from normtune.prediction import Prediction as Prediction
+    from normtune.prediction import Predictor as Predictor
+    from normtune.selection.expression import select as select
+    from normtune.selection.methods import METHODS as METHODS
+    from normtune.selection.selection import Selection as Selection
+    from normtune.tasks.glue import load_glue as load_glue
+    from normtune.tasks.task import Split as Split
+    from normtune.tasks.task import Task as Task
+    from normtune.tasks.task import TaskData as TaskData
+    from normtune.training.record import Record as Record
+    from normtune.training.session import Session as Session
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'normtune' has no attribute {name!r}")
+    return getattr(import_module(f"normtune.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

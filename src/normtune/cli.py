@@ -24,7 +24,11 @@ for module in (components, tasks, train, evaluate, predict, table):
 
 
 def main() -> None:
-    """Run the command line; a known error becomes one sentence on standard error and exit status 1."""
+    """Run the command line; a known error becomes one sentence on standard error and exit status 1.
+
+    Raises:
+        OSError: If the system refuses something that is no matter of space or permission: a defect of ours.
+    """
     # Progress bars of the libraries underneath would break ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -42,15 +42,17 @@ def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH) -> np.nda
 
 
 def decide(outputs: np.ndarray, task: Task) -> np.ndarray:
-    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) for regression."""
+    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) on the targets' own scale."""
     if task.kind == "regression":
-        return outputs[:, 0].astype(np.float64)
-    return outputs.argmax(axis=1)
+        return outputs[:, 0].astype(np.float64) * task.scale + task.center
+    best: np.ndarray = outputs.argmax(axis=1)
+    return best
 
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:
     """Softmax over the labels, float64, of shape (examples, labels)."""
-    return torch.from_numpy(outputs).double().softmax(dim=1).numpy()
+    result: np.ndarray = torch.from_numpy(outputs).double().softmax(dim=1).numpy()
+    return result
 
 
 def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
@@ -65,9 +67,18 @@ def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[s
 
 
 def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean loss of a batch from float32 outputs and labels: cross entropy, or the squared error on the raw label."""
+    """The mean loss of a batch from float32 outputs and labels.
+
+    Cross entropy with the task's class weights, or the squared error on the target in the task's scale (the raw target
+    where none is given).
+    """
+    weights = None if task.weights is None else torch.tensor(task.weights)
 
     def squared(outputs: Tensor, labels: Tensor) -> Tensor:
-        return torch.nn.functional.mse_loss(outputs[:, 0], labels.to(outputs.dtype))
+        return torch.nn.functional.mse_loss(outputs[:, 0], ((labels - task.center) / task.scale).to(outputs.dtype))
 
-    return squared if task.kind == "regression" else torch.nn.functional.cross_entropy
+    def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+        weight = None if weights is None else weights.to(outputs.device)
+        return torch.nn.functional.cross_entropy(outputs, labels, weight=weight)
+
+    return squared if task.kind == "regression" else entropy

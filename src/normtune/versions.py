@@ -6,7 +6,17 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-_LIBRARIES = ("normtune", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "scipy", "scikit-learn")
+_LIBRARIES = (
+    "normtune",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 @cache

@@ -76,7 +76,9 @@ def _plain(model: str, layout: Layout, counts: dict[str, int | str]) -> dict[str
 
 def _components(model: str, layout: Layout) -> Table:
     total = layout.size + layout.head_size
-    table = Table(title=f"{model}: {total:,} entries, {layout.layers} layers", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=f"{model}: {total:,} entries, {layout.layers} layers", box=box.SIMPLE_HEAD, title_justify="left"
+    )
     for name in ("component", "sub-components", "layers"):
         table.add_column(name)
     for name in ("entries", "share"):

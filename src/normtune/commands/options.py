@@ -17,7 +17,9 @@ console = Console()
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", envvar="NORMTUNE_DATA", help="Folder in GLUE's layout. Without it the data comes from the hub."),
+    typer.Option(
+        "--data", envvar="NORMTUNE_DATA", help="Folder in GLUE's layout. Without it the data comes from the hub."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]

@@ -16,7 +16,6 @@ from rich.table import Table as RichTable
 
 from normtune.commands.options import console, notes
 from normtune.deltas.card import model_card
-from normtune.errors import OutputError
 from normtune.files import claim_folder, write_atomically
 from normtune.studies.table import Table, tabulate
 
@@ -104,9 +103,12 @@ class Outputs:
     def _show_one(self, record: Record) -> None:
         counts, data = record.counts, record.data
         scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores["dev"].items())
-        console.print(f"[bold]{record.config.task}[/] dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})", highlight=False)
         console.print(
-            f"trained {counts.trained:,} of {counts.total:,} entries ({counts.selected:,} and a head of {counts.head:,})"
+            f"[bold]{record.config.task}[/] dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
+            highlight=False,
+        )
+        console.print(
+            f"trained {counts.trained:,} of {counts.total:,} entries ({counts.selected:,} + {counts.head:,} of the head)"
             f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
             f" {sum(data.truncated.values()):,} texts were cut to {record.config.protocol.max_length} tokens",
             highlight=False,
@@ -117,18 +119,37 @@ def rich_table(table: Table) -> RichTable:
     """A table of scores for the terminal."""
     title = f"Dev score x 100: mean ± standard deviation over {table.seeds} seed{'s' if table.seeds != 1 else ''}"
     shown = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    shown.add_column("method")
-    shown.add_column("entries", justify="right")
-    for task in table.tasks:
-        shown.add_column(task, justify="right")
-    for method in table.methods:
-        cells = []
-        for task in table.tasks:
-            score = table.scores.get((method, task))
-            short = "" if score is None or score.seeds == table.seeds else f" ({score.seeds} of {table.seeds} seeds)"
-            cells.append("missing" if score is None else f"{score}{short}")
-        shown.add_row(method, f"{table.trained[method]:,}", *cells)
+    for number, name in enumerate(_header(table)):
+        shown.add_column(name, justify="right" if number else "left")
+    for row in _rows(table):
+        shown.add_row(*row)
     return shown
+
+
+def markdown_table(table: Table) -> str:
+    """A table of scores in Markdown."""
+    header = _header(table)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *_rows(table)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _header(table: Table) -> list[str]:
+    return ["method", "entries", *table.tasks]
+
+
+def _rows(table: Table) -> list[list[str]]:
+    return [
+        [method, f"{table.trained.get(method, 0):,}", *(_cell(table, method, task) for task in table.tasks)]
+        for method in table.methods
+    ]
+
+
+def _cell(table: Table, method: str, task: str) -> str:
+    """A score, with the number of its seeds where some are missing: a gap is shown, never averaged over."""
+    score = table.scores.get((method, task))
+    if score is None:
+        return "missing"
+    return str(score) if score.seeds == table.seeds else f"{score} ({score.seeds} of {table.seeds} seeds)"
 
 
 def _curve(record: Record) -> str:

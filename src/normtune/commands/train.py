@@ -14,7 +14,6 @@ from normtune.commands.options import (
     Json,
     Revision,
     Threads,
-    console,
     methods,
     names,
     notes,
@@ -40,7 +39,9 @@ def train(
     method: Annotated[
         str, typer.Option(help="Method or expression, or several separated by commas (normtune components lists them).")
     ] = "layernorm",
-    lr: Annotated[str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
+    ] = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
     protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
@@ -50,7 +51,9 @@ def train(
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]")
+    ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
@@ -62,7 +65,6 @@ def train(
     """Train a chosen sliver of a model on a task, and save it as a delta of kilobytes.
 
     Examples:
-
     `normtune train --task rte`
 
     `normtune train --task cola,mrpc --method head,bitfit,layernorm --protocol small --lr auto --seed 0,1,2`
@@ -91,7 +93,9 @@ def train(
         dropout=dropout,
     )
     sources = [load_glue(name, data) for name in task_list]
-    outputs = Outputs.plan(out, [source.task.name for source in sources], method_list, seed_list, keep=out is not None or records is None)
+    outputs = Outputs.plan(
+        out, [source.task.name for source in sources], method_list, seed_list, keep=out is not None or records is None
+    )
     session = Session(model, revision=revision, dtype=dtype, accelerator=accelerator(device, precision))
     plan = cells(session, sources, method_list, seed_list, protocol=chosen, rates=rate_list, search=search)
     outputs.claim()
@@ -112,7 +116,9 @@ def train(
     outputs.finish()
     outputs.show(results, as_json)
     if len(results) < len(plan):
-        raise TrainingError(f"{len(plan) - len(results)} of {len(plan)} cells of the table have no result; the notes above say why.")
+        raise TrainingError(
+            f"{len(plan) - len(results)} of {len(plan)} cells of the table have no result; the notes above say why."
+        )
 
 
 class Watcher:
@@ -168,4 +174,6 @@ class Watcher:
     def fail(self, config: RunConfig, message: str) -> None:
         """Count a run that could not be finished, and say why."""
         self._progress.advance(self._all)
-        self._progress.console.print(f"[red]{config.task} {config.method} rate {config.rate:g}: {message}[/]", highlight=False)
+        self._progress.console.print(
+            f"[red]{config.task} {config.method} rate {config.rate:g}: {message}[/]", highlight=False
+        )

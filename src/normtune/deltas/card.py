@@ -17,8 +17,8 @@ _BODY = """---
 
 # {title}
 
-A [normtune](https://pypi.org/project/normtune/) delta: {selected:,} entries of `{base}` ({share:.4%} of it), selected by
-`{method}`, and a head of {head:,}. {labels}
+A [normtune](https://pypi.org/project/normtune/) delta: {selected:,} entries of `{base}` ({share:.4%} of it),
+selected by `{method}`, and a head of {head:,}. {labels}
 
 | | dev |
 | --- | --- |

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -51,6 +51,8 @@ class DeltaInfo(Strict):
         labels: Label names in class order.
         max_length: Limit in tokens that it was trained with.
         pair: Whether it reads pairs of texts.
+        center: For regression, what is added to the head's output once it is multiplied by `scale`.
+        scale: For regression, what the head's output is multiplied by.
         note: The run that it comes from, or what its author says of it.
         versions: Versions of the libraries that wrote it.
         content: Hash over all tensors; a file that does not match it is refused.
@@ -67,8 +69,10 @@ class DeltaInfo(Strict):
     labels: tuple[str, ...] = ()
     max_length: int = 128
     pair: bool = False
+    center: float = 0.0
+    scale: float = 1.0
     note: str = ""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     content: str = ""
 
     @property
@@ -110,7 +114,7 @@ class Delta:
     def of(
         cls, base: Base, selection: Selection, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
     ) -> Delta:
-        """A delta from the values of `selection` and of the head, as `Tuning.values` and `Tuning.head_values` give them."""
+        """A delta of the values that `Tuning.values` and `Tuning.head_values` gave for `selection`."""
         spec = base.head
         fields = {
             "base": base.name,

@@ -80,7 +80,11 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         for name, values in cut.items():
             for i, value in zip(long, values, strict=True):
                 whole[name][i] = value
-    pad = {"input_ids": int(tokenizer.pad_token_id or 0), "token_type_ids": int(tokenizer.pad_token_type_id), "attention_mask": 0}
+    pad = {
+        "input_ids": int(tokenizer.pad_token_id or 0),
+        "token_type_ids": int(tokenizer.pad_token_type_id),
+        "attention_mask": 0,
+    }
     return Encoded(
         fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},
         labels=None if split.labels is None else torch.from_numpy(split.labels),
@@ -117,7 +121,7 @@ POOL = 64
 
 
 def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
-    """Batches for evaluation: the examples sorted by length, longest first, so that memory runs out at once or never."""
+    """Batches for evaluation, sorted by length: the longest first, so that memory runs out at once or never."""
     return list(_cut(np.argsort(-lengths, kind="stable"), size))
 
 

@@ -78,7 +78,11 @@ class _FastLinear(TorchFunctionMode):
         self._onednn = onednn
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
             return func(*args, **(kwargs or {}))
@@ -86,8 +90,8 @@ class _FastLinear(TorchFunctionMode):
         onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
         packed = getattr(weight, _MARK, None)
         if packed is not None and packed[1].numel() <= weight.numel() * _SPARSE_BELOW:
-            return _Linear.apply(inputs, weight.detach(), bias, onednn, *packed)
-        return _Linear.apply(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+            return _apply(inputs, weight.detach(), bias, onednn, *packed)
+        return _apply(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
@@ -109,7 +113,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool, leaf: Tensor | None, indices: Tensor | None
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        onednn: bool,
+        leaf: Tensor | None,
+        indices: Tensor | None,
     ) -> Tensor:
         ctx.onednn, ctx.has_bias = onednn, bias is not None
         # A frozen layer needs no inputs for its backward pass, so they are not kept.
@@ -134,6 +144,10 @@ class _Linear(torch.autograd.Function):
         if indices is not None and ctx.needs_input_grad[4]:
             to_leaf = _entry_gradients(flat, inputs.reshape(len(flat), -1), indices)
         return to_inputs, to_weight, to_bias, None, to_leaf, None
+
+
+#: torch leaves `apply` untyped.
+_apply: Callable[..., Tensor] = _Linear.apply
 
 
 def _entry_gradients(grad: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:

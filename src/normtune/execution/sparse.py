@@ -49,19 +49,24 @@ class Tuning:
         self.leaves: dict[str, nn.Parameter] = {}
         for place in selection:
             self._add(place.parameter, parameters[place.parameter])
-        self.head = {place.parameter: parameters[place.parameter].requires_grad_() for place in base.layout.head}
+        self.head = {place.parameter: parameters[place.parameter] for place in base.layout.head}
+        for parameter in self.head.values():
+            parameter.requires_grad_()
         self._kept.update({name: value.detach().clone() for name, value in self.head.items()})
 
     def _add(self, name: str, parameter: nn.Parameter) -> None:
         if self.selection.is_whole(name) and parameter.dtype == torch.float32:
             self._kept[name] = parameter.detach().clone()
-            self.leaves[name] = parameter.requires_grad_()
+            parameter.requires_grad_()
+            self.leaves[name] = parameter
             return
         indices = torch.from_numpy(self.selection.indices(name)).to(parameter.device)
         holders = list(_holders(self.base.model, parameter))
         leaf = nn.Parameter(parameter.detach().reshape(-1)[indices].float())
         for module, attribute in holders:
-            parametrize.register_parametrization(module, attribute, _Packed(parameter.detach(), indices, leaf), unsafe=True)
+            parametrize.register_parametrization(
+                module, attribute, _Packed(parameter.detach(), indices, leaf), unsafe=True
+            )
             # A tensor that several modules share has one leaf.
             parametrizations: Any = module.parametrizations
             parametrizations[attribute].original0 = leaf
@@ -80,7 +85,10 @@ class Tuning:
         for name, parameter in {**self.leaves, **self.head}.items():
             place = by_name[name]
             decayed[not place.norm and place.sub == "weight"].append(parameter)
-        groups = [{"params": decayed[True], "weight_decay": weight_decay}, {"params": decayed[False], "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed[True], "weight_decay": weight_decay},
+            {"params": decayed[False], "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     def values(self) -> dict[str, Tensor]:
@@ -151,7 +159,9 @@ def refuse_sharded(model: nn.Module) -> None:
             raise ModelError("This model is being tuned already; undo that first.")
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
-            raise ModelError("This model's parameters are sharded (FSDP, DeepSpeed or DTensor); normtune needs them whole.")
+            raise ModelError(
+                "This model's parameters are sharded (FSDP, DeepSpeed or DTensor); normtune needs them whole."
+            )
 
 
 def _holders(model: PreTrainedModel, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:

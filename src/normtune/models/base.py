@@ -11,11 +11,17 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import constants as hub_constants
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from normtune.errors import ModelError
 from normtune.models.components import Layout, layout
@@ -241,9 +247,10 @@ def quiet() -> Iterator[None]:
 
 def _config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(path, revision=revision or "main")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision or "main")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_not_found(name, path, error)) from error
+    return config
 
 
 def _not_found(name: str, path: str, error: Exception) -> str:
@@ -294,10 +301,16 @@ def _load_weights(
 
 
 def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> None:
-    """A pooler may be missing; if a layer or the embeddings are, this is not the model's checkpoint."""
+    """Check what the checkpoint lacks: a pooler may be missing, but no layer and no embeddings.
+
+    Raises:
+        ModelError: If it does not hold the encoder.
+    """
     inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and "pooler" not in n.split(".")]
     if inside:
-        raise ModelError(f"The checkpoint of {name!r} does not hold {len(inside)} tensors of its encoder, such as {inside[0]}.")
+        raise ModelError(
+            f"The checkpoint of {name!r} does not hold {len(inside)} tensors of its encoder, such as {inside[0]}."
+        )
 
 
 def _tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
@@ -319,6 +332,11 @@ def _stored_identity(path: str, revision: str | None, prefix: str, places: Layou
 
 
 def _weight_files(path: str, revision: str | None) -> list[Path]:
+    """The checkpoint's safetensors files.
+
+    Raises:
+        ModelError: If there are none.
+    """
     options = {"revision": revision or "main", "_raise_exceptions_for_missing_entries": False}
     single = cached_file(path, SAFE_WEIGHTS_NAME, **options)
     if single is not None:

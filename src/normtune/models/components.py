@@ -210,7 +210,9 @@ class _Path:
                 yield (self.stack, tuple(self.rest[:i])), int(part)
 
     def component(self, stacks: set[str], single: set[tuple[str, tuple[str, ...]]]) -> str:
-        dropped = {len(inside) + step for (_, inside), _ in self.lists() if (self.stack, inside) in single for step in (-1, 0)}
+        dropped = {
+            len(inside) + step for (_, inside), _ in self.lists() if (self.stack, inside) in single for step in (-1, 0)
+        }
         rest = ".".join(part for i, part in enumerate(self.rest) if i not in dropped)
         name = _own_component(rest)
         if self.layer is None or len(stacks) < 2:

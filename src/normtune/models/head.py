@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class HeadSpec:
         return 1 if self.kind == "regression" else len(self.labels)
 
     @property
-    def problem_type(self) -> str:
+    def problem_type(self) -> Literal["regression", "single_label_classification"]:
         """The name that transformers has for it."""
         return "regression" if self.kind == "regression" else "single_label_classification"
 
@@ -105,7 +106,7 @@ class HeadSwap:
         self._saved = _Saved(
             modules={path: model.get_submodule(path) for path in roots},
             config={name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")},
-            num_labels=getattr(model, "num_labels", config.num_labels),
+            num_labels=outputs_of(model),
         )
         set_labels(model, spec)
         for path, module in modules.items():
@@ -117,7 +118,7 @@ class HeadSwap:
             self._model.set_submodule(path, module, strict=True)
         for name, value in self._saved.config.items():
             setattr(self._model.config, name, value)
-        self._model.num_labels = self._saved.num_labels
+        _set_outputs(self._model, self._saved.num_labels)
 
 
 def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
@@ -126,15 +127,25 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
     model.config.problem_type = spec.problem_type
-    model.num_labels = spec.outputs
+    _set_outputs(model, spec.outputs)
+
+
+def outputs_of(model: PreTrainedModel) -> int:
+    """Width of the model's present head."""
+    return len(model.config.id2label or {})
+
+
+def _set_outputs(model: PreTrainedModel, outputs: int) -> None:
+    """Some families' forward pass reads the width from an attribute of the model's own."""
+    setattr(model, "num_labels", outputs)  # noqa: B010
 
 
 def read_spec(model: PreTrainedModel) -> HeadSpec:
     """What the model's present head answers, from its configuration."""
-    if model.config.problem_type == "regression" or model.config.num_labels == 1:
+    names: dict[Any, str] = model.config.id2label or {}
+    if model.config.problem_type == "regression" or len(names) == 1:
         return HeadSpec("regression")
-    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
-    return HeadSpec("classification", labels)
+    return HeadSpec("classification", tuple(names[i] for i in range(len(names))))
 
 
 def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, seed: int) -> dict[str, nn.Module]:
@@ -172,6 +183,8 @@ def _fill(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> No
         raise DeltaError(f"The delta's head does not fit this model: {', '.join(odd)} only on one side.")
     for name, value in own.items():
         if value.shape != tensors[name].shape:
-            raise DeltaError(f"The delta's {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(value.shape)}.")
+            raise DeltaError(
+                f"The delta's {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(value.shape)}."
+            )
         with torch.no_grad():
             value.copy_(tensors[name])

@@ -46,7 +46,9 @@ class RaisedNorm:
         self._module._parameters.update(self._saved)
 
 
-def _raise_inputs(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _raise_inputs(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(_raise(value) for value in args), {name: _raise(value) for name, value in kwargs.items()}
 
 

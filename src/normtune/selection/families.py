@@ -27,7 +27,10 @@ _BART = Norms(
     ("encoder.self_attn_layer_norm", "decoder.self_attn_layer_norm"),
     ("encoder.final_layer_norm", "decoder.final_layer_norm"),
 )
-_T5 = Norms(("encoder.layer.0.layer_norm", "decoder.layer.0.layer_norm"), ("encoder.layer.1.layer_norm", "decoder.layer.2.layer_norm"))
+_T5 = Norms(
+    ("encoder.layer.0.layer_norm", "decoder.layer.0.layer_norm"),
+    ("encoder.layer.1.layer_norm", "decoder.layer.2.layer_norm"),
+)
 
 FAMILIES: dict[str, Norms] = {
     **dict.fromkeys(

@@ -137,7 +137,11 @@ def where(layout: Layout, keep: Callable[[Place], bool]) -> Selection:
 
 
 def at(layout: Layout, positions: Iterable[int] | Indices) -> Selection:
-    """The entries at `positions`, which count through all pre-trained parameters in the layout's order from 0."""
+    """The entries at `positions`, which count through all pre-trained parameters in the layout's order from 0.
+
+    Raises:
+        SelectionError: If a position is not among them.
+    """
     flat = np.unique(np.asarray(positions, dtype=np.int64))
     if flat.size and (flat[0] < 0 or flat[-1] >= layout.size):
         raise SelectionError(f"A position lies outside the model's {layout.size} pre-trained entries.")

@@ -100,7 +100,8 @@ class Runner:
         done = [run for run in tried if run is not None]
         if not done:
             raise TrainingError(
-                f"{cell.method} on {cell.data.task.name}: the loss stopped being finite at every rate tried; try smaller ones."
+                f"{cell.method} on {cell.data.task.name}: the loss stopped being finite at every rate tried;"
+                " try smaller ones."
             )
         best = max(done, key=lambda run: picked(run.record))
         others = [self._try(cell, best.record.config.rate, seed) for seed in cell.seeds[1:]]
@@ -143,7 +144,7 @@ class Runner:
 
 
 def picked(record: Record) -> float:
-    """The score that a run is picked by: the primary metric at its best epoch, on the data that the epoch was picked on."""
+    """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on."""
     assert record.best_epoch is not None
     return record.curve[record.best_epoch - 1].scores[record.primary]
 
@@ -177,4 +178,8 @@ def cells(
         grid = session.grid(method)
         return grid.first(protocol.rates) if search else (grid.default,)
 
-    return [Cell(data, method, tuple(seeds), tuple(sorted(rates)) if rates else own(method)) for data in tasks for method in methods]
+    return [
+        Cell(data, method, tuple(seeds), tuple(sorted(rates)) if rates else own(method))
+        for data in tasks
+        for method in methods
+    ]

@@ -27,6 +27,9 @@ class Task:
         pair: Whether an example is a pair of texts.
         positive: For metrics that need one, the class number that counts as positive.
         about: One line that says what is asked.
+        center: For regression, what is taken from a target before training and added to a prediction.
+        scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
+        weights: For classification, the weight of each class in the loss, or None for equal ones.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Task:
     pair: bool
     positive: int = 1
     about: str = ""
+    center: float = 0.0
+    scale: float = 1.0
+    weights: tuple[float, ...] | None = None
 
     @property
     def primary(self) -> str:
@@ -134,7 +140,9 @@ class TaskData:
             DataError: If this data has no such split.
         """
         if name not in self.splits:
-            raise DataError(f"Task {self.task.name!r} has no {name!r} split in {self.source}; it has: {', '.join(self)}.")
+            raise DataError(
+                f"Task {self.task.name!r} has no {name!r} split in {self.source}; it has: {', '.join(self) or 'none'}."
+            )
         return self.splits[name]
 
     def labelled(self, name: str) -> Split:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -55,7 +56,7 @@ class Progress(Strict):
     seconds: float = 0.0
     curve: tuple[EpochScore, ...] = ()
     best: int | None = None
-    schedule: dict[str, Any] = {}
+    schedule: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass
@@ -72,7 +73,9 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write it to `path`, over what was there, whole or not at all."""
-        content = serialise({name: t.contiguous() for name, t in self.tensors.items()}, {"state": self.progress.model_dump_json()})
+        content = serialise(
+            {name: t.contiguous() for name, t in self.tensors.items()}, {"state": self.progress.model_dump_json()}
+        )
         write_atomically(path, content)
 
     @classmethod

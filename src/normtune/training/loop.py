@@ -169,7 +169,11 @@ class Loop:
         for indices in order[progress.batch :]:
             loss = self._step(indices)
             progress = self._progress
-            self._advance(batch=progress.batch + 1, loss_sum=progress.loss_sum + loss * len(indices), seen=progress.seen + len(indices))
+            self._advance(
+                batch=progress.batch + 1,
+                loss_sum=progress.loss_sum + loss * len(indices),
+                seen=progress.seen + len(indices),
+            )
             if time.monotonic() - self._saved > SAVE_EVERY:
                 self._save()
         self._finish_epoch()
@@ -190,9 +194,10 @@ class Loop:
         norm = accelerator.clip_grad_norm_(self._trained, self._protocol.clip)
         value = float(accelerator.reduce(loss.detach(), "mean"))
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
+            what = "gradient" if math.isfinite(value) else "loss"
             raise TrainingError(
-                f"The {'loss' if not math.isfinite(value) else 'gradient'} stopped being finite at step {self._step_number() + 1}"
-                f" of {self.steps}; try a smaller learning rate."
+                f"The {what} stopped being finite at step {self._step_number() + 1} of {self.steps};"
+                " try a smaller learning rate."
             )
         self._optimizer.step()
         self._schedule.step()
@@ -207,13 +212,18 @@ class Loop:
         primary = scores[self._goal.task.primary]
         self._advance()
         point = EpochScore(
-            epoch=progress.epoch + 1, loss=progress.loss_sum / progress.seen, scores=scores, seconds=round(self._progress.seconds, 3)
+            epoch=progress.epoch + 1,
+            loss=progress.loss_sum / progress.seen,
+            scores=scores,
+            seconds=round(self._progress.seconds, 3),
         )
         best = progress.best
         if best is None or primary > progress.curve[best].scores[self._goal.task.primary]:
             best = progress.epoch
             self._best = self._present()
-        self._advance(epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best)
+        self._advance(
+            epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best
+        )
         self._save()
 
     def _present(self) -> dict[str, Tensor]:
@@ -266,4 +276,6 @@ class Loop:
 
 def _plain(state: dict[str, object]) -> dict[str, object]:
     """The schedule's state without what JSON cannot hold (its functions, which are made anew)."""
-    return {name: value for name, value in state.items() if isinstance(value, (int, float, list, bool)) or value is None}
+    return {
+        name: value for name, value in state.items() if isinstance(value, (int, float, list, bool)) or value is None
+    }

@@ -2,8 +2,8 @@
 
 For wide models the grids are the paper's, which were BERT-large's. A narrow model wants larger steps: those grids were
 found on MiniLM (384 wide) with the same effort for each method, five rates half a decade apart on two tasks; the
-records are in ``results/rates`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid of the nearest
-method by the number of its entries.
+records are in ``results/runs`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid
+of full fine-tuning or of LayerNorm, by the number of its entries.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def grid(method: str, selection: Selection, width: int) -> Grid:
         width: The model's hidden size.
 
     Returns:
-        The method's own grid; for an expression that of full fine-tuning where it trains more than one entry in a hundred,
-        else LayerNorm's.
+        The method's own grid; for an expression that of full fine-tuning where it trains more than one entry in a
+        hundred, else LayerNorm's.
     """
     if width >= NARROW_BELOW:
         return PAPER.get(_nearest(method, selection, PAPER), _PAPER_EFFICIENT)

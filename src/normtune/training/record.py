@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from normtune.config import RunConfig, Strict
 from normtune.errors import DataError
@@ -94,7 +94,7 @@ class Record(Strict):
     data: DataFacts
     primary: str
     score: float | None = None
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     best_epoch: int | None = None
     curve: tuple[EpochScore, ...] = ()
     steps: int = 0

@@ -109,25 +109,26 @@ class Session:
 
     def identify(self, config: RunConfig, data: TaskData) -> str:
         """The run's identity: a fingerprint of all that changes a number."""
-        return self._identity(config, parts_of(data, config.protocol), self.selection(config.method, config.seed))
-
-    def _identity(self, config: RunConfig, parts: Parts, selection: Selection) -> str:
-        here = machine(self.accelerator.device)
-        return fingerprint(
-            {
-                "schema": _SCHEMA,
-                # Without defaults, so that a field added later leaves the identity of earlier runs alone.
-                "config": config.model_dump(mode="json", exclude_defaults=True),
-                "base": self.base.identity,
-                "selection": selection.fingerprint,
-                "data": _identities(parts),
-                "device": here["device"],
-                "threads": here["threads"],
-                "linear": here["linear"],
-                "precision": str(self.accelerator.mixed_precision),
-                "processes": self.accelerator.num_processes,
-            }
+        return self._identity(
+            config, data.task, parts_of(data, config.protocol), self.selection(config.method, config.seed)
         )
+
+    def _identity(self, config: RunConfig, task: Task, parts: Parts, selection: Selection) -> str:
+        here = machine(self.accelerator.device)
+        return fingerprint({
+            "schema": _SCHEMA,
+            # Without defaults, so that a field added later leaves the identity of earlier runs alone.
+            "config": config.model_dump(mode="json", exclude_defaults=True),
+            "base": self.base.identity,
+            "selection": selection.fingerprint,
+            "data": _identities(parts),
+            "device": here["device"],
+            "threads": here["threads"],
+            "linear": here["linear"],
+            "precision": str(self.accelerator.mixed_precision),
+            "processes": self.accelerator.num_processes,
+            **({} if _has_plain_loss(task) else {"loss": [task.center, task.scale, task.weights]}),
+        })
 
     def run(
         self,
@@ -153,7 +154,7 @@ class Session:
         """
         parts = parts_of(data, config.protocol)
         selection = self.selection(config.method, config.seed)
-        identity = self._identity(config, parts, selection)
+        identity = self._identity(config, data.task, parts, selection)
         encoded = _Encoded(
             train=self._encode(parts.train, config.protocol.max_length),
             pick=self._encode(parts.pick, config.protocol.max_length),
@@ -223,6 +224,8 @@ class Session:
             task=task.name,
             max_length=config.protocol.max_length,
             pair=task.pair,
+            center=task.center,
+            scale=task.scale,
             note=f"run {identity}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
         )
 
@@ -243,6 +246,10 @@ class _Encoded:
     train: Encoded
     pick: Encoded
     dev: dict[str, Encoded]
+
+
+def _has_plain_loss(task: Task) -> bool:
+    return (task.center, task.scale, task.weights) == (0.0, 1.0, None)
 
 
 def _identities(parts: Parts) -> dict[str, str]:

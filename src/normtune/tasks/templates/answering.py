@@ -11,7 +11,7 @@ from normtune.tasks.templates.grammar import Verb, phrases, question, sentence, 
 from normtune.tasks.templates.lexicon import SURNAMES
 
 _SITES = phrases(
-    """Museum|Library|Theatre|Hotel|Bridge|Hospital|Tower|Gallery|School|Station|Palace|Stadium|Brewery|Chapel|Observatory"""
+    """Museum|Library|Theatre|Hotel|Bridge|Hospital|Tower|Gallery|School|Station|Palace|Stadium|Brewery|Chapel"""
     "|Garden|College|Institute|Market|Castle"
 )
 _WORKS = verbs(
@@ -19,7 +19,7 @@ _WORKS = verbs(
     decorate insure"""
 )
 _PARTS = phrases(
-    """rooms|paintings|windows|lifts|statues|steps|lamps|doors|guards|employees|archives|balconies|clocks|fountains|chairs"""
+    """rooms|paintings|windows|lifts|statues|steps|lamps|doors|guards|employees|archives|balconies|clocks|chairs"""
 )
 _REASONS = phrases(
     "because of a flood|because the roof was leaking|as a result of a strike|because it had become too small"
@@ -115,18 +115,20 @@ def where(draw: Draw, no: float) -> tuple[str, ...]:
         question("in which town does one find", site),
     ))
     year = f"in {_year(draw)}"
+    age = draw.pick(("is older than", "was modelled on", "is often compared with"))
     right = (
         f"{site} in {city} was {verb.participle} by {one} {year}",
         f"{one}, who was born in {elsewhere}, {verb.past} {site} in {city}",
-        f"{site} lies in the middle of {city}, not far from {other}",
+        f"{site}, which {age} {other}, lies in the middle of {city}",
         f"visitors to {city} often walk from {other} to {site} nearby",
+        f"in {elsewhere}, hardly anyone has heard of {site} in {city}, which {one} {verb.past}",
     )
     wrong = (
         f"{site} was {verb.participle} {year} by {one}, who lived in {city}",
-        f"{one} of {city} {verb.past} {site} {year}",
-        f"{site} has sent some of its staff to {other} in {city}",
+        f"{one}, who was born in {city}, {verb.past} {site} {year}",
+        f"{other}, which {age} {site}, lies in the middle of {city}",
+        f"visitors to {site} often walk to {other} nearby when they come from {city}",
         f"in {city}, hardly anyone has heard of {site}, which {one} {verb.past}",
-        f"{other} in {city} {draw.pick(('is older than', 'was modelled on', 'is often compared with'))} {site}",
     )
     return asked, sentence(draw.pick(wrong if no else right))
 

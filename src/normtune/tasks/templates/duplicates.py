@@ -113,8 +113,8 @@ _ROLES = tuple(
         "broker|investor",
     )
 )
-_SUITS = verbs("sue report film criticise warn insult blame recommend thank trust")
-_IDLE = ("does anyone know", "can somebody tell me", "I would like to know", "could you please explain")
+_SUITS = verbs("sue report film criticise warn insult blame recommend thank")
+_IDLE = ("does anyone know", "can somebody tell me", "would anyone please tell me", "could you explain")
 _NARROW = phrases(
     """without a teacher|after the age of sixty|in less than a month|with one hand|on a very small budget|during a
     pandemic"""
@@ -133,7 +133,8 @@ def wording(draw: Draw, same: float) -> tuple[str, ...]:
     first, second = draw.several(asked, 2)
     if not same:
         second = draw.pick(draw.other(_SKILL_ASKED, asked))
-    return tuple(_ask(text, base=skill.base, ing=skill.gerund) for text in (first, second))
+    tail = draw.pick(("", f" in {draw.city()}", " as an adult", " as a pensioner"))
+    return tuple(_ask(text + tail, base=skill.base, ing=skill.gerund) for text in (first, second))
 
 
 def entity(draw: Draw, same: float) -> tuple[str, ...]:
@@ -176,13 +177,14 @@ def stance(draw: Draw, same: float) -> tuple[str, ...]:
     first, second = draw.several(asked, 2)
     if not same:
         second = draw.pick(opposed)
-    return tuple(_ask(text, base=choice.base, ing=choice.gerund) for text in (first, second))
+    tail = draw.pick(("", f" in {draw.city()}", " as a student", " at my age", " this year"))
+    return tuple(_ask(text + tail, base=choice.base, ing=choice.gerund) for text in (first, second))
 
 
 def role(draw: Draw, same: float) -> tuple[str, ...]:
     """Who does it to whom, in the active and in the passive."""
     one, two = draw.shuffled(draw.pick(draw.own(_ROLES)))
-    deed, when = draw.pick(_SUITS), draw.pick(("", "in public", "by law", "without a warning", "in court"))
+    deed, when = draw.pick(_SUITS), draw.pick(("", "in public", "without a warning", "in court"))
     modal = draw.pick(("can", "may", "should"))
     doer, done = (one, two) if same else (two, one)
     active = question(modal, article(one), deed.base, article(two), when)
@@ -210,11 +212,7 @@ def time(draw: Draw, same: float) -> tuple[str, ...]:
 def narrowing(draw: Draw, same: float) -> tuple[str, ...]:
     """Words are added that only make it politer, or that ask for something narrower."""
     skill = draw.pick(draw.own(_SKILLS))
-    plain = draw.pick((
-        "how I can learn to {base}",
-        "what the best way to start {ing} is",
-        "how people learn to {base}",
-    ))
+    plain = draw.pick(("how I can learn to {base}", "whether one can start {ing}", "how people learn to {base}"))
     asked = plain.format(base=skill.base, ing=skill.gerund)
     limit, other = draw.several(_NARROW, 2)
     one, two = draw.several(_IDLE, 2)

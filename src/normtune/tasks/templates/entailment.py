@@ -70,13 +70,17 @@ def subsequence(draw: Draw, no: float) -> tuple[str, ...]:
 
 
 def constituent(draw: Draw, no: float) -> tuple[str, ...]:
-    """A whole clause of the premise, under a word that asserts it or leaves it open."""
-    one, two, three = _cast(draw, 3)
-    inner = draw.pick((f"{one} {draw.deed().past} {two}", f"{one} {draw.move().past}", f"{two} {draw.move().past}"))
+    """A whole clause of the premise, under a word that asserts it or leaves it open, beside the opposite or alone."""
+    one, two, three, four = _cast(draw, 4)
+    past = draw.deed().past
+    inner = draw.pick((f"{one} {past} {two}", f"{one} {draw.move().past}"))
     outer = f"{three} {draw.move().past}"
-    link = draw.pick(_OPEN if no else _HOLDS)
-    premise = draw.pick((f"{link} {inner}, {outer}", f"{outer} {link} {inner}"))
-    return _scene(draw, premise, inner)
+    firm, open_ = draw.pick(_HOLDS), draw.pick(_OPEN)
+    asked, beside = (open_, firm) if no else (firm, open_)
+    alone = (f"{asked} {inner}, {outer}", f"{outer} {asked} {inner}")
+    other = f"{beside} {four} {draw.move().past}"
+    both = draw.shuffled((f"{outer} {asked} {inner}", f"{draw.name().text} {draw.move().past} {other}"))
+    return _scene(draw, draw.pick((*alone, ", but ".join(both), ", but ".join(both))), inner)
 
 
 def belief(draw: Draw, no: float) -> tuple[str, ...]:
@@ -93,13 +97,16 @@ def belief(draw: Draw, no: float) -> tuple[str, ...]:
 
 
 def certainty(draw: Draw, no: float) -> tuple[str, ...]:
-    """An adverb that comments on what is so, or that says it may be so."""
-    one, two = _cast(draw, 2)
+    """An adverb that comments on what is so, or that says it may be so, beside the opposite or alone."""
+    one, two, three = _cast(draw, 3)
     inner = draw.pick((f"{one} {draw.deed().past} {two}", f"{one} {draw.move().past}"))
-    adverb = draw.pick(_UNCERTAIN if no else _CERTAIN)
-    premise = draw.pick((f"{adverb}, {inner}", f"{inner}, {adverb}"))
+    sure, unsure = draw.pick(_CERTAIN), draw.pick(_UNCERTAIN)
+    asked, beside = (unsure, sure) if no else (sure, unsure)
     when = draw.pick((draw.time(), f"in {draw.city()}"))
-    return sentence(premise.replace(inner, f"{inner} {when}")), sentence(inner)
+    other = f"{beside}, {three} {draw.move().past}"
+    both = draw.shuffled((f"{asked}, {inner} {when}", other))
+    alone = (f"{asked}, {inner} {when}", f"{inner} {when}, {asked}")
+    return sentence(draw.pick((*alone, "; ".join(both), "; ".join(both)))), sentence(inner)
 
 
 def passive(draw: Draw, no: float) -> tuple[str, ...]:
@@ -108,10 +115,10 @@ def passive(draw: Draw, no: float) -> tuple[str, ...]:
     verb, move = draw.deed(), draw.move().past
     active, voiced = f"{one} {verb.past} {two}", f"{two} was {verb.participle} by {one}"
     turned, wrong = f"{two} {verb.past} {one}", f"{one} was {verb.participle} by {two}"
-    extra = draw.pick(("", f"and {three} {move}"))
+    extra = draw.pick(("", f", and {three} {move}"))
     if draw.chance():
-        return _scene(draw, f"{voiced} {extra}".strip(), turned if no else active)
-    return _scene(draw, f"{active} {extra}".strip(), wrong if no else voiced)
+        return _scene(draw, f"{voiced}{extra}", turned if no else active)
+    return _scene(draw, f"{active}{extra}", wrong if no else voiced)
 
 
 def conjunction(draw: Draw, no: float) -> tuple[str, ...]:

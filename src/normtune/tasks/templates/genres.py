@@ -43,7 +43,7 @@ MATCHED = (
     ),
     _genre(
         "office",
-        """clerk manager secretary accountant typist director receptionist auditor intern programmer cleaner consultant""",
+        """clerk manager secretary accountant typist director receptionist auditor intern programmer cleaner adviser""",
         """document memo contract invoice report|device printer scanner telephone projector|seat stool armchair
         swivel_chair"""
         "|container folder box drawer",
@@ -53,7 +53,8 @@ MATCHED = (
     ),
     _genre(
         "hospital",
-        "doctor nurse surgeon patient dentist visitor midwife paramedic pharmacist optician therapist ward_sister",
+        """doctor nurse surgeon patient dentist visitor midwife/midwives paramedic chemist optician therapist
+        ward_sister""",
         "drug painkiller antibiotic sedative|instrument scalpel stethoscope thermometer syringe|bandage sling plaster"
         "|flower rose tulip lily",
         "order drop find/found bring/brought lose/lost borrow take_away/took_away/taken_away ask_for",

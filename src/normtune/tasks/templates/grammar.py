@@ -14,9 +14,9 @@ def words(text: str) -> tuple[str, ...]:
 # Verbs of more than one syllable double by stress, which spelling does not show, so doubling is listed, not derived.
 _DOUBLING = frozenset(
     words(
-        """admit beg chat clap cut drag drop fit grab grin hit hug jog knit label let mop nap nod pat permit pin plan
-        plug pop refer regret rob rub run set shop shut sip sit skip slip snap step stir stop swim tap tip trap trim
-        travel trot wrap"""
+        """admit beg begin cancel chat chop clap cut drag drop fit forget get grab grin hit hug jog knit label let mop
+        nap pat permit pet pin plan plug pop quit refer regret rip rob rub run set shop shut sip sit skip slip snap
+        step stir stop swim tap tip trap travel trim trot wrap"""
     )
 )
 # Words whose first letter misleads: sounded vowels spelt with a consonant, and the reverse.
@@ -42,7 +42,7 @@ class Verb:
     def third(self) -> str:
         """Third person singular of the present."""
         stem, rest = _head(self.base)
-        return _sibilant(stem) + rest
+        return ("has" if stem == "have" else _sibilant(stem)) + rest
 
     @property
     def gerund(self) -> str:

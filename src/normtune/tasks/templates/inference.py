@@ -176,10 +176,10 @@ def time(draw: Draw, label: float) -> tuple[str, ...]:
     earlier, later = draw.shuffled((one, two))
     premise = draw.pick(_ordered(earlier, later, act))
     if label == NEUTRAL:
-        other = draw.shuffled((draw.pick((one, two)), three))
+        sooner, afterwards = draw.shuffled((draw.pick((one, two)), three))
         unordered = f"both {one} and {two} {act}"
         return draw.pick((
-            (sentence(premise), sentence(draw.pick(_ordered(*other, act)))),
+            (sentence(premise), sentence(draw.pick(_ordered(sooner, afterwards, act)))),
             (sentence(unordered), sentence(premise)),
             (
                 sentence(earlier, act, "before", three, "and", later, "did"),

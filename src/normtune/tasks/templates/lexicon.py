@@ -69,7 +69,7 @@ HANDLINGS = verbs(
 INTRANSITIVES = verbs(
     """sleep/slept laugh smile cough sneeze dance wait shout arrive yawn blush hesitate relax complain apologise faint
     kneel/knelt limp snore swim/swam/swum tremble vanish weep/wept wink shiver giggle frown sigh stumble resign
-    panic gossip disappear listen whisper pray travel"""
+    gossip disappear listen whisper pray travel"""
 )
 # Without an object these are ill-formed; with one, the words of NEVER_TRANSITIVE are.
 ALWAYS_TRANSITIVE = verbs(

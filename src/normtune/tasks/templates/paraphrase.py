@@ -36,7 +36,7 @@ _TRIPLES = tuple(
     for triple in triples.split("|")
 )
 _EVENTS = phrases(
-    """meeting|concert|festival|trial|match|exhibition|conference|wedding|ceremony|race|tournament|auction|lecture|parade"""
+    """meeting|concert|festival|trial|match|exhibition|conference|wedding|ceremony|race|tournament|auction|lecture"""
     "|debate|banquet|workshop|rehearsal"
 )
 _PLANS = phrases(

@@ -66,18 +66,18 @@ _SCENES = tuple(
         ),
         (
             """eat/ate/eaten=consume|cook=prepare|taste=sample|order=ask for|serve=dish
-            up|cut/cut=chop|bring/brought=fetch|share|smell""",
+            up|cut/cut=chop|peel|share|smell""",
             """courgette=zucchini|aubergine=eggplant|biscuit=cookie|pudding=dessert|steak|omelette|carrot|pumpkin|potato
             |pancake|sausage|tomato|pizza|cauliflower|fish""",
         ),
         (
             """write/wrote/written=compose|read/read=look through|translate|copy=duplicate|sign|tear up/tore up/torn
             up=rip up |correct=revise|publish=bring out/brought out/brought out|memorise=learn by heart""",
-            """letter|essay|poem|contract=agreement|novel|article|report|diary=journal|speech=address|song|recipe|play=drama""",
+            """letter|essay|poem|contract=agreement|novel|article|report|diary=journal|speech=address|song|recipe""",
         ),
         (
-            """feed/fed|wash=clean|stroke=pet|chase=pursue|brush=groom|train |watch=observe|photograph=snap|rescue=save""",
-            """dog=hound|cat|horse|rabbit=bunny|goat|sheep|donkey|parrot|pig=hog|hen|camel|monkey|elephant|hedgehog|llama""",
+            """feed/fed|wash=clean|stroke=pet|chase=pursue|brush=groom|watch=observe|photograph=snap|rescue=save""",
+            """dog=hound|cat|horse|rabbit=bunny|goat|sheep|donkey|parrot|pig=hog|hen|camel|monkey|elephant|hedgehog""",
         ),
     )
 )
