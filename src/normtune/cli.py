@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from normtune.commands import components, evaluate, predict, table, tasks, train
+from normtune.commands import components, evaluate, export, import_, merge, predict, push, study, table, tasks, train
 from normtune.errors import NormtuneError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fine-tune a transformer by training only a chosen sliver of it, by default its output LayerNorm.",
 )
-for module in (components, tasks, train, evaluate, predict, table):
+for module in (components, tasks, train, evaluate, predict, table, study, merge, export, import_, push):
     module.register(app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from normtune.execution.batching import Encoded, by_length
 from normtune.execution.linear import fast_linear
 from normtune.models.base import Base
-from normtune.tasks.metrics import compute
-from normtune.tasks.task import Task
+from normtune.tasks.metrics import ClassScore, classification_report, compute
+from normtune.tasks.task import Split, Task
 
 #: Examples a batch when nothing is trained.
 EVAL_BATCH = 64
@@ -64,6 +65,35 @@ def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
 def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
     return compute(task.metrics, decide(outputs, task), labels, positive=task.positive)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a set of examples was answered.
+
+    Attributes:
+        scores: All the task's metrics, the primary one first.
+        classes: Precision, recall, F1 and support of each class; empty for regression.
+        phenomena: For data that names phenomena, the primary metric and the number of examples of each; else empty.
+    """
+
+    scores: dict[str, float]
+    classes: tuple[ClassScore, ...]
+    phenomena: dict[str, tuple[float, int]]
+
+
+def report(outputs: np.ndarray, examples: Split, task: Task) -> Report:
+    """The full report on labelled examples from the head's outputs, of shape (examples, outputs)."""
+    labels = examples.labels
+    assert labels is not None
+    decided = decide(outputs, task)
+    classes = () if task.kind == "regression" else tuple(classification_report(decided, labels, task.labels))
+    phenomena = {}
+    for tag in dict.fromkeys(examples.tags or ()):
+        own = np.array([known == tag for known in examples.tags or ()])
+        value = compute([task.primary], decided[own], labels[own], positive=task.positive)[task.primary]
+        phenomena[tag] = (value, int(own.sum()))
+    return Report(score_outputs(outputs, labels, task), classes, phenomena)
 
 
 def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:

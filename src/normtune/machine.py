@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -38,9 +39,25 @@ def processor() -> str:
     return platform.processor() or "unknown"
 
 
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting the largest memory anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(_RESET, os.W_OK):
+        with suppress(OSError):
+            _RESET.write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Largest memory in bytes so far: the accelerator's allocations, or this process's resident set."""
+    """Largest memory in bytes since `reset_peak_memory`: the accelerator's allocations, or the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.is_file():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

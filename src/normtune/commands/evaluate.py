@@ -11,12 +11,15 @@ import typer
 from rich import box
 from rich.table import Table
 
-from normtune.commands.options import Data, Device, Json, Threads, console, set_threads
+from normtune.commands.options import Data, Device, Json, Suite, Threads, console, set_threads
+from normtune.errors import DeltaError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from normtune.deltas.delta import Delta
     from normtune.tasks.metrics import ClassScore
+    from normtune.tasks.task import Split, Task
 
 
 def register(app: typer.Typer) -> None:
@@ -26,8 +29,13 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     delta: Annotated[Path, typer.Argument(help="Folder or file of a delta.")],
-    task: Annotated[str | None, typer.Option(help="Task. [default: the delta's own]")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
+    suite: Suite = "glue",
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
+    file: Annotated[Path | None, typer.Option(help="File of your own to score on, instead of a task.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
     model: Annotated[str | None, typer.Option(help="Where its base model is, if not where it was.")] = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
     data: Data = None,
@@ -37,44 +45,73 @@ def evaluate(
 ) -> None:
     """Score a delta on a task: all the task's metrics, and a report per class.
 
-    Example: `normtune evaluate runs/rte-layernorm --task rte`
+    Examples:
+    `normtune evaluate runs/rte-layernorm --task rte`
+
+    `normtune evaluate runs/intents --file later.csv`
     """
     set_threads(threads)
     from normtune.commands.loading import base_of
     from normtune.deltas.delta import Delta
-    from normtune.errors import DeltaError
-    from normtune.evaluation import decide, logits, score_outputs
+    from normtune.evaluation import logits, report
     from normtune.execution.batching import encode
-    from normtune.tasks.glue import load_glue
-    from normtune.tasks.metrics import classification_report
 
     loaded = Delta.load(delta)
-    source = load_glue(task or loaded.info.task, data)
-    if (source.task.kind, source.task.labels) != (loaded.info.kind, loaded.info.labels):
-        raise DeltaError(f"The delta answers {loaded.info.task!r}; its labels are not those of {source.task.name!r}.")
-    examples = source.labelled(split).sample(max_dev, 0)
+    if file is not None:
+        asked, examples = _own(loaded, file, text, text_pair, label)
+        where = file.name
+    else:
+        asked, examples = _suite(loaded, task or loaded.info.task, suite, split, data)
+        where = split
+    examples = examples.sample(max_dev, 0)
     base = base_of(loaded, model, device)
     encoded = encode(examples, base.need_tokenizer(), loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
-    assert examples.labels is not None
-    task_now = dataclasses.replace(source.task, center=loaded.info.center, scale=loaded.info.scale)
-    scores = score_outputs(outputs, examples.labels, task_now)
-    report: Sequence[ClassScore] = ()
-    if task_now.kind == "classification":
-        report = classification_report(decide(outputs, task_now), examples.labels, task_now.labels)
+    result = report(outputs, examples, asked)
     if as_json:
-        facts = {"task": source.task.name, "split": split, "examples": len(examples), "truncated": encoded.truncated}
-        print(
-            json.dumps({**facts, "scores": scores, "classes": [dataclasses.asdict(line) for line in report]}, indent=1)
-        )
+        facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
+        print(json.dumps({**facts, **dataclasses.asdict(result)}, indent=1))
         return
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    console.print(f"[bold]{source.task.name}[/] {split}, {len(examples):,} examples: {shown}", highlight=False)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
+    console.print(f"[bold]{asked.name}[/] {where}, {len(examples):,} examples: {shown}", highlight=False)
     if encoded.truncated:
         console.print(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens", highlight=False)
-    if report:
-        console.print(_classes(report))
+    if result.classes:
+        console.print(_classes(result.classes))
+    if result.phenomena:
+        console.print(_phenomena(result.phenomena, asked.primary))
+
+
+def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
+    """The task of a suite, and its examples.
+
+    Raises:
+        DeltaError: If its labels are not the delta's.
+    """
+    from normtune.tasks.suites import load_task
+
+    source = load_task(name, suite, data)
+    if (source.task.kind, source.task.labels) != (delta.info.kind, delta.info.labels):
+        raise DeltaError(f"The delta answers {delta.info.task!r}; its labels are not those of {source.task.name!r}.")
+    task = dataclasses.replace(source.task, center=delta.info.center, scale=delta.info.scale)
+    return task, source.labelled(split)
+
+
+def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: str | None) -> tuple[Task, Split]:
+    """The delta's own task, and the examples of a file."""
+    from normtune.prediction import task_of
+    from normtune.tasks.files import read_split
+
+    known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
+    asked = read_split(
+        file,
+        text=text or known[0],
+        pair=(pair or known[1]) if delta.info.pair else None,
+        label=label or known[-1],
+        names=delta.info.labels,
+    )
+    return task_of(delta), asked
 
 
 def _classes(report: Sequence[ClassScore]) -> Table:
@@ -84,4 +121,14 @@ def _classes(report: Sequence[ClassScore]) -> Table:
         table.add_column(name, justify="right")
     for line in report:
         table.add_row(line.name, f"{line.precision:.3f}", f"{line.recall:.3f}", f"{line.f1:.3f}", f"{line.support:,}")
+    return table
+
+
+def _phenomena(scores: Mapping[str, tuple[float, int]], metric: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("phenomenon")
+    for name in (metric, "examples"):
+        table.add_column(name, justify="right")
+    for name, (value, count) in scores.items():
+        table.add_row(name, f"{value:.3f}", f"{count:,}")
     return table

@@ -108,7 +108,7 @@ class Outputs:
             highlight=False,
         )
         console.print(
-            f"trained {counts.trained:,} of {counts.total:,} entries ({counts.selected:,} + {counts.head:,} of the head)"
+            f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
             f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
             f" {sum(data.truncated.values()):,} texts were cut to {record.config.protocol.max_length} tokens",
             highlight=False,

@@ -16,6 +16,7 @@ from normtune.commands.options import Device, Json, Threads, notes, set_threads
 from normtune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from normtune.deltas.delta import DeltaInfo
     from normtune.prediction import Prediction, Text
     from normtune.tasks.rows import Rows
 
@@ -33,8 +34,8 @@ def predict(
         str | None,
         typer.Option(help="CSV, TSV, JSONL, Parquet or TXT file of texts, or - for standard input, a text a line."),
     ] = None,
-    column: Annotated[str, typer.Option(help="Column of the texts in --file.")] = "text",
-    pair_column: Annotated[str, typer.Option(help="Column of their pairs in --file.")] = "text_pair",
+    column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output]")
     ] = None,
@@ -65,7 +66,7 @@ def predict(
     from normtune.prediction import Predictor
 
     loaded = Delta.load(delta)
-    texts = _texts(text, text_pair) if text is not None else _read(str(file), column, pair_column, loaded.info.pair)
+    texts = _texts(text, text_pair) if text is not None else _read(str(file), loaded.info, column, pair_column)
     predictor = Predictor(base_of(loaded, model, device), loaded)
     answers = predictor.predict(texts)
     if predictor.truncated:
@@ -83,12 +84,14 @@ def _texts(text: str, pair: str | None) -> list[Text]:
     return [text if pair is None else (text, pair)]
 
 
-def _read(file: str, column: str, pair_column: str, paired: bool) -> list[Text]:
+def _read(file: str, info: DeltaInfo, column: str | None, pair_column: str | None) -> list[Text]:
     from normtune.tasks.rows import read_rows
 
     rows: Rows = read_rows(sys.stdin if file == "-" else Path(file))
-    texts = rows.column(column)
-    return list(zip(texts, rows.column(pair_column), strict=True)) if paired else list(texts)
+    # A plain list of texts, and a file of a suite's task, have the default names.
+    known = info.columns if info.columns and info.columns[0] in rows.columns else ("text", "text_pair", "")
+    texts = rows.column(column or known[0])
+    return list(zip(texts, rows.column(pair_column or known[1]), strict=True)) if info.pair else list(texts)
 
 
 def _plain(texts: list[Text], answers: list[Prediction]) -> str:
@@ -110,12 +113,17 @@ def _jsonl(texts: list[Text], answers: list[Prediction]) -> str:
 def _table(delimiter: str) -> Callable[[list[Text], list[Prediction]], str]:
     def write(texts: list[Text], answers: list[Prediction]) -> str:
         text = io.StringIO()
-        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        # Every text is quoted: only so does a lone carriage return in one survive.
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         labels = list(answers[0].probabilities or {})
         writer.writerow([*_inputs(texts[0]), *(["label", *(f"p({name})" for name in labels)] if labels else ["value"])])
         for one, answer in zip(texts, answers, strict=True):
             numbers = answer.probabilities or {}
-            given = [answer.label, *(f"{numbers[name]:.6f}" for name in labels)] if labels else [f"{answer.value:.6f}"]
+            given = (
+                [answer.label, *(round(numbers[name], 6) for name in labels)]
+                if labels
+                else [round(answer.value or 0.0, 6)]
+            )
             writer.writerow([*_inputs(one).values(), *given])
         return text.getvalue()
 

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from normtune.commands.options import (
-    Data,
-    Device,
-    Json,
-    Revision,
-    Threads,
-    methods,
-    names,
-    notes,
-    rates,
-    seeds,
-    set_threads,
-)
-
-if TYPE_CHECKING:
-    from normtune.config import RunConfig
-    from normtune.studies.runs import Finished, Watch
-    from normtune.training.loop import Tick
+from normtune.commands.options import Data, Device, Json, Revision, Suite, Threads, methods, rates, seeds, set_threads
+from normtune.commands.sources import OwnFiles, sources
+from normtune.errors import ConfigError, TrainingError
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +18,21 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: Annotated[str, typer.Option(help="Task, or several separated by commas (normtune tasks lists them).")],
+    task: Annotated[
+        str | None, typer.Option(help="Task of a suite, or several separated by commas (normtune tasks lists them).")
+    ] = None,
+    suite: Suite = "glue",
+    train: Annotated[Path | None, typer.Option(help="File of your own: CSV, TSV, JSONL or Parquet.")] = None,
+    dev: Annotated[
+        Path | None, typer.Option(help="File to score on. [default: a seeded, stratified slice of --train]")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of the texts in your file.")] = "text",
+    text_pair: Annotated[str | None, typer.Option(help="Column of their pairs.")] = None,
+    label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    regression: Annotated[bool, typer.Option("--regression", help="The labels are numbers to be predicted.")] = False,
+    class_weights: Annotated[bool, typer.Option("--class-weights", help="Let rare classes weigh more.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of your task. [default: that of the file]")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="YAML file that names many tasks of your own.")] = None,
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
     method: Annotated[
         str, typer.Option(help="Method or expression, or several separated by commas (normtune components lists them).")
@@ -52,7 +50,8 @@ def train(
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     data: Data = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]")
+        Path | None,
+        typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]"),
     ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     revision: Revision = None,
@@ -64,24 +63,35 @@ def train(
 ) -> None:
     """Train a chosen sliver of a model on a task, and save it as a delta of kilobytes.
 
+    A training that was stopped is continued by the same command.
+
     Examples:
     `normtune train --task rte`
 
     `normtune train --task cola,mrpc --method head,bitfit,layernorm --protocol small --lr auto --seed 0,1,2`
 
+    `normtune train --train intents.csv --text body --label intent --out runs/intents`
+
     `normtune train --task rte --method "layernorm@3- + pooler.dense" --out runs/mine`
     """
     rate_list, search = rates(lr)
-    task_list, method_list, seed_list = names(task), methods(method), seeds(seed)
+    method_list, seed_list = methods(method), seeds(seed)
     set_threads(threads)
+    if manifest is not None:
+        from normtune.commands.manifest import train_manifest
+
+        if task is not None or train is not None:
+            raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
+        train_manifest(manifest, out, device, precision, as_json)
+        return
+    own = OwnFiles(train, dev, text, text_pair, label, regression, class_weights, name, seed_list[0])
     from normtune.commands.outputs import Outputs
+    from normtune.commands.watcher import Watcher
     from normtune.config import protocol as make_protocol
-    from normtune.errors import TrainingError
     from normtune.models.device import accelerator
     from normtune.studies.runs import Runner, cells
     from normtune.studies.store import Store
-    from normtune.tasks.glue import load_glue
-    from normtune.training.session import Session
+    from normtune.training.session import Session, parts_of
 
     chosen = make_protocol(
         protocol,
@@ -92,88 +102,30 @@ def train(
         max_dev=max_dev,
         dropout=dropout,
     )
-    sources = [load_glue(name, data) for name in task_list]
-    outputs = Outputs.plan(
-        out, [source.task.name for source in sources], method_list, seed_list, keep=out is not None or records is None
-    )
+    found = sources(task, suite, data, own)
+    for source in found:
+        parts_of(source, chosen)  # what is missing is said before anything is loaded or written
+    names = [source.task.name for source in found]
+    outputs = Outputs.plan(out, names, method_list, seed_list, keep=out is not None or records is None)
     session = Session(model, revision=revision, dtype=dtype, accelerator=accelerator(device, precision))
-    plan = cells(session, sources, method_list, seed_list, protocol=chosen, rates=rate_list, search=search)
+    plan = cells(session, found, method_list, seed_list, protocol=chosen, rates=rate_list, search=search)
     outputs.claim()
     store = Store(records) if records is not None else None
+    results = []
     with Watcher(sum(cell.runs for cell in plan)) as watcher:
         runner = Runner(
             session, chosen, store=store, aside=outputs.aside, begin=watcher.begin, end=watcher.end, fail=watcher.fail
         )
-        results = []
         for cell in plan:
             try:
                 results.append(runner.cell(cell))
             except TrainingError:
                 if len(plan) == 1:
                     raise
-        for runs in results:
-            outputs.write(runs)
+    for runs in results:
+        outputs.write(runs)
     outputs.finish()
     outputs.show(results, as_json)
     if len(results) < len(plan):
-        raise TrainingError(
-            f"{len(plan) - len(results)} of {len(plan)} cells of the table have no result; the notes above say why."
-        )
-
-
-class Watcher:
-    """Live progress on standard error: the runs, and the steps of the present one, with the time left."""
-
-    def __init__(self, runs: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
-            console=notes,
-        )
-        self._all = self._progress.add_task("runs", total=runs, note="", visible=runs > 1)
-        self._one = self._progress.add_task("", total=None, note="", start=False)
-
-    def __enter__(self) -> Watcher:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, config: RunConfig) -> Watch:
-        """Show a new run."""
-        name = f"{config.task} {config.method} {config.rate:g} seed {config.seed}"
-        self._progress.reset(self._one, description=name, total=None, note="")
-
-        def tick(step: Tick) -> None:
-            best = "" if step.score is None else f"  best {step.score:.4f}"
-            note = f"loss {step.loss:.3f}{best}"
-            self._progress.update(self._one, total=step.steps, completed=step.step, note=note)
-
-        return tick
-
-    def end(self, run: Finished) -> None:
-        """Count a finished run, and leave a line about it."""
-        record = run.record
-        self._progress.advance(self._all)
-        config = record.config
-        how = "found in the store" if run.cached else f"{record.seconds:.0f} s"
-        cut = sum(record.data.truncated.values())
-        note = f", {cut} texts cut" if cut else ""
-        self._progress.console.print(
-            f"{config.task} {config.method} rate {config.rate:g} seed {config.seed}:"
-            f" {record.primary} {record.score:.4f} at epoch {record.best_epoch} ({how}{note})",
-            highlight=False,
-        )
-
-    def fail(self, config: RunConfig, message: str) -> None:
-        """Count a run that could not be finished, and say why."""
-        self._progress.advance(self._all)
-        self._progress.console.print(
-            f"[red]{config.task} {config.method} rate {config.rate:g}: {message}[/]", highlight=False
-        )
+        gaps = len(plan) - len(results)
+        raise TrainingError(f"{gaps} of {len(plan)} cells of the table have no result; the notes above say why.")

@@ -53,6 +53,7 @@ class DeltaInfo(Strict):
         pair: Whether it reads pairs of texts.
         center: For regression, what is added to the head's output once it is multiplied by `scale`.
         scale: For regression, what the head's output is multiplied by.
+        columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
         note: The run that it comes from, or what its author says of it.
         versions: Versions of the libraries that wrote it.
         content: Hash over all tensors; a file that does not match it is refused.
@@ -71,6 +72,7 @@ class DeltaInfo(Strict):
     pair: bool = False
     center: float = 0.0
     scale: float = 1.0
+    columns: tuple[str, ...] = ()
     note: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     content: str = ""

@@ -45,7 +45,9 @@ class Tuning:
         self._norms = raise_norms(base.model, selection)
         parameters = dict(base.model.named_parameters())
         self._kept: dict[str, Tensor] = {}
-        self._packed: dict[str, tuple[nn.Parameter, list[tuple[nn.Module, str]]]] = {}
+        # For each module with a packed parameter: its own parameters, in their order.
+        self._owned: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
+        self._packed: list[tuple[nn.Module, str]] = []
         self.leaves: dict[str, nn.Parameter] = {}
         for place in selection:
             self._add(place.parameter, parameters[place.parameter])
@@ -64,13 +66,14 @@ class Tuning:
         holders = list(_holders(self.base.model, parameter))
         leaf = nn.Parameter(parameter.detach().reshape(-1)[indices].float())
         for module, attribute in holders:
+            self._owned.setdefault(module, dict(module._parameters))
             parametrize.register_parametrization(
                 module, attribute, _Packed(parameter.detach(), indices, leaf), unsafe=True
             )
             # A tensor that several modules share has one leaf.
             parametrizations: Any = module.parametrizations
             parametrizations[attribute].original0 = leaf
-        self._packed[name] = (parameter, holders)
+        self._packed.extend(holders)
         self.leaves[name] = leaf
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -109,10 +112,12 @@ class Tuning:
 
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
-        for parameter, holders in self._packed.values():
-            for module, attribute in holders:
-                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
-                setattr(module, attribute, parameter)
+        for module, attribute in self._packed:
+            parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        for module, owned in self._owned.items():
+            # Cleared first: the order of a module's parameters is part of the layout.
+            module._parameters.clear()
+            module._parameters.update(owned)
         with torch.no_grad():
             for name, value in self._kept.items():
                 self.base.model.get_parameter(name).copy_(value)

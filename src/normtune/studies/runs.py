@@ -97,17 +97,15 @@ class Runner:
             TrainingError: If no rate gave a finite loss on the first seed.
         """
         tried = [self._try(cell, rate, cell.seeds[0]) for rate in cell.rates]
-        done = [run for run in tried if run is not None]
+        done = [run for run in tried if isinstance(run, Finished)]
         if not done:
-            raise TrainingError(
-                f"{cell.method} on {cell.data.task.name}: the loss stopped being finite at every rate tried;"
-                " try smaller ones."
-            )
+            tail = "" if len(tried) == 1 else f" So it was at each of the {len(tried)} rates tried."
+            raise TrainingError(f"{cell.method} on {cell.data.task.name}: {tried[0]}{tail}")
         best = max(done, key=lambda run: picked(run.record))
         others = [self._try(cell, best.record.config.rate, seed) for seed in cell.seeds[1:]]
-        return [best, *(run for run in others if run is not None)]
+        return [best, *(run for run in others if isinstance(run, Finished))]
 
-    def _try(self, cell: Cell, rate: float, seed: int) -> Finished | None:
+    def _try(self, cell: Cell, rate: float, seed: int) -> Finished | TrainingError:
         config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol)
         identity = self._session.identify(config, cell.data)
         watch = self._begin(config)
@@ -117,7 +115,7 @@ class Runner:
                 run = self._train(config, cell.data, identity, watch)
             except TrainingError as error:
                 self._fail(config, str(error))
-                return None
+                return error
         self._end(run)
         return run
 

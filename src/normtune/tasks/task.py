@@ -30,6 +30,7 @@ class Task:
         center: For regression, what is taken from a target before training and added to a prediction.
         scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
         weights: For classification, the weight of each class in the loss, or None for equal ones.
+        columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task:
     center: float = 0.0
     scale: float = 1.0
     weights: tuple[float, ...] | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:

@@ -19,7 +19,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
 from normtune.errors import TrainingError
-from normtune.evaluation import loss_of, score
+from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.linear import fast_linear
 from normtune.execution.sparse import Tuning
@@ -195,10 +195,7 @@ class Loop:
         value = float(accelerator.reduce(loss.detach(), "mean"))
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
             what = "gradient" if math.isfinite(value) else "loss"
-            raise TrainingError(
-                f"The {what} stopped being finite at step {self._step_number() + 1} of {self.steps};"
-                " try a smaller learning rate."
-            )
+            raise TrainingError(self._not_finite(what, self._step_number() + 1))
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
@@ -208,7 +205,7 @@ class Loop:
     def _finish_epoch(self) -> None:
         progress = self._progress
         self._advance()  # the time of the last batches
-        scores = score(self._tuning.base, self._goal.pick, self._goal.task)
+        scores = self._evaluate()
         primary = scores[self._goal.task.primary]
         self._advance()
         point = EpochScore(
@@ -225,6 +222,17 @@ class Loop:
             epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best
         )
         self._save()
+
+    def _evaluate(self) -> dict[str, float]:
+        pick = self._goal.pick
+        assert pick.labels is not None
+        outputs = logits(self._tuning.base, pick)
+        if not np.isfinite(outputs).all():
+            raise TrainingError(self._not_finite("model's output", self._step_number()))
+        return score_outputs(outputs, pick.labels.numpy(), self._goal.task)
+
+    def _not_finite(self, what: str, step: int) -> str:
+        return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
 
     def _present(self) -> dict[str, Tensor]:
         return {**pack("values", self._tuning.values()), **pack("head", self._tuning.head_values())}

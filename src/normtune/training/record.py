@@ -69,6 +69,7 @@ class Record(Strict):
         base_identity: Content hash of the base model.
         selection: Fingerprint of what was trained.
         counts: How many entries.
+        outputs: Width of the head: the number of labels, or 1 for regression.
         data: On what.
         primary: Name of the metric that `score` is.
         score: That metric at the best epoch: on dev.
@@ -77,7 +78,7 @@ class Record(Strict):
         curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
         steps: Optimizer steps.
         seconds: Time of the training, evaluation included.
-        peak_memory: Largest memory of the process up to the run's end, in bytes.
+        peak_memory: Largest memory of the process during the run, in bytes.
         delta_bytes: Bytes of the delta's tensors beside the head.
         changes: How far each trained parameter moved (equation 1).
         machine: What it ran on.
@@ -91,6 +92,7 @@ class Record(Strict):
     base_identity: str
     selection: str
     counts: Counts
+    outputs: int = 0
     data: DataFacts
     primary: str
     score: float | None = None

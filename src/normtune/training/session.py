@@ -16,7 +16,7 @@ from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.sparse import Tuning, trained_counts
 from normtune.importance.change import changes
-from normtune.machine import machine, peak_memory
+from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
@@ -160,6 +160,7 @@ class Session:
             pick=self._encode(parts.pick, config.protocol.max_length),
             dev={name: self._encode(split, config.protocol.max_length) for name, split in parts.dev.items()},
         )
+        reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
@@ -191,6 +192,7 @@ class Session:
             base_identity=self.base.identity,
             selection=selection.fingerprint,
             counts=counts,
+            outputs=data.task.outputs,
             data=_facts(data, parts, encoded),
             primary=data.task.primary,
             score=scores["dev"][data.task.primary],
@@ -226,6 +228,7 @@ class Session:
             pair=task.pair,
             center=task.center,
             scale=task.scale,
+            columns=task.columns,
             note=f"run {identity}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
         )
 

@@ -1,13 +1,13 @@
 """Acceptability in CoLA's shape: is the sentence good English?
 
-Every phenomenon is a minimal contrast of structure: the words that occur are the same on both sides, and only how they
-go together differs.
+Most phenomena are minimal contrasts of structure: the same words occur on both sides, and only how they go together
+differs.
 """
 
 from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw, Name
-from normtune.tasks.templates.grammar import Verb, question, sentence, verbs
+from normtune.tasks.templates.grammar import question, sentence, verbs
 from normtune.tasks.templates.lexicon import ALWAYS_TRANSITIVE, MOODS, NEVER_TRANSITIVE
 
 _PLACED = ("near", "behind", "beside", "next to", "opposite", "in front of")
@@ -15,11 +15,12 @@ _SELF_DEEDS = verbs(
     """praise blame hurt/hurt cut/cut introduce describe defend criticise photograph encourage comfort protect
     embarrass admire"""
 )
-# Their past is not their participle, so that the wrong one shows.
-_STRONG = verbs(
-    """break/broke/broken choose/chose/chosen steal/stole/stolen take/took/taken hide/hid/hidden draw/drew/drawn
-    throw/threw/thrown see/saw/seen shake/shook/shaken give_away/gave_away/given_away"""
+# What takes a mind, so that no thing can do it.
+_PERSONAL = verbs(
+    "apologise complain hesitate gossip lie/lied resign pray whisper giggle frown faint smile sneeze blush laugh yawn"
 )
+# Adjectives for persons and for things.
+_EITHER = ("old", "strange", "large", "ordinary", "beautiful", "new")
 _KIN = (("brother", False), ("sister", True), ("uncle", False), ("aunt", True), ("father", False), ("mother", True))
 _SINGULAR_DETERMINERS = ("this", "that", "every", "each", "one", "another")
 _PLURAL_DETERMINERS = ("these", "those", "many", "several", "few", "both")
@@ -103,7 +104,8 @@ def polarity(draw: Draw, good: float) -> tuple[str, ...]:
 
 def argument(draw: Draw, good: float) -> tuple[str, ...]:
     """A verb has the object that it needs, and none that it cannot have."""
-    transitive = draw.chance()
+    # Verbs of either kind are on both sides, though not equally often, so that there is something easy to begin with.
+    transitive = draw.chance(0.75 if good else 0.25)
     verb = draw.pick(ALWAYS_TRANSITIVE if transitive else NEVER_TRANSITIVE)
     thing = f"the {draw.adjective()} {draw.thing().singular}" if transitive == bool(good) else ""
     subject = draw.pick((draw.name().text, f"the {draw.people(1)[0].singular}"))
@@ -135,52 +137,61 @@ def gap(draw: Draw, good: float) -> tuple[str, ...]:
     ))
 
 
-def verb_form(draw: Draw, good: float) -> tuple[str, ...]:
-    """After an auxiliary comes the form of the verb that it asks for."""
-    verb = draw.pick(_STRONG)
-    right: dict[str, str] = {
-        "has": verb.participle,
-        "had": verb.participle,
-        "did not": verb.base,
-        "will": verb.base,
-        "is": verb.gerund,
-        "was": verb.gerund,
-        "": verb.past,
-    }
-    auxiliary, form = draw.pick(list(right.items()))
-    if not good:
-        form = draw.other(_finite_forms(verb), form, *([verb.third] if not auxiliary else []))
-    adverb = "" if auxiliary in {"did not", ""} else draw.pick(("", "", "probably", "quietly"))
-    thing = f"{draw.pick(('the', 'his', 'her', 'this'))} {draw.thing().singular}"
-    return (sentence(draw.name().text, auxiliary, adverb, form, thing, "in", draw.city()),)
-
-
-def _finite_forms(verb: Verb) -> list[str]:
-    return [verb.base, verb.third, verb.past, verb.participle, verb.gerund]
-
-
-def inversion(draw: Draw, good: float) -> tuple[str, ...]:
-    """Subject and auxiliary change places in a direct question, and keep them in an indirect one."""
-    verb, name, person = draw.move().base, draw.name().text, draw.people(1)[0]
-    subject, aux = f"the {person.form(draw.chance())}", draw.pick(("will", "can", "should", "must", "would"))
-    where, ask = f"in {draw.city()}", draw.pick(("when", "where", "why", "how", "how often"))
-    inverted, straight = f"{aux} {subject} {verb}", f"{subject} {aux} {verb}"
-    if ask == "where":
-        where = draw.pick(("tomorrow", "next week", "in the morning"))
-    knows = draw.pick(("knows", "asked", "wonders", "forgot", "told me"))
+def selection(draw: Draw, good: float) -> tuple[str, ...]:
+    """What only a person can do is done by a person, not by a thing."""
+    doer = f"{draw.pick(_EITHER)} {(draw.people(1)[0] if good else draw.thing()).singular}"
+    whose, move = draw.name().text, draw.pick(_PERSONAL)
     return draw.pick((
-        (question(ask, inverted if good else straight, where),),
-        (sentence(name, knows, ask, straight if good else inverted, where),),
+        (sentence(f"{whose}'s", doer, move.past, draw.time()),),
+        (sentence("the", doer, "that", whose, "mentioned has", move.participle, "in", draw.city()),),
     ))
 
 
+def order(draw: Draw, good: float) -> tuple[str, ...]:
+    """The words of a simple sentence stand in their order, or in none."""
+    words = _simple(draw).split()
+    if good:
+        return (sentence(*words),)
+    place = words.index("the")
+    fits = words[place + 1 : place + 3]
+    shuffled = draw.shuffled(words)
+    # Whatever the order, it is bad English if neither the adjective nor the noun comes after the article.
+    while shuffled[(shuffled.index("the") + 1) % len(words)] in fits:
+        shuffled = draw.shuffled(words)
+    return (sentence(*shuffled),)
+
+
+def phrase(draw: Draw, good: float) -> tuple[str, ...]:
+    """The sentence goes on to its end, and nothing is left out or said twice on the way."""
+    told = _simple(draw)
+    if good:
+        return (sentence(told),)
+    words = told.split()
+    place = words.index("the")
+    wrong = (
+        words[: place + 1],
+        [*words[: place - 1], *words[place:]],
+        [*words[:place], *words[place + 1 :]],
+        [*words[:place], draw.act().past, *words[place:]],
+        [*words[: place + 1], "a", *words[place + 1 :]],
+        [*words[:place], "a", *words[words.index("in") :]],
+    )
+    return (sentence(*draw.pick(wrong)),)
+
+
+def _simple(draw: Draw) -> str:
+    name, verb, thing = draw.name().text, draw.act().past, f"the {draw.adjective()} {draw.thing().singular}"
+    return f"{name} {verb} {thing} in {draw.city()} {draw.time()}"
+
+
 PHENOMENA = {
+    "selection": selection,
+    "order": order,
+    "phrase": phrase,
     "agreement": agreement,
     "determiner": determiner,
     "reflexive": reflexive,
     "polarity": polarity,
     "argument": argument,
     "gap": gap,
-    "verb-form": verb_form,
-    "inversion": inversion,
 }

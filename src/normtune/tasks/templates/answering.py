@@ -15,7 +15,7 @@ _SITES = phrases(
     "|Garden|College|Institute|Market|Castle"
 )
 _WORKS = verbs(
-    """restore buy/bought sell/sold reopen extend paint visit photograph inspect inherit finance rename close clean
+    """restore buy/bought sell/sold reopen extend paint describe photograph inspect inherit finance rename close clean
     decorate insure"""
 )
 _PARTS = phrases(
@@ -204,4 +204,42 @@ def why(draw: Draw, no: float) -> tuple[str, ...]:
     return asked, sentence(draw.pick(wrong if no else right))
 
 
-PHENOMENA = {"who": who, "when": when, "where": where, "how-many": how_many, "what": what, "why": why}
+_ASKED = (who, when, where, how_many, what, why)
+
+
+def topic(draw: Draw, no: float) -> tuple[str, ...]:
+    """The sentence answers, or it answers a question about something else."""
+    asked, answer = draw.pick(_ASKED)(draw, 0)
+    named = {word.strip("?,.") for word in asked.split()} & set(SURNAMES)
+    while no and any(name in answer for name in named):
+        _, answer = draw.pick(_ASKED)(draw, 0)
+    return asked, answer
+
+
+def kind(draw: Draw, no: float) -> tuple[str, ...]:
+    """The sentence answers, or it is of the right place but has nothing of the sort that was asked for."""
+    (site,) = _sites(draw, 1)
+    (one,), city, year = draw.full_names(1), draw.city(), _year(draw)
+    verb, count, part = draw.pick(_WORKS), str(draw.between(12, 480)), draw.pick(_PARTS)
+    facts = {
+        question("who", verb.past, site): sentence(site, "was", verb.participle, "by", one),
+        question("when was", site, verb.participle): sentence(site, "was", verb.participle, "in", year),
+        question("where is", site): sentence(site, "lies in", city),
+        question("how many", part, "does", site, "have"): sentence(site, "has", count, part),
+        question("why was", site, verb.participle): sentence(site, "was", verb.participle, draw.pick(_REASONS)),
+        question("how old is", site): sentence(site, "is", count, "years old"),
+    }
+    asked = draw.pick(list(facts))
+    return asked, facts[draw.other(list(facts), asked) if no else asked]
+
+
+PHENOMENA = {
+    "topic": topic,
+    "kind": kind,
+    "who": who,
+    "when": when,
+    "where": where,
+    "how-many": how_many,
+    "what": what,
+    "why": why,
+}

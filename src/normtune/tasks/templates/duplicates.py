@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw
-from normtune.tasks.templates.grammar import article, phrases, question, verbs
+from normtune.tasks.templates.grammar import phrases, question, verbs
 from normtune.tasks.templates.lexicon import MONTHS
 
 _SKILLS = verbs(
@@ -84,42 +84,6 @@ _AGAINST = phrases(
     """why should I not {base}|what speaks against {ing}|what are the disadvantages of {ing}|what are good reasons not
     to {base}"""
 )
-_ROLES = tuple(
-    phrases(pair)
-    for pair in (
-        "landlord|tenant",
-        "employer|employee",
-        "doctor|patient",
-        "teacher|pupil",
-        "seller|buyer",
-        "lawyer|client",
-        "publisher|author",
-        "coach|player",
-        "driver|passenger",
-        "bank|customer",
-        "hospital|nurse",
-        "school|parent",
-        "shop|customer",
-        "farmer|neighbour",
-        "airline|passenger",
-        "city|citizen",
-        "husband|wife",
-        "editor|reporter",
-        "singer|producer",
-        "builder|homeowner",
-        "judge|witness",
-        "museum|donor",
-        "trainer|jockey",
-        "broker|investor",
-    )
-)
-_SUITS = verbs("sue report film criticise warn insult blame recommend thank")
-_IDLE = ("does anyone know", "can somebody tell me", "would anyone please tell me", "could you explain")
-_NARROW = phrases(
-    """without a teacher|after the age of sixty|in less than a month|with one hand|on a very small budget|during a
-    pandemic"""
-    "|as a professional|with a bad back|before an exam|in a wheelchair"
-)
 
 
 def _ask(wording: str, **words: str) -> str:
@@ -181,17 +145,6 @@ def stance(draw: Draw, same: float) -> tuple[str, ...]:
     return tuple(_ask(text + tail, base=choice.base, ing=choice.gerund) for text in (first, second))
 
 
-def role(draw: Draw, same: float) -> tuple[str, ...]:
-    """Who does it to whom, in the active and in the passive."""
-    one, two = draw.shuffled(draw.pick(draw.own(_ROLES)))
-    deed, when = draw.pick(_SUITS), draw.pick(("", "in public", "without a warning", "in court"))
-    modal = draw.pick(("can", "may", "should"))
-    doer, done = (one, two) if same else (two, one)
-    active = question(modal, article(one), deed.base, article(two), when)
-    passive = question(modal, article(done), "be", deed.participle, "by", article(doer), when)
-    return tuple(draw.shuffled((active, passive)))
-
-
 def time(draw: Draw, same: float) -> tuple[str, ...]:
     """The same time in other words, or another time."""
     year, city = draw.between(1920, 2015), draw.city()
@@ -209,29 +162,33 @@ def time(draw: Draw, same: float) -> tuple[str, ...]:
     return tuple(question(asked, when) for when in draw.shuffled((first, second)))
 
 
-def narrowing(draw: Draw, same: float) -> tuple[str, ...]:
-    """Words are added that only make it politer, or that ask for something narrower."""
-    skill = draw.pick(draw.own(_SKILLS))
-    plain = draw.pick(("how I can learn to {base}", "whether one can start {ing}", "how people learn to {base}"))
-    asked = plain.format(base=skill.base, ing=skill.gerund)
-    limit, other = draw.several(_NARROW, 2)
-    one, two = draw.several(_IDLE, 2)
+def topic(draw: Draw, same: float) -> tuple[str, ...]:
+    """Another wording, or a question about something else altogether."""
+    skill, city, month = draw.pick(draw.own(_SKILLS)), draw.city(), draw.pick(MONTHS)
+    of_skill, of_city = draw.several(draw.pick(_SKILL_ASKED), 2), draw.several(draw.pick(_CITY_ASKED), 2)
+    about_skill = [_ask(f"{text} in {city}", base=skill.base, ing=skill.gerund) for text in of_skill]
+    about_city = [_ask(text, city=city, month=month) for text in of_city]
     if same:
-        tail = draw.pick(("", limit))
-        return question(one, asked, tail), question(two, asked, tail)
-    return tuple(
-        question(start, asked, tail)
-        for start, tail in zip((one, two), draw.shuffled((limit, draw.pick(("", other)))), strict=True)
-    )
+        return tuple(draw.pick((about_skill, about_city)))
+    return tuple(draw.shuffled((about_skill[0], about_city[0])))
+
+
+def subject(draw: Draw, same: float) -> tuple[str, ...]:
+    """Another wording, for the same skill or for another one."""
+    one, two = draw.several(draw.own(_SKILLS), 2)
+    tail = draw.pick(("", f" in {draw.city()}", " as an adult"))
+    first, second = (text + tail for text in draw.several(draw.pick(_SKILL_ASKED), 2))
+    again = one if same else two
+    return _ask(first, base=one.base, ing=one.gerund), _ask(second, base=again.base, ing=again.gerund)
 
 
 PHENOMENA = {
+    "topic": topic,
+    "subject": subject,
     "wording": wording,
     "entity": entity,
     "direction": direction,
     "comparison": comparison,
     "stance": stance,
-    "role": role,
     "time": time,
-    "narrowing": narrowing,
 }

@@ -9,19 +9,27 @@ from normtune.tasks.templates import genres
 from normtune.tasks.templates.draw import Draw
 from normtune.tasks.templates.genres import Genre
 from normtune.tasks.templates.grammar import Noun, Verb, article, phrases, sentence
-from normtune.tasks.templates.lexicon import DAYS, MOODS, NUMBERS
+from normtune.tasks.templates.lexicon import DAYS, NUMBERS
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
-_TEMPERS = tuple(mood for mood in MOODS if mood not in {"busy", "late", "honest"})
-_SCALES = tuple(
-    phrases(pair)
-    for pair in (
-        "taller|shorter",
-        "older|younger",
-        "faster|slower",
-        "richer|poorer",
-        "happier|sadder",
-        "stronger|weaker",
+# A word, one that means the same of a person, and the opposite; words of different lines have no bearing on each other.
+_QUALITIES = tuple(
+    phrases(line)
+    for line in (
+        "happy|glad|unhappy",
+        "rich|wealthy|poor",
+        "tired|weary|wide awake",
+        "clever|smart|stupid",
+        "brave|courageous|cowardly",
+        "polite|courteous|rude",
+        "silent|quiet|noisy",
+        "ill|sick|healthy",
+        "elderly|old|young",
+        "slim|thin|fat",
+        "cautious|careful|careless",
+        "diligent|hard-working|lazy",
+        "well-known|famous|unknown",
+        "starving|hungry|well fed",
     )
 )
 _SURE = phrases(
@@ -92,25 +100,6 @@ def _had(who: str, verb: Verb, noun: Noun, positive: bool) -> str:
     if positive:
         return f"{who} {verb.past} {article(noun.singular)}"
     return f"{who} did not {verb.base} {article(f'single {noun.singular}')}"
-
-
-def restriction(draw: Draw, label: float) -> tuple[str, ...]:
-    """What holds of every member of a group holds of those in it that are so and so, not the other way round."""
-    genre = _genre(draw)
-    role, act, mood = _roles(draw, genre, 1)[0], _act(draw, genre), draw.pick(_TEMPERS)
-    negative = draw.chance()
-    every = "no" if negative else draw.pick(("every", "each"))
-    wide, narrow = f"{every} {role.singular} {act.past}", f"{every} {mood} {role.singular} {act.past}"
-    if label == CONTRADICTION:
-        exception = act.past if negative else f"did not {act.base}"
-        one = draw.pick((
-            f"one of the {mood} {role.plural}",
-            article(f"{mood} {role.singular}"),
-            article(role.singular),
-        ))
-        return tuple(sentence(text) for text in draw.shuffled((wide, f"{one} {exception}")))
-    first, second = (wide, narrow) if label == ENTAILMENT else (narrow, wide)
-    return sentence(first), sentence(second)
 
 
 def negation(draw: Draw, label: float) -> tuple[str, ...]:
@@ -238,34 +227,67 @@ def factivity(draw: Draw, label: float) -> tuple[str, ...]:
     return premise, _claim(two, act, draw.chance() if label == NEUTRAL else did == (label == ENTAILMENT))
 
 
-def comparison(draw: Draw, label: float) -> tuple[str, ...]:
-    """Of three that are compared, two by way of the third."""
+def content(draw: Draw, label: float) -> tuple[str, ...]:
+    """Part of what was said, something else, or the denial of it."""
     genre = _genre(draw)
-    one, two, three = (f"the {role.singular}" for role in _roles(draw, genre, 3))
-    more, less = draw.shuffled(draw.pick(_SCALES))
-    above, below = _compared(one, two, more, less), _compared(two, three, more, less)
-    asked = (one, three)
+    one, two = (f"the {role.singular}" for role in _roles(draw, genre, 2))
+    act, other = _act(draw, genre), _act(draw, genre)
+    extra = draw.pick((f"on {draw.pick(DAYS)}", f"together with {draw.name().text}", "once again"))
+    premise = sentence(one, act.past, extra)
+    if label == ENTAILMENT:
+        return premise, sentence(one, act.past)
     if label == NEUTRAL:
-        below = _compared(three, two, more, less)
-        asked = (one, three) if draw.chance() else (three, one)
-    if label == CONTRADICTION:
-        asked = (three, one)
-    premise = f"{draw.pick(above)}, and {draw.pick(below)}"
-    return sentence(premise), sentence(draw.pick(_compared(*asked, more, less)))
+        return premise, sentence(two, other.past, draw.pick(("", extra)))
+    return premise, sentence(
+        draw.pick((f"{one} did not {act.base} {extra}", f"nobody {act.past} {extra}", f"{one} never {act.past}"))
+    )
 
 
-def _compared(upper: str, lower: str, more: str, less: str) -> tuple[str, str]:
-    return f"{upper} is {more} than {lower}", f"{lower} is {less} than {upper}"
+def addition(draw: Draw, label: float) -> tuple[str, ...]:
+    """Less than was said, more than was said, or the contrary."""
+    genre = _genre(draw)
+    one, two = (f"the {role.singular}" for role in _roles(draw, genre, 2))
+    act, day, name = _act(draw, genre), f"on {draw.pick(DAYS)}", draw.name().text
+    premise = draw.pick((f"{one} and {two} {act.past} {day}", f"{day}, both {one} and {two} {act.past}"))
+    more = draw.pick((
+        f"in order to please {name}",
+        f"because {name} had asked for it",
+        "for the first time in many years",
+    ))
+    told = {
+        ENTAILMENT: draw.pick((f"{two} {act.past}", f"{one} {act.past} {day}", f"somebody {act.past}")),
+        NEUTRAL: draw.pick((f"{two} {act.past} {more}", f"{one} {act.past} {day} {more}")),
+        CONTRADICTION: draw.pick((
+            f"nobody {act.past} {day}",
+            f"{two} never {act.past}",
+            f"{one} did not {act.base} {day}",
+        )),
+    }
+    return sentence(premise), sentence(told[int(label)])
+
+
+def quality(draw: Draw, label: float) -> tuple[str, ...]:
+    """A word that means the same, a word for something else, or the opposite."""
+    genre = _genre(draw)
+    one, _ = (f"the {role.singular}" for role in _roles(draw, genre, 2))
+    group = draw.pick(_QUALITIES)
+    word, same, opposite = group
+    unrelated = draw.pick(draw.pick([other for other in _QUALITIES if other != group]))
+    asked = {ENTAILMENT: same, NEUTRAL: unrelated, CONTRADICTION: opposite}[int(label)]
+    act, city = draw.pick(genre.moves).past, draw.city()
+    premise = draw.pick((f"{one}, who was very {word}, {act}", f"{one} in {city} was {word} and {act}"))
+    return sentence(premise), sentence(one, "was", asked)
 
 
 PHENOMENA = {
+    "content": content,
+    "addition": addition,
+    "quality": quality,
     "monotonicity": monotonicity,
-    "restriction": restriction,
     "negation": negation,
     "quantifiers": quantifiers,
     "numbers": numbers,
     "time": time,
     "coordination": coordination,
     "factivity": factivity,
-    "comparison": comparison,
 }

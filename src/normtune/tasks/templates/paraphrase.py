@@ -6,7 +6,7 @@ Both sentences of a pair tell the same circumstances in different places, so tha
 from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw
-from normtune.tasks.templates.grammar import Verb, article, phrases, sentence, verb, verbs
+from normtune.tasks.templates.grammar import Verb, phrases, sentence, verb
 from normtune.tasks.templates.lexicon import MONTHS
 
 # A verb, one that means the same of such an object, and a near one that does not.
@@ -72,7 +72,6 @@ _SPANS = tuple(
         "an hour|sixty minutes",
     )
 )
-_GIVING = verbs("give/gave/given send/sent sell/sold lend/lent show/showed/shown offer hand")
 # Ways to say that something was done, and ways to say that it was not.
 _OUTCOMES = tuple(
     (phrases(done), phrases(undone))
@@ -124,7 +123,7 @@ def synonym(draw: Draw, same: float) -> tuple[str, ...]:
     if same and draw.chance(0.4):
         word = equal = near
     other = equal if same else near
-    what = {"thing": draw.thing().singular, "event": draw.pick(_EVENTS), "plan": draw.pick(_PLANS)}[kind]
+    what = _object(draw, kind)
     actor = _actors(draw)[0]
     return _reported(draw, f"{actor} {word.past} the {what}", _retold(draw, actor, other, what))
 
@@ -171,55 +170,6 @@ def amount(draw: Draw, same: float) -> tuple[str, ...]:
     return _reported(draw, f"{told} lasted {first}", f"{told} went on for {second}", f"in {draw.pick(MONTHS)}")
 
 
-def attribution(draw: Draw, same: float) -> tuple[str, ...]:
-    """Who said it, and of whom."""
-    one, two = _actors(draw)
-    done = f"had {draw.act().participle} the {draw.thing().singular}"
-    first, second = draw.several(_claims(one, f"{two} {done}"), 2)
-    if not same:
-        denial = f"{one} denied that {two} {done}"
-        second = draw.pick((*_claims(two, f"{one} {done}"), denial, denial))
-    time = draw.time()
-    return tuple(sentence(text, time) for text in draw.shuffled((first, second)))
-
-
-def _claims(speaker: str, core: str) -> list[str]:
-    return [f"{speaker} said that {core}", f"according to {speaker}, {core}", f"{speaker} claimed that {core}"]
-
-
-def giving(draw: Draw, same: float) -> tuple[str, ...]:
-    """Who gave what to whom, in several constructions."""
-    one, two = _actors(draw)
-    verb, thing = draw.pick(_GIVING), f"the {draw.adjective()} {draw.thing().singular}"
-    first, second = draw.several(_gifts(verb, one, two, thing), 2)
-    if not same:
-        second = draw.pick(_gifts(verb, two, one, thing))
-    return _reported(draw, first, second)
-
-
-def _gifts(verb: Verb, giver: str, taker: str, thing: str) -> list[str]:
-    return [
-        f"{giver} {verb.past} {taker} {thing}",
-        f"{giver} {verb.past} {thing} to {taker}",
-        f"{taker} was {verb.participle} {thing} by {giver}",
-    ]
-
-
-def apposition(draw: Draw, same: float) -> tuple[str, ...]:
-    """Which of two people has which occupation."""
-    (one, two), (job, work) = draw.full_names(2), (person.singular for person in draw.people(2))
-    told = f"{one}, {article(job)}, and {two}, {article(work)},"
-    if not same:
-        job, work = work, job
-    again = draw.pick((
-        f"{work} {two} and {job} {one}",
-        f"{job} {one} and {work} {two}",
-        f"{two}, {article(work)}, and {one}, {article(job)},",
-    ))
-    action = f"{draw.act().past} {article(draw.thing().singular)}"
-    return _reported(draw, f"{told} {action}", f"{again} {action}")
-
-
 def outcome(draw: Draw, same: float) -> tuple[str, ...]:
     """Whether it was done, told with a negation or with a word that has one inside."""
     sides = draw.shuffled(draw.pick(_OUTCOMES))
@@ -230,13 +180,50 @@ def outcome(draw: Draw, same: float) -> tuple[str, ...]:
     return _reported(draw, f"{actor} {first} {action}", f"{actor} {second} {action}")
 
 
+def event(draw: Draw, same: float) -> tuple[str, ...]:
+    """The same event is told again, or another one of the same place and time."""
+    one, two = _actors(draw)
+    first, second = (_told(draw, who) for who in (one, two))
+    if same:
+        who, action = first
+        return _reported(draw, f"{who} {action}", f"it was {who} who {action}")
+    return _reported(draw, " ".join(first), " ".join(second))
+
+
+def actor(draw: Draw, same: float) -> tuple[str, ...]:
+    """The same person does it, or another one."""
+    one, two = _actors(draw)
+    _, action = _told(draw, one)
+    return _reported(draw, f"{one} {action}", f"it was {one if same else two} who {action}")
+
+
+def action(draw: Draw, same: float) -> tuple[str, ...]:
+    """The same person does the same, or something else."""
+    one, _ = _actors(draw)
+    (_, first), (_, second) = _told(draw, one), _told(draw, one)
+    while first.split()[-1] == second.split()[-1]:  # of the same thing, another verb could mean the same
+        _, second = _told(draw, one)
+    told = f"it was {one} who {first}" if same else f"{one} {second}"
+    return _reported(draw, f"{one} {first}", told)
+
+
+def _told(draw: Draw, who: str) -> tuple[str, str]:
+    """Somebody, and what they did."""
+    forms, kind = draw.pick(_TRIPLES)
+    return who, f"{draw.pick(forms).past} the {_object(draw, kind)}"
+
+
+def _object(draw: Draw, kind: str) -> str:
+    return {"thing": draw.thing().singular, "event": draw.pick(_EVENTS), "plan": draw.pick(_PLANS)}[kind]
+
+
 PHENOMENA = {
+    "event": event,
+    "actor": actor,
+    "action": action,
     "voice": voice,
     "synonym": synonym,
     "clause-order": clause_order,
     "amount": amount,
-    "attribution": attribution,
-    "giving": giving,
-    "apposition": apposition,
     "outcome": outcome,
 }

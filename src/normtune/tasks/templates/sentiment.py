@@ -208,7 +208,45 @@ def wish(draw: Draw, liked: float) -> tuple[str, ...]:
     ))
 
 
+def verdict(draw: Draw, liked: float) -> tuple[str, ...]:
+    """What the reviewer did or felt."""
+    target, _, _ = _subject(draw)
+    same, _, _, _ = _words(draw, liked)
+    spot, felt = _spot(draw, target), draw.pick(_LIKED if liked else _HATED)
+    return draw.pick((
+        (sentence("I gave", spot, "a try and", felt),),
+        (sentence(f"I {felt}:", spot, "is", same),),
+        (sentence("after", f"{spot},", "I", f"{felt};", "it was", same),),
+    ))
+
+
+def details(draw: Draw, liked: float) -> tuple[str, ...]:
+    """Several judgements that agree."""
+    target, aspect, other = _subject(draw)
+    same, also, _, _ = _words(draw, liked)
+    spot = _spot(draw, target)
+    return draw.pick((
+        (sentence("the", aspect, "of", spot, "is", same, ", and the", other, "is", also, "too"),),
+        (sentence(spot, "is", same, ", with its", also, aspect, "and its equally", same, other),),
+        (sentence(spot, "is", same, "and", also, ", and so is its", aspect),),
+    ))
+
+
+def reason(draw: Draw, liked: float) -> tuple[str, ...]:
+    """A verdict and what it rests on."""
+    target, aspect, other = _subject(draw)
+    same, also, _, _ = _words(draw, liked)
+    spot, felt = _spot(draw, target), draw.pick(_LIKED if liked else _HATED)
+    return draw.pick((
+        (sentence("since the", aspect, "of", spot, "was", same, "and the", other, also, ", I", felt),),
+        (sentence("I", felt, "because the", aspect, "of", spot, "was", same),),
+    ))
+
+
 PHENOMENA = {
+    "verdict": verdict,
+    "details": details,
+    "reason": reason,
     "plain": plain,
     "negation": negation,
     "contrast": contrast,

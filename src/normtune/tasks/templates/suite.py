@@ -42,40 +42,55 @@ class Grammar:
         task: What is asked.
         phenomena: For each phenomenon a function that draws the texts of an example with a given label.
         targets: The labels, of which every phenomenon gives equally many.
+        common: Phenomena that come once more in a round for every time that they stand here: the plain ones, with
+            which learning begins.
         shifted: Whether there is a second dev split, on topics that train has not.
     """
 
     task: Task
     phenomena: Mapping[str, Maker]
     targets: tuple[float, ...] = (0, 1)
+    common: tuple[str, ...] = ()
     shifted: bool = False
 
 
 def _grammar(
-    name: str, phenomena: Mapping[str, Maker], about: str, targets: tuple[float, ...] = (0, 1), *, shifted: bool = False
+    name: str,
+    phenomena: Mapping[str, Maker],
+    about: str,
+    *,
+    targets: tuple[float, ...] = (0, 1),
+    common: tuple[str, ...] = (),
+    shifted: bool = False,
 ) -> Grammar:
-    return Grammar(replace(GLUE[name], about=about), phenomena, targets, shifted)
+    return Grammar(replace(GLUE[name], about=about), phenomena, targets, common, shifted)
 
 
-GRAMMARS: Mapping[str, Grammar] = {
-    grammar.task.name: grammar
-    for grammar in (
-        _grammar("cola", acceptability.PHENOMENA, "Is the sentence good English?"),
-        _grammar("sst2", sentiment.PHENOMENA, "Does the reviewer like it?"),
-        _grammar("mrpc", paraphrase.PHENOMENA, "Do two sentences of the news say the same?"),
-        _grammar("stsb", similarity.PHENOMENA, "How alike are two sentences, from 0 to 5?", (0, 1, 2, 3, 4, 5)),
-        _grammar("qqp", duplicates.PHENOMENA, "Do two questions ask the same?"),
-        _grammar(
-            "mnli",
-            inference.PHENOMENA,
-            "Does the second sentence follow, contradict, or neither?",
-            (0, 1, 2),
-            shifted=True,
-        ),
-        _grammar("qnli", answering.PHENOMENA, "Does the sentence answer the question?"),
-        _grammar("rte", entailment.PHENOMENA, "Does the second sentence follow from the first?"),
-    )
-}
+_LIST = (
+    _grammar(
+        "cola",
+        acceptability.PHENOMENA,
+        "Is the sentence good English?",
+        common=("order", "order", "phrase", "selection"),
+    ),
+    _grammar("sst2", sentiment.PHENOMENA, "Does the reviewer like it?"),
+    _grammar("mrpc", paraphrase.PHENOMENA, "Do two sentences of the news say the same?", common=("event", "action")),
+    _grammar("stsb", similarity.PHENOMENA, "How alike are two sentences, from 0 to 5?", targets=(0, 1, 2, 3, 4, 5)),
+    _grammar("qqp", duplicates.PHENOMENA, "Do two questions ask the same?", common=("topic", "entity")),
+    _grammar(
+        "mnli",
+        inference.PHENOMENA,
+        "Does the second sentence follow, contradict, or neither?",
+        targets=(0, 1, 2),
+        common=("content", "addition"),
+        shifted=True,
+    ),
+    _grammar("qnli", answering.PHENOMENA, "Does the sentence answer the question?", common=("topic", "kind")),
+    _grammar(
+        "rte", entailment.PHENOMENA, "Does the second sentence follow from the first?", common=("content", "denial")
+    ),
+)
+GRAMMARS: Mapping[str, Grammar] = {grammar.task.name: grammar for grammar in _LIST}
 TEMPLATES: Mapping[str, Task] = {name: grammar.task for name, grammar in GRAMMARS.items()}
 PHENOMENA: Mapping[str, tuple[str, ...]] = {name: tuple(grammar.phenomena) for name, grammar in GRAMMARS.items()}
 
@@ -84,8 +99,8 @@ def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
     """Makes a task's data in memory.
 
     The same arguments give the same examples on every platform. A smaller train split is a prefix of a larger one.
-    Phenomena and labels are balanced, and every label is right. No sentence of train occurs in a dev split: names and
-    other words are divided between them. Texts are distinct within a split (pairs as pairs).
+    Every phenomenon gives equally many examples of every label, and every label is right. No sentence of train occurs
+    in a dev split: names and other words are divided between them. Texts are distinct within a split (pairs as pairs).
 
     Args:
         name: A key of `TEMPLATES`.
@@ -152,10 +167,12 @@ def _split(grammar: Grammar, split: str, size: int, seed: int, taken: set[str]) 
 def _cells(grammar: Grammar, draw: Draw) -> Iterator[tuple[str, float]]:
     """All pairs of a phenomenon and a label, round after round in a new order, so that any prefix is balanced.
 
+    The common phenomena come more than once in a round.
+
     Yields:
         A phenomenon and a label, without end.
     """
-    cells = [(phenomenon, target) for phenomenon in grammar.phenomena for target in grammar.targets]
+    cells = [(phenomenon, target) for phenomenon in (*grammar.phenomena, *grammar.common) for target in grammar.targets]
     while True:
         yield from draw.shuffled(cells)
 

@@ -1,0 +1,308 @@
+"""PEFT's LN-tuning adapters: deltas of whole norms written in PEFT's format, and PEFT's own read back.
+
+The format is a safetensors file and a JSON file, so PEFT itself is not needed here. Values are absolute, as in a delta.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from normtune.deltas.delta import Delta, DeltaInfo
+from normtune.deltas.merge import fresh_folder, is_scaled
+from normtune.errors import DeltaError, SelectionError
+from normtune.models.base import PACKAGED, Base
+from normtune.models.head import HeadSpec
+from normtune.selection.selection import Selection
+
+WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "normtune.json"
+_PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
+
+# PEFT always adds these to what it saves of a sequence classifier.
+_PEFT_HEADS = ("classifier", "score")
+
+# What a delta says of its file and its base; the rest of its metadata is about the task and goes along.
+_OF_THE_FILE = {"format", "base", "base_revision", "base_identity", "layout", "versions", "content"}
+
+_README = """---
+{data}
+---
+
+# {title}
+
+A PEFT LN-tuning adapter, exported from a [normtune](https://pypi.org/project/normtune/) delta (`{method}`): {norms}
+norms and a head for `{base}`. `normtune.json` holds what PEFT's own format has no place for.
+
+## How to load it
+
+```python
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained(
+    {base!r},
+    num_labels={outputs},
+    id2label={id2label!r},
+    label2id={label2id!r},
+    problem_type={problem!r},
+    dtype=torch.float32,
+)
+model = PeftModel.from_pretrained(base, "PATH_TO_THIS_FOLDER").eval()
+```
+"""
+
+
+def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
+    """Write `delta` as an LN-tuning adapter that ``peft.PeftModel.from_pretrained`` loads, with the same logits.
+
+    PEFT then wraps exactly the selected norms. Values are written in float32.
+
+    Args:
+        delta: A delta of whole norms, weight and bias.
+        base: Its base model.
+        folder: Where to write: absent or empty; written whole or not at all.
+
+    Raises:
+        DeltaError: If `base` is another model, or the delta is a regression whose answers have a scale.
+        SelectionError: If PEFT's LN tuning cannot express the selection.
+        OutputError: If something is in the folder, or it cannot be written.
+    """
+    norms = _norms(delta.selection(base), base)
+    _check_heads(base, norms)
+    if is_scaled(delta.info):
+        raise DeltaError(
+            "PEFT has no place for a regression's center and scale, so the adapter would answer on another scale;"
+            " merge the delta instead, or train on targets as they are."
+        )
+    source = str(base.model.config._name_or_path) or None
+    config = {
+        "base_model_name_or_path": source,
+        "revision": None if base.name in PACKAGED else base.revision,
+        "peft_type": "LN_TUNING",
+        "task_type": "SEQ_CLS",
+        "inference_mode": True,
+        "modules_to_save": list(dict.fromkeys([*base.roots, *_PEFT_HEADS])),
+        "target_modules": _pattern(norms),
+    }
+    with fresh_folder(Path(folder)) as aside:
+        (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (aside / NOTE).write_text(delta.info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (aside / "README.md").write_text(_readme(delta.info, source, len(norms)), encoding="utf-8")
+
+
+def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
+    """Read an LN-tuning adapter, PEFT's own or exported, as a delta of `base`.
+
+    Args:
+        folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
+        base: The model that the adapter was trained on; its head may have any number of labels.
+        **info: Fields of `DeltaInfo` that PEFT's format does not hold: ``task``, ``labels``, ``pair``, ... By default
+            they are read from ``normtune.json``, where there is one; else the labels are called LABEL_0, LABEL_1, ...
+
+    Returns:
+        A delta that gives the logits of the adapter.
+
+    Raises:
+        DeltaError: If there is no such adapter, it is damaged or of another kind, brings no head, or does not fit
+            `base`.
+    """
+    folder = Path(folder)
+    _check_kind(folder)
+    known = _note(folder, base)
+    body, head = _from_peft(folder, base)
+    outputs = _outputs(head, base)
+    labels = () if outputs == 1 else HeadSpec.numbered(outputs).labels
+    fields = {
+        "method": "peft-ln-tuning",
+        "kind": "regression" if outputs == 1 else "classification",
+        "labels": labels,
+        **known,
+        **info,
+    }
+    selection = Selection(base.layout, dict.fromkeys(body))
+    delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
+    if delta.info.head.outputs != outputs:
+        raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
+    return delta
+
+
+def _norms(selection: Selection, base: Base) -> list[str]:
+    """Paths of the selected norms.
+
+    Raises:
+        SelectionError: If there are none, or something else is selected than whole norms.
+    """
+    norms: dict[str, set[str]] = defaultdict(set)
+    for place in selection:
+        module, _, leaf = place.parameter.rpartition(".")
+        if not place.norm:
+            raise SelectionError(
+                f"PEFT's LN tuning takes norms only, and {place.parameter!r} is of none; merge it instead."
+            )
+        if not selection.is_whole(place.parameter):
+            raise SelectionError(
+                f"PEFT's LN tuning takes whole norms; of {place.parameter!r} only some entries are selected:"
+                " merge the delta instead."
+            )
+        norms[module].add(leaf)
+    for module, leaves in norms.items():
+        rest = {name for name, _ in base.model.get_submodule(module).named_parameters()} - leaves
+        if rest:
+            raise SelectionError(
+                f"PEFT's LN tuning trains a norm as a whole, but of {module!r} the {' and '.join(sorted(rest))} is not"
+                " selected and would train with it: merge the delta instead."
+            )
+    if not norms:
+        raise SelectionError("PEFT's LN tuning needs at least one norm, and this delta is a head alone: merge it.")
+    return list(norms)
+
+
+def _check_heads(base: Base, norms: list[str]) -> None:
+    """PEFT finds what to save by the ends of names, and wraps no norm inside: check that it finds the head alone.
+
+    Raises:
+        SelectionError: If it would find more.
+    """
+    ends = {*base.roots, *_PEFT_HEADS}
+    heads = tuple(f"{root}." for root in base.roots)
+    for path, module in base.model.named_modules():
+        caught = any(path.endswith(end) for end in ends) and next(module.parameters(), None) is not None
+        if caught and not f"{path}.".startswith(heads):
+            raise SelectionError(f"PEFT cannot tell this model's head from its {path!r}; merge the delta instead.")
+    for norm in norms:
+        if any(re.match(rf"(^|.*\.){end}($|\..*)", norm) for end in ends):
+            raise SelectionError(f"PEFT cannot tell the norm {norm!r} from the head; merge the delta instead.")
+
+
+def _pattern(modules: Iterable[str]) -> str:
+    """A regular expression that matches these paths whole, and nothing else; layers are told by their numbers."""
+    layers: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for module in modules:
+        before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", module, maxsplit=1), "", "")[:3]
+        layers[before, after].append(number)
+    parts = []
+    for (before, after), numbers in layers.items():
+        middle = numbers[0] if len(numbers) == 1 else f"({'|'.join(numbers)})"
+        parts.append(re.escape(before) + middle + re.escape(after))
+    return "|".join(parts)
+
+
+def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
+    tensors = {f"{_PREFIX}{name}": value.contiguous() for name, value in delta.head.items()}
+    for name, value in delta.values.items():
+        module, _, leaf = name.rpartition(".")
+        tensors[f"{_PREFIX}{module}{_INFIX}{leaf}"] = value.reshape(base.layout.by_name[name].shape).contiguous()
+    return tensors
+
+
+def _readme(info: DeltaInfo, source: str | None, norms: int) -> str:
+    names = info.labels or ("LABEL_0",)
+    # A hub takes the name of a base only where it is one of its own.
+    public = source if source and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists() else None
+    return _README.format(
+        data=ModelCardData(library_name="peft", base_model=public, tags=["normtune", "ln-tuning"]).to_yaml(),
+        title=f"{info.task or 'LN tuning'} for PEFT",
+        method=info.method or "norms",
+        norms=norms,
+        base=source or "THE_BASE_MODEL",
+        outputs=info.head.outputs,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        problem=info.head.problem_type,
+    )
+
+
+def _check_kind(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DeltaError(f"{folder / CONFIG} is damaged: it tells no peft_type.") from error
+    if kind != "LN_TUNING":
+        raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
+
+
+def _note(folder: Path, base: Base) -> dict[str, object]:
+    """What `export_peft` noted beside the adapter, as far as it is about the task; nothing for PEFT's own.
+
+    Raises:
+        DeltaError: If the note is damaged, or names another base.
+    """
+    file = folder / NOTE
+    if not file.is_file():
+        return {}
+    try:
+        info = DeltaInfo.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DeltaError(f"{file} is damaged; without it the adapter can be imported as one of PEFT's own.") from error
+    if info.base_identity != base.identity:
+        raise DeltaError(f"This adapter belongs to the base model {info.base!r}, not to {base.name!r}.")
+    return info.model_dump(exclude=_OF_THE_FILE)
+
+
+def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Values of the body and of the head, float32, by the base's own names.
+
+    Raises:
+        DeltaError: If the file cannot be read, or does not fit `base`.
+    """
+    body: dict[str, Tensor] = {}
+    head: dict[str, Tensor] = {}
+    for key, tensor in _read(folder / WEIGHTS).items():
+        name = key.removeprefix(_PREFIX).replace(_INFIX, ".")
+        place = base.layout.by_name.get(name)
+        if place is None:
+            raise DeltaError(f"The adapter does not fit {base.name!r}: that has no parameter {name!r}.")
+        if not place.head and place.shape != tuple(tensor.shape):
+            raise DeltaError(f"The adapter's {name} has shape {tuple(tensor.shape)}, the model's {place.shape}.")
+        (head if place.head else body)[name] = tensor.float().contiguous()
+    lacking = [place.parameter for place in base.layout.head if place.parameter not in head]
+    if lacking:
+        raise DeltaError(
+            f"The adapter in {folder} holds no {lacking[0]!r} of the head: train it with task_type SEQ_CLS, and with"
+            f" modules_to_save={list(base.roots)}."
+        )
+    return body, head
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise DeltaError(f"There is no {file.name} in {file.parent}; normtune reads no pickled adapters.")
+    try:
+        with safe_open(file, "pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error
+
+
+def _outputs(head: Mapping[str, Tensor], base: Base) -> int:
+    """Width of the adapter's head: where its shapes differ from those of the base's present head.
+
+    Raises:
+        DeltaError: If they differ in more than the width.
+    """
+    own = base.head.outputs
+    found = {own}
+    for name, value in head.items():
+        there, here = tuple(value.shape), base.layout.by_name[name].shape
+        if there == here:
+            continue
+        if len(there) != len(here) or here[:1] != (own,) or there[1:] != here[1:]:
+            raise DeltaError(f"The adapter's {name} has shape {there}, the model's {here}.")
+        found.add(there[0])
+    found -= {own} if len(found) > 1 else set()
+    if len(found) > 1:
+        raise DeltaError(f"The parts of the adapter's head do not fit together: {sorted(found)} outputs.")
+    return found.pop()

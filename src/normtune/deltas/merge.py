@@ -1,0 +1,137 @@
+"""Merging: a plain transformers model of the base with a delta in it, for those who run without normtune."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from normtune.deltas.delta import Delta, DeltaInfo
+from normtune.errors import DeltaError, OutputError
+from normtune.evaluation import logits
+from normtune.execution.batching import encode
+from normtune.files import claim_folder
+from normtune.models.base import Base, quiet
+from normtune.tasks.task import Split
+
+# What a scaled head is tried on; any texts do.
+_TEXTS = Split(("a", "is this so ?"))
+
+
+def merge(delta: Delta, base: Base, folder: str | Path) -> None:
+    """Write `base` with `delta` in it as a plain transformers model: configuration, weights and tokenizer.
+
+    The weights are float32 whatever the base's dtype, so nothing of what was trained is rounded away: a float32 base
+    gives the same logits to the bit. A regression's center and scale go into the last layer of the head, so the model
+    answers on the targets' own scale.
+
+    Args:
+        delta: The delta.
+        base: Its base model; afterwards it is as it was.
+        folder: Where to write: absent or empty; written whole or not at all.
+
+    Raises:
+        DeltaError: If `base` is another model or carries a delta already, or the head cannot take a regression's scale.
+        OutputError: If something is in the folder, or it cannot be written.
+    """
+    with delta.apply(base):
+        if is_scaled(delta.info):
+            _absorb_scale(base, delta.info)
+        with fresh_folder(Path(folder)) as aside:
+            _save_model(base.model, aside)
+            if base.tokenizer is not None:
+                base.tokenizer.save_pretrained(aside)
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
+
+    Args:
+        folder: Where the files are to be: absent or empty.
+
+    Yields:
+        The folder aside.
+
+    Raises:
+        OutputError: If something is in `folder`, or it cannot be written.
+    """
+    had = folder.is_dir()
+    claim_folder(folder)
+    aside = None
+    try:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        yield aside
+        aside.chmod(0o755)
+        for file in aside.iterdir():
+            file.chmod(0o644)
+        folder.rmdir()
+        aside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"Cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not had and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def is_scaled(info: DeltaInfo) -> bool:
+    """Whether the head's output is not yet the answer: it is to be multiplied, or something added."""
+    return (info.center, info.scale) != (0.0, 1.0)
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write configuration and weights in float32; saving notes things in the configuration, so it gets a copy."""
+    own, plain = model.config, copy.deepcopy(model.config)
+    model.config = plain
+    try:
+        with quiet():
+            model.save_pretrained(folder, state_dict=_float32_state(model))
+            plain.dtype = torch.float32
+            plain.save_pretrained(folder)
+    finally:
+        model.config = own
+
+
+def _float32_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state in float32; what is one tensor under several names stays one."""
+    state = model.state_dict(keep_vars=True)
+    raised = {id(t): t.detach().float() if t.is_floating_point() else t.detach() for t in state.values()}
+    return {name: raised[id(tensor)] for name, tensor in state.items()}
+
+
+def _absorb_scale(base: Base, info: DeltaInfo) -> None:
+    """Make the head on `base` answer on the targets' scale. It is the delta's own, and is taken off with it.
+
+    Raises:
+        DeltaError: If it cannot.
+    """
+    cannot = f"The head of {base.name!r} cannot take this delta's scale"
+    linears = [m for root in base.roots for m in base.model.get_submodule(root).modules() if isinstance(m, nn.Linear)]
+    last = next((linear for linear in reversed(linears) if linear.out_features == info.head.outputs), None)
+    if last is None:
+        raise DeltaError(f"{cannot}: it does not end in a linear layer.")
+    if last.bias is None and info.center:
+        raise DeltaError(f"{cannot}: its last layer has no bias that could take the center {info.center:g}.")
+    before = _answers(base)
+    with torch.no_grad():
+        last.weight.copy_(last.weight.double() * info.scale)
+        if last.bias is not None:
+            last.bias.copy_(last.bias.double() * info.scale + info.center)
+    expected = before * info.scale + info.center
+    if not np.allclose(_answers(base), expected, rtol=1e-4, atol=1e-4 * abs(info.scale)):
+        raise DeltaError(f"{cannot}: its last linear layer does not give its answer.")
+
+
+def _answers(base: Base) -> np.ndarray:
+    return logits(base, encode(_TEXTS, base.need_tokenizer(), 16)).astype(np.float64)

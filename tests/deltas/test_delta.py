@@ -1,0 +1,207 @@
+"""Deltas: exact in, exact out, and nothing damaged goes unnoticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from normtune.deltas.delta import FILE, Delta
+from normtune.errors import DeltaError, OutputError
+from normtune.evaluation import logits
+from normtune.execution.batching import encode
+from normtune.execution.sparse import Tuning
+from normtune.models.base import Base, load_base
+from normtune.models.head import HeadSpec
+from normtune.selection.expression import select
+from normtune.selection.selection import at
+from normtune.tasks.task import Split
+
+SPEC = HeadSpec("classification", ("no", "maybe", "yes"))
+METHODS = ["layernorm", "random", "bitfit", "head", "full", "layernorm.bias@1 + pooler.dense.weight"]
+METHODS[-1] = "output.LayerNorm.bias@1 + pooler.dense.weight"
+
+
+def trained(base: Base, method: str, seed: int = 0) -> Delta:
+    """A delta whose values all moved; the base is left as it was."""
+    swap = base.put_head(SPEC, seed)
+    tuning = Tuning(base, select(base.layout, method, seed=seed))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuning.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    delta = Delta.capture(tuning, method=method, task="mine")
+    tuning.undo()
+    swap.undo()
+    base.refresh()
+    return delta
+
+
+def outputs(base: Base) -> np.ndarray:
+    split = Split(("the cat sat", "a dog", "the bird sat on the mat"))
+    return logits(base, encode(split, base.need_tokenizer(), 32))
+
+
+def state(base: Base) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in base.model.state_dict().items()}
+
+
+def assert_same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    assert before.keys() == after.keys()
+    assert all(before[name].dtype == after[name].dtype and torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saved_and_loaded_on_a_fresh_base_it_answers_to_the_bit(tiny_folder: Path, tmp_path: Path, method: str) -> None:
+    base = load_base(str(tiny_folder))
+    swap = base.put_head(SPEC, 0)
+    tuning = Tuning(base, select(base.layout, method))
+    with torch.no_grad():
+        for parameter in tuning.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    expected = outputs(base)
+    Delta.capture(tuning).save(tmp_path)
+    tuning.undo()
+    swap.undo()
+
+    fresh = load_base(str(tiny_folder), head_seed=5)
+    Delta.load(tmp_path).apply(fresh)
+    np.testing.assert_array_equal(outputs(fresh), expected)
+    assert fresh.model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_removed_the_base_is_back_to_the_bit(tiny_folder: Path, method: str, dtype: str) -> None:
+    base = load_base(str(tiny_folder), dtype=dtype)
+    delta = trained(base, method)
+    before, labels, layout = state(base), base.head, base.layout
+    answer = outputs(base)
+    applied = delta.apply(base)
+    assert not np.array_equal(outputs(base)[:, :2], answer)
+    assert base.head == SPEC
+    applied.remove()
+    assert_same(before, state(base))
+    assert (base.head, base.layout) == (labels, layout)
+    np.testing.assert_array_equal(outputs(base), answer)
+
+
+def test_a_bfloat16_base_answers_as_it_was_trained(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder), dtype="bfloat16")
+    base.put_head(SPEC, 0)
+    tuning = Tuning(base, select(base.layout, "layernorm + pooler.dense"))
+    with torch.no_grad():
+        for parameter in tuning.parameters():
+            parameter += 1e-4  # far below bfloat16's step at 1
+    expected = outputs(base)
+    Delta.capture(tuning).save(tmp_path)
+    tuning.undo()
+    fresh = load_base(str(tiny_folder), dtype="bfloat16")
+    loaded = Delta.load(tmp_path)
+    loaded.apply(fresh)
+    np.testing.assert_array_equal(outputs(fresh), expected)
+    assert all(value.dtype == torch.float32 for value in loaded.values.values())
+    name = "bert.encoder.layer.0.output.LayerNorm.weight"
+    norm, frozen = fresh.model.get_parameter(name), base.model.get_parameter(name)
+    assert (norm.dtype, frozen.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(norm - frozen.float(), torch.full_like(norm, 1e-4), rtol=0, atol=1e-6)
+
+
+def test_the_layernorm_delta_of_minilm_is_under_20_kilobytes_without_head_and_metadata(minilm: Base) -> None:
+    assert trained(minilm, "layernorm").body_bytes == 4 * 4_608 < 20_000
+
+
+def test_positions_are_stored_in_the_shorter_way(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder))
+    pooler = base.layout.by_name["bert.pooler.dense.weight"]
+    start = sum(place.size for place in base.layout.body[: base.layout.body.index(pooler)])
+    dense = at(base.layout, np.arange(start, start + pooler.size - 1))
+    tuning = Tuning(base, at(base.layout, [0, 1, 900]) | dense)
+    Delta.capture(tuning).save(tmp_path)
+    tuning.undo()
+    with safe_open(tmp_path / FILE, "pt") as stored:
+        names = set(stored.keys())
+    assert f"mask/{pooler.parameter}" in names
+    assert f"index/{base.layout.body[0].parameter}" in names
+    assert Delta.load(tmp_path).selection(base) == at(base.layout, [0, 1, 900]) | dense
+
+
+def test_a_second_delta_is_refused_until_the_first_is_off(tiny_folder: Path) -> None:
+    base = load_base(str(tiny_folder))
+    first, second = trained(base, "layernorm"), trained(base, "bitfit")
+    applied = first.apply(base)
+    with pytest.raises(DeltaError, match="carries a delta already"):
+        second.apply(base)
+    applied.remove()
+    with second.apply(base):
+        pass
+    with pytest.raises(DeltaError, match="not on the base"):
+        applied.remove()
+
+
+def test_a_delta_of_another_base_is_refused(tiny_folder: Path, minilm: Base) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    with pytest.raises(DeltaError, match="belongs to the base model"):
+        delta.apply(minilm)
+
+
+def test_one_changed_bit_of_the_base_makes_it_another(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder))
+    delta = trained(base, "layernorm")
+    with torch.no_grad():
+        base.model.get_parameter("bert.encoder.layer.0.output.dense.weight")[0, 0] += 1
+    base.model.save_pretrained(tmp_path)
+    with pytest.raises(DeltaError, match="belongs to the base model"):
+        delta.apply(load_base(str(tmp_path)))
+
+
+def test_every_truncation_is_noticed(tiny_folder: Path, tmp_path: Path) -> None:
+    file = trained(load_base(str(tiny_folder)), "layernorm").save(tmp_path)
+    whole = file.read_bytes()
+    for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(DeltaError, match="truncated or corrupt"):
+            Delta.load(file)
+
+
+def test_a_flipped_bit_is_noticed(tiny_folder: Path, tmp_path: Path) -> None:
+    file = trained(load_base(str(tiny_folder)), "layernorm").save(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DeltaError, match="corrupt"):
+        Delta.load(file)
+
+
+def test_a_later_format_and_foreign_files_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    later = Delta(delta.info.model_copy(update={"format": 2}), delta.indices, delta.values, delta.head)
+    with pytest.raises(DeltaError, match="format 2"):
+        Delta.load(later.save(tmp_path / "later.safetensors"))
+    with pytest.raises(DeltaError, match="no normtune delta"):
+        Delta.load(tiny_folder / "model.safetensors")
+    with pytest.raises(DeltaError, match="no delta at"):
+        Delta.load(tmp_path / "nowhere")
+
+
+def test_saving_never_overwrites(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    file = delta.save(tmp_path / "v1.2")
+    assert file == tmp_path / "v1.2" / FILE
+    before = file.read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        delta.save(tmp_path / "v1.2")
+    assert file.read_bytes() == before
+
+
+def test_the_header_tells_what_it_is(tiny_folder: Path, tmp_path: Path) -> None:
+    file = trained(load_base(str(tiny_folder)), "layernorm").save(tmp_path)
+    with safe_open(file, "pt") as stored:
+        info = json.loads(stored.metadata()["normtune"])
+    assert (info["task"], info["method"], info["labels"]) == ("mine", "layernorm", ["no", "maybe", "yes"])
+    assert info["base_identity"] == load_base(str(tiny_folder)).identity
+    assert info["versions"]["torch"] == torch.__version__

