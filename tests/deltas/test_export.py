@@ -28,7 +28,6 @@ from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
 ]
 
 Models = Callable[..., PreTrainedModel]
@@ -131,6 +130,17 @@ def test_the_snippet_in_the_readme_runs(tiny_base: Base, tmp_path: Path) -> None
     assert model.config.id2label == dict(enumerate(THREE.labels))
     assert "library_name: peft" in readme
     assert "base_model" not in readme.split("---")[1]  # a folder of ours is no model of the hub
+
+
+def test_a_model_of_the_caller_that_has_no_name_can_be_exported(make_base: Bases, tmp_path: Path) -> None:
+    base, other = make_base("bert"), make_base("bert", num_labels=3)
+    delta = moved(base, "layernorm")
+    export_peft(delta, base, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / CONFIG).read_text())["base_model_name_or_path"] is None
+    assert "THE_BASE_MODEL" in (tmp_path / "out" / "README.md").read_text()
+    other.model.base_model.load_state_dict(base.model.base_model.state_dict())
+    loaded = PeftModel.from_pretrained(other.model, tmp_path / "out")
+    assert torch.equal(answers(loaded, inputs(base.model)), applied(base, delta))
 
 
 def test_the_base_can_be_found_by_peft_alone(tiny_base: Base, tmp_path: Path) -> None:

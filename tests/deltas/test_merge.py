@@ -189,7 +189,7 @@ def test_a_merged_folder_is_a_base_again(tiny_base: Base, tmp_path: Path) -> Non
     merge(delta, tiny_base, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
-    assert str(tmp_path) not in json.dumps(config)
+    assert tiny_base.name not in json.dumps(config)  # where the base lay is nobody's business
     again = load_base(str(tmp_path / "out"), THREE, keep_head=True)
     assert again.head == THREE
     assert torch.equal(answers(again.model, inputs(again.model)), applied(tiny_base, delta))

@@ -23,7 +23,6 @@ def assert_refused(said, name, **options):
     with pytest.raises(ModelError, match=said) as raised:
         load_base(name, **options)
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith(".")
 
 
 @pytest.fixture
@@ -257,7 +256,8 @@ def test_a_skeleton_is_the_layout_without_weights(family, make_model, tmp_path, 
 
     monkeypatch.setattr(base_module, "layout", spy)
     assert skeleton(str(tmp_path)) == layout(model, [place.parameter for place in wrap(model).layout.head])
-    assert all(parameter.is_meta for parameter in built[0].parameters())
+    # XLNet makes this one by hand, on the CPU whatever it is told.
+    assert all(parameter.is_meta or name == "transformer.mask_emb" for name, parameter in built[0].named_parameters())
 
 
 def test_a_skeleton_has_the_width_that_is_asked_for(make_model, tmp_path):

@@ -39,4 +39,4 @@ def export(
 
     loaded = Delta.load(fetch(delta))
     export_peft(loaded, base_of(loaded, model, "cpu"), out)
-    console.print(f"Saved to {out}; its README.md shows how PEFT loads it.", highlight=False)
+    console.print(f"Saved to {out}; its README.md shows how PEFT loads it.", highlight=False, soft_wrap=True)

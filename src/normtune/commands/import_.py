@@ -48,7 +48,8 @@ def import_(
     delta = import_peft(folder, load_base(model, revision=revision), **info)
     claim_folder(out)
     delta.save(out)
-    console.print(f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs")
+    text = f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs"
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _of_suite(task: str | None) -> dict[str, Any]:

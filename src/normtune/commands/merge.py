@@ -36,4 +36,6 @@ def merge(
 
     loaded = Delta.load(fetch(delta))
     write(loaded, base_of(loaded, model, "cpu"), out)
-    console.print(f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")', highlight=False)
+    console.print(
+        f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")', highlight=False, soft_wrap=True
+    )

@@ -50,7 +50,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 base = AutoModelForSequenceClassification.from_pretrained(
-    {base!r},
+    {source!r},
     num_labels={outputs},
     id2label={id2label!r},
     label2id={label2id!r},
@@ -98,7 +98,7 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (aside / NOTE).write_text(delta.info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (aside / "README.md").write_text(_readme(delta.info, source, len(norms)), encoding="utf-8")
+        (aside / "README.md").write_text(_readme(delta.info, base.name, source, len(norms)), encoding="utf-8")
 
 
 def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
@@ -206,7 +206,7 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
     return tensors
 
 
-def _readme(info: DeltaInfo, source: str | None, norms: int) -> str:
+def _readme(info: DeltaInfo, base: str, source: str | None, norms: int) -> str:
     names = info.labels or ("LABEL_0",)
     # A hub takes the name of a base only where it is one of its own.
     public = source if source and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists() else None
@@ -215,7 +215,8 @@ def _readme(info: DeltaInfo, source: str | None, norms: int) -> str:
         title=f"{info.task or 'LN tuning'} for PEFT",
         method=info.method or "norms",
         norms=norms,
-        base=source or "THE_BASE_MODEL",
+        base=base,
+        source=source or "THE_BASE_MODEL",
         outputs=info.head.outputs,
         id2label=dict(enumerate(names)),
         label2id={name: number for number, name in enumerate(names)},
@@ -302,7 +303,7 @@ def _outputs(head: Mapping[str, Tensor], base: Base) -> int:
         if len(there) != len(here) or here[:1] != (own,) or there[1:] != here[1:]:
             raise DeltaError(f"The adapter's {name} has shape {there}, the model's {here}.")
         found.add(there[0])
-    found -= {own} if len(found) > 1 else set()
+    pass
     if len(found) > 1:
         raise DeltaError(f"The parts of the adapter's head do not fit together: {sorted(found)} outputs.")
     return found.pop()

@@ -102,9 +102,11 @@ def _why(error: Exception) -> str:
         return "it is no name of a repository, which is USER/NAME."
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "the environment forbids it (HF_HUB_OFFLINE)."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "it is not there, or hidden from you (hf auth login, or HF_TOKEN)."
     if isinstance(error, errors.LocalTokenNotFoundError) or getattr(response, "status_code", None) in {401, 403}:
         return "the hub refuses without a token that may do it (hf auth login, or HF_TOKEN)."
     if isinstance(error, errors.LocalEntryNotFoundError):
         return "it is not in the cache and the hub cannot be reached."
     text = str(error).strip().splitlines()
-    return f"{text[0] if text else type(error).__name__}."
+    return f"{text[0].rstrip('.') if text else type(error).__name__}."

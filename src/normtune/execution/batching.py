@@ -48,7 +48,7 @@ class Encoded:
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenize `split`, cutting what is longer than `max_length` tokens.
+    """Tokenize `split`, cutting what is longer than `max_length` tokens or than the model takes.
 
     Args:
         split: The examples.
@@ -66,16 +66,17 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     for number, text in enumerate(split.texts):
         if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
             raise DataError(f"Text {number + 1} of {len(split)} is empty.")
+    limit = min(max_length, tokenizer.model_max_length)
     pairs = None if split.pairs is None else list(split.pairs)
     # Tokenized whole first: only so is it known how many are too long.
     whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False)
-    long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > max_length]
+    long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
     if long:
         cut = tokenizer(
             [split.texts[i] for i in long],
             None if pairs is None else [pairs[i] for i in long],
             truncation=True,
-            max_length=max_length,
+            max_length=limit,
         )
         for name, values in cut.items():
             for i, value in zip(long, values, strict=True):

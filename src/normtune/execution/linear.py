@@ -59,7 +59,7 @@ _MARK = "_normtune_packed"
 
 #: A gradient entry by entry does without the dense product but reads memory badly: above this part of a weight's
 #: entries the dense product is the cheaper one (measured on 2 cores; ``benchmarks/linear.py``).
-_SPARSE_BELOW = 1 / 64
+_SPARSE_BELOW = 1 / 512
 
 #: Numbers held at once while gradients are summed entry by entry.
 _CHUNK = 1 << 22

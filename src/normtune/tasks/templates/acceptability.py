@@ -86,7 +86,7 @@ def polarity(draw: Draw, good: float) -> tuple[str, ...]:
     """*Ever* and *any* stand within the reach of a negation, or beside one that does not reach them."""
     one, two = (person.singular for person in draw.people(2))
     verb, name, city = draw.deed(), draw.name().text, draw.city()
-    no, some = draw.pick(("no", "not a single", "not one")), draw.pick(("the", "this", "that"))
+    no, some = draw.pick(("no", "not a single", "not one")), draw.pick(("the", "this"))
     first, second = (no, some) if good else (some, no)
     act, things = draw.act(), draw.thing().plural
     did, does = (verb.past, f"did not {act.base}") if good else (f"did not {verb.base}", act.past)

@@ -6,7 +6,7 @@ Both sentences of a pair tell the same circumstances in different places, so tha
 from __future__ import annotations
 
 from normtune.tasks.templates.draw import Draw
-from normtune.tasks.templates.grammar import Verb, phrases, sentence, verb
+from normtune.tasks.templates.grammar import phrases, sentence, verb
 from normtune.tasks.templates.lexicon import MONTHS
 
 # A verb, one that means the same of such an object, and a near one that does not.
@@ -30,7 +30,7 @@ _TRIPLES = tuple(
             "plan",
             """approve endorse reject|support back oppose|drop abandon pursue|praise commend criticise |draft
             draw_up/drew_up/drawn_up tear_up/tore_up/torn_up|change alter keep/kept|reject turn_down accept |reveal
-            disclose conceal|examine study ignore|improve better spoil""",
+            disclose conceal|examine study ignore|improve enhance spoil""",
         ),
     )
     for triple in triples.split("|")
@@ -125,11 +125,7 @@ def synonym(draw: Draw, same: float) -> tuple[str, ...]:
     other = equal if same else near
     what = _object(draw, kind)
     actor = _actors(draw)[0]
-    return _reported(draw, f"{actor} {word.past} the {what}", _retold(draw, actor, other, what))
-
-
-def _retold(draw: Draw, actor: str, verb: Verb, what: str) -> str:
-    return draw.pick((f"{actor} {verb.past} the {what}", f"it was {actor} who {verb.past} the {what}"))
+    return _reported(draw, f"{actor} {word.past} the {what}", _focused(draw, actor, f"{other.past} the {what}"))
 
 
 def clause_order(draw: Draw, same: float) -> tuple[str, ...]:
@@ -182,19 +178,15 @@ def outcome(draw: Draw, same: float) -> tuple[str, ...]:
 
 def event(draw: Draw, same: float) -> tuple[str, ...]:
     """The same event is told again, or another one of the same place and time."""
-    one, two = _actors(draw)
-    first, second = (_told(draw, who) for who in (one, two))
-    if same:
-        who, action = first
-        return _reported(draw, f"{who} {action}", f"it was {who} who {action}")
-    return _reported(draw, " ".join(first), " ".join(second))
+    first, second = (_told(draw, who) for who in _actors(draw))
+    return _reported(draw, _focused(draw, *first), _focused(draw, *(first if same else second)))
 
 
 def actor(draw: Draw, same: float) -> tuple[str, ...]:
     """The same person does it, or another one."""
     one, two = _actors(draw)
-    _, action = _told(draw, one)
-    return _reported(draw, f"{one} {action}", f"it was {one if same else two} who {action}")
+    _, done = _told(draw, one)
+    return _reported(draw, _focused(draw, one, done), _focused(draw, one if same else two, done))
 
 
 def action(draw: Draw, same: float) -> tuple[str, ...]:
@@ -203,8 +195,11 @@ def action(draw: Draw, same: float) -> tuple[str, ...]:
     (_, first), (_, second) = _told(draw, one), _told(draw, one)
     while first.split()[-1] == second.split()[-1]:  # of the same thing, another verb could mean the same
         _, second = _told(draw, one)
-    told = f"it was {one} who {first}" if same else f"{one} {second}"
-    return _reported(draw, f"{one} {first}", told)
+    return _reported(draw, _focused(draw, one, first), _focused(draw, one, first if same else second))
+
+
+def _focused(draw: Draw, who: str, done: str) -> str:
+    return draw.pick((f"{who} {done}", f"it was {who} who {done}"))
 
 
 def _told(draw: Draw, who: str) -> tuple[str, str]:

@@ -1,0 +1,69 @@
+"""What every benchmark shares: alternating measurements, medians and ratios, and one JSON file with the circumstances."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normtune.files import write_atomically
+from normtune.machine import machine
+from normtune.versions import versions
+
+RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+
+
+def alternate(cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each case in each round; the cases take turns, so that a drift of the machine meets all alike.
+
+    Args:
+        cases: What to time, by name.
+        rounds: How many times each.
+        warmup: Rounds not counted, first.
+
+    Returns:
+        `rounds` seconds by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(warmup + rounds):
+        for name, case in cases.items():
+            started = time.perf_counter()
+            case()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median, smallest and largest of some seconds."""
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over rounds of the one's time over the other's in the same round."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **more: object) -> Path:
+    """Write ``results/benchmarks/NAME.json``."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    content = {
+        "name": name,
+        "machine": machine(device),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+        **more,
+        "cases": cases,
+        "ratios": ratios,
+    }
+    path = RESULTS / f"{name}.json"
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    return path
