@@ -46,8 +46,17 @@ VOCABULARY = (*SPECIAL, *WORDS, *(letter for letter in LETTERS if letter not in 
 _IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 _COMMON = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 _BERT = {**_COMMON, "max_position_embeddings": 64}
+_FACTORISED = {**_BERT, "embedding_size": 16}
 _LLAMA = {**_BERT, "num_key_value_heads": 2, "head_dim": 8}
-_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+_T5 = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
 _BART = {
     **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4},
     **{"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64},
@@ -57,7 +66,7 @@ _BART = {
 #: What makes each family's configuration tiny: 32 wide, 2 or 3 layers.
 FAMILIES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "ernie"), _BERT),
-    **dict.fromkeys(("electra", "albert"), {**_BERT, "embedding_size": 16}),
+    **dict.fromkeys(("electra", "albert"), _FACTORISED),
     "layoutlm": {**_BERT, "max_2d_position_embeddings": 16},
     "deberta": {**_BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16},
     "deberta-v2": {
@@ -71,7 +80,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": _BERT,
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
     "opt": {**_BERT, "word_embed_proj_dim": 32, "ffn_dim": 48},
-    **dict.fromkeys(("t5", "mt5", "umt5"), {**_T5, "decoder_start_token_id": 0}),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("bart", "mbart"), _BART),
 }
 

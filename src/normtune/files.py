@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from normtune.errors import OutputError
 
@@ -50,3 +55,36 @@ def claim_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
+
+    Args:
+        folder: Where the files are to be: absent or empty.
+
+    Yields:
+        The folder aside.
+
+    Raises:
+        OutputError: If something is in `folder`, or it cannot be written.
+    """
+    had = folder.is_dir()
+    claim_folder(folder)
+    aside = None
+    try:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        yield aside
+        aside.chmod(0o755)
+        for file in aside.iterdir():
+            file.chmod(0o644)
+        folder.rmdir()
+        aside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"Cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not had and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -327,6 +327,9 @@ def test_heads_whose_shapes_do_not_fit_are_refused(make_base: Bases, tmp_path: P
     save_file({**good, bias: torch.zeros(4)}, file)
     with pytest.raises(DeltaError, match="do not fit together"):
         import_peft(tmp_path / "out", base)
+    save_file({**good, bias: torch.zeros(2)}, file)  # as many as the base's own head has at present
+    with pytest.raises(DeltaError, match=r"out_proj\.bias has shape \(2,\), the model's \(3,\)"):
+        import_peft(tmp_path / "out", base)
     dense = "base_model.model.classifier.dense.weight"
     save_file({**good, dense: torch.zeros(16, 32)}, file)
     with pytest.raises(DeltaError, match=r"has shape \(16, 32\)"):

@@ -73,8 +73,7 @@ def test_every_parameter_is_in_exactly_one_component(family, make_model):
 def test_shared_tensors_count_once(family, make_base):
     base = make_base(family)
     storages = {
-        parameter.data_ptr(): parameter.numel()
-        for _, parameter in base.model.named_parameters(remove_duplicate=False)
+        parameter.data_ptr(): parameter.numel() for _, parameter in base.model.named_parameters(remove_duplicate=False)
     }
     assert base.layout.size + base.layout.head_size == sum(storages.values())
 
@@ -211,6 +210,8 @@ def test_a_pooler_can_be_of_the_head(make_model):
     assert not where(less, lambda place: "pooler" in place.component)
 
 
-@pytest.mark.parametrize(("module", "expected"), [(nn.LayerNorm(2), True), (nn.RMSNorm(2), True), (nn.Linear(2, 2), False)])
+@pytest.mark.parametrize(
+    ("module", "expected"), [(nn.LayerNorm(2), True), (nn.RMSNorm(2), True), (nn.Linear(2, 2), False)]
+)
 def test_is_norm(module, expected):
     assert is_norm(module) is expected

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
     from normtune.tasks.metrics import ClassScore
     from normtune.tasks.task import Split, Task
 
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    delta: Annotated[Path, typer.Argument(help="Folder or file of a delta.")],
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: Suite = "glue",
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
@@ -56,7 +57,7 @@ def evaluate(
     from normtune.evaluation import logits, report
     from normtune.execution.batching import encode
 
-    loaded = Delta.load(delta)
+    loaded = Delta.load(fetch(delta))
     if file is not None:
         asked, examples = _own(loaded, file, text, text_pair, label)
         where = file.name

@@ -133,6 +133,15 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def rate_table(scores: dict[str, dict[float, float]]) -> str:
+    """Scores by rate in Markdown: a row a method and task, a column a rate."""
+    columns = sorted({rate for row in scores.values() for rate in row})
+    lines = [["", *(f"{rate:g}" for rate in columns)], ["---", *["---:"] * len(columns)]]
+    for name, row in scores.items():
+        lines.append([name, *(f"{100 * row[rate]:.1f}" if rate in row else "" for rate in columns)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _header(table: Table) -> list[str]:
     return ["method", "entries", *table.tasks]
 

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    delta: Annotated[Path, typer.Argument(help="Folder or file of a delta.")],
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
     text: Annotated[str | None, typer.Option(help="A text.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Its pair, where the task reads pairs.")] = None,
     file: Annotated[
@@ -62,10 +62,11 @@ def predict(
     set_threads(threads)
     from normtune.commands.loading import base_of
     from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
     from normtune.files import write_atomically
     from normtune.prediction import Predictor
 
-    loaded = Delta.load(delta)
+    loaded = Delta.load(fetch(delta))
     texts = _texts(text, text_pair) if text is not None else _read(str(file), loaded.info, column, pair_column)
     predictor = Predictor(base_of(loaded, model, device), loaded)
     answers = predictor.predict(texts)

@@ -23,17 +23,23 @@ def table(
     protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, in this order, separated by commas.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, in this order, separated by commas.")] = None,
+    rates: Annotated[
+        bool, typer.Option("--rates", help="Instead, the first seed's score at every rate tried.")
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
     """Tabulate records: a row a method, a column a task, mean and standard deviation over seeds.
 
-    Example: `normtune table results/runs --protocol small --markdown`
+    Examples:
+    `normtune table results/runs --protocol small --markdown`
+
+    `normtune table results/runs --rates --tasks stsb --methods head,layernorm`
     """
     from normtune.commands import options
-    from normtune.commands.outputs import markdown_table, rich_table
+    from normtune.commands.outputs import markdown_table, rate_table, rich_table
     from normtune.studies.store import Store
-    from normtune.studies.table import tabulate
+    from normtune.studies.table import by_rate, tabulate
 
     if not records.is_dir():
         raise DataError(f"There is no folder of records at {records}.")
@@ -43,6 +49,9 @@ def table(
         raise DataError(f"There are no such records in {records}.")
     if len(bases) > 1:
         raise ConfigError("These records are of several base models or protocols; choose with --protocol.")
+    if rates:
+        print(rate_table(by_rate(found, options.names(tasks or ""), options.methods(methods or ""))))
+        return
     shown = tabulate(found)
     if tasks or methods:
         shown = dataclasses.replace(

@@ -109,10 +109,13 @@ def train(
     outputs = Outputs.plan(out, names, method_list, seed_list, keep=out is not None or records is None)
     session = Session(model, revision=revision, dtype=dtype, accelerator=accelerator(device, precision))
     plan = cells(session, found, method_list, seed_list, protocol=chosen, rates=rate_list, search=search)
-    outputs.claim()
+    main = session.accelerator.is_main_process  # of several processes, one writes and speaks
+    if main:
+        outputs.claim()
+    session.accelerator.wait_for_everyone()
     store = Store(records) if records is not None else None
     results = []
-    with Watcher(sum(cell.runs for cell in plan)) as watcher:
+    with Watcher(sum(cell.runs for cell in plan), silent=not main) as watcher:
         runner = Runner(
             session, chosen, store=store, aside=outputs.aside, begin=watcher.begin, end=watcher.end, fail=watcher.fail
         )
@@ -122,10 +125,11 @@ def train(
             except TrainingError:
                 if len(plan) == 1:
                     raise
-    for runs in results:
-        outputs.write(runs)
-    outputs.finish()
-    outputs.show(results, as_json)
+    if main:
+        for runs in results:
+            outputs.write(runs)
+        outputs.finish()
+        outputs.show(results, as_json)
     if len(results) < len(plan):
         gaps = len(plan) - len(results)
         raise TrainingError(f"{gaps} of {len(plan)} cells of the table have no result; the notes above say why.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from normtune.commands.options import notes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Watcher:
     """Live progress on standard error: the runs, and the steps of the present one, with the time left."""
 
-    def __init__(self, runs: int) -> None:
+    def __init__(self, runs: int, *, silent: bool = False) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -26,7 +27,7 @@ class Watcher:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
-            console=notes,
+            console=Console(quiet=True) if silent else notes,
         )
         self._all = self._progress.add_task("runs", total=runs, note="", visible=runs > 1)
         self._one = self._progress.add_task("", total=None, note="", start=False)

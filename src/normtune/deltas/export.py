@@ -18,8 +18,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.deltas.delta import Delta, DeltaInfo
-from normtune.deltas.merge import fresh_folder, is_scaled
+from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
+from normtune.files import fresh_folder
 from normtune.models.base import PACKAGED, Base
 from normtune.models.head import HeadSpec
 from normtune.selection.selection import Selection
@@ -115,7 +116,7 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
 
     Raises:
         DeltaError: If there is no such adapter, it is damaged or of another kind, brings no head, or does not fit
-            `base`.
+            `base`; or if `base` carries a delta.
     """
     folder = Path(folder)
     _check_kind(folder)
@@ -134,7 +135,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
-    return delta
+    with delta.apply(base):  # a head whose parts do not fit together is refused here, not when it is first used
+        return delta
 
 
 def _norms(selection: Selection, base: Base) -> list[str]:
@@ -303,7 +305,7 @@ def _outputs(head: Mapping[str, Tensor], base: Base) -> int:
         if len(there) != len(here) or here[:1] != (own,) or there[1:] != here[1:]:
             raise DeltaError(f"The adapter's {name} has shape {there}, the model's {here}.")
         found.add(there[0])
-    pass
+    found -= {own} if len(found) > 1 else set()
     if len(found) > 1:
         raise DeltaError(f"The parts of the adapter's head do not fit together: {sorted(found)} outputs.")
     return found.pop()

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from normtune.deltas.delta import Delta, DeltaInfo
-from normtune.errors import DeltaError, OutputError
+from normtune.errors import DeltaError
 from normtune.evaluation import logits
 from normtune.execution.batching import encode
-from normtune.files import claim_folder
+from normtune.files import fresh_folder
 from normtune.models.base import Base, quiet
 from normtune.tasks.task import Split
 
@@ -50,39 +45,6 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
             _save_model(base.model, aside)
             if base.tokenizer is not None:
                 base.tokenizer.save_pretrained(aside)
-
-
-@contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
-
-    Args:
-        folder: Where the files are to be: absent or empty.
-
-    Yields:
-        The folder aside.
-
-    Raises:
-        OutputError: If something is in `folder`, or it cannot be written.
-    """
-    had = folder.is_dir()
-    claim_folder(folder)
-    aside = None
-    try:
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        yield aside
-        aside.chmod(0o755)
-        for file in aside.iterdir():
-            file.chmod(0o644)
-        folder.rmdir()
-        aside.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"Cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-        if not had and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def is_scaled(info: DeltaInfo) -> bool:

@@ -94,22 +94,47 @@ class Selection:
         return digest.hexdigest()
 
     def __or__(self, other: Selection) -> Selection:
-        return self._merge(other, np.union1d)
+        self._check(other)
+        both = {name: self._union(other, name) for name in self.chosen.keys() & other.chosen.keys()}
+        return Selection(self.layout, {**self.chosen, **other.chosen, **both})
 
     def __and__(self, other: Selection) -> Selection:
-        return self._merge(other, np.intersect1d)
+        self._check(other)
+        return Selection(
+            self.layout, {name: self._common(other, name) for name in self.chosen.keys() & other.chosen.keys()}
+        )
 
     def __sub__(self, other: Selection) -> Selection:
-        return self._merge(other, np.setdiff1d)
+        self._check(other)
+        left = {name: indices for name, indices in self.chosen.items() if name not in other.chosen}
+        for name in self.chosen.keys() & other.chosen.keys():
+            if not other.is_whole(name):
+                left[name] = np.setdiff1d(self.indices(name), other.indices(name), assume_unique=True)
+        return Selection(self.layout, left)
 
     def __invert__(self) -> Selection:
         return everything(self.layout) - self
 
-    def _merge(self, other: Selection, combine: Callable[[Indices, Indices], Indices]) -> Selection:
+    def _check(self, other: Selection) -> None:
+        """Check that both are of one model.
+
+        Raises:
+            SelectionError: If they are not.
+        """
         if self.layout.fingerprint != other.layout.fingerprint:
             raise SelectionError("The two selections are of different models.")
-        names = self.chosen.keys() | other.chosen.keys()
-        return Selection(self.layout, {name: combine(self.indices(name), other.indices(name)) for name in names})
+
+    # Whole parameters are common and large, so that none of these spells out their positions.
+
+    def _union(self, other: Selection, name: str) -> Indices | None:
+        mine, theirs = self.chosen[name], other.chosen[name]
+        return None if mine is None or theirs is None else np.union1d(mine, theirs)
+
+    def _common(self, other: Selection, name: str) -> Indices | None:
+        mine, theirs = self.chosen[name], other.chosen[name]
+        if mine is None or theirs is None:
+            return theirs if mine is None else mine
+        return np.intersect1d(mine, theirs, assume_unique=True)
 
 
 def _tidy(place: Place, indices: Indices | None) -> Indices | None:

@@ -130,6 +130,8 @@ class Runner:
     def _train(self, config: RunConfig, data: TaskData, identity: str, watch: Watch | None) -> Finished:
         checkpoint = None if self._aside is None else self._aside / f"{identity}.safetensors"
         record, delta = self._session.run(config, data, checkpoint=checkpoint, watch=watch)
+        if not self._session.accelerator.is_main_process:
+            return Finished(record, delta, cached=False)
         if self._aside is not None:
             file = self._aside / "deltas" / f"{identity}.safetensors"
             file.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -79,6 +79,30 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
         share={r.config.method: r.counts.share for r in every},
         seeds=max((score.seeds for score in scores.values()), default=0),
     )
+
+
+def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
+    """The score of each cell's first seed at every rate tried: what a grid is read from.
+
+    Args:
+        records: Finished runs.
+        tasks: The tasks wanted, in order.
+        methods: The methods wanted, in order.
+
+    Returns:
+        For each ``METHOD on TASK`` the score by rate, ascending.
+    """
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.config.method, record.config.task].append(record)
+    result = {}
+    for method in methods:
+        for task in tasks:
+            group = groups.get((method, task), [])
+            first = min((record.config.seed for record in group), default=0)
+            tried = {r.config.rate: r.score for r in group if r.config.seed == first and r.score is not None}
+            result[f"{method} on {task}"] = dict(sorted(tried.items()))
+    return result
 
 
 def _chosen(rates: dict[float, list[Record]]) -> list[Record]:

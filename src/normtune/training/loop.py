@@ -146,7 +146,8 @@ class Loop:
         """
         was_training = self._tuning.base.model.training
         with torch.random.fork_rng(), fast_linear():
-            torch.manual_seed(self._seed)
+            # Each process drops out on its own; the first draws as a single process would.
+            torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
             while self._progress.epoch < self._protocol.epochs:
                 self._epoch()

@@ -1,8 +1,8 @@
 """Learning rates: a grid for each method and model size, and a default.
 
 For wide models the grids are the paper's, which were BERT-large's. A narrow model wants larger steps: those grids were
-found on MiniLM (384 wide) with the same effort for each method, five rates half a decade apart on two tasks; the
-records are in ``results/runs`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid
+found on MiniLM (384 wide) with the same effort for each method, rates half a decade apart on STS-B; the records are in
+``results/runs`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid
 of full fine-tuning or of LayerNorm, by the number of its entries.
 """
 
@@ -35,15 +35,17 @@ _PAPER_FULL = Grid(rates=(2e-5, 3e-5, 5e-5, 1e-5))
 _PAPER_EFFICIENT = Grid(rates=(7e-4, 4e-4, 1e-3, 1e-4))
 
 PAPER: dict[str, Grid] = {"full": _PAPER_FULL, "last-layers": _PAPER_FULL}
+_NARROW_FULL = Grid(rates=(3e-5, 1e-4, 1e-5, 3e-4))
+_NARROW_NORM = Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3))
 NARROW: dict[str, Grid] = {
-    "full": Grid(rates=(1e-4, 3e-5, 3e-4, 1e-5)),
-    "last-layers": Grid(rates=(1e-4, 3e-5, 3e-4, 1e-5)),
+    "full": _NARROW_FULL,
+    "last-layers": _NARROW_FULL,
     "bitfit": Grid(rates=(3e-3, 1e-3, 1e-2, 3e-4)),
-    "layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
-    "attention-layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
-    "all-layernorm": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
-    "random": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
-    "head": Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3)),
+    "layernorm": _NARROW_NORM,
+    "attention-layernorm": _NARROW_NORM,
+    "all-layernorm": _NARROW_NORM,
+    "random": Grid(rates=(1e-1, 3e-2, 3e-1, 1e-2)),
+    "head": Grid(rates=(3e-1, 1e-1, 1.0, 3e-2)),
 }
 
 
