@@ -1,4 +1,4 @@
-"""What every benchmark shares: alternating measurements, medians and ratios, and one JSON file with the circumstances."""
+"""What every benchmark shares: cases that take turns, medians and ratios, and one JSON file with the circumstances."""
 
 from __future__ import annotations
 

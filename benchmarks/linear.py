@@ -1,6 +1,6 @@
 """How much the fast linear layers gain: whole training steps with them and without, and where entry-wise gradients pay.
 
-Run ``python benchmarks/linear.py``; it takes about two minutes on two cores and writes ``results/benchmarks/linear.json``.
+Run ``python benchmarks/linear.py``: about two minutes on two cores. It writes ``results/benchmarks/linear.json``.
 """
 
 from __future__ import annotations

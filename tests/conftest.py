@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from normtune.cli import main
 from normtune.models.base import Base, load_base, quiet, wrap
 
 settings.register_profile("normtune", deadline=None, derandomize=True, max_examples=40)
@@ -194,3 +196,22 @@ def glue() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no GLUE data in {folder}")
     return folder
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `normtune` with these arguments: (exit status, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["normtune", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

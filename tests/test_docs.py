@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from normtune.studies.store import Store
-from tests.commands.conftest import cli  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL)
 # A made-up file for the README, whose reader has one.
-INTENTS = "body,intent\n" + "".join(f"{q} {t},{i}\n" for t in "abcdefghij" for q, i in (("where is", "find"), ("pay", "buy")))
+INTENTS = "body,intent\n" + "".join(f"where is {thing},find\nI pay for {thing},buy\n" for thing in "abcdefghij")
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -191,9 +191,10 @@ class Loop:
         with accelerator.autocast():
             outputs = self._model(**goal.train.batch(mine, accelerator.device)).logits
         loss = self._loss(outputs.float(), labels)
-        accelerator.backward(loss * factor)
+        share = loss * factor
+        accelerator.backward(share)
         norm = accelerator.clip_grad_norm_(self._trained, self._protocol.clip)
-        value = float(accelerator.reduce(loss.detach(), "mean"))
+        value = float(accelerator.reduce(share.detach(), "mean"))
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
             what = "gradient" if math.isfinite(value) else "loss"
             raise TrainingError(self._not_finite(what, self._step_number() + 1))

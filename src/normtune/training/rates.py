@@ -31,7 +31,7 @@ class Grid(Strict):
         return tuple(sorted(self.rates[:count]))
 
 
-_PAPER_FULL = Grid(rates=(2e-5, 3e-5, 5e-5, 1e-5))
+_PAPER_FULL = Grid(rates=(3e-5, 2e-5, 5e-5, 1e-5))
 _PAPER_EFFICIENT = Grid(rates=(7e-4, 4e-4, 1e-3, 1e-4))
 
 PAPER: dict[str, Grid] = {"full": _PAPER_FULL, "last-layers": _PAPER_FULL}

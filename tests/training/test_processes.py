@@ -1,0 +1,39 @@
+"""Training in several processes gives what one process gives."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normtune.tasks.templates import write
+
+CODE = "from normtune.cli import main; main()"
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "glue", train=37, dev=16, seed=0, tasks=["rte"])
+    (tmp_path / "run.py").write_text(CODE)
+    curves = []
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)),
+                *(str(tmp_path / "run.py"), "train", "--task", "rte", "--data", str(tmp_path / "glue")),
+                *("--model", str(tiny_folder), "--protocol", "small", "--batch-size", "9", "--out", str(out)),
+                *("--threads", "1", "--device", "cpu"),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=300,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        )
+        with (out / "curve.csv").open() as file:
+            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
