@@ -161,7 +161,7 @@ def test_padding_changes_no_answer(family, pairs, make_model, tiny_tokenizer):
     assert_padding_changes_nothing(make_model(family), tiny_tokenizer, Split(TEXTS, pairs))
 
 
-@pytest.mark.parametrize("family", ["xlnet", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["xlnet", "llama"])
 def test_neither_where_the_tokenizer_pads_on_the_left(family, make_model, tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.padding_side = "left"  # as XLNet's does, which reads its answer off the last token

@@ -54,6 +54,7 @@ def test_the_identity_of_tensors():
         {"a": b, "b": a},
         {"a": a.reshape(3, 2), "b": b},
         {"a": a.double(), "b": b},
+        {"a": a.view(torch.int32), "b": b},  # the same bytes
         {"a": a},
         {"a": a, "b": torch.tensor([1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))])},
         {"a": torch.cat([a[:1] * -1, a[1:]]), "b": b},  # 0.0 becomes -0.0: other bits, equal numbers

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
     from normtune.tasks.metrics import ClassScore
     from normtune.tasks.task import Split, Task
 
@@ -54,6 +53,7 @@ def evaluate(
     set_threads(threads)
     from normtune.commands.loading import base_of
     from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
     from normtune.evaluation import logits, report
     from normtune.execution.batching import encode
 

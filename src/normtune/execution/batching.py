@@ -24,12 +24,14 @@ class Encoded:
         labels: Class numbers (int64) or targets (float32), or None.
         truncated: How many examples were longer than the limit.
         pad: The number that fills up each field, by field.
+        side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
     """
 
     fields: dict[str, tuple[Tensor, ...]]
     labels: Tensor | None
     truncated: int
     pad: dict[str, int]
+    side: str = "right"
 
     def __len__(self) -> int:
         return len(self.fields["input_ids"])
@@ -42,7 +44,9 @@ class Encoded:
     def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The model's inputs for the examples at `indices`, each of shape (len(indices), longest of them)."""
         return {
-            name: pad_sequence([values[i] for i in indices], batch_first=True, padding_value=self.pad[name]).to(device)
+            name: pad_sequence(
+                [values[i] for i in indices], batch_first=True, padding_value=self.pad[name], padding_side=self.side
+            ).to(device)
             for name, values in self.fields.items()
         }
 
@@ -91,6 +95,7 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         labels=None if split.labels is None else torch.from_numpy(split.labels),
         truncated=len(long),
         pad=pad,
+        side=tokenizer.padding_side,
     )
 
 

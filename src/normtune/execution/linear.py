@@ -90,8 +90,8 @@ class _FastLinear(TorchFunctionMode):
         onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
         packed = getattr(weight, _MARK, None)
         if packed is not None and packed[1].numel() <= weight.numel() * _SPARSE_BELOW:
-            return _apply(inputs, weight.detach(), bias, onednn, *packed)
-        return _apply(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+            return _over_tokens(inputs, weight.detach(), bias, onednn, *packed)
+        return _over_tokens(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
@@ -109,7 +109,7 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) 
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer, over (batch, tokens, inputs), with the products that it needs and no others."""
+    """A linear layer, over (tokens, inputs), with the products that it needs and no others."""
 
     @staticmethod
     def forward(
@@ -132,22 +132,30 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, indices = ctx.saved_tensors
         grad = grads[0].contiguous()
-        flat = grad.reshape(-1, grad.shape[-1])
         to_inputs = to_weight = to_bias = to_leaf = None
         if ctx.needs_input_grad[0]:
             to_inputs = _product(grad, weight.t().contiguous(), None, ctx.onednn)
         if ctx.needs_input_grad[1]:
-            rows = inputs.reshape(len(flat), -1)
-            to_weight = _product(flat.t().contiguous(), rows.t().contiguous(), None, ctx.onednn)
+            to_weight = _product(grad.t().contiguous(), inputs.t().contiguous(), None, ctx.onednn)
         if ctx.has_bias and ctx.needs_input_grad[2]:
-            to_bias = flat.sum(0)
+            to_bias = grad.sum(0)
         if indices is not None and ctx.needs_input_grad[4]:
-            to_leaf = _entry_gradients(flat, inputs.reshape(len(flat), -1), indices)
+            to_leaf = _entry_gradients(grad, inputs, indices)
         return to_inputs, to_weight, to_bias, None, to_leaf, None
 
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Linear.apply
+
+
+def _over_tokens(inputs: Tensor, *others: object) -> Tensor:
+    """The layer over (batch, tokens, inputs).
+
+    The view that makes three dimensions of two is taken outside the function, since some families change the outputs
+    in place, and torch refuses that on a view made inside.
+    """
+    flat = _apply(inputs.reshape(-1, inputs.shape[-1]), *others)
+    return flat.view(*inputs.shape[:-1], flat.shape[-1])
 
 
 def _entry_gradients(grad: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ class Tuning:
 
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
-        for module, attribute in self._packed:
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        with torch.enable_grad():  # without gradients torch would leave a buffer behind
+            for module, attribute in self._packed:
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
         for module, owned in self._owned.items():
             # Cleared first: the order of a module's parameters is part of the layout.
             module._parameters.clear()

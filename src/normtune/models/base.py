@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import constants as hub_constants
+from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -203,8 +205,11 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     with torch.device("meta"), quiet():
         try:
             model = AutoModelForSequenceClassification.from_config(config)
-        except ValueError as error:
-            raise ModelError(f"{name!r} is a {config.model_type!r} model, which has no sequence classifier.") from error
+        except Exception as error:
+            if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+                kind = config.model_type
+                raise ModelError(f"{name!r} is a {kind!r} model, which has no sequence classifier.") from error
+            raise ModelError(f"The configuration of {name!r} cannot be used: {_first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     return layout(model, [n for n, _ in model.named_parameters() if not n.startswith(prefix)])
 
@@ -248,7 +253,7 @@ def quiet() -> Iterator[None]:
 def _config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision or "main")
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each family's configuration refuses what it cannot use in its own way
         raise ModelError(_not_found(name, path, error)) from error
     return config
 
@@ -278,7 +283,7 @@ def _load_weights(
     if not keep_head:
         config.num_labels = spec.outputs
     try:
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 config=config,
@@ -288,13 +293,10 @@ def _load_weights(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {_first_line(error)}") from error
-    except Exception as error:
-        # safetensors' own error derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise ModelError(f"The checkpoint of {name!r} is truncated or corrupt: {_first_line(error)}") from error
+    except Exception as error:  # a model of an impossible configuration fails in a way of its own
+        raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {_first_line(error)}") from error
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}
     return model, sorted(parameters & {*info["missing_keys"], *mismatched})
@@ -319,6 +321,10 @@ def _tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTr
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision or "main")
     except (OSError, ValueError, ImportError):
         return None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        return None  # made up by transformers where the folder holds none
+    # XLNet reads its answer off the last token; the others find it themselves, and count positions from the left.
+    tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:

@@ -115,7 +115,7 @@ class HeadSwap:
     def undo(self) -> None:
         """Put back the head, the labels and the problem type that the model had."""
         for path, module in self._saved.modules.items():
-            self._model.set_submodule(path, module, strict=True)
+            self._model.set_submodule(path, module.train(self._model.training), strict=True)
         for name, value in self._saved.config.items():
             setattr(self._model.config, name, value)
         _set_outputs(self._model, self._saved.num_labels)

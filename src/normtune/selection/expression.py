@@ -58,16 +58,18 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
     name, marked, layers = text.strip().partition("@")
     if not name or (marked and not _LAYERS.fullmatch(layers)):
         raise SelectionError(f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@3-5 or NAME@4-.")
-    if name == "random" and not marked:
-        return random(layout, seed=seed)
     if name == "last-layers" and marked and layers.isdigit():
         return last_layers(layout, layers=int(layers))
-    selection = METHODS[name](layout) if name in METHODS else _named(layout, name)
+    selection = _method(layout, name, seed) if name in METHODS else _named(layout, name)
     if marked:
         selection &= _layers(layout, layers)
         if not len(selection):
             raise SelectionError(f"{text.strip()!r} selects nothing: this model's layers are 0 to {layout.layers - 1}.")
     return selection
+
+
+def _method(layout: Layout, name: str, seed: int) -> Selection:
+    return random(layout, seed=seed) if name == "random" else METHODS[name](layout)
 
 
 def _named(layout: Layout, name: str) -> Selection:
