@@ -222,6 +222,7 @@ def test_gradients_of_entries_at_lower_precision_are_summed_in_float32(backend):
     assert leaf.grad.dtype == torch.float32
     dense = grad.double().reshape(-1, NARROW).t() @ inputs.double().reshape(-1, WIDE)
     assert close(leaf.grad, dense.reshape(-1)[indices], 0.02)
+    assert (leaf.grad.bfloat16() != leaf.grad).any()  # never rounded to what the base has
 
 
 def test_no_gradient_is_asked_of_a_leaf_that_does_not_train(backend):
@@ -240,9 +241,12 @@ def test_a_frozen_layer_keeps_no_inputs(onednn):
     inputs, weight, bias, _ = tensors()
     inputs.requires_grad_()
     kept = []
-    with fast_linear(), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t), fast_linear():
         linear(inputs, weight, bias)
-    assert inputs.shape not in kept
+        assert weight.data_ptr() in kept
+        assert inputs.data_ptr() not in kept
+        linear(inputs, weight.requires_grad_(), bias)
+        assert inputs.data_ptr() in kept
 
 
 @pytest.mark.parametrize("what", ["few", "many"])

@@ -319,3 +319,20 @@ def test_loading_prints_nothing(tiny_folder, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
+
+
+def test_a_damaged_tokenizer_is_refused(copy):
+    (copy / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        load_base(str(copy))
+
+
+def test_no_code_of_a_folder_is_ever_run(copy):
+    (copy / "conf.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    set_config(
+        copy, model_type="weird", auto_map={"AutoConfig": "conf.X", "AutoModelForSequenceClassification": "conf.Y"}
+    )
+    for load in (load_base, skeleton):
+        with pytest.raises(ModelError):
+            load(str(copy))
+    assert not list(copy.rglob("ran"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normtune.tasks.task import TaskData
     from normtune.training.record import Record
 
-TASKS = "sst2,mrpc,stsb,rte"
+TASKS = "sst2,stsb,rte"
 METHODS = "head,full,bitfit,layernorm,random"
 
 

@@ -21,7 +21,7 @@ class Encoded:
 
     Attributes:
         fields: The tokenizer's fields (``input_ids``, ``token_type_ids``, ...): for each example a vector of int64.
-        labels: Class numbers (int64) or targets (float32), or None.
+        labels: Class numbers (int64) or targets (float64), or None.
         truncated: How many examples were longer than the limit.
         pad: The number that fills up each field, by field.
         side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.

@@ -204,7 +204,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     config.num_labels = labels
     with torch.device("meta"), quiet():
         try:
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         except Exception as error:
             if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 kind = config.model_type
@@ -252,7 +252,9 @@ def quiet() -> Iterator[None]:
 
 def _config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision or "main")
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=revision or "main", trust_remote_code=False
+        )
     except Exception as error:  # each family's configuration refuses what it cannot use in its own way
         raise ModelError(_not_found(name, path, error)) from error
     return config
@@ -292,6 +294,7 @@ def _load_weights(
                 ignore_mismatched_sizes=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     except SafetensorError as error:
         raise ModelError(f"The checkpoint of {name!r} is truncated or corrupt: {_first_line(error)}") from error
@@ -316,10 +319,19 @@ def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> 
 
 
 def _tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer, or None where there is none.
+
+    Raises:
+        ModelError: If its file is there but cannot be read.
+    """
     try:
         with quiet():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision or "main")
-    except (OSError, ValueError, ImportError):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                path, revision=revision or "main", trust_remote_code=False
+            )
+    except Exception as error:  # each tokenizer fails in a way of its own
+        if (Path(path) / "tokenizer.json").is_file():
+            raise ModelError(f"{path}/tokenizer.json cannot be read: {_first_line(error)}") from error
         return None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         return None  # made up by transformers where the folder holds none
