@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from normtune.cli import main
-from normtune.models.base import Base, load_base, quiet, wrap
+from normtune.models.base import Base, load_base, wrap
+from normtune.models.sources import quiet
 
 settings.register_profile("normtune", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("normtune")

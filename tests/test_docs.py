@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -81,15 +82,20 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "index.html").is_file()
 
 
-def test_the_results_table_is_what_the_records_say(cli: Run) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = re.search(r"<!-- made by: normtune (.*?) -->\n(.*?)\n\n", text, re.DOTALL)
-    assert command is not None
-    arguments = shlex.split(command[1])
-    arguments[1] = str(ROOT / arguments[1])
-    status, made, _ = cli(*arguments)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "rates.md"], ids=lambda page: page.name)
+def test_tables_are_what_the_records_say(page: Path, cli: Run) -> None:
+    made = re.search(r"<!-- made by: normtune (.*?) -->\n(.*?)\n\n", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert made is not None
+    command, folder, *options = shlex.split(made[1])
+    status, text, _ = cli(command, ROOT / folder, *options)
     assert status == 0
-    assert made.strip() == command[2].strip()
+    assert text.strip() == made[2].strip()
+
+
+def test_the_speed_page_is_what_the_benchmark_measured() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    ratios = json.loads((ROOT / "results" / "benchmarks" / "linear.json").read_text())["ratios"]
+    assert all(f"| {name.replace('_', ' ')} | {value:.2f} |" in page for name, value in ratios.items())
 
 
 def test_records_are_whole_and_named_after_their_run() -> None:

@@ -12,7 +12,8 @@ from peft import LNTuningConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from normtune.deltas.delta import FILE, Delta
-from normtune.models.base import Base, load_base, quiet
+from normtune.models.base import Base, load_base
+from normtune.models.sources import quiet
 from tests.deltas.moved import THREE, answers, applied, inputs, moved
 
 pytestmark = [

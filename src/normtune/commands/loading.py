@@ -17,8 +17,9 @@ def base_of(delta: Delta, model: str | None, device: str) -> Base:
         model: Where the base is to be found instead of under the name in the delta.
         device: Where it is to run.
     """
-    from normtune.models.base import PACKAGED, load_base
+    from normtune.models.base import load_base
     from normtune.models.device import accelerator
+    from normtune.models.sources import PACKAGED
 
     info = delta.info
     # A packaged model's revision is the package's version, which cannot be asked for.

@@ -15,7 +15,8 @@ from normtune.errors import DeltaError
 from normtune.evaluation import logits
 from normtune.execution.batching import encode
 from normtune.files import fresh_folder
-from normtune.models.base import Base, quiet
+from normtune.models.base import Base
+from normtune.models.sources import quiet
 from normtune.tasks.task import Split
 
 # What a scaled head is tried on; any texts do.

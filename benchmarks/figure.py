@@ -1,0 +1,70 @@
+"""Draw the README's picture from the records: score against entries trained, a panel a task.
+
+Run ``python benchmarks/figure.py``; it reads ``results/runs`` and writes ``docs/assets/small.svg``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from normtune.studies.store import Store
+from normtune.studies.table import Table, tabulate
+from normtune.tasks.glue import GLUE
+
+ROOT = Path(__file__).parent.parent
+TASKS = ("stsb", "cola", "mrpc", "rte")
+COLOURS = {"head": "#8a8f98", "random": "#c28e0e", "layernorm": "#0f8f7d", "bitfit": "#5b6fd6", "full": "#c2452d"}
+
+
+def main() -> None:
+    """Draw and write."""
+    mpl.rcParams.update({
+        "font.size": 9,
+        "svg.hashsalt": "normtune",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    })
+    records = [r for r in Store(ROOT / "results" / "runs") if r.config.protocol.name == "small"]
+    table = tabulate(records)
+    shown = [task for task in TASKS if any((method, task) in table.scores for method in COLOURS)]
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.6), layout="constrained", squeeze=False)
+    heads = {record.config.task: record.counts.head for record in records}
+    for panel, task in zip(axes[0], shown, strict=True):
+        draw(panel, table, task, heads[task])
+    axes[0][0].set_ylabel("dev score x 100")
+    figure.supxlabel("entries trained, head included", fontsize=9)
+    handles = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(COLOURS), frameon=False)
+    target = ROOT / "docs" / "assets" / "small.svg"
+    figure.savefig(target, metadata={"Date": None})
+    print(target)
+
+
+def draw(panel: Axes, table: Table, task: str, head: int) -> None:
+    """One task: a point a method with the standard deviation over seeds, hollow where seeds are missing."""
+    for method, colour in COLOURS.items():
+        score = table.scores.get((method, task))
+        if score is None:
+            continue
+        panel.errorbar(
+            table.trained[method] + head,
+            100 * score.mean,
+            100 * (score.spread or 0),
+            fmt="o",
+            color=colour,
+            capsize=3,
+            mfc=colour if score.seeds == table.seeds else "white",
+        )
+    panel.set_xscale("log")
+    panel.set_xlim(4e2, 1e8)
+    panel.set_title(f"{GLUE[task].title} ({GLUE[task].primary})", fontsize=9)
+    panel.grid(axis="y", alpha=0.25)
+
+
+if __name__ == "__main__":
+    main()
