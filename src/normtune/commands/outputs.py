@@ -120,7 +120,7 @@ def rich_table(table: Table) -> RichTable:
     title = f"Dev score x 100: mean ± standard deviation over {table.seeds} seed{'s' if table.seeds != 1 else ''}"
     shown = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for number, name in enumerate(_header(table)):
-        shown.add_column(name, justify="right" if number else "left")
+        shown.add_column(name, justify="right" if number else "left", no_wrap=number < 2)
     for row in _rows(table):
         shown.add_row(*row)
     return shown
