@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -32,12 +37,15 @@ def main() -> None:
     # Progress bars of the libraries underneath would break ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The hub's client logs each of its retries; one sentence at the end says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        app()
+        with _stoppable():
+            app()
     except NormtuneError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Stopped. The same command continues where it stopped, if it was given an output folder.", status=130)
+    except _StoppedError:
+        _fail("Stopped. A training that was given an output folder is continued by the same command.", status=130)
     except BrokenPipeError:
         # Whoever read our output has gone; that is their choice and no error.
         sys.stderr.close()
@@ -46,6 +54,25 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
             raise
         _fail(f"Cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}.")
+
+
+class _StoppedError(BaseException):
+    """A wish to stop, from keyboard or system; no KeyboardInterrupt, since click answers those in its own way."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within this context SIGINT and SIGTERM raise `_StoppedError`, and what was begun is cleaned up on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _StoppedError
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, status: int = 1) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -303,3 +305,20 @@ def test_predict_refuses_what_does_not_fit(cli: Run, small: list[str], tmp_path:
         status, text, error = cli("predict", out, *options)
         assert (status, text) == (1, "")
         assert message in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_it_says_how_to_go_on(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from normtune.training.loop import Loop
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish_epoch", lambda self: os.kill(os.getpid(), number))
+        status, text, error = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
+    assert (status, text) == (130, "")
+    assert "is continued by the same command" in error
+    assert signal.getsignal(number) == before
+    status, _, _ = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
+    assert status == 0
