@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from normtune.errors import ConfigError, DataError
+from normtune.tasks.dividing import NUMBER, alike, divide, labels_of
 from normtune.tasks.rows import Rows, read_rows
 from normtune.tasks.task import Split, Task, TaskData
 
@@ -20,7 +20,6 @@ SMALL_CLASS = 5
 
 # Below this spread, relative to the largest target, differences are rounding errors.
 _ROUNDING = 1e-12
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def load_files(
     whole = _split(read, names, read.rows.source)
     notes = _contradictions(whole, train.name)
     if given is None:
-        splits = _divide(whole, dev_fraction, seed, names)
+        splits = divide(whole, dev_fraction, seed, names)
         notes += _moved(splits, dev_fraction)
     else:
         splits = {"train": whole, "dev": _split(given, names, read.rows.source)}
@@ -165,7 +164,7 @@ def _classes(read: _Examples) -> tuple[str, ...]:
 
 def _number(label: str) -> tuple[bool, float]:
     """Where a label is sorted: (whether it is no number, its value)."""
-    return (False, float(label)) if _NUMBER.fullmatch(label) else (True, 0.0)
+    return (False, float(label)) if NUMBER.fullmatch(label) else (True, 0.0)
 
 
 def _split(read: _Examples, names: Sequence[str], train: str) -> Split:
@@ -196,76 +195,11 @@ def _targets(read: _Examples) -> np.ndarray:
     """
     targets = []
     for index, label in enumerate(read.labels):
-        target = float(label) if _NUMBER.fullmatch(label) else math.nan
+        target = float(label) if NUMBER.fullmatch(label) else math.nan
         if not math.isfinite(target):
             raise DataError(f"{read.rows.place(index)}: the target {label!r} is not a finite number.")
         targets.append(target)
     return np.array(targets, dtype=np.float64)
-
-
-def _labels(split: Split) -> np.ndarray:
-    assert split.labels is not None
-    return split.labels
-
-
-def _alike(split: Split) -> dict[tuple[str, str], list[int]]:
-    """The numbers of the examples that have the same texts, by these."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for index, key in enumerate(zip(split.texts, split.pairs or [""] * len(split), strict=True)):
-        found.setdefault(key, []).append(index)
-    return found
-
-
-def _divide(whole: Split, fraction: float, seed: int, names: Sequence[str]) -> dict[str, Split]:
-    """Splits a file's examples into train and dev, both in the file's order.
-
-    What is drawn are groups of identical texts, each as one of its rarest class; regression has one class.
-
-    Raises:
-        DataError: If there are too few different texts.
-    """
-    labels = _labels(whole).tolist() if names else [0] * len(whole)
-    rarity = Counter(labels)
-    groups = list(_alike(whole).values())
-    kinds = [min((labels[row] for row in rows), key=lambda kind: (rarity[kind], kind)) for rows in groups]
-    held = _draw(kinds, fraction, seed)
-    # A class that occurs only beside contradictory labels can still be missing from train.
-    there = {labels[row] for group, rows in enumerate(groups) if group not in held for row in rows}
-    for group in sorted(held):
-        if not there.issuperset(found := {labels[row] for row in groups[group]}):
-            there |= found
-            held.remove(group)
-    if not held:
-        few = "every class has a single text" if names else "there is a single text"
-        hint = " (is this regression?)" if names and all(_NUMBER.fullmatch(label) for label in names) else ""
-        raise DataError(f"No dev split can be made of {len(whole)} rows, as {few}{hint}; give a dev file.")
-    dev = sorted(row for group in held for row in groups[group])
-    return {"train": whole.take(sorted(set(range(len(whole))) - set(dev))), "dev": whole.take(dev)}
-
-
-def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
-    """A stratified, seeded sample without replacement, with at least one of every kind that has two or more.
-
-    Args:
-        kinds: For each item its kind.
-        fraction: How much of `kinds` to draw, unless that leaves a kind without.
-        seed: Seed of the draw.
-
-    Returns:
-        Numbers of the drawn items; kinds with a single item are never among them.
-    """
-    from sklearn.model_selection import train_test_split
-
-    sizes = Counter(kinds)
-    items = [item for item, kind in enumerate(kinds) if sizes[kind] > 1]
-    least = len({kinds[item] for item in items})
-    if not items:
-        return set()
-    # scikit-learn wants as many items as kinds on either side, and still may leave a small kind out.
-    size = min(max(round(fraction * len(kinds)), least), len(items) - least)
-    kept, drawn = train_test_split(items, test_size=size, random_state=seed, stratify=[kinds[item] for item in items])
-    last = {kinds[item]: item for item in kept}
-    return {*drawn, *(last[kind] for kind in set(last) - {kinds[item] for item in drawn})}
 
 
 def _classification(name: str, names: tuple[str, ...], *, pair: bool, weights: tuple[float, ...] | None) -> Task:
@@ -287,7 +221,7 @@ def _regression(name: str, train: Split, source: str) -> Task:
     Raises:
         DataError: If its targets cannot be standardised.
     """
-    targets = _labels(train)
+    targets = labels_of(train)
     with np.errstate(over="ignore", invalid="ignore"):
         center, scale, spread = float(targets.mean()), float(targets.std()), float(np.ptp(targets))
     if spread <= _ROUNDING * np.abs(targets).max():
@@ -313,7 +247,7 @@ def _safe(stem: str) -> str:
 
 
 def _counts(split: Split, names: Sequence[str]) -> dict[str, int]:
-    return dict(zip(names, np.bincount(_labels(split), minlength=len(names)).tolist(), strict=True))
+    return dict(zip(names, np.bincount(labels_of(split), minlength=len(names)).tolist(), strict=True))
 
 
 def _weights(counts: Sequence[int]) -> tuple[float, ...]:
@@ -327,15 +261,15 @@ def _some(labels: Sequence[str]) -> str:
 
 
 def _contradictions(whole: Split, file: str) -> list[str]:
-    labels = _labels(whole)
-    found = [rows for rows in _alike(whole).values() if len(rows) > 1 and np.ptp(labels[rows]) > 0]
+    labels = labels_of(whole)
+    found = [rows for rows in alike(whole).values() if len(rows) > 1 and np.ptp(labels[rows]) > 0]
     if not found:
         return []
     return [f"{file}: {sum(map(len, found))} rows share their texts with others that have another label."]
 
 
 def _leaks(splits: Mapping[str, Split]) -> list[str]:
-    seen, dev = _alike(splits["train"]), _alike(splits["dev"])
+    seen, dev = alike(splits["train"]), alike(splits["dev"])
     count = sum(len(rows) for key, rows in dev.items() if key in seen)
     if not count:
         return []
@@ -361,7 +295,7 @@ def _small(counts: Mapping[str, int]) -> list[str]:
 
 
 def _unseen(dev: Split, names: Sequence[str], *, made: bool) -> list[str]:
-    present = set(_labels(dev).tolist()) if names else set()
+    present = set(labels_of(dev).tolist()) if names else set()
     lacking = [name for number, name in enumerate(names) if number not in present]
     if not lacking:
         return []
