@@ -70,16 +70,7 @@ def _one(
         if (folder / RECORD).is_file():
             watcher.skip()
             return Result(entry.name, Record.load(folder / RECORD), earlier=True)
-        own = OwnFiles(
-            train=entry.train,
-            dev=entry.dev,
-            text=entry.text,
-            pair=entry.pair,
-            label=entry.label,
-            regression=entry.regression,
-            class_weights=entry.class_weights,
-            name=entry.name,
-        )
+        own = OwnFiles(**entry.model_dump())
         data = own_source(own)
         rate_list, search = rates(None if manifest.lr is None else str(manifest.lr))
         [cell] = cells(
