@@ -61,7 +61,7 @@ def draw(panel: Axes, table: Table, task: str, head: int) -> None:
             mfc=colour if score.seeds == table.seeds else "white",
         )
     panel.set_xscale("log")
-    panel.set_xlim(4e2, 1e8)
+    panel.set_xlim(1e2, 1e8)
     panel.set_title(f"{GLUE[task].title} ({GLUE[task].primary})", fontsize=9)
     panel.grid(axis="y", alpha=0.25)
 
