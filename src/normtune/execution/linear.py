@@ -1,7 +1,7 @@
 """Linear layers as fast as the processor allows, and gradients of only those weight entries that train.
 
-On AMD processors with AVX-512, oneDNN, which is part of torch, computes float32 products faster than the library that torch
-picks by itself; ``benchmarks/linear.py`` measures by how much whole steps gain. The two differ in the last bits,
+On AMD processors with AVX-512, oneDNN, which is part of torch, computes float32 products faster than the library that
+torch picks by itself; ``benchmarks/linear.py`` measures by how much whole steps gain. The two differ in the last bits,
 so which one ran is part of every record. ``NORMTUNE_LINEAR=torch`` or ``onednn`` overrules the choice.
 """
 
