@@ -14,7 +14,22 @@ from types import FrameType
 import typer
 from rich.console import Console
 
-from normtune.commands import components, evaluate, export, import_, merge, predict, push, study, table, tasks, train
+from normtune.commands import (
+    change,
+    components,
+    evaluate,
+    export,
+    fisher,
+    import_,
+    mask,
+    merge,
+    predict,
+    push,
+    study,
+    table,
+    tasks,
+    train,
+)
 from normtune.errors import NormtuneError
 
 app = typer.Typer(
@@ -24,7 +39,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fine-tune a transformer by training only a chosen sliver of it, by default its output LayerNorm.",
 )
-for module in (components, tasks, train, evaluate, predict, table, study, merge, export, import_, push):
+for module in (
+    components,
+    tasks,
+    train,
+    evaluate,
+    predict,
+    table,
+    study,
+    change,
+    fisher,
+    mask,
+    merge,
+    export,
+    import_,
+    push,
+):
     module.register(app)
 
 

@@ -89,6 +89,8 @@ class RunConfig(Strict):
         rate: Peak learning rate.
         seed: Seeds the head, the order of the data, dropout, and the draw of `random`.
         protocol: How it is trained.
+        mask: Where the selection was given rather than made from `method`, the start of its fingerprint; `method` is
+            then its name.
     """
 
     model: str
@@ -99,6 +101,7 @@ class RunConfig(Strict):
     rate: Annotated[float, Field(gt=0)]
     seed: Annotated[int, Field(ge=0)] = 0
     protocol: Protocol
+    mask: str | None = None
 
 
 def fingerprint(value: BaseModel | dict[str, Any]) -> str:

@@ -56,3 +56,7 @@ class OutputError(NormtuneError):
 
 class TrainingError(NormtuneError):
     """A training that cannot go on, such as one whose loss stopped being finite."""
+
+
+class ImportanceError(NormtuneError):
+    """An importance that cannot be computed, such as Fisher information where a gradient is not finite."""

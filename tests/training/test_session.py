@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 
 from normtune.config import protocol
 from normtune.deltas.delta import Delta
-from normtune.errors import TrainingError
+from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import logits, score
 from normtune.execution.batching import encode
+from normtune.models.base import Base
+from normtune.selection.expression import select
 from normtune.tasks.task import Split, Task, TaskData
 from normtune.training import loop
 from normtune.training.loop import Tick
@@ -221,3 +224,36 @@ def test_outputs_do_not_depend_on_padding(session: Session) -> None:
         logits(session.base, encode(texts.take([i]), session.base.need_tokenizer(), 128)) for i in range(len(texts))
     ])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_selection_of_ones_own_trains_as_the_method_that_makes_it(session: Session) -> None:
+    selection = session.selection("layernorm")
+    config = session.config("animals", "mine", 1e-2, 0, SMALL, selection)
+    record, delta = session.run(config, data(), selection=selection)
+    expected, delta_expected = session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    assert_same_delta(delta, delta_expected)
+    assert (record.scores, record.selection) == (expected.scores, expected.selection)
+    assert (record.config.method, delta.info.method, record.config.mask) == ("mine", "mine", selection.fingerprint[:16])
+    assert record.id == session.identify(config, data(), selection) != expected.id
+
+
+def test_a_configuration_goes_with_the_selection_it_was_made_with(session: Session) -> None:
+    selection, other = session.selection("layernorm"), session.selection("bitfit")
+    own, method = (session.config("animals", "random@2", 1e-2, 0, SMALL, chosen) for chosen in (selection, None))
+    for config, given in ((own, None), (own, other), (method, selection)):
+        with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
+            session.identify(config, data(), given)
+        with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
+            session.run(config, data(), selection=given)
+
+
+def test_a_selection_of_another_model_is_refused(session: Session, make_base: Callable[..., Base]) -> None:
+    foreign = select(make_base("bert", num_hidden_layers=2).layout, "layernorm")
+    config = session.config("animals", "mine", 1e-2, 0, SMALL, foreign)
+    with pytest.raises(SelectionError, match="The selection 'mine' is of another model"):
+        session.run(config, data(), selection=foreign)
+
+
+def test_records_from_before_a_field_was_added_are_found_again(session: Session) -> None:
+    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
+    assert config.model_dump(exclude_defaults=True).keys() == {"model", "task", "method", "rate", "protocol"}

@@ -26,6 +26,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Examples = Annotated[
+    int | None, typer.Option(min=1, help="Training examples of each task, a seeded sample. [default: all]")
+]
+UntilStable = Annotated[
+    bool, typer.Option("--until-stable", help="Add examples until what is read off no longer changes.")
+]
+Tolerated = Annotated[float, typer.Option(help="Share in which two halves of the examples may then still differ.")]
+Estimate = Annotated[str, typer.Option(help="empirical (true labels), exact or monte-carlo (the model's own).")]
+Samples = Annotated[int, typer.Option(min=1, help="Labels drawn for each example by monte-carlo.")]
+HeadSeeds = Annotated[
+    str, typer.Option(help="Seeds of the new head, separated by commas; the information is averaged over them.")
+]
 
 
 def names(text: str) -> list[str]:
@@ -51,7 +63,7 @@ def methods(text: str) -> list[str]:
     return parts
 
 
-def seeds(text: str) -> list[int]:
+def seeds(text: str, option: str = "--seed") -> list[int]:
     """The seeds of a comma-separated list.
 
     Raises:
@@ -59,7 +71,7 @@ def seeds(text: str) -> list[int]:
     """
     parts = names(text)
     if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise ConfigError(f"--seed takes different whole numbers from 0, separated by commas; got {text!r}.")
+        raise ConfigError(f"{option} takes different whole numbers from 0, separated by commas; got {text!r}.")
     return [int(part) for part in parts]
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from normtune.commands.options import Data, Device, Json, Revision, Suite, Threads, methods, rates, seeds, set_threads
+from normtune.commands.options import Data, Device, Json, Revision, Suite, Threads, rates, seeds, set_threads
+from normtune.commands.rows import Rows
 from normtune.commands.sources import OwnFiles, sources
 from normtune.errors import ConfigError, TrainingError
 
@@ -35,8 +36,15 @@ def train(
     manifest: Annotated[Path | None, typer.Option(help="YAML file that names many tasks of your own.")] = None,
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
     method: Annotated[
-        str, typer.Option(help="Method or expression, or several separated by commas (normtune components lists them).")
-    ] = "layernorm",
+        str | None,
+        typer.Option(
+            help="Method or expression, or several separated by commas (normtune components lists them)."
+            " [default: layernorm]"
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="File of a mask instead of a method, or several separated by commas.")
+    ] = None,
     lr: Annotated[
         str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
     ] = None,
@@ -73,15 +81,19 @@ def train(
     `normtune train --train intents.csv --text body --label intent --out runs/intents`
 
     `normtune train --task rte --method "layernorm@3- + pooler.dense" --out runs/mine`
+
+    `normtune train --task rte --mask masks/rte.safetensors`
     """
     rate_list, search = rates(lr)
-    method_list, seed_list = methods(method), seeds(seed)
+    rows, seed_list = Rows.read(method, mask), seeds(seed)
     set_threads(threads)
     if manifest is not None:
         from normtune.commands.manifest import train_manifest
 
         if task is not None or train is not None:
             raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
+        if mask is not None:
+            raise ConfigError("--manifest names the method itself; leave out --mask.")
         train_manifest(manifest, out, device, precision, as_json)
         return
     own = OwnFiles(train, dev, text, text_pair, label, regression, class_weights, name, seed_list[0])
@@ -89,7 +101,7 @@ def train(
     from normtune.commands.watcher import Watcher
     from normtune.config import protocol as make_protocol
     from normtune.models.device import accelerator
-    from normtune.studies.runs import Runner, cells
+    from normtune.studies.runs import Runner
     from normtune.studies.store import Store
     from normtune.training.session import Session, parts_of
 
@@ -105,10 +117,11 @@ def train(
     found = sources(task, suite, data, own)
     for source in found:
         parts_of(source, chosen)  # what is missing is said before anything is loaded or written
-    names = [source.task.name for source in found]
-    outputs = Outputs.plan(out, names, method_list, seed_list, keep=out is not None or records is None)
+    rows.check()
     session = Session(model, revision=revision, dtype=dtype, accelerator=accelerator(device, precision))
-    plan = cells(session, found, method_list, seed_list, protocol=chosen, rates=rate_list, search=search)
+    plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)
+    names, named = [source.task.name for source in found], [*dict.fromkeys(cell.method for cell in plan)]
+    outputs = Outputs.plan(out, names, named, seed_list, keep=out is not None or records is None)
     main = session.accelerator.is_main_process  # of several processes, one writes and speaks
     if main:
         outputs.claim()

@@ -27,6 +27,7 @@ from normtune.execution.sparse import Tuning, raise_norms, refuse_sharded
 from normtune.files import write_atomically
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
+from normtune.selection.positions import PACKED, pack, unpack
 from normtune.selection.selection import Selection
 from normtune.tasks.task import Kind
 from normtune.versions import versions
@@ -213,7 +214,7 @@ class Delta:
             tensors[f"values/{name}"] = value.reshape(-1).contiguous()
             indices = self.indices[name]
             if indices is not None:
-                tensors.update(_pack(name, indices))
+                tensors.update(pack(name, indices))
         return tensors
 
 
@@ -281,14 +282,6 @@ def _file(path: Path) -> Path:
     return path if path.suffix == ".safetensors" else path / FILE
 
 
-def _pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
-    """Positions as bits or as numbers, whichever is shorter."""
-    bits = np.packbits(np.bincount(indices, minlength=int(indices[-1]) + 1).astype(bool))
-    if bits.nbytes <= 4 * indices.size:
-        return {f"mask/{name}": torch.from_numpy(bits)}
-    return {f"index/{name}": torch.from_numpy(indices.astype(np.int32))}
-
-
 def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
     indices: dict[str, np.ndarray | None] = {}
     values: dict[str, Tensor] = {}
@@ -298,10 +291,8 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
         if part == "values":
             values[name] = tensor
             indices.setdefault(name, None)
-        elif part == "mask":
-            indices[name] = np.flatnonzero(np.unpackbits(tensor.numpy()))
-        elif part == "index":
-            indices[name] = tensor.numpy().astype(np.int64)
+        elif part in PACKED:
+            indices[name] = unpack(part, tensor)
         elif part == "head":
             head[name] = tensor
         else:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from normtune.config import Protocol, RunConfig
 from normtune.deltas.delta import Delta
-from normtune.errors import TrainingError
+from normtune.errors import ConfigError, TrainingError
+from normtune.selection.masks import Mask
+from normtune.selection.selection import Selection
 from normtune.studies.store import Store
 from normtune.tasks.task import TaskData
 from normtune.training.loop import Tick
+from normtune.training.rates import Grid
 from normtune.training.record import Record
 from normtune.training.session import Session
 
@@ -27,12 +30,14 @@ class Cell:
         method: The method's name or an expression.
         seeds: Seeds, in order.
         rates: Rates to try, ascending; the best is picked on the first seed and the other seeds reuse it.
+        selection: What trains, where it is not what `method` says but, say, a mask of that name.
     """
 
     data: TaskData
     method: str
     seeds: tuple[int, ...]
     rates: tuple[float, ...]
+    selection: Selection | None = None
 
     @property
     def runs(self) -> int:
@@ -106,13 +111,13 @@ class Runner:
         return [best, *(run for run in others if isinstance(run, Finished))]
 
     def _try(self, cell: Cell, rate: float, seed: int) -> Finished | TrainingError:
-        config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol)
-        identity = self._session.identify(config, cell.data)
+        config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol, cell.selection)
+        identity = self._session.identify(config, cell.data, cell.selection)
         watch = self._begin(config)
         run = self._known(identity)
         if run is None:
             try:
-                run = self._train(config, cell.data, identity, watch)
+                run = self._train(config, cell, identity, watch)
             except TrainingError as error:
                 self._fail(config, str(error))
                 return error
@@ -127,9 +132,11 @@ class Runner:
         delta = self._aside / "deltas" / f"{identity}.safetensors"
         return Finished(record, Delta.load(delta), cached=True) if delta.is_file() else None
 
-    def _train(self, config: RunConfig, data: TaskData, identity: str, watch: Watch | None) -> Finished:
+    def _train(self, config: RunConfig, cell: Cell, identity: str, watch: Watch | None) -> Finished:
         checkpoint = None if self._aside is None else self._aside / f"{identity}.safetensors"
-        record, delta = self._session.run(config, data, checkpoint=checkpoint, watch=watch)
+        record, delta = self._session.run(
+            config, cell.data, selection=cell.selection, checkpoint=checkpoint, watch=watch
+        )
         if not self._session.accelerator.is_main_process:
             return Finished(record, delta, cached=False)
         if self._aside is not None:
@@ -173,13 +180,79 @@ def cells(
     Returns:
         The cells, task by task.
     """
-
-    def own(method: str) -> tuple[float, ...]:
-        grid = session.grid(method)
-        return grid.first(protocol.rates) if search else (grid.default,)
-
     return [
-        Cell(data, method, tuple(seeds), tuple(sorted(rates)) if rates else own(method))
+        Cell(data, method, tuple(seeds), _rates(session.grid(method), protocol, rates, search))
         for data in tasks
         for method in methods
     ]
+
+
+def mask_cells(
+    session: Session,
+    tasks: Iterable[TaskData],
+    masks: Sequence[Mask],
+    seeds: Sequence[int],
+    *,
+    protocol: Protocol,
+    rates: Sequence[float] | None,
+    search: bool,
+) -> list[Cell]:
+    """Every task under every mask.
+
+    Masks of one name, made for different tasks, are one method: each task trains its own. A mask that stands alone
+    trains on every task, under a name that says whose it is where it was made for another (`MaskInfo.name_on`).
+
+    Args:
+        session: The base model.
+        tasks: The tasks and their data.
+        masks: Masks of this base.
+        seeds: Seeds.
+        protocol: Says how many rates of a grid a search tries.
+        rates: Rates to try, or None for what suits each mask's size.
+        search: Without `rates`: whether to search the grid rather than take its default.
+
+    Returns:
+        The cells, task by task.
+
+    Raises:
+        SelectionError: If a mask is of another model.
+        ConfigError: If two masks cannot be told apart, or a task's own is missing among several.
+    """
+    groups: dict[str, list[Mask]] = {}
+    for mask in masks:
+        mask.check(session.base)
+        groups.setdefault(mask.name, []).append(mask)
+    pairs = [(data, _own(group, data.task.name)) for data in tasks for group in groups.values()]
+    return [
+        Cell(
+            data,
+            mask.info.name_on(data.task.name),
+            tuple(seeds),
+            _rates(session.grid(mask.name, mask.selection), protocol, rates, search),
+            mask.selection,
+        )
+        for data, mask in pairs
+    ]
+
+
+def _own(group: list[Mask], task: str) -> Mask:
+    """Of masks of one name the one for this task.
+
+    Raises:
+        ConfigError: If two masks cannot be told apart, or there is none for the task.
+    """
+    if len(group) == 1:
+        return group[0]
+    targets = [mask.info.target for mask in group]
+    if len(set(targets)) < len(targets) or None in targets:
+        raise ConfigError(f"Two masks are called {group[0].name!r} and cannot be told apart; train them separately.")
+    if task not in targets:
+        known = ", ".join(map(str, targets))
+        raise ConfigError(f"The masks called {group[0].name!r} are for {known}; none is for {task}.")
+    return group[targets.index(task)]
+
+
+def _rates(grid: Grid, protocol: Protocol, given: Sequence[float] | None, search: bool) -> tuple[float, ...]:
+    if given:
+        return tuple(sorted(given))
+    return grid.first(protocol.rates) if search else (grid.default,)

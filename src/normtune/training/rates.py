@@ -49,18 +49,20 @@ NARROW: dict[str, Grid] = {
 }
 
 
-def grid(method: str, selection: Selection, width: int) -> Grid:
+def grid(method: str | None, selection: Selection, width: int) -> Grid:
     """The rates to try for `method` on a model of `width` hidden units.
 
     Args:
-        method: A method's name or an expression.
-        selection: What it selects; decides for an expression.
+        method: A method's name or an expression, or None for a selection that comes from a mask.
+        selection: What it selects; decides for an expression and for a mask.
         width: The model's hidden size.
 
     Returns:
-        The method's own grid; for an expression that of full fine-tuning where it trains more than one entry in a
-        hundred, else LayerNorm's.
+        The method's own grid; for an expression or a mask that of full fine-tuning where it trains more than one entry
+        in a hundred, else LayerNorm's; for an empty mask the head's.
     """
+    if method is None:
+        method = "" if len(selection) else "head"
     if width >= NARROW_BELOW:
         return PAPER.get(_nearest(method, selection, PAPER), _PAPER_EFFICIENT)
     return NARROW[_nearest(method, selection, NARROW)]

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from normtune.config import Protocol, RunConfig, fingerprint
 from normtune.deltas.delta import Delta
+from normtune.errors import ConfigError, SelectionError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.sparse import Tuning, trained_counts
@@ -90,12 +91,28 @@ class Session:
         """What `method` selects on this base; `seed` is for `random`."""
         return select(self.base.layout, method, seed=seed)
 
-    def grid(self, method: str) -> Grid:
-        """The rates to try for `method` on this base."""
+    def grid(self, method: str, selection: Selection | None = None) -> Grid:
+        """The rates to try on this base for `method`, or for a `selection` of one's own, whatever it is called."""
+        if selection is not None:
+            return grid(None, selection, width_of(self.base.layout))
         return grid(method, self.selection(method), width_of(self.base.layout))
 
-    def config(self, task: str, method: str, rate: float, seed: int, protocol: Protocol) -> RunConfig:
-        """The configuration of a run on this base."""
+    def config(
+        self, task: str, method: str, rate: float, seed: int, protocol: Protocol, selection: Selection | None = None
+    ) -> RunConfig:
+        """The configuration of a run on this base.
+
+        Args:
+            task: The task's name.
+            method: A method's name or an expression; with `selection` whatever that is to be called.
+            rate: Peak learning rate.
+            seed: The run's seed.
+            protocol: How it is trained.
+            selection: What trains, such as a mask's entries, where `method` does not say it.
+
+        Returns:
+            The configuration, which names the selection by its fingerprint.
+        """
         return RunConfig(
             model=self.base.name,
             revision=self.base.revision,
@@ -105,13 +122,27 @@ class Session:
             rate=rate,
             seed=seed,
             protocol=protocol,
+            mask=None if selection is None else _mask(selection),
         )
 
-    def identify(self, config: RunConfig, data: TaskData) -> str:
+    def identify(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> str:
         """The run's identity: a fingerprint of all that changes a number."""
-        return self._identity(
-            config, data.task, parts_of(data, config.protocol), self.selection(config.method, config.seed)
-        )
+        return self._identity(config, data.task, parts_of(data, config.protocol), self._selected(config, selection))
+
+    def _selected(self, config: RunConfig, selection: Selection | None) -> Selection:
+        """What a run trains: what was given, or what its method says.
+
+        Raises:
+            ConfigError: If the configuration is of another selection than was given.
+            SelectionError: If the selection is of another model.
+        """
+        if config.mask != (None if selection is None else _mask(selection)):
+            raise ConfigError(f"The configuration of {config.method!r} was not made with the selection given here.")
+        if selection is None:
+            return self.selection(config.method, config.seed)
+        if selection.layout.fingerprint != self.base.layout.fingerprint:
+            raise SelectionError(f"The selection {config.method!r} is of another model than {self.base.name!r}.")
+        return selection
 
     def _identity(self, config: RunConfig, task: Task, parts: Parts, selection: Selection) -> str:
         here = machine(self.accelerator.device)
@@ -135,6 +166,7 @@ class Session:
         config: RunConfig,
         data: TaskData,
         *,
+        selection: Selection | None = None,
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
     ) -> tuple[Record, Delta]:
@@ -143,6 +175,7 @@ class Session:
         Args:
             config: What to train.
             data: The task and its data.
+            selection: What trains, where it does not follow from the method: the one that `config` was made with.
             checkpoint: A file to keep the state in; an unfinished run found there is continued.
             watch: Told after each step.
 
@@ -153,7 +186,7 @@ class Session:
             TrainingError: If loss or gradient stop being finite.
         """
         parts = parts_of(data, config.protocol)
-        selection = self.selection(config.method, config.seed)
+        selection = self._selected(config, selection)
         identity = self._identity(config, data.task, parts, selection)
         encoded = _Encoded(
             train=self._encode(parts.train, config.protocol.max_length),
@@ -249,6 +282,10 @@ class _Encoded:
     train: Encoded
     pick: Encoded
     dev: dict[str, Encoded]
+
+
+def _mask(selection: Selection) -> str:
+    return selection.fingerprint[:16]
 
 
 def _has_plain_loss(task: Task) -> bool:

@@ -1,0 +1,130 @@
+"""``normtune fisher``: how much Fisher information each component and each entry carries."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normtune.commands.options import (
+    Data,
+    Device,
+    Estimate,
+    Examples,
+    HeadSeeds,
+    Json,
+    Revision,
+    Samples,
+    Suite,
+    Threads,
+    Tolerated,
+    UntilStable,
+    console,
+    notes,
+    seeds,
+    set_threads,
+)
+from normtune.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("fisher")(fisher)
+
+
+def fisher(
+    tasks: Annotated[
+        str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all for GLUE's eight.")
+    ] = "all",
+    model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
+    within: Annotated[
+        str, typer.Option(help="Sum over these: a method or an expression (normtune components lists them).")
+    ] = "full",
+    entries: Annotated[
+        str | None, typer.Option(help="Keep every single entry of these, for masks and heat maps. [default: layernorm]")
+    ] = None,
+    examples: Examples = None,
+    until_stable: UntilStable = False,
+    tolerance: Tolerated = 0.1,
+    estimator: Estimate = "empirical",
+    samples: Samples = 1,
+    head_seeds: HeadSeeds = "0",
+    protocol: Annotated[str, typer.Option(help="Whose training examples: paper, held-out or small.")] = "paper",
+    suite: Suite = "glue",
+    data: Data = None,
+    records: Annotated[
+        Path, typer.Option(help="Folder of records and entries: what is in it is not measured again.")
+    ] = Path("runs/fisher"),
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the kept entries by task and layer to this SVG, PNG or PDF file.")
+    ] = None,
+    normalised: Annotated[
+        bool, typer.Option("--normalised", help="In the figure each task divided by its own sum, and their sum.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: Json = False,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")] = "float32",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Rank the components of a model by their mean Fisher information (the paper's table 1).
+
+    The Fisher information of an entry is the mean over examples of the squared gradient of the log-likelihood. Each
+    task's component means are divided by their own sum, then added over the tasks.
+
+    Examples:
+    `normtune fisher --tasks rte,mrpc --examples 500`
+
+    `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
+    """
+    from normtune.commands.informed import heatmaps, in_markdown, plain, shown
+    from normtune.commands.measuring import measurer, task_names
+    from normtune.errors import SelectionError
+    from normtune.importance.estimators import Estimator
+    from normtune.importance.record import FisherConfig
+    from normtune.importance.tolerance import Tolerance
+    from normtune.report.heatmap import check, draw
+    from normtune.selection.expression import select
+
+    if as_json and markdown:
+        raise ConfigError("Choose one of --json and --markdown.")
+    if figure is not None:
+        check(figure)
+    set_threads(threads)
+    chosen = task_names(tasks)
+    config = FisherConfig(
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        task="",
+        within=within,
+        entries=entries,
+        estimator=Estimator(name=estimator, samples=samples),
+        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        examples=examples,
+        stable=Tolerance(of="ranking", tolerance=tolerance) if until_stable else None,
+    )
+    with measurer(config, protocol=protocol, suite=suite, data=data, folder=records, device=device) as own:
+        layout = own.base.layout
+        select(layout, within)
+        if entries is None:
+            with suppress(SelectionError):  # a family whose norms are not known: sums only
+                select(layout, "layernorm")
+                own = own.keeping("layernorm")
+        found = [own.measure(task).record for task in chosen]
+    if as_json:
+        print(json.dumps(plain(found), indent=1))
+    elif markdown:
+        print(in_markdown(found))
+    else:
+        for part in shown(found):
+            console.print(part)
+        notes.print(f"Records are in {records}.", highlight=False, markup=False)
+    if figure is not None:
+        kept = {place.component for place in select(layout, own.config.entries)} if own.config.entries else set()
+        draw(heatmaps(found, kept, normalised), figure)
+        notes.print(f"Saved to {figure}", highlight=False, markup=False)

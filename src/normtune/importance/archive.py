@@ -1,0 +1,171 @@
+"""Measurements of Fisher information in a folder: found again by what they measure, so that nothing is measured twice.
+
+``TASK-ID.json`` is the record; ``TASK-ID.safetensors`` beside it holds the single entries where they were asked for:
+``NAME`` for each parameter, float32, packed in the order of its selected entries, and in its header the record's id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+from normtune.config import fingerprint
+from normtune.errors import DataError
+from normtune.execution.batching import encode
+from normtune.files import write_atomically
+from normtune.importance.fisher import Request, fisher
+from normtune.importance.record import FisherConfig, FisherRecord, information
+from normtune.importance.stability import until_stable
+from normtune.machine import machine
+from normtune.models.base import Base
+from normtune.selection.expression import select
+from normtune.selection.scores import Scores
+from normtune.selection.selection import Selection
+from normtune.tasks.task import Split, TaskData
+from normtune.versions import versions
+
+# A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
+_SCHEMA = 1
+
+_KEY = "normtune"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement.
+
+    Attributes:
+        record: Its record.
+        scores: Fisher information of every entry asked for, or None.
+        cached: Whether it was found in the archive.
+    """
+
+    record: FisherRecord
+    scores: Scores | None
+    cached: bool
+
+
+class Archive:
+    """Measurements of Fisher information in a folder.
+
+    Args:
+        folder: Where they lie, or None to keep none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def measure(
+        self,
+        base: Base,
+        data: TaskData,
+        train: Split,
+        config: FisherConfig,
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Measured:
+        """Measure Fisher information, or find it.
+
+        Args:
+            base: The base model.
+            data: The task.
+            train: Those of its training examples that may be looked at.
+            config: What is wanted.
+            progress: Told how many further examples are done.
+
+        Returns:
+            The measurement.
+        """
+        within = select(base.layout, config.within)
+        entries = None if config.entries is None else select(base.layout, config.entries)
+        sample = train.sample(config.examples, config.sample_seed)
+        identity = _identity(base, config, within, entries, sample)
+        found = self._get(config.task, identity, entries)
+        if found is not None:
+            return found
+        started = time.monotonic()
+        encoded = encode(sample, base.need_tokenizer(), config.max_length)
+        both = within if entries is None else within | entries
+        request = Request(both, entries, config.estimator, config.head_seeds)
+        stability = None
+        if config.stable is None:
+            measured = fisher(base, data.task, encoded, request, progress=progress)
+        else:
+            measured, stability = until_stable(base, data.task, encoded, request, config.stable, progress=progress)
+        record = FisherRecord(
+            id=identity,
+            config=config,
+            base_identity=base.identity,
+            selection=both.fingerprint,
+            source=Path(data.source).name,
+            examples=len(measured.examples),
+            available=len(train),
+            identity=sample.identity()[:16],
+            truncated=encoded.truncated,
+            information=information(both, measured.by_seed),
+            stability=stability,
+            slow=measured.slow,
+            seconds=round(time.monotonic() - started, 3),
+            machine=machine(base.device),
+            versions=versions(),
+        )
+        self._put(record, measured.scores)
+        return Measured(record, measured.scores, cached=False)
+
+    def _files(self, task: str, identity: str) -> tuple[Path, Path]:
+        assert self.folder is not None
+        stem = self.folder / f"{task}-{identity}"
+        return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
+
+    def _get(self, task: str, identity: str, entries: Selection | None) -> Measured | None:
+        if self.folder is None:
+            return None
+        record, file = self._files(task, identity)
+        if not record.is_file() or (entries is not None and not file.is_file()):
+            return None
+        scores = None if entries is None else read_scores(file, identity, entries)
+        return Measured(FisherRecord.load(record), scores, cached=True)
+
+    def _put(self, record: FisherRecord, scores: Scores | None) -> None:
+        """The entries first, so that a record means that all is there."""
+        if self.folder is None:
+            return
+        path, file = self._files(record.config.task, record.id)
+        if scores is not None:
+            tensors = {name: values.astype(np.float32) for name, values in scores.values.items()}
+            write_atomically(file, serialise(tensors, {"format": "np", _KEY: record.id}))
+        record.save(path)
+
+
+def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
+    """The single entries of the measurement called `identity`.
+
+    Raises:
+        DataError: If the file is truncated, corrupt or of another measurement.
+    """
+    try:
+        with safe_open(file, "np") as stored:
+            values = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            known = (stored.metadata() or {}).get(_KEY)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"The Fisher information in {file} is truncated or corrupt: {error}") from error
+    if known != identity:
+        raise DataError(f"The Fisher information in {file} is of another measurement; remove that file.")
+    return Scores(entries, values)
+
+
+def _identity(base: Base, config: FisherConfig, within: Selection, entries: Selection | None, sample: Split) -> str:
+    return fingerprint({
+        "schema": _SCHEMA,
+        "config": config.model_dump(mode="json", exclude_defaults=True),
+        "base": base.identity,
+        "within": within.fingerprint,
+        "entries": None if entries is None else entries.fingerprint,
+        "data": sample.identity(),
+    })

@@ -1,0 +1,282 @@
+"""Fisher information of a model's entries on a task: the paper's equation 2, exact and per example.
+
+The Fisher information of an entry is the mean over examples of the squared gradient of log p(y | x), with dropout off.
+The log-likelihood is our own: cross entropy without class weights, or a Gaussian of unit variance on the raw label.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normtune.errors import DataError, ImportanceError
+from normtune.execution.batching import Encoded
+from normtune.importance.estimators import Estimator
+from normtune.importance.gradients import PerExample, Tally
+from normtune.models.base import Base
+from normtune.models.head import HeadSpec
+from normtune.selection.scores import Scores
+from normtune.selection.selection import Selection, nothing
+from normtune.tasks.task import Task
+
+#: Tokens of a batch, padding included, which bound the memory whatever the lengths.
+TOKENS = {"cpu": 4096, "cuda": 1 << 17}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What Fisher information is wanted.
+
+    Attributes:
+        within: For these entries, summed a parameter.
+        entries: For these, which are among them, every single entry; None for none.
+        estimator: With which labels.
+        head_seeds: Seeds of the heads to average over: the head is random before training.
+        tokens: Tokens a batch, padding included; changes memory and speed, and no result.
+    """
+
+    within: Selection
+    entries: Selection | None = None
+    estimator: Estimator = field(default_factory=Estimator)
+    head_seeds: tuple[int, ...] = (0,)
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what is wanted.
+
+        Raises:
+            ImportanceError: If nothing is, or no head is named, or `entries` are not among `within`.
+        """
+        if not len(self.within):
+            raise ImportanceError("Fisher information of an empty set of entries was asked for.")
+        if not self.head_seeds or len(set(self.head_seeds)) < len(self.head_seeds):
+            raise ImportanceError("Fisher information takes one or more different head seeds.")
+        if self.entries is not None and len(self.entries - self.within):
+            raise ImportanceError("The entries whose single values are wanted must be among those summed over.")
+
+    @property
+    def single(self) -> Selection:
+        """The entries whose single values are wanted."""
+        return nothing(self.within.layout) if self.entries is None else self.entries
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Fisher information on one task.
+
+    Attributes:
+        request: What was asked for.
+        by_seed: For each head seed: for each parameter the sum of the Fisher information over its entries.
+        scores: Fisher information of the single entries asked for, or None.
+        examples: Numbers of the examples that it is a mean over.
+        slow: Parameters that had to be computed example by example.
+        seconds: Time that it took.
+    """
+
+    request: Request
+    by_seed: tuple[Mapping[str, float], ...]
+    scores: Scores | None
+    examples: np.ndarray
+    slow: tuple[str, ...]
+    seconds: float
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """For each parameter the sum over its entries: the mean over head seeds."""
+        return {name: float(np.mean([own[name] for own in self.by_seed])) for name in self.by_seed[0]}
+
+
+def fisher(
+    base: Base,
+    task: Task,
+    encoded: Encoded,
+    request: Request,
+    *,
+    examples: np.ndarray | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Fisher:
+    """Fisher information on labelled examples.
+
+    Args:
+        base: The base model; heads are put on it and taken off again.
+        task: What the examples ask.
+        encoded: The examples.
+        request: What is wanted.
+        examples: Numbers of the examples to take the mean over; all of them by default.
+        progress: Told how many further examples are done; each head seed counts them anew.
+
+    Returns:
+        The Fisher information.
+
+    Raises:
+        ImportanceError: If a gradient is not finite; the example is named.
+        DataError: If there are no examples, or no labels where the estimator needs them.
+        ModelError: If the model is not deterministic.
+    """
+    numbers = np.arange(len(encoded)) if examples is None else np.asarray(examples)
+    started = time.monotonic()
+    tallies = [count(base, task, encoded, request, seed, numbers, progress) for seed in request.head_seeds]
+    return assemble(request, tallies, numbers, started)
+
+
+def count(
+    base: Base,
+    task: Task,
+    encoded: Encoded,
+    request: Request,
+    seed: int,
+    numbers: np.ndarray,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Tally:
+    """The sums over the examples at `numbers` for one head seed."""
+    with counting(base, task, encoded, request, seed) as counter:
+        tally = counter.tally()
+        for batch in counter.batches(numbers):
+            counter.add(batch, tally)
+            progress(len(batch))
+    return tally
+
+
+def assemble(request: Request, tallies: Sequence[Tally], examples: np.ndarray, started: float) -> Fisher:
+    """Fisher information from the sums of each head seed.
+
+    Args:
+        request: What was asked for.
+        tallies: One for each of its head seeds, in their order.
+        examples: Numbers of the examples in each.
+        started: When it began, by the monotonic clock.
+    """
+    return Fisher(
+        request=request,
+        by_seed=tuple(totals(tally, request.within) for tally in tallies),
+        scores=scores(tallies, request.single) if request.entries is not None else None,
+        examples=examples,
+        slow=tallies[0].slow,
+        seconds=time.monotonic() - started,
+    )
+
+
+@contextmanager
+def counting(base: Base, task: Task, encoded: Encoded, request: Request, seed: int) -> Iterator[Counter]:
+    """A counter for one head seed; the head is on the model within this context only.
+
+    Args:
+        base: The base model.
+        task: What the examples ask.
+        encoded: The examples.
+        request: What is wanted.
+        seed: The head's seed.
+
+    Yields:
+        The counter.
+    """
+    swap = base.put_head(HeadSpec(task.kind, task.labels), seed)
+    try:
+        yield Counter(base, task, encoded, request)
+    finally:
+        swap.undo()
+        base.refresh()
+
+
+class Counter:
+    """Adds up squared gradients of examples for one head.
+
+    Args:
+        base: The model with the task's head.
+        task: What the examples ask.
+        encoded: The examples.
+        request: What is wanted.
+
+    Attributes:
+        slow: Parameters that are computed example by example.
+
+    Raises:
+        DataError: If there are no examples, or no labels where the estimator needs them.
+    """
+
+    def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request) -> None:
+        if not len(encoded):
+            raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
+        self._estimator = request.estimator
+        if self._estimator.needs_labels and encoded.labels is None:
+            raise DataError(f"The {self._estimator.name} Fisher information of task {task.name!r} needs labels.")
+        self._task, self._encoded = task, encoded
+        self._tokens = request.tokens or TOKENS.get(base.device.type, TOKENS["cpu"])
+        # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
+        partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
+        self._single = {*request.single.chosen, *partial}
+        self._gradients = PerExample(base, request.within.chosen, encoded)
+        self.slow = self._gradients.slow
+
+    def tally(self) -> Tally:
+        """Sums of no examples yet."""
+        names = self._gradients.parameters
+        return Tally([name for name in names if name not in self._single], self._single, names, self.slow)
+
+    def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
+        """The examples at `numbers` in batches of like length and a bounded number of tokens."""
+        lengths = self._encoded.lengths[numbers]
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            size = max(1, self._tokens // int(lengths[order[start]]))
+            yield numbers[order[start : start + size]]
+            start += size
+
+    def add(self, batch: np.ndarray, tally: Tally) -> None:
+        """Add the examples of one batch.
+
+        Args:
+            batch: Their numbers.
+            tally: Where to.
+
+        Raises:
+            ImportanceError: If a gradient is not finite; the example is named.
+        """
+        self._gradients.add(batch, self._passes, tally)
+        if not tally.finite:
+            number = next((n for n in batch if not self._is_finite(n)), batch[0])
+            raise ImportanceError(
+                f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
+                " look at that text, or load the model in float32."
+            )
+
+    def _is_finite(self, number: int) -> bool:
+        alone = self.tally()
+        self._gradients.alone(number, self._passes, alone)
+        return alone.finite
+
+    def _passes(self, outputs: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:
+        labels = self._encoded.labels
+        own = None if labels is None else labels[torch.from_numpy(numbers)].to(outputs.device)
+        return self._estimator.passes(outputs, self._task, own, numbers.tolist())
+
+
+def totals(tally: Tally, within: Selection) -> dict[str, float]:
+    """For each parameter the sum over its entries within a selection, of the mean over examples."""
+    sums = {**tally.totals(), **{name: float(values.sum()) for name, values in _packed(tally, within).items()}}
+    return {name: sums[name] / tally.examples for name in within.chosen}
+
+
+def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
+    """Mean over examples, and over tallies, of every entry of a selection."""
+    each = [{name: values / tally.examples for name, values in _packed(tally, single).items()} for tally in tallies]
+    means = {name: np.mean([own[name] for own in each], axis=0) for name in single.chosen}
+    # As a file keeps them, so that a mask is the same before and after.
+    return Scores(single, {name: values.astype(np.float32) for name, values in means.items()})
+
+
+def _packed(tally: Tally, selection: Selection) -> dict[str, np.ndarray]:
+    """The sums of the selected entries, for parameters whose every entry is kept."""
+    packed = {}
+    for name in selection.chosen:
+        if name in tally.entries:
+            flat = tally.entries[name].flatten().cpu().numpy()
+            packed[name] = flat if selection.is_whole(name) else flat[selection.indices(name)]
+    return packed

@@ -1,0 +1,293 @@
+"""Squared per-example gradients of a model's log-likelihood, summed over the examples of whole batches.
+
+One forward and one backward pass a batch, with every parameter frozen (see `normtune.importance.uses`). Before the
+first batch, three examples of different lengths are computed together and one by one; a parameter for which the two
+differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normtune.errors import ModelError
+from normtune.execution.batching import Encoded
+from normtune.execution.linear import fast_linear
+from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
+from normtune.importance.uses import Factor, Watch, Way
+from normtune.models.base import Base
+
+#: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
+Passes = Callable[[Tensor, np.ndarray], Iterable[Tensor]]
+
+#: Examples that the closed forms are checked on.
+_PROBE = 3
+#: Part of a parameter's sum by which the two ways may differ: rounding is far below it, any mistake far above.
+_CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
+_CLOSE_LOW = 0.2
+
+
+class Tally:
+    """Sums over examples of squared gradients, in float64.
+
+    Args:
+        totals: For these parameters the sum over all entries is kept.
+        entries: For these, every entry's own sum.
+        parameters: All of them, by name.
+        slow: Those of them that are computed example by example.
+    """
+
+    def __init__(
+        self,
+        totals: Iterable[str],
+        entries: Iterable[str],
+        parameters: Mapping[str, Tensor],
+        slow: tuple[str, ...] = (),
+    ) -> None:
+        self.slow = slow
+        self.examples = 0
+        self._totals = {name: torch.zeros((), dtype=torch.float64, device=parameters[name].device) for name in totals}
+        self.entries = {
+            name: torch.zeros(parameters[name].shape, dtype=torch.float64, device=parameters[name].device)
+            for name in entries
+        }
+
+    def empty(self) -> Tally:
+        """A tally like this one, of no examples yet."""
+        parameters = {**self._totals, **self.entries}
+        return Tally(self._totals, self.entries, parameters, self.slow)
+
+    def include(self, other: Tally) -> None:
+        """Add what another tally of the same parameters holds."""
+        self.examples += other.examples
+        for name, total in other._totals.items():
+            self._totals[name] += total
+        for name, entries in other.entries.items():
+            self.entries[name] += entries
+
+    def wants_entries(self, name: str) -> bool:
+        """Whether every entry of the parameter called `name` is kept."""
+        return name in self.entries
+
+    def add(self, name: str, squares: Tensor) -> None:
+        """Add squares of the whole parameter called `name`, in its shape, or, where totals are kept, their sum."""
+        if name in self.entries:
+            self.entries[name] += squares
+        else:
+            self._totals[name] += squares.sum(dtype=torch.float64)
+
+    def add_rows(self, name: str, rows: Tensor, squares: Tensor) -> None:
+        """Add squares of some rows of a table, (N, O); a row may stand there more than once."""
+        if name in self.entries:
+            self.entries[name].index_add_(0, rows, squares.double())
+        else:
+            self._totals[name] += squares.sum(dtype=torch.float64)
+
+    def totals(self) -> dict[str, float]:
+        """The sum over each parameter's entries."""
+        own = {name: entries.sum() for name, entries in self.entries.items()}
+        return {name: float(total) for name, total in {**self._totals, **own}.items()}
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sum is a finite number."""
+        return all(np.isfinite(list(self.totals().values())))
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """The sums of several tallies of the same parameters together."""
+    whole = tallies[0].empty()
+    for tally in tallies:
+        whole.include(tally)
+    return whole
+
+
+class PerExample:
+    """Squared per-example gradients of some parameters of one model.
+
+    Args:
+        base: The model with the head of the task; it is in evaluation mode while this works.
+        names: The parameters wanted.
+        encoded: The examples.
+
+    Attributes:
+        slow: Parameters that are computed example by example.
+
+    Raises:
+        ModelError: If the model does not answer the same twice.
+    """
+
+    def __init__(self, base: Base, names: Iterable[str], encoded: Encoded) -> None:
+        self._base, self._encoded = base, encoded
+        parameters = dict(base.model.named_parameters())
+        self.parameters = {name: parameters[name] for name in names}
+        self._ways: dict[str, list[Way]] = {}
+        self.slow: tuple[str, ...] = ()
+        with self._frozen():
+            self._probe()
+
+    def add(self, indices: np.ndarray, passes: Passes, tally: Tally) -> None:
+        """Add the examples at `indices`, one batch, to `tally`.
+
+        Args:
+            indices: Their numbers in the data.
+            passes: What to differentiate.
+            tally: Where the sums are kept.
+        """
+        with self._frozen():
+            self._together(indices, passes, tally)
+            if self.slow:
+                for index in indices:
+                    self._alone(np.array([index]), passes, tally, self.slow)
+        tally.examples += len(indices)
+
+    def alone(self, index: int, passes: Passes, tally: Tally) -> None:
+        """Add one example by plain automatic differentiation: the reference, and the way for irregular parameters."""
+        with self._frozen():
+            self._alone(np.array([index]), passes, tally, self.parameters)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """The model frozen and without dropout, and as it was afterwards."""
+        model = self._base.model
+        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        training = model.training
+        model.eval().requires_grad_(False)
+        try:
+            with torch.enable_grad(), fast_linear():
+                yield
+        finally:
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+            model.train(training)
+
+    def _outputs(self, indices: np.ndarray) -> Tensor:
+        outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits
+        return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+    def _probe(self) -> None:
+        indices = _spread(self._encoded.lengths)
+        if not torch.equal(self._outputs(indices), self._outputs(indices)):
+            raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
+        together, one_by_one = (Tally(self.parameters, (), self.parameters) for _ in range(2))
+        watch = self._together(indices, _any_direction, together, find_out=True)
+        self._ways = dict(watch.ways)
+        for index in indices:
+            self._alone(np.array([index]), _any_direction, one_by_one, self.parameters)
+        wrong = _differing(together.totals(), one_by_one.totals(), self.parameters)
+        self.slow = tuple(name for name in self.parameters if name in watch.irregular or name in wrong)
+
+    def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
+        regular = {name: value for name, value in self.parameters.items() if name not in self.slow}
+        collector = _Collector(tally)
+        watch = Watch(regular, len(indices), collector.take, None if find_out else self._ways)
+        with watch:
+            outputs = self._outputs(indices)
+        collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        if outputs.requires_grad:
+            for scalars in passes(outputs, indices):
+                scalars.sum().backward(retain_graph=True)
+                collector.finish()
+        return watch
+
+    def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
+        own = {name: self.parameters[name] for name in names}
+        for parameter in own.values():
+            parameter.requires_grad_()
+        for scalars in passes(self._outputs(indices), indices):
+            grads = torch.autograd.grad(scalars.sum(), list(own.values()), retain_graph=True, allow_unused=True)
+            for name, grad in zip(own, grads, strict=True):
+                if grad is not None:
+                    tally.add(name, _working(grad).square())
+        for parameter in own.values():
+            parameter.requires_grad_(False)
+
+
+class _Collector:
+    """Puts the uses of each parameter together and adds their squares to a tally.
+
+    A parameter that is used several times (a shared layer, say) waits for all of its uses, since they add before they
+    are squared; one that is used once is squared at once, so that nothing is kept.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self.uses: dict[str, int] = {}
+        self._tally = tally
+        self._waiting: dict[str, list[Factor]] = defaultdict(list)
+        self._products: tuple[Tensor, Tensor] | None = None
+
+    def take(self, name: str, factor: Factor) -> None:
+        if name not in self.uses:
+            return
+        self._waiting[name].append(factor)
+        if len(self._waiting[name]) == self.uses[name]:
+            self._square(name, self._waiting.pop(name))
+
+    def finish(self) -> None:
+        """Square what is still waiting, for uses that the outputs do not depend on."""
+        for name in list(self._waiting):
+            self._square(name, self._waiting.pop(name))
+        self._products = None
+
+    def _square(self, name: str, factors: list[Factor]) -> None:
+        kind = factors[0].kind
+        grads = [_working(factor.grad) for factor in factors]
+        if kind == "vector":
+            self._tally.add(name, torch.stack([per_example(grad) for grad in grads]).sum(0).square_().sum(0))
+            return
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
+        given = [factor.inputs for factor in factors if factor.inputs is not None]
+        inputs = given[0] if len(given) == 1 else torch.cat(given, 1)
+        if kind == "table":
+            self._tally.add_rows(name, *table_rows(inputs, grad))
+            return
+        if self._tally.wants_entries(name):
+            squares = linear_entries(_working(inputs), grad)
+            self._tally.add(name, squares.t() if factors[0].turned else squares)
+        else:
+            self._tally.add(name, self._total(inputs, grad))
+
+    def _total(self, inputs: Tensor, grad: Tensor) -> Tensor:
+        """Query, key and value see the same inputs, whose products are then computed once."""
+        if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
+            return linear_total(_working(inputs), grad)
+        if self._products is None or self._products[0] is not inputs:
+            self._products = (inputs, token_products(_working(inputs)))
+        return linear_total(_working(inputs), grad, self._products[1])
+
+
+def _working(values: Tensor) -> Tensor:
+    """In float32, or float64 where the model is: squares of lower precisions would vanish."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _spread(lengths: np.ndarray) -> np.ndarray:
+    """Numbers of a few examples, shortest, median and longest, so that padding is among what is checked."""
+    order = np.argsort(lengths, kind="stable")
+    picked: np.ndarray = order[np.linspace(0, len(order) - 1, _PROBE).round().astype(int)]
+    return picked
+
+
+def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:
+    """Some fixed function of the outputs in which every one of them takes part."""
+    weights = torch.linspace(1.0, 2.0, outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+    yield (outputs * weights).tanh().sum(1) + (outputs * weights).sum(1)
+
+
+def _differing(
+    together: Mapping[str, float], alone: Mapping[str, float], parameters: Mapping[str, nn.Parameter]
+) -> set[str]:
+    """Parameters whose two sums differ by more than rounding, beside the largest mean square of any of them."""
+    floor = max((alone[name] / parameters[name].numel() for name in parameters), default=0.0)
+    wrong = set()
+    for name, parameter in parameters.items():
+        close = _CLOSE.get(parameter.dtype, _CLOSE_LOW)
+        slack = close * alone[name] + 1e-9 * floor * parameter.numel()
+        if not abs(together[name] - alone[name]) <= slack:
+            wrong.add(name)
+    return wrong

@@ -1,0 +1,103 @@
+"""Sums over examples of squared per-example gradients, from what a layer saw and the gradient of what it gave.
+
+A layer meets a batch of examples, each of several tokens. The gradient of a parameter *for one example* is a sum over
+that example's tokens; these functions square it per example and add up, without a backward pass an example.
+
+Shapes: ``B`` examples, ``T`` tokens each, ``I`` inputs and ``O`` outputs of a linear layer. Padding takes no part,
+since the gradient of its outputs is zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normtune.execution.linear import _product, linear_backend
+
+#: Bytes of per-example products held at once where they are formed together.
+_CHUNK = 256 << 20
+
+
+def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
+    """For each entry of a linear weight the sum over examples of its squared gradient.
+
+    Args:
+        inputs: What the layer saw, of shape (B, T, I).
+        grad: The gradient of its outputs, of shape (B, T, O).
+
+    Returns:
+        Of shape (O, I). A bounded number of per-example gradients is held at once; on the CPU a single one.
+    """
+    total = grad.new_zeros(grad.shape[2], inputs.shape[2])
+    if grad.device.type == "cpu":
+        for own, out in zip(inputs, grad, strict=True):
+            single = _times(out.t().contiguous(), own.t().contiguous())
+            total.addcmul_(single, single)
+        return total
+    size = max(1, _CHUNK // (total.numel() * total.element_size()))
+    for own, out in zip(inputs.split(size), grad.split(size), strict=True):
+        total += torch.bmm(out.transpose(1, 2), own).square_().sum(0)
+    return total
+
+
+def linear_total(inputs: Tensor, grad: Tensor, known: Tensor | None = None) -> Tensor:
+    """The sum of `linear_entries` over all entries, in the cheaper of two ways.
+
+    The squared Frobenius norm of ``G^T X`` is the sum of ``(X X^T) * (G G^T)``, two matrices of T by T, so that no
+    gradient of the weight is formed. For long texts through a narrow layer the gradient is the smaller matrix.
+
+    Args:
+        inputs: What the layer saw, of shape (B, T, I).
+        grad: The gradient of its outputs, of shape (B, T, O).
+        known: ``token_products(inputs)``, where it is at hand.
+
+    Returns:
+        A number, in float64.
+    """
+    if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
+        return linear_entries(inputs, grad).sum(dtype=torch.float64)
+    own = token_products(inputs) if known is None else known
+    return torch.dot(own.view(-1), token_products(grad).view(-1)).double()
+
+
+def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
+    """Whether products of tokens are cheaper than the gradient of the weight."""
+    return tokens * (inputs + outputs) < inputs * outputs
+
+
+def token_products(values: Tensor) -> Tensor:
+    """The products of an example's tokens with each other: of shape (B, T, T) for values of shape (B, T, anything)."""
+    if values.device.type == "cpu":
+        return torch.stack([_times(own, own) for own in values])
+    return torch.bmm(values, values.transpose(1, 2))
+
+
+def per_example(values: Tensor) -> Tensor:
+    """The sum over an example's tokens: of shape (B, O) for values of shape (B, ..., O)."""
+    return values.flatten(1, -2).sum(1) if values.ndim > 2 else values
+
+
+def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The squared per-example gradients of the rows of an embedding that a batch meets.
+
+    A token that stands twice in a text is one row: its gradients add before they are squared.
+
+    Args:
+        ids: Row numbers, of shape (B, T).
+        grad: The gradient of what was looked up, of shape (B, T, O).
+
+    Returns:
+        Row numbers, of shape (N,), where a row stands once for each example that meets it, and the squared gradients,
+        of shape (N, O).
+    """
+    stride = int(ids.max()) + 1
+    places = ids + torch.arange(len(ids), device=ids.device)[:, None] * stride
+    met, position = torch.unique(places, return_inverse=True)
+    sums = grad.new_zeros(len(met), grad.shape[2])
+    sums.index_add_(0, position.flatten(), grad.flatten(0, 1))
+    return met % stride, sums.square_()
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T``, by the library that is fast on this CPU."""
+    return _product(left, right, None, linear_backend() == "onednn" and left.dtype == torch.float32)

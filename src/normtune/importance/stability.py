@@ -1,0 +1,140 @@
+"""How many examples Fisher information needs: they are added until what is read off it no longer changes.
+
+Examples come in a seeded random order and are dealt out to eight groups. Whenever their number has doubled, the groups
+are put into two halves in the seven balanced ways of a Hadamard design, and the halves are compared: which share of
+the pairs of components both order alike, or which share of a mask both choose. The standard deviation over the seven
+ways, divided by the root of seven, is the error. A half has half of the examples, so all of them together agree better
+still.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import hadamard
+
+from normtune.execution.batching import Encoded
+from normtune.importance.fisher import Counter, Fisher, Request, assemble, count, counting, scores, totals
+from normtune.importance.gradients import Tally, merged
+from normtune.importance.ranking import component_means, concordance
+from normtune.importance.record import information
+from normtune.importance.tolerance import Look, Stability, Tolerance
+from normtune.models.base import Base
+from normtune.selection.masks import top
+from normtune.selection.selection import Selection
+from normtune.tasks.task import Task
+
+GROUPS = 8
+#: Examples before the first look, and by how much their number grows until the next.
+FIRST, GROWTH = 64, 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """The state at one look.
+
+    Attributes:
+        order: Numbers of the examples so far.
+        groups: Sums of each group.
+    """
+
+    order: np.ndarray
+    groups: Sequence[Tally]
+
+    def halves(self) -> Iterator[tuple[Tally, Tally]]:
+        """Two halves of the examples, in every balanced way."""
+        for row in hadamard(GROUPS)[1:]:
+            yield (
+                merged([group for group, sign in zip(self.groups, row, strict=True) if sign > 0]),
+                merged([group for group, sign in zip(self.groups, row, strict=True) if sign < 0]),
+            )
+
+    def look(self, asked: Tolerance, request: Request) -> Look:
+        """Compare the halves in what was asked for."""
+        shares = [agreement(one, other, asked, request) for one, other in self.halves()]
+        error = float(np.std(shares, ddof=1) / len(shares) ** 0.5)
+        return Look(examples=len(self.order), agreement=float(np.mean(shares)), error=error)
+
+
+def until_stable(
+    base: Base,
+    task: Task,
+    encoded: Encoded,
+    request: Request,
+    asked: Tolerance,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Fisher, Stability]:
+    """Fisher information on as many examples as it needs.
+
+    The number is found with the first head seed; the other seeds take the same examples.
+
+    Args:
+        base: The base model.
+        task: What the examples ask.
+        encoded: The examples there are.
+        request: What is wanted.
+        asked: When to stop.
+        progress: Told how many further examples are done.
+
+    Returns:
+        The Fisher information, and how it became stable.
+    """
+    started = time.monotonic()
+    looks = []
+    reached = False
+    with counting(base, task, encoded, request, request.head_seeds[0]) as counter:
+        for state in rounds(counter, len(encoded), asked.seed, progress):
+            looks.append(state.look(asked, request))
+            reached = looks[-1].agreement - looks[-1].error >= 1 - asked.tolerance
+            if reached:
+                break
+    stability = Stability(
+        asked=asked, reached=reached, examples=len(state.order), available=len(encoded), looks=tuple(looks)
+    )
+    later = [count(base, task, encoded, request, seed, state.order, progress) for seed in request.head_seeds[1:]]
+    return assemble(request, [merged(state.groups), *later], state.order, started), stability
+
+
+def rounds(
+    counter: Counter, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[Round]:
+    """Add examples in a seeded order, and stop to look whenever their number has doubled, and at the end.
+
+    Args:
+        counter: Computes the gradients.
+        available: How many examples there are.
+        seed: Seeds their order.
+        progress: Told how many further examples are done.
+
+    Yields:
+        The state after each round.
+    """
+    order = np.random.default_rng([seed, 0xF15]).permutation(available)
+    groups = [counter.tally() for _ in range(GROUPS)]
+    done, target = 0, FIRST
+    while done < available:
+        target = min(target, available)
+        for number, group in enumerate(groups):
+            positions = np.arange(done, target)
+            for batch in counter.batches(order[positions[positions % GROUPS == number]]):
+                counter.add(batch, group)
+                progress(len(batch))
+        done, target = target, target * GROWTH
+        yield Round(order[:done], groups)
+
+
+def agreement(one: Tally, other: Tally, asked: Tolerance, request: Request) -> float:
+    """The share in which two halves agree: of the pairs of components, or of the mask."""
+    if asked.of == "mask":
+        return overlap(*(top(scores([half], request.single), fraction=asked.fraction) for half in (one, other)))
+    within = request.within
+    return concordance(*(component_means(information(within, [totals(half, within)])) for half in (one, other)))
+
+
+def overlap(one: Selection, other: Selection) -> float:
+    """The share of two masks of one size that both have."""
+    return len(one & other) / len(one) if len(one) else 1.0

@@ -1,0 +1,51 @@
+"""Positions of selected entries as tensors in a file: as bits or as numbers, whichever is shorter."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normtune.errors import SelectionError
+
+#: First parts of the names under which positions are stored: packed bits, and numbers.
+PACKED = ("mask", "index")
+
+
+def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
+    """Positions of a parameter as one tensor under its name.
+
+    Args:
+        name: The parameter's name.
+        indices: Sorted positions in the flattened parameter, at least one.
+
+    Returns:
+        ``mask/NAME`` (bits, up to the last position) or ``index/NAME`` (int32; int64 where that does not suffice).
+    """
+    last = int(indices[-1])
+    wide = np.int32 if last <= np.iinfo(np.int32).max else np.int64
+    if last // 8 + 1 > np.dtype(wide).itemsize * indices.size:
+        return {f"index/{name}": torch.from_numpy(indices.astype(wide))}
+    bits = np.zeros(last + 1, bool)
+    bits[indices] = True
+    return {f"mask/{name}": torch.from_numpy(np.packbits(bits))}
+
+
+def unpack(part: str, stored: Tensor) -> np.ndarray:
+    """Positions as `pack` stored them.
+
+    Args:
+        part: ``mask`` or ``index``: what stands before the parameter's name.
+        stored: The tensor.
+
+    Returns:
+        Positions in the flattened parameter, int64.
+
+    Raises:
+        SelectionError: If no positions are stored in this way.
+    """
+    if part == "mask" and stored.dtype == torch.uint8:
+        return np.flatnonzero(np.unpackbits(stored.numpy()))
+    if part == "index" and stored.dtype in {torch.int32, torch.int64}:
+        return stored.numpy().astype(np.int64)
+    raise SelectionError(f"Positions are not stored as {part!r} of {str(stored.dtype).removeprefix('torch.')}.")

@@ -1,0 +1,140 @@
+"""Fisher information by definition: a plain loop over single, unpadded examples, in float64; and what to try it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normtune.execution.batching import Encoded
+from normtune.importance.estimators import Estimator
+from normtune.models.base import Base
+from normtune.models.head import HeadSpec
+from normtune.tasks.task import Task
+
+#: Every kind of task; the last one is trained on (y - 2.5) / 1.5, but its Fisher information is that of y.
+TASKS = {
+    "two": Task("two", "Two", "classification", ("no", "yes"), ("accuracy",), pair=False),
+    "three": Task("three", "Three", "classification", ("a", "b", "c"), ("accuracy",), pair=False),
+    "number": Task("number", "Number", "regression", (), ("pearson",), pair=False),
+    "scaled": Task("scaled", "Scaled", "regression", (), ("pearson",), pair=False, center=2.5, scale=1.5),
+}
+
+LENGTHS = (5, 9, 3, 8, 12, 4, 7)
+
+
+def texts(
+    task: Task, lengths: Sequence[int] = LENGTHS, *, seed: int = 0, types: bool = False, side: str = "right"
+) -> Encoded:
+    """Random texts of these lengths, the same token more than once in some, with labels."""
+    generator = np.random.default_rng(seed)
+    ids = tuple(torch.tensor([2, *generator.integers(5, 30, length - 2), 3]) for length in lengths)
+    fields = {"input_ids": ids, "attention_mask": tuple(map(torch.ones_like, ids))}
+    if types:
+        fields["token_type_ids"] = tuple((torch.arange(len(own)) > len(own) // 2).long() for own in ids)
+    if task.kind == "regression":
+        labels = torch.from_numpy(generator.normal(3, 2, len(ids)))
+    else:
+        labels = torch.from_numpy(generator.integers(0, task.outputs, len(ids)))
+    return Encoded(fields, labels, truncated=0, pad=dict.fromkeys(fields, 0), side=side)
+
+
+class Float64(Base):
+    """A base in float64 throughout: its heads are, too."""
+
+    def put_head(self, spec: HeadSpec, seed: int = 0):
+        swap = super().put_head(spec, seed)
+        for root in self.roots:
+            head = self.model.get_submodule(root).double()
+            head._forward_pre_hooks.clear()
+        return swap
+
+
+def in_float64(base: Base) -> Float64:
+    """`base` itself, in float64."""
+    base.model.double()
+    return Float64(**vars(base))
+
+
+def values(base: Base, estimator: Estimator, task: Task, logits: Tensor, label: Tensor | None, number: int) -> Tensor:
+    """Log-likelihoods, and the weights with which their squared gradients count: pairs, for one example."""
+    name, samples = estimator.name, estimator.samples
+    draws = np.random.default_rng([estimator.seed, number])
+    if task.kind == "regression":
+        mean = logits[0] * task.scale + task.center
+        if name == "exact":  # over y ~ N(mean, 1), E[(y - mean)^2] = 1
+            return [(1.0, mean)]
+        if name == "empirical":
+            targets = [float(label)]
+        else:
+            targets = [float(mean) + float(noise) for noise in draws.standard_normal(samples)]
+        normal = [torch.distributions.Normal(mean, 1.0).log_prob(torch.tensor(y, dtype=mean.dtype)) for y in targets]
+        return [(1 / len(targets), own) for own in normal]
+    log_p = torch.log_softmax(logits, 0)
+    if name == "empirical":
+        return [(1.0, log_p[int(label)])]
+    if name == "exact":
+        return [(float(own.exp()), own) for own in log_p]
+    reached = np.cumsum(log_p.detach().exp().numpy())
+    return [(1 / samples, log_p[int(np.argmax(reached >= u))]) for u in draws.random(samples)]
+
+
+def by_loop(
+    base: Base,
+    task: Task,
+    encoded: Encoded,
+    estimator: Estimator | None = None,
+    *,
+    seed: int = 0,
+    examples: Iterable[int] | None = None,
+    names: Iterable[str] | None = None,
+) -> dict[str, Tensor]:
+    """For each pre-trained parameter the mean over examples of its squared gradient: equation 2, word by word."""
+    estimator = estimator or Estimator()
+    numbers = range(len(encoded)) if examples is None else list(examples)
+    swap = base.put_head(HeadSpec(task.kind, task.labels), seed)
+    model = base.model.eval()
+    own = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.body}
+    own = own if names is None else {name: own[name] for name in names}
+    flags = [parameter.requires_grad for parameter in own.values()]
+    for parameter in own.values():
+        parameter.requires_grad_(True)
+    sums = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in own.items()}
+    for number in numbers:
+        inputs = {field: rows[number][None] for field, rows in encoded.fields.items()}
+        logits = model(**inputs).logits[0]
+        label = None if encoded.labels is None else encoded.labels[number]
+        for weight, value in values(base, estimator, task, logits, label, number):
+            grads = torch.autograd.grad(value, [*own.values()], retain_graph=True, allow_unused=True)
+            for name, grad in zip(own, grads, strict=True):
+                sums[name] += 0 if grad is None else weight * grad.double() ** 2
+    for parameter, flag in zip(own.values(), flags, strict=True):
+        parameter.requires_grad_(flag)
+    swap.undo()
+    base.refresh()
+    return {name: total / len(numbers) for name, total in sums.items()}
+
+
+def assert_same(found: dict, wanted: dict[str, Tensor], *, rtol: float = 1e-6, zero: float = 1e-12) -> None:
+    """Every entry, or every parameter's sum, relative; what is zero is measured by the largest of all.
+
+    Args:
+        found: For each parameter its entries, flattened, or their sum.
+        wanted: For each parameter its entries.
+        rtol: Relative tolerance.
+        zero: Part of the largest that counts as zero.
+    """
+    assert found.keys() <= wanted.keys()
+    assert found
+    largest = max(float(value.max()) for value in wanted.values())
+    assert largest > 0
+    for name, value in found.items():
+        entries = wanted[name].flatten().numpy()
+        own = entries if np.ndim(value) else entries.sum()
+        slack = zero * largest * (1 if np.ndim(value) else entries.size)
+        np.testing.assert_allclose(value, own, rtol=rtol, atol=slack, err_msg=name)
+
+
+Factory = Callable[..., Base]
