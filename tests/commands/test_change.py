@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+import torch
 
 from normtune.config import protocol
 from normtune.studies.runs import Cell, Runner
@@ -24,6 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, two seeds at the better of two rates, and a run that trains the head alone."""
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made")
     runner = Runner(Session(str(tiny_folder)), SMALL, store=Store(folder))
     for task in (TASK, NUMBER):
@@ -220,7 +223,8 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence(cli: Run, made: Path, t
 def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Path, tmp_path: Path) -> None:
     first, second = shown(records, "animals")
     edited(first, records, "other", base_identity="other", config_model="bert-large")
-    assert "several models, bert-large (float32), " in refused(cli, records)
+    assert "bert-large (float32)" in (error := refused(cli, records))
+    assert "several models" in error
     status, _, _ = cli("change", records, "--model", first.config.model)
     assert status == 0
     (records / "other.json").unlink()
@@ -233,8 +237,9 @@ def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Pat
 
     facts = first.data.model_copy(update={"identity": {"train": "other"}}).model_dump()
     edited(first, records, "other", data=facts, config_seed=7)
-    assert "animals in" in (error := refused(cli, records))
-    assert "different data" in error
+    assert "animals are on different data" in refused(cli, records)
+    status, _, _ = cli("change", records, "--task", "length")
+    assert status == 0
     (records / "other.json").unlink()
 
     for number, record in enumerate((first, second)):
@@ -245,6 +250,6 @@ def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Pat
 def test_without_matplotlib_it_says_so_before_it_runs_anything(
     cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     options = ["--model", "nowhere", "--task", "rte", "--figure", tmp_path / "map.svg"]
     assert "pip install 'normtune[docs]'" in refused(cli, *options)

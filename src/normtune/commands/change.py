@@ -107,7 +107,7 @@ def change(
         show(cases, chosen, subs, console)
     if figure is not None:
         figure_of(cases, chosen, subs, figure)
-        notes.print(f"Saved to {figure}", highlight=False, markup=False)
+        notes.print(f"Saved to {figure}", highlight=False, markup=False, soft_wrap=True)
 
 
 def recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, protocol: str | None) -> list[Case]:
@@ -127,9 +127,7 @@ def recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, proto
         ConfigError: If the runs are of several models or protocols, or a task's are on different data.
         UnknownNameError: If no record and no suite has such a task.
     """
-    from normtune.commands.moved import Case
     from normtune.studies.store import Store
-    from normtune.studies.table import tabulate
     from normtune.tasks.glue import GLUE
 
     if not folder.is_dir():
@@ -137,53 +135,53 @@ def recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, proto
     every = [
         record
         for record in Store(folder)
-        if record.status == "done"
-        and protocol in {None, record.config.protocol.name}
-        and model in {None, record.config.model}
+        if protocol in {None, record.config.protocol.name} and model in {None, record.config.model}
     ]
-    full = [record for record in every if record.config.method == METHOD]
+    full = [record for record in every if record.config.method == METHOD and record.status == "done"]
     if not full:
-        which = "".join(
-            f" {kind} {name!r}" for kind, name in (("of model", model), ("under protocol", protocol)) if name
-        )
-        raise DataError(
-            f"There is no full fine-tuning{which} in {folder}; run one with"
-            f" `normtune train --method {METHOD} --records {folder}`."
-        )
-    _one_setting(full)
+        given = {"of model": model, "under protocol": protocol}
+        which = "".join(f" {kind} {name}" for kind, name in given.items() if name)
+        hint = f"run one with `normtune train --method {METHOD} --records {folder}`"
+        raise DataError(f"There is no full fine-tuning{which} in {folder}; {hint}.")
     order = [*GLUE]
     have = sorted({r.config.task for r in full}, key=lambda t: (order.index(t) if t in order else len(order), t))
-    scores = tabulate(full).scores
-    cases = []
-    for name in have if tasks is None else dict.fromkeys(map(_task_name, tasks)):
+    wanted = have if tasks is None else [*dict.fromkeys(map(_task_name, tasks))]
+    for name in wanted:
+        if name not in {*have, *order, *(record.config.task for record in every)}:
+            raise UnknownNameError("task", name, have)
         if name not in have:
-            if name not in {*order, *(record.config.task for record in every)}:
-                raise UnknownNameError("task", name, have)
-            raise DataError(
-                f"There is no full fine-tuning of {name} in {folder}, only of {', '.join(have)}; run it with"
-                f" `normtune train --task {name} --method {METHOD} --records {folder}`."
-            )
-        runs = [record for record in full if record.config.task == name]
-        if len({tuple(sorted(run.data.identity.items())) for run in runs}) > 1:
-            raise ConfigError(f"The full fine-tunings of {name} in {folder} are on different data; keep them apart.")
-        rate = scores[METHOD, name].rate
-        # Of runs that differ in threads or device only, one stands for its seed.
-        seeds = {run.config.seed: run for run in reversed(runs) if run.config.rate == rate}
-        cases.append(Case(name, tuple(seeds[number] for number in sorted(seeds))))
-    return cases
+            hint = f"run it with `normtune train --task {name} --method {METHOD} --records {folder}`"
+            raise DataError(f"There is no full fine-tuning of {name} in {folder}, only of {', '.join(have)}; {hint}.")
+    runs = {name: [record for record in full if record.config.task == name] for name in wanted}
+    _one_setting([record for group in runs.values() for record in group])
+    return [_case(name, group) for name, group in runs.items()]
+
+
+def _case(task: str, runs: Sequence[Record]) -> Case:
+    """The runs of a task at the rate that `normtune table` shows, one a seed."""
+    from normtune.commands.moved import Case
+    from normtune.studies.table import tabulate
+
+    if len({tuple(sorted(run.data.identity.items())) for run in runs}) > 1:
+        raise ConfigError(
+            f"The full fine-tunings of {task} are on different data; keep their records in folders apart."
+        )
+    rate = tabulate(runs).scores[METHOD, task].rate
+    # Of runs that differ in threads or device only, one stands for its seed.
+    seeds = {run.config.seed: run for run in reversed(runs) if run.config.rate == rate}
+    return Case(task, tuple(seeds[number] for number in sorted(seeds)))
 
 
 def _one_setting(records: Sequence[Record]) -> None:
     """Refuse to show runs side by side, or average them, that differ in more than task, rate and seed."""
     bases = {(r.base_identity, r.config.dtype): f"{r.config.model} ({r.config.dtype})" for r in records}
     if len(bases) > 1:
-        raise ConfigError(
-            f"These records are of several models, {', '.join(sorted(bases.values()))}: choose by --model."
-        )
+        names = ", ".join(sorted(bases.values()))
+        raise ConfigError(f"These records are of several models, {names}; choose one with --model.")
     protocols = {r.config.protocol: r.config.protocol.name for r in records}
     if len(protocols) > 1:
         names = ", ".join(sorted(protocols.values()))
-        raise ConfigError(f"These records are of several protocols, {names}: choose one with --protocol.")
+        raise ConfigError(f"These records are of several protocols, {names}; choose one with --protocol.")
 
 
 def _task_name(name: str) -> str:

@@ -35,6 +35,9 @@ _SCHEMA = 1
 
 _KEY = "normtune"
 
+#: The expression for everything.
+WHOLE = "full"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -87,6 +90,10 @@ class Archive:
         sample = train.sample(config.examples, config.sample_seed)
         identity = _identity(base, config, within, entries, sample)
         found = self._get(config.task, identity, entries)
+        if found is None and config.within == config.entries:
+            # What was kept while more was summed over will do as well.
+            wider = config.model_copy(update={"within": WHOLE})
+            found = self._get(config.task, _identity(base, wider, select(base.layout, WHOLE), entries, sample), entries)
         if found is not None:
             return found
         started = time.monotonic()

@@ -18,7 +18,7 @@ from torch import Tensor
 from normtune.errors import DataError, ImportanceError
 from normtune.execution.batching import Encoded
 from normtune.importance.estimators import Estimator
-from normtune.importance.gradients import PerExample, Tally
+from normtune.importance.gradients import PerExample, Plan, Tally
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.selection.scores import Scores
@@ -120,68 +120,69 @@ def fisher(
         ModelError: If the model is not deterministic.
     """
     numbers = np.arange(len(encoded)) if examples is None else np.asarray(examples)
-    started = time.monotonic()
-    tallies = [count(base, task, encoded, request, seed, numbers, progress) for seed in request.head_seeds]
-    return assemble(request, tallies, numbers, started)
+    estimation = Estimation(base, task, encoded, request)
+    return estimation.fisher([estimation.count(seed, numbers, progress) for seed in request.head_seeds], numbers)
 
 
-def count(
-    base: Base,
-    task: Task,
-    encoded: Encoded,
-    request: Request,
-    seed: int,
-    numbers: np.ndarray,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Tally:
-    """The sums over the examples at `numbers` for one head seed."""
-    with counting(base, task, encoded, request, seed) as counter:
-        tally = counter.tally()
-        for batch in counter.batches(numbers):
-            counter.add(batch, tally)
-            progress(len(batch))
-    return tally
-
-
-def assemble(request: Request, tallies: Sequence[Tally], examples: np.ndarray, started: float) -> Fisher:
-    """Fisher information from the sums of each head seed.
+class Estimation:
+    """The estimation of Fisher information on one task, head seed by head seed.
 
     Args:
-        request: What was asked for.
-        tallies: One for each of its head seeds, in their order.
-        examples: Numbers of the examples in each.
-        started: When it began, by the monotonic clock.
-    """
-    return Fisher(
-        request=request,
-        by_seed=tuple(totals(tally, request.within) for tally in tallies),
-        scores=scores(tallies, request.single) if request.entries is not None else None,
-        examples=examples,
-        slow=tallies[0].slow,
-        seconds=time.monotonic() - started,
-    )
-
-
-@contextmanager
-def counting(base: Base, task: Task, encoded: Encoded, request: Request, seed: int) -> Iterator[Counter]:
-    """A counter for one head seed; the head is on the model within this context only.
-
-    Args:
-        base: The base model.
+        base: The base model; heads are put on it and taken off again.
         task: What the examples ask.
         encoded: The examples.
         request: What is wanted.
-        seed: The head's seed.
-
-    Yields:
-        The counter.
     """
-    swap = base.put_head(HeadSpec(task.kind, task.labels), seed)
-    try:
-        yield Counter(base, task, encoded, request)
-    finally:
-        swap.undo()
-        base.refresh()
+
+    def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request) -> None:
+        self.request = request
+        self._base, self._task, self._encoded = base, task, encoded
+        self._plan: Plan | None = None
+        self._started = time.monotonic()
+
+    @contextmanager
+    def counter(self, seed: int) -> Iterator[Counter]:
+        """A counter for one head seed; the head is on the model within this context only.
+
+        Args:
+            seed: The head's seed.
+
+        Yields:
+            The counter.
+        """
+        swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
+        try:
+            counter = Counter(self._base, self._task, self._encoded, self.request, self._plan)
+            self._plan = counter.plan
+            yield counter
+        finally:
+            swap.undo()
+            self._base.refresh()
+
+    def count(self, seed: int, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
+        """The sums over the examples at `numbers` for one head seed."""
+        with self.counter(seed) as counter:
+            tally = counter.tally()
+            for batch in counter.batches(numbers):
+                counter.add(batch, tally)
+                progress(len(batch))
+        return tally
+
+    def fisher(self, tallies: Sequence[Tally], examples: np.ndarray) -> Fisher:
+        """Fisher information from the sums of each head seed.
+
+        Args:
+            tallies: One for each of the request's head seeds, in their order.
+            examples: Numbers of the examples in each.
+        """
+        return Fisher(
+            request=self.request,
+            by_seed=tuple(totals(tally, self.request.within) for tally in tallies),
+            scores=scores(tallies, self.request.single) if self.request.entries is not None else None,
+            examples=examples,
+            slow=() if self._plan is None else self._plan.slow,
+            seconds=time.monotonic() - self._started,
+        )
 
 
 class Counter:
@@ -192,15 +193,16 @@ class Counter:
         task: What the examples ask.
         encoded: The examples.
         request: What is wanted.
+        plan: How the model uses its parameters, where that is known.
 
     Attributes:
-        slow: Parameters that are computed example by example.
+        plan: The same.
 
     Raises:
         DataError: If there are no examples, or no labels where the estimator needs them.
     """
 
-    def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request) -> None:
+    def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request, plan: Plan | None = None) -> None:
         if not len(encoded):
             raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
         self._estimator = request.estimator
@@ -211,13 +213,13 @@ class Counter:
         # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
-        self._gradients = PerExample(base, request.within.chosen, encoded)
-        self.slow = self._gradients.slow
+        self._gradients = PerExample(base, request.within.chosen, encoded, plan)
+        self.plan = self._gradients.plan
 
     def tally(self) -> Tally:
         """Sums of no examples yet."""
         names = self._gradients.parameters
-        return Tally([name for name in names if name not in self._single], self._single, names, self.slow)
+        return Tally([name for name in names if name not in self._single], self._single, names)
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
         """The examples at `numbers` in batches of like length and a bounded number of tokens."""

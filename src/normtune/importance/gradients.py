@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,17 +40,9 @@ class Tally:
         totals: For these parameters the sum over all entries is kept.
         entries: For these, every entry's own sum.
         parameters: All of them, by name.
-        slow: Those of them that are computed example by example.
     """
 
-    def __init__(
-        self,
-        totals: Iterable[str],
-        entries: Iterable[str],
-        parameters: Mapping[str, Tensor],
-        slow: tuple[str, ...] = (),
-    ) -> None:
-        self.slow = slow
+    def __init__(self, totals: Iterable[str], entries: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
         self.examples = 0
         self._totals = {name: torch.zeros((), dtype=torch.float64, device=parameters[name].device) for name in totals}
         self.entries = {
@@ -60,7 +53,7 @@ class Tally:
     def empty(self) -> Tally:
         """A tally like this one, of no examples yet."""
         parameters = {**self._totals, **self.entries}
-        return Tally(self._totals, self.entries, parameters, self.slow)
+        return Tally(self._totals, self.entries, parameters)
 
     def include(self, other: Tally) -> None:
         """Add what another tally of the same parameters holds."""
@@ -107,6 +100,19 @@ def merged(tallies: Sequence[Tally]) -> Tally:
     return whole
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a model uses its parameters, which depends on its architecture and not on its values.
+
+    Attributes:
+        ways: For each parameter how the examples lie in each of its uses.
+        slow: Parameters that are computed example by example.
+    """
+
+    ways: Mapping[str, list[Way]]
+    slow: tuple[str, ...]
+
+
 class PerExample:
     """Squared per-example gradients of some parameters of one model.
 
@@ -114,22 +120,27 @@ class PerExample:
         base: The model with the head of the task; it is in evaluation mode while this works.
         names: The parameters wanted.
         encoded: The examples.
+        plan: The plan made for the same parameters of the same model before, with another head; None to make it.
 
     Attributes:
-        slow: Parameters that are computed example by example.
+        plan: How the model uses its parameters.
 
     Raises:
         ModelError: If the model does not answer the same twice.
     """
 
-    def __init__(self, base: Base, names: Iterable[str], encoded: Encoded) -> None:
+    def __init__(self, base: Base, names: Iterable[str], encoded: Encoded, plan: Plan | None = None) -> None:
         self._base, self._encoded = base, encoded
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
-        self._ways: dict[str, list[Way]] = {}
-        self.slow: tuple[str, ...] = ()
+        self.plan = Plan({}, ())
         with self._frozen():
-            self._probe()
+            self.plan = self._probe() if plan is None else plan
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Parameters that are computed example by example."""
+        return self.plan.slow
 
     def add(self, indices: np.ndarray, passes: Passes, tally: Tally) -> None:
         """Add the examples at `indices`, one batch, to `tally`.
@@ -170,22 +181,23 @@ class PerExample:
         outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits
         return outputs if outputs.dtype == torch.float64 else outputs.float()
 
-    def _probe(self) -> None:
+    def _probe(self) -> Plan:
         indices = _spread(self._encoded.lengths)
         if not torch.equal(self._outputs(indices), self._outputs(indices)):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
         together, one_by_one = (Tally(self.parameters, (), self.parameters) for _ in range(2))
         watch = self._together(indices, _any_direction, together, find_out=True)
-        self._ways = dict(watch.ways)
         for index in indices:
             self._alone(np.array([index]), _any_direction, one_by_one, self.parameters)
         wrong = _differing(together.totals(), one_by_one.totals(), self.parameters)
-        self.slow = tuple(name for name in self.parameters if name in watch.irregular or name in wrong)
+        return Plan(
+            dict(watch.ways), tuple(name for name in self.parameters if name in watch.irregular or name in wrong)
+        )
 
     def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
         regular = {name: value for name, value in self.parameters.items() if name not in self.slow}
         collector = _Collector(tally)
-        watch = Watch(regular, len(indices), collector.take, None if find_out else self._ways)
+        watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
         with watch:
             outputs = self._outputs(indices)
         collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}

@@ -9,7 +9,6 @@ still.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import numpy as np
 from scipy.linalg import hadamard
 
 from normtune.execution.batching import Encoded
-from normtune.importance.fisher import Counter, Fisher, Request, assemble, count, counting, scores, totals
+from normtune.importance.fisher import Counter, Estimation, Fisher, Request, scores, totals
 from normtune.importance.gradients import Tally, merged
 from normtune.importance.ranking import component_means, concordance
 from normtune.importance.record import information
@@ -83,10 +82,10 @@ def until_stable(
     Returns:
         The Fisher information, and how it became stable.
     """
-    started = time.monotonic()
+    estimation = Estimation(base, task, encoded, request)
     looks = []
     reached = False
-    with counting(base, task, encoded, request, request.head_seeds[0]) as counter:
+    with estimation.counter(request.head_seeds[0]) as counter:
         for state in rounds(counter, len(encoded), asked.seed, progress):
             looks.append(state.look(asked, request))
             reached = looks[-1].agreement - looks[-1].error >= 1 - asked.tolerance
@@ -95,8 +94,8 @@ def until_stable(
     stability = Stability(
         asked=asked, reached=reached, examples=len(state.order), available=len(encoded), looks=tuple(looks)
     )
-    later = [count(base, task, encoded, request, seed, state.order, progress) for seed in request.head_seeds[1:]]
-    return assemble(request, [merged(state.groups), *later], state.order, started), stability
+    later = [estimation.count(seed, state.order, progress) for seed in request.head_seeds[1:]]
+    return estimation.fisher([merged(state.groups), *later], state.order), stability
 
 
 def rounds(

@@ -1,0 +1,232 @@
+"""Fisher information: ours against a loop of single examples, Opacus, and ``torch.func``'s vmap, on real texts.
+
+Each is asked for the same three things: every entry of LayerNorm; a sum for each component, which table 1 needs; and
+every entry of the whole model. The texts are training examples of four GLUE tasks at their own lengths. Beside each
+time stands the largest relative difference from the loop, over the parameters' sums.
+
+Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder; Opacus is in the extra ``bench``. It
+writes ``results/benchmarks/fisher.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mask_step
+import numpy as np
+import torch
+from harness import alternate, ratio, summary, write
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from normtune.execution.batching import Encoded, encode
+from normtune.importance.fisher import Request, fisher
+from normtune.models.base import Base, load_base
+from normtune.models.head import HeadSpec
+from normtune.selection.expression import select
+from normtune.selection.selection import Selection
+from normtune.tasks.suites import load_task
+from normtune.tasks.task import Task
+
+TASKS = ("cola", "stsb", "mrpc", "rte")
+#: Examples of each task, and how many the peers take at once: their memory grows with it.
+EXAMPLES, PEER_BATCH = 128, 8
+#: What is asked for: (name, summed over, every entry of).
+WANTED = {
+    "layernorm": ("layernorm", "layernorm"),
+    "component_totals": ("full", None),
+    "all_entries": ("full", "full"),
+}
+Sums = dict[str, float]
+Case = Callable[[], Sums]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One task's texts and what is wanted of them."""
+
+    base: Base
+    task: Task
+    encoded: Encoded
+    within: Selection
+    entries: Selection | None
+
+    def log_likelihood(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The sum over examples of log p(y | x)."""
+        if self.task.kind == "regression":
+            return -(((labels - outputs[:, 0]) ** 2) / 2).sum()
+        return outputs.log_softmax(1).gather(1, labels[:, None]).sum()
+
+    def labels(self, numbers: np.ndarray | slice) -> Tensor:
+        """The labels of some examples."""
+        labels = self.encoded.labels
+        assert labels is not None
+        return labels[numbers].float() if self.task.kind == "regression" else labels[numbers]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    base = load_base("minilm")
+    base.model.set_attn_implementation("sdpa")
+    cases: dict[str, object] = {}
+    found: dict[str, list[float]] = {}
+    for name in options.tasks.split(","):
+        data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+        encoded = encode(data.labelled("train").sample(EXAMPLES, 0), base.need_tokenizer(), 128)
+        swap = base.put_head(HeadSpec(data.task.kind, data.task.labels), 0)
+        for wanted, (within, entries) in WANTED.items():
+            kept = None if entries is None else select(base.layout, entries)
+            setting = Setting(base, data.task, encoded, select(base.layout, within), kept)
+            case, ratios = compare(setting, options.rounds)
+            cases[f"{wanted} {name}"] = {"mean_tokens": float(encoded.lengths.mean()), **case}
+            for peer, value in ratios.items():
+                found.setdefault(f"{wanted}_vs_{peer}", []).append(value)
+            print(name, wanted, {peer: round(value, 2) for peer, value in ratios.items()}, flush=True)
+        swap.undo()
+        base.refresh()
+    ratios = {name: statistics.geometric_mean(values) for name, values in found.items()}
+    more_cases, more_ratios = mask_step.measure(4 * options.rounds + 1)
+    path = write("fisher", {**cases, **more_cases}, {**ratios, **more_ratios}, examples=EXAMPLES, rounds=options.rounds)
+    for name, value in {**ratios, **more_ratios}.items():
+        print(f"{name}: {value:.2f}")
+    print(path)
+
+
+def compare(setting: Setting, rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Seconds of each, the difference of its sums from the loop's, and the peers' times over ours."""
+    makers: dict[str, Callable[[Setting], Case]] = {"ours": ours, "loop": loop, "opacus": opacus, "vmap": vmapped}
+    runs = {name: make(setting) for name, make in makers.items()}
+    truth = runs["loop"]()
+    wrong = {name: _difference(run(), truth) for name, run in runs.items()}
+    seconds = alternate(runs, rounds, warmup=0)
+    case = {name: {**summary(values), "difference": wrong[name]} for name, values in seconds.items()}
+    return case, {name: ratio(seconds[name], seconds["ours"]) for name in runs if name != "ours"}
+
+
+def _difference(sums: Sums, truth: Sums) -> float:
+    """Largest relative difference, over parameters whose information is more than rounding."""
+    floor = 1e-9 * max(truth.values())
+    return max(abs(sums[name] - value) / value for name, value in truth.items() if value > floor and name in sums)
+
+
+def ours(setting: Setting) -> Case:
+    """`normtune.importance.fisher`, as the command line calls it."""
+    request = Request(setting.within, setting.entries)
+
+    def run() -> Sums:
+        return {
+            name: total * EXAMPLES
+            for name, total in fisher(setting.base, setting.task, setting.encoded, request).totals.items()
+        }
+
+    return run
+
+
+def loop(setting: Setting) -> Case:
+    """One forward and one backward pass an example, unpadded, with only what is wanted requiring a gradient."""
+    model = setting.base.model
+
+    def run() -> Sums:
+        parameters = dict(model.named_parameters())
+        own = {name: parameters[name].requires_grad_() for name in setting.within.chosen}
+        squares = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+        for number in range(EXAMPLES):
+            outputs = model(**setting.encoded.batch([number])).logits
+            setting.log_likelihood(outputs, setting.labels(slice(number, number + 1))).backward()
+            for name, parameter in own.items():
+                if parameter.grad is not None:
+                    squares[name] += parameter.grad.square()
+                    parameter.grad = None
+        model.requires_grad_(False)
+        return {name: float(values.sum()) for name, values in squares.items()}
+
+    return run
+
+
+def batches(encoded: Encoded) -> list[np.ndarray]:
+    """The peers' batches, by length, as a careful user of theirs would make them."""
+    order = np.argsort(encoded.lengths, kind="stable")
+    return list(np.split(order, range(PEER_BATCH, len(order), PEER_BATCH)))
+
+
+def opacus(setting: Setting) -> Case:
+    """Opacus: per-example gradients as an attribute of each parameter."""
+    from opacus import GradSampleModule
+
+    model = setting.base.model
+
+    @contextmanager
+    def wrapped() -> Iterator[GradSampleModule]:
+        parameters = dict(model.named_parameters())
+        for name in setting.within.chosen:
+            # It has no gradient for position embeddings, which have no dimension for examples.
+            parameters[name].requires_grad_("position" not in name)
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p, module.kept = 0.0, module.p  # type: ignore[assignment]
+        sampler = GradSampleModule(model, loss_reduction="sum", strict=False)
+        yield sampler
+        sampler.to_standard_module()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = module.kept  # type: ignore[assignment]
+        model.eval().requires_grad_(False)
+
+    def run() -> Sums:
+        with wrapped() as sampler:
+            own = {n: p for n, p in model.named_parameters() if p.requires_grad and n in setting.within.chosen}
+            squares = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+            for numbers in batches(setting.encoded):
+                outputs = sampler(**setting.encoded.batch(numbers)).logits
+                setting.log_likelihood(outputs, setting.labels(numbers)).backward()
+                for name, parameter in own.items():
+                    squares[name] += parameter.grad_sample.square().sum(0)  # type: ignore[attr-defined]
+                sampler.zero_grad()
+        return {name: float(values.sum()) for name, values in squares.items()}
+
+    return run
+
+
+def vmapped(setting: Setting) -> Case:
+    """``torch.func``: vmap over the gradient of one example; it needs eager attention and a mask made beforehand."""
+    model = setting.base.model
+
+    def run() -> Sums:
+        model.set_attn_implementation("eager")
+        everything = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        own = {name: everything[name] for name in setting.within.chosen}
+
+        def single(values: dict[str, Tensor], ids: Tensor, types: Tensor, mask: Tensor, label: Tensor) -> Tensor:
+            inputs = {"input_ids": ids[None], "token_type_ids": types[None], "attention_mask": mask}
+            outputs = functional_call(model, {**everything, **values}, (), inputs).logits
+            return setting.log_likelihood(outputs, label[None])
+
+        gradients = vmap(grad(single), in_dims=(None, 0, 0, 0, 0))
+        squares = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+        for numbers in batches(setting.encoded):
+            batch = setting.encoded.batch(numbers)
+            mask = (1 - batch["attention_mask"][:, None, None, None, :].float()) * torch.finfo(torch.float32).min
+            found = gradients(own, batch["input_ids"], batch["token_type_ids"], mask, setting.labels(numbers))
+            for name, values in found.items():
+                squares[name] += values.square().sum(0)
+        model.set_attn_implementation("sdpa")
+        return {name: float(values.sum()) for name, values in squares.items()}
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The mask study on MiniLM: every scope beside random and least-Fisher masks of one size, under the protocol small.
+
+Masks are of the output LayerNorm's entries. Fisher information is averaged over the head seeds 0, 1 and 2, on the same
+examples that training sees; each task trains at the rate that ``layernorm`` was given on it, as the paper's figures 2
+and 5 do, and a random mask is drawn anew for each seed. What has a record in ``results`` is not done again.
+
+Run ``python benchmarks/mask_study.py --tasks cola,rte``, with ``NORMTUNE_DATA`` naming a GLUE folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from normtune.cli import app
+from normtune.config import PROTOCOLS
+from normtune.selection.masks import Mask
+from normtune.studies.runs import Runner, mask_cells
+from normtune.studies.store import Store
+from normtune.studies.table import tabulate
+from normtune.tasks.suites import load_task
+from normtune.training.session import Session
+
+#: Where masks, Fisher information and records are kept and found.
+RESULTS = Path(os.environ.get("NORMTUNE_RESULTS", Path(__file__).parent.parent / "results"))
+SEEDS = (0, 1, 2)
+SCOPES = {
+    "individual": ("fisher", "individual"),
+    "global": ("fisher", "global"),
+    "leave-one-out": ("fisher", "leave-one-out"),
+    "least": ("least-fisher", "individual"),
+}
+
+
+def main() -> None:
+    """Make the masks that are missing, then train those that have no record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", default="rte,mrpc,cola,stsb")
+    parser.add_argument("--fractions", default="0.1,0.2")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--kinds", default=",".join([*SCOPES, "random"]))
+    parser.add_argument("--only-masks", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    fractions = [float(text) for text in options.fractions.split(",")]
+    seeds = [int(text) for text in options.seeds.split(",")]
+    kinds = options.kinds.split(",")
+    for task in options.tasks.split(","):
+        for fraction in fractions:
+            for kind in kinds:
+                for file, arguments in wanted(kind, task, fraction):
+                    if not file.exists():
+                        app([*arguments, "--out", str(file)], standalone_mode=False)
+    if options.only_masks:
+        return
+    session = Session("minilm")
+    rates = layernorm_rates(session)
+    runner = Runner(session, PROTOCOLS["small"], store=Store(RESULTS / "runs"))
+    for seed in seeds:
+        for task in options.tasks.split(","):
+            data = load_task(task, "glue", Path(os.environ["NORMTUNE_DATA"]))
+            for fraction in fractions:
+                for kind in kinds:
+                    files = [file for file, _ in wanted(kind, task, fraction)]
+                    mask = Mask.load(files[seed if kind == "random" else 0], session.base)
+                    (cell,) = mask_cells(
+                        session, [data], [mask], [seed], protocol=PROTOCOLS["small"], rates=[rates[task]], search=False
+                    )
+                    (done,) = runner.cell(cell)
+                    known = " (known)" if done.cached else ""
+                    print(f"{task} {cell.method} seed {seed}: {done.record.score:.4f}{known}", flush=True)
+
+
+def wanted(kind: str, task: str, fraction: float) -> Iterator[tuple[Path, list[str]]]:
+    """The files of one kind of mask, and the command that makes each."""
+    folder = RESULTS / "masks"
+    if kind == "random":
+        for seed in SEEDS:
+            own = ["--importance", "random", "--seed", str(seed), "--fraction", str(fraction)]
+            yield folder / f"random-{fraction}-seed-{seed}.safetensors", ["mask", *own]
+        return
+    importance, scope = SCOPES[kind]
+    name = f"{kind}-{fraction}" if scope == "global" else f"{task}-{kind}-{fraction}"
+    tasks = {"individual": task, "global": "all", "leave-one-out": "all"}[scope]
+    target = ["--target", task] if scope == "leave-one-out" else []
+    yield (
+        folder / f"{name}.safetensors",
+        [
+            *("mask", "--importance", importance, "--scope", scope, "--tasks", tasks, *target),
+            *("--fraction", str(fraction), "--protocol", "small", "--head-seeds", ",".join(map(str, SEEDS))),
+            *("--records", str(RESULTS / "fisher")),
+        ],
+    )
+
+
+def layernorm_rates(session: Session) -> dict[str, float]:
+    """The rate that LayerNorm was given on each task."""
+    own = [
+        record
+        for record in Store(RESULTS / "runs")
+        if record.base_identity == session.base.identity and record.config.protocol == PROTOCOLS["small"]
+    ]
+    return {task: score.rate for (method, task), score in tabulate(own).scores.items() if method == "layernorm"}
+
+
+if __name__ == "__main__":
+    main()
