@@ -28,7 +28,7 @@ from normtune.tasks.task import Task
 
 GROUPS = 8
 #: Examples before the first look, and by how much their number grows until the next.
-FIRST, GROWTH = 64, 2
+FIRST, GROWTH = 32, 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""How many examples Fisher information needs: what would have been read off fewer, against using all of them.
+
+For each of GLUE's eight tasks every training example at hand is added in a random order, and whenever their number has
+doubled the ranking of components (table 1) and the 10 % mask of LayerNorm are compared: between halves, which is what
+``--until-stable`` stops by, and with what all examples give in the end.
+
+Run ``python benchmarks/examples.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about half an hour on one core. It
+writes ``results/benchmarks/examples.json``; ``--markdown`` prints the table of the docs from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import RESULTS, write
+
+from normtune.execution.batching import encode
+from normtune.importance.fisher import Estimation, Request, scores, totals
+from normtune.importance.gradients import merged
+from normtune.importance.ranking import component_means, concordance
+from normtune.importance.record import information
+from normtune.importance.stability import overlap, rounds
+from normtune.importance.tolerance import Look, Tolerance
+from normtune.models.base import Base, load_base
+from normtune.selection.expression import select
+from normtune.selection.masks import top
+from normtune.tasks.suites import load_task
+
+TASKS = ("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "mnli", "qqp")
+FRACTION = 0.1
+#: Shares in which halves may still differ.
+TOLERANCES = (0.2, 0.1, 0.05)
+
+
+def main() -> None:
+    """Measure and write, or print the table of what was written."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    if options.markdown:
+        print(table(json.loads((RESULTS / "examples.json").read_text())["cases"]))
+        return
+    torch.set_num_threads(options.threads)
+    base = load_base("minilm")
+    cases = {task: case(base, task) for task in options.tasks.split(",")}
+    print(write("examples", cases, {}, fraction=FRACTION))
+
+
+def case(base: Base, name: str) -> dict[str, Any]:
+    """Every look at one task."""
+    data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+    encoded = encode(data.labelled("train"), base.need_tokenizer(), 128)
+    request = Request(select(base.layout, "full"), select(base.layout, "layernorm"))
+    asked = {kind: Tolerance(of=kind, fraction=FRACTION) for kind in ("ranking", "mask")}
+    looks: list[dict[str, Any]] = []
+    states = []
+    with Estimation(base, data.task, encoded, request).counter(0) as counter:
+        for state in rounds(counter, len(encoded), 0):
+            whole = merged(state.groups)
+            means = component_means(information(request.within, [totals(whole, request.within)]))
+            states.append((means, top(scores([whole], request.single), fraction=FRACTION)))
+            halves = {kind: state.look(tolerance, request) for kind, tolerance in asked.items()}
+            looks.append({"examples": len(state.order), **{k: v.model_dump() for k, v in halves.items()}})
+            print(name, len(state.order), {k: round(v.agreement, 3) for k, v in halves.items()}, flush=True)
+    ranking, mask = states[-1]
+    for look, (means, chosen) in zip(looks, states, strict=True):
+        look["ranking_as_all"], look["mask_as_all"] = concordance(means, ranking), overlap(chosen, mask)
+    return {"available": len(encoded), "looks": looks, "stops": {kind: stops(looks, kind) for kind in asked}}
+
+
+def stops(looks: list[dict[str, Any]], kind: str) -> dict[str, dict[str, float] | None]:
+    """Where `normtune fisher --until-stable` would have stopped, and how far that is from all examples."""
+    found: dict[str, dict[str, float] | None] = {}
+    for tolerance in TOLERANCES:
+        first = next((look for look in looks if _stable(Look(**look[kind]), tolerance)), None)
+        found[f"{tolerance:g}"] = first and {"examples": first["examples"], "as_all": first[f"{kind}_as_all"]}
+    return found
+
+
+def _stable(look: Look, tolerance: float) -> bool:
+    return look.agreement - look.error >= 1 - tolerance
+
+
+def table(cases: dict[str, Any]) -> str:
+    """Markdown: a row a task."""
+    lines = [
+        "| task | examples | table 1 needs | pairs ordered as by all | a 10 % mask needs | of it as by all |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task, found in cases.items():
+        cells = [task, f"{found['available']:,}"]
+        for kind in ("ranking", "mask"):
+            stop = found["stops"][kind]["0.1"]
+            cells += ["more", ""] if stop is None else [f"{stop['examples']:,}", f"{100 * stop['as_all']:.0f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
