@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -58,25 +59,43 @@ def in_float64(base: Base) -> Float64:
     return Float64(**vars(base))
 
 
-def values(base: Base, estimator: Estimator, task: Task, logits: Tensor, label: Tensor | None, number: int) -> Tensor:
-    """Log-likelihoods, and the weights with which their squared gradients count: pairs, for one example."""
+def stay_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many families' norms compute in float32 whatever the model is in; from now on they do not lower float64."""
+    to, as_float = Tensor.to, Tensor.float
+
+    def raised(own: Tensor, value: object) -> object:
+        return torch.float64 if own.dtype == torch.float64 and value is torch.float32 else value
+
+    def patched(own: Tensor, *args: object, **kwargs: object) -> Tensor:
+        named = {name: raised(own, value) for name, value in kwargs.items()}
+        return to(own, *(raised(own, value) for value in args), **named)
+
+    monkeypatch.setattr(Tensor, "to", patched)
+    monkeypatch.setattr(Tensor, "float", lambda own: own if own.dtype == torch.float64 else as_float(own))
+
+
+def values(
+    estimator: Estimator, task: Task, logits: Tensor, label: Tensor | None, number: int
+) -> list[tuple[float, Tensor]]:
+    """Log-likelihoods of one example, with the weights at which their squared gradients count."""
     name, samples = estimator.name, estimator.samples
     draws = np.random.default_rng([estimator.seed, number])
     if task.kind == "regression":
         mean = logits[0] * task.scale + task.center
+        middle = float(mean.detach())
         if name == "exact":  # over y ~ N(mean, 1), E[(y - mean)^2] = 1
             return [(1.0, mean)]
         if name == "empirical":
             targets = [float(label)]
         else:
-            targets = [float(mean) + float(noise) for noise in draws.standard_normal(samples)]
+            targets = [middle + float(noise) for noise in draws.standard_normal(samples)]
         normal = [torch.distributions.Normal(mean, 1.0).log_prob(torch.tensor(y, dtype=mean.dtype)) for y in targets]
         return [(1 / len(targets), own) for own in normal]
     log_p = torch.log_softmax(logits, 0)
     if name == "empirical":
         return [(1.0, log_p[int(label)])]
     if name == "exact":
-        return [(float(own.exp()), own) for own in log_p]
+        return [(float(own.detach().exp()), own) for own in log_p]
     reached = np.cumsum(log_p.detach().exp().numpy())
     return [(1 / samples, log_p[int(np.argmax(reached >= u))]) for u in draws.random(samples)]
 
@@ -106,7 +125,7 @@ def by_loop(
         inputs = {field: rows[number][None] for field, rows in encoded.fields.items()}
         logits = model(**inputs).logits[0]
         label = None if encoded.labels is None else encoded.labels[number]
-        for weight, value in values(base, estimator, task, logits, label, number):
+        for weight, value in values(estimator, task, logits, label, number):
             grads = torch.autograd.grad(value, [*own.values()], retain_graph=True, allow_unused=True)
             for name, grad in zip(own, grads, strict=True):
                 sums[name] += 0 if grad is None else weight * grad.double() ** 2
@@ -135,6 +154,3 @@ def assert_same(found: dict, wanted: dict[str, Tensor], *, rtol: float = 1e-6, z
         own = entries if np.ndim(value) else entries.sum()
         slack = zero * largest * (1 if np.ndim(value) else entries.size)
         np.testing.assert_allclose(value, own, rtol=rtol, atol=slack, err_msg=name)
-
-
-Factory = Callable[..., Base]

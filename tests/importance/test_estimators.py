@@ -150,7 +150,7 @@ def test_only_the_empirical_needs_labels():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UnknownNameError, match="Unknown estimator 'emprical'. Did you mean 'empirical'?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown estimator 'emprical'\. Did you mean 'empirical'\?"):
         Estimator(name="emprical")
     for samples in (0, -3):
         with pytest.raises(ConfigError, match=f"at least 1 sample an example; got {samples}"):

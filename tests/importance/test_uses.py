@@ -35,7 +35,7 @@ def in_place(p, x):
     hidden = functional.linear(x, p.square, p.bias)
     hidden += x
     hidden = hidden * p.scale
-    return hidden.relu_().mul_(2)
+    return hidden.relu_()
 
 
 def rows(x):
@@ -80,6 +80,8 @@ REGULAR = {
     ),
     "positions for all": lambda p, x: x[..., :4] + functional.embedding(torch.arange(4)[None], p.table),
     "positions for each": lambda p, x: x[..., :4] + functional.embedding(torch.arange(4).expand(len(x), 4), p.table),
+    "norm by name": lambda p, x: functional.layer_norm(input=x, normalized_shape=[5], weight=p.scale, bias=p.bias),
+    "embedding by name": lambda p, x: functional.embedding(input=rows(x), weight=p.table),
     "detached": lambda p, x: x * p.scale + (x * p.bias).detach() + x * p.bias.detach(),
     "made like it": lambda p, x: x * p.scale + torch.zeros_like(p.bias) + p.bias.new_ones(5),
     "not used": lambda p, x: x + 0 * x,
@@ -114,15 +116,14 @@ IRREGULAR = {
     "looked up by slicing": lambda p, x: x[..., :4] + p.table[:4],
     "its norm": lambda p, x: x * p.square.norm(),
     "by name": lambda p, x: functional.linear(input=x, weight=p.square, bias=p.bias),
-    "norm by name": lambda p, x: functional.layer_norm(input=x, normalized_shape=[5], weight=p.scale, bias=p.bias),
-    "embedding by name": lambda p, x: functional.embedding(input=rows(x), weight=p.table),
     "product by name": lambda p, x: torch.mul(input=x, other=p.scale) + torch.add(input=p.bias, other=x),
     "a relative position for all": lambda p, x: (
         x + functional.embedding((torch.arange(4)[:, None] + torch.arange(3))[None], p.table).sum((2, 3))[..., None]
     ),
-    "a relative position, square": lambda p, x: (
-        x + functional.embedding((torch.arange(3)[:, None] + torch.arange(4)), p.table).sum((0, 2))[:, None]
+    "a relative position of each pair": lambda p, x: (
+        x + functional.embedding(torch.arange(6)[:, None] * torch.arange(4) % 6, p.table).sum((0, 2))[:, None]
     ),
+    "positions without examples": lambda p, x: x[..., :4] + functional.embedding(torch.arange(4), p.table)[None],
 }
 
 

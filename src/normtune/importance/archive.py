@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from normtune.config import fingerprint
-from normtune.errors import DataError
+from normtune.errors import DataError, SelectionError
 from normtune.execution.batching import encode
 from normtune.files import write_atomically
 from normtune.importance.fisher import Request, fisher
@@ -27,7 +27,8 @@ from normtune.models.base import Base
 from normtune.selection.expression import select
 from normtune.selection.scores import Scores
 from normtune.selection.selection import Selection
-from normtune.tasks.task import Split, TaskData
+from normtune.tasks.glue_tasks import GLUE
+from normtune.tasks.task import Split, Task, TaskData
 from normtune.versions import versions
 
 # A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
@@ -88,12 +89,13 @@ class Archive:
         within = select(base.layout, config.within)
         entries = None if config.entries is None else select(base.layout, config.entries)
         sample = train.sample(config.examples, config.sample_seed)
-        identity = _identity(base, config, within, entries, sample)
+        identity = _identity(base, config, within, entries, sample, data.task)
         found = self._get(config.task, identity, entries)
-        if found is None and config.within == config.entries:
+        if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
             # What was kept while more was summed over will do as well.
-            wider = config.model_copy(update={"within": WHOLE})
-            found = self._get(config.task, _identity(base, wider, select(base.layout, WHOLE), entries, sample), entries)
+            whole, wider = select(base.layout, WHOLE), config.model_copy(update={"within": WHOLE})
+            found = self._get(config.task, _identity(base, wider, whole, entries, sample, data.task), entries)
+            found = found and replace(found, record=_narrowed(found.record, whole, within, config))
         if found is not None:
             return found
         started = time.monotonic()
@@ -164,11 +166,26 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
         raise DataError(f"The Fisher information in {file} is truncated or corrupt: {error}") from error
     if known != identity:
         raise DataError(f"The Fisher information in {file} is of another measurement; remove that file.")
-    return Scores(entries, values)
+    try:
+        return Scores(entries, values)
+    except SelectionError as error:
+        raise DataError(f"The Fisher information in {file} is corrupt: {error}") from error
 
 
-def _identity(base: Base, config: FisherConfig, within: Selection, entries: Selection | None, sample: Split) -> str:
+def _narrowed(record: FisherRecord, whole: Selection, within: Selection, config: FisherConfig) -> FisherRecord:
+    """The record as if only `within` had been summed over; its id says where it is kept."""
+    rows = zip(whole, record.information, strict=True)
+    own = tuple(row for place, row in rows if place.parameter in within.chosen)
+    return record.model_copy(update={"config": config, "selection": within.fingerprint, "information": own})
+
+
+def _identity(
+    base: Base, config: FisherConfig, within: Selection, entries: Selection | None, sample: Split, task: Task
+) -> str:
+    # What GLUE's tasks ask is known by their names.
+    own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
     return fingerprint({
+        **own,
         "schema": _SCHEMA,
         "config": config.model_dump(mode="json", exclude_defaults=True),
         "base": base.identity,
@@ -176,3 +193,8 @@ def _identity(base: Base, config: FisherConfig, within: Selection, entries: Sele
         "entries": None if entries is None else entries.fingerprint,
         "data": sample.identity(),
     })
+
+
+def _asks(task: Task) -> tuple[object, ...]:
+    """What of a task changes a number, beside its examples."""
+    return task.kind, task.outputs, task.center, task.scale

@@ -43,12 +43,14 @@ class Estimator(Strict):
 
         Raises:
             UnknownNameError: If there is no such estimator.
-            ConfigError: If the number of samples is not positive.
+            ConfigError: If the number of samples is not positive, or the seed negative.
         """
         if self.name not in ESTIMATORS:
             raise UnknownNameError("estimator", self.name, ESTIMATORS)
         if self.samples < 1:
             raise ConfigError(f"An estimate takes at least 1 sample an example; got {self.samples}.")
+        if self.seed < 0:
+            raise ConfigError(f"A seed is a whole number from 0; got {self.seed}.")
 
     @property
     def needs_labels(self) -> bool:

@@ -120,6 +120,8 @@ def fisher(
         ModelError: If the model is not deterministic.
     """
     numbers = np.arange(len(encoded)) if examples is None else np.asarray(examples)
+    if not len(numbers):
+        raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
     estimation = Estimation(base, task, encoded, request)
     return estimation.fisher([estimation.count(seed, numbers, progress) for seed in request.head_seeds], numbers)
 
@@ -150,13 +152,15 @@ class Estimation:
         Yields:
             The counter.
         """
+        before = self._base.head_seed
         swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
         try:
             counter = Counter(self._base, self._task, self._encoded, self.request, self._plan)
-            self._plan = counter.plan
             yield counter
+            self._plan = counter.plan
         finally:
             swap.undo()
+            self._base.head_seed = before
             self._base.refresh()
 
     def count(self, seed: int, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
@@ -195,9 +199,6 @@ class Counter:
         request: What is wanted.
         plan: How the model uses its parameters, where that is known.
 
-    Attributes:
-        plan: The same.
-
     Raises:
         DataError: If there are no examples, or no labels where the estimator needs them.
     """
@@ -214,7 +215,11 @@ class Counter:
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
         self._gradients = PerExample(base, request.within.chosen, encoded, plan)
-        self.plan = self._gradients.plan
+
+    @property
+    def plan(self) -> Plan:
+        """How the model uses its parameters."""
+        return self._gradients.plan
 
     def tally(self) -> Tally:
         """Sums of no examples yet."""

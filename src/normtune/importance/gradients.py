@@ -151,7 +151,10 @@ class PerExample:
             tally: Where the sums are kept.
         """
         with self._frozen():
-            self._together(indices, passes, tally)
+            watch = self._together(indices, passes, tally)
+            if watch.irregular:  # a use that the first examples did not show
+                late = {*self.slow, *watch.irregular}
+                self.plan = Plan(self.plan.ways, tuple(name for name in self.parameters if name in late))
             if self.slow:
                 for index in indices:
                     self._alone(np.array([index]), passes, tally, self.slow)
@@ -167,7 +170,7 @@ class PerExample:
         """The model frozen and without dropout, and as it was afterwards."""
         model = self._base.model
         flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        training = model.training
+        modes = {module: module.training for module in model.modules()}
         model.eval().requires_grad_(False)
         try:
             with torch.enable_grad(), fast_linear():
@@ -175,7 +178,8 @@ class PerExample:
         finally:
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
-            model.train(training)
+            for module, mode in modes.items():
+                module.training = mode
 
     def _outputs(self, indices: np.ndarray) -> Tensor:
         outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits
@@ -183,7 +187,8 @@ class PerExample:
 
     def _probe(self) -> Plan:
         indices = _spread(self._encoded.lengths)
-        if not torch.equal(self._outputs(indices), self._outputs(indices)):
+        once, again = self._outputs(indices).detach(), self._outputs(indices).detach()
+        if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
         together, one_by_one = (Tally(self.parameters, (), self.parameters) for _ in range(2))
         watch = self._together(indices, _any_direction, together, find_out=True)
@@ -211,7 +216,8 @@ class PerExample:
         own = {name: self.parameters[name] for name in names}
         for parameter in own.values():
             parameter.requires_grad_()
-        for scalars in passes(self._outputs(indices), indices):
+        outputs = self._outputs(indices)
+        for scalars in passes(outputs, indices) if outputs.requires_grad else ():
             grads = torch.autograd.grad(scalars.sum(), list(own.values()), retain_graph=True, allow_unused=True)
             for name, grad in zip(own, grads, strict=True):
                 if grad is not None:
@@ -247,6 +253,9 @@ class _Collector:
         self._products = None
 
     def _square(self, name: str, factors: list[Factor]) -> None:
+        if len({(factor.kind, factor.turned) for factor in factors}) > 1:
+            self._tally.add(name, factors[0].grad.new_tensor(torch.nan))  # which the check on the first examples finds
+            return
         kind = factors[0].kind
         grads = [_working(factor.grad) for factor in factors]
         if kind == "vector":
@@ -268,9 +277,14 @@ class _Collector:
         """Query, key and value see the same inputs, whose products are then computed once."""
         if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
             return linear_total(_working(inputs), grad)
-        if self._products is None or self._products[0] is not inputs:
+        if self._products is None or not _same(self._products[0], inputs):
             self._products = (inputs, token_products(_working(inputs)))
         return linear_total(_working(inputs), grad, self._products[1])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether both are the same memory, seen in the same way."""
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
 
 
 def _working(values: Tensor) -> Tensor:
@@ -279,10 +293,13 @@ def _working(values: Tensor) -> Tensor:
 
 
 def _spread(lengths: np.ndarray) -> np.ndarray:
-    """Numbers of a few examples, shortest, median and longest, so that padding is among what is checked."""
+    """Numbers of a few examples, shortest, median and longest, so that padding is among what is checked.
+
+    The longest twice, so that what adds up two examples' gradients at the same place is found.
+    """
     order = np.argsort(lengths, kind="stable")
     picked: np.ndarray = order[np.linspace(0, len(order) - 1, _PROBE).round().astype(int)]
-    return picked
+    return np.append(picked, picked[-1])
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:

@@ -87,6 +87,8 @@ def until_stable(
     reached = False
     with estimation.counter(request.head_seeds[0]) as counter:
         for state in rounds(counter, len(encoded), asked.seed, progress):
+            if len(state.order) < GROUPS:  # halves of so few may be empty
+                break
             looks.append(state.look(asked, request))
             reached = looks[-1].agreement - looks[-1].error >= 1 - asked.tolerance
             if reached:
@@ -128,10 +130,13 @@ def rounds(
 
 def agreement(one: Tally, other: Tally, asked: Tolerance, request: Request) -> float:
     """The share in which two halves agree: of the pairs of components, or of the mask."""
-    if asked.of == "mask":
-        return overlap(*(top(scores([half], request.single), fraction=asked.fraction) for half in (one, other)))
     within = request.within
-    return concordance(*(component_means(information(within, [totals(half, within)])) for half in (one, other)))
+    if asked.of == "ranking":
+        return concordance(*(component_means(information(within, [totals(half, within)])) for half in (one, other)))
+    each = [scores([half], request.single) for half in (one, other)]
+    if asked.of == "least-mask":
+        each = [-own for own in each]
+    return overlap(*(top(own, fraction=asked.fraction) for own in each))
 
 
 def overlap(one: Selection, other: Selection) -> float:

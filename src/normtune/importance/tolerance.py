@@ -12,13 +12,13 @@ class Tolerance(Strict):
     """When to stop.
 
     Attributes:
-        of: ``ranking`` of components, or the ``mask`` of the entries asked for.
+        of: ``ranking`` of components, or the ``mask`` of the entries asked for, or that of those with the least.
         tolerance: Largest share of pairs, or of the mask, in which two halves may differ, error included.
         fraction: For a mask, its fraction of the entries.
         seed: Seeds the order of the examples.
     """
 
-    of: Literal["ranking", "mask"] = "ranking"
+    of: Literal["ranking", "mask", "least-mask"] = "ranking"
     tolerance: float = 0.1
     fraction: float = 0.1
     seed: int = 0

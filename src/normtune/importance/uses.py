@@ -76,9 +76,9 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         met = self._met((*args, *kwargs.values()))
-        if not met:
+        if not met or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        handler = _HANDLERS.get(func)
+        handler = None if _BY_NAME & kwargs.keys() else _HANDLERS.get(func)
         result = handler(self, func, *args, **kwargs) if handler is not None else NotImplemented
         if result is not NotImplemented:
             return result
@@ -110,7 +110,7 @@ class Watch(TorchFunctionMode):
     def way(self, name: str, leading: int, *, shared: bool = False) -> Way | None:
         """How the examples lie in the next use of `name`, or None where they cannot be told apart."""
         if self._known is not None:
-            way: Way | None = self._known[name][len(self.ways[name])]
+            way: Way | None = next(iter(self._known.get(name, [])[len(self.ways[name]) :]), None)
         elif shared:
             way = "shared"
         elif leading == self._examples:
@@ -193,9 +193,9 @@ def _embedding(
     **more: Any,
 ) -> Any:
     name = watch.name(weight)
-    if name is None or max_norm is not None:
+    shared = ids.ndim == 2 and ids.shape[0] == 1 != watch.examples
+    if name is None or max_norm is not None or not (shared or ids.shape[0] == watch.examples):
         return NotImplemented
-    shared = ids.ndim == 1 or ids.shape[0] == 1 != watch.examples
     way = watch.way(name, ids.shape[0], shared=shared)
     if way == "shared":
         ids = ids.expand(watch.examples, *ids.shape[-1:])
@@ -308,6 +308,9 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {
     Tensor.type_as: _cast,
     Tensor.contiguous: _cast,
 }
+
+#: Arguments that are given by their place; where one is named, the call is not understood.
+_BY_NAME = {"input", "other", "mat1", "mat2", "out"}
 
 #: Functions that give a tensor without a gradient for what they met.
 _HARMLESS = {Tensor.detach, Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, torch.zeros_like, torch.ones_like}

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from normtune.errors import ModelError
+from normtune.importance import gradients, squares
+from normtune.importance.estimators import Estimator
+from normtune.importance.gradients import PerExample, Tally
+from normtune.models.base import wrap
+from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
+from tests.importance.test_squares import Sizes
+from tests.importance.test_uses import Norm
+
+#: Where the odd modules are put: in place of a norm, 32 wide.
+PLACE = "bert.encoder.layer.1.output.LayerNorm"
+
+
+class Odd(nn.Module):
+    """A norm that uses its parameters in some way of its own."""
+
+    def __init__(self, function, shapes):
+        super().__init__()
+        self.function = function
+        generator = torch.Generator().manual_seed(3)
+        for name, shape in shapes.items():
+            value = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+            setattr(self, name, nn.Parameter(value))
+
+    def forward(self, x):
+        return self.function(self, functional.layer_norm(x, x.shape[-1:]))
+
+
+def grown(norm, x):
+    """One that goes another way where there are many examples."""
+    return x * norm.weight if len(x) <= 5 else x * torch.stack([norm.weight, norm.bias])[0]
+
+
+def sometimes(norm, x):
+    """One that has something of its own for one text alone."""
+    norm.first = x[:, :1, :1].detach()
+    rare = (norm.first - norm.target).abs() < 1e-9
+    return torch.where(rare, x * norm.bias, x * norm.weight) if rare.any() else x * norm.weight
+
+
+def rolled(norm, x):
+    """One that adds something for each place of a text, whatever the text, by a linear layer."""
+    places = torch.sin(torch.outer(torch.arange(x.shape[1]).to(x.dtype) + 1, torch.arange(32).to(x.dtype) + 1))
+    return x + functional.linear(places, norm.weight)
+
+
+def tied(norm, x):
+    looked = functional.embedding((x[..., 0] * 9).long().abs() % 32, norm.weight)
+    return x + functional.linear(looked, norm.weight)
+
+
+VECTOR, MATRIX = {"weight": (32,)}, {"weight": (32, 32)}
+BOTH = {"weight": (32,), "bias": (32,)}
+
+#: Functions, shapes and which parameters are slow; every one is right.
+ODD = {
+    "squared": (lambda norm, x: x * norm.weight**2, VECTOR, {"weight"}),
+    "split": (lambda norm, x: x * norm.weight.chunk(2)[0] + norm.weight.chunk(2)[1], {"weight": (64,)}, {"weight"}),
+    "scaled twice": (lambda norm, x: (x * norm.weight).tanh() * norm.weight, VECTOR, set()),
+    "scale and shift by the same": (lambda norm, x: (x * norm.weight).tanh() + norm.weight, VECTOR, set()),
+    "understood once and once not": (lambda norm, x: x * norm.weight - norm.weight, VECTOR, {"weight"}),
+    "one plus": (lambda norm, x: x * (1.0 + norm.weight), VECTOR, set()),
+    "not used": (lambda norm, x: x * norm.weight, BOTH, set()),
+    "used for nothing": (lambda norm, x: [x * norm.weight, x + norm.bias][0], BOTH, set()),
+    "detached": (lambda norm, x: x * norm.weight + norm.bias.detach(), BOTH, set()),
+    "unseen": (lambda norm, x: Norm.apply(x, norm.weight), VECTOR, {"weight"}),
+    "tokens first": (lambda norm, x: (x.transpose(0, 1) * norm.weight).transpose(0, 1), VECTOR, {"weight"}),
+    "by name": (lambda norm, x: functional.linear(input=x, weight=norm.weight), MATRIX, {"weight"}),
+    "matmul": (lambda norm, x: x @ norm.weight, MATRIX, {"weight"}),
+    "linear twice": (
+        lambda norm, x: functional.linear(functional.linear(x, norm.weight).tanh(), norm.weight),
+        MATRIX,
+        set(),
+    ),
+    "linear of tokens first": (
+        lambda norm, x: functional.linear(x.transpose(0, 1), norm.weight).transpose(0, 1),
+        MATRIX,
+        {"weight"},
+    ),
+    "linear straight and turned": (
+        lambda norm, x: torch.addmm(x[0, 0] * 0, functional.linear(x, norm.weight).flatten(0, 1), norm.weight).view(
+            x.shape
+        ),
+        MATRIX,
+        {"weight"},
+    ),
+    "table and matrix": (tied, MATRIX, {"weight"}),
+    "linear of places": (rolled, MATRIX, {"weight"}),
+    "positions": (
+        lambda norm, x: x + functional.embedding(torch.arange(x.shape[1])[None], norm.weight),
+        MATRIX,
+        set(),
+    ),
+    "positions without examples": (
+        lambda norm, x: x + functional.embedding(torch.arange(x.shape[1]), norm.weight)[None],
+        MATRIX,
+        {"weight"},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_float64(monkeypatch):
+    stay_in_float64(monkeypatch)
+
+
+def put(make_model, function, shapes):
+    model = make_model("bert", num_hidden_layers=2)
+    model.set_submodule(PLACE, Odd(function, shapes).eval())
+    return wrap(model.requires_grad_(False).double())
+
+
+def passes(outputs, _):
+    return Estimator(name="exact").passes(outputs, TASKS["two"], None, ())
+
+
+def by_hand(base, encoded, numbers=None):
+    """Sums over examples, each alone and unpadded, of squared gradients."""
+    own = {place.parameter: base.model.get_parameter(place.parameter) for place in base.layout.body}
+    for parameter in own.values():
+        parameter.requires_grad_(True)
+    sums = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+    for number in range(len(encoded)) if numbers is None else numbers:
+        outputs = base.model(**{name: rows[number][None] for name, rows in encoded.fields.items()}).logits
+        for value in passes(outputs, None):
+            grads = torch.autograd.grad(value.sum(), [*own.values()], retain_graph=True, allow_unused=True)
+            for name, grad in zip(own, grads, strict=True):
+                sums[name] += 0 if grad is None else grad**2
+    for parameter in own.values():
+        parameter.requires_grad_(False)
+    return sums
+
+
+def count(base, encoded, batches=None, names=None, *, entries=True):
+    """By `PerExample`: the tally and what did the work."""
+    names = [place.parameter for place in base.layout.body] if names is None else names
+    per_example = PerExample(base, names, encoded)
+    tally = Tally([] if entries else names, names if entries else [], per_example.parameters)
+    for batch in batches or [range(len(encoded))]:
+        per_example.add(np.array(batch), passes, tally)
+    return tally, per_example
+
+
+def flat(tally):
+    return {name: values.flatten().numpy() for name, values in tally.entries.items()}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_use_is_never_wrong(case, make_model):
+    function, shapes, slow = ODD[case]
+    base, encoded = put(make_model, function, shapes), texts(TASKS["two"])
+    wanted = by_hand(base, encoded)
+    for batches in ([range(7)], [[4, 1], [3, 0, 5, 6], [2]]):
+        tally, per_example = count(base, encoded, batches)
+        assert_same(flat(tally), wanted)
+        assert {name.removeprefix(f"{PLACE}.") for name in per_example.slow} == slow
+        assert tally.examples == 7
+    tally, _ = count(base, encoded, entries=False)
+    assert_same(tally.totals(), wanted)
+
+
+def test_another_way_with_more_examples(make_model):
+    base, encoded = put(make_model, grown, BOTH), texts(TASKS["two"])
+    tally, per_example = count(base, encoded, [[0, 1], [2, 3, 4, 5, 6, 0], [1, 2]])
+    wanted = by_hand(base, encoded, [*range(7), 0, 1, 2])
+    assert_same(flat(tally), wanted)
+    assert set(per_example.slow) == {f"{PLACE}.weight", f"{PLACE}.bias"}
+
+
+def test_a_use_that_the_first_examples_did_not_show(make_model):
+    base, encoded = put(make_model, sometimes, BOTH), texts(TASKS["two"])
+    norm = base.model.get_submodule(PLACE)
+    norm.target = torch.inf
+    base.model(**encoded.batch([1]))
+    norm.target = float(norm.first)
+    tally, per_example = count(base, encoded, [[0, 2], [1, 3], [4, 5, 6]])
+    wanted = by_hand(base, encoded)
+    assert wanted[f"{PLACE}.bias"].any()
+    assert_same(flat(tally), wanted)
+    assert per_example.slow == (f"{PLACE}.bias",)
+
+
+def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
+    """Read off the last token, places meet in a sum only where two texts are of one length."""
+    model = make_model("gpt2", n_layer=2)
+    model.set_submodule("transformer.ln_f", Odd(rolled, MATRIX).eval())
+    base, encoded = wrap(model.requires_grad_(False).double()), texts(TASKS["two"], (4, 7, 12, 12, 7, 4, 12))
+    tally, per_example = count(base, encoded, [[2, 3, 6], [1, 4], [0, 5]])
+    assert_same(flat(tally), by_hand(base, encoded))
+    assert per_example.slow == ("transformer.ln_f.weight",)
+
+
+def test_a_layer_in_chunks_of_tokens(make_base):
+    """Its uses are as many as there are tokens: more in some batches than in others."""
+    base, encoded = make_base("bert", num_hidden_layers=2, chunk_size_feed_forward=1), texts(TASKS["two"])
+    base.model.double()
+    tally, per_example = count(base, encoded, [[2, 5], [0, 1, 3, 6], [4]])
+    assert_same(flat(tally), by_hand(base, encoded))
+    assert not per_example.slow
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])
+@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "t5"])
+def test_totals_by_both_ways(family, tokens, make_base, monkeypatch):
+    for module in (gradients, squares):
+        monkeypatch.setattr(module, "by_tokens", lambda *_: tokens)
+    base, encoded = make_base(family), texts(TASKS["two"])
+    base.model.double()
+    tally, _ = count(base, encoded, entries=False)
+    assert_same(tally.totals(), by_hand(base, encoded))
+
+
+def test_query_key_and_value_share_the_products_of_their_inputs(make_base, monkeypatch):
+    asked = []
+    original = gradients.token_products
+    monkeypatch.setattr(gradients, "token_products", lambda own: asked.append(own.shape) or original(own))
+    base, encoded = make_base("bert", num_hidden_layers=2), texts(TASKS["two"])
+    names = [place.parameter for place in base.layout.body if place.parameter.endswith("weight") and place.layer == 0]
+    per_example = PerExample(base, names, encoded)
+    asked.clear()
+    per_example.add(np.arange(7), passes, Tally(names, [], per_example.parameters))
+    # Two passes; the inputs of the four dense layers that see different ones.
+    assert len(asked) == 2 * 4
+
+
+def test_one_example_alone(make_base):
+    base, encoded = make_base("xlnet"), texts(TASKS["two"])
+    base.model.double()
+    names = [place.parameter for place in base.layout.body]
+    per_example = PerExample(base, names, encoded)
+    tally = Tally([], names, per_example.parameters)
+    per_example.alone(3, passes, tally)
+    assert_same(flat(tally), by_hand(base, encoded, [3]))
+    assert tally.examples == 0
+
+
+@pytest.mark.parametrize("family", ["xlnet", "bert"])
+def test_only_what_nobody_uses(family, make_base):
+    """The mask's embedding of XLNet takes no part, nor do rows of a table that no text has."""
+    base, encoded = make_base(family), texts(TASKS["two"])
+    base.model.double()
+    name = "transformer.mask_emb" if family == "xlnet" else "bert.embeddings.token_type_embeddings.weight"
+    tally, _ = count(base, encoded, names=[name])
+    rows = tally.entries[name]
+    assert rows.shape == base.model.get_parameter(name).shape
+    assert not (rows if family == "xlnet" else rows[1:]).any()
+    assert family == "xlnet" or rows[0].any()
+
+
+def test_a_model_that_answers_differently_each_time_is_refused(make_base):
+    base, encoded = make_base("bert"), texts(TASKS["two"])
+    dropping = base.model.bert.embeddings.register_forward_hook(
+        lambda _module, _args, output: functional.dropout(output, 0.5, training=True)
+    )
+    with pytest.raises(ModelError, match="The model is not deterministic: it answers the same texts differently"):
+        PerExample(base, ["bert.pooler.dense.bias"], encoded)
+    dropping.remove()
+    PerExample(base, ["bert.pooler.dense.bias"], encoded)
+
+
+def test_numbers_that_are_none_are_no_sign_of_chance(make_base):
+    base, encoded = make_base("bert"), texts(TASKS["two"])
+    base.model.bert.embeddings.word_embeddings.weight[2] = torch.inf  # which every text begins with
+    tally, _ = count(base, encoded, names=["bert.pooler.dense.bias"])
+    assert not tally.finite
+
+
+def test_the_model_is_left_as_it_was(make_base):
+    base, encoded = make_base("xlnet"), texts(TASKS["two"])
+    model = base.model.train()
+    model.transformer.layer[1].eval()
+    for parameter in [*model.parameters()][::2]:
+        parameter.requires_grad_(True)
+
+    def picture():
+        return (
+            [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()],
+            {name: module.training for name, module in model.named_modules()},
+            [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+        )
+
+    before, values = picture(), {name: value.clone() for name, value in model.state_dict().items()}
+    count(base, encoded)
+    assert picture() == before
+    with pytest.raises(ZeroDivisionError):
+        count_with_an_error(base, encoded)
+    assert picture() == before
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+def count_with_an_error(base, encoded):
+    names = [place.parameter for place in base.layout.body]
+    per_example = PerExample(base, names, encoded)
+
+    def broken(outputs, numbers):
+        yield from passes(outputs, numbers)
+        raise ZeroDivisionError
+
+    per_example.add(np.arange(3), broken, Tally(names, [], per_example.parameters))
+
+
+def test_it_works_where_gradients_are_off(make_base):
+    base, encoded = make_base("bert", num_hidden_layers=1), texts(TASKS["two"])
+    base.model.double()
+    wanted = by_hand(base, encoded)
+    with torch.no_grad():
+        tally, _ = count(base, encoded)
+    assert_same(flat(tally), wanted)
+
+
+def test_a_tally():
+    parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(4, 2), "c": torch.zeros(4, 2)}
+    tally = Tally(["b"], ["a", "c"], parameters)
+    assert [tally.wants_entries(name) for name in "abc"] == [True, False, True]
+    tally.add("a", torch.ones(2, 3))
+    tally.add("a", torch.full((2, 3), 2.0))
+    tally.add("b", torch.ones(4, 2))
+    rows, squares_of_rows = torch.tensor([1, 3, 1]), torch.tensor([[1.0, 2], [3, 4], [5, 6]])
+    for name in "bc":
+        tally.add_rows(name, rows, squares_of_rows)
+    assert tally.totals() == {"a": 18.0, "b": 29.0, "c": 21.0}
+    assert tally.entries["c"].tolist() == [[0, 0], [6, 8], [0, 0], [3, 4]]
+    assert tally.entries["c"].dtype == torch.float64
+    assert tally.finite
+    tally.add("b", torch.tensor([torch.inf]))
+    assert not tally.finite
+
+
+def test_sums_are_in_float64():
+    tally = Tally(["a"], ["b"], {"a": torch.zeros(1000), "b": torch.zeros(1)})
+    tally.add("a", torch.full((1000,), 1e-4))
+    tally.add("a", torch.tensor([1e8]))
+    for value in (1e8, *[1e-2] * 10):
+        tally.add("b", torch.tensor([value]))
+    assert tally.totals() == pytest.approx({"a": 1e8 + 0.1, "b": 1e8 + 0.1}, rel=1e-12)
+
+
+def test_the_memory_of_entries_is_bounded_whatever_the_batch(make_base):
+    base = make_base("bert", num_hidden_layers=1, intermediate_size=96)
+    encoded = texts(TASKS["two"], [4] * 40)
+    per_example = PerExample(base, ["bert.encoder.layer.0.intermediate.dense.weight"], encoded)
+    with Sizes() as sizes:
+        per_example.add(np.arange(40), passes, Tally([], per_example.parameters, per_example.parameters))
+    assert sizes.largest <= 40 * 4 * 96  # what the layer gives; all gradients would be 40 x 32 x 96
