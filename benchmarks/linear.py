@@ -11,7 +11,8 @@ from contextlib import nullcontext
 import torch
 from harness import alternate, ratio, summary, write
 
-from normtune.execution.linear import _entry_gradients, fast_linear, linear_backend
+from normtune.execution.entries import Entries
+from normtune.execution.linear import fast_linear, linear_backend
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
@@ -31,7 +32,7 @@ def main() -> None:
         seconds = alternate({"torch": step(base, method, False), "fast": step(base, method, True)}, ROUNDS)
         cases[f"step_{method}"] = {name: summary(values) for name, values in seconds.items()}
         ratios[f"step_{method}_torch_vs_fast"] = ratio(seconds["torch"], seconds["fast"])
-    for share in (1 / 4096, 1 / 512, 1 / 64):
+    for share in (1 / 4096, 1 / 512, 1 / 256, 1 / 64):
         seconds = alternate(gradients(share), ROUNDS)
         cases[f"gradient_of_1_in_{round(1 / share)}"] = {name: summary(values) for name, values in seconds.items()}
         ratios[f"gradient_of_1_in_{round(1 / share)}_dense_vs_entries"] = ratio(seconds["dense"], seconds["entries"])
@@ -70,7 +71,8 @@ def gradients(share: float) -> dict[str, Callable[[], object]]:
         whole = product(left, right, None, "none", [], None) if product else torch.nn.functional.linear(left, right)
         return whole.reshape(-1)[indices]
 
-    return {"dense": dense, "entries": lambda: _entry_gradients(grad, seen, indices)}
+    entries = Entries(indices, torch.Size((outputs, inputs)))
+    return {"dense": dense, "entries": lambda: entries.of_product(grad, entries.seen(seen))}
 
 
 if __name__ == "__main__":

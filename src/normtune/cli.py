@@ -16,6 +16,7 @@ from rich.console import Console
 
 from normtune.commands import (
     change,
+    compare,
     components,
     evaluate,
     export,
@@ -25,7 +26,9 @@ from normtune.commands import (
     merge,
     predict,
     push,
+    report,
     study,
+    submit,
     table,
     tasks,
     train,
@@ -46,14 +49,17 @@ for module in (
     evaluate,
     predict,
     table,
+    compare,
     study,
     change,
     fisher,
+    report,
     mask,
     merge,
     export,
     import_,
     push,
+    submit,
 ):
     module.register(app)
 

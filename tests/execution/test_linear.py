@@ -6,7 +6,9 @@ from torch.nn.functional import linear
 
 import normtune.execution.linear as module
 from normtune.errors import ConfigError
-from normtune.execution.linear import VARIABLE, fast_linear, linear_backend, mark_packed
+from normtune.execution import entries
+from normtune.execution.entries import Entries, mark
+from normtune.execution.linear import VARIABLE, fast_linear, linear_backend
 from normtune.execution.sparse import Tuning
 from normtune.selection.selection import at
 
@@ -169,7 +171,7 @@ def pack(weight, count, dtype=None):
     composed = weight.reshape(-1).scatter(0, indices, leaf.to(weight.dtype)).view(weight.shape)
     if composed.requires_grad:
         composed.retain_grad()
-    return leaf, indices, mark_packed(composed, leaf, indices)
+    return leaf, indices, mark(composed, leaf, Entries(indices, weight.shape))
 
 
 @pytest.mark.parametrize(
@@ -200,12 +202,12 @@ def test_gradients_of_entries_are_the_dense_ones(count, by_entry, bias, backend)
 def test_the_gradient_of_few_entries_is_summed_in_parts(monkeypatch, backend):
     inputs, weight, bias, grad = tensors()
     leaf, indices, composed = pack(weight, 12)
-    monkeypatch.setattr(module, "_CHUNK", 5 * inputs[..., 0].numel())  # five entries at once
+    monkeypatch.setattr(entries, "_BLOCK", 5 * 12)  # five tokens at once
     with fast_linear():
         linear(inputs, composed, bias).backward(grad)
     dense = grad.reshape(-1, NARROW).t() @ inputs.reshape(-1, WIDE)
     assert close(leaf.grad, dense.reshape(-1)[indices])
-    monkeypatch.setattr(module, "_CHUNK", 1)  # less than one
+    monkeypatch.setattr(entries, "_BLOCK", 1)  # less than one
     again, _, composed = pack(weight, 12)
     with fast_linear():
         linear(inputs, composed, bias).backward(grad)
@@ -231,7 +233,7 @@ def test_no_gradient_is_asked_of_a_leaf_that_does_not_train(backend):
     indices = torch.tensor([0, 5])
     leaf = weight.reshape(-1)[indices]
     with fast_linear():
-        result = linear(inputs, mark_packed(weight.clone(), leaf, indices), bias)
+        result = linear(inputs, mark(weight.clone(), leaf, Entries(indices, weight.shape)), bias)
     result.backward(grad)
     assert leaf.grad is None
     assert close(inputs.grad, grad @ weight)
@@ -294,3 +296,18 @@ def test_without_a_wish_the_processor_decides(wide, monkeypatch):
     linear_backend.cache_clear()
     assert linear_backend() == ("onednn" if wide and HAS_ONEDNN else "torch")
     linear_backend.cache_clear()
+
+
+def test_backward_within_the_context_does_all_that_torchs_does(backend):
+    inputs, weight, bias, grad = tensors()
+    inputs.requires_grad_()
+    weight.requires_grad_()
+    with fast_linear():
+        result = linear(inputs, weight, bias)
+        result.backward(grad, retain_graph=True, inputs=[weight])
+        assert inputs.grad is None
+        assert close(weight.grad, grad.reshape(-1, NARROW).t() @ inputs.detach().reshape(-1, WIDE))
+        result.backward(gradient=grad)
+        assert close(inputs.grad, grad @ weight)
+        with pytest.raises(RuntimeError, match="second time"):
+            result.backward(grad)

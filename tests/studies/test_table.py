@@ -44,6 +44,13 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert str(cell) == "63.3 ± 15.3"
 
 
+def test_a_seed_that_was_run_twice_counts_once() -> None:
+    runs = [record("head", "rte", seed, 1e-2, score) for seed, score in enumerate((0.5, 0.6))]
+    other = runs[1].model_copy(update={"id": "elsewhere", "score": 0.9, "machine": {"threads": 2}})
+    cell = tabulate([*runs, other]).scores["head", "rte"]
+    assert (cell.seeds, cell.mean) == (2, pytest.approx(0.55))
+
+
 def test_a_search_is_read_as_it_was_made_best_first_seed_then_its_other_seeds() -> None:
     runs = [record("head", "rte", 0, rate, score) for rate, score in ((1e-3, 0.5), (1e-2, 0.7), (1e-1, 0.9))]
     assert tabulate(runs).scores["head", "rte"].rate == 1e-1

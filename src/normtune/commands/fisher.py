@@ -44,7 +44,8 @@ def fisher(
         str, typer.Option(help="Sum over these: a method or an expression (normtune components lists them).")
     ] = "full",
     entries: Annotated[
-        str | None, typer.Option(help="Keep every single entry of these, for masks and heat maps. [default: layernorm]")
+        str | None,
+        typer.Option(help="Keep every single entry of these, for masks and heat maps. [default: layernorm, if summed]"),
     ] = None,
     examples: Examples = None,
     until_stable: UntilStable = False,
@@ -81,7 +82,7 @@ def fisher(
 
     `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
     """
-    from normtune.commands.informed import heatmaps, in_markdown, plain, shown
+    from normtune.commands.informed import by_layer, heatmaps, in_markdown, plain, shown
     from normtune.commands.measuring import measurer, task_names
     from normtune.errors import SelectionError
     from normtune.importance.estimators import Estimator
@@ -89,11 +90,14 @@ def fisher(
     from normtune.importance.tolerance import Tolerance
     from normtune.report.heatmap import check, draw
     from normtune.selection.expression import select
+    from normtune.selection.selection import nothing
 
     if as_json and markdown:
         raise ConfigError("Choose one of --json and --markdown.")
     if figure is not None:
         check(figure)
+    elif normalised:
+        raise ConfigError("--normalised is about the figure; name its file with --figure.")
     set_threads(threads)
     chosen = task_names(tasks)
     config = FisherConfig(
@@ -110,12 +114,22 @@ def fisher(
     )
     with measurer(config, protocol=protocol, suite=suite, data=data, folder=records, device=device) as own:
         layout = own.base.layout
-        select(layout, within)
+        summed = select(layout, within)
         if entries is None:
-            with suppress(SelectionError):  # a family whose norms are not known: sums only
-                select(layout, "layernorm")
-                own = own.keeping("layernorm")
-        found = [own.measure(task).record for task in chosen]
+            # Sums only, for a family whose norms are not known, or where they are not among what is summed over.
+            with suppress(SelectionError):
+                if not len(select(layout, "layernorm") - summed):
+                    own = own.keeping("layernorm")
+        kept = nothing(layout) if own.config.entries is None else select(layout, own.config.entries)
+        if figure is not None and not any(place.layer is not None for place in kept):
+            raise ConfigError(
+                "A figure shows kept entries by layer, and none in a layer is kept; name some with --entries."
+            )
+        found, sums = [], {}
+        for task in chosen:
+            measured = own.measure(task)
+            found.append(measured.record)
+            sums[task] = {} if measured.scores is None else by_layer(measured.scores)
     if as_json:
         print(json.dumps(plain(found), indent=1))
     elif markdown:
@@ -123,8 +137,7 @@ def fisher(
     else:
         for part in shown(found):
             console.print(part)
-        notes.print(f"Records are in {records}.", highlight=False, markup=False)
+        notes.print(f"Records are in {records}.", highlight=False, markup=False, soft_wrap=True)
     if figure is not None:
-        kept = {place.component for place in select(layout, own.config.entries)} if own.config.entries else set()
-        draw(heatmaps(found, kept, normalised), figure)
-        notes.print(f"Saved to {figure}", highlight=False, markup=False)
+        draw(heatmaps(sums, normalised), figure)
+        notes.print(f"Saved to {figure}", highlight=False, markup=False, soft_wrap=True)

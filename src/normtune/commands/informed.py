@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -17,13 +17,19 @@ from normtune.tasks.glue_tasks import GLUE
 
 if TYPE_CHECKING:
     from normtune.importance.record import FisherRecord
+    from normtune.selection.scores import Scores
 
 
 def shown(records: Sequence[FisherRecord]) -> Iterator[Table | Text]:
     """Table 1 for the terminal, and what should be known of it."""
-    table = Table(title=_title(records), box=box.SIMPLE_HEAD, title_justify="left")
+    yield Text(_title(records))
+    # Narrow enough for eight tasks in 80 columns; where that does not do, names are folded and never numbers.
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     for number, name in enumerate(_header(records)):
-        table.add_column(name, justify="right" if number != 1 else "left", no_wrap=True)
+        if number == 1:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for row in _rows(records):
         table.add_row(*row)
     yield table
@@ -60,32 +66,37 @@ def plain(records: Sequence[FisherRecord]) -> dict[str, object]:
     }
 
 
-def heatmaps(records: Sequence[FisherRecord], components: AbstractSet[str], normalised: bool) -> list[HeatMap]:
+def by_layer(scores: Scores) -> dict[tuple[int, Sub], float]:
+    """Sums of single entries over each layer, weight and bias apart; those outside the layers are left out."""
+    sums: dict[tuple[int, Sub], float] = defaultdict(float)
+    for place in scores.within:
+        if place.layer is not None:
+            sums[place.layer, place.sub] += float(scores.values[place.parameter].sum())
+    return dict(sums)
+
+
+def heatmaps(by_task: Mapping[str, Mapping[tuple[int, Sub], float]], normalised: bool) -> list[HeatMap]:
     """Figures 3 and 4: for weight and bias a map with layers down and tasks across, summed over a layer's entries.
 
     Args:
-        records: One a task.
-        components: The components to sum over.
+        by_task: For each task what `by_layer` gives.
         normalised: Whether to divide each task by its own sum, and add a column with the sum over tasks (figure 4).
 
     Returns:
         One map a sub-component.
     """
-    own = [[row for row in record.information if row.component in components] for record in records]
-    layers = sorted({row.layer for rows in own for row in rows if row.layer is not None})
-    wholes = [sum(row.total for row in rows) if normalised else 1.0 for rows in own]
-    tasks = [_task(record) for record in records] + (["sum"] if normalised else [])
+    spots = {spot for sums in by_task.values() for spot in sums}
+    layers = sorted({layer for layer, _ in spots})
+    wholes = [sum(sums.values()) if normalised else 1.0 for sums in by_task.values()]
+    tasks = [_title_of(task) for task in by_task] + (["sum"] if normalised else [])
     maps = []
     subs: tuple[Sub, ...] = ("weight", "bias")
     for sub in subs:
-        if not any(row.sub == sub for rows in own for row in rows):
+        if not any(own == sub for _, own in spots):
             continue
         columns = [
-            [
-                sum(row.total for row in rows if row.layer == layer and row.sub == sub) / whole if whole else None
-                for layer in layers
-            ]
-            for rows, whole in zip(own, wholes, strict=True)
+            [sums[layer, sub] / whole if whole and (layer, sub) in sums else None for layer in layers]
+            for sums, whole in zip(by_task.values(), wholes, strict=True)
         ]
         if normalised:
             columns.append([sum(value or 0.0 for value in row) for row in zip(*columns, strict=True)])
@@ -145,5 +156,8 @@ def _each(records: Sequence[FisherRecord], text: Callable[[FisherRecord], str]) 
 
 
 def _task(record: FisherRecord) -> str:
-    name = record.config.task
+    return _title_of(record.config.task)
+
+
+def _title_of(name: str) -> str:
     return GLUE[name].title if name in GLUE else name

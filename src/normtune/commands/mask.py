@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -31,7 +31,7 @@ from normtune.commands.options import (
     seeds,
     set_threads,
 )
-from normtune.errors import ConfigError, OutputError, UnknownNameError
+from normtune.errors import ConfigError, OutputError, SelectionError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.commands.measuring import Measurer
@@ -120,6 +120,10 @@ def mask(
     base = load_base(model, revision=revision, dtype=dtype)
     base.model.to(accelerator(device).device)
     candidates = select(base.layout, within)
+    if not len(candidates):
+        raise SelectionError(f"There are no candidates: {within!r} selects nothing but the head.")
+    if entries is not None and not 0 <= entries <= len(candidates):
+        raise ConfigError(f"--entries takes from 0 to all {len(candidates):,} candidates; got {entries}.")
     facts: dict[str, object] = {"importance": importance, "within": within}
     if importance == "magnitude":
         scores = magnitude(base, candidates)
@@ -130,6 +134,7 @@ def mask(
         facts |= more
     else:
         share = fraction if fraction is not None else (entries or 0) / max(1, len(candidates))
+        watched: Literal["mask", "least-mask"] = "mask" if importance == "fisher" else "least-mask"
         config = FisherConfig(
             model=model,
             revision=revision,
@@ -140,7 +145,7 @@ def mask(
             estimator=Estimator(name=estimator, samples=samples),
             head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
             examples=examples,
-            stable=Tolerance(of="mask", tolerance=tolerance, fraction=share) if until_stable else None,
+            stable=Tolerance(of=watched, tolerance=tolerance, fraction=share) if until_stable else None,
         )
         with measurer(
             config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device
@@ -175,6 +180,8 @@ def _check_sources(importance: str, tasks: str | None, target: str | None, runs:
         raise ConfigError(f"The importance {importance!r} is measured on tasks; name them with --tasks.")
     if importance == "change" and runs is None:
         raise ConfigError("The importance 'change' is read off full fine-tunings; name their folders with --runs.")
+    if importance == "change" and tasks is not None:
+        raise ConfigError("The tasks of the importance 'change' are those of --runs; leave out --tasks.")
     if importance != "change" and runs is not None:
         raise ConfigError("--runs goes with --importance change.")
     if importance in {"magnitude", "random"} and (tasks is not None or target is not None):
@@ -204,7 +211,8 @@ def scoped(sources: Mapping[str, Lazy], scope: str, target: str | None) -> tuple
 
         return give
 
-    named = canonical_name(target) if target is not None else None
+    # A run may be of a task of the user's own.
+    named = target if target is None or target in sources else canonical_name(target)
     if named is None and scope == "individual" and len(sources) == 1:
         (named,) = sources
     scores = combined({task: noting(task, source) for task, source in sources.items()}, scope, named)

@@ -1,24 +1,37 @@
-"""``normtune study``: the methods side by side on the embedded suite."""
+"""``normtune study``: the paper, or a part of it, planned and run."""
 
 from __future__ import annotations
 
-import json
-from statistics import mean
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
-from normtune.commands.options import Json, Threads, console, methods, names, set_threads
-from normtune.commands.watcher import Watcher
+from normtune.commands import methods as side_by_side
+from normtune.commands.options import (
+    Data,
+    Device,
+    Examples,
+    HeadSeeds,
+    Json,
+    Revision,
+    Suite,
+    Threads,
+    methods,
+    names,
+    seeds,
+    set_threads,
+)
+from normtune.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
-    from normtune.tasks.task import TaskData
-    from normtune.training.record import Record
+    from normtune.studies.executors import Executor
+    from normtune.studies.work import Work
 
-TASKS = "sst2,stsb,rte"
-METHODS = "head,full,bitfit,layernorm,random"
+EXECUTORS = ("here", "pool", "ray")
+#: Without an argument, and the options that it takes.
+DEMO = "methods"
+_DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "epochs", "max_train", "threads", "as_json"}
 
 
 def register(app: typer.Typer) -> None:
@@ -27,88 +40,212 @@ def register(app: typer.Typer) -> None:
 
 
 def study(
+    context: typer.Context,
+    what: Annotated[
+        str,
+        typer.Argument(help="paper, table1, table2, figure1 to figure5, or methods: a first look without any data."),
+    ] = DEMO,
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
-    tasks: Annotated[str, typer.Option(help="Tasks of the embedded suite.")] = TASKS,
-    method: Annotated[str, typer.Option(help="Methods to compare.")] = METHODS,
-    seed: Annotated[int, typer.Option(min=0, help="The seed.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 3,
-    max_train: Annotated[int, typer.Option(min=1, help="Training examples of each task.")] = 1000,
+    suite: Suite = "glue",
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", "--task", help="Tasks separated by commas. [default: the paper's eight]")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--methods", "--method", help="Methods of table 2. [default: the head and the paper's]"),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option("--seeds", "--seed", help="Seeds separated by commas; rates are searched on the first.")
+    ] = "0",
+    fractions: Annotated[
+        str | None, typer.Option(help="Fractions of LayerNorm in figures 2 and 5. [default: the paper's eight]")
+    ] = None,
+    masks: Annotated[
+        str, typer.Option(help="Masks of figure 5: individual, global, leave-one-out, random, least-fisher.")
+    ] = "individual,global,leave-one-out",
+    fisher_tasks: Annotated[
+        str | None, typer.Option(help="Tasks whose Fisher goes into masks of several. [default: the paper's eight]")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
+    max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
+    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
+    dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
+    search_masks: Annotated[
+        bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
+    ] = False,
+    head_seeds: HeadSeeds = "0,1,2",
+    examples: Examples = None,
+    results: Annotated[
+        Path, typer.Option(help="Folder of records, Fisher information and masks: what is in it is not done again.")
+    ] = Path("runs/study"),
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be run, and how long it takes.")] = False,
+    mode: Annotated[
+        str, typer.Option(help="cached; retry (what failed); force (everything); read-only (nothing).")
+    ] = "cached",
+    executor: Annotated[str, typer.Option(help="here (this process), pool (of processes) or ray.")] = "here",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of the pool. [default: 2]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; auto for this machine's. [default: a new one, here]")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
+    gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
+    checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
+    data: Data = None,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Compare methods on the embedded suite: no hub, no data set and no accelerator needed.
+    """Run the paper's study, or one of its tables and figures, on any model; what is done is never done again.
 
-    Each method trains once on each task, at its default rate, under the protocol small.
+    A study that was stopped is continued by the same command. The threads of a run are part of its record's identity:
+    by default all cores in this process, in a pool each worker's share of them.
 
-    Example: `normtune study --tasks sst2,rte --method head,layernorm`
+    Examples:
+    `normtune study`
+
+    `normtune study paper --protocol small --seeds 0,1,2 --threads 1 --plan`
+
+    `normtune study table2 --tasks rte,mrpc --protocol small --results runs/small --executor pool --workers 2`
     """
-    set_threads(threads)
-    from normtune.config import protocol
-    from normtune.models.device import accelerator
-    from normtune.studies.runs import Runner, cells
-    from normtune.tasks.suites import load_task
-    from normtune.training.session import Session
-
-    chosen = protocol("small", epochs=epochs, max_train=max_train)
-    sources = [load_task(name, "templates") for name in names(tasks)]
-    session = Session(model, accelerator=accelerator())
-    plan = cells(session, sources, methods(method), [seed], protocol=chosen, rates=None, search=False)
-    with Watcher(sum(cell.runs for cell in plan)) as watcher:
-        runner = Runner(session, chosen, begin=watcher.begin, end=watcher.end, fail=watcher.fail)
-        records = [run.record for cell in plan for run in runner.cell(cell)]
-    majority = {source.task.name: majority_score(source) for source in sources}
-    if as_json:
-        plain = [record.model_dump(mode="json", exclude={"changes"}) for record in records]
-        print(json.dumps({"majority": majority, "records": plain}, indent=1))
+    if what == DEMO:
+        _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
         return
-    console.print(_table(records, majority))
-    facts = f"{records[0].data.train:,} examples, {epochs} epochs, seed {seed}, each method at its default rate"
-    console.print(f"Embedded suite (not GLUE), {model}, {facts}.", style="dim")
-    console.print("Scores are on dev, x 100; seconds a mean over tasks; memory the process's largest.", style="dim")
+    _check_executor(executor, workers, address, cpus, gpus)
+    from normtune.commands.conducting import conduct
+    from normtune.config import protocol as make_protocol
+    from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
+    from normtune.studies.work import Place, check_mode
+    from normtune.tasks.glue import canonical_name
+
+    config = StudyConfig(
+        parts=parts(what),
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        suite=suite,
+        tasks=TASKS if tasks is None else tuple(map(canonical_name, names(tasks))),
+        methods=METHODS if method is None else tuple(methods(method)),
+        seeds=tuple(seeds(seed, "--seeds")),
+        fractions=FRACTIONS if fractions is None else _fractions(fractions),
+        masks=check_masks(names(masks)),
+        sources=TASKS if fisher_tasks is None else tuple(map(canonical_name, names(fisher_tasks))),
+        protocol=make_protocol(
+            protocol,
+            epochs=epochs,
+            batch_size=batch_size,
+            max_length=max_length,
+            max_train=max_train,
+            max_dev=max_dev,
+            dropout=dropout,
+        ),
+        search_masks=search_masks,
+        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        examples=examples,
+        device=device,
+        precision=precision,
+        threads=threads or _threads(executor, workers, cpus),
+    )
+    place = Place(
+        results=results.absolute(),
+        data=None if data is None else data.absolute(),
+        mode=check_mode(mode),
+        checkpoints=checkpoints,
+    )
+
+    def engine(work: Work) -> Executor:
+        return _executor(executor, workers, address, cpus, gpus, work)
+
+    conduct(config, place, engine, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
 
 
-def majority_score(data: TaskData) -> float:
-    """The primary metric on dev of always answering train's commonest label, or train's mean."""
-    import numpy as np
-
-    from normtune.tasks.metrics import compute
-
-    train, dev = data.labelled("train").labels, data.labelled("dev").labels
-    assert train is not None
-    assert dev is not None
-    constant = train.mean() if data.task.kind == "regression" else np.bincount(train).argmax()
-    guesses = np.full(len(dev), constant)
-    return compute([data.task.primary], guesses, dev, positive=data.task.positive)[data.task.primary]
-
-
-def _table(records: list[Record], majority: dict[str, float]) -> Table:
-    from normtune.studies.table import tabulate
-
-    scores = tabulate(records)
-    table = Table(title="Dev scores of each method", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("method")
-    primaries = {record.config.task: record.primary for record in records}
-    for name in scores.tasks:
-        table.add_column(f"{name}\n[dim]{primaries[name]}[/]", justify="right")
-    for name in ("trained\nentries", "share", "seconds\na task", "peak\nmemory", "delta"):
-        table.add_column(name, justify="right")
-    table.add_row("majority class", *(f"{100 * majority[name]:.1f}" for name in scores.tasks), style="dim")
-    for method in scores.methods:
-        own = [record for record in records if record.config.method == method]
-        cells = [scores.scores.get((method, name)) for name in scores.tasks]
-        table.add_row(
-            method,
-            *("missing" if score is None else f"{100 * score.mean:.1f}" for score in cells),
-            f"{own[0].counts.trained:,}",
-            f"{own[0].counts.share:.3%}",
-            f"{mean(record.seconds for record in own):.0f}",
-            f"{max(record.peak_memory for record in own) / 2**20:,.0f} MiB",
-            _bytes(max(record.delta_bytes for record in own)),
-        )
-    return table
+def _demo(
+    context: typer.Context,
+    model: str,
+    tasks: str | None,
+    method: str | None,
+    seed: str,
+    epochs: int | None,
+    max_train: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    beyond = sorted(name.replace("_", "-") for name in {*given} - _DEMO_OPTIONS)
+    if beyond:
+        raise ConfigError(f"--{beyond[0]} goes with a study of the paper; name one, such as: normtune study table2.")
+    seed_list = seeds(seed)
+    if len(seed_list) > 1:
+        raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
+    set_threads(threads)
+    side_by_side.compare(
+        model,
+        names(tasks or side_by_side.TASKS),
+        methods(method or side_by_side.METHODS),
+        seed=seed_list[0],
+        epochs=epochs or side_by_side.EPOCHS,
+        max_train=max_train or side_by_side.MAX_TRAIN,
+        as_json=as_json,
+    )
 
 
-def _bytes(count: int) -> str:
-    if count < 10_000:
-        return f"{count:,} B"
-    return f"{count / 1000:,.0f} kB" if count < 10_000_000 else f"{count / 1e6:,.0f} MB"
+def _fractions(text: str) -> tuple[float, ...]:
+    """Reads ``--fractions``.
+
+    Raises:
+        ConfigError: If one is no number from 0 to 1.
+    """
+    try:
+        values = tuple(float(part) for part in names(text))
+    except ValueError as error:
+        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.") from error
+    if not all(0 <= value <= 1 for value in values):
+        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.")
+    return values
+
+
+def _check_executor(
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
+) -> None:
+    """Check that options of an executor go with it."""
+    if name not in EXECUTORS:
+        raise UnknownNameError("executor", name, EXECUTORS)
+    if workers is not None and name != "pool":
+        raise ConfigError("--workers goes with --executor pool.")
+    if name != "ray" and (address, cpus, gpus) != (None, None, None):
+        raise ConfigError("--address, --cpus and --gpus go with --executor ray.")
+
+
+def _workers(executor: str, workers: int | None) -> int:
+    return (workers or 2) if executor == "pool" else 1
+
+
+def _threads(executor: str, workers: int | None, cpus: float | None) -> int:
+    """Threads of a run where none are named: its share of the cores."""
+    from normtune.studies.executors import fair_threads
+
+    if executor == "ray":
+        return max(1, int(cpus or 1))
+    return fair_threads(_workers(executor, workers))
+
+
+def _executor(
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None, work: Work
+) -> Executor:
+    if name == "pool":
+        from normtune.studies.pool import Pool
+
+        return Pool(_workers(name, workers))
+    if name == "ray":
+        from normtune.studies.cluster import Cluster
+
+        return Cluster(address, cpus=cpus, gpus=gpus or 0)
+    from normtune.studies.executors import Here
+
+    return Here(work)

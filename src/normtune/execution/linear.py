@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from normtune.errors import ConfigError
+from normtune.execution.embedding import lookup
+from normtune.execution.entries import Entries, marked
 
 VARIABLE = "NORMTUNE_LINEAR"
 
@@ -44,25 +47,14 @@ def fast_linear() -> AbstractContextManager[Any]:
     """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
 
     On the CPU that is the backend of `linear_backend`; on every device, a weight of which only some entries train (see
-    `normtune.execution.sparse`) gets the gradient of those entries alone, never the dense one.
+    `normtune.execution.sparse`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
     """
     return _FastLinear(linear_backend() == "onednn")
 
 
-def mark_packed(weight: Tensor, leaf: Tensor, indices: Tensor) -> Tensor:
-    """Note on `weight` that it was composed by putting `leaf` at `indices` of a frozen tensor."""
-    setattr(weight, _MARK, (leaf, indices))
-    return weight
-
-
-_MARK = "_normtune_packed"
-
 #: A gradient entry by entry does without the dense product but reads memory badly: above this part of a weight's
-#: entries the dense product is the cheaper one (measured on 2 cores; ``benchmarks/linear.py``).
-_SPARSE_BELOW = 1 / 512
-
-#: Numbers held at once while gradients are summed entry by entry.
-_CHUNK = 1 << 22
+#: entries the dense product is the cheaper one on two cores, or nearly so (``benchmarks/linear.py``).
+_SPARSE_BELOW = 1 / 256
 
 
 def _is_wide_amd() -> bool:
@@ -84,14 +76,40 @@ class _FastLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is torch.Tensor.backward and _starts_at_outputs(*args, **(kwargs or {})):
+            with self:
+                return _backward(*args, **(kwargs or {}))
+        if func is torch.nn.functional.embedding:
+            found = lookup(*args, **(kwargs or {})) if len(args) > 1 else None
+            return func(*args, **(kwargs or {})) if found is None else found
         if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
             return func(*args, **(kwargs or {}))
         inputs, weight, bias = args if len(args) == 3 else (*args, None)
         onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
-        packed = getattr(weight, _MARK, None)
-        if packed is not None and packed[1].numel() <= weight.numel() * _SPARSE_BELOW:
+        packed = marked(weight)
+        if packed is not None and packed[1].share <= _SPARSE_BELOW:
             return _over_tokens(inputs, weight.detach(), bias, onednn, *packed)
         return _over_tokens(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+
+
+def _starts_at_outputs(outputs: Tensor, *_: object, inputs: object = None, **__: object) -> bool:
+    """Whether this call of `torch.Tensor.backward` is one that `_backward` knows."""
+    return outputs.requires_grad and inputs is None
+
+
+def _backward(
+    outputs: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: None = None,
+) -> None:
+    """What `torch.Tensor.backward` does, with the mode still on, which torch takes away while it handles a call.
+
+    Layers that are computed again in the backward pass (activation checkpointing) then go the way that they went in the
+    forward pass. An edge stands for the outputs since those would come back to the mode.
+    """
+    torch.autograd.backward(get_gradient_edge(outputs), gradient, retain_graph, create_graph, inputs)
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
@@ -100,7 +118,7 @@ def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return inputs.ndim == 3 and inputs.dtype == weight.dtype and not torch.is_autocast_enabled(device)
 
 
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
     """``inputs @ weight.T + bias``."""
     if not onednn:
         return torch.nn.functional.linear(inputs, weight, bias)
@@ -119,28 +137,30 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         onednn: bool,
         leaf: Tensor | None,
-        indices: Tensor | None,
+        entries: Entries | None,
     ) -> Tensor:
-        ctx.onednn, ctx.has_bias = onednn, bias is not None
-        # A frozen layer needs no inputs for its backward pass, so they are not kept.
-        needs_inputs = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
-        ctx.save_for_backward(inputs if needs_inputs else None, weight, indices)
-        return _product(inputs, weight, bias, onednn)
+        ctx.onednn, ctx.has_bias, ctx.entries = onednn, bias is not None, entries
+        # A frozen layer needs no inputs for its backward pass, and single entries need few: no others are kept.
+        kept = inputs if ctx.needs_input_grad[1] else None
+        if entries is not None and ctx.needs_input_grad[4]:
+            kept = entries.seen(inputs)
+        ctx.save_for_backward(kept, weight)
+        return product(inputs, weight, bias, onednn)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, indices = ctx.saved_tensors
+        kept, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
         to_inputs = to_weight = to_bias = to_leaf = None
         if ctx.needs_input_grad[0]:
-            to_inputs = _product(grad, weight.t().contiguous(), None, ctx.onednn)
+            to_inputs = product(grad, weight.t().contiguous(), None, ctx.onednn)
         if ctx.needs_input_grad[1]:
-            to_weight = _product(grad.t().contiguous(), inputs.t().contiguous(), None, ctx.onednn)
+            to_weight = product(grad.t().contiguous(), kept.t().contiguous(), None, ctx.onednn)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             to_bias = grad.sum(0)
-        if indices is not None and ctx.needs_input_grad[4]:
-            to_leaf = _entry_gradients(grad, inputs, indices)
+        if ctx.needs_input_grad[4]:
+            to_leaf = ctx.entries.of_product(grad, kept)
         return to_inputs, to_weight, to_bias, None, to_leaf, None
 
 
@@ -156,22 +176,3 @@ def _over_tokens(inputs: Tensor, *others: object) -> Tensor:
     """
     flat = _apply(inputs.reshape(-1, inputs.shape[-1]), *others)
     return flat.view(*inputs.shape[:-1], flat.shape[-1])
-
-
-def _entry_gradients(grad: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
-    """Gradients of single weight entries: for entry (o, i) the sum over tokens of ``grad[:, o] * inputs[:, i]``.
-
-    Args:
-        grad: Gradient of the outputs, of shape (tokens, outputs).
-        inputs: The layer's inputs, of shape (tokens, inputs).
-        indices: Positions in the flattened weight of shape (outputs, inputs).
-
-    Returns:
-        Float32, one number an entry.
-    """
-    width = inputs.shape[1]
-    step = max(1, _CHUNK // len(grad))
-    parts = [
-        (grad[:, part // width] * inputs[:, part % width]).sum(0, dtype=torch.float32) for part in indices.split(step)
-    ]
-    return torch.cat(parts)

@@ -3,6 +3,9 @@
 The trained leaf is the packed float32 vector of the selected values, which the forward pass puts in place. So weight
 decay, momentum, clipping and optimizer state never see an entry that is not selected. A parameter that is selected
 whole, and is float32 already, trains as itself.
+
+They are put into the frozen tensor itself, so that a step copies no weight; `Tuning.undo` puts back what was there.
+As with any weight that torch trains, outputs of before a change can then no longer be differentiated, and say so.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from normtune.errors import ModelError, SelectionError
-from normtune.execution.linear import mark_packed
+from normtune.execution.entries import Entries
+from normtune.execution.packed import Packed
 from normtune.models.base import Base
 from normtune.models.components import Layout
 from normtune.models.precision import RaisedNorm
@@ -48,6 +52,7 @@ class Tuning:
         # For each module with a packed parameter: its own parameters, in their order.
         self._owned: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
         self._packed: list[tuple[nn.Module, str]] = []
+        self._placed: list[Packed] = []
         self.leaves: dict[str, nn.Parameter] = {}
         for place in selection:
             self._add(place.parameter, parameters[place.parameter])
@@ -64,17 +69,18 @@ class Tuning:
             return
         indices = torch.from_numpy(self.selection.indices(name)).to(parameter.device)
         holders = list(_holders(self.base.model, parameter))
-        leaf = nn.Parameter(parameter.detach().reshape(-1)[indices].float())
+        # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
+        rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
+        packed = Packed(parameter, Entries(indices, parameter.shape), in_place=not rescaled)
         for module, attribute in holders:
             self._owned.setdefault(module, dict(module._parameters))
-            parametrize.register_parametrization(
-                module, attribute, _Packed(parameter.detach(), indices, leaf), unsafe=True
-            )
+            parametrize.register_parametrization(module, attribute, packed, unsafe=True)
             # A tensor that several modules share has one leaf.
             parametrizations: Any = module.parametrizations
-            parametrizations[attribute].original0 = leaf
+            parametrizations[attribute].original0 = packed.leaf
         self._packed.extend(holders)
-        self.leaves[name] = leaf
+        self._placed.append(packed)
+        self.leaves[name] = packed.leaf
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that trains: the leaves, then the head."""
@@ -112,13 +118,16 @@ class Tuning:
 
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
-        with torch.enable_grad():  # without gradients torch would leave a buffer behind
+        # Without gradients torch would leave a buffer behind.
+        with torch.inference_mode(False), torch.enable_grad():
             for module, attribute in self._packed:
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
         for module, owned in self._owned.items():
             # Cleared first: the order of a module's parameters is part of the layout.
             module._parameters.clear()
             module._parameters.update(owned)
+        for packed in self._placed:
+            packed.restore()
         with torch.no_grad():
             for name, value in self._kept.items():
                 self.base.model.get_parameter(name).copy_(value)
@@ -126,25 +135,6 @@ class Tuning:
             norm.undo()
         for parameter, flag in self._flags.items():
             parameter.requires_grad_(flag).grad = None
-
-
-class _Packed(nn.Module):
-    """Puts the packed values into a copy of the frozen parameter."""
-
-    def __init__(self, frozen: Tensor, indices: Tensor, leaf: nn.Parameter) -> None:
-        super().__init__()
-        # Buffers that follow the model to a device but are not part of its state.
-        self.register_buffer("frozen", frozen, persistent=False)
-        self.register_buffer("indices", indices, persistent=False)
-        self._leaf = (leaf,)  # in a tuple, so that it is not registered twice
-
-    def forward(self, leaf: Tensor) -> Tensor:
-        frozen, indices = self.get_buffer("frozen"), self.get_buffer("indices")
-        composed = frozen.reshape(-1).scatter(0, indices, leaf.to(frozen.dtype)).view(frozen.shape)
-        return mark_packed(composed, leaf, indices)
-
-    def right_inverse(self, _: Tensor) -> tuple[Tensor]:
-        return (self._leaf[0].detach(),)
 
 
 def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:

@@ -148,7 +148,8 @@ class Archive:
         path, file = self._files(record.config.task, record.id)
         if scores is not None:
             tensors = {name: values.astype(np.float32) for name, values in scores.values.items()}
-            write_atomically(file, serialise(tensors, {"format": "np", _KEY: record.id}))
+            # One key alone, since safetensors writes several in any order and equal entries should be equal files.
+            write_atomically(file, serialise(tensors, {_KEY: record.id}))
         record.save(path)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normtune.execution.linear import _product, linear_backend
+from normtune.execution.linear import linear_backend, product
 
 #: Bytes of per-example products held at once where they are formed together.
 _CHUNK = 256 << 20
@@ -100,4 +100,4 @@ def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right.T``, by the library that is fast on this CPU."""
-    return _product(left, right, None, linear_backend() == "onednn" and left.dtype == torch.float32)
+    return product(left, right, None, linear_backend() == "onednn" and left.dtype == torch.float32)

@@ -140,7 +140,9 @@ class Selection:
 def _tidy(place: Place, indices: Indices | None) -> Indices | None:
     if indices is None:
         return None
-    unique = np.unique(np.asarray(indices, dtype=np.int64))
+    given = np.asarray(indices, dtype=np.int64)
+    ordered = given.ndim == 1 and bool((given[1:] > given[:-1]).all())
+    unique = given if ordered else np.unique(given)
     if unique.size and (unique[0] < 0 or unique[-1] >= place.size):
         raise SelectionError(f"A position lies outside {place.parameter!r}, which has {place.size} entries.")
     return None if unique.size == place.size else unique

@@ -66,9 +66,8 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
         The table; a cell without runs is missing, and each cell knows its number of seeds.
     """
     groups: dict[tuple[str, str], dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        if record.status == "done":
-            groups[record.config.method, record.config.task][record.config.rate].append(record)
+    for record in _one_a_seed(records):
+        groups[record.config.method, record.config.task][record.config.rate].append(record)
     scores = {cell: _score(_chosen(rates), seeds) for cell, rates in groups.items()}
     every = [record for rates in groups.values() for group in rates.values() for record in group]
     return Table(
@@ -79,6 +78,16 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
         share={r.config.method: r.counts.share for r in every},
         seeds=max((score.seeds for score in scores.values()), default=0),
     )
+
+
+def _one_a_seed(records: Iterable[Record]) -> Iterable[Record]:
+    """Finished runs; of those that differ in threads, device or versions only, the first stands for its seed."""
+    found: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        if record.status == "done":
+            config = record.config
+            found.setdefault((config.method, config.task, config.rate, config.seed), record)
+    return found.values()
 
 
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:

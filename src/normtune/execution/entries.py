@@ -1,0 +1,139 @@
+"""Single entries of a frozen tensor that train: where they lie, and their gradients without the dense one."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+#: Numbers held at once while gradients are summed over tokens: on a CPU about what stays in a core's cache.
+_BLOCK, _BLOCK_ELSEWHERE = 1 << 18, 1 << 24
+
+
+class Entries:
+    """Where the entries lie that train.
+
+    What is derived from the positions is made when it is first needed: a mask can hold millions.
+
+    Args:
+        indices: Positions in the flattened tensor: int64, sorted, without repeats.
+        shape: The tensor's shape; its rows are along the last dimension.
+    """
+
+    def __init__(self, indices: Tensor, shape: torch.Size) -> None:
+        self.indices, self.shape = indices, shape
+
+    def __len__(self) -> int:
+        return self.indices.numel()
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        return self.shape[-1]
+
+    @property
+    def share(self) -> float:
+        """The part of the tensor's entries that trains."""
+        return len(self) / math.prod(self.shape)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Each entry's row."""
+        return self.indices // self.width
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Each entry's place in its row."""
+        return self.indices % self.width
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """For each row the number of its first entry, and of the next row's if it has none; of length rows + 1."""
+        rows = math.prod(self.shape) // self.width
+        firsts = torch.arange(0, (rows + 1) * self.width, self.width, device=self.indices.device)
+        return torch.searchsorted(self.indices, firsts)
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """The columns that `of_product` needs of a layer's inputs (tokens, width), or all where it needs most."""
+        return inputs if self._needed is None else inputs.index_select(1, self._needed)
+
+    def of_product(self, grad: Tensor, seen: Tensor) -> Tensor:
+        """Gradients of the entries of a linear weight.
+
+        For entry (o, i) this is the sum over tokens of ``grad[:, o] * inputs[:, i]``.
+
+        Args:
+            grad: Gradient of the layer's outputs, of shape (tokens, outputs).
+            seen: What `seen` gave of its inputs.
+
+        Returns:
+            One number an entry, in float32 or better.
+        """
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        step = max(1, (_BLOCK if grad.device.type == "cpu" else _BLOCK_ELSEWHERE) // len(self))
+        parts = [
+            outer.index_select(1, self.rows).to(dtype).mul_(inner.index_select(1, self._places)).sum(0)
+            for outer, inner in zip(grad.split(step), seen.split(step), strict=True)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def of_lookup(self, grad: Tensor, tokens: Tensor, padding: int | None) -> Tensor:
+        """Gradients of the entries of an embedding: for entry (t, i) the sum of ``grad[..., i]`` where the token is t.
+
+        Tokens without a selected entry are passed over, so that nothing as large as the embedding is made.
+
+        Args:
+            grad: Gradient of what was looked up, of shape (..., width).
+            tokens: Token numbers, of shape (...).
+            padding: A token that has no gradient, or None.
+
+        Returns:
+            One number an entry, in float32 or better.
+        """
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        result = torch.zeros(len(self), dtype=dtype, device=grad.device)
+        tokens = tokens.reshape(-1)
+        counts = self.starts.diff()
+        used = counts.index_select(0, tokens) > 0
+        if padding is not None:
+            used &= tokens != padding
+        places = used.nonzero().squeeze(1)
+        rows, numbers = tokens.index_select(0, places).unique(return_inverse=True)
+        sums = torch.zeros(len(rows), self.width, dtype=dtype, device=grad.device)
+        sums.index_add_(0, numbers, grad.reshape(len(tokens), self.width).index_select(0, places).to(dtype))
+        # Row by row, the numbers of its entries.
+        counts = counts.index_select(0, rows)
+        ends = counts.cumsum(0)
+        shifts = (self.starts.index_select(0, rows) - ends + counts).repeat_interleave(counts)
+        chosen = torch.arange(len(shifts), device=grad.device) + shifts
+        sources = torch.arange(len(rows), device=grad.device).repeat_interleave(counts) * self.width
+        sources += self.columns.index_select(0, chosen)
+        return result.scatter_(0, chosen, sums.view(-1).index_select(0, sources))
+
+    @cached_property
+    def _needed(self) -> Tensor | None:
+        """The columns that hold entries, sorted, since memory is read much faster in order; None for all columns."""
+        columns = self.columns.unique()
+        return columns if 2 * len(columns) <= self.width else None
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each entry's column is among those of `seen`."""
+        return self.columns if self._needed is None else torch.searchsorted(self._needed, self.columns)
+
+
+def mark(weight: Tensor, leaf: Tensor, entries: Entries) -> Tensor:
+    """Note on `weight` that its `entries` hold the values of `leaf`, and that nothing else of it trains."""
+    setattr(weight, _MARK, (leaf, entries))
+    return weight
+
+
+def marked(weight: Tensor) -> tuple[Tensor, Entries] | None:
+    """What `mark` noted on `weight`, if anything."""
+    found: tuple[Tensor, Entries] | None = getattr(weight, _MARK, None)
+    return found
+
+
+_MARK = "_normtune_entries"

@@ -1,0 +1,193 @@
+"""The statistics of the report: methods against LayerNorm, on our scores and on those that the paper printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from normtune.report.evidence import signed
+from normtune.report.scores import Scores
+from normtune.report.table import Entry, Group, Kind, Table
+from normtune.report.tables import METHODS, NAMES
+from normtune.studies import published
+from normtune.studies import scores as paired
+from normtune.studies.comparison import Comparison, Pair, compare
+from normtune.studies.statistics import LEAST
+
+AGAINST = "layernorm"
+_HEADER = (
+    "compared",
+    "paired tests say",
+    "values",
+    "mean difference",
+    "95 % interval",
+    "higher / lower",
+    "Wilcoxon p",
+    "Holm",
+    "least p",
+    "Kruskal-Wallis p",
+    "TOST p (±1)",
+    "least margin",
+)
+_SAID: dict[str, tuple[str, Kind]] = {
+    "equivalent": ("equivalent", "good"),
+    "undecided": ("undecided", "note"),
+    "different": ("different", "best"),
+    "different within the margin": ("different, within ±1", "best"),
+}
+
+
+def ours(scores: Scores) -> tuple[Comparison | None, tuple[str, ...]]:
+    """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds.
+
+    Returns:
+        The comparison, or None where there are too few such tasks; and the columns that were left out.
+    """
+    cells = {(m, column): scores.cell(m, column) for m in METHODS for column in scores.ran}
+    full = {m: [column for column in scores.ran if cells[m, column].complete] for m in METHODS}
+    methods = [m for m in METHODS if len(full[m]) >= LEAST]
+    columns = [column for column in scores.ran if all(column in full[m] for m in methods)]
+    left = tuple(column.title for column in scores.ran if column not in columns)
+    if len(columns) < LEAST or len(methods) < 2 or AGAINST not in methods:
+        return None, left
+    values = tuple(
+        np.array([[cells[m, column].values[seed] for m in methods] for seed in scores.seeds]) for column in columns
+    )
+    names = tuple(column.title for column in columns)
+    table = paired.Scores(tuple(methods), names, values, (tuple(map(str, scores.seeds)),) * len(columns))
+    return _against(one_each(table)), left
+
+
+def _against(scores: paired.Scores) -> Comparison:
+    return compare(scores, [(method, AGAINST) for method in scores.methods if method != AGAINST])
+
+
+def one_each(scores: paired.Scores) -> paired.Scores:
+    """One value a task: MNLI's two dev sets, or dev and test, averaged."""
+    return paired.grouped(scores, paired.same_task(scores.tasks))
+
+
+def theirs() -> list[tuple[str, Comparison]]:
+    """The paper's methods against LayerNorm: each split with nine values and with one a task, and both pooled."""
+    found = []
+    for split in ("dev", "test"):
+        scores = published.scores(split)
+        found.append((f"{split}, nine values", _against(scores)))
+        found.append((f"{split}, one value a task", _against(one_each(scores))))
+    pooled = _against(published.scores("pooled"))
+    return [*found, ("dev and test pooled, as in the paper (not independent)", pooled)]
+
+
+def ours_table(scores: Scores) -> Table:
+    """Our methods compared."""
+    comparison, left = ours(scores)
+    groups = () if comparison is None else (Group("", tuple(map(_row, comparison.pairs))),)
+    notes = [] if comparison else ["Fewer than three tasks have all runs of LayerNorm and another method: no test."]
+    if left:
+        notes.append(f"Left out, since a compared method lacks runs there: {', '.join(left)}.")
+    return Table("statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION,
+                 (*notes, *(follows(comparison) if comparison else ())), texts=2)  # fmt: skip
+
+
+def theirs_table() -> Table:
+    """The paper's methods compared on its own printed scores."""
+    sets = theirs()
+    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets)
+    return Table(
+        "statistics-paper",
+        "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
+        _HEADER,
+        groups,
+        "The same tests on what the paper printed, one run a value.",
+        paper_follows(dict(sets)),
+        texts=2,
+    )
+
+
+CAPTION = (
+    "Scores are paired by task, so Wilcoxon’s signed-rank test is taken by its exact permutation distribution,"
+    " corrected by Holm for the number of pairs; least p is the smallest that so few values allow. The interval of"
+    " the mean difference (× 100) is bootstrapped over tasks and seeds. TOST asks whether the difference is smaller"
+    " than one point (corrected likewise); least margin is the smallest that passes. Kruskal-Wallis, the paper’s"
+    " test, takes the scores as if they were of unrelated tasks."
+)
+
+
+def _row(pair: Pair) -> tuple[Entry, ...]:
+    low, high = pair.interval
+    effect = pair.effect
+    count = effect.wins + effect.losses + effect.ties
+    said, kind = _SAID[pair.verdict]
+    return (
+        Entry(f"{NAMES[pair.first]} − {NAMES[pair.second]}"),
+        Entry(said, kind=kind),
+        Entry(str(count)),
+        Entry(signed(100 * effect.mean)),
+        Entry(f"{signed(100 * low)} to {signed(100 * high)}"),
+        Entry(f"{effect.wins} / {effect.losses}"),
+        Entry(p_value(pair.signed_rank.p)),
+        Entry(p_value(pair.holm)),
+        Entry(p_value(pair.signed_rank.smallest)),
+        Entry(p_value(pair.unpaired)),
+        Entry(p_value(pair.equivalence_holm)),
+        Entry(f"{100 * pair.smallest_margin:.1f}"),
+    )
+
+
+def p_value(p: float) -> str:
+    """A p as it is printed: three decimals, and more where it is small."""
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.3f}"
+
+
+def follows(comparison: Comparison) -> tuple[str, ...]:
+    """What follows from our comparison, in sentences."""
+    alpha = comparison.settings.alpha
+    least = min(pair.signed_rank.smallest for pair in comparison.pairs)
+    said = []
+    if least > alpha:
+        count = len(comparison.scores)
+        said.append(
+            f"With {count} tasks the signed-rank test cannot give a p below {least:.3g}, whatever the scores: these"
+            " tests can neither find a difference nor, by not finding one, show that there is none."
+        )
+    for verdict, words in (
+        ("different", "differs from LayerNorm by more than chance"),
+        ("different within the margin", "differs from LayerNorm, by less than a point"),
+        ("equivalent", "is shown to be within a point of LayerNorm"),
+    ):
+        names = [NAMES[pair.first] for pair in comparison.pairs if pair.verdict == verdict]
+        if names:
+            said.append(f"By the paired tests {_and(names)} {words}.")
+    undecided = [NAMES[pair.first] for pair in comparison.pairs if pair.verdict == "undecided"]
+    if undecided:
+        said.append(
+            f"Undecided: {_and(undecided)} {'are' if len(undecided) > 1 else 'is'} neither told apart from LayerNorm"
+            " nor shown to be within a point of it."
+        )
+    return tuple(said)
+
+
+def paper_follows(sets: dict[str, Comparison]) -> tuple[str, ...]:
+    """What follows from the paper's own scores: the test that it used cannot tell LayerNorm from random either."""
+    nine, eight = _pairs(sets["dev, nine values"]), _pairs(sets["dev, one value a task"])
+    bitfit, random = nine["bitfit"], nine["random"]
+    return (
+        f"Kruskal-Wallis finds no difference between BitFit and LayerNorm on dev (p = {bitfit.unpaired:.5f}), as the"
+        f" paper says; but it finds none between LayerNorm and random entries either (p = {random.unpaired:.3f}), since"
+        " tasks differ from each other far more than methods do. So it is no evidence that LayerNorm and BitFit are"
+        " alike.",
+        f"Paired by task, random is below LayerNorm on {random.effect.losses} of 9 values (Wilcoxon p ="
+        f" {random.signed_rank.p:.4f}) and BitFit is above it on {bitfit.effect.wins} (p = {bitfit.signed_rank.p:.4f};"
+        f" with one value a task {eight['bitfit'].signed_rank.p:.3f}), by {100 * bitfit.effect.mean:.1f} points on"
+        " average.",
+    )
+
+
+def _pairs(comparison: Comparison) -> dict[str, Pair]:
+    return {pair.first: pair for pair in comparison.pairs}
+
+
+def _and(names: Sequence[str] | Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,162 @@
+"""A table as a plain value, and as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["", "missing", "partial", "note", "good", "bad", "best"]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "α": r"$\alpha$",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell.
+
+    Attributes:
+        text: What stands in it.
+        spread: What stands behind it, smaller.
+        badge: How much of it is missing.
+        kind: How it looks.
+        tip: What a pointer over it shows.
+        link: Where on the page its records are listed.
+    """
+
+    text: str
+    spread: str = ""
+    badge: str = ""
+    kind: Kind = ""
+    tip: str = ""
+    link: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.text, f"± {self.spread}" if self.spread else "", f"({self.badge})" if self.badge else ""]
+        return " ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that belong together, under a line that says what they are.
+
+    Attributes:
+        name: That line, or nothing.
+        rows: The rows.
+        other: Whether they are of another model, so that their level is not to be compared.
+    """
+
+    name: str
+    rows: tuple[tuple[Entry, ...], ...]
+    other: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        key: Its name in files and links.
+        title: Its number and what it shows.
+        header: Names of the columns.
+        groups: The rows.
+        caption: What must be known to read it.
+        notes: Remarks below it, such as what is missing.
+        texts: How many columns, from the left, hold words rather than numbers.
+    """
+
+    key: str
+    title: str
+    header: tuple[str, ...]
+    groups: tuple[Group, ...]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    texts: int = 1
+
+    @property
+    def rows(self) -> tuple[tuple[Entry, ...], ...]:
+        """All rows."""
+        return tuple(row for group in self.groups for row in group.rows)
+
+
+def as_markdown(table: Table) -> str:
+    """The table in Markdown, with its caption and notes."""
+    width = len(table.header)
+    marks = ["---" if place < table.texts else "---:" for place in range(width)]
+    lines = [_bar(table.header), _bar(marks)]
+    for group in table.groups:
+        if group.name:
+            lines.append(_bar([f"**{group.name}**", *[""] * (width - 1)]))
+        lines += [_bar([str(entry) for entry in row]) for row in group.rows]
+    blocks = [f"**{table.title}** {table.caption}".strip(), "\n".join(lines)]
+    return "\n\n".join([*blocks, *table.notes]) + "\n"
+
+
+def as_latex(table: Table) -> str:
+    """The table in LaTeX, for the package booktabs."""
+    width = len(table.header)
+    columns = "".join("l" if place < table.texts else "r" for place in range(width))
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(' '.join(filter(None, [table.title, table.caption, *table.notes])))}}}",
+        rf"\label{{tab:{table.key}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _row(table.header),
+    ]
+    for group in table.groups:
+        lines.append(r"\midrule")
+        if group.name:
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(group.name)}}}}} \\")
+        lines += [_row([str(entry) for entry in row]) for row in group.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def as_csv(table: Table) -> str:
+    """The table as CSV: for each row its group, then text, spread and badge of its cells in columns of their own."""
+    used = [
+        (any(row[place].spread for row in table.rows), any(row[place].badge for row in table.rows))
+        for place in range(len(table.header))
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["group"]
+    for name, (spread, badge) in zip(table.header, used, strict=True):
+        head += [name, *([f"{name} sd"] if spread else []), *([f"{name} seeds"] if badge else [])]
+    writer.writerow(head)
+    for group in table.groups:
+        for row in group.rows:
+            line = [group.name]
+            for entry, (spread, badge) in zip(row, used, strict=True):
+                line += [entry.text, *([entry.spread] if spread else []), *([entry.badge] if badge else [])]
+            writer.writerow(line)
+    return text.getvalue()
+
+
+def latex(text: str) -> str:
+    """`text` with what LaTeX would take for its own written out."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _bar(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return " & ".join(map(latex, cells)) + r" \\"

@@ -1,0 +1,248 @@
+"""Statistics on the scores of two methods: pure functions over arrays, where each value is one task's.
+
+Scores are floats whose last bits are an accident of how they were computed: 0.3 - 0.2 and 0.2 - 0.1 differ.
+Ties are therefore looked for after rounding to twelve digits of the largest score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+#: Fewer tasks than this are no sample.
+LEAST = 3
+_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How large a difference is, first method minus second.
+
+    Attributes:
+        mean: Its mean over tasks.
+        median: Its median over tasks.
+        wins: Tasks on which the first method scores higher.
+        losses: Tasks on which it scores lower.
+        ties: The others.
+    """
+
+    mean: float
+    median: float
+    wins: int
+    losses: int
+    ties: int
+
+
+@dataclass(frozen=True)
+class SignedRank:
+    """Wilcoxon's signed-rank test.
+
+    Attributes:
+        positive: Sum of the ranks of the positive differences.
+        negative: Sum of the ranks of the negative ones.
+        p: Two-sided p, from the exact permutation distribution.
+        smallest: The smallest p that this many tasks with a difference allow.
+    """
+
+    positive: float
+    negative: float
+    p: float
+    smallest: float
+
+
+def effect(first: ArrayLike, second: ArrayLike) -> Effect:
+    """Mean, median and signs of the differences.
+
+    Args:
+        first: Scores of one method, one a task.
+        second: Scores of the other, on the same tasks.
+
+    Returns:
+        The effect.
+    """
+    a, b = paired(first, second)
+    differences, signs = a - b, np.sign(rounded_differences(a, b))
+    return Effect(
+        mean=float(np.mean(differences)),
+        median=float(np.median(differences)),
+        wins=int((signs > 0).sum()),
+        losses=int((signs < 0).sum()),
+        ties=int((signs == 0).sum()),
+    )
+
+
+def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
+    """The p of the Kruskal-Wallis test as the paper used it: as if the two methods had been scored on unrelated tasks.
+
+    Args:
+        first: Scores of one method.
+        second: Scores of the other.
+
+    Returns:
+        The p from the chi-squared distribution, corrected for ties; 1 where all scores are the same.
+    """
+    a, b = paired(first, second)
+    pooled = _rounded(np.concatenate([a, b]), _size(a, b))
+    if np.ptp(pooled) == 0:
+        return 1.0
+    return float(stats.kruskal(pooled[: len(a)], pooled[len(a) :]).pvalue)
+
+
+def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
+    """Wilcoxon's signed-rank test by its exact permutation distribution, ties and zeros included.
+
+    Differences of zero are left out, equal ones share the mean of their ranks, and the distribution is that of these
+    very ranks over all sign flips, summed by a dynamic program. `scipy.stats.wilcoxon(method="exact")` takes the
+    distribution of ranks without ties instead, also where there are some; its `PermutationMethod` agrees with this.
+
+    Args:
+        first: Scores of one method, one a task.
+        second: Scores of the other, on the same tasks.
+
+    Returns:
+        The test; where no task has a difference its p is 1.
+    """
+    differences = rounded_differences(first, second)
+    differences = differences[differences != 0]
+    doubled = np.rint(2 * stats.rankdata(np.abs(differences))).astype(np.int64)  # mid-ranks are halves
+    positive, total = int(doubled[differences > 0].sum()), int(doubled.sum())
+    chances = _chances(doubled)
+    distance = np.abs(2 * np.arange(total + 1) - total)
+    return SignedRank(
+        positive=positive / 2,
+        negative=(total - positive) / 2,
+        p=min(1.0, float(chances[distance >= abs(2 * positive - total)].sum())),
+        smallest=smallest_p(len(differences)),
+    )
+
+
+def smallest_p(tasks: int) -> float:
+    """The smallest two-sided p that a test by sign flips can give with this many tasks."""
+    return min(1.0, 2.0 ** (1 - tasks))
+
+
+def bootstrap_interval(
+    differences: Sequence[ArrayLike], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """An interval for the mean difference over tasks: a paired, hierarchical bootstrap.
+
+    Each draw takes as many tasks as there are, with replacement, and within each of them as many seeds as it has, with
+    replacement; a seed's two scores stay together. The interval is the percentile one. A percentile interval is too
+    narrow where tasks are few, so its tails are those that make it as wide as Student's on well-behaved data
+    (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3: the expanded percentile interval).
+
+    Args:
+        differences: For each task the differences of its seeds, first method minus second.
+        level: How often such intervals should hold the true mean.
+        draws: Number of draws.
+        seed: Seeds them.
+
+    Returns:
+        The lower and the upper end.
+    """
+    tasks = [np.asarray(task, dtype=np.float64) for task in differences]
+    means = _means(tasks, draws, np.random.default_rng(seed))
+    count = len(tasks)
+    tail = float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1)))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction: the chance of even one false finding among all comparisons stays at the level.
+
+    Args:
+        values: The p of each comparison.
+
+    Returns:
+        The corrected p, in the same order.
+    """
+    order = np.argsort(values, kind="stable")
+    factors = len(values) - np.arange(len(values))
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(values)[order] * factors))
+    return [float(value) for value in corrected]
+
+
+def benjamini_hochberg(values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level.
+
+    Args:
+        values: The p of each comparison.
+
+    Returns:
+        The corrected p, in the same order.
+    """
+    return [float(value) for value in np.atleast_1d(stats.false_discovery_control(values, method="bh"))]
+
+
+def paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as arrays.
+
+    Args:
+        first: Scores of one method, one a task.
+        second: Scores of the other, on the same tasks.
+
+    Returns:
+        The arrays.
+
+    Raises:
+        ValueError: If they do not pair, are too few, or hold what is not finite.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"Scores are paired by task; got the shapes {a.shape} and {b.shape}.")
+    if len(a) < LEAST:
+        raise ValueError(f"A test needs at least {LEAST} tasks; got {len(a)}.")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("Scores must be finite.")
+    return a, b
+
+
+def _size(*scores: Floats) -> float:
+    return max(float(np.max(np.abs(values))) for values in scores)
+
+
+def _rounded(values: Floats, size: float) -> Floats:
+    """The values in units of `size`, so that what is equal but for the last bits is equal."""
+    return np.round(values / size, _DIGITS) if size else values
+
+
+def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
+    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
+    a, b = paired(first, second)
+    return _rounded(a - b, _size(a, b))
+
+
+def _chances(ranks: NDArray[np.int64]) -> Floats:
+    """The chance of each sum of ranks where every rank is taken or left by the toss of a coin."""
+    chances = np.ones(1)
+    for rank in ranks:
+        taken = np.zeros(len(chances) + int(rank))
+        taken[: len(chances)] += chances / 2
+        taken[int(rank) :] += chances / 2
+        chances = taken
+    return chances
+
+
+def _means(tasks: Sequence[Floats], draws: int, generator: np.random.Generator) -> Floats:
+    """The mean over resampled tasks and seeds, for each draw."""
+    counts = np.array([len(task) for task in tasks])
+    width = int(counts.max())
+    padded = np.array([np.pad(task, (0, width - len(task))) for task in tasks])
+    means = np.empty(draws)
+    step = max(1, 1_000_000 // padded.size)
+    for start in range(0, draws, step):
+        chosen = generator.integers(len(tasks), size=(min(step, draws - start), len(tasks)))
+        seeds = (generator.random((*chosen.shape, width)) * counts[chosen][..., None]).astype(np.int64)
+        kept = np.arange(width) < counts[chosen][..., None]
+        drawn = np.where(kept, padded[chosen[..., None], seeds], 0.0)
+        means[start : start + len(chosen)] = (drawn.sum(-1) / counts[chosen]).mean(-1)
+    return means

@@ -1,0 +1,373 @@
+"""Doing a study's jobs, or finding that they are done: in a folder of records, one base model at a time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from normtune.config import RunConfig, Strict, fingerprint
+from normtune.errors import NormtuneError, TrainingError, UnknownNameError
+from normtune.execution.sparse import trained_counts
+from normtune.importance.archive import Archive, read_scores
+from normtune.importance.record import FisherConfig, FisherRecord
+from normtune.importance.scores import combined, random_scores
+from normtune.machine import machine
+from normtune.models.device import accelerator
+from normtune.selection.expression import select
+from normtune.selection.masks import Mask
+from normtune.selection.scores import Scores
+from normtune.selection.selection import Selection
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, best_rate, hindrance
+from normtune.studies.plan import CANDIDATES
+from normtune.studies.runs import picked
+from normtune.studies.store import Store
+from normtune.studies.study import StudyConfig
+from normtune.tasks.suites import load_task
+from normtune.tasks.task import TaskData
+from normtune.training.record import Counts, DataFacts, Record
+from normtune.training.session import Session, parts_of
+from normtune.versions import versions
+
+Mode = Literal["cached", "retry", "force", "read-only"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+#: Told how far a job has come: steps or examples done, of how many, and a note.
+Tell = Callable[[int, int, str], None]
+
+
+class Place(Strict):
+    """Where a study lies, and what of it is done again: what changes no number.
+
+    Attributes:
+        results: Folder of records, Fisher information and masks.
+        data: GLUE's folder, or None for the hub.
+        mode: ``cached`` takes what is there; ``retry`` runs what failed again; ``force`` everything; ``read-only``
+            nothing at all.
+        checkpoints: Whether an unfinished run is continued where it was stopped.
+    """
+
+    results: Path
+    data: Path | None = None
+    mode: Mode = "cached"
+    checkpoints: bool = True
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs' records."""
+        return self.results / "runs"
+
+    @property
+    def fisher(self) -> Path:
+        """Folder of the measurements of Fisher information."""
+        return self.results / "fisher"
+
+    @property
+    def masks(self) -> Path:
+        """Folder of the masks."""
+        return self.results / "masks"
+
+
+def check_mode(name: str) -> Mode:
+    """The mode called `name`.
+
+    Raises:
+        UnknownNameError: If there is no such mode.
+    """
+    for mode in get_args(Mode):
+        if mode == name:
+            return mode  # type: ignore[no-any-return]
+    raise UnknownNameError("mode", name, MODES)
+
+
+class Work:
+    """Does jobs of one study, one after the other.
+
+    Args:
+        config: The study.
+        place: Where it lies.
+
+    Raises:
+        ModelError: If the model cannot be loaded.
+    """
+
+    def __init__(self, config: StudyConfig, place: Place) -> None:
+        torch.set_num_threads(config.threads)
+        self.config, self.place = config, place
+        self.session = Session(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            accelerator=accelerator(config.device, config.precision),
+        )
+        self.store = Store(place.runs)
+        self._data: dict[str, TaskData] = {}
+
+    def data(self, task: str) -> TaskData:
+        """A task and its data, read once."""
+        if task not in self._data:
+            self._data[task] = load_task(task, self.config.suite, self.place.data)
+        return self._data[task]
+
+    def find(self, job: Job, needs: Results) -> Result | None:
+        """What became of a job before, or None where it is to be done.
+
+        Args:
+            job: The job.
+            needs: What became of the jobs that it needs.
+
+        Returns:
+            Its result. What failed counts as not done in the mode ``retry``, and everything in ``force``.
+        """
+        if self.place.mode == "force":
+            return None
+        if isinstance(job, FisherJob):
+            record = self._find_fisher(job)
+            return None if record is None else _done(job, record.id, known=True)
+        if isinstance(job, MaskJob):
+            file = self._mask_file(job, needs)
+            return _done(job, file.name, known=True) if file.is_file() else None
+        run = self.store.get(self._identity(job, needs))
+        if run is None or (run.status == "failed" and self.place.mode == "retry"):
+            return None
+        return _result(job, run, known=True)
+
+    def run(self, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
+        """Do a job, unless it is done.
+
+        Args:
+            job: The job.
+            needs: What became of the jobs that it needs.
+            tell: Told how far it has come.
+
+        Returns:
+            What became of it. Whatever goes wrong is told in the result, so that one job does not stop a study; a run
+            whose loss stopped being finite leaves a record that says so, anything else is tried again next time.
+        """
+        started = time.monotonic()
+        try:
+            found = self.find(job, needs)
+            if found is not None:
+                return found
+            made = self._make(job, needs, tell)
+        except NormtuneError as error:
+            return Result(key=job.key, state="failed", error=str(error))
+        except (RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
+            return Result(key=job.key, state="failed", error=f"{type(error).__name__}: {error}")
+        return made.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+
+    def _make(self, job: Job, needs: Results, tell: Tell) -> Result:
+        if isinstance(job, FisherJob):
+            return _done(job, self._measure(job, tell).id)
+        if isinstance(job, MaskJob):
+            return _done(job, self._make_mask(job, needs).name)
+        return _result(job, self._train(job, needs, tell))
+
+    # Runs
+
+    def setup(self, job: TrainJob, needs: Results) -> tuple[RunConfig, Selection | None]:
+        """The configuration of a run, and what it trains where its method does not say it."""
+        mask = None if job.mask is None else Mask.load(self.place.masks / needs[job.mask].id, self.session.base)
+        selection = None if mask is None else mask.selection
+        name = job.method if mask is None else mask.info.name_on(job.task)
+        rate = best_rate(job, needs)
+        return self.session.config(job.task, name, rate, job.seed, self.config.protocol, selection), selection
+
+    def _identity(self, job: TrainJob, needs: Results) -> str:
+        config, selection = self.setup(job, needs)
+        return self.session.identify(config, self.data(job.task), selection)
+
+    def _train(self, job: TrainJob, needs: Results, tell: Tell) -> Record:
+        config, selection = self.setup(job, needs)
+        data = self.data(job.task)
+        identity = self.session.identify(config, data, selection)
+        checkpoint = self.place.results / "unfinished" / f"{identity}.safetensors" if self.place.checkpoints else None
+        try:
+            record, _ = self.session.run(
+                config,
+                data,
+                selection=selection,
+                checkpoint=checkpoint,
+                watch=lambda tick: tell(tick.step, tick.steps, f"loss {tick.loss:.3f}"),
+            )
+        except TrainingError as error:
+            record = self._failed(identity, config, data, selection, str(error))
+        self.store.put(record)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return record
+
+    def _failed(
+        self, identity: str, config: RunConfig, data: TaskData, selection: Selection | None, error: str
+    ) -> Record:
+        """The record of a run that could not be finished."""
+        base, parts = self.session.base, parts_of(data, config.protocol)
+        own = self.session.selection(config.method, config.seed) if selection is None else selection
+        splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
+        return Record(
+            id=identity,
+            status="failed",
+            error=error,
+            config=config,
+            base_identity=base.identity,
+            selection=own.fingerprint,
+            counts=Counts.model_validate(trained_counts(base.layout, own)),
+            outputs=data.task.outputs,
+            data=DataFacts(
+                source=Path(data.source).name,
+                train=len(parts.train),
+                train_of=len(data.splits["train"]),
+                dev=len(parts.dev["dev"]),
+                dev_of=len(data.splits["dev"]),
+                held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
+                identity={name: split.identity()[:16] for name, split in splits.items()},
+                truncated={},
+                dropped=dict(data.dropped),
+            ),
+            primary=data.task.primary,
+            machine=machine(self.session.accelerator.device),
+            versions=versions(),
+        )
+
+    # Fisher information
+
+    def fisher_config(self, task: str) -> FisherConfig:
+        """What is measured of a task."""
+        base = self.session.base
+        return FisherConfig(
+            model=base.name,
+            revision=base.revision,
+            dtype=self.config.dtype,
+            task=self.data(task).task.name,
+            entries=CANDIDATES,
+            head_seeds=self.config.head_seeds,
+            max_length=self.config.protocol.max_length,
+            examples=self.config.examples,
+        )
+
+    def _find_fisher(self, job: FisherJob) -> FisherRecord | None:
+        """The measurement on a task, where its record and its single entries are there."""
+        config = self.fisher_config(job.task)
+        sample = parts_of(self.data(job.task), self.config.protocol).train.sample(config.examples, config.sample_seed)
+        whole = select(self.session.base.layout, config.within).fingerprint
+        wanted = (config, self.session.base.identity, sample.identity()[:16], whole)
+        for path in sorted(self.place.fisher.glob(f"{config.task}-*.json")):
+            own = FisherRecord.load(path)
+            if path.with_suffix(".safetensors").is_file() and wanted == (
+                *(own.config, own.base_identity),
+                *(own.identity, own.selection),
+            ):
+                return own
+        return None
+
+    def _measure(self, job: FisherJob, tell: Tell) -> FisherRecord:
+        config, data = self.fisher_config(job.task), self.data(job.task)
+        train = parts_of(data, self.config.protocol).train
+        total = min(len(train), config.examples or len(train)) * len(config.head_seeds)
+        done = 0
+
+        def progress(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done, total, "")
+
+        self.place.fisher.mkdir(parents=True, exist_ok=True)
+        # Aside, so that in the mode ``force`` nothing is found there, and nothing is lost before the new one is whole.
+        with tempfile.TemporaryDirectory(dir=self.place.fisher, prefix=".aside-") as aside:
+            archive = Archive(Path(aside))
+            record = archive.measure(self.session.base, data, train, config, progress=progress).record
+            for file in sorted(Path(aside).iterdir(), reverse=True):  # the entries before the record
+                file.replace(self.place.fisher / file.name)
+        return record
+
+    # Masks
+
+    def _mask_file(self, job: MaskJob, needs: Results) -> Path:
+        """A mask's file, named after all that it is made of."""
+        made_of = {
+            "base": self.session.base.identity,
+            "mask": job.model_dump(mode="json", exclude={"fishers"}),
+            "fisher": [needs[key].id for key in job.fishers],
+        }
+        seed = None if job.seed is None else f"seed-{job.seed}"
+        label = "-".join(filter(None, (job.task, job.mask, f"{job.fraction}", seed, fingerprint(made_of))))
+        return self.place.masks / f"{label}.safetensors"
+
+    def _make_mask(self, job: MaskJob, needs: Results) -> Path:
+        base = self.session.base
+        candidates = select(base.layout, CANDIDATES)
+        if job.mask == "random":
+            scores = random_scores(candidates, job.seed or 0)
+            facts: dict[str, Any] = {"importance": "random", "seed": job.seed}
+        else:
+            scores, facts = self._informed(job, needs, candidates)
+        file = self._mask_file(job, needs)
+        file.unlink(missing_ok=True)
+        return Mask.make(base, scores, fraction=job.fraction, within=CANDIDATES, **facts).save(file)
+
+    def _informed(self, job: MaskJob, needs: Results, candidates: Selection) -> tuple[Scores, dict[str, Any]]:
+        """The scores of a mask made of Fisher information, and what it says of itself."""
+        stems = [
+            self.place.fisher / f"{task}-{needs[key].id}" for task, key in zip(job.tasks, job.fishers, strict=True)
+        ]
+        records = {
+            task: FisherRecord.load(stem.with_suffix(".json")) for task, stem in zip(job.tasks, stems, strict=True)
+        }
+        sources = {
+            task: partial(read_scores, stem.with_suffix(".safetensors"), records[task].id, candidates)
+            for task, stem in zip(job.tasks, stems, strict=True)
+        }
+        alone = job.mask in {"individual", "least-fisher"}
+        # What leave-one-out leaves out is not among the job's tasks.
+        scores = combined(sources, "individual" if alone else "global", job.task if alone else None)
+        facts: dict[str, Any] = {
+            "importance": "least-fisher" if job.mask == "least-fisher" else "fisher",
+            "scope": "individual" if alone else job.mask,
+            "tasks": job.tasks,
+            "target": job.task,
+            "examples": {task: record.examples for task, record in records.items()},
+            "estimator": next(iter(records.values())).config.estimator.name,
+            "head_seeds": self.config.head_seeds,
+        }
+        return (-scores if job.mask == "least-fisher" else scores), facts
+
+
+def survey(jobs: tuple[Job, ...], work: Work) -> dict[str, Result]:
+    """What is known of a study's jobs.
+
+    Args:
+        jobs: All of them, each after those that it needs.
+        work: Finds them.
+
+    Returns:
+        By key what became of those that were done before.
+    """
+    known: dict[str, Result] = {}
+    for job in jobs:
+        if all(key in known for key in job.needs) and hindrance(job, known) is None:
+            found = work.find(job, known)
+            if found is not None:
+                known[job.key] = found
+    return known
+
+
+def _done(job: Job, identity: str, *, known: bool = False) -> Result:
+    return Result(key=job.key, state="done", id=identity, known=known)
+
+
+def _result(job: TrainJob, record: Record, *, known: bool = False) -> Result:
+    own = Result(
+        key=job.key,
+        state=record.status,
+        id=record.id,
+        known=known,
+        error=record.error,
+        rate=record.config.rate,
+        score=record.score,
+    )
+    return own.model_copy(update={"picked": picked(record)}) if record.status == "done" else own

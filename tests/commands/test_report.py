@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from tests.report import made
+
+
+def test_a_report_is_written_with_its_files(cli, tmp_path):
+    results = made.results(tmp_path / "results", methods={**made.METHODS, **made.masks([0.1])})
+    out = tmp_path / "report"
+    status, said, error = cli("report", results, "--out", out)
+    assert (status, said.strip()) == (0, str(out / "index.html")), error
+    figures = {f"figure{number}{suffix}" for number in range(1, 6) for suffix in (".svg", ".pdf", ".png", ".csv")}
+    assert {file.name for file in (out / "figures").iterdir()} == figures
+    assert all(file.stat().st_size > 100 for file in (out / "figures").iterdir())
+    keys = ("claims", "table1", "table2", "table3", "table4", "statistics", "statistics-paper", "data")
+    assert {f.name for f in (out / "tables").iterdir()} == {
+        f"{key}.{kind}" for key in keys for kind in ("md", "tex", "csv")
+    }
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("https://arxiv.org/abs/2403.20284", "")
+
+    before = {file: file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+    status, _, error = cli("report", results, "--out", out)
+    assert (status, "in use" in error) == (1, True)
+    status, _, _ = cli("report", results, "--out", out, "--force")
+    assert status == 0
+    again = {file: file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+    assert before == again  # the same records give the same files
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
+
+
+def test_another_folder_is_never_replaced(cli, tmp_path):
+    results = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], information=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    status, _, error = cli("report", results, "--out", tmp_path / "mine", "--force")
+    assert (status, "in use" in error) == (1, True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_bad_input_is_one_sentence(cli, tmp_path):
+    status, _, error = cli("report", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert (status, error.strip()) == (1, f"Error: There is no results folder at {tmp_path / 'nothing'}.")
+    status, _, error = cli("report", tmp_path, "--out", tmp_path / "out")
+    assert (status, error.count("\n")) == (1, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_little_is_enough(cli, tmp_path):
+    made.fisher("rte").save(tmp_path / "information" / "fisher" / "a.json")
+    made.results(tmp_path / "runs-only", methods={"head": 0.0}, tasks=["rte"], seeds=[0], information=False)
+    for name in ("information", "runs-only"):
+        status, _, error = cli("report", tmp_path / name, "--out", tmp_path / f"{name}-report")
+        assert status == 0, error

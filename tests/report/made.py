@@ -1,0 +1,117 @@
+"""A results folder made up for the tests, written by the classes that real records are written by."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from normtune.config import RunConfig, fingerprint, protocol
+from normtune.importance.change import Change
+from normtune.importance.record import FisherConfig, FisherRecord, Information
+from normtune.studies.published import RANKING
+from normtune.training.record import Counts, DataFacts, EpochScore, Record
+
+METRICS = {"stsb": "spearman", "cola": "matthews", "mrpc": "f1", "rte": "accuracy"}
+DEV = {"stsb": 1500, "cola": 1043, "mrpc": 408, "rte": 277}
+MACHINE: dict[str, str | int] = {"system": "Linux", "cores": 2}
+VERSIONS = {"python": "3.11", "normtune": "0.1.0"}
+BASE = {"stsb": 0.9, "cola": 0.6, "mrpc": 0.88, "rte": 0.7}
+METHODS = {"full": 0.0, "bitfit": -0.01, "layernorm": -0.012, "random": -0.08, "head": -0.3}
+LAYERS = 3
+
+
+def masks(fractions: Iterable[float] = (0.1, 0.2, 0.4)) -> dict[str, float]:
+    """Methods by masks, with what each lies below full fine-tuning."""
+    kinds = {"fisher-individual": 0.02, "fisher-global": 0.025, "fisher-leave-one-out": 0.03}
+    others = {"random": 0.1, "least-fisher-individual": 0.2}
+    return {f"{kind}@{f:g}": -low * (1.2 - f) for f in fractions for kind, low in {**kinds, **others}.items()}
+
+
+def record(task: str, method: str, seed: int, below: float = 0.0, **changes: Any) -> Record:
+    """One run, its score moved a little by the seed."""
+    config = RunConfig(
+        model="tiny", task=task, method=method, rate=0.01, seed=seed, protocol=protocol("small"), mask=None
+    ).model_copy(update=changes.pop("config", {}))
+    score = BASE[task] + below + 0.004 * math.sin(7.0 * seed + len(method) + len(task))
+    metric = METRICS[task]
+    selected = {"full": 20_000, "head": 0}.get(method, 90)
+    fields: dict[str, Any] = {
+        "id": fingerprint(config),
+        "status": "done",
+        "config": config,
+        "base_identity": "b" * 64,
+        "selection": "s" * 64,
+        "counts": Counts(selected=selected, head=66, trained=selected + 66, total=20_066, share=selected / 20_000),
+        "data": DataFacts(
+            source=task, train=2000, train_of=5000, dev=DEV[task], dev_of=DEV[task], held_out=0,
+            identity={"train": f"{task}-train", "dev": f"{task}-dev"}, truncated={"train": 3, "dev": 0}, dropped={},
+        ),
+        "primary": metric,
+        "score": score,
+        "scores": {"dev": {metric: score}},
+        "best_epoch": 3,
+        "curve": (EpochScore(epoch=3, loss=0.4, scores={metric: score}, seconds=1.0),),
+        "steps": 189,
+        "seconds": 12.5,
+        "peak_memory": 2**30,
+        "changes": changed(seed) if method == "full" else (),
+        "machine": MACHINE,
+        "versions": VERSIONS,
+    }  # fmt: skip
+    return Record.model_validate({**fields, **changes})
+
+
+def changed(seed: int) -> tuple[Change, ...]:
+    """Changes in which output.LayerNorm moves most, and later layers more than earlier ones."""
+    result = []
+    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(RANKING)):
+        for sub, entries in (("weight", 40), ("bias", 10)):
+            mean = 1e-3 * (2.0 if not place else 1.0 / place) * (1 + 0.1 * layer) + 1e-6 * seed
+            result.append(
+                Change(component=name, layer=layer, sub=sub, entries=entries, mean=mean, relative=0.1, l0=entries,
+                       l1=mean * entries)
+            )  # fmt: skip
+    return tuple(result)
+
+
+def fisher(task: str, scale: float = 1.0, heads: tuple[int, ...] = (0, 1, 2), **changes: Any) -> FisherRecord:
+    """Fisher information in the paper's order, more of it in later layers and in biases."""
+    rows = [Information(component="embeddings.word_embeddings", layer=None, sub="weight", entries=900, total=9.0,
+                        by_seed=(9.0,) * len(heads))]  # fmt: skip
+    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(RANKING)):
+        for sub, entries, more in (("weight", 40, 1.0), ("bias", 10, 12.0)):
+            own = tuple(scale * more * entries / 4**place * (1 + layer) * (1 + 0.1 * head) for head in heads)
+            mean = sum(own) / len(own)
+            rows.append(
+                Information(component=name, layer=layer, sub=sub, entries=entries, total=mean, by_seed=own)
+            )  # fmt: skip
+    config = FisherConfig(model="tiny", task=task, head_seeds=heads)
+    fields: dict[str, Any] = {
+        "id": fingerprint(config), "config": config, "base_identity": "b" * 64, "selection": "s" * 64, "source": task,
+        "examples": 2000, "available": 2000, "identity": f"{task}-train", "truncated": 0, "information": tuple(rows),
+        "seconds": 3.0, "machine": MACHINE, "versions": VERSIONS,
+    }  # fmt: skip
+    return FisherRecord.model_validate({**fields, **changes})
+
+
+def results(
+    folder: Path,
+    *,
+    methods: dict[str, float] | None = None,
+    tasks: Iterable[str] = METRICS,
+    seeds: Iterable[int] = (0, 1, 2),
+    information: bool = True,
+) -> Path:
+    """Write a results folder."""
+    for task, (method, below), seed in itertools.product(tasks, (methods or METHODS).items(), seeds):
+        own = record(task, method, seed, below)
+        own.save(folder / "runs" / f"{own.id}.json")
+    for number, task in enumerate(
+        ("qnli", "sst2", "mnli", "cola", "mrpc", "stsb", "rte", "qqp") if information else ()
+    ):
+        one = fisher(task, 1.0 + 300 * (task == "stsb") + 0.1 * number)
+        one.save(folder / "fisher" / f"{task}-{one.id}.json")
+    return folder

@@ -1,0 +1,162 @@
+"""The page in a real browser, and what of it needs none."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normtune.report.page import Report, page
+from normtune.report.records import read
+from normtune.report.writing import write
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+class Anchors(HTMLParser):
+    """Collects ids and the links within the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if found.get("id"):
+            self.ids.append(str(found["id"]))
+        if str(found.get("href", "")).startswith("#"):
+            self.links.add(str(found["href"])[1:])
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(Report(read(folder)), tmp_path_factory.mktemp("out") / "report")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: ``NORMTUNE_CHROMIUM``, one on the path, or the one that playwright installed."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    named = os.environ.get("NORMTUNE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    with driver.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=named, args=["--no-sandbox"])
+        except driver.Error as error:
+            pytest.skip(f"no browser can be started: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def tab(browser: Any, report: Path) -> Iterator[Any]:
+    """The report in a window, with all that the console says."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    opened.said = []
+    opened.on("console", lambda message: opened.said.append(message.text))
+    opened.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.on("requestfailed", lambda request: opened.said.append(request.url))
+    opened.goto(report.as_uri())
+    yield opened
+    assert opened.said == []
+    opened.close()
+
+
+def test_links_lead_somewhere(folder):
+    found = Anchors()
+    found.feed(page(Report(read(folder))))
+    assert len(found.ids) == len({*found.ids})
+    assert found.links <= {*found.ids}
+
+
+def test_files_beside_the_page_are_there(report):
+    text = report.read_text(encoding="utf-8")
+    named = re.findall(r'href="((?:figures|tables)/[^"]+)"', text)
+    assert len(named) == 8 * 3 + 5 * 4
+    assert all((report.parent / name).is_file() for name in named)
+
+
+def test_a_title_is_text_and_no_markup(folder):
+    assert "<script>alert" not in page(Report(read(folder), "<script>alert(1)</script>"))
+
+
+def test_every_figure_is_drawn(tab):
+    for number in range(1, 6):
+        boxes = tab.eval_on_selector_all(
+            f"#figure{number} .panels > svg",
+            "all => all.map(e => [e.getBoundingClientRect().width, e.querySelectorAll('*').length])",
+        )
+        assert len(boxes) == (2 if number in {3, 4} else 4)
+        assert all(width > 150 and children > 5 for width, children in boxes)
+
+
+def test_nothing_is_cut_off_or_overlaps(tab):
+    cut = """all => all.filter(text => {
+        const own = text.getBoundingClientRect(), box = text.closest("svg").getBoundingClientRect();
+        return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
+    }).map(text => text.textContent)"""
+    assert tab.eval_on_selector_all(".panels svg text", cut) == []
+    overlap = """() => [...document.querySelectorAll(".panels svg")].flatMap(svg => {
+        const boxes = [...svg.querySelectorAll("text.tick:not([transform])")].map(t => t.getBoundingClientRect());
+        return boxes.filter((a, i) => boxes.some((b, j) => i < j &&
+            a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)).length;
+    }).reduce((a, b) => a + b, 0)"""
+    assert tab.evaluate(overlap) == 0
+
+
+def test_a_pointer_over_a_mark_shows_its_value(tab):
+    for place, wanted in (
+        ("#figure1 rect[data-tip]", r"layer \d+\n[\d.e-]+ ±"),
+        ("#figure4 rect[data-tip]", r"layer \d+, weight"),
+        ("#figure5 .point", r"f = 0.1\nindividual: .*\nglobal: .*\nleave-one-out.*\n.*3 of 3 seeds\nseed 0"),
+        ("#table2 td[data-tip] a", "seed 1:"),
+    ):
+        tab.hover(f"{place} >> nth=0", force=True)
+        assert tab.is_visible("#tip")
+        assert re.search(wanted, tab.inner_text("#tip")), place
+        box = tab.locator("#tip").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 1280
+    tab.mouse.move(2, 2)
+    assert not tab.is_visible("#tip")
+
+
+def test_a_number_leads_to_its_records(tab):
+    tab.click("#table2 td a >> nth=0")
+    shelf = tab.locator(f"details[id='{tab.evaluate('location.hash.slice(1)')}']")
+    assert shelf.get_attribute("open") is not None
+    assert shelf.locator("tbody tr").count() == 3
+
+
+def test_dark_follows_the_system_and_the_button(tab):
+    def dark() -> bool:
+        shade = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", shade)[:3])) < 200
+
+    assert not dark()
+    tab.emulate_media(color_scheme="dark")
+    assert dark()
+    tab.click("#theme")
+    assert not dark()
+    tab.reload()
+    assert not dark()
+    tab.click("#theme")
+    assert dark()
+    tab.emulate_media(media="print")
+    assert not dark()
+    tab.evaluate("localStorage.clear()")
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(tab):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_it_prints(tab):
+    assert len(tab.pdf(prefer_css_page_size=True)) > 10_000

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from normtune.report.records import Run, read
+from normtune.report.scores import PAPER, Column, Scores
+from normtune.studies import published
+from normtune.studies.store import Store
+from normtune.studies.table import tabulate
+from normtune.tasks.glue_tasks import GLUE
+from tests.report import made
+
+
+def column(task: str) -> Column:
+    return next(each for each in PAPER if each.task == task)
+
+
+def test_the_columns_are_the_papers():
+    assert len(PAPER) == len(published.TASKS)
+    assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PAPER] == [*published.TASKS]
+    assert [GLUE[c.task].primary for c in PAPER] == [*published.METRICS.values()]
+
+
+def test_cells_are_those_that_normtune_table_shows(folder):
+    scores = Scores(read(folder))
+    for (method, task), known in tabulate(Store(folder / "runs")).scores.items():
+        cell = scores.cell(method, column(task))
+        assert cell.mean == pytest.approx(known.mean, abs=1e-15)
+        assert cell.spread == pytest.approx(known.spread, abs=1e-15)
+        assert (len(cell.values), cell.rate) == (known.seeds, known.rate)
+        assert cell.complete
+
+
+def test_the_rate_with_most_seeds_is_shown_then_the_best_first_seed(tmp_path):
+    for seed, rate, below in [(0, 0.1, -0.2), (1, 0.1, -0.2), (0, 1.0, 0.0), (0, 2.0, 0.1)]:
+        own = made.record("rte", "head", seed, below, config={"rate": rate})
+        own.save(tmp_path / "runs" / f"{own.id}.json")
+    cell = Scores(read(tmp_path)).cell("head", column("rte"))
+    assert cell.rate == 0.1
+    assert {*cell.values} == {0, 1}
+
+
+def test_a_missing_seed_is_counted(tmp_path):
+    made.results(tmp_path, methods={"head": 0.0, "full": 0.0}, tasks=["rte"], information=False)
+    gone = next(run for run in read(tmp_path).runs if (run.config.method, run.config.seed) == ("head", 1))
+    (tmp_path / "runs" / f"{gone.id}.json").unlink()
+    scores = Scores(read(tmp_path))
+    head, full = scores.cell("head", column("rte")), scores.cell("full", column("rte"))
+    assert (head.complete, head.count, full.complete) == (False, "2 of 3", True)
+    assert scores.cell("head", column("mnli")).mean is None
+
+
+def test_a_failed_run_is_no_score(tmp_path):
+    own = made.record("rte", "head", 0, status="failed", score=None, scores={}, error="the loss was not finite")
+    own.save(tmp_path / "runs" / "a.json")
+    assert Scores(read(tmp_path)).methods == ()
+
+
+def test_mnli_has_two_columns():
+    base = made.record("rte", "head", 0).model_dump()
+    base["config"]["task"] = "mnli"
+    base["scores"]["dev_mismatched"] = {"accuracy": 0.25}
+    run = Run.model_validate(base)
+    results = type("Results", (), {"done": (run,), "planned": ()})()
+    scores = Scores(results)
+    assert [scores.cell("head", c).mean for c in PAPER if c.task == "mnli"] == [run.score, 0.25]

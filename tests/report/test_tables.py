@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from normtune.importance import ranking as reference
+from normtune.importance.record import FisherRecord
+from normtune.report.floors import DEV, floor
+from normtune.report.ledger import Marks, data_table, facts, shelves
+from normtune.report.records import read
+from normtune.report.scores import PAPER, Scores
+from normtune.report.table import Entry, Group, Table, as_csv, as_latex, as_markdown
+from normtune.report.tables import ranking, table1, table2, table3, table4
+from normtune.studies import published
+from normtune.submission.record import Answered, SubmissionRecord
+from tests.report import made
+
+
+def test_table1_is_the_ranking_of_the_importance_package(folder):
+    files = sorted((folder / "fisher").glob("*.json"))
+    known = {one.config.task: reference.component_means(one.information) for one in map(FisherRecord.load, files)}
+    results = read(folder)
+    ours = ranking(results.fisher)
+    assert list(ours) == list(reference.ranking(known)) == list(published.RANKING)
+    assert ours == pytest.approx(reference.ranking(known), abs=1e-12)
+    rows = table1(results).rows
+    assert [(row[0].text, row[1].text, row[2].text) for row in rows[:2]] == [
+        ("output.LayerNorm", "1", "1"),
+        ("attention.output.LayerNorm", "2", "2"),
+    ]
+
+
+def test_table2_has_ours_and_the_papers(folder):
+    results = read(folder)
+    table = table2(Scores(results), results)
+    ours, theirs = table.groups
+    names = [row[0].text for row in ours.rows]
+    assert names == ["Full", "BitFit", "LayerNorm", "Random", "Head only", "One answer for all"]
+    assert theirs.other
+    assert [row[2].text for row in theirs.rows] == ["91.43", "91.45", "90.72", "89.75"]
+    assert [row[1].text for row in theirs.rows] == ["100%", "0.082%", "0.015%", "0.015%"]
+    place = table.header.index("RTE")
+    assert ours.rows[0][place].link == "runs-full-on-rte"
+    assert "seed 0:" in ours.rows[0][place].tip
+    assert ours.rows[0][table.header.index("QQP")].kind == "missing"
+    assert any("Not run here" in note and "QQP" in note for note in table.notes)
+
+
+def test_a_partial_cell_says_how_many_seeds_it_has(tmp_path):
+    made.results(tmp_path, tasks=["rte"], information=False)
+    gone = next(run for run in read(tmp_path).runs if (run.config.method, run.config.seed) == ("random", 2))
+    (tmp_path / "runs" / f"{gone.id}.json").unlink()
+    results = read(tmp_path)
+    table = table2(Scores(results), results)
+    cell = table.rows[3][table.header.index("RTE")]
+    assert (cell.kind, cell.badge) == ("partial", "2 of 3")
+    assert "Missing: Random on RTE (2 of 3 seeds)." in table.notes
+
+
+def test_table3_waits_for_the_server(folder, tmp_path):
+    results = read(folder)
+    assert "No submission" in table3(results).notes[0]
+    answer = Answered(file="RTE.tsv", rows=3000, wanted=3000, sha256="a")
+    record = SubmissionRecord(file="s.zip", sha256="b", made="now", answers=(answer,), versions={})
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], information=False)
+    record.save(tmp_path / "submission.json")
+    assert "1 submission made" in " ".join(table3(read(tmp_path)).notes)
+    record.with_scores({"RTE": {"accuracy": 0.661}}, None, "now").save(tmp_path / "submission.json")
+    table = table3(read(tmp_path))
+    assert table.rows[0][table.header.index("RTE")].text == "66.1"
+
+
+def test_table4_is_the_papers():
+    assert [row[1].text for row in table4().rows[2:5]] == [
+        "matched accuracy / mismatched accuracy",
+        "Matthews correlation",
+        "F1",
+    ]
+
+
+def test_the_floors_are_those_of_a_constant_answer(folder):
+    from normtune.tasks.metrics import compute
+
+    runs = read(folder).done
+    for column in PAPER:
+        if column.task in {"rte", "mrpc"}:
+            dev = DEV[column.title]
+            labels = [1] * dev.answer + [0] * (dev.examples - dev.answer)
+            metric = made.METRICS[column.task]
+            import numpy as np
+
+            known = compute([metric], np.ones(len(labels), dtype=int), np.array(labels), positive=1)[metric]
+            assert floor(column, runs) == pytest.approx(known)
+        if column.task == "qqp":
+            assert floor(column, runs) is None
+
+
+def test_tables_are_written_for_others_to_read():
+    rows = ((Entry("a_b & 5 %"), Entry("1.0", spread="0.1", badge="2 of 3"), Entry("\N{MINUS SIGN}2")),)
+    table = Table("t", "Title.", ("name", "x", "y"), (Group("all", rows),), "Caption.", ("A note.",))
+    markdown = as_markdown(table)
+    assert "| a_b & 5 % | 1.0 ± 0.1 (2 of 3) | \N{MINUS SIGN}2 |" in markdown
+    assert "A note." in markdown
+    latex = as_latex(table)
+    assert r"a\_b \& 5 \% & 1.0 $\pm$ 0.1 (2 of 3) & $-$2 \\" in latex
+    assert latex.count(r"\begin") == latex.count(r"\end") == 2
+    parsed = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert parsed == [
+        {"group": "all", "name": "a_b & 5 %", "x": "1.0", "x sd": "0.1", "x seeds": "2 of 3", "y": "\N{MINUS SIGN}2"}
+    ]
+
+
+def test_every_record_is_on_a_shelf(folder):
+    results = read(folder)
+    found = shelves(results, Scores(results), Marks("M"), Marks("V"))
+    listed = {row[0].text for shelf in found for row in shelf.table.rows}
+    assert listed == {run.id for run in results.runs} | {each.id for each in results.fisher}
+    assert "fisher-rte" in {shelf.anchor for shelf in found}
+
+
+def test_everything_chosen_is_stated(folder):
+    results = read(folder)
+    said = dict(facts(results, Scores(results)))
+    protocol = results.runs[0].config.protocol
+    assert said["protocol"] == "small"
+    assert said["training examples at most"] == "2,000"
+    assert len(said) >= len(type(protocol).model_fields)
+    rte = next(row for row in data_table(results).rows if row[0].text == "RTE")
+    assert [entry.text for entry in rte[2:6]] == ["2,000 of 5,000", "277", "3", "2,000 of 5,000"]

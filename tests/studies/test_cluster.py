@@ -1,0 +1,104 @@
+"""A Ray cluster gives what one process gives, even where a node is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normtune.errors import ConfigError
+from normtune.studies.cluster import Cluster
+from normtune.studies.conduct import Study
+from normtune.studies.work import Place
+from tests.studies.tiny import config, contents
+
+ROOT = Path(__file__).parents[2]
+
+#: In a process of its own: Ray leaves threads, warnings and files behind.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster as Nodes
+from normtune.studies.cluster import Cluster
+from normtune.studies.conduct import Study
+from normtune.studies.study import StudyConfig
+from normtune.studies.work import Place
+
+class Killer:
+    def __init__(self, nodes, doomed):
+        self.nodes, self.doomed, self.ended, self.lost = nodes, doomed, 0, []
+    def begin(self, job): pass
+    def tick(self, job, done, total, note): pass
+    def end(self, job, result):
+        self.ended += 1
+        if result.state != "done":
+            self.lost.append(result.error)
+        if self.ended == 4:
+            self.nodes.remove_node(self.doomed, allow_graceful=False)
+
+memory = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+doomed = nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+nodes.wait_for_nodes()
+killer = Killer(nodes, doomed)
+study = Study.open(StudyConfig.model_validate_json(sys.argv[1]), Place(results=Path(sys.argv[2])))
+before = len(nodes.list_all_nodes())
+results = study.run(Cluster(nodes.address), killer)
+print(json.dumps({"nodes": [before, len(nodes.list_all_nodes())], "ended": killer.ended, "lost": killer.lost,
+                  "states": sorted({r.state for r in results.values()}), "jobs": len(study.jobs)}))
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_gives_what_one_process_gives(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `cluster`", exc_type=ImportError)
+    study = config(tiny_folder, parts=("table2", "figure2"), tasks=("rte",), sources=("rte",))
+    Study.open(study, Place(results=tmp_path / "one")).run()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, study.model_dump_json(), str(tmp_path / "ray")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        env={**os.environ, "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    assert said == {"nodes": [2, 1], "ended": said["jobs"], "lost": [], "states": ["done"], "jobs": said["jobs"]}
+    assert contents(tmp_path / "ray") == contents(tmp_path / "one")
+
+
+def test_without_ray_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"A cluster needs Ray; install it with: pip install 'normtune\[cluster\]'"):
+        Cluster()
+
+
+@pytest.mark.parametrize("given", [{"cpus": 0}, {"cpus": -1}, {"gpus": -1}])
+def test_what_makes_no_sense_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="takes some processors and no negative accelerators"):
+        Cluster(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `cluster`")
+def test_an_address_without_a_cluster_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    call = "from normtune.cli import main; main()"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", call, "study", "table1", "--model", str(tiny_folder), "--suite", "templates"),
+            *("--tasks", "rte", "--results", str(tmp_path), "--executor", "ray", "--address", "127.0.0.1:1"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "There is no Ray cluster at '127.0.0.1:1'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+"""What a study consists of, and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from normtune.config import PROTOCOLS
+from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.studies.study import PARTS, StudyConfig, check_masks, parts
+
+SMALL = PROTOCOLS["small"]
+
+
+def test_the_paper_is_all_of_its_parts() -> None:
+    assert parts("paper") == PARTS
+    assert parts("figure5") == ("figure5",)
+    with pytest.raises(UnknownNameError, match=r"Unknown study 'tabel2'\. Did you mean 'table2'"):
+        parts("tabel2")
+    with pytest.raises(UnknownNameError, match="Unknown kind of mask 'local'"):
+        check_masks(["global", "local"])
+
+
+def test_a_study_survives_its_file(tmp_path: Path) -> None:
+    study = StudyConfig(parts=("table2",), tasks=("rte",), seeds=(0, 3), protocol=SMALL, threads=2)
+    study.save(tmp_path)
+    assert StudyConfig.load(tmp_path) == study
+    with pytest.raises(DataError, match="There is no study at"):
+        StudyConfig.load(tmp_path / "none")
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(DataError, match="is damaged"):
+        StudyConfig.load(tmp_path)
+
+
+def test_two_studies_of_one_kind_are_one() -> None:
+    one = StudyConfig(parts=("table2",), tasks=("rte",), seeds=(0,), protocol=SMALL)
+    two = StudyConfig(parts=("figure5",), tasks=("mrpc", "rte"), seeds=(0, 1), protocol=SMALL)
+    both = one.merged(two)
+    assert both is not None
+    assert (both.parts, both.tasks, both.seeds) == (("table2", "figure5"), ("rte", "mrpc"), (0, 1))
+    assert one.merged(two.model_copy(update={"protocol": PROTOCOLS["paper"]})) is None
+    assert one.merged(two.model_copy(update={"threads": 2})) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": (0, 0)}, "takes each of its seeds once"),
+        ({"tasks": ("rte", "rte")}, "takes each of its tasks once"),
+        ({"tasks": ("rte",), "sources": ("rte",)}, "leave-one-out mask for rte needs Fisher information of another"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        StudyConfig.model_validate({"protocol": SMALL, **changes})
+
+
+@pytest.mark.parametrize("changes", [{"seeds": ()}, {"fractions": (1.5,)}, {"sedes": (1,)}, {"parts": ("table9",)}])
+def test_what_does_not_fit_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        StudyConfig.model_validate({"protocol": SMALL, **changes})

@@ -1,0 +1,245 @@
+"""Doing jobs: the same runs as `train`, the masks of their definition, and every mode."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normtune.errors import UnknownNameError
+from normtune.importance.archive import Archive
+from normtune.selection.masks import Mask
+from normtune.studies.conduct import Study
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
+from normtune.studies.runs import Runner, cells, mask_cells
+from normtune.studies.store import Store
+from normtune.studies.study import StudyConfig
+from normtune.studies.work import Mode, Place, check_mode, survey
+from normtune.tasks.suites import load_task
+from normtune.training.session import Session, parts_of
+from tests.studies.tiny import RULES, config, contents
+
+
+class Tally:
+    """Notes what is run."""
+
+    def __init__(self) -> None:
+        self.began: list[Job] = []
+        self.made = 0
+
+    def begin(self, job: Job) -> None:
+        self.began.append(job)
+
+    def tick(self, job: Job, done: int, total: int, note: str) -> None:
+        assert 0 < done <= total
+
+    def end(self, job: Job, result: Result) -> None:
+        assert job.key == result.key
+        self.made += not result.known
+
+
+def whole(model: Path) -> StudyConfig:
+    """All that shares runs."""
+    return config(model, parts=("table1", "table2", "figure5"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Every run ends with a collection of garbage, which need not look through all libraries here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the whole tiny paper."""
+    results = tmp_path_factory.mktemp("results")
+    found = Study.open(whole(tiny_folder), Place(results=results)).run()
+    assert {result.state for result in found.values()} == {"done"}
+    return results
+
+
+def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    study = whole(tiny_folder)
+    session, store = Session(str(tiny_folder)), Store(tmp_path)
+    data = [load_task(task, "templates") for task in study.tasks]
+    own = cells(session, data, study.methods, study.seeds, protocol=RULES, rates=None, search=True)
+    for cell in own:
+        Runner(session, RULES, store=store).cell(cell)
+    expected = {record.id: record.score for record in store}
+    found = {record.id: record.score for record in Store(finished / "runs") if record.config.mask is None}
+    assert found == expected
+    assert len(expected) == 2 * 3 * 3
+
+
+def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
+    finished: Path, tiny_folder: Path
+) -> None:
+    session = Session(str(tiny_folder))
+    masks = [Mask.load(file, session.base) for file in sorted((finished / "masks").iterdir())]
+    data = [load_task(task, "templates") for task in ("rte", "sst2")]
+    runs = [*Store(finished / "runs")]
+    wanted = set()
+    for own in data:
+        tried = [r for r in runs if r.config.task == own.task.name and r.config.method == "layernorm"]
+        first = [r for r in tried if r.config.seed == 0]
+        rate = max(sorted(first, key=lambda r: r.config.rate), key=lambda r: r.score or 0.0).config.rate
+        for cell in mask_cells(session, [own], masks, [0, 1], protocol=RULES, rates=[rate], search=False):
+            for seed in cell.seeds:
+                made = session.config(own.task.name, cell.method, rate, seed, RULES, cell.selection)
+                wanted.add(session.identify(made, own, cell.selection))
+    assert {record.id for record in runs if record.config.mask is not None} == wanted
+    assert len(wanted) == 2 * 3 * 2
+
+
+def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_folder: Path) -> None:
+    study = Study.open(config(tiny_folder, parts=("table1",)), Place(results=finished))
+    assert len(study.known) == len(study.jobs) == 2
+    for job in study.jobs:
+        assert isinstance(job, FisherJob)
+        data = study.work.data(job.task)
+        train = parts_of(data, RULES).train
+        found = Archive(finished / "fisher").measure(
+            study.work.session.base, data, train, study.work.fisher_config(job.task)
+        )
+        assert found.cached
+        assert found.record.id == study.known[job.key].id
+
+
+def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> None:
+    study = Study.open(whole(tiny_folder), Place(results=finished))
+    base, work = study.work.session.base, study.work
+    scores = {}
+    for task in ("rte", "sst2"):
+        data = work.data(task)
+        measured = Archive(finished / "fisher").measure(
+            base, data, parts_of(data, RULES).train, work.fisher_config(task)
+        )
+        assert measured.scores is not None
+        scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])
+    both = sum(values / values.sum() for values in scores.values())
+    wanted = {
+        **{("individual", task): scores[task] for task in scores},
+        ("global", None): both,
+        ("leave-one-out", "rte"): scores["sst2"],
+        ("leave-one-out", "sst2"): scores["rte"],
+    }
+    layernorm = work.session.selection("layernorm")
+    for job in study.jobs:
+        if isinstance(job, MaskJob):
+            mask = Mask.load(finished / "masks" / study.known[job.key].id, base)
+            taken = np.concatenate([
+                np.isin(layernorm.indices(p.parameter), mask.selection.indices(p.parameter))
+                if p.parameter in mask.selection.chosen
+                else np.zeros(layernorm.count(p.parameter), bool)
+                for p in layernorm
+            ])
+            own = wanted.pop((job.mask, job.task))
+            assert taken.sum() == round(0.1 * len(layernorm))
+            assert own[taken].min() >= own[~taken].max()
+            assert mask.name == job.about
+            assert set(mask.info.tasks) == ({"rte", "sst2"} if job.task is None else {*job.tasks})
+    assert not wanted
+
+
+def test_a_leave_one_out_mask_never_reads_its_target(tiny_folder: Path, tmp_path: Path) -> None:
+    study = config(
+        tiny_folder, parts=("figure5",), tasks=("rte",), fractions=(0.1,), masks=("leave-one-out",), seeds=(0,)
+    )
+    own = Study.open(study, Place(results=tmp_path))
+    assert [job.task for job in own.jobs if isinstance(job, FisherJob)] == ["sst2"]
+
+
+def test_what_is_done_is_never_done_again(finished: Path, tiny_folder: Path) -> None:
+    files = {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if path.name != "study.json"}
+    tally = Tally()
+    results = Study.open(whole(tiny_folder), Place(results=finished)).run(report=tally)
+    assert tally.began == []
+    assert all(result.known for result in results.values())
+    assert files == {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if path.name != "study.json"}
+
+
+def test_what_was_lost_is_done_again_and_is_the_same(finished: Path, tiny_folder: Path) -> None:
+    before = contents(finished)
+    draw = random.Random(0)
+    files = sorted(path for path in finished.rglob("*.*") if path.name != "study.json")
+    for path in draw.sample(files, len(files) // 2):
+        path.unlink()
+    study = Study.open(whole(tiny_folder), Place(results=finished))
+    tally = Tally()
+    study.run(report=tally)
+    assert contents(finished) == before
+    assert 0 < len(tally.began) < len(study.jobs)
+
+
+def broken(folder: Path, mode: Mode = "cached", **changes: object) -> Study:
+    """One search, one rate of which is far too large."""
+    study = Study.open(
+        config(folder, parts=("table2",), tasks=("rte",), methods=("full",)),
+        Place.model_validate({"results": changes["results"], "mode": mode}),
+    )
+    good, bad, other = study.jobs
+    assert isinstance(bad, TrainJob)
+    assert isinstance(other, TrainJob)
+    bad = bad.model_copy(update={"rate": 1e18})
+    other = other.model_copy(update={"best_of": (good.key, bad.key)})
+    jobs = (good, bad, other)
+    return Study(jobs, survey(jobs, study.work), study.work)
+
+
+def test_a_run_that_diverges_leaves_a_record_that_says_so(tiny_folder: Path, tmp_path: Path) -> None:
+    study = broken(tiny_folder, results=tmp_path)
+    good, bad, other = study.jobs
+    results = study.run()
+    assert [results[job.key].state for job in (good, bad, other)] == ["done", "failed", "done"]
+    assert results[other.key].rate == results[good.key].rate
+    record = Store(tmp_path / "runs").get(results[bad.key].id)
+    assert record is not None
+    assert (record.status, record.score, record.config.rate) == ("failed", None, 1e18)
+    assert "stopped being finite at step" in (record.error or "")
+    assert not [*(tmp_path / "unfinished").glob("*")]
+
+
+def test_the_modes_say_what_is_done_again(tiny_folder: Path, tmp_path: Path) -> None:
+    jobs = broken(tiny_folder, results=tmp_path).jobs
+    wanted: list[tuple[Mode, int]] = [("read-only", 0), ("cached", 3), ("cached", 0), ("retry", 1), ("force", 3)]
+    for mode, count in wanted:
+        tally, study = Tally(), broken(tiny_folder, mode, results=tmp_path)
+        assert tuple(study.jobs) == jobs
+        results = study.run(report=tally)
+        assert tally.made == count, mode
+        assert len(results) == (0 if mode == "read-only" else 3)
+    with pytest.raises(UnknownNameError, match="Unknown mode 'again'"):
+        check_mode("again")
+
+
+def test_force_measures_and_masks_anew(tiny_folder: Path, tmp_path: Path) -> None:
+    study = config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,))
+    for mode, made in (("cached", True), ("cached", False), ("force", True)):
+        tally = Tally()
+        Study.open(study, Place.model_validate({"results": tmp_path, "mode": mode})).run(report=tally)
+        assert (len(tally.began) == 2 + 1 + 1 + 1) is made
+    assert len([*(tmp_path / "fisher").iterdir()]) == 2
+    assert len([*(tmp_path / "masks").iterdir()]) == 1
+
+
+def test_a_job_that_cannot_be_done_stops_none_of_the_others(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.open(
+        config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,)), Place(results=tmp_path)
+    )
+    monkeypatch.setattr(Archive, "measure", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    states = {job.about: study.run()[job.key] for job in study.jobs}
+    assert {name: result.state for name, result in states.items()} == {
+        "layernorm": "done",
+        "fisher": "failed",
+        "fisher-individual@0.1": "blocked",
+    }
+    assert "No space left" in (states["fisher"].error or "")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from normtune.config import RunConfig, protocol
+from normtune.errors import ConfigError, DataError, DeltaError, UnknownNameError
+from normtune.models.base import Base
+from normtune.submission.sources import best_runs, named
+from normtune.training.record import Counts, DataFacts, Record
+from tests.submission.suite import make_delta, texts
+
+
+def save_run(base: Base, folder: Path, *, task: str = "rte", method: str = "layernorm", **facts: object) -> Path:
+    """A run with this `seed` and `score`: its record, and a delta that it did not train."""
+    fields = {"seed": 0, "score": 0.5, "status": "done", "base_identity": base.identity, **facts}
+    seed = int(str(fields.pop("seed")))
+    make_delta(base, task, texts({"rte": "RTE", "cola": "CoLA"}[task]), method=method).save(folder)
+    record = Record(
+        id=folder.name,
+        config=RunConfig(model="m", task=task, method=method, rate=1e-3, seed=seed, protocol=protocol("small")),
+        selection="s",
+        counts=Counts(selected=10, head=2, trained=12, total=100, share=0.1),
+        data=DataFacts(
+            source="x", train=1, train_of=1, dev=1, dev_of=1, held_out=0, identity={}, truncated={}, dropped={}
+        ),
+        primary="accuracy",
+        machine={},
+        versions={},
+        **fields,
+    )
+    record.save(folder / "record.json")
+    return folder
+
+
+def save_delta(base: Base, folder: Path, name: str, title: str, /, **info: object) -> Path:
+    return make_delta(base, name, texts(title), **info).save(folder).parent
+
+
+def test_named_with_and_without_their_task(tiny_base: Base, tmp_path: Path) -> None:
+    rte = save_delta(tiny_base, tmp_path / "a=b", "rte", "RTE", note="mine")
+    cola = save_delta(tiny_base, tmp_path / "c", "cola", "CoLA")
+    own = save_delta(tiny_base, tmp_path / "own", "mrpc", "MRPC", task="")
+    choices = named([str(rte), f"CoLA={cola / 'delta.safetensors'}", f"mrpc={own}"])
+    assert {task: choice.task for task, choice in choices.items()} == {"rte": "rte", "cola": "cola", "mrpc": "mrpc"}
+    source = choices["rte"].source
+    assert (source.note, source.method, source.base_identity) == ("mine", "layernorm", tiny_base.identity)
+    assert (source.run, source.dev) == (None, None)
+    assert len(source.content) == 64
+
+
+def test_a_record_beside_a_delta_is_read(tiny_base: Base, tmp_path: Path) -> None:
+    run = save_run(tiny_base, tmp_path / "run", seed=3, score=0.75)
+    for name in (run, run / "delta.safetensors"):
+        source = named([str(name)])["rte"].source
+        assert (source.run, source.seed, source.metric, source.dev) == ("run", 3, "accuracy", 0.75)
+
+
+def test_deltas_that_do_not_answer_a_task(tiny_base: Base, tmp_path: Path) -> None:
+    rte = save_delta(tiny_base, tmp_path / "rte", "rte", "RTE")
+    with pytest.raises(DeltaError, match="is of 'rte', not of QNLI"):
+        named([f"qnli={rte}"])
+    own = save_delta(tiny_base, tmp_path / "own", "cola", "CoLA", task="")
+    with pytest.raises(DeltaError, match="reads single texts and answers unacceptable, acceptable: that is not RTE"):
+        named([f"rte={own}"])
+    other = save_delta(tiny_base, tmp_path / "other", "rte", "RTE", task="intents")
+    with pytest.raises(DeltaError, match="is of 'intents', which is no task of GLUE"):
+        named([str(other)])
+    unlike = save_delta(tiny_base, tmp_path / "unlike", "rte", "RTE", labels=("not_entailment", "entailment"))
+    with pytest.raises(DeltaError, match="answers not_entailment, entailment: that is not RTE"):
+        named([str(unlike)])
+    with pytest.raises(ConfigError, match="are both deltas of RTE"):
+        named([str(rte), f"rte={rte}"])
+    with pytest.raises(UnknownNameError, match="Did you mean 'rte'"):
+        named([f"rt={rte}"])
+    with pytest.raises(DeltaError, match="There is no delta at"):
+        named([f"rte={tmp_path / 'nowhere'}"])
+
+
+@pytest.mark.parametrize(("task", "how"), [("ax", "MNLI's delta"), ("wnli", "its majority class")])
+def test_tasks_that_take_no_delta(tiny_base: Base, tmp_path: Path, task: str, how: str) -> None:
+    rte = save_delta(tiny_base, tmp_path / "rte", "rte", "RTE")
+    with pytest.raises(ConfigError, match=f"is answered by {how}; leave out"):
+        named([f"{task}={rte}"])
+
+
+def test_the_best_run_of_each_task_and_of_equals_the_first_seed(tiny_base: Base, tmp_path: Path) -> None:
+    for seed, score in ((0, 0.6), (10, 0.8), (2, 0.8), (3, 0.7)):
+        save_run(tiny_base, tmp_path / f"rte/{seed}", seed=seed, score=score)
+    save_run(tiny_base, tmp_path / "cola/0", task="cola", score=-0.1)
+    save_run(tiny_base, tmp_path / "rte/9", seed=9, score=None, status="failed")
+    choices = best_runs(tmp_path)
+    assert {task: choice.source.seed for task, choice in choices.items()} == {"rte": 2, "cola": 0}
+    assert choices["rte"].path == tmp_path / "rte/2"
+
+
+def test_several_methods(tiny_base: Base, tmp_path: Path) -> None:
+    save_run(tiny_base, tmp_path / "a", score=0.9, method="bitfit")
+    save_run(tiny_base, tmp_path / "b", score=0.8)
+    with pytest.raises(ConfigError, match="several methods; name one by --method: bitfit, layernorm"):
+        best_runs(tmp_path)
+    assert best_runs(tmp_path, "layernorm")["rte"].path == tmp_path / "b"
+    with pytest.raises(ConfigError, match="no runs of 'full'"):
+        best_runs(tmp_path, "full")
+
+
+def test_runs_that_cannot_be_compared_or_are_not_there(tiny_base: Base, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There are no runs on GLUE's tasks"):
+        best_runs(tmp_path / "nowhere")
+    save_run(tiny_base, tmp_path / "a")
+    save_run(tiny_base, tmp_path / "b", base_identity="another")
+    with pytest.raises(ConfigError, match="several base models"):
+        best_runs(tmp_path)
