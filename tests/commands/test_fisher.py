@@ -166,8 +166,7 @@ def test_other_examples_are_another_measurement(cli: Run, options: list[object],
     made = [FisherRecord.load(path) for path in records.glob("*.json")]
     assert len(made) == 5
     assert sorted(record.examples for record in made) == [12, 12, 12, 12, 13]
-    # Without the slice that the protocol holds out.
-    assert sorted(record.available for record in made) == [1800, 2000, 2000, 2000, 2000]
+    assert {record.available for record in made} == {2000}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_the_figure(
     ((weight, bias),) = panels
     assert (weight.title, bias.title) == ("weight", "bias")
     assert weight.rows == bias.rows == ("2", "1", "0")  # the last layer on top
-    assert weight.columns == bias.columns == ("RTE", "STS-B", *(["sum"] if normalised else []))
+    assert weight.columns == bias.columns == ("RTE", "STS-B", *(["mean"] if normalised else []))
     columns = []
     for task in ("rte", "stsb"):
         scores = by_api(tiny_base, task).scores
@@ -298,7 +297,7 @@ def test_the_figure(
     np.testing.assert_allclose(found[:2], columns, rtol=1e-5)
     if normalised:
         np.testing.assert_allclose(found[:2].sum(1), 1)
-        np.testing.assert_allclose(found[2], found[0] + found[1])
+        np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
 
 
 def test_the_figure_shows_the_kept_entries_alone(
@@ -393,3 +392,26 @@ def test_a_task_without_labels_or_training_examples(
         (line,) = [line for line in error.splitlines() if line.startswith("Error: ")]
         assert said in line
         assert not records.exists()
+
+
+def test_a_folder_of_records_is_shown_without_a_model(cli: Run, options: list[object], records: Path) -> None:
+    _, measured, _ = cli(*options, "--tasks", "sst2,rte", "--markdown")
+    assert cli("fisher", records, "--markdown", "--model", "/nowhere") == (0, measured, "")
+    status, one, _ = cli("fisher", records, "--tasks", "rte", "--json")
+    assert (status, list(json.loads(one)["tasks"])) == (0, ["rte"])
+
+
+def test_a_folder_that_cannot_be_shown(cli: Run, options: list[object], records: Path, tmp_path: Path) -> None:
+    def refused(*words: object) -> str:
+        status, out, error = cli("fisher", *words)
+        assert (status, out) == (1, "")
+        return " ".join(error.split())
+
+    assert "There is no folder of records" in refused(records)
+    records.mkdir()
+    assert "There is no Fisher information of any task" in refused(records)
+    cli(*options, "--tasks", "rte")
+    assert "There is no Fisher information of cola" in refused(records, "--tasks", "cola")
+    assert "A figure needs the single entries" in refused(records, "--figure", tmp_path / "x.svg")
+    cli(*options, "--tasks", "rte", "--head-seeds", "1")
+    assert "were not all made in the same way" in refused(records)

@@ -170,9 +170,9 @@ def test_the_maps_have_the_last_layer_on_top_and_tasks_across() -> None:
 
 def test_normalised_each_task_adds_up_to_one_over_both_maps() -> None:
     weight, bias = heatmaps(SUMS, normalised=True)
-    assert weight.columns == ("RTE", "intents", "sum")
-    assert weight.values == (pytest.approx((0.3, 0.2, 0.5)), pytest.approx((0.1, 0.3, 0.4)))
-    assert bias.values == (pytest.approx((0.4, 0.2, 0.6)), pytest.approx((0.2, 0.3, 0.5)))
+    assert weight.columns == ("RTE", "intents", "mean")
+    assert weight.values == (pytest.approx((0.3, 0.2, 0.25)), pytest.approx((0.1, 0.3, 0.2)))
+    assert bias.values == (pytest.approx((0.4, 0.2, 0.3)), pytest.approx((0.2, 0.3, 0.25)))
     assert "share" in weight.unit
 
 
@@ -180,7 +180,7 @@ def test_what_a_map_lacks() -> None:
     (only,) = heatmaps({"rte": {(0, "bias"): 1.0, (2, "bias"): 3.0}}, normalised=True)
     assert (only.title, only.rows, only.values) == ("bias", ("2", "0"), ((0.75, 0.75), (0.25, 0.25)))
     (nothing,) = heatmaps({"rte": {(0, "weight"): 0.0}, "sst2": {(0, "weight"): 2.0}}, normalised=True)
-    assert nothing.values == ((None, 1.0, 1.0),)
+    assert nothing.values == ((None, 1.0, 0.5),)
     weight, bias = heatmaps({"rte": {(0, "weight"): 1.0}, "sst2": {(0, "bias"): 2.0}}, normalised=False)
     assert (weight.values, bias.values) == (((1.0, None),), ((None, 2.0),))
     assert heatmaps({}, normalised=False) == []

@@ -60,7 +60,7 @@ def test_the_plan_runs_nothing_and_says_what_it_is_read_from(
     assert ["train", "rte", "fisher-global", "best of 3 rates of layernorm, its mask", "1"] in [r[:5] for r in rows]
     assert "9 runs, 2 measurements, 3 masks: 0 of 14 known" in out
     assert "1 thread each, which are part of a record's identity" in out
-    assert "Throughput from a trial of a few steps: head, fisher, layernorm, mask." in out
+    assert "Throughput from a trial of a few steps: head, layernorm, fisher, mask." in out
     assert re.search(r"Time left: about \d+ s with 1 worker on this machine", out)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -86,19 +87,11 @@ def test_what_makes_no_sense_is_refused(given: dict[str, float]) -> None:
         Cluster(**given)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `cluster`")
-def test_an_address_without_a_cluster_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    call = "from normtune.cli import main; main()"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", call, "study", "table1", "--model", str(tiny_folder), "--suite", "templates"),
-            *("--tasks", "rte", "--results", str(tmp_path), "--executor", "ray", "--address", "127.0.0.1:1"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert "There is no Ray cluster at '127.0.0.1:1'" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_address_without_a_cluster_is_refused_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+    study = Study.open(config(tiny_folder, parts=("table1",), tasks=("rte",)), Place(results=tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's import
+        cluster = Cluster("127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"There is no Ray cluster at '127\.0\.0\.1:1': Connection refused"):
+        study.run(cluster)

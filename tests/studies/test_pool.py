@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError
+from normtune.studies import pool
 from normtune.studies.conduct import Study
 from normtune.studies.executors import fair_threads
 from normtune.studies.jobs import Job, Result
@@ -59,23 +60,36 @@ def test_a_pool_whose_workers_are_killed_gives_what_one_process_gives(tiny_folde
     assert not multiprocessing.active_children()
 
 
+class Noting:
+    """Notes what became of the jobs."""
+
+    def __init__(self, inner: Killer) -> None:
+        self._inner = inner
+        self.results: list[Result] = []
+
+    def begin(self, job: Job) -> None:
+        self._inner.begin(job)
+
+    def tick(self, job: Job, done: int, total: int, note: str) -> None:
+        pass
+
+    def end(self, job: Job, result: Result) -> None:
+        self.results.append(result)
+
+
 @pytest.mark.slow
-def test_a_job_that_costs_worker_after_worker_fails(tiny_folder: Path, tmp_path: Path) -> None:
-    class Always(Killer):
-        def begin(self, job: Job) -> None:
-            pass
-
-        def end(self, job: Job, result: Result) -> None:
-            self.result = result
-
-    # A worker that cannot even start: its results folder is a file.
-    study = Study.open(config(tiny_folder, parts=("table1",), tasks=("rte",)), Place(results=tmp_path / "r"))
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "fisher").write_text("in the way")
-    report = Always()
+def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ATTEMPTS", 1)
+    study = Study.open(config(tiny_folder, parts=("table1",)), Place(results=tmp_path))
+    (tmp_path / "fisher").write_text("in the way")
+    report = Noting(Killer(1))
     study.run(Pool(1), report)
-    assert report.result.state == "failed"
-    assert "fisher" in (report.result.error or "")
+    dead, lost = report.results
+    assert (dead.state, dead.error) == ("failed", "The worker died 1 times, last with exit code -9.")
+    assert lost.state == "failed"
+    assert "fisher" in (lost.error or "")
 
 
 def command(model: Path, results: Path, *more: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +27,12 @@ from normtune.commands.options import (
     seeds,
     set_threads,
 )
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from normtune.importance.record import FisherRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +41,9 @@ def register(app: typer.Typer) -> None:
 
 
 def fisher(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of records to show. Without it, what is missing is measured.")
+    ] = None,
     tasks: Annotated[
         str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all for GLUE's eight.")
     ] = "all",
@@ -80,9 +88,11 @@ def fisher(
     Examples:
     `normtune fisher --tasks rte,mrpc --examples 500`
 
+    `normtune fisher results/fisher --markdown`
+
     `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
     """
-    from normtune.commands.informed import by_layer, heatmaps, in_markdown, plain, shown
+    from normtune.commands.informed import by_layer, heatmaps
     from normtune.commands.measuring import measurer, task_names
     from normtune.errors import SelectionError
     from normtune.importance.estimators import Estimator
@@ -98,8 +108,13 @@ def fisher(
         check(figure)
     elif normalised:
         raise ConfigError("--normalised is about the figure; name its file with --figure.")
-    set_threads(threads)
     chosen = task_names(tasks)
+    if folder is not None:
+        if figure is not None:
+            raise ConfigError("A figure needs the single entries; leave out the folder and name it with --records.")
+        _show(recorded(folder, None if tasks == "all" else chosen), markdown, as_json)
+        return
+    set_threads(threads)
     config = FisherConfig(
         model=model,
         revision=revision,
@@ -130,14 +145,52 @@ def fisher(
             measured = own.measure(task)
             found.append(measured.record)
             sums[task] = {} if measured.scores is None else by_layer(measured.scores)
-    if as_json:
-        print(json.dumps(plain(found), indent=1))
-    elif markdown:
-        print(in_markdown(found))
-    else:
-        for part in shown(found):
-            console.print(part)
+    _show(found, markdown, as_json)
+    if not (markdown or as_json):
         notes.print(f"Records are in {records}.", highlight=False, markup=False, soft_wrap=True)
     if figure is not None:
         draw(heatmaps(sums, normalised), figure)
         notes.print(f"Saved to {figure}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(records: Sequence[FisherRecord], markdown: bool, as_json: bool) -> None:
+    from normtune.commands.informed import in_markdown, plain, shown
+
+    if as_json:
+        print(json.dumps(plain(records), indent=1))
+    elif markdown:
+        print(in_markdown(records))
+    else:
+        for part in shown(records):
+            console.print(part)
+
+
+def recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
+    """The measurements in a folder, one a task, in GLUE's order.
+
+    Args:
+        folder: The records.
+        tasks: Names of tasks, or None for all that there are.
+
+    Returns:
+        The records.
+
+    Raises:
+        DataError: If there is no such folder, or a task has no record in it.
+        ConfigError: If they were not all measured in the same way.
+    """
+    from normtune.importance.record import FisherRecord
+    from normtune.tasks.glue_tasks import GLUE
+
+    if not folder.is_dir():
+        raise DataError(f"There is no folder of records at {folder}.")
+    every = [FisherRecord.load(path) for path in sorted(folder.glob("*.json"))]
+    found = {record.config.task: record for record in every if tasks is None or record.config.task in tasks}
+    for task in tasks if tasks is not None else ["any task"] * (not every):
+        if task not in found:
+            raise DataError(f"There is no Fisher information of {task} in {folder}.")
+    ways = {(record.base_identity, record.config.model_copy(update={"task": ""})) for record in every}
+    if len(ways) > 1:
+        raise ConfigError(f"The measurements in {folder} were not all made in the same way; keep them apart.")
+    order = [*GLUE]
+    return sorted(found.values(), key=lambda own: order.index(own.config.task) if own.config.task in order else 99)

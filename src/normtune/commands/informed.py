@@ -80,7 +80,8 @@ def heatmaps(by_task: Mapping[str, Mapping[tuple[int, Sub], float]], normalised:
 
     Args:
         by_task: For each task what `by_layer` gives.
-        normalised: Whether to divide each task by its own sum, and add a column with the sum over tasks (figure 4).
+        normalised: Whether to divide each task by its own sum, and add a column with the mean over tasks (figure 4,
+            whose sum would leave the tasks no room in the range of colours).
 
     Returns:
         One map a sub-component.
@@ -88,7 +89,7 @@ def heatmaps(by_task: Mapping[str, Mapping[tuple[int, Sub], float]], normalised:
     spots = {spot for sums in by_task.values() for spot in sums}
     layers = sorted({layer for layer, _ in spots})
     wholes = [sum(sums.values()) if normalised else 1.0 for sums in by_task.values()]
-    tasks = [_title_of(task) for task in by_task] + (["sum"] if normalised else [])
+    tasks = [_title_of(task) for task in by_task] + (["mean"] if normalised else [])
     maps = []
     subs: tuple[Sub, ...] = ("weight", "bias")
     for sub in subs:
@@ -99,7 +100,7 @@ def heatmaps(by_task: Mapping[str, Mapping[tuple[int, Sub], float]], normalised:
             for sums, whole in zip(by_task.values(), wholes, strict=True)
         ]
         if normalised:
-            columns.append([sum(value or 0.0 for value in row) for row in zip(*columns, strict=True)])
+            columns.append([sum(value or 0.0 for value in row) / len(row) for row in zip(*columns, strict=True)])
         # The last layer on top, as the paper draws them.
         values = [tuple(column[i] for column in columns) for i in reversed(range(len(layers)))]
         maps.append(

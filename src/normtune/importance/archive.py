@@ -114,7 +114,7 @@ class Archive:
             selection=both.fingerprint,
             source=Path(data.source).name,
             examples=len(measured.examples),
-            available=len(train),
+            available=len(data.split("train")),
             identity=sample.identity()[:16],
             truncated=encoded.truncated,
             information=information(both, measured.by_seed),

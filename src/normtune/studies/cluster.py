@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -18,6 +19,8 @@ from normtune.studies.work import Place, Work
 RETRIES = 5
 #: Seconds to wait for jobs before looking again.
 _PAUSE = 1.0
+#: Seconds in which a cluster must answer.
+_PATIENCE = 10.0
 
 
 @final
@@ -49,6 +52,7 @@ class Cluster(Executor):
             ConfigError: If there is no cluster at the address, or none of its nodes is large enough for a job.
         """
         ray = self._ray
+        _knock(self._address)
         try:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -98,6 +102,21 @@ class Cluster(Executor):
             return Result.model_validate_json(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
+
+
+def _knock(address: str | None) -> None:
+    """Find out at once that nobody is there, since Ray itself goes on asking for minutes.
+
+    Raises:
+        ConfigError: If the address is a host and a port where nobody answers.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(f"There is no Ray cluster at {address!r}: {error.strerror or error}.") from error
 
 
 def _first_line(error: Exception) -> str:

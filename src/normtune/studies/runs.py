@@ -126,7 +126,8 @@ class Runner:
 
     def _known(self, identity: str) -> Finished | None:
         """A run that was finished before, where everything that is to be kept of it is there."""
-        record = next((known for store in self._stores if (known := store.get(identity)) is not None), None)
+        found = (store.get(identity) for store in self._stores)
+        record = next((known for known in found if known is not None and known.status == "done"), None)
         if record is None or self._aside is None:
             return None if record is None else Finished(record, None, cached=True)
         delta = self._aside / "deltas" / f"{identity}.safetensors"
