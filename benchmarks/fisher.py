@@ -37,7 +37,7 @@ from normtune.tasks.task import Task
 
 TASKS = ("cola", "stsb", "mrpc", "rte")
 #: Examples of each task, and how many the peers take at once: their memory grows with it.
-EXAMPLES, PEER_BATCH = 128, 8
+EXAMPLES, PEER_BATCH = 96, 8
 #: What is asked for: (name, summed over, every entry of).
 WANTED = {
     "layernorm": ("layernorm", "layernorm"),
@@ -74,7 +74,7 @@ class Setting:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", default=",".join(TASKS))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -97,7 +97,7 @@ def main() -> None:
         swap.undo()
         base.refresh()
     ratios = {name: statistics.geometric_mean(values) for name, values in found.items()}
-    more_cases, more_ratios = mask_step.measure(4 * options.rounds + 1)
+    more_cases, more_ratios = mask_step.measure(7 * options.rounds)
     path = write("fisher", {**cases, **more_cases}, {**ratios, **more_ratios}, examples=EXAMPLES, rounds=options.rounds)
     for name, value in {**ratios, **more_ratios}.items():
         print(f"{name}: {value:.2f}")

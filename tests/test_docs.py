@@ -82,14 +82,23 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "index.html").is_file()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "rates.md"], ids=lambda page: page.name)
-def test_tables_are_what_the_records_say(page: Path, cli: Run) -> None:
-    made = re.search(r"<!-- made by: normtune (.*?) -->\n(.*?)\n\n", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert made is not None
-    command, folder, *options = shlex.split(made[1])
-    status, text, _ = cli(command, ROOT / folder, *options)
-    assert status == 0
-    assert text.strip() == made[2].strip()
+MADE = re.compile(r"<!-- made by: (normtune|python) (.*?) -->\n(.*?)\n\n", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "table"),
+    [pytest.param(*made.groups(), id=page.name) for page in PAGES for made in MADE.finditer(page.read_text("utf-8"))],
+)
+def test_tables_are_what_the_records_say(program: str, words: str, table: str, cli: Run) -> None:
+    if program == "python":
+        text = subprocess.run(
+            [sys.executable, *words.split()], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+    else:
+        command, folder, *options = shlex.split(words)
+        status, text, _ = cli(command, ROOT / folder, *options)
+        assert status == 0
+    assert text.strip().split("\n\n")[0] == table.strip()
 
 
 def test_the_speed_page_is_what_the_benchmark_measured() -> None:
