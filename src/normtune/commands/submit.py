@@ -120,13 +120,15 @@ def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
         print(record.model_dump_json(indent=1))
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("file", "rows", "answered by", "dev", "remark"):
-        table.add_column(name, justify="right" if name == "rows" else "left")
+    for name in ("file", "rows", "answered by", "dev"):
+        table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
     for answered in record.answers:
-        table.add_row(*map(Text, cells(answered)))
+        *shown, _ = cells(answered)  # the remarks stand below, where a narrow terminal cuts none of them
+        table.add_row(*map(Text, shown))
     console.print(table)
+    lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
     cut = sum(answered.truncated for answered in record.answers)
-    lines = [f"{cut:,} texts were cut to their delta's limit of tokens"] if cut else []
+    lines += [f"{cut:,} texts were cut to their delta's limit of tokens"] if cut else []
     lines.append(f"Wrote {out}; its record and a page are beside it")
     if not record.complete:
         lines.append(f"A trial: the GLUE server will not take it, since {'; '.join(record.problems)}.")
