@@ -28,6 +28,18 @@ def test_a_report_is_written_with_its_files(cli, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
 
 
+def test_one_table_is_printed(cli, tmp_path):
+    results = made.results(tmp_path / "results", methods=made.METHODS)
+    status, said, _ = cli("report", results, "--table", "claims", "--out", tmp_path / "out")
+    assert status == 0
+    head, _, *rows = said.strip().splitlines()
+    assert head.split(" | ")[1] == "claim"
+    assert [row.split(" | ")[0] for row in rows if not row.startswith("|  |")] == [f"| {n}" for n in range(1, 9)]
+    assert not (tmp_path / "out").exists()
+    status, _, error = cli("report", results, "--table", "table9")
+    assert (status, error.count("\n"), "table1" in error) == (1, 1, True)
+
+
 def test_another_folder_is_never_replaced(cli, tmp_path):
     results = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], information=False)
     (tmp_path / "mine").mkdir()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from normtune.commands.options import notes
+from normtune.errors import UnknownNameError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +23,9 @@ def report(
     protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,
     title: Annotated[str, typer.Option(help="What stands on top of the page.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier report in the folder.")] = False,
+    table: Annotated[
+        str | None, typer.Option(help="Write nothing, but print one table in Markdown: claims, table1, statistics, ...")
+    ] = None,
 ) -> None:
     """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
 
@@ -32,15 +36,24 @@ def report(
     `normtune report results --out report`
 
     `normtune report runs/study --protocol paper --model bert-large-cased --force`
+
+    `normtune report results --table claims`
     """
+    from normtune.report.page import Report
     from normtune.report.records import read
+    from normtune.report.table import rows_as_markdown
     from normtune.report.writing import check, write
 
-    check()
+    if table is None:
+        check()
     results = read(folder, model=model, protocol=protocol)
-    from normtune.report.page import Report
-
-    page = write(Report(results, title), out, force=force)
+    made = Report(results, title)
+    if table is not None:
+        if table not in made.tables:
+            raise UnknownNameError("table", table, made.tables)
+        print(rows_as_markdown(made.tables[table]))
+        return
+    page = write(made, out, force=force)
     notes.print(
         f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information", highlight=False
     )

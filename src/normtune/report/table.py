@@ -95,6 +95,12 @@ class Table:
 
 def as_markdown(table: Table) -> str:
     """The table in Markdown, with its caption and notes."""
+    blocks = [f"**{table.title}** {table.caption}".strip(), rows_as_markdown(table)]
+    return "\n\n".join([*blocks, *table.notes]) + "\n"
+
+
+def rows_as_markdown(table: Table) -> str:
+    """The header and the rows alone, in Markdown."""
     width = len(table.header)
     marks = ["---" if place < table.texts else "---:" for place in range(width)]
     lines = [_bar(table.header), _bar(marks)]
@@ -102,8 +108,7 @@ def as_markdown(table: Table) -> str:
         if group.name:
             lines.append(_bar([f"**{group.name}**", *[""] * (width - 1)]))
         lines += [_bar([str(entry) for entry in row]) for row in group.rows]
-    blocks = [f"**{table.title}** {table.caption}".strip(), "\n".join(lines)]
-    return "\n\n".join([*blocks, *table.notes]) + "\n"
+    return "\n".join(lines)
 
 
 def as_latex(table: Table) -> str:
