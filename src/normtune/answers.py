@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,13 +43,33 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
     return Split(tuple(text[0] for text in texts), tuple(text[1] for text in texts))
 
 
-def predictions(outputs: np.ndarray, task: Task) -> list[Prediction]:
-    """What the head's outputs, float32 of shape (examples, outputs), say of `task`: one prediction an example."""
-    decided = decide(outputs, task)
-    if task.kind == "regression":
-        return [Prediction(value=float(value)) for value in decided]
-    labels = task.labels
-    return [
-        Prediction(label=labels[int(best)], probabilities=dict(zip(labels, map(float, row), strict=True)))
-        for best, row in zip(decided, probabilities(outputs), strict=True)
-    ]
+def predictions(outputs: Sequence[np.ndarray], tasks: Sequence[Task]) -> list[Prediction]:
+    """What outputs of heads say.
+
+    Args:
+        outputs: For each text its head's outputs, a float32 vector.
+        tasks: For each text its task.
+
+    Returns:
+        One prediction a text.
+    """
+    alike: dict[int, list[int]] = {}
+    for number, task in enumerate(tasks):
+        alike.setdefault(len(task.labels), []).append(number)
+    answers: dict[int, Prediction] = {}
+    for width, numbers in alike.items():
+        block = np.stack([outputs[number] for number in numbers])
+        some = [tasks[number] for number in numbers]
+        answers.update(zip(numbers, _chosen(block, some) if width else _numbers(block, some), strict=True))
+    return [answers[number] for number in range(len(tasks))]
+
+
+def _chosen(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
+    shares = probabilities(outputs).tolist()
+    for best, row, task in zip(outputs.argmax(axis=1), shares, tasks, strict=True):
+        yield Prediction(label=task.labels[int(best)], probabilities=dict(zip(task.labels, row, strict=True)))
+
+
+def _numbers(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
+    for row, task in zip(outputs, tasks, strict=True):
+        yield Prediction(value=float(decide(row[None], task)[0]))

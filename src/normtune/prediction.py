@@ -49,7 +49,7 @@ class Predictor:
         """
         encoded = encode(examples(texts, self.task), self._base.need_tokenizer(), self.delta.info.max_length)
         self.truncated += encoded.truncated
-        return predictions(logits(self._base, encoded), self.task)
+        return predictions(list(logits(self._base, encoded)), [self.task] * len(texts))
 
     def close(self) -> None:
         """Take the delta off; the base is as it was before, to the bit."""

@@ -1,41 +1,58 @@
-"""A bank: one frozen base model and many deltas that answer together."""
+"""A bank: one frozen base model and many deltas, whose rows share batches."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from types import MappingProxyType
 
 import numpy as np
 
-from normtune.answers import Prediction, Text, examples, predictions
-from normtune.deltas.delta import Delta
+from normtune.answers import Prediction, Text, predictions
+from normtune.deltas.admission import Admission
+from normtune.deltas.delta import Delta, is_applied
 from normtune.deltas.entry import Entry, Prepared
+from normtune.deltas.preparing import Preparer
 from normtune.errors import DataError, DeltaError, UnknownNameError
-from normtune.evaluation import logits
-from normtune.execution.batching import Encoded, encode
+from normtune.evaluation import EVAL_BATCH, logits
+from normtune.execution.batching import by_length
+from normtune.execution.rows import Row, RowModel
+from normtune.execution.sparse import refuse_sharded
 from normtune.models.base import Base
 
 
 class Bank:
-    """One frozen base model and many deltas, which answer in the same batches.
+    """One frozen base model and many deltas that answer together.
 
-    Tasks are added, replaced and removed at any time, from any thread.
+    Rows of a batch share the base's products, and each has its own task's vectors and head. Tasks are added, replaced
+    and removed at any time, from any thread; a batch that runs and a text that is prepared keep the tasks they began
+    with.
 
     Args:
-        base: The base model; while the bank lives, it is the bank's, and nobody else may change it.
+        base: The base model, on its device. While the bank is used, nothing else may put a delta on it or train it.
         max_batch: Rows a batch.
+
+    Raises:
+        DeltaError: If the base carries a delta.
+        ModelError: If it is being tuned, its parameters are sharded, or it has no tokenizer.
     """
 
-    def __init__(self, base: Base, *, max_batch: int = 64) -> None:
+    def __init__(self, base: Base, *, max_batch: int = EVAL_BATCH) -> None:
         self._base, self.max_batch = base, max_batch
+        self._refuse_applied()
+        refuse_sharded(base.model)
+        self._running = Lock()
+        self._model = RowModel(base.model, base.layout)
+        self._admission = Admission(base, self._model, self._running)
+        self._preparer = Preparer(base.need_tokenizer())
         self._entries: dict[str, Entry] = {}
-        self._tokenizing, self._running = Lock(), Lock()
 
     @property
     def tasks(self) -> Mapping[str, Entry]:
         """The tasks as they are now, by name."""
-        return MappingProxyType(dict(self._entries))
+        return MappingProxyType(self._entries.copy())
 
     def add(self, name: str, delta: Delta, *, apart: bool = False) -> None:
         """Add a task, or replace the one of this name, at once.
@@ -43,16 +60,13 @@ class Bank:
         Args:
             name: The name it answers to.
             delta: Its delta.
-            apart: Let a delta that is not made of vectors alone in, to run in batches of its own.
+            apart: Let in a delta that cannot share batches: its rows then run in batches of their own, with the delta
+                applied to the base, which copies its values each time.
 
         Raises:
-            DeltaError: If the delta is of another base, is damaged, or cannot join a mixed batch and `apart` is off.
+            DeltaError: If the delta is of another base or is damaged, or cannot share batches and `apart` is off.
         """
-        delta.check(self._base)
-        matrices = [n for n in delta.values if len(self._base.layout.by_name[n].shape) != 1]
-        if matrices and not apart:
-            raise DeltaError(f"The delta {name!r} changes {matrices[0]}, which is no vector; add it apart.")
-        self._entries[name] = Entry.of(name, delta, apart=bool(matrices))
+        self._entries[name] = self._admission.admit(name, delta, apart=apart)
 
     def remove(self, name: str) -> None:
         """Remove a task; what is prepared for it is still answered.
@@ -61,7 +75,7 @@ class Bank:
             UnknownNameError: If there is none of this name.
         """
         if self._entries.pop(name, None) is None:
-            raise UnknownNameError("task", name, self._entries)
+            raise UnknownNameError("task", name, self._entries.copy())
 
     def prepare(self, text: Text, task: str) -> Prepared:
         """Check and tokenize one text for a task.
@@ -71,7 +85,7 @@ class Bank:
             task: The task's name.
 
         Returns:
-            What `answer` takes; it keeps the task as it is now, even if that is replaced or removed before the answer.
+            What `answer` takes. It keeps the task as it is now, even if that is replaced or removed before the answer.
 
         Raises:
             UnknownNameError: If there is no such task.
@@ -79,32 +93,42 @@ class Bank:
         """
         return self.prepare_many([text], [task])[0]
 
-    def prepare_many(self, texts: Sequence[Text], tasks: Sequence[str]) -> list[Prepared]:
-        """Like `prepare`, for many texts."""
-        done = []
-        for text, task in zip(texts, tasks, strict=True):
-            entry = self._entry(task)
-            with self._tokenizing:
-                encoded = encode(examples([text], entry.task), self._base.need_tokenizer(), entry.info.max_length)
-            fields = {name: values[0] for name, values in encoded.fields.items()}
-            done.append(Prepared(entry, fields, bool(encoded.truncated)))
-        return done
+    def prepare_many(self, texts: Sequence[Text], tasks: Sequence[str] | str) -> list[Prepared]:
+        """Like `prepare`, for many texts, each with its task's name, or with one name for all.
+
+        Raises:
+            UnknownNameError: If there is no such task.
+            DataError: If there are no texts, their number is not that of the names, one is empty, or its task does not
+                read such.
+        """
+        names = [tasks] * len(texts) if isinstance(tasks, str) else tasks
+        if len(names) != len(texts):
+            raise DataError(f"There are {len(texts)} texts, but {len(names)} names of tasks.")
+        if not texts:
+            raise DataError("There are no texts.")
+        return self._preparer.prepare(texts, [self._entry(name) for name in names])
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         """The answers for what `prepare` gave, in its order."""
-        rows = self.logits(prepared)
-        return [predictions(row[None], one.entry.task)[0] for row, one in zip(rows, prepared, strict=True)]
+        return predictions(self.logits(prepared), [one.entry.task for one in prepared])
 
     def logits(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
-        """The head's outputs for what `prepare` gave: float32, one vector a row, as long as its task has outputs."""
-        tokenizer = self._base.need_tokenizer()
-        results = []
-        for one in prepared:
-            pad = {"input_ids": int(tokenizer.pad_token_id or 0), "token_type_ids": 0, "attention_mask": 0}
-            encoded = Encoded({name: (value,) for name, value in one.fields.items()}, None, 0, pad)
-            with self._running, one.entry.delta.apply(self._base):
-                results.append(logits(self._base, encoded)[0])
-        return results
+        """The head's outputs for what `prepare` gave, in its order.
+
+        Args:
+            prepared: Texts and their tasks.
+
+        Returns:
+            For each a float32 vector, as long as its task has outputs.
+
+        Raises:
+            DeltaError: If somebody put a delta on the base.
+        """
+        results: dict[int, np.ndarray] = {}
+        for numbers in self._alike(prepared):
+            some = [prepared[number] for number in numbers]
+            results.update(zip(numbers, self._outputs(some), strict=True))
+        return [results[number] for number in range(len(prepared))]
 
     def predict(self, texts: Sequence[Text], tasks: Sequence[str] | str) -> list[Prediction]:
         """The answers for `texts`, in their order.
@@ -118,18 +142,15 @@ class Bank:
 
         Raises:
             UnknownNameError: If there is no such task.
-            DataError: If the counts differ, a text is empty, or its task does not read such.
+            DataError: If there are no texts, the counts differ, a text is empty, or its task does not read such.
         """
-        names = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
-        if len(names) != len(texts):
-            raise DataError(f"There are {len(texts)} texts, but {len(names)} names of tasks.")
-        return self.answer(self.prepare_many(texts, names))
+        return self.answer(self.prepare_many(texts, tasks))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict(self._entries))
+        return iter(self._entries.copy())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -137,5 +158,39 @@ class Bank:
     def _entry(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
-            raise UnknownNameError("task", name, dict(self._entries))
+            raise UnknownNameError("task", name, self._entries.copy())
         return entry
+
+    def _alike(self, prepared: Sequence[Prepared]) -> list[list[int]]:
+        """Positions of what can share batches: all whose values are a row's own, and each other entry's."""
+        groups: dict[Entry | None, list[int]] = defaultdict(list)
+        for number, one in enumerate(prepared):
+            groups[one.entry if one.entry.apart else None].append(number)
+        return list(groups.values())
+
+    def _outputs(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
+        encoded = self._preparer.together(prepared)
+        delta = prepared[0].entry.values
+        if isinstance(delta, Delta):
+            with self._alone(), delta.apply(self._base):
+                return list(logits(self._base, encoded, self.max_batch))
+        results: dict[int, np.ndarray] = {}
+        for batch in by_length(encoded.lengths, self.max_batch):
+            inputs = encoded.batch(batch, self._base.device)
+            rows = [row for number in batch if isinstance(row := prepared[number].entry.values, Row)]
+            with self._alone():
+                outputs = self._model.logits(rows, inputs).cpu().numpy()
+            for number, row in zip(batch, outputs, strict=True):
+                results[number] = row[: prepared[number].entry.task.outputs]
+        return [results[number] for number in range(len(prepared))]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While nothing else runs on the model: its sites hold one batch's values at a time."""
+        with self._running:
+            self._refuse_applied()
+            yield
+
+    def _refuse_applied(self) -> None:
+        if is_applied(self._base):
+            raise DeltaError("The bank's base model carries a delta; remove that first.")

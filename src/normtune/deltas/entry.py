@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from normtune.deltas.answering import task_of
 from normtune.deltas.delta import Delta, DeltaInfo
+from normtune.execution.rows import Row
 from normtune.tasks.task import Task
 
 
@@ -17,30 +17,27 @@ class Entry:
 
     Attributes:
         name: The name it answers to.
-        delta: Its delta.
+        info: What its delta says of itself.
         task: What it answers.
-        apart: Whether its rows run in batches of their own.
+        values: The values of its rows in a mixed batch; or its delta, if its rows run in batches of their own.
     """
 
     name: str
-    delta: Delta
+    info: DeltaInfo
     task: Task
-    apart: bool
-
-    @classmethod
-    def of(cls, name: str, delta: Delta, *, apart: bool) -> Entry:
-        """The entry of a delta."""
-        return cls(name, delta, task_of(delta), apart)
+    values: Row | Delta
 
     @property
-    def info(self) -> DeltaInfo:
-        """What the delta says of itself."""
-        return self.delta.info
+    def apart(self) -> bool:
+        """Whether its rows run in batches of their own, with the delta applied."""
+        return isinstance(self.values, Delta)
 
     @property
     def bytes(self) -> int:
         """Bytes of its values in memory, head included."""
-        tensors = [*self.delta.values.values(), *self.delta.head.values()]
+        if isinstance(self.values, Row):
+            return self.values.bytes
+        tensors = (*self.values.values.values(), *self.values.head.values())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
