@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from normtune.answers import Text, examples
 from normtune.deltas.answering import task_of
@@ -49,14 +48,7 @@ def alone(base: Base, delta: Delta, text: Text) -> np.ndarray:
         return logits(base, encoded)[0]
 
 
-def family_base(base: Base, tokenizer: PreTrainedTokenizerBase) -> Base:
-    """A base of any family with the tests' tokenizer."""
-    base.tokenizer = tokenizer
-    return base
-
-
-def differences(base: Base, deltas: Sequence[Delta], rows: Sequence[np.ndarray], texts: Sequence[Text]) -> float:
-    """The largest difference between rows of a mixed batch and what their delta gives alone."""
-    return max(
-        float(np.abs(row - alone(base, delta, text)).max()) for row, delta, text in zip(rows, deltas, texts, strict=True)
-    )
+def assert_as_alone(base: Base, deltas: Sequence[Delta], rows: Sequence[np.ndarray], texts: Sequence[Text]) -> None:
+    """Every row of a mixed batch is what its delta gives alone, to 1e-5."""
+    for row, delta, text in zip(rows, deltas, texts, strict=True):
+        np.testing.assert_allclose(row, alone(base, delta, text), rtol=1e-5, atol=1e-5)

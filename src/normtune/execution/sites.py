@@ -217,11 +217,14 @@ def site_of(module: nn.Module, parameter: str) -> type[Site] | None:
 def by_row(values: Tensor, inputs: Tensor) -> Tensor:
     """Vectors of each row, of shape (rows, width), made to broadcast over `inputs`, of shape (rows, ..., width).
 
-    Some families lay the tokens of all rows one after the other, in the shape (rows * tokens, width).
+    One vector of all rows, of shape (width), broadcasts as it is. Some families lay the tokens of all rows one after
+    the other, in the shape (rows * tokens, width).
 
     Raises:
         ModelError: If the inputs cannot be of so many rows.
     """
+    if values.ndim == 1:
+        return values
     rows, width = values.shape
     if len(inputs) == rows:
         return values.view(rows, *(1,) * (inputs.ndim - 2), width)
