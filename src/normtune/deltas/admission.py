@@ -41,7 +41,10 @@ class Admission:
         Raises:
             DeltaError: If it is of another base or is damaged, or cannot share batches and may not run apart.
         """
-        delta.check(self._base)
+        try:
+            delta.check(self._base)
+        except DeltaError as error:
+            raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
         self._check_values(name, delta)
         self._check_head(name, delta)
         task = replace(task_of(delta), name=name)
