@@ -5,13 +5,19 @@ costs does not depend on what its values are. Requests are windows of 64 rows wh
 start from token numbers, take the fast linear layers, and take turns; a ratio is the median over rounds of the other's
 time over ours. In the same run, rows of mixed batches are compared with their delta applied alone.
 
-Run ``python benchmarks/bank.py``: a few minutes on two cores. It writes ``results/benchmarks/bank.json``.
+Run ``python benchmarks/bank.py``: about ten minutes on two cores. It writes ``results/benchmarks/bank.json``, part by
+part, and goes on where it was stopped; ``--parts`` asks for some parts, anew. On a machine that does other work too,
+take ``--threads 1 --clock cpu``: seconds of the processor instead of the wall's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,8 +35,8 @@ from bank_deltas import (
     windows,
 )
 from bank_load import adding, memory
-from bank_peers import Figures, against_peft, one_process_a_task
-from harness import alternate, ratio, summary, write
+from bank_peers import Clock, Figures, against_peft, one_process_a_task
+from harness import RESULTS, alternate, ratio, summary, write
 
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
@@ -40,59 +46,107 @@ from normtune.prediction import Predictor
 from normtune.tasks.suites import load_task
 
 COUNTS = "10,100,1000"
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the parts measure with, each made when it is first asked for."""
+
+    counts: tuple[int, ...]
+    rounds: int
+    peft_rounds: int
+    clock: Clock
+
+    @cached_property
+    def base(self) -> Base:
+        """The base model."""
+        return load_base("minilm")
+
+    @cached_property
+    def trained(self) -> dict[str, Delta]:
+        """A delta of each method."""
+        return {method: short_training(self.base, method) for method in ("layernorm", "bitfit")}
+
+    @cached_property
+    def deltas(self) -> dict[str, Delta]:
+        """Deltas of LayerNorm, as many as the largest bank has."""
+        return variations(self.trained["layernorm"], max(self.counts))
+
+    @cached_property
+    def banks(self) -> dict[int, Bank]:
+        """A bank of each size."""
+        return {count: filled(self.base, dict(list(self.deltas.items())[:count])) for count in self.counts}
+
+    @cached_property
+    def largest(self) -> Bank:
+        """The largest bank of LayerNorm deltas."""
+        return self.banks[max(self.counts)]
+
+    @cached_property
+    def bitfit(self) -> Bank:
+        """A bank of as many BitFit deltas."""
+        return filled(self.base, variations(self.trained["bitfit"], max(self.counts)))
+
+
+PARTS: dict[str, Callable[[Setting], Figures]] = {
+    "long": lambda setting: throughput(setting, TOKENS, setting.rounds),
+    "short": lambda setting: throughput(setting, SHORT, 4 * setting.rounds),
+    "texts": lambda setting: from_texts(setting),
+    "peft": lambda setting: against_peft(setting.banks, setting.deltas, setting.peft_rounds, setting.clock),
+    "processes": lambda setting: one_process_a_task(
+        setting.base, setting.largest, setting.trained["layernorm"], setting.peft_rounds, setting.clock
+    ),
+    "adding": lambda setting: ({"adding": adding(setting.largest, setting.trained["layernorm"])}, {}),
+    "memory": lambda setting: ({"memory": memory(setting.base, setting.trained)}, {}),
+    "quality": lambda setting: ({"quality": quality(setting.base, mixed_heads(setting.trained))}, {}),
+}
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--peft-rounds", type=int, default=5)
+    parser.add_argument("--parts", help=f"some of {', '.join(PARTS)}; by default those not measured yet")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peft-rounds", type=int, default=3)
     parser.add_argument("--tasks", default=COUNTS, help="numbers of tasks; the ratios are at the largest")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--name", default="bank", help="name of the file that is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    counts = sorted(int(count) for count in options.tasks.split(","))
-    base = load_base("minilm")
-    trained = {method: short_training(base, method) for method in ("layernorm", "bitfit")}
-    deltas = {method: variations(delta, counts[-1]) for method, delta in trained.items()}
-    banks = {n: filled(base, dict(list(deltas["layernorm"].items())[:n])) for n in counts}
-    bitfit = filled(base, deltas["bitfit"])
-    cases: dict[str, Any] = {"memory": memory(base, trained)}
-    ratios: dict[str, float] = {}
-    for some, paces in (
-        throughput(base, banks, bitfit, options.rounds),
-        from_texts(base, banks[counts[-1]], trained["layernorm"], options.rounds),
-        against_peft(banks, deltas["layernorm"], options.peft_rounds),
-        one_process_a_task(base, banks[counts[-1]], trained["layernorm"], options.peft_rounds),
-    ):
-        cases.update(some)
-        ratios.update(paces)
-    cases["adding"] = adding(banks[counts[-1]], trained["layernorm"])
-    cases["quality"] = quality(base, mixed_heads(trained))
-    setting = {"window": WINDOW, "tokens": TOKENS, "short_tokens": SHORT, "training_steps": STEPS}
-    path = write(options.name, cases, ratios, **setting, rounds=options.rounds, peft_rounds=options.peft_rounds)
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
-    print(cases["adding"], cases["memory"], cases["quality"], path, sep="\n")
+    counts = tuple(sorted(int(count) for count in options.tasks.split(",")))
+    setting = Setting(counts, options.rounds, options.peft_rounds, CLOCKS[options.clock])
+    fixed = {"window": WINDOW, "tokens": TOKENS, "short_tokens": SHORT, "training_steps": STEPS, "tasks": counts}
+    done = _done(options.name)
+    for part in options.parts.split(",") if options.parts else [part for part in PARTS if part not in done["parts"]]:
+        cases, ratios = PARTS[part](setting)
+        taken = {"rounds": setting.rounds, "peft_rounds": setting.peft_rounds, "clock": options.clock}
+        done["parts"][part] = {**taken, "threads": options.threads}
+        done["cases"] |= cases
+        done["ratios"] |= ratios
+        path = write(options.name, done["cases"], done["ratios"], parts=done["parts"], **fixed)
+        print(part, path, *(f"{name}: {value:.3f}" for name, value in ratios.items()), sep="\n  ", flush=True)
 
 
-def throughput(base: Base, banks: Mapping[int, Bank], bitfit: Bank, rounds: int) -> Figures:
+def _done(name: str) -> dict[str, dict[str, Any]]:
+    """What is measured already."""
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    return {key: before.get(key, {}) for key in ("parts", "cases", "ratios")}
+
+
+def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
     """Mixed windows against the base on one task, both from token numbers to logits."""
-    cases: dict[str, Any] = {}
-    ratios: dict[str, float] = {}
-    largest = banks[max(banks)]
-    for tokens, turns in ((TOKENS, rounds), (SHORT, 4 * rounds)):
-        suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
-        some = {"mixed": largest, "bitfit_mixed": bitfit}
-        if tokens == TOKENS:
-            some |= {f"mixed_{n}": bank for n, bank in banks.items() if bank is not largest}
-        runs = {"base": _base_run(base, largest, tokens)}
-        runs |= {name: _mixed_run(bank, tokens) for name, bank in some.items()}
-        seconds = alternate(runs, turns, warmup=2)
-        cases |= {f"{name}{suffix}": summary(values) for name, values in seconds.items()}
-        ratios |= {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
-    return cases, ratios
+    suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
+    some = {"mixed": setting.largest, "bitfit_mixed": setting.bitfit}
+    if tokens == TOKENS:
+        some |= {f"mixed_{n}": bank for n, bank in setting.banks.items() if bank is not setting.largest}
+    runs = {"base": _base_run(setting.base, setting.largest, tokens)}
+    runs |= {name: _mixed_run(bank, tokens) for name, bank in some.items()}
+    seconds = alternate(runs, rounds, clock=setting.clock)
+    cases = {f"{name}{suffix}": summary(values) for name, values in seconds.items()}
+    return cases, {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
 
 
 def _base_run(base: Base, bank: Bank, tokens: int) -> Callable[[], object]:
@@ -105,19 +159,19 @@ def _mixed_run(bank: Bank, tokens: int) -> Callable[[], object]:
     return lambda: bank.logits(next(drawn))
 
 
-def from_texts(base: Base, bank: Bank, delta: Delta, rounds: int) -> Figures:
+def from_texts(setting: Setting) -> Figures:
     """From texts to answers: the bank over random tasks, and one delta on the base."""
     texts = load_task("sst2", "templates").labelled("dev").texts[: 2 * WINDOW]
-    random, names = np.random.default_rng(0), list(bank.tasks)
+    random, names = np.random.default_rng(0), list(setting.largest)
 
     def alone() -> object:
-        with Predictor(base, delta) as predictor:
+        with Predictor(setting.base, setting.trained["layernorm"]) as predictor:
             return predictor.predict(texts)
 
     def mixed() -> object:
-        return bank.predict(texts, [str(name) for name in random.choice(names, len(texts))])
+        return setting.largest.predict(texts, [str(name) for name in random.choice(names, len(texts))])
 
-    seconds = alternate({"alone": alone, "mixed": mixed}, rounds)
+    seconds = alternate({"alone": alone, "mixed": mixed}, setting.rounds, clock=setting.clock)
     case = {"from_texts": {name: summary(values) for name, values in seconds.items()}}
     return case, {"mixed_vs_base_from_texts": ratio(seconds["alone"], seconds["mixed"])}
 

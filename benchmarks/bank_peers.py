@@ -6,9 +6,8 @@ import copy
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from normtune.prediction import Predictor
 PROCESSES = 3
 
 Figures = tuple[dict[str, Any], dict[str, float]]
+Clock = Callable[[], float]
 
 #: The regular expression that makes PEFT tune the output LayerNorm of each layer and nothing else.
 TARGET = r"bert\.encoder\.layer\.\d+\.output\.LayerNorm"
@@ -74,12 +74,12 @@ class Switching:
                 outputs[rows] = self._model(**encoded.batch(rows)).logits
         return outputs
 
-    def switch(self, names: Sequence[str]) -> float:
+    def switch(self, names: Sequence[str], clock: Clock) -> float:
         """Seconds that one switch takes."""
-        started = time.perf_counter()
+        started = clock()
         for name in names:
             self._model.set_adapter(name, inference_mode=True)
-        return (time.perf_counter() - started) / len(names)
+        return (clock() - started) / len(names)
 
 
 def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
@@ -88,33 +88,33 @@ def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
             parameter.copy_(values[f"{path}.{name}"].reshape(parameter.shape))
 
 
-def against_peft(banks: Mapping[int, Bank], deltas: Mapping[str, Delta], rounds: int) -> Figures:
+def against_peft(banks: Mapping[int, Bank], deltas: Mapping[str, Delta], rounds: int, clock: Clock) -> Figures:
     """Mixed windows against PEFT's, at each number of tasks; the largest number's ratio is called after none."""
     cases: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     for count, bank in banks.items():
-        cases[f"peft_{count}"], pace = _against(Switching({name: deltas[name] for name in bank.tasks}), bank, rounds)
+        peft = Switching({name: deltas[name] for name in bank.tasks})
+        cases[f"peft_{count}"], pace = _against(peft, bank, rounds, clock)
         ratios["mixed_vs_peft_switching" + ("" if count == max(banks) else f"_{count}")] = pace
     return cases, ratios
 
 
-def _against(peft: Switching, bank: Bank, rounds: int) -> tuple[dict[str, Any], float]:
+def _against(peft: Switching, bank: Bank, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
     ours, theirs = windows(bank), windows(bank)
     first = next(windows(bank))
     difference = float(np.abs(np.stack(bank.logits(first)) - peft.answer(first).numpy()).max())
-    seconds = alternate(
-        {"mixed": lambda: bank.logits(next(ours)), "peft": lambda: peft.answer(next(theirs))}, rounds, warmup=0
-    )
+    runs = {"mixed": lambda: bank.logits(next(ours)), "peft": lambda: peft.answer(next(theirs))}
+    seconds = alternate(runs, rounds, warmup=0, clock=clock)
     case = {
         **{name: summary(values) for name, values in seconds.items()},
-        "switch_seconds": peft.switch(list(bank.tasks)[:20]),
+        "switch_seconds": peft.switch(list(bank.tasks)[:20], clock),
         "largest_difference": difference,
         "norms": peft.norms,
     }
     return case, ratio(seconds["peft"], seconds["mixed"])
 
 
-def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int) -> Figures:
+def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int, clock: Clock) -> Figures:
     """What one process a task costs at least: each task's rows in a batch of their own, and no switch."""
     ours, theirs = windows(bank, seed=5), windows(bank, seed=5)
 
@@ -125,7 +125,7 @@ def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int) -> Fig
             for rows in groups_of(window).values():
                 base.model(**encoded.batch(rows))
 
-    seconds = alternate({"mixed": lambda: bank.logits(next(ours)), "separate": separate}, rounds)
+    seconds = alternate({"mixed": lambda: bank.logits(next(ours)), "separate": separate}, rounds, clock=clock)
     with tempfile.TemporaryDirectory() as folder:
         sizes = processes([delta.save(Path(folder) / str(number)) for number in range(PROCESSES)])
     case = {**{name: summary(values) for name, values in seconds.items()}, "bytes_each": sizes}

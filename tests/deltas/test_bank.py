@@ -162,6 +162,27 @@ def test_a_delta_of_weights_runs_apart_beside_the_others(tiny_base: Base, bank: 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_mask_is_filled_up_with_the_bases_values_even_while_another_delta_is_on_it(
+    tiny_base: Base, bank: Bank
+) -> None:
+    norms = select(tiny_base.layout, "all-layernorm")
+    mask = changed(tiny_base, norms & at(tiny_base.layout, range(0, tiny_base.layout.size, 3)), TWO, 4)
+    norm = changed(tiny_base, "layernorm", TWO, 5)
+    with changed(tiny_base, "full").apply(tiny_base):  # as when a batch of it runs in another thread
+        bank.add("mask", mask)
+    bank.add("norm", norm)
+    rows = bank.logits(bank.prepare_many(TEXTS[:2], ["mask", "norm"]))
+    assert_as_alone(tiny_base, [mask, norm], rows, TEXTS[:2])
+
+
+def test_an_unknown_task_among_thousands_is_named_in_a_short_sentence(tiny_base: Base, bank: Bank) -> None:
+    delta = changed(tiny_base, "layernorm")
+    for number in range(60):
+        bank.add(f"task-{number:02}", delta)
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'task-59'\? Known: task-00, .*, task-49 and 10 more\.$"):
+        bank.prepare("a", "tusk-59")
+
+
 def test_a_prepared_text_keeps_its_task_when_that_is_replaced_or_removed(tiny_base: Base, bank: Bank) -> None:
     old, new = changed(tiny_base, "layernorm", TWO, 1), changed(tiny_base, "layernorm", FIVE, 2)
     bank.add("a", old)

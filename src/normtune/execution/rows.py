@@ -71,7 +71,8 @@ class RowModel:
                 if kind is not None:
                     if path not in self._sites:
                         self._sites[path] = kind(module)
-                    self.vectors[f"{path}.{name}"] = value.detach().float()
+                    # A copy, since the model's own change while a delta runs apart.
+                    self.vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
             if type(module) is nn.Linear and path not in self._sites:
                 self._sites[path] = LinearSite(module)
 
