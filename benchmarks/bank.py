@@ -137,16 +137,20 @@ def _done(name: str) -> dict[str, dict[str, Any]]:
 
 
 def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
-    """Mixed windows against the base on one task, both from token numbers to logits."""
+    """Mixed windows against the base on one task, and against the bank itself on one: from token numbers to logits."""
     suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
     some = {"mixed": setting.largest, "bitfit_mixed": setting.bitfit}
     if tokens == TOKENS:
         some |= {f"mixed_{n}": bank for n, bank in setting.banks.items() if bank is not setting.largest}
     runs = {"base": _base_run(setting.base, setting.largest, tokens)}
     runs |= {name: _mixed_run(bank, tokens) for name, bank in some.items()}
+    runs["one_task"] = _mixed_run(filled(setting.base, {"one": setting.trained["layernorm"]}), tokens)
     seconds = alternate(runs, rounds, clock=setting.clock)
     cases = {f"{name}{suffix}": summary(values) for name, values in seconds.items()}
-    return cases, {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
+    ratios = {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
+    for name in ("mixed", "bitfit_mixed"):
+        ratios[f"{name}_vs_one_task_in_the_bank{suffix}"] = ratio(seconds["one_task"], seconds[name])
+    return cases, ratios
 
 
 def _base_run(base: Base, bank: Bank, tokens: int) -> Callable[[], object]:
