@@ -35,7 +35,7 @@ from bank_deltas import (
     windows,
 )
 from bank_load import adding, memory
-from bank_peers import Clock, Figures, against_peft, one_process_a_task
+from bank_peers import Clock, Figures, Switching, against_peft, one_process_a_task
 from harness import RESULTS, alternate, ratio, summary, write
 
 from normtune.deltas.bank import Bank
@@ -64,14 +64,19 @@ class Setting:
         return load_base("minilm")
 
     @cached_property
-    def trained(self) -> dict[str, Delta]:
-        """A delta of each method."""
-        return {method: short_training(self.base, method) for method in ("layernorm", "bitfit")}
+    def layernorm(self) -> Delta:
+        """A delta of LayerNorm."""
+        return short_training(self.base, "layernorm")
+
+    @cached_property
+    def both(self) -> dict[str, Delta]:
+        """A delta of LayerNorm and one of BitFit, by method."""
+        return {"layernorm": self.layernorm, "bitfit": short_training(self.base, "bitfit")}
 
     @cached_property
     def deltas(self) -> dict[str, Delta]:
         """Deltas of LayerNorm, as many as the largest bank has."""
-        return variations(self.trained["layernorm"], max(self.counts))
+        return variations(self.layernorm, max(self.counts))
 
     @cached_property
     def banks(self) -> dict[int, Bank]:
@@ -86,20 +91,21 @@ class Setting:
     @cached_property
     def bitfit(self) -> Bank:
         """A bank of as many BitFit deltas."""
-        return filled(self.base, variations(self.trained["bitfit"], max(self.counts)))
+        return filled(self.base, variations(self.both["bitfit"], max(self.counts)))
 
 
 PARTS: dict[str, Callable[[Setting], Figures]] = {
     "long": lambda setting: throughput(setting, TOKENS, setting.rounds),
     "short": lambda setting: throughput(setting, SHORT, 4 * setting.rounds),
     "texts": lambda setting: from_texts(setting),
-    "peft": lambda setting: against_peft(setting.banks, setting.deltas, setting.peft_rounds, setting.clock),
+    "peft": lambda setting: peft(setting, setting.counts[-1:]),
+    "peft_fewer": lambda setting: peft(setting, setting.counts[:-1]),
     "processes": lambda setting: one_process_a_task(
-        setting.base, setting.largest, setting.trained["layernorm"], setting.peft_rounds, setting.clock
+        setting.base, setting.largest, setting.layernorm, setting.peft_rounds, setting.clock
     ),
-    "adding": lambda setting: ({"adding": adding(setting.largest, setting.trained["layernorm"])}, {}),
-    "memory": lambda setting: ({"memory": memory(setting.base, setting.trained)}, {}),
-    "quality": lambda setting: ({"quality": quality(setting.base, mixed_heads(setting.trained))}, {}),
+    "adding": lambda setting: ({"adding": adding(setting.largest, setting.layernorm)}, {}),
+    "memory": lambda setting: ({"memory": memory(setting.base, setting.both)}, {}),
+    "quality": lambda setting: ({"quality": quality(setting.base, mixed_heads(setting.both))}, {}),
 }
 
 
@@ -144,12 +150,24 @@ def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
         some |= {f"mixed_{n}": bank for n, bank in setting.banks.items() if bank is not setting.largest}
     runs = {"base": _base_run(setting.base, setting.largest, tokens)}
     runs |= {name: _mixed_run(bank, tokens) for name, bank in some.items()}
-    runs["one_task"] = _mixed_run(filled(setting.base, {"one": setting.trained["layernorm"]}), tokens)
+    runs["one_task"] = _mixed_run(filled(setting.base, {"one": setting.layernorm}), tokens)
     seconds = alternate(runs, rounds, clock=setting.clock)
     cases = {f"{name}{suffix}": summary(values) for name, values in seconds.items()}
     ratios = {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
     for name in ("mixed", "bitfit_mixed"):
         ratios[f"{name}_vs_one_task_in_the_bank{suffix}"] = ratio(seconds["one_task"], seconds[name])
+    return cases, ratios
+
+
+def peft(setting: Setting, counts: tuple[int, ...]) -> Figures:
+    """Mixed windows against PEFT's, at some numbers of tasks; the largest number's ratio is called after none."""
+    cases: dict[str, Any] = {}
+    ratios: dict[str, float] = {}
+    for count in counts:
+        bank = setting.banks[count]
+        switching = Switching({name: setting.deltas[name] for name in bank})
+        cases[f"peft_{count}"], pace = against_peft(switching, bank, setting.peft_rounds, setting.clock)
+        ratios["mixed_vs_peft_switching" + ("" if bank is setting.largest else f"_{count}")] = pace
     return cases, ratios
 
 
@@ -169,7 +187,7 @@ def from_texts(setting: Setting) -> Figures:
     random, names = np.random.default_rng(0), list(setting.largest)
 
     def alone() -> object:
-        with Predictor(setting.base, setting.trained["layernorm"]) as predictor:
+        with Predictor(setting.base, setting.layernorm) as predictor:
             return predictor.predict(texts)
 
     def mixed() -> object:
@@ -181,10 +199,9 @@ def from_texts(setting: Setting) -> Figures:
 
 
 def quality(base: Base, deltas: Mapping[str, Delta]) -> dict[str, float]:
-    """How far rows of two mixed windows, with heads of two labels, three labels and a number, are from each alone."""
+    """How far the rows of a window, with heads of two labels, of three, and of a number, are from each delta alone."""
     bank = filled(base, deltas)
-    drawn = windows(bank, seed=9)
-    rows = [*next(drawn), *next(drawn)]
+    rows = next(windows(bank, seed=9, count=1))
     largest = 0.0
     for one, got in zip(rows, bank.logits(rows), strict=True):
         with deltas[one.entry.name].apply(base):

@@ -88,18 +88,8 @@ def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
             parameter.copy_(values[f"{path}.{name}"].reshape(parameter.shape))
 
 
-def against_peft(banks: Mapping[int, Bank], deltas: Mapping[str, Delta], rounds: int, clock: Clock) -> Figures:
-    """Mixed windows against PEFT's, at each number of tasks; the largest number's ratio is called after none."""
-    cases: dict[str, Any] = {}
-    ratios: dict[str, float] = {}
-    for count, bank in banks.items():
-        peft = Switching({name: deltas[name] for name in bank.tasks})
-        cases[f"peft_{count}"], pace = _against(peft, bank, rounds, clock)
-        ratios["mixed_vs_peft_switching" + ("" if count == max(banks) else f"_{count}")] = pace
-    return cases, ratios
-
-
-def _against(peft: Switching, bank: Bank, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
+def against_peft(peft: Switching, bank: Bank, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
+    """Mixed windows against PEFT's, and how far their logits are from each other."""
     ours, theirs = windows(bank), windows(bank)
     first = next(windows(bank))
     difference = float(np.abs(np.stack(bank.logits(first)) - peft.answer(first).numpy()).max())
