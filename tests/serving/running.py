@@ -46,7 +46,7 @@ def same(answer: Mapping[str, Any], wanted: Prediction) -> bool:
     if wanted.value is not None:
         return answer["label"] is None and abs(answer["value"] - wanted.value) < 1e-5
     assert wanted.probabilities is not None
-    got = answer["probabilities"]
+    got = answer["probabilities"] or {}
     close = got.keys() == wanted.probabilities.keys() and all(
         abs(got[label] - share) < 1e-5 for label, share in wanted.probabilities.items()
     )

@@ -153,7 +153,7 @@ def _welcome(address: str, service: Service, *, open_: bool) -> None:
     tasks, settings = service.catalogue.names(), service.settings
     shown = ", ".join(tasks[:5]) + (f" and {len(tasks) - 5:,} more" if len(tasks) > 5 else "")
     lines = [
-        f"Serving {len(tasks):,} tasks at {address}{f': {shown}' if shown else ''}",
+        f"Serving {len(tasks):,} {'task' if len(tasks) == 1 else 'tasks'} at {address}{f': {shown}' if shown else ''}",
         f"Documentation: {address}/docs   metrics: {address}/metrics   stop: Ctrl-C",
     ]
     if open_ and settings.token is None:

@@ -65,15 +65,15 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(TooLongError)
     async def long(request: Request, error: TooLongError) -> JSONResponse:
-        return problem(413, "too-large", str(error))
+        return problem(422, "too-long", str(error))
 
     @app.exception_handler(DataError)
     async def data(request: Request, error: DataError) -> JSONResponse:
-        return problem(409 if request.method == "DELETE" else 422, "does-not-fit", str(error))
+        return problem(409, "does-not-fit", str(error))
 
     @app.exception_handler(DeltaError)
     async def delta(request: Request, error: DeltaError) -> JSONResponse:
-        return problem(422, "refused-delta", str(error))
+        return problem(409, "refused-delta", str(error))
 
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> JSONResponse:

@@ -68,7 +68,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "Not allowed here",
         404: "There is no such task",
         408: "The body came too slowly",
-        409: "The folder says otherwise",
+        409: "It does not fit the task, or the delta is refused",
         413: "More than the server takes",
         422: "The request does not fit",
         503: "No room now; see Retry-After",
@@ -79,13 +79,13 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _CHANGE = [Depends(_may_change)]
 
 
-@router.post("/v1/predict", tags=["predict"], responses=_problems(400, 404, 408, 413, 422, 503))
+@router.post("/v1/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
 async def predict(asked: Rows, service: Served) -> Answers:
     """Answer many texts, each for a task of its own."""
     return Answers(answers=await service.predict([(row.task, row.asked) for row in asked.rows]))
 
 
-@router.post("/v1/tasks/{task}/predict", tags=["predict"], responses=_problems(400, 404, 408, 413, 422, 503))
+@router.post("/v1/tasks/{task}/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
 async def predict_one(task: Name, asked: Question, service: Served) -> Answer:
     """Answer one text for one task."""
     return (await service.predict([(task, asked.asked)]))[0]
@@ -102,7 +102,7 @@ async def tasks(
     return TaskNames(total=len(names), tasks=names[offset : offset + limit])
 
 
-@router.get("/v1/tasks/{task}", tags=["tasks"], responses=_problems(404, 422))
+@router.get("/v1/tasks/{task}", tags=["tasks"], responses=_problems(404, 409, 422))
 async def one_task(task: Name, service: Served) -> TaskInfo:
     """What a task answers."""
     return TaskInfo.of(await service.at_desk(lambda: service.catalogue.entry(task)))
@@ -114,7 +114,7 @@ async def one_task(task: Name, service: Served) -> TaskInfo:
     tags=["tasks"],
     responses={
         201: {"model": TaskInfo, "description": "The task is new"},
-        **_problems(400, 401, 403, 408, 413, 422),
+        **_problems(400, 401, 403, 408, 409, 413, 422),
     },
 )
 async def put_task(task: Name, source: Source, service: Served, response: Response) -> TaskInfo:
