@@ -21,9 +21,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, shutil, signal, sys, threading, time
 from pathlib import Path
-import httpx2, ray
+import httpx2, psutil, ray
 from ray import serve
-from ray.util.state import list_actors
 from normtune.serving.cluster import deployment
 from normtune.serving.settings import Settings
 
@@ -39,8 +38,14 @@ def put(name, source):
     (folder / f".{name}").replace(folder / f"{name}.safetensors")
 
 def pids():
-    alive = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
-    return sorted(actor.pid for actor in alive if "ServeReplica" in actor.class_name)
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "ray::ServeReplica" in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:  # it has just ended
+            pass
+    return sorted(found)
 
 client = httpx2.Client(base_url=url, timeout=60, trust_env=False)
 ask = lambda task: client.post(f"/v1/tasks/{task}/predict", json={"text": "a dog"})
@@ -64,7 +69,7 @@ def load():
             except httpx2.HTTPError as error:
                 answers.append((time.time(), -1, repr(error)))
 
-threads = [threading.Thread(target=load) for _ in range(4)]
+threads = [threading.Thread(target=load, daemon=True) for _ in range(4)]
 [thread.start() for thread in threads]
 time.sleep(2)
 os.kill(before[0], signal.SIGKILL)

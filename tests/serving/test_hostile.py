@@ -35,7 +35,7 @@ def hostile(count: int) -> Iterator[tuple[str, str, bytes, dict[str, str]]]:
         elif kind == 4:
             body = json.dumps({"rows": [{"task": draw.choice(values), "text": "a dog"}]}).encode()
         elif kind == 5:
-            body = json.dumps({"rows": draw.choice([v for v in values])}).encode()
+            body = json.dumps({"rows": draw.choice(values)}).encode()
         elif kind == 6:
             body = json.dumps({**GOOD, f"more{draw.random()}": 1}).encode()
         elif kind == 7:

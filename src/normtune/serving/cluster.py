@@ -7,7 +7,6 @@ replica cannot answer them for all.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,11 @@ def deployment(
             "A cluster needs Ray Serve; install it with: pip install 'normtune[cluster,serve]'."
         ) from error
     limits = (settings or Settings()).model_copy(update={"fixed": True})
-    build = partial(replica, model, str(folder), max(1, int(cpus)), limits)
+    threads = max(1, int(cpus))
+
+    def build() -> FastAPI:  # called by each replica; Serve takes a plain function only
+        return replica(model, str(folder), threads, limits)
+
     return serve.deployment(
         name="normtune",
         num_replicas=replicas,
