@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Setting:
     rounds: int
     peft_rounds: int
     clock: Clock
+    keep: Path | None
 
     @cached_property
     def base(self) -> Base:
@@ -66,12 +68,21 @@ class Setting:
     @cached_property
     def layernorm(self) -> Delta:
         """A delta of LayerNorm."""
-        return short_training(self.base, "layernorm")
+        return self._trained("layernorm")
 
     @cached_property
     def both(self) -> dict[str, Delta]:
         """A delta of LayerNorm and one of BitFit, by method."""
-        return {"layernorm": self.layernorm, "bitfit": short_training(self.base, "bitfit")}
+        return {"layernorm": self.layernorm, "bitfit": self._trained("bitfit")}
+
+    def _trained(self, method: str) -> Delta:
+        kept = None if self.keep is None else self.keep / method
+        if kept is not None and kept.is_dir():
+            return Delta.load(kept)
+        delta = short_training(self.base, method)
+        if kept is not None:
+            delta.save(kept)
+        return delta
 
     @cached_property
     def deltas(self) -> dict[str, Delta]:
@@ -118,11 +129,12 @@ def main() -> None:
     parser.add_argument("--tasks", default=COUNTS, help="numbers of tasks; the ratios are at the largest")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the trained deltas between calls")
     parser.add_argument("--name", default="bank", help="name of the file that is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     counts = tuple(sorted(int(count) for count in options.tasks.split(",")))
-    setting = Setting(counts, options.rounds, options.peft_rounds, CLOCKS[options.clock])
+    setting = Setting(counts, options.rounds, options.peft_rounds, CLOCKS[options.clock], options.keep)
     fixed = {"window": WINDOW, "tokens": TOKENS, "short_tokens": SHORT, "training_steps": STEPS, "tasks": counts}
     done = _done(options.name)
     for part in options.parts.split(",") if options.parts else [part for part in PARTS if part not in done["parts"]]:
@@ -160,14 +172,17 @@ def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
 
 
 def peft(setting: Setting, counts: tuple[int, ...]) -> Figures:
-    """Mixed windows against PEFT's, at some numbers of tasks; the largest number's ratio is called after none."""
+    """Mixed windows against PEFT's, at some numbers of tasks; the largest number's ratios are called after none."""
     cases: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     for count in counts:
         bank = setting.banks[count]
         switching = Switching({name: setting.deltas[name] for name in bank})
-        cases[f"peft_{count}"], pace = against_peft(switching, bank, setting.peft_rounds, setting.clock)
-        ratios["mixed_vs_peft_switching" + ("" if bank is setting.largest else f"_{count}")] = pace
+        for tokens in (TOKENS, SHORT):
+            suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
+            name = f"peft_{count}{suffix}"
+            cases[name], pace = against_peft(switching, bank, tokens, setting.peft_rounds, setting.clock)
+            ratios["mixed_vs_peft_switching" + ("" if bank is setting.largest else f"_{count}") + suffix] = pace
     return cases, ratios
 
 

@@ -62,6 +62,7 @@ def _resident() -> int:
 def adding(bank: Bank, delta: Delta) -> dict[str, float]:
     """Seconds to read a delta and add it while another thread answers windows without a pause.
 
+    Those of the processor tell the addition itself from a wait for it on a machine that does other work too.
     Batches are timed in turns of `ADDED` without and with additions, so that what these do to them is seen. The windows
     are short, which is when a delay shows.
     """
@@ -79,7 +80,7 @@ def adding(bank: Bank, delta: Delta) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         files = [one.save(Path(folder) / name) for name, one in variations(delta, ADDED, seed=1).items()]
         load.start()
-        reads, adds = [], []
+        reads, adds, processor = [], [], []
         for turn in range(4):
             state["adding"] = turn % 2 == 1
             for number, file in enumerate(files):
@@ -87,10 +88,11 @@ def adding(bank: Bank, delta: Delta) -> dict[str, float]:
                 if state["adding"]:
                     started = time.perf_counter()
                     read = Delta.load(file)
-                    middle = time.perf_counter()
+                    middle, used = time.perf_counter(), time.thread_time()
                     bank.add(f"added-{number}", read)
                     reads.append(middle - started)
                     adds.append(time.perf_counter() - middle)
+                    processor.append(time.thread_time() - used)
         stop.set()
         load.join()
     return {
@@ -98,6 +100,7 @@ def adding(bank: Bank, delta: Delta) -> dict[str, float]:
         "additions": len(adds),
         **_spread("read", reads),
         **_spread("add", adds),
+        **_spread("add_processor", processor),
         **_spread("batch_without_additions", batches[False]),
         **_spread("batch_with_additions", batches[True]),
     }

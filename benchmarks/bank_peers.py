@@ -88,16 +88,22 @@ def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
             parameter.copy_(values[f"{path}.{name}"].reshape(parameter.shape))
 
 
-def against_peft(peft: Switching, bank: Bank, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
+def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
     """Mixed windows against PEFT's, and how far their logits are from each other."""
-    ours, theirs = windows(bank), windows(bank)
-    first = next(windows(bank))
-    difference = float(np.abs(np.stack(bank.logits(first)) - peft.answer(first).numpy()).max())
-    runs = {"mixed": lambda: bank.logits(next(ours)), "peft": lambda: peft.answer(next(theirs))}
-    seconds = alternate(runs, rounds, warmup=0, clock=clock)
+    ours, theirs = windows(bank, tokens), windows(bank, tokens)
+    last: dict[str, np.ndarray] = {}
+
+    def mixed() -> None:
+        last["ours"] = np.stack(bank.logits(next(ours)))
+
+    def switched() -> None:
+        last["theirs"] = peft.answer(next(theirs)).numpy()
+
+    seconds = alternate({"mixed": mixed, "peft": switched}, rounds, warmup=0, clock=clock)
+    difference = float(np.abs(last["ours"] - last["theirs"]).max())
     case = {
         **{name: summary(values) for name, values in seconds.items()},
-        "switch_seconds": peft.switch(list(bank.tasks)[:20], clock),
+        "switch_seconds": peft.switch(list(bank.tasks)[:5], clock),
         "largest_difference": difference,
         "norms": peft.norms,
     }
