@@ -74,11 +74,11 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, given: Mapping[str, Delta], *, read: Path | None = None, follow: bool = False, **settings: Any
+    model: Path | Base, given: Mapping[str, Delta], *, read: Path | None = None, follow: bool = False, **settings: Any
 ) -> Iterator[Running]:
-    """A server over the base model in `folder`, on a free port of loopback."""
+    """A server over a base model, or the one in a folder, on a free port of loopback."""
     chosen = Settings(**settings)
-    bank = Bank(load_base(str(folder)), max_batch=chosen.max_batch)
+    bank = Bank(model if isinstance(model, Base) else load_base(str(model)), max_batch=chosen.max_batch)
     catalogue = Catalogue(
         bank,
         None if read is None else DeltaFolder(read),

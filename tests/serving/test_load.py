@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from normtune.deltas.delta import Delta
-from normtune.models.base import Base
+from normtune.models.base import Base, load_base
 from tests.deltas.banked import changed
 from tests.serving.running import Running, alone, running, same
 
@@ -83,6 +83,18 @@ def test_a_full_queue_answers_503_and_says_when_to_come_back(tiny_folder: Path, 
         with started.client() as client:
             assert f"normtune_queue_full_total {len(refused)}.0" in client.get("/metrics").text
             assert client.post("/v1/predict", json={"rows": [*rows["rows"], rows["rows"][0]]}).status_code == 422
+
+
+def test_a_batch_that_fails_takes_nothing_else_with_it(tiny_folder: Path, lone: Base, known: dict[str, Delta]):
+    base = load_base(str(tiny_folder))
+    with running(base, known) as started, started.client() as client:
+        ask = {"rows": [{"task": "two", "text": "a dog"}, {"task": "five", "text": "a dog"}]}
+        with known["five"].apply(base):  # what the bank must not be asked through
+            got = client.post("/v1/predict", json=ask)
+            assert (got.status_code, got.json()["error"]) == (500, "defect")
+            assert started.service.batcher.waiting == 0
+        answers = client.post("/v1/predict", json=ask).json()["answers"]
+        assert same(answers[0], alone(lone, known["two"], "a dog"))
 
 
 def test_too_many_requests_at_once_get_503(tiny_folder: Path, known: dict[str, Delta]):

@@ -67,7 +67,7 @@ def test_the_costs_of_a_million_tasks():
         f"takes {costs['bytes_a_task']:,} bytes in memory and {costs['bytes_a_file']:,} bytes on disk",
         f"{costs['bytes_a_task'] / 1000:.1f} GB in memory",
         f"{costs['bytes_a_file'] / 1000:.1f} GB on disk",
-        f"takes {costs['look_up_ms']['median'] * 1000:.1f} µs and loading one {costs['load_ms']['median']:.2f} ms",
+        f"takes {costs['look_up_ms']['median'] * 1000:.1f} us and loading one {costs['load_ms']['median']:.2f} ms",
         f"next to {costs['row_ms']:.2f} ms for a row of {costs['tokens_a_row']:.0f} tokens",
         f"at most {max(times) / min(times) - 1:.0%}",
         f"load {1000 / costs['load_ms']['median']:,.0f} tasks a second",

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Match
 
 from normtune.errors import DataError, DeltaError
-from normtune.serving.batcher import FullError
+from normtune.serving.batcher import BatchError, FullError
 from normtune.serving.catalogue import UnknownTaskError
 from normtune.serving.description import describe
 from normtune.serving.gate import Gate, problem
@@ -78,6 +78,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> JSONResponse:
         return problem(503, "full", str(error), {"Retry-After": str(error.seconds)})
+
+    @app.exception_handler(BatchError)
+    async def failed(request: Request, error: BatchError) -> JSONResponse:
+        return problem(500, "defect", str(error))
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from normtune.errors import NormtuneError
 from normtune.serving.metrics import Metrics
 from normtune.serving.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 
 class FullError(NormtuneError):
     """There is no room for a request now.
@@ -29,6 +32,13 @@ class FullError(NormtuneError):
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
         super().__init__(f"The server is at its limit; try again in {seconds} s.")
+
+
+class BatchError(NormtuneError):
+    """A batch that failed, by no fault of the requests in it."""
+
+    def __init__(self) -> None:
+        super().__init__("The server failed on this request; its log says why.")
 
 
 @dataclass(eq=False)
@@ -113,8 +123,9 @@ class Batcher:
             began = time.monotonic()
             try:
                 answers = await loop.run_in_executor(self._thread, self._bank.answer, rows)
-            except Exception as error:  # the requests of this batch fail; the server goes on
-                self._fail(batch, error)
+            except Exception:  # the requests of this batch fail; the server goes on
+                _log.exception("A batch of %d rows failed", len(rows))
+                self._fail(batch)
             else:
                 self._hand_out(batch, answers)
             self._note(len(rows), time.monotonic() - began)
@@ -154,10 +165,10 @@ class Batcher:
             if len(request.answers) == len(request.rows) and not request.done.done():
                 request.done.set_result([request.answers[at] for at in range(len(request.rows))])
 
-    def _fail(self, batch: list[tuple[_Request, int]], error: Exception) -> None:
+    def _fail(self, batch: list[tuple[_Request, int]]) -> None:
         for request, _ in batch:
             if not request.done.done():
-                request.done.set_exception(error)
+                request.done.set_exception(BatchError())
 
     def _note(self, rows: int, seconds: float) -> None:
         self.release(rows)
