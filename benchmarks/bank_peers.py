@@ -52,17 +52,18 @@ class Switching:
             warnings.simplefilter("ignore")
             self._model = get_peft_model(load_base("minilm").model, config, adapter_name=first).eval()
         held = [
-            (path.removeprefix("base_model.model."), holder)
+            (path.removeprefix("base_model.model."), holder, getattr(module, "_adapters", set()))
             for path, module in self._model.named_modules()
             for holder in (getattr(module, "ln_tuning_layers", None), getattr(module, "modules_to_save", None))
             if isinstance(holder, nn.ModuleDict)
         ]
-        self.norms = sum("LayerNorm" in path for path, _ in held)
+        self.norms = sum("LayerNorm" in path for path, *_ in held)
         for name, delta in deltas.items():
             self._model.peft_config[name] = config
-            for path, holder in held:
+            for path, holder, known in held:
                 if name != first:
                     holder[name] = copy.deepcopy(holder[first])
+                known.add(name)
                 _fill(holder[name], path, {**delta.values, **delta.head})
 
     def answer(self, window: Sequence[Prepared]) -> Tensor:
@@ -101,6 +102,8 @@ def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int, clock: C
 
     seconds = alternate({"mixed": mixed, "peft": switched}, rounds, warmup=0, clock=clock)
     difference = float(np.abs(last["ours"] - last["theirs"]).max())
+    if difference > 1e-4:
+        raise AssertionError(f"PEFT's logits differ from ours by {difference}: it has not switched as it should")
     case = {
         **{name: summary(values) for name, values in seconds.items()},
         "switch_seconds": peft.switch(list(bank.tasks)[:5], clock),
