@@ -51,7 +51,7 @@ class Switching:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._model = get_peft_model(load_base("minilm").model, config, adapter_name=first).eval()
-        held = [
+        held: list[tuple[str, nn.ModuleDict, set[str]]] = [
             (path.removeprefix("base_model.model."), holder, getattr(module, "_adapters", set()))
             for path, module in self._model.named_modules()
             for holder in (getattr(module, "ln_tuning_layers", None), getattr(module, "modules_to_save", None))
