@@ -107,6 +107,21 @@ def test_the_speed_page_is_what_the_benchmark_measured() -> None:
     assert all(f"| {name.replace('_', ' ')} | {value:.2f} |" in page for name, value in ratios.items())
 
 
+def test_the_bank_page_is_what_the_benchmark_measured() -> None:
+    page = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "results" / "benchmarks" / "bank.json").read_text())
+    expected = {name.replace("_", " "): f"{value:.2f}" for name, value in measured["ratios"].items()}
+    for name, value in (measured["cases"]["memory"] | measured["cases"]["adding"]).items():
+        unit, words = name.rpartition("_")[2], name.replace("_", " ")
+        if unit == "seconds":
+            expected[f"{words.removesuffix(' seconds')}, ms"] = f"{1000 * value:.1f}"
+        else:
+            expected[words] = f"{value:,.0f}"
+    rows = dict(re.findall(r"^\| (.+?) \| ([\d.,]+) \|$", page, re.MULTILINE))
+    assert rows == expected
+    assert measured["cases"]["quality"]["largest_difference_from_alone"] < 1e-5
+
+
 def test_records_are_whole_and_named_after_their_run() -> None:
     store = Store(ROOT / "results" / "runs")
     records = list(store)

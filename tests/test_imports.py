@@ -19,7 +19,7 @@ ROOT = Path(normtune.__file__).parent
 LEVELS = {
     **dict.fromkeys(("cli", "commands", "serving"), 7),
     **dict.fromkeys(("studies", "report"), 6),
-    **dict.fromkeys(("training", "evaluation", "prediction", "importance", "deltas", "submission"), 5),
+    **dict.fromkeys(("training", "evaluation", "answers", "prediction", "importance", "deltas", "submission"), 5),
     **dict.fromkeys(("execution", "machine"), 4),
     **dict.fromkeys(("selection",), 3),
     **dict.fromkeys(("models", "tasks"), 2),

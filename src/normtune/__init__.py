@@ -14,13 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "Bank": "deltas.bank",
     "Base": "models.base",
     "Delta": "deltas.delta",
     "HeadSpec": "models.head",
     "METHODS": "selection.methods",
     "NormtuneError": "errors",
     "PROTOCOLS": "config",
-    "Prediction": "prediction",
+    "Prediction": "answers",
     "Predictor": "prediction",
     "Record": "training.record",
     "Selection": "selection.selection",
@@ -40,8 +41,10 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from normtune.answers import Prediction as Prediction
     from normtune.config import PROTOCOLS as PROTOCOLS
     from normtune.config import protocol as protocol
+    from normtune.deltas.bank import Bank as Bank
     from normtune.deltas.delta import Delta as Delta
     from normtune.errors import NormtuneError as NormtuneError
     from normtune.execution.sparse import Tuning as Tuning
@@ -50,7 +53,6 @@ if TYPE_CHECKING:
     from normtune.models.base import skeleton as skeleton
     from normtune.models.base import wrap as wrap
     from normtune.models.head import HeadSpec as HeadSpec
-    from normtune.prediction import Prediction as Prediction
     from normtune.prediction import Predictor as Predictor
     from normtune.selection.expression import select as select
     from normtune.selection.methods import METHODS as METHODS

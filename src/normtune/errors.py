@@ -31,7 +31,13 @@ class UnknownNameError(ConfigError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         close = difflib.get_close_matches(name, self.known, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(self.known)}.")
+        listed = ", ".join(self.known[:_LISTED]) or "none"
+        more = f" and {len(self.known) - _LISTED:,} more" if len(self.known) > _LISTED else ""
+        super().__init__(f"Unknown {kind} {name!r}.{guess} Known: {listed}{more}.")
+
+
+#: Names that a message lists; a bank may know thousands.
+_LISTED = 50
 
 
 class DataError(NormtuneError):

@@ -101,7 +101,7 @@ def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -
 
 def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: str | None) -> tuple[Task, Split]:
     """The delta's own task, and the examples of a file."""
-    from normtune.prediction import task_of
+    from normtune.deltas.answering import task_of
     from normtune.tasks.files import read_split
 
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))

@@ -7,11 +7,13 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normtune.commands.mixed import Columns, answer_rows, own_columns, write_mixed
 from normtune.commands.options import Device, Json, Threads, notes, set_threads
 from normtune.errors import ConfigError, OutputError
 
@@ -27,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
+    deltas: Annotated[
+        list[str],
+        typer.Argument(help="Folder or file of a delta, or its hub id; with --task-column many, or folders of them."),
+    ],
     text: Annotated[str | None, typer.Option(help="A text.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Its pair, where the task reads pairs.")] = None,
     file: Annotated[
@@ -36,6 +41,9 @@ def predict(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
+    task_column: Annotated[
+        str | None, typer.Option(help="Column that names the delta of each row: NAME=PLACE, or else its folder's name.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output]")
     ] = None,
@@ -44,7 +52,7 @@ def predict(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer with a delta: label and probabilities for each text, or a number.
+    """Answer with a delta, or each row with its own: label and probabilities for each text, or a number.
 
     Examples:
     `normtune predict runs/rte-layernorm --text "A cat sat." --text-pair "A cat was there."`
@@ -52,6 +60,8 @@ def predict(
     `normtune predict runs/intent --file new.csv --column body --out answers.csv`
 
     `cat texts.txt | normtune predict runs/sst2-layernorm --file -`
+
+    `normtune predict runs --file mixed.csv --task-column task`
     """
     if (text is None) == (file is None):
         raise ConfigError("Give either --text or --file.")
@@ -59,40 +69,73 @@ def predict(
         raise ConfigError(f"--out writes .csv, .tsv or .jsonl; got {out.name!r}.")
     if out is not None and out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
+    if task_column is None and len(deltas) > 1:
+        raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
+    if task_column is not None and file is None:
+        raise ConfigError("--task-column names a column of --file.")
     set_threads(threads)
+    kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
+    if task_column is not None:
+        columns = Columns(task_column, column, pair_column)
+        content, number = _mixed(kind, deltas, str(file), columns, model, device)
+    else:
+        content, number = _single(kind, deltas[0], _Input(text, text_pair, file, column, pair_column), model, device)
+    if out is None:
+        sys.stdout.write(content)
+        return
+    from normtune.files import write_atomically
+
+    write_atomically(out, content)
+    notes.print(f"Wrote {number:,} answers to {out}.", highlight=False)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One text, or a file of texts and its columns."""
+
+    text: str | None
+    pair: str | None
+    file: str | None
+    column: str | None
+    pair_column: str | None
+
+    def read(self, info: DeltaInfo) -> list[Text]:
+        if self.text is not None:
+            return [self.text if self.pair is None else (self.text, self.pair)]
+        rows = _rows(str(self.file))
+        text_column, pair_column = own_columns(info, rows)
+        texts = rows.column(self.column or text_column)
+        if not info.pair:
+            return list(texts)
+        return list(zip(texts, rows.column(self.pair_column or pair_column), strict=True))
+
+
+def _single(kind: str, delta: str, given: _Input, model: str | None, device: str) -> tuple[str, int]:
     from normtune.commands.loading import base_of
     from normtune.deltas.delta import Delta
     from normtune.deltas.hub import fetch
-    from normtune.files import write_atomically
     from normtune.prediction import Predictor
 
     loaded = Delta.load(fetch(delta))
-    texts = _texts(text, text_pair) if text is not None else _read(str(file), loaded.info, column, pair_column)
+    texts = given.read(loaded.info)
     predictor = Predictor(base_of(loaded, model, device), loaded)
     answers = predictor.predict(texts)
     if predictor.truncated:
         notes.print(f"{predictor.truncated:,} texts were cut to {loaded.info.max_length} tokens.", highlight=False)
-    kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
-    content = _WRITERS[kind](texts, answers)
-    if out is None:
-        sys.stdout.write(content)
-    else:
-        write_atomically(out, content)
-        notes.print(f"Wrote {len(answers):,} answers to {out}.", highlight=False)
+    return _WRITERS[kind](texts, answers), len(answers)
 
 
-def _texts(text: str, pair: str | None) -> list[Text]:
-    return [text if pair is None else (text, pair)]
+def _mixed(
+    kind: str, deltas: list[str], file: str, columns: Columns, model: str | None, device: str
+) -> tuple[str, int]:
+    texts, names, answers = answer_rows(deltas, _rows(file), columns, model=model, device=device)
+    return write_mixed(kind, texts, names, answers), len(answers)
 
 
-def _read(file: str, info: DeltaInfo, column: str | None, pair_column: str | None) -> list[Text]:
+def _rows(file: str) -> Rows:
     from normtune.tasks.rows import read_rows
 
-    rows: Rows = read_rows(sys.stdin if file == "-" else Path(file))
-    # A plain list of texts, and a file of a suite's task, have the default names.
-    known = info.columns if info.columns and info.columns[0] in rows.columns else ("text", "text_pair", "")
-    texts = rows.column(column or known[0])
-    return list(zip(texts, rows.column(pair_column or known[1]), strict=True)) if info.pair else list(texts)
+    return read_rows(sys.stdin if file == "-" else Path(file))
 
 
 def _plain(texts: list[Text], answers: list[Prediction]) -> str:

@@ -230,7 +230,7 @@ class Applied:
     """
 
     def __init__(self, base: Base, delta: Delta) -> None:
-        if getattr(base.model, _MARK, None) is not None:
+        if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
         refuse_sharded(base.model)
         selection = Selection(base.layout, delta.indices)
@@ -276,6 +276,11 @@ class Applied:
 
 
 _MARK = "_normtune_applied"
+
+
+def is_applied(base: Base) -> bool:
+    """Whether `base` carries a delta."""
+    return getattr(base.model, _MARK, None) is not None
 
 
 def _file(path: Path) -> Path:

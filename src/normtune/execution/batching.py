@@ -25,6 +25,7 @@ class Encoded:
         truncated: How many examples were longer than the limit.
         pad: The number that fills up each field, by field.
         side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
+        cut: Positions of the examples that were longer than the limit.
     """
 
     fields: dict[str, tuple[Tensor, ...]]
@@ -32,6 +33,7 @@ class Encoded:
     truncated: int
     pad: dict[str, int]
     side: str = "right"
+    cut: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.fields["input_ids"])
@@ -85,18 +87,24 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
         for name, values in cut.items():
             for i, value in zip(long, values, strict=True):
                 whole[name][i] = value
-    pad = {
-        "input_ids": int(tokenizer.pad_token_id or 0),
-        "token_type_ids": int(tokenizer.pad_token_type_id),
-        "attention_mask": 0,
-    }
+    pad = padding(tokenizer)
     return Encoded(
         fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},
         labels=None if split.labels is None else torch.from_numpy(split.labels),
         truncated=len(long),
         pad=pad,
         side=tokenizer.padding_side,
+        cut=tuple(long),
     )
+
+
+def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The number that fills up each of the fields that models are given."""
+    return {
+        "input_ids": int(tokenizer.pad_token_id or 0),
+        "token_type_ids": int(tokenizer.pad_token_type_id),
+        "attention_mask": 0,
+    }
 
 
 def buckets(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

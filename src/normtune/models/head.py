@@ -160,10 +160,7 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
     Returns:
         Modules by path, float32, on the model's device.
     """
-    config = copy.deepcopy(model.config)
-    config.num_labels = spec.outputs
-    with torch.device("meta"):
-        twin = type(model)(config)
+    twin = _without_values(model, spec.outputs)
     device = next(model.parameters()).device
     modules = {path: twin.get_submodule(path).to_empty(device="cpu").to(torch.float32) for path in roots}
     # Drawn on the CPU, so that a seed means the same head on every device.
@@ -174,6 +171,35 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
                 model._init_weights(module)
     low = model.dtype != torch.float32
     return {path: in_float32(module.to(device)) if low else module.to(device) for path, module in modules.items()}
+
+
+def head_shapes(model: PreTrainedModel, roots: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
+    """The shape of each of a head's parameters, with None in the place of the number of outputs.
+
+    Args:
+        model: The model that heads are for.
+        roots: Paths of the head's modules.
+    """
+    two, three = (
+        {
+            f"{path}.{name}": tuple(value.shape)
+            for path in roots
+            for name, value in _without_values(model, outputs).get_submodule(path).named_parameters()
+        }
+        for outputs in (2, 3)
+    )
+    return {
+        name: tuple(a if a == b else None for a, b in zip(shape, three[name], strict=True))
+        for name, shape in two.items()
+    }
+
+
+def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:
+    """A model of the same kind on the meta device, with this many outputs."""
+    config = copy.deepcopy(model.config)
+    config.num_labels = outputs
+    with torch.device("meta"):
+        return type(model)(config)
 
 
 def _fill(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:

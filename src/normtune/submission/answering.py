@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from normtune.deltas.answering import task_of
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError, DeltaError
 from normtune.evaluation import EVAL_BATCH, decide, logits
 from normtune.execution.batching import encode
 from normtune.models.base import Base
-from normtune.prediction import task_of
 from normtune.submission.files import FILES, WNLI_MAJORITY, AnswerFile
 from normtune.submission.sources import Choice
 from normtune.tasks.glue import load_glue, survey

@@ -1,0 +1,22 @@
+"""The task that a delta answers."""
+
+from __future__ import annotations
+
+from normtune.deltas.delta import Delta
+from normtune.tasks.task import Task
+
+
+def task_of(delta: Delta) -> Task:
+    """The task that a delta answers, as far as the delta itself knows it."""
+    info = delta.info
+    classes = ("accuracy", "macro_f1")
+    return Task(
+        name=info.task,
+        title=info.task,
+        kind=info.kind,
+        labels=info.labels,
+        metrics=("spearman", "pearson") if info.kind == "regression" else classes,
+        pair=info.pair,
+        center=info.center,
+        scale=info.scale,
+    )

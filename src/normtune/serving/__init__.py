@@ -1,0 +1,1 @@
+"""Serving: a bank of tasks behind HTTP."""

@@ -1,0 +1,127 @@
+"""The calls, over a real connection."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from normtune.deltas.delta import Delta
+from normtune.models.base import Base
+from tests.serving.running import TEXTS, Running, alone, running, same
+
+
+def test_rows_of_different_tasks_get_what_each_delta_says_alone(server: Running, lone: Base, known: dict[str, Delta]):
+    asked = [{"task": name, "text": text} for text in TEXTS for name in ("two", "five", "number")]
+    asked += [{"task": "pairs", "text": text, "text_pair": "a dog sees the river"} for text in TEXTS]
+    with server.client() as client:
+        got = client.post("/v1/predict", json={"rows": asked})
+    assert got.status_code == 200
+    for row, answer in zip(asked, got.json()["answers"], strict=True):
+        text = (row["text"], row["text_pair"]) if "text_pair" in row else row["text"]
+        assert answer["task"] == row["task"]
+        assert same(answer, alone(lone, known[row["task"]], text))
+
+
+def test_one_row_and_a_text_that_is_cut(server: Running, lone: Base, known: dict[str, Delta]):
+    with server.client() as client:
+        short = client.post("/v1/tasks/number/predict", json={"text": "a dog"}).json()
+        long = client.post("/v1/tasks/two/predict", json={"text": "the cat " * 60}).json()
+    assert same(short, alone(lone, known["number"], "a dog"))
+    assert (short["truncated"], long["truncated"]) == (False, True)
+    assert same(long, alone(lone, known["two"], "the cat " * 60))
+
+
+def test_tasks_are_listed_a_page_at_a_time_and_described(server: Running):
+    with server.client() as client:
+        whole = client.get("/v1/tasks").json()
+        page = client.get("/v1/tasks", params={"offset": 1, "limit": 2}).json()
+        one = client.get("/v1/tasks/pairs").json()
+    assert {"two", "five", "number", "pairs"} <= {*whole["tasks"]}
+    assert page == {"total": whole["total"], "tasks": whole["tasks"][1:3]}
+    assert (one["kind"], one["labels"], one["pair"], one["apart"]) == ("classification", ["no", "yes"], True, False)
+
+
+def test_a_task_is_added_replaced_and_removed(server: Running, lone: Base, known: dict[str, Delta]):
+    ask = {"text": "a dog"}
+    with server.client() as client:
+        assert client.post("/v1/tasks/mine/predict", json=ask).status_code == 404
+        assert client.put("/v1/tasks/mine", json={"delta": "two"}).status_code == 201
+        assert same(client.post("/v1/tasks/mine/predict", json=ask).json(), alone(lone, known["two"], "a dog"))
+        assert client.put("/v1/tasks/mine", json={"delta": "five"}).status_code == 200
+        assert same(client.post("/v1/tasks/mine/predict", json=ask).json(), alone(lone, known["five"], "a dog"))
+        assert client.delete("/v1/tasks/mine").status_code == 204
+        assert client.delete("/v1/tasks/mine").status_code == 404
+        assert client.post("/v1/tasks/mine/predict", json=ask).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("delta", "said"),
+    [
+        ("broken", "do not match the hash"),
+        ("short", "truncated or corrupt"),
+        ("linked", "none of the name"),
+        ("nowhere", "none of the name"),
+        ("../outside", "delta"),
+        ("..", "delta"),
+        ("/etc/passwd", "delta"),
+    ],
+)
+def test_what_is_damaged_or_outside_is_refused_and_the_old_one_stays(
+    server: Running, lone: Base, known: dict[str, Delta], delta: str, said: str
+):
+    with server.client() as client:
+        client.put("/v1/tasks/stays", json={"delta": "number"})
+        refused = client.put("/v1/tasks/stays", json={"delta": delta})
+        assert refused.status_code == (409 if delta.isalpha() else 422)
+        assert said in refused.json()["detail"]
+        assert "/inside" not in refused.text
+        after = client.post("/v1/tasks/stays/predict", json={"text": "a dog"}).json()
+        client.delete("/v1/tasks/stays")
+    assert same(after, alone(lone, known["number"], "a dog"))
+
+
+def test_state_and_metrics(server: Running):
+    with server.client() as client:
+        assert client.get("/healthz").json() == {"status": "alive"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+        client.post("/v1/tasks/two/predict", json={"text": "a dog"})
+        text = client.get("/metrics").text
+    done = re.search(r'normtune_requests_total\{route="/v1/tasks/\{task\}/predict",status="200"\} (\d+)', text)
+    assert done is not None
+    assert int(done[1]) >= 1
+    assert "normtune_queue_rows 0.0" in text
+    assert re.search(r"normtune_batch_rows_count [1-9]", text)
+
+
+def test_other_methods_and_paths(server: Running):
+    with server.client() as client:
+        wrong = client.patch("/v1/tasks/two")
+        nowhere = client.get("/v2")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "DELETE, GET, PUT")
+    assert (nowhere.status_code, nowhere.json()["error"]) == (404, "not-found")
+
+
+def test_changes_need_the_token_and_questions_do_not(tiny_folder, known, folder):
+    token = "a-token-of-the-tests"
+    with running(tiny_folder, {"two": known["two"]}, read=folder, token=token) as started, started.client() as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}):
+            got = client.put("/v1/tasks/new", json={"delta": "five"}, headers=headers)
+            assert (got.status_code, got.headers["www-authenticate"]) == (401, "Bearer")
+            assert client.delete("/v1/tasks/two", headers=headers).status_code == 401
+        own = {"Authorization": f"Bearer {token}"}
+        assert client.put("/v1/tasks/new", json={"delta": "five"}, headers=own).status_code == 201
+        assert client.post("/v1/tasks/new/predict", json={"text": "a dog"}).status_code == 200
+        assert "securitySchemes" in client.get("/openapi.json").json()["components"]
+
+
+def test_without_a_token_a_page_of_another_site_changes_nothing(server: Running):
+    with server.client() as client:
+        got = client.put("/v1/tasks/two", json={"delta": "five"}, headers={"Host": "evil.example"})
+    assert got.status_code == 403
+
+
+def test_fixed_tasks_are_not_changed(tiny_folder, known, folder):
+    with running(tiny_folder, {"two": known["two"]}, read=folder, fixed=True) as started, started.client() as client:
+        assert client.put("/v1/tasks/new", json={"delta": "five"}).status_code == 403
+        assert client.delete("/v1/tasks/two").status_code == 403
