@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,10 @@ class Strict(BaseModel):
     """A frozen value that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+#: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.execution.dropout`).
+Generator = Literal["torch", "fast"]
 
 
 class Protocol(Strict):
@@ -31,6 +35,8 @@ class Protocol(Strict):
         weight_decay: AdamW's decay on weights; norms and biases have none.
         clip: Largest norm of the gradient.
         dropout: Whether the model's own dropout is on in training.
+        dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
+            statistics and other draws.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -47,6 +53,7 @@ class Protocol(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     dropout: bool = True
+    dropout_generator: Generator = "torch"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None

@@ -109,12 +109,13 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize("method", ["layernorm", "random"])
+@pytest.mark.parametrize(("method", "generator"), [("layernorm", "torch"), ("random", "torch"), ("layernorm", "fast")])
 def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str, generator: str
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    config = session.config("animals", method, 1e-2, 0, protocol("small", epochs=2, batch_size=8, dropout=True))
+    chosen = protocol("small", epochs=2, batch_size=8, dropout=True, dropout_generator=generator)
+    config = session.config("animals", method, 1e-2, 0, chosen)
     whole, delta = session.run(config, data())
     file = tmp_path / "state.safetensors"
 

@@ -21,6 +21,7 @@ from normtune.config import Protocol
 from normtune.errors import TrainingError
 from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
+from normtune.execution.dropping import dropout_of
 from normtune.execution.linear import fast_linear
 from normtune.execution.sparse import Tuning
 from normtune.tasks.task import Task
@@ -145,7 +146,7 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
         """
         was_training = self._tuning.base.model.training
-        with torch.random.fork_rng(), fast_linear():
+        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear():
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
