@@ -148,7 +148,7 @@ def trainer(
     return made
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """When the training of the epoch began and when each step ended."""
 
     def __init__(self) -> None:
@@ -165,10 +165,9 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self.times.append(now())
 
 
-def predictions(peer: Trainer, dev: list[Item]) -> np.ndarray:
+def predictions(peer: Trainer, dev: Any) -> np.ndarray:
     """The outputs for `dev`, float32, of shape (examples, outputs)."""
-    outputs: np.ndarray = peer.predict(dev).predictions
-    return outputs
+    return np.asarray(peer.predict(dev).predictions)
 
 
 def trained_entries(model: nn.Module) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import ours
 import peers
 from speed import BATCH, RATES, Setting
@@ -39,7 +40,7 @@ def _peer(setting: Setting, case: str, seed: int) -> list[float]:
     curve: list[float] = []
 
     def scored(prediction: EvalPrediction) -> dict[str, float]:
-        scores = score_outputs(prediction.predictions, prediction.label_ids, setting.task)
+        scores = score_outputs(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), setting.task)
         curve.append(scores[setting.task.primary])
         return scores
 

@@ -103,7 +103,7 @@ def read(out: str) -> dict[str, Any]:
     return cases
 
 
-def keep(out: str, task: str | None = None, new: Mapping[str, Any] | None = None) -> None:
+def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None:
     """Write what there is, with what is `new` of a task, and the ratios of all."""
     stored = read(out)
     for key, value in (new or {}).items():
@@ -149,7 +149,8 @@ def seconds_to(found: Mapping[str, Any], case: str, epochs: int) -> float:
     speed = found["speed"]
     times = {name: statistics.median(speed["cases"][case][name]) for name in ("first_epoch", "epoch", "evaluation")}
     epoch = (times["first_epoch"] + (epochs - 1) * times["epoch"]) * found["learn"] / speed["examples"]
-    return epoch + epochs * times["evaluation"] * found["score"] / speed["dev"]
+    total: float = epoch + epochs * times["evaluation"] * found["score"] / speed["dev"]
+    return total
 
 
 def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
