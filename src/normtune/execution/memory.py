@@ -9,11 +9,13 @@ the same values, so a training comes out the same to the bit, whatever is chosen
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 #: What is kept: ``plain`` what torch keeps; ``lean`` no probabilities of attention and no masks of dropout, no product
@@ -35,9 +38,19 @@ def memory_of(model: nn.Module, memory: Memory) -> Iterator[None]:
     """Within this context, forward passes of `model` keep for their backward passes what `memory` says.
 
     Enter it inside the contexts that decide how a layer is computed (`fast_linear`, `dropout_of`), so that what is
-    computed again goes the same way; backward passes belong inside them too.
+    computed again goes the same way; backward passes belong inside them too. On Linux, activations that are freed go
+    back to the system from then on, for the whole process: glibc keeps them by default, with gaps that nothing fits.
+
+    Args:
+        model: The model.
+        memory: What is kept.
+
+    Yields:
+        Nothing.
     """
     with ExitStack() as stack:
+        if memory != "plain":
+            _give_back()
         if memory == "layers":
             stack.enter_context(_checkpointed(model))
         elif memory != "plain":
@@ -61,10 +74,24 @@ def _checkpointed(model: nn.Module) -> Iterator[None]:
             del layer.__dict__["forward"]
 
 
+#: glibc's number for the size from which a block of memory is mapped by itself, and the size: that of an activation.
+_M_MMAP_THRESHOLD, _BLOCK = -3, 4 << 20
+
+
+@cache
+def _give_back() -> None:
+    """Let blocks of an activation's size go back to the system when they are freed."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BLOCK)
+
+
 def _again(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`function` of what is given, of which nothing is kept but that."""
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
+    # A cache of keys and values would grow with every pass; classifiers have no use for one.
+    args = tuple(None if isinstance(value, Cache) else value for value in args)
+    kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
     return checkpoint(function, *args, use_reentrant=False, **kwargs)
 
 
