@@ -2,16 +2,15 @@
 
 Training LayerNorm keeps no inputs of frozen layers already, since torch asks what each gradient needs. What is left can
 be had from less: the masks of dropout from the random state that they were drawn in, attention's probabilities from
-queries and keys, the inner activations of a feed-forward block from its input, that input from what its normalisation
-keeps anyway, and everything of a layer from the layer's input. All of it is computed again by the same operations on
-the same values, so a training comes out the same to the bit, whatever is chosen.
+queries and keys, these and the inner activations of a feed-forward block from the block's input, that input from what
+its normalisation keeps anyway, and everything of a layer from the layer's input. All of it is computed again by the
+same operations on the same values, so a training comes out the same to the bit, whatever is chosen.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,14 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 #: What is kept: ``plain`` what torch keeps; ``lean`` no probabilities of attention and no masks of dropout, no product
-#: of a linear layer being computed again; ``light`` no inner activations of feed-forward blocks either, for one of a
-#: layer's products more; ``layers`` the inputs of layers only, for a whole forward pass more.
+#: of a linear layer being computed again; ``light`` no outputs of frozen linear layers either, for those products more
+#: that an activation or attention needs; ``layers`` the inputs of layers only, for a whole forward pass more.
 Memory = Literal["plain", "lean", "light", "layers"]
 
 
@@ -50,13 +50,13 @@ def memory_of(model: nn.Module, memory: Memory) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if memory != "plain":
-            _give_back()
+            give_back()
         if memory == "layers":
             stack.enter_context(_checkpointed(model))
         elif memory != "plain":
             recipes = _Recipes()
-            stack.enter_context(saved_tensors_hooks(recipes.pack, _unpack))
-            stack.enter_context(_Lean(recipes, inner=memory == "light"))
+            stack.enter_context(saved_tensors_hooks(recipes.pack, recipes.unpack))
+            stack.enter_context(_Lean(recipes, linear=memory == "light"))
         yield
 
 
@@ -79,7 +79,7 @@ _M_MMAP_THRESHOLD, _BLOCK = -3, 4 << 20
 
 
 @cache
-def _give_back() -> None:
+def give_back() -> None:
     """Let blocks of an activation's size go back to the system when they are freed."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BLOCK)
@@ -126,35 +126,51 @@ class _Recipe:
             return self.function(*[part.make() if isinstance(part, _Recipe | _Kept) else part for part in self.parts])
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What a recipe is of: all of a storage, as long as that lives and is not changed."""
+
+    storage: StorageWeakRef
+    shape: torch.Size
+    dtype: torch.dtype
+    version: int
+    recipe: _Recipe
+
+
 class _Recipes:
     """Recipes of tensors that are alive; torch hands what it saves over as another object on the same memory."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], int, _Recipe]] = {}
+        self._made: dict[int, _Made] = {}
 
     def note(self, made: Tensor, function: Callable[..., Tensor], *parts: Any) -> None:
         """Remember that `function` of `parts` is `made`."""
+        # A recipe keeps what it is made from, which nobody needs once the tensor is gone.
+        self._made = {key: known for key, known in self._made.items() if not known.storage.expired()}
+        if not made.is_contiguous():
+            return
         recipe = _Recipe(function, tuple(self.pack(p.detach()) if isinstance(p, Tensor) else p for p in parts))
-        key = made.data_ptr()
-        self._known[key] = weakref.ref(made, partial(self._forget, key)), made._version, recipe
+        storage = StorageWeakRef(made.untyped_storage())
+        self._made[made.data_ptr()] = _Made(storage, made.shape, made.dtype, made._version, recipe)
 
     def pack(self, saved: Tensor) -> _Kept | _Recipe:
         """The recipe of what torch wants to keep, or the tensor itself where there is none."""
-        made, version, recipe = self._known.get(saved.data_ptr(), (None, 0, None))
-        known = made() if made is not None else None
-        if known is None or recipe is None:
+        known = self._made.get(saved.data_ptr())
+        if known is None or known.storage.expired() or known.version != saved._version:
             return _Kept(saved, saved._version)
-        shaped = saved.shape == known.shape and saved.stride() == known.stride() and saved.dtype == known.dtype
-        return recipe if shaped and saved._version == version else _Kept(saved, saved._version)
+        if known.dtype != saved.dtype or known.shape.numel() != saved.numel():
+            return _Kept(saved, saved._version)
+        # A view of all of it, such as attention's heads, is that of what is made again.
+        return _Recipe(_viewed, (known.recipe, saved.shape, saved.stride()))
 
-    def _forget(self, key: int, gone: weakref.ref[Tensor]) -> None:
-        """A recipe holds what it is made from, which nobody needs when the tensor is gone and was not saved."""
-        if key in self._known and self._known[key][0] is gone:
-            del self._known[key]
+    def unpack(self, kept: _Kept | _Recipe) -> Tensor:
+        """The tensor; with the backward pass that asks for it, what was alive in the forward pass is forgotten."""
+        self._made.clear()
+        return kept.make()
 
 
-def _unpack(kept: _Kept | _Recipe) -> Tensor:
-    return kept.make()
+def _viewed(made: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
+    return made.as_strided(shape, stride)
 
 
 class _Lean(TorchFunctionMode):
@@ -162,12 +178,12 @@ class _Lean(TorchFunctionMode):
 
     Args:
         recipes: Told how.
-        inner: Whether wide outputs of frozen linear layers are among them.
+        linear: Whether outputs of frozen linear layers are among them.
     """
 
-    def __init__(self, recipes: _Recipes, *, inner: bool) -> None:
+    def __init__(self, recipes: _Recipes, *, linear: bool) -> None:
         super().__init__()
-        self._recipes, self._inner = recipes, inner
+        self._recipes, self._linear = recipes, linear
 
     def __torch_function__(
         self,
@@ -186,15 +202,15 @@ class _Lean(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func is torch.nn.functional.layer_norm and result.requires_grad:
             self._recipes.note(result, partial(func, **kwargs), *args)
-        if func is torch.nn.functional.linear and self._inner and not kwargs and _is_inner(result, *args):
+        if func is torch.nn.functional.linear and self._linear and not kwargs and _is_wide(result, *args):
             self._recipes.note(result, func, *args)
         return result
 
 
-def _is_inner(result: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether this is a frozen layer that makes more of its inputs, which carry a gradient."""
+def _is_wide(result: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether this is a frozen layer whose outputs are no narrower than its inputs, which carry a gradient."""
     trains = weight.requires_grad or (bias is not None and bias.requires_grad)
-    return inputs.requires_grad and not trains and result.shape[-1] > inputs.shape[-1] and result.is_contiguous()
+    return inputs.requires_grad and not trains and result.shape[-1] >= inputs.shape[-1]
 
 
 def _dropped(inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
