@@ -49,13 +49,19 @@ def train(
         str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
     ] = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
-    protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
+    protocol: Annotated[str, typer.Option(help="paper, held-out, small or fast.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
     max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
+    dropout_generator: Annotated[
+        str | None, typer.Option(help="torch, or fast: the same rates from a generator that costs little on a CPU.")
+    ] = None,
+    prefix: Annotated[
+        bool | None, typer.Option(help="Compute what lies below everything trained once; only with dropout off.")
+    ] = None,
     data: Data = None,
     out: Annotated[
         Path | None,
@@ -84,6 +90,8 @@ def train(
 
     `normtune train --task rte --mask masks/rte.safetensors`
     """
+    if dropout_generator not in {None, "torch", "fast"}:
+        raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
     rate_list, search = rates(lr)
     rows, seed_list = Rows.read(method, mask), seeds(seed)
     set_threads(threads)
@@ -113,6 +121,8 @@ def train(
         max_train=max_train,
         max_dev=max_dev,
         dropout=dropout,
+        dropout_generator=dropout_generator,
+        prefix=prefix,
     )
     found = sources(task, suite, data, own)
     for source in found:

@@ -15,6 +15,7 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
+from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning, trained_counts
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
@@ -86,6 +87,7 @@ class Session:
         self.accelerator = accelerator or Accelerator()
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
+        self._prefix: Prefix | None = None
 
     def selection(self, method: str, seed: int = 0) -> Selection:
         """What `method` selects on this base; `seed` is for `random`."""
@@ -212,6 +214,7 @@ class Session:
                 run=identity,
                 checkpoint=checkpoint,
                 watch=watch,
+                prefix=self._prefix_of(selection) if config.protocol.prefix else None,
             )
             outcome = loop.run()
             tuning.load(outcome.values, outcome.head)
@@ -241,6 +244,13 @@ class Session:
             versions=versions(),
         )
         return record, delta
+
+    def _prefix_of(self, selection: Selection) -> Prefix:
+        """The frozen prefix below `selection`, kept for the runs that follow: rates, seeds and masks share it."""
+        point = Point.of(self.base, selection)
+        if self._prefix is None or self._prefix.point != point:
+            self._prefix = Prefix(self.base, point)
+        return self._prefix
 
     def _scores(self, encoded: _Encoded, outcome: Outcome, task: Task) -> dict[str, dict[str, float]]:
         """Scores at the best epoch, by split; what picked the epoch was scored there already."""
