@@ -12,7 +12,7 @@ import torch
 from normtune.config import protocol
 from normtune.errors import ConfigError
 from normtune.execution.batching import Encoded, encode
-from normtune.execution.prefix import Point, Prefix
+from normtune.execution.prefix import FAMILIES, Point, Prefix
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.selection.expression import select
@@ -102,3 +102,30 @@ def test_dropout_and_other_families_are_refused(make_base) -> None:  # type: ign
     gpt = make_base("gpt2")
     with pytest.raises(ConfigError, match="not for 'gpt2'"):
         Point.of(gpt, select(gpt.layout, "layernorm"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_known_family_goes_on_as_the_whole_model(make_base, family: str) -> None:  # type: ignore[no-untyped-def]
+    base = make_base(family)
+    base.model.double()
+    lengths = (9, 4, 7)
+    ids = tuple(torch.randint(4, 30, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths)
+    pad = {"input_ids": base.model.config.pad_token_id, "attention_mask": 0}
+    encoded = Encoded({"input_ids": ids, "attention_mask": tuple(torch.ones_like(i) for i in ids)}, None, 0, pad)
+    rows = np.arange(3)
+    for method in ("layernorm", "layernorm@1-", "layernorm@2", "head"):
+        states = Prefix(base, Point.of(base, select(base.layout, method))).states(encoded)
+        whole = base.model(**encoded.batch(rows)).logits
+        short = states.logits(base.model, rows, torch.device("cpu"))
+        assert (whole - short).abs().max() <= 1e-12 * whole.abs().max()
+
+
+def test_the_last_layer_is_computed_for_one_token(tiny_base: Base) -> None:
+    encoded, shapes = examples(tiny_base), []
+    states = Prefix(tiny_base, Point(0, True)).states(encoded)
+    dense = tiny_base.model.bert.encoder.layer[-1].intermediate.dense
+    hook = dense.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    states.logits(tiny_base.model, np.arange(12), torch.device("cpu"))
+    hook.remove()
+    assert shapes == [(12, 1, 32)]
+    assert "forward" not in vars(tiny_base.model.bert.encoder.layer[-1])

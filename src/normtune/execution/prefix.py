@@ -2,7 +2,8 @@
 
 Kept are the hidden states of an example's own tokens, no padding, at a point of a BERT-like encoder: the input of a
 layer, or of a layer's ``output.LayerNorm`` where nothing else of that layer trains. They are right only while dropout
-is off below that point, so a protocol names them (`normtune.config.Protocol.prefix`).
+is off below that point, so a protocol names them (`normtune.config.Protocol.prefix`). Above it the last layer is
+computed for the first token alone, which is all that these families' heads read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +171,44 @@ class Prefix:
         encoder.layer = rest
         if self.point.last_norm:
             rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
+        # Of the last layer the head reads one token; what the others would become is not computed.
+        shorten = len(rest) > self.point.last_norm and self._base.model.config._attn_implementation == "sdpa"
+        if shorten:
+            rest[-1].forward = partial(_first_token, rest[-1])
         try:
             yield
         finally:
             del embeddings.forward
             if self.point.last_norm:
                 del rest[0].forward
+            if shorten:
+                del rest[-1].forward
             encoder.layer = layers
+
+
+def _first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+    """What a layer makes of each example's first token, of shape (batch, 1, width): it alone asks, all are looked at.
+
+    Args:
+        layer: The layer.
+        hidden: Of shape (batch, tokens, width).
+        mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
+    """
+    own, first = layer.attention.self, hidden[:, :1]
+
+    def heads(values: Tensor) -> Tensor:
+        split: Tensor = values.unflatten(2, (own.num_attention_heads, -1))
+        return split.transpose(1, 2)
+
+    seen = torch.nn.functional.scaled_dot_product_attention(
+        heads(own.query(first)),
+        heads(own.key(hidden)),
+        heads(own.value(hidden)),
+        attn_mask=None if mask is None else mask[:, :, :1],
+        scale=own.scaling,
+    )
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+    return output
 
 
 @dataclass(frozen=True)
