@@ -20,7 +20,7 @@ from normtune.execution.sparse import Tuning
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
 
-ROUNDS = 7
+ROUNDS = 5
 #: Shape of MRPC's batches: 32 pairs of about 53 tokens.
 BATCH, TOKENS = 32, 53
 

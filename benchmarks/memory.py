@@ -4,14 +4,16 @@ Weights are random, float32 on the CPU; batches of 32 texts of 128 tokens, dropo
 with its state. Run ``python benchmarks/memory.py --part peak`` (each case in a process of its own, about ten minutes on
 two busy cores; ``--cases`` takes some of them) and ``--part time`` (a model of four layers, the cases take turns). Both
 write ``results/benchmarks/memory.json``. On the CPU the peak is the process's largest resident set, interpreter and
-libraries included, and freed activations go back to the system in every case, as they do with ours; with ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the
-share of the accelerator's peak are given too.
+libraries included, and freed activations go back to the system in every case, as they do with ours. With ``--device
+cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the accelerator's peak are
+given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -148,7 +150,7 @@ class Case:
         self._optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
         if not self._ours and self._memory == "layers":
             peer: Any = self.model
-            peer.gradient_checkpointing_enable({"use_reentrant": False})
+            peer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             peer.enable_input_require_grads()
 
     def step(self, batch: int, tokens: int) -> None:
@@ -211,7 +213,8 @@ def times(names: list[str], layers: int, options: argparse.Namespace) -> dict[st
             found = case.timed(options.batch, options.tokens)
             if turn:
                 seconds[name].append(round(found, 4))
-    return {"layers": layers, "cases": seconds}
+    sizes = {"layers": layers, "batch": options.batch, "tokens": options.tokens, "threads": options.threads}
+    return {**sizes, "clock": os.environ.get("NORMTUNE_CLOCK", "wall"), "cases": seconds}
 
 
 def read() -> dict[str, Any]:

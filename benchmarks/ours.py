@@ -11,6 +11,7 @@ from peers import now
 
 from normtune.config import Protocol
 from normtune.execution.batching import Encoded
+from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
@@ -27,18 +28,26 @@ class Case:
         said: What it does, for the table.
         protocol: How it trains.
         selects: What it trains beside the head.
+        keeps: Whether a first epoch keeps what makes later ones cheaper.
     """
 
     said: str
     protocol: Protocol
     selects: str = "layernorm"
+    keeps: bool = False
 
 
 CASES = {
-    "ours_paper": Case(
-        "ours, dropout as in the paper, all layers", Protocol(name="benchmark", dropout_generator="fast")
+    "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(name="b", dropout_generator="fast")),
+    "ours_prefix": Case(
+        "ours, without dropout, all layers, prefix kept", Protocol(name="b", dropout=False, prefix=True), keeps=True
     ),
-    "ours_best": Case("ours, without dropout, all layers", Protocol(name="benchmark", dropout=False)),
+    "ours_best": Case(
+        "ours, without dropout, upper three layers only, prefix kept",
+        Protocol(name="b", dropout=False, prefix=True),
+        "layernorm@3-",
+        keeps=True,
+    ),
 }
 
 
@@ -75,7 +84,9 @@ def train(
     with ExitStack() as undo:
         undo.callback(base.refresh)
         undo.callback(base.put_head(HeadSpec(task.kind, task.labels), seed).undo)
-        tuning = Tuning(base, select(base.layout, way.selects))
+        selection = select(base.layout, way.selects)
+        tuning = Tuning(base, selection)
+        prefix = Prefix(base, Point.of(base, selection)) if protocol.prefix else None
         undo.callback(tuning.undo)
         accelerator = Accelerator()
         undo.callback(accelerator.free_memory)
@@ -87,5 +98,6 @@ def train(
             seed=seed,
             accelerator=accelerator,
             watch=lambda _: stepped(now()),
+            prefix=prefix,
         )
         return loop.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from normtune.tasks.task import Split, Task, TaskData
 LENGTH, BATCH = 128, 32
 #: Examples of an epoch from which batches are drawn, and batches drawn of each case; of what is padded, fewer: they are
 #: all alike.
-DRAWN_FROM, BATCHES, ALIKE = 4096, 4, 2
+DRAWN_FROM, BATCHES, ALIKE = 2048, 4, 2
 EVAL_BATCH = 64
 RATES = {"layernorm": 1e-2, "full": 1e-4}
 
@@ -74,7 +74,7 @@ Times = tuple[float, float, float]
 Run = Callable[[], Times]
 
 
-def measure(settings: Mapping[str, Setting], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(settings: Mapping[str, Setting], rounds: int) -> Iterator[dict[str, dict[str, Any]]]:
     """Seconds of each case in every round, by task.
 
     What is padded to 128 tokens costs the same whatever the task, so once a round is enough.
@@ -83,30 +83,26 @@ def measure(settings: Mapping[str, Setting], rounds: int) -> dict[str, dict[str,
         settings: The tasks.
         rounds: How often the cases take turns.
 
-    Returns:
-        By task: the data's size, and by case the seconds of a first epoch, a later one and an evaluation of dev.
+    Yields:
+        Of each task after each of its rounds: the data's size, and by case the seconds of a first epoch, a later one and an
+        evaluation of dev.
     """
     first = next(iter(settings.values()))
     alike = {"peft_run_glue": peer(first, "layernorm", padded=True), "full_run_glue": peer(first, "full", padded=True)}
     cases = {name: _cases(setting) for name, setting in settings.items()}
-    for run in alike.values():
-        run()
     found: dict[str, dict[str, list[Times]]] = {name: {} for name in settings}
     for turn in range(rounds):
         padded = {case: run() for case, run in alike.items()}
         for name, runs in cases.items():
-            if turn == 0:
-                next(iter(runs.values()))()
             for case, times in {**padded, **{case: run() for case, run in runs.items()}}.items():
                 found[name].setdefault(case, []).append(times)
-        print(f"round {turn + 1} of {rounds}", flush=True)
-    return {name: _described(settings[name], times) for name, times in found.items()}
+            print(f"round {turn + 1} of {rounds}, {name}", flush=True)
+            yield {name: _described(settings[name], found[name])}
 
 
 def _cases(setting: Setting) -> dict[str, Run]:
     return {
         "peft_tuned": peer(setting, "layernorm", padded=False),
-        "full_tuned": peer(setting, "full", padded=False),
         "products": limit(setting),
         **{name: own(setting, name) for name in ours.CASES},
     }
@@ -145,10 +141,11 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
         batches = [*np.array_split(np.random.default_rng(0).permutation(len(lengths))[: BATCH * 8], 8)]
     chosen = evenly(batches, lengths, count)
     numbers = np.concatenate(chosen)
-    dev_order = np.random.default_rng(1).permutation(len(setting.dev))[: EVAL_BATCH * (1 if padded else 2)]
+    dev_order = np.random.default_rng(1).permutation(len(setting.dev))[:EVAL_BATCH]
     train = peers.items(setting.train, numbers, regression=setting.regression, padded=LENGTH if padded else None)
     dev = peers.items(setting.dev, dev_order, regression=setting.regression, padded=LENGTH if padded else None)
     model = peers.peer_model(setting.base(), method)
+    evaluation: list[float] = []
 
     def run() -> Times:
         clock = peers.Clock()
@@ -163,9 +160,9 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
         )
         trainer.train()
         epoch = (clock.times[-1] - clock.times[0]) / len(train)
-        started = peers.now()
-        peers.predictions(trainer, dev)
-        return epoch, epoch, (peers.now() - started) / len(dev)
+        if not evaluation:
+            evaluation.append(_seconds(lambda: peers.predictions(trainer, dev)) / len(dev))
+        return epoch, epoch, evaluation[0]
 
     return run
 
@@ -175,22 +172,32 @@ def own(setting: Setting, case: str) -> Run:
     base, lengths = setting.base(), setting.train.lengths
     chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, BATCHES)
     train = take(setting.train, np.concatenate(chosen))
-    dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 2)))
+    dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 1)))
     one = take(setting.train, np.array([int(lengths.argmin())]))
 
+    epochs = 2 if ours.CASES[case].keeps else 1
+    evaluation: list[float] = []
+
     def run() -> Times:
-        # Two epochs, each followed by the evaluation of a single example; the second has what the first one kept.
+        # Each epoch is followed by the evaluation of a single example; a second one has what the first one kept.
         times: list[float] = []
         started = peers.now()
         ours.train(
-            base, setting.task, case, train, one, epochs=2, rate=RATES["layernorm"], seed=0, stepped=times.append
+            base, setting.task, case, train, one, epochs=epochs, rate=RATES["layernorm"], seed=0, stepped=times.append
         )
-        first, second = times[BATCHES - 1] - started, times[-1] - times[BATCHES - 1]
-        started = peers.now()
-        logits(base, dev)
-        return first / len(train), second / len(train), (peers.now() - started) / len(dev)
+        first = times[BATCHES - 1] - started
+        later = times[-1] - times[BATCHES - 1] if epochs > 1 else first
+        if not evaluation:
+            evaluation.append(_seconds(lambda: logits(base, dev)) / len(dev))
+        return first / len(train), later / len(train), evaluation[0]
 
     return run
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = peers.now()
+    run()
+    return peers.now() - started
 
 
 def limit(setting: Setting) -> Run:

@@ -40,7 +40,6 @@ SCORED_BY = {
     "peft_run_glue": "peft_tuned",
     "peft_tuned": "peft_tuned",
     "full_run_glue": "full_tuned",
-    "full_tuned": "full_tuned",
     **{name: name for name in ours.CASES},
 }
 #: Ratios of an epoch's time: name, theirs, ours.
@@ -48,10 +47,11 @@ EPOCH_RATIOS = (
     ("vs_peft_run_glue", "peft_run_glue", "ours_paper"),
     ("vs_peft_tuned", "peft_tuned", "ours_paper"),
     ("vs_full", "full_run_glue", "ours_paper"),
-    ("vs_full_tuned", "full_tuned", "ours_paper"),
     ("best_epoch_vs_peft_run_glue", "peft_run_glue", "ours_best"),
     ("best_epoch_vs_peft_tuned", "peft_tuned", "ours_best"),
     ("best_epoch_vs_full", "full_run_glue", "ours_best"),
+    ("prefix_epoch_vs_peft_run_glue", "peft_run_glue", "ours_prefix"),
+    ("prefix_epoch_vs_peft_tuned", "peft_tuned", "ours_prefix"),
     ("share_of_matmul_limit", "products", "ours_paper"),
     ("best_share_of_matmul_limit", "products", "ours_best"),
 )
@@ -81,8 +81,9 @@ def main() -> None:
     data = {name: load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"])) for name in names}
     if options.part == "speed":
         settings = {name: Setting.of(data[name], DRAWN_FROM, SCORE) for name in names}
-        for name, speed in measure(settings, options.rounds).items():
-            keep(options.out, name, {"speed": speed})
+        for measured in measure(settings, options.rounds):
+            for name, speed in measured.items():
+                keep(options.out, name, {"speed": speed})
     for name in names if options.part == "quality" else ():
         setting = Setting.of(data[name], LEARN, SCORE)
         keep(
@@ -116,12 +117,17 @@ def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None
         out,
         ordered,
         ratios(ordered),
-        protocol={"batch": BATCH, "length": LENGTH, "epochs": EPOCHS, "seeds": SEEDS, "rates": RATES},
+        protocol={
+            "batch": BATCH,
+            "length": LENGTH,
+            "epochs": EPOCHS,
+            "seeds": SEEDS,
+            "rates": RATES,
+            "clock": os.environ.get("NORMTUNE_CLOCK", "wall"),
+        },
         said={name: case.said for name, case in ours.CASES.items()},
     )
-    for name, value in ratios(ordered).items():
-        print(f"{name}: {value:.2f}")
-    print(path, flush=True)
+    print(path, {name: round(value, 2) for name, value in ratios(ordered).items()}, flush=True)
 
 
 def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
