@@ -84,7 +84,7 @@ def measure(settings: Mapping[str, Setting], rounds: int) -> Iterator[dict[str, 
         rounds: How often the cases take turns.
 
     Yields:
-        Of each task after each of its rounds: the data's size, and by case the seconds of a first epoch, a later one and an
+        Of each task after each of its rounds: the size, and by case the seconds of a first epoch, a later one and an
         evaluation of dev.
     """
     first = next(iter(settings.values()))

@@ -82,7 +82,7 @@ def kept(layers: int, memory: Memory, method: str = "layernorm") -> float:
 
 
 # Lean: queries, keys and values, the input of either normalisation, and of the activation four times the width.
-# Light: the inputs of the normalisations. Layers: a layer's input. The rest, under a tenth, is statistics of normalisation.
+# Light: the inputs of the normalisations. Layers: a layer's input. The rest, under a tenth, is statistics of these.
 @pytest.mark.parametrize(("memory", "vectors"), [("lean", 3 + 2 + 4), ("light", 2), ("layers", 1)])
 def test_a_layer_keeps_what_was_counted(memory: Memory, vectors: int) -> None:
     assert vectors <= kept(4, memory) - kept(3, memory) < vectors + 0.15

@@ -23,6 +23,7 @@ from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.dropping import dropout_of
 from normtune.execution.linear import fast_linear
+from normtune.execution.memory import Memory, memory_of
 from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning
 from normtune.tasks.task import Task
@@ -109,6 +110,7 @@ class Loop:
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Told after each step.
         prefix: The frozen prefix of what trains, where the protocol keeps it.
+        memory: What is kept for the backward pass; it changes no number.
 
     Raises:
         ConfigError: If a prefix is to be kept with dropout on.
@@ -127,7 +129,9 @@ class Loop:
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
         prefix: Prefix | None = None,
+        memory: Memory = "plain",
     ) -> None:
+        self._memory: Memory = memory
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
         self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
@@ -155,7 +159,8 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
         """
         was_training = self._tuning.base.model.training
-        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear():
+        kept = memory_of(self._tuning.base.model, self._memory)
+        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear(), kept:
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()

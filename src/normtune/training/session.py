@@ -15,6 +15,7 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
+from normtune.execution.memory import Memory
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning, trained_counts
 from normtune.importance.change import changes
@@ -74,17 +75,25 @@ class Session:
         revision: Commit, tag or branch on the hub.
         dtype: Of the frozen part.
         accelerator: Where it runs; by default the CPU or the first accelerator, in float32.
+        memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
 
     Raises:
         ModelError: If the model cannot be loaded.
     """
 
     def __init__(
-        self, model: str, *, revision: str | None = None, dtype: str = "float32", accelerator: Accelerator | None = None
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        accelerator: Accelerator | None = None,
+        memory: Memory = "plain",
     ) -> None:
         self.base: Base = load_base(model, revision=revision, dtype=dtype)
         self.dtype = dtype
         self.accelerator = accelerator or Accelerator()
+        self._memory: Memory = memory
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
         self._prefix: Prefix | None = None
@@ -213,6 +222,7 @@ class Session:
                 accelerator=self.accelerator,
                 run=identity,
                 checkpoint=checkpoint,
+                memory=self._memory,
                 watch=watch,
                 prefix=self._prefix_of(selection) if config.protocol.prefix else None,
             )
