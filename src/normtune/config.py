@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from normtune.errors import UnknownNameError
+from normtune.errors import ConfigError, UnknownNameError
 
 
 class Strict(BaseModel):
     """A frozen value that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+#: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.execution.dropout`).
+Generator = Literal["torch", "fast"]
 
 
 class Protocol(Strict):
@@ -31,6 +35,9 @@ class Protocol(Strict):
         weight_decay: AdamW's decay on weights; norms and biases have none.
         clip: Largest norm of the gradient.
         dropout: Whether the model's own dropout is on in training.
+        dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
+            statistics and other draws.
+        prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -47,6 +54,8 @@ class Protocol(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     dropout: bool = True
+    dropout_generator: Generator = "torch"
+    prefix: bool = False
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None
@@ -58,6 +67,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(name="paper"),
     "held-out": Protocol(name="held-out", held_out=0.1),
     "small": Protocol(name="small", epochs=3, max_train=2000, dropout=False, rates=3),
+    "fast": Protocol(name="fast", dropout=False, prefix=True),
 }
 
 
@@ -68,12 +78,15 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol.
+        ConfigError: If it would keep a prefix with dropout on.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     known = PROTOCOLS[name]
     given = {key: value for key, value in changes.items() if value is not None}
     changed = Protocol.model_validate({**known.model_dump(), **given})
+    if changed.prefix and changed.dropout:
+        raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
 
 

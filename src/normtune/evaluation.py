@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normtune.execution.batching import Encoded, by_length
 from normtune.execution.linear import fast_linear
+from normtune.execution.prefix import States
 from normtune.models.base import Base
 from normtune.tasks.metrics import ClassScore, classification_report, compute
 from normtune.tasks.task import Split, Task
@@ -19,13 +20,14 @@ from normtune.tasks.task import Split, Task
 EVAL_BATCH = 64
 
 
-def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH) -> np.ndarray:
+def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH, states: States | None = None) -> np.ndarray:
     """The head's outputs for every example, in their order, with dropout off.
 
     Args:
         base: The model, with the head of the task.
         encoded: The examples.
         batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches.
+        states: Hidden states of the examples at the end of a frozen prefix, to go on from.
 
     Returns:
         Float32, of shape (examples, outputs).
@@ -36,7 +38,10 @@ def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH) -> np.nda
     results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
     with torch.inference_mode(), fast_linear():
         for indices in by_length(encoded.lengths, batch_size):
-            output: Tensor = model(**encoded.batch(indices, base.device)).logits
+            if states is not None:
+                output: Tensor = states.logits(model, indices, base.device)
+            else:
+                output = model(**encoded.batch(indices, base.device)).logits
             results[indices] = output.float().cpu().numpy()
     model.train(was_training)
     return results

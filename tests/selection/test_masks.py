@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from normtune.errors import ConfigError, OutputError, SelectionError
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
-from normtune.selection.masks import Mask, MaskInfo, read_info, top
+from normtune.selection.masks import Mask, MaskInfo, first_layer, read_info, relative_time, top
 from normtune.selection.scores import Scores
 from normtune.selection.selection import Selection, at, everything, nothing
 from tests.selection.test_scores import ENTRIES, scored
@@ -313,3 +313,13 @@ def test_masks_are_selections_like_any_other(tiny_base: Base) -> None:
     assert len(mask.selection - select(tiny_base.layout, "layernorm")) == 0
     assert len(mask.selection) == 96
     assert mask.name == "random@0.5"
+
+
+def test_time_by_layer_counts_the_products_that_are_left(make_base):
+    layout = make_base("bert", num_hidden_layers=6).layout
+    # Forth and back through 6 and 5 layers; with the prefix through the 5, ..., 0 above.
+    assert [relative_time(layout, layer) for layer in range(6)] == [2 * n / 11 for n in (5, 4, 3, 2, 1, 0)]
+    assert [first_layer(layout, share) for share in (1.0, 10 / 11, 0.9, 0.5, 0.2, 0.1)] == [0, 0, 1, 3, 4, 5]
+    for wrong in (0.0, -1.0):
+        with pytest.raises(ConfigError, match="part above 0"):
+            first_layer(layout, wrong)

@@ -15,6 +15,7 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import logits, score
 from normtune.execution.batching import encode
+from normtune.execution.memory import Memory
 from normtune.models.base import Base
 from normtune.selection.expression import select
 from normtune.tasks.task import Split, Task, TaskData
@@ -96,6 +97,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session
     assert len({record.id for record, _ in runs}) == 2
 
 
+@pytest.mark.parametrize("memory", ["lean", "light", "layers"])
+def test_what_is_kept_for_the_backward_pass_changes_no_bit(memory: Memory, session: Session, tiny_folder: Path) -> None:
+    dropping = SMALL.model_copy(update={"dropout": True, "dropout_generator": "fast"})
+    config = session.config("animals", "layernorm", 1e-2, 0, dropping)
+    wanted, less = session.run(config, data()), Session(str(tiny_folder), memory=memory).run(config, data())
+    assert comparable(less[0]) == comparable(wanted[0])
+    assert_same_delta(less[1], wanted[1])
+
+
 def test_the_global_random_state_is_left_alone(session: Session) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
@@ -109,12 +119,13 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize("method", ["layernorm", "random"])
+@pytest.mark.parametrize(("method", "generator"), [("layernorm", "torch"), ("random", "torch"), ("layernorm", "fast")])
 def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str, generator: str
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    config = session.config("animals", method, 1e-2, 0, protocol("small", epochs=2, batch_size=8, dropout=True))
+    chosen = protocol("small", epochs=2, batch_size=8, dropout=True, dropout_generator=generator)
+    config = session.config("animals", method, 1e-2, 0, chosen)
     whole, delta = session.run(config, data())
     file = tmp_path / "state.safetensors"
 

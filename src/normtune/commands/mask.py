@@ -70,6 +70,11 @@ def mask(
     fraction: Annotated[float | None, typer.Option(help="Fraction of the candidates to take, from 0 to 1.")] = None,
     entries: Annotated[int | None, typer.Option(help="How many to take, instead of a fraction.")] = None,
     within: Annotated[str, typer.Option(help="The candidates: a method or an expression; full for all.")] = "layernorm",
+    from_layer: Annotated[int | None, typer.Option(min=0, help="Take candidates from this layer on only.")] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(help="Most time of a step with the prefix kept, as a part of the whole LayerNorm's (modelled)."),
+    ] = None,
     runs: Annotated[
         str | None, typer.Option(help="For change: folders of full fine-tunings, separated by commas.")
     ] = None,
@@ -104,6 +109,7 @@ def mask(
     """
     _check(importance, scope, fraction, entries)
     _check_sources(importance, tasks, target, runs)
+    _check_layers(within, from_layer, max_time)
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
     set_threads(threads)
@@ -115,10 +121,14 @@ def mask(
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.selection.expression import select
-    from normtune.selection.masks import Mask
+    from normtune.selection.masks import Mask, first_layer
 
     base = load_base(model, revision=revision, dtype=dtype)
     base.model.to(accelerator(device).device)
+    if max_time is not None:
+        from_layer = first_layer(base.layout, max_time)
+    if from_layer is not None:
+        within = f"{within}@{from_layer}-"
     candidates = select(base.layout, within)
     if not len(candidates):
         raise SelectionError(f"There are no candidates: {within!r} selects nothing but the head.")
@@ -172,6 +182,16 @@ def _check(importance: str, scope: str, fraction: float | None, entries: int | N
         raise ConfigError("Give either --fraction or --entries, for how many of the candidates to take.")
     if fraction is not None and not 0 <= fraction <= 1:
         raise ConfigError(f"--fraction takes a number from 0 to 1; got {fraction:g}.")
+
+
+def _check_layers(within: str, from_layer: int | None, max_time: float | None) -> None:
+    """Check that the layers are said once, and a time only of what it is modelled for."""
+    if from_layer is not None and max_time is not None:
+        raise ConfigError("Give either --from-layer or --max-time.")
+    if (from_layer is not None or max_time is not None) and not within.replace(".", "").isalnum():
+        raise ConfigError(f"--from-layer and --max-time take one method as --within; write the layers into {within!r}.")
+    if max_time is not None and within != "layernorm":
+        raise ConfigError("--max-time is modelled for --within layernorm; give --from-layer instead.")
 
 
 def _check_sources(importance: str, tasks: str | None, target: str | None, runs: str | None) -> None:

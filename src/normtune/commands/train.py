@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,9 @@ from normtune.commands.options import Data, Device, Json, Revision, Suite, Threa
 from normtune.commands.rows import Rows
 from normtune.commands.sources import OwnFiles, sources
 from normtune.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from normtune.execution.memory import Memory
 
 
 def register(app: typer.Typer) -> None:
@@ -49,13 +52,22 @@ def train(
         str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
     ] = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
-    protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
+    protocol: Annotated[str, typer.Option(help="paper, held-out, small or fast.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
     max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
+    dropout_generator: Annotated[
+        str | None, typer.Option(help="torch, or fast: the same rates from a generator that costs little on a CPU.")
+    ] = None,
+    prefix: Annotated[
+        bool | None, typer.Option(help="Compute what lies below everything trained once; only with dropout off.")
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
+    ] = "plain",
     data: Data = None,
     out: Annotated[
         Path | None,
@@ -84,6 +96,10 @@ def train(
 
     `normtune train --task rte --mask masks/rte.safetensors`
     """
+    if dropout_generator not in {None, "torch", "fast"}:
+        raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
+    if memory not in {"plain", "lean", "light", "layers"}:
+        raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
     rows, seed_list = Rows.read(method, mask), seeds(seed)
     set_threads(threads)
@@ -113,12 +129,20 @@ def train(
         max_train=max_train,
         max_dev=max_dev,
         dropout=dropout,
+        dropout_generator=dropout_generator,
+        prefix=prefix,
     )
     found = sources(task, suite, data, own)
     for source in found:
         parts_of(source, chosen)  # what is missing is said before anything is loaded or written
     rows.check()
-    session = Session(model, revision=revision, dtype=dtype, accelerator=accelerator(device, precision))
+    session = Session(
+        model,
+        revision=revision,
+        dtype=dtype,
+        accelerator=accelerator(device, precision),
+        memory=cast("Memory", memory),
+    )
     plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)
     names, named = [source.task.name for source in found], [*dict.fromkeys(cell.method for cell in plan)]
     outputs = Outputs.plan(out, names, named, seed_list, keep=out is not None or records is None)

@@ -23,6 +23,7 @@ from normtune.config import Strict
 from normtune.errors import ConfigError, OutputError, SelectionError
 from normtune.files import write_atomically
 from normtune.models.base import Base
+from normtune.models.components import Layout
 from normtune.selection.positions import pack, unpack
 from normtune.selection.scores import Scores
 from normtune.selection.selection import Indices, Selection
@@ -65,6 +66,27 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
         kept = np.flatnonzero(taken)
         chosen[name] = kept if scores.within.is_whole(name) else scores.within.indices(name)[kept]
     return Selection(scores.within.layout, chosen)
+
+
+def relative_time(layout: Layout, layer: int) -> float:
+    """A step's time where only LayerNorm from `layer` on trains, over the whole LayerNorm's, by counting products.
+
+    With a frozen prefix a step passes the layers above `layer` forth and back, and of `layer` itself only its norm;
+    without one the whole LayerNorm passes every layer forth, and all but the first back.
+    """
+    return 2 * (layout.layers - 1 - layer) / (2 * layout.layers - 1)
+
+
+def first_layer(layout: Layout, max_time: float) -> int:
+    """The lowest layer from which LayerNorm trains within `max_time` (see `relative_time`): it keeps most candidates.
+
+    Raises:
+        ConfigError: If `max_time` is not above 0, or is below what any layer takes.
+    """
+    fits = [layer for layer in range(layout.layers) if relative_time(layout, layer) <= max_time]
+    if max_time <= 0 or not fits:
+        raise ConfigError(f"The time of a mask is a part above 0 of the whole LayerNorm's; got {max_time:g}.")
+    return fits[0]
 
 
 def _count(candidates: int, fraction: float | None, entries: int | None) -> int:

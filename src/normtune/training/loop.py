@@ -18,10 +18,13 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
-from normtune.errors import TrainingError
+from normtune.errors import ConfigError, TrainingError
 from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
+from normtune.execution.dropping import dropout_of
 from normtune.execution.linear import fast_linear
+from normtune.execution.memory import Memory, memory_of
+from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning
 from normtune.tasks.task import Task
 from normtune.training.checkpoint import (
@@ -106,6 +109,11 @@ class Loop:
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Told after each step.
+        prefix: The frozen prefix of what trains, where the protocol keeps it.
+        memory: What is kept for the backward pass; it changes no number.
+
+    Raises:
+        ConfigError: If a prefix is to be kept with dropout on.
     """
 
     def __init__(
@@ -120,7 +128,13 @@ class Loop:
         run: str = "",
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
+        prefix: Prefix | None = None,
+        memory: Memory = "plain",
     ) -> None:
+        self._memory: Memory = memory
+        if prefix is not None and protocol.dropout:
+            raise ConfigError("A prefix is computed once only with dropout off.")
+        self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
         self._batches = math.ceil(len(goal.train) / protocol.batch_size)
@@ -145,7 +159,8 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
         """
         was_training = self._tuning.base.model.training
-        with torch.random.fork_rng(), fast_linear():
+        kept = memory_of(self._tuning.base.model, self._memory)
+        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear(), kept:
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
@@ -189,7 +204,10 @@ class Loop:
         mine = mine if len(mine) else indices[:1]
         labels = goal.train.labels[mine].to(accelerator.device)
         with accelerator.autocast():
-            outputs = self._model(**goal.train.batch(mine, accelerator.device)).logits
+            if self._states is not None:
+                outputs = self._states[0].logits(self._model, mine, accelerator.device)
+            else:
+                outputs = self._model(**goal.train.batch(mine, accelerator.device)).logits
         loss = self._loss(outputs.float(), labels)
         share = loss * factor
         accelerator.backward(share)
@@ -228,7 +246,7 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         pick = self._goal.pick
         assert pick.labels is not None
-        outputs = logits(self._tuning.base, pick)
+        outputs = logits(self._tuning.base, pick, states=self._states[1] if self._states else None)
         if not np.isfinite(outputs).all():
             raise TrainingError(self._not_finite("model's output", self._step_number()))
         return score_outputs(outputs, pick.labels.numpy(), self._goal.task)

@@ -15,6 +15,8 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
+from normtune.execution.memory import Memory
+from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning, trained_counts
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
@@ -73,19 +75,28 @@ class Session:
         revision: Commit, tag or branch on the hub.
         dtype: Of the frozen part.
         accelerator: Where it runs; by default the CPU or the first accelerator, in float32.
+        memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
 
     Raises:
         ModelError: If the model cannot be loaded.
     """
 
     def __init__(
-        self, model: str, *, revision: str | None = None, dtype: str = "float32", accelerator: Accelerator | None = None
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        accelerator: Accelerator | None = None,
+        memory: Memory = "plain",
     ) -> None:
         self.base: Base = load_base(model, revision=revision, dtype=dtype)
         self.dtype = dtype
         self.accelerator = accelerator or Accelerator()
+        self._memory: Memory = memory
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
+        self._prefix: Prefix | None = None
 
     def selection(self, method: str, seed: int = 0) -> Selection:
         """What `method` selects on this base; `seed` is for `random`."""
@@ -211,7 +222,9 @@ class Session:
                 accelerator=self.accelerator,
                 run=identity,
                 checkpoint=checkpoint,
+                memory=self._memory,
                 watch=watch,
+                prefix=self._prefix_of(selection) if config.protocol.prefix else None,
             )
             outcome = loop.run()
             tuning.load(outcome.values, outcome.head)
@@ -241,6 +254,13 @@ class Session:
             versions=versions(),
         )
         return record, delta
+
+    def _prefix_of(self, selection: Selection) -> Prefix:
+        """The frozen prefix below `selection`, kept for the runs that follow: rates, seeds and masks share it."""
+        point = Point.of(self.base, selection)
+        if self._prefix is None or self._prefix.point != point:
+            self._prefix = Prefix(self.base, point)
+        return self._prefix
 
     def _scores(self, encoded: _Encoded, outcome: Outcome, task: Task) -> dict[str, dict[str, float]]:
         """Scores at the best epoch, by split; what picked the epoch was scored there already."""

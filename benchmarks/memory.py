@@ -1,0 +1,240 @@
+"""Peak memory of a training step of a model of BERT-large's shape, ours and the peers', and what saving it costs.
+
+Weights are random, float32 on the CPU; batches of 32 texts of 128 tokens, dropout on as in BERT's configuration, AdamW
+with its state. Run ``python benchmarks/memory.py --part peak`` (each case in a process of its own, about ten minutes on
+two busy cores; ``--cases`` takes some of them) and ``--part time`` (a model of four layers, the cases take turns). Both
+write ``results/benchmarks/memory.json``. On the CPU the peak is the process's largest resident set, interpreter and
+libraries included, and freed activations go back to the system in every case, as they do with ours. With ``--device
+cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the accelerator's peak are
+given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import peers
+import torch
+from harness import RESULTS, ratio, write
+from products import Products, Shape
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from normtune.execution.dropping import dropout_of
+from normtune.execution.linear import fast_linear
+from normtune.execution.memory import Memory, give_back, memory_of
+from normtune.execution.sparse import Tuning
+from normtune.machine import peak_memory, reset_peak_memory
+from normtune.models.base import wrap
+from normtune.selection.expression import select
+
+#: By name: what trains it, and how much it computes again.
+CASES: dict[str, tuple[str, Memory]] = {
+    "full": ("full", "plain"),
+    "full_recomputing": ("full", "layers"),
+    "lora": ("lora", "plain"),
+    "lora_recomputing": ("lora", "layers"),
+    "peft_layernorm": ("layernorm", "plain"),
+    "peft_layernorm_recomputing": ("layernorm", "layers"),
+    "ours_lean": ("ours", "lean"),
+    "ours_light": ("ours", "light"),
+    "ours_layers": ("ours", "layers"),
+}
+RATIOS = (
+    ("lean_of_full", "ours_lean", "full"),
+    ("light_of_full", "ours_light", "full"),
+    ("layers_of_full", "ours_layers", "full"),
+    ("peft_layernorm_of_full", "peft_layernorm", "full"),
+    ("lora_of_full", "lora", "full"),
+    ("full_recomputing_of_full", "full_recomputing", "full"),
+    ("peft_layernorm_recomputing_of_full", "peft_layernorm_recomputing", "full"),
+    ("lora_recomputing_of_full", "lora_recomputing", "full"),
+)
+TIMES = (
+    ("light_time_of_lean", "ours_light", "ours_lean"),
+    ("layers_time_of_lean", "ours_layers", "ours_lean"),
+    ("peft_recomputing_time_of_peft", "peft_layernorm_recomputing", "peft_layernorm"),
+    ("peft_time_of_lean", "peft_layernorm", "ours_lean"),
+    ("full_time_of_lean", "full", "ours_lean"),
+)
+
+
+def main() -> None:
+    """Measure what is asked for, print and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--part", choices=("peak", "time", "one"), required=True)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = options.cases.split(",")
+    if options.part == "one":
+        print(json.dumps(peak(names[0], options.layers or 24, options)))
+        return
+    stored = read()
+    if options.part == "time":
+        stored["time"] = times(names, options.layers or 4, options)
+    for name in names if options.part == "peak" else ():
+        stored.setdefault("peak", {})[name] = apart(name)
+        print(name, stored["peak"][name], flush=True)
+        save(stored)
+    save(stored)
+
+
+def apart(name: str) -> dict[str, float]:
+    """The case in a process of its own."""
+    command = [sys.executable, *sys.argv, "--part", "one", "--cases", name]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def peak(name: str, layers: int, options: argparse.Namespace) -> dict[str, float]:
+    """GiB at most while a step runs, and its seconds."""
+    device = torch.device(options.device)
+    libraries = peak_memory(device)
+    case = Case(name, layers, options.device)
+    case.step(1, 8)  # makes the optimizer's state
+    reset_peak_memory(device)
+    seconds = case.timed(options.batch, options.tokens)
+    found = {
+        "layers": layers,
+        "peak_gib": round(peak_memory(device) / 2**30, 3),
+        "libraries_gib": round(libraries / 2**30, 3),
+        "step_seconds": round(seconds, 2),
+    }
+    if device.type == "cuda":
+        found.update(case.rates(options.batch, options.tokens))
+    return found
+
+
+class Case:
+    """A model that one of the cases trains.
+
+    Args:
+        name: The case.
+        layers: How many of BERT-large's 24 layers the model has.
+        device: Where it lies.
+    """
+
+    def __init__(self, name: str, layers: int, device: str) -> None:
+        method, self._memory = CASES[name]
+        give_back()  # for all alike: the peers' peaks come out lower for it
+        self._device = device
+        torch.manual_seed(0)
+        config = BertConfig(hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, intermediate_size=4096)
+        base = wrap(BertForSequenceClassification(config))
+        self._ours, self._shape = method == "ours", Shape.of(config)
+        # On an accelerator the frozen part is bfloat16; peers keep float32 weights and cast, as the Trainer does.
+        if self._ours:
+            nn.Module.to(base.model, device, torch.bfloat16 if device == "cuda" else torch.float32)
+        self.model: nn.Module = base.model if self._ours else peers.peer_model(base, method)
+        nn.Module.to(self.model, device).train()
+        groups: Any = (
+            Tuning(base, select(base.layout, "layernorm")).param_groups(0.01)
+            if self._ours
+            else [p for p in self.model.parameters() if p.requires_grad]
+        )
+        self._optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
+        if not self._ours and self._memory == "layers":
+            peer: Any = self.model
+            peer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            peer.enable_input_require_grads()
+
+    def step(self, batch: int, tokens: int) -> None:
+        """A forward pass, a backward pass and a step of AdamW, on random tokens."""
+        ids = torch.randint(1000, 20000, (batch, tokens), device=self._device)
+        labels = torch.arange(batch, device=self._device) % 2
+        with ExitStack() as stack:
+            if self._ours:
+                stack.enter_context(dropout_of("fast"))
+                stack.enter_context(fast_linear())
+                stack.enter_context(memory_of(self.model, self._memory))
+            elif self._device == "cuda":
+                stack.enter_context(torch.autocast("cuda", torch.bfloat16))
+            outputs = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+            torch.nn.functional.cross_entropy(outputs, labels).backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def timed(self, batch: int, tokens: int) -> float:
+        """Seconds of a step."""
+        self._wait()
+        started = peers.now()
+        self.step(batch, tokens)
+        self._wait()
+        return peers.now() - started
+
+    def rates(self, batch: int, tokens: int, steps: int = 10) -> dict[str, float]:
+        """Tokens a second, and the share of the accelerator's peak that training LayerNorm's products come to."""
+        seconds = min(self.timed(batch, tokens) for _ in range(steps))
+        operations = Products(self._shape, self._device, torch.bfloat16).operations(batch, tokens)
+        return {
+            "tokens_a_second": round(batch * tokens / seconds),
+            "share_of_peak": round(operations / seconds / peak_rate(self._device), 4),
+        }
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+
+def peak_rate(device: str, size: int = 8192) -> float:
+    """bfloat16 operations a second of a large square product: the accelerator's peak as it can be had."""
+    left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        torch.matmul(left, left)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * size**3 / min(seconds)
+
+
+def times(names: list[str], layers: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a step in every round, by case; the cases take turns, after one that is not counted."""
+    cases = {name: Case(name, layers, options.device) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(options.rounds + 1):
+        for name, case in cases.items():
+            found = case.timed(options.batch, options.tokens)
+            if turn:
+                seconds[name].append(round(found, 4))
+    sizes = {"layers": layers, "batch": options.batch, "tokens": options.tokens, "threads": options.threads}
+    return {**sizes, "clock": os.environ.get("NORMTUNE_CLOCK", "wall"), "cases": seconds}
+
+
+def read() -> dict[str, Any]:
+    """What was measured before."""
+    path = RESULTS / "memory.json"
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    return cases
+
+
+def save(stored: dict[str, Any]) -> None:
+    """Write what there is, with its ratios."""
+    peaks, seconds = stored.get("peak", {}), stored.get("time", {}).get("cases", {})
+    found = {
+        name: peaks[own]["peak_gib"] / peaks[full]["peak_gib"] for name, own, full in RATIOS if {own, full} <= {*peaks}
+    }
+    found |= {name: ratio(seconds[a], seconds[b]) for name, a, b in TIMES if {a, b} <= {*seconds}}
+    print(write("memory", stored, found))
+    for name, value in found.items():
+        print(f"{name}: {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The limit: nothing but the matrix products that training every output LayerNorm cannot do without.
+
+For each layer the products of the forward pass, and, above the lowest layer, those that carry the gradient to the
+layer's input: one for each linear layer and four for attention. Weights' gradients are not among them, nor are biases,
+softmax, activations, normalisations, dropout, padding or an optimizer. They run over the same batches, on the faster of
+the libraries that we choose from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from normtune.execution.linear import linear_backend, product
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides a model's products."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Shape:
+        """The shape of a BERT with `config`."""
+        return cls(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+
+
+class Products:
+    """The products of one training step.
+
+    Args:
+        shape: The model's.
+        device: Where they run.
+        dtype: Of the products.
+    """
+
+    def __init__(self, shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.shape = shape
+        self._onednn = device == "cpu" and linear_backend() == "onednn"
+        width, inner = shape.width, shape.inner
+        sizes = [(width, width)] * 4 + [(inner, width), (width, inner)]
+        make: Callable[..., Tensor] = torch.randn
+        self._weights = [make(size, device=device, dtype=dtype) for size in sizes]
+        self._transposed = [weight.t().contiguous() for weight in self._weights]
+        self._device, self._dtype = device, dtype
+
+    def step(self, batch: int, tokens: int) -> None:
+        """Run the products of one step over `batch` texts of `tokens` tokens."""
+        shape, rows = self.shape, batch * tokens
+        narrow = torch.randn(rows, shape.width, device=self._device, dtype=self._dtype)
+        wide = torch.randn(rows, shape.inner, device=self._device, dtype=self._dtype)
+        heads = narrow.view(batch, tokens, shape.heads, -1).transpose(1, 2).contiguous()
+        square = torch.randn(batch, shape.heads, tokens, tokens, device=self._device, dtype=self._dtype)
+        for layer in range(shape.layers):
+            for backward in (False, True)[: 1 + (layer > 0)]:
+                self._linear(self._transposed if backward else self._weights, narrow, wide)
+                for _ in range(1 + backward):
+                    torch.matmul(heads, heads.transpose(2, 3))
+                    torch.matmul(square, heads)
+
+    def _linear(self, weights: list[Tensor], narrow: Tensor, wide: Tensor) -> None:
+        for weight in weights:
+            product(wide if weight.shape[1] == wide.shape[1] else narrow, weight, None, self._onednn)
+
+    def operations(self, batch: int, tokens: int) -> float:
+        """Floating-point operations of `step`, two for each multiplication and addition."""
+        shape = self.shape
+        linear = sum(weight.numel() for weight in self._weights) * batch * tokens
+        attention = batch * tokens * tokens * shape.width
+        forward, backward = shape.layers, shape.layers - 1
+        return 2.0 * (linear * (forward + backward) + attention * (2 * forward + 4 * backward))

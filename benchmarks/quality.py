@@ -1,0 +1,63 @@
+"""Dev scores after every epoch, by case and seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ours
+import peers
+from speed import BATCH, RATES, Setting
+from transformers import EvalPrediction, set_seed
+
+from normtune.evaluation import score_outputs
+
+SEEDS, EPOCHS = (0, 1, 2), 3
+
+
+def train_and_score(setting: Setting, case: str) -> dict[str, list[float]]:
+    """The primary metric on dev after each epoch, by seed."""
+    run = _own if case in ours.CASES else _peer
+    return {str(seed): [round(score, 5) for score in run(setting, case, seed)] for seed in SEEDS}
+
+
+def _own(setting: Setting, case: str, seed: int) -> list[float]:
+    outcome = ours.train(
+        setting.base(seed),
+        setting.task,
+        case,
+        setting.train,
+        setting.dev,
+        epochs=EPOCHS,
+        rate=RATES["layernorm"],
+        seed=seed,
+    )
+    return [point.scores[setting.task.primary] for point in outcome.curve]
+
+
+def _peer(setting: Setting, case: str, seed: int) -> list[float]:
+    method = "full" if case.startswith("full") else "layernorm"
+    curve: list[float] = []
+
+    def scored(prediction: EvalPrediction) -> dict[str, float]:
+        scores = score_outputs(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), setting.task)
+        curve.append(scores[setting.task.primary])
+        return scores
+
+    set_seed(seed)
+    model = peers.peer_model(setting.base(seed), method)
+    every: dict[str, Any] = {"regression": setting.regression, "padded": None}
+    peers.trainer(
+        model,
+        peers.items(setting.train, range(len(setting.train)), **every),
+        setting.tokenizer,
+        rate=RATES[method],
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        padded=False,
+        strategy="group_by_length",
+        seed=seed,
+        dev=peers.items(setting.dev, range(len(setting.dev)), **every),
+        compute_metrics=scored,
+    ).train()
+    return curve

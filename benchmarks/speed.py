@@ -1,0 +1,226 @@
+"""An epoch's time of each case, from a sample of the case's own batches, and an evaluation's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ours
+import peers
+import torch
+from products import Products, Shape
+
+from normtune.evaluation import logits
+from normtune.execution.batching import Encoded, buckets, by_length, encode
+from normtune.models.base import Base, load_base
+from normtune.models.head import HeadSpec
+from normtune.tasks.task import Split, Task, TaskData
+
+#: Tokens that ``run_glue.py`` pads to, and examples a step.
+LENGTH, BATCH = 128, 32
+#: Examples of an epoch from which batches are drawn, and batches drawn of each case; of what is padded, fewer: they are
+#: all alike.
+DRAWN_FROM, BATCHES, ALIKE = 2048, 4, 2
+EVAL_BATCH = 64
+RATES = {"layernorm": 1e-2, "full": 1e-4}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task's data as the cases take them.
+
+    Attributes:
+        task: The task.
+        train: Training examples.
+        dev: Dev examples.
+        tokenizer: The model's.
+    """
+
+    task: Task
+    train: Encoded
+    dev: Encoded
+    train_split: Split
+    dev_split: Split
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, data: TaskData, examples: int, dev: int) -> Setting:
+        """At most `examples` and `dev` examples of the task, a seeded sample."""
+        tokenizer = load_base("minilm").need_tokenizer()
+        train_split, dev_split = data.labelled("train").sample(examples, 0), data.labelled("dev").sample(dev, 0)
+        return cls(
+            data.task,
+            encode(train_split, tokenizer, LENGTH),
+            encode(dev_split, tokenizer, LENGTH),
+            train_split,
+            dev_split,
+            tokenizer,
+        )
+
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are numbers."""
+        return self.task.kind == "regression"
+
+    def base(self, seed: int = 0) -> Base:
+        """A fresh base model with the task's head."""
+        return load_base("minilm", HeadSpec(self.task.kind, self.task.labels), head_seed=seed)
+
+
+#: One measurement: seconds of a first epoch, of a later one, and of an evaluation, each an example.
+Times = tuple[float, float, float]
+Run = Callable[[], Times]
+
+
+def measure(settings: Mapping[str, Setting], rounds: int) -> Iterator[dict[str, dict[str, Any]]]:
+    """Seconds of each case in every round, by task.
+
+    What is padded to 128 tokens costs the same whatever the task, so once a round is enough.
+
+    Args:
+        settings: The tasks.
+        rounds: How often the cases take turns.
+
+    Yields:
+        Of each task after each of its rounds: the size, and by case the seconds of a first epoch, a later one and an
+        evaluation of dev.
+    """
+    first = next(iter(settings.values()))
+    alike = {"peft_run_glue": peer(first, "layernorm", padded=True), "full_run_glue": peer(first, "full", padded=True)}
+    cases = {name: _cases(setting) for name, setting in settings.items()}
+    found: dict[str, dict[str, list[Times]]] = {name: {} for name in settings}
+    for turn in range(rounds):
+        padded = {case: run() for case, run in alike.items()}
+        for name, runs in cases.items():
+            for case, times in {**padded, **{case: run() for case, run in runs.items()}}.items():
+                found[name].setdefault(case, []).append(times)
+            print(f"round {turn + 1} of {rounds}, {name}", flush=True)
+            yield {name: _described(settings[name], found[name])}
+
+
+def _cases(setting: Setting) -> dict[str, Run]:
+    return {
+        "peft_tuned": peer(setting, "layernorm", padded=False),
+        "products": limit(setting),
+        **{name: own(setting, name) for name in ours.CASES},
+    }
+
+
+def _described(setting: Setting, found: Mapping[str, list[Times]]) -> dict[str, Any]:
+    examples, dev = len(setting.train), len(setting.dev)
+    return {
+        "mean_tokens": round(float(setting.train.lengths.mean()), 1),
+        "examples": examples,
+        "dev": dev,
+        "cases": {
+            case: {
+                "first_epoch": [round(first * examples, 4) for first, _, _ in times],
+                "epoch": [round(later * examples, 4) for _, later, _ in times],
+                "evaluation": [round(evaluation * dev, 4) for _, _, evaluation in times],
+            }
+            for case, times in found.items()
+        },
+    }
+
+
+def evenly(batches: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """`count` of an epoch's batches: the middle ones of as many equal parts, by their longest text."""
+    whole = [batch for batch in batches if len(batch) == len(batches[0])]
+    order = np.argsort([lengths[batch].max() * 1000 + lengths[batch].mean() for batch in whole], kind="stable")
+    places = ((np.arange(count) + 0.5) * len(order) / count).astype(int)
+    return [whole[order[place]] for place in places]
+
+
+def peer(setting: Setting, method: str, *, padded: bool) -> Run:
+    """A ``transformers.Trainer``."""
+    lengths, count = setting.train.lengths, ALIKE if padded else BATCHES
+    batches = peers.grouped_batches(lengths, BATCH, seed=0)
+    if padded:
+        batches = [*np.array_split(np.random.default_rng(0).permutation(len(lengths))[: BATCH * 8], 8)]
+    chosen = evenly(batches, lengths, count)
+    numbers = np.concatenate(chosen)
+    dev_order = np.random.default_rng(1).permutation(len(setting.dev))[:EVAL_BATCH]
+    train = peers.items(setting.train, numbers, regression=setting.regression, padded=LENGTH if padded else None)
+    dev = peers.items(setting.dev, dev_order, regression=setting.regression, padded=LENGTH if padded else None)
+    model = peers.peer_model(setting.base(), method)
+    evaluation: list[float] = []
+
+    def run() -> Times:
+        clock = peers.Clock()
+        trainer = peers.trainer(
+            model,
+            train,
+            setting.tokenizer,
+            rate=RATES[method],
+            padded=padded,
+            strategy="sequential",
+            callbacks=[clock],
+        )
+        trainer.train()
+        epoch = (clock.times[-1] - clock.times[0]) / len(train)
+        if not evaluation:
+            evaluation.append(_seconds(lambda: peers.predictions(trainer, dev)) / len(dev))
+        return epoch, epoch, evaluation[0]
+
+    return run
+
+
+def own(setting: Setting, case: str) -> Run:
+    """One of ours."""
+    base, lengths = setting.base(), setting.train.lengths
+    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, BATCHES)
+    train = take(setting.train, np.concatenate(chosen))
+    dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 1)))
+    one = take(setting.train, np.array([int(lengths.argmin())]))
+
+    epochs = 2 if ours.CASES[case].keeps else 1
+    evaluation: list[float] = []
+
+    def run() -> Times:
+        # Each epoch is followed by the evaluation of a single example; a second one has what the first one kept.
+        times: list[float] = []
+        started = peers.now()
+        ours.train(
+            base, setting.task, case, train, one, epochs=epochs, rate=RATES["layernorm"], seed=0, stepped=times.append
+        )
+        first = times[BATCHES - 1] - started
+        later = times[-1] - times[BATCHES - 1] if epochs > 1 else first
+        if not evaluation:
+            evaluation.append(_seconds(lambda: logits(base, dev)) / len(dev))
+        return first / len(train), later / len(train), evaluation[0]
+
+    return run
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = peers.now()
+    run()
+    return peers.now() - started
+
+
+def limit(setting: Setting) -> Run:
+    """The bare matrix products, over our batches."""
+    lengths = setting.train.lengths
+    shapes = [
+        (BATCH, int(lengths[b].max())) for b in evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, BATCHES)
+    ]
+    products = Products(Shape.of(setting.base().model.config))
+
+    def run() -> Times:
+        with torch.inference_mode():
+            started = peers.now()
+            for shape in shapes:
+                products.step(*shape)
+            seconds = (peers.now() - started) / (BATCHES * BATCH)
+        return seconds, seconds, 0.0
+
+    return run
+
+
+def take(encoded: Encoded, numbers: np.ndarray) -> Encoded:
+    """The examples at `numbers`."""
+    fields = {name: tuple(values[int(i)] for i in numbers) for name, values in encoded.fields.items()}
+    labels = None if encoded.labels is None else encoded.labels[torch.from_numpy(numbers)]
+    return Encoded(fields, labels, encoded.truncated, encoded.pad, encoded.side)

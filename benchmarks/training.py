@@ -1,0 +1,185 @@
+"""Training LayerNorm on the eight tasks of GLUE: ours against the peers, time and score side by side.
+
+The parts are run apart and gathered in ``results/benchmarks/training.json``::
+
+    python benchmarks/training.py --part speed --tasks cola,stsb      # about a minute a task
+    python benchmarks/training.py --part quality --tasks cola         # about two minutes a task
+    python benchmarks/training.py --part ratios                       # reads, prints
+
+``NORMTUNE_DATA`` names a GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own batches of an
+epoch, evenly over their lengths; the cases take turns, and a ratio is the median over rounds of two cases' times in the
+same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same scores, so one set
+of runs serves both ways to run PEFT, and both to train the whole model. The time to the best score is the number of
+epochs up to it, each with an evaluation of dev.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ours
+import torch
+from harness import RESULTS, ratio, write
+from quality import EPOCHS, SEEDS, train_and_score
+from speed import BATCH, DRAWN_FROM, LENGTH, RATES, Setting, measure
+
+from normtune.tasks.suites import load_task
+
+TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+#: Examples to learn from and of dev, for the scores.
+LEARN, SCORE = 1000, 500
+#: How the cases' scores are found: by the run of which case.
+SCORED_BY = {
+    "peft_run_glue": "peft_tuned",
+    "peft_tuned": "peft_tuned",
+    "full_run_glue": "full_tuned",
+    **{name: name for name in ours.CASES},
+}
+#: Ratios of an epoch's time: name, theirs, ours.
+EPOCH_RATIOS = (
+    ("vs_peft_run_glue", "peft_run_glue", "ours_paper"),
+    ("vs_peft_tuned", "peft_tuned", "ours_paper"),
+    ("vs_full", "full_run_glue", "ours_paper"),
+    ("best_epoch_vs_peft_run_glue", "peft_run_glue", "ours_best"),
+    ("best_epoch_vs_peft_tuned", "peft_tuned", "ours_best"),
+    ("best_epoch_vs_full", "full_run_glue", "ours_best"),
+    ("prefix_epoch_vs_peft_run_glue", "peft_run_glue", "ours_prefix"),
+    ("prefix_epoch_vs_peft_tuned", "peft_tuned", "ours_prefix"),
+    ("share_of_matmul_limit", "products", "ours_paper"),
+    ("best_share_of_matmul_limit", "products", "ours_best"),
+)
+#: Ratios of the time to the best score.
+BEST_RATIOS = (
+    ("to_best_vs_peft_run_glue", "peft_run_glue", "ours_paper"),
+    ("to_best_vs_peft_tuned", "peft_tuned", "ours_paper"),
+    ("best_vs_peft_run_glue", "peft_run_glue", "ours_best"),
+    ("best_vs_peft_tuned", "peft_tuned", "ours_best"),
+    ("best_vs_full", "full_run_glue", "ours_best"),
+)
+
+
+def main() -> None:
+    """Measure what is asked for, and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--part", choices=("speed", "quality", "ratios"), required=True)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--cases", default="", help="only these, of quality")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", default="training")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    names = options.tasks.split(",") if options.part != "ratios" else []
+    data = {name: load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"])) for name in names}
+    if options.part == "speed":
+        settings = {name: Setting.of(data[name], DRAWN_FROM, SCORE) for name in names}
+        for measured in measure(settings, options.rounds):
+            for name, speed in measured.items():
+                keep(options.out, name, {"speed": speed})
+    for name in names if options.part == "quality" else ():
+        setting = Setting.of(data[name], LEARN, SCORE)
+        keep(
+            options.out,
+            name,
+            {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)},
+        )
+        for case in options.cases.split(",") if options.cases else dict.fromkeys(SCORED_BY.values()):
+            if options.cases or case not in read(options.out)[name].get("quality", {}):
+                keep(options.out, name, {"quality": {case: train_and_score(setting, case)}})
+    keep(options.out)
+
+
+def read(out: str) -> dict[str, Any]:
+    """What was measured before."""
+    path = RESULTS / f"{out}.json"
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    return cases
+
+
+def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None:
+    """Write what there is, with what is `new` of a task, and the ratios of all."""
+    stored = read(out)
+    for key, value in (new or {}).items():
+        known = stored.setdefault(task, {})
+        known[key] = {**known.get(key, {}), **value} if key == "quality" else value
+    ordered = {name: stored[name] for name in TASKS if name in stored}
+    for found in ordered.values():
+        found["to_best"] = to_best(found)
+    path = write(
+        out,
+        ordered,
+        ratios(ordered),
+        protocol={
+            "batch": BATCH,
+            "length": LENGTH,
+            "epochs": EPOCHS,
+            "seeds": SEEDS,
+            "rates": RATES,
+            "clock": os.environ.get("NORMTUNE_CLOCK", "wall"),
+        },
+        said={name: case.said for name, case in ours.CASES.items()},
+    )
+    print(path, {name: round(value, 2) for name, value in ratios(ordered).items()}, flush=True)
+
+
+def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Seconds to the best score, the best score itself and its spread over the seeds, by case."""
+    if not ("speed" in found and "quality" in found):
+        return {}
+    result = {}
+    for case, scored in SCORED_BY.items():
+        curves = found["quality"].get(scored)
+        if curves is None or case not in found["speed"]["cases"]:
+            continue
+        best = [max(curve) for curve in curves.values()]
+        epochs = [curve.index(max(curve)) + 1 for curve in curves.values()]
+        result[case] = {
+            "seconds": statistics.mean(seconds_to(found, case, count) for count in epochs),
+            "epochs": statistics.mean(epochs),
+            "score": statistics.mean(best),
+            "spread": statistics.stdev(best),
+        }
+    return result
+
+
+def seconds_to(found: Mapping[str, Any], case: str, epochs: int) -> float:
+    """Seconds of `epochs` epochs of the training that was scored, with an evaluation after each."""
+    speed = found["speed"]
+    times = {name: statistics.median(speed["cases"][case][name]) for name in ("first_epoch", "epoch", "evaluation")}
+    epoch = (times["first_epoch"] + (epochs - 1) * times["epoch"]) * found["learn"] / speed["examples"]
+    total: float = epoch + epochs * times["evaluation"] * found["score"] / speed["dev"]
+    return total
+
+
+def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
+    """Their time over ours, as the geometric mean over the tasks there are."""
+    result = {}
+    for name, theirs, own in EPOCH_RATIOS:
+        each = [
+            ratio(found["speed"]["cases"][theirs]["epoch"], found["speed"]["cases"][own]["epoch"])
+            for found in stored.values()
+            if {theirs, own} <= found.get("speed", {}).get("cases", {}).keys()
+        ]
+        if each:
+            result[f"{name}_geomean"] = statistics.geometric_mean(each)
+    for name, theirs, own in BEST_RATIOS:
+        each = [
+            found["to_best"][theirs]["seconds"] / found["to_best"][own]["seconds"]
+            for found in stored.values()
+            if {theirs, own} <= found["to_best"].keys()
+        ]
+        if each:
+            result[f"{name}_geomean"] = statistics.geometric_mean(each)
+    return result
+
+
+if __name__ == "__main__":
+    main()

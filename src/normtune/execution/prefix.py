@@ -1,0 +1,240 @@
+"""The frozen prefix: what lies below the lowest trained entry, computed once an example and kept.
+
+Kept are the hidden states of an example's own tokens, no padding, at a point of a BERT-like encoder: the input of a
+layer, or of a layer's ``output.LayerNorm`` where nothing else of that layer trains. They are right only while dropout
+is off below that point, so a protocol names them (`normtune.config.Protocol.prefix`). Above it the last layer is
+computed for the first token alone, which is all that these families' heads read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from normtune.errors import ConfigError
+from normtune.execution.batching import Encoded, by_length
+from normtune.execution.linear import fast_linear, linear_backend
+from normtune.models.base import Base
+from normtune.selection.selection import Selection
+
+#: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+
+#: Bytes of hidden states kept in memory; what is larger lies in a file that is mapped.
+BUDGET = 4 << 30
+
+#: Sets of examples that are kept: training, picking and scoring of one task, and of the next.
+_SETS = 6
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the prefix ends.
+
+    Attributes:
+        layer: The first layer that is computed anew, wholly or from its ``output.LayerNorm`` on.
+        last_norm: Whether only its ``output.LayerNorm`` is.
+    """
+
+    layer: int
+    last_norm: bool
+
+    @classmethod
+    def of(cls, base: Base, selection: Selection) -> Point:
+        """The highest point below everything that `selection` trains.
+
+        Raises:
+            ConfigError: If the family is built in another way, or nothing lies below.
+        """
+        if base.layout.model_type not in FAMILIES or base.model.config.is_decoder:
+            known = ", ".join(FAMILIES)
+            raise ConfigError(f"A prefix is known for {known}, not for {base.layout.model_type!r}; leave it out.")
+        low = [-1 if place.layer is None else place.layer for place in selection if "pooler" not in place.component]
+        layer = min(low, default=base.layout.layers)
+        if layer < 0:
+            raise ConfigError("The selection trains embeddings, so that there is no frozen prefix; leave it out.")
+        own = {place.component for place in selection if place.layer == layer}
+        return cls(layer, own == {"output.LayerNorm"})
+
+
+class Prefix:
+    """Hidden states at one point of a base, by example.
+
+    Args:
+        base: The base model.
+        point: Where the prefix ends.
+        budget: Bytes that one set of examples may take in memory.
+    """
+
+    def __init__(self, base: Base, point: Point, budget: int = BUDGET) -> None:
+        self._base, self.point, self._budget = base, point, budget
+        self._body: Any = base.model.base_model
+        self._kept: dict[str, tuple[Tensor, np.ndarray]] = {}
+        #: How many examples were computed rather than found.
+        self.computed = 0
+
+    def key(self, encoded: Encoded) -> str:
+        """A content hash of all that the hidden states depend on: tokens, frozen values below, way to compute."""
+        digest = hashlib.sha256(f"{self.point} {linear_backend()} {torch.get_num_threads()}".encode())
+        for parameter in self._below():
+            digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for name, values in sorted(encoded.fields.items()):
+            digest.update(f"{name} {encoded.side}".encode())
+            digest.update(np.asarray([len(value) for value in values]).tobytes())
+            digest.update(torch.cat(values).numpy().tobytes())
+        return digest.hexdigest()
+
+    def states(self, encoded: Encoded) -> States:
+        """The hidden states of `encoded`, computed unless they are kept."""
+        key = self.key(encoded)
+        if key not in self._kept:
+            if len(self._kept) >= _SETS:
+                self._kept.clear()
+            self._kept[key] = self._compute(encoded)
+            self.computed += len(encoded)
+        return States(self, encoded, *self._kept[key])
+
+    def _below(self) -> Iterator[Tensor]:
+        layers = self._body.encoder.layer
+        yield from self._body.embeddings.parameters()
+        for layer in layers[: self.point.layer]:
+            yield from layer.parameters()
+        if self.point.last_norm:
+            layer = layers[self.point.layer]
+            yield from (value for name, value in layer.named_parameters() if not name.startswith("output.LayerNorm."))
+
+    def _compute(self, encoded: Encoded) -> tuple[Tensor, np.ndarray]:
+        starts = np.concatenate([[0], encoded.lengths.cumsum()])
+        width = int(self._base.model.config.hidden_size)
+        kept = self._room(int(starts[-1]), width)
+        training = self._base.model.training
+        self._base.model.eval()
+        with torch.no_grad(), fast_linear():
+            for indices in by_length(encoded.lengths, 64):
+                batch = encoded.batch(indices, self._base.device)
+                hidden = self._until(batch)
+                for row, number, mask in zip(hidden, indices, batch["attention_mask"].bool(), strict=True):
+                    kept[starts[number] : starts[number + 1]] = row[mask].to(kept.device)
+        self._base.model.train(training)
+        return kept, starts
+
+    def _room(self, tokens: int, width: int) -> Tensor:
+        dtype = self._base.model.dtype
+        if tokens * width * dtype.itemsize <= self._budget:
+            return torch.empty(tokens, width, dtype=dtype)
+        with tempfile.TemporaryDirectory(prefix="normtune-prefix-") as folder:
+            # Mapped, then without a name: the space is free again when the last of the process lets go.
+            return torch.from_file(str(Path(folder) / "states"), shared=True, size=tokens * width, dtype=dtype).view(
+                tokens, width
+            )
+
+    def _until(self, batch: dict[str, Tensor]) -> Tensor:
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found.append(args[0])
+            raise _ReachedError
+
+        layers = self._body.encoder.layer
+        if self.point.layer == len(layers):
+            hidden: Tensor = self._body(**batch).last_hidden_state
+            return hidden
+        layer = layers[self.point.layer]
+        hook = (layer.output.LayerNorm if self.point.last_norm else layer).register_forward_pre_hook(stop)
+        try:
+            self._base.model(**batch)
+        except _ReachedError:
+            pass
+        finally:
+            hook.remove()
+        return found[0]
+
+    @contextmanager
+    def onward(self, hidden: Tensor) -> Iterator[None]:
+        """Within this context the model goes on from `hidden`, whatever tokens it is given."""
+        embeddings, encoder = self._body.embeddings, self._body.encoder
+        layers = encoder.layer
+        rest = layers[self.point.layer :]
+        embeddings.forward = lambda *_, **__: hidden
+        encoder.layer = rest
+        if self.point.last_norm:
+            rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
+        # Of the last layer the head reads one token; what the others would become is not computed.
+        shorten = len(rest) > self.point.last_norm and self._base.model.config._attn_implementation == "sdpa"
+        if shorten:
+            rest[-1].forward = partial(_first_token, rest[-1])
+        try:
+            yield
+        finally:
+            del embeddings.forward
+            if self.point.last_norm:
+                del rest[0].forward
+            if shorten:
+                del rest[-1].forward
+            encoder.layer = layers
+
+
+def _first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+    """What a layer makes of each example's first token, of shape (batch, 1, width): it alone asks, all are looked at.
+
+    Args:
+        layer: The layer.
+        hidden: Of shape (batch, tokens, width).
+        mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
+    """
+    own, first = layer.attention.self, hidden[:, :1]
+
+    def heads(values: Tensor) -> Tensor:
+        split: Tensor = values.unflatten(2, (own.num_attention_heads, -1))
+        return split.transpose(1, 2)
+
+    seen = torch.nn.functional.scaled_dot_product_attention(
+        heads(own.query(first)),
+        heads(own.key(hidden)),
+        heads(own.value(hidden)),
+        attn_mask=None if mask is None else mask[:, :, :1],
+        scale=own.scaling,
+    )
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+    return output
+
+
+@dataclass(frozen=True)
+class States:
+    """The hidden states of a set of examples.
+
+    Attributes:
+        prefix: What they were made by.
+        encoded: The examples.
+        kept: Of shape (tokens of all examples, width).
+        starts: Where each example's tokens begin; one more than there are examples.
+    """
+
+    prefix: Prefix
+    encoded: Encoded
+    kept: Tensor
+    starts: np.ndarray
+
+    def logits(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Tensor:
+        """The outputs of `model` for the examples at `indices`, computed from the prefix's end on."""
+        rows = [self.kept[self.starts[i] : self.starts[i + 1]] for i in indices]
+        hidden = pad_sequence(rows, batch_first=True, padding_side=self.encoded.side).to(device)
+        with self.prefix.onward(hidden):
+            outputs: Tensor = model(**self.encoded.batch(indices, device)).logits
+        return outputs
+
+
+class _ReachedError(Exception):
+    """The point was reached; nothing above it is computed."""
