@@ -2,8 +2,9 @@
 
 A short real training of each method gives one delta, and the others are seeded variations of its values: what a row
 costs does not depend on what its values are. Requests are windows of 64 rows whose tasks are drawn at random. All ways
-start from token numbers, take the fast linear layers, and take turns; a ratio is the median over rounds of the other's
-time over ours. In the same run, rows of mixed batches are compared with their delta applied alone.
+start from token numbers and take turns; the base takes the fast linear layers too, and PEFT is timed without them, as
+its users run it, and with them. A ratio is the median over rounds of the other's time over ours. In the same run, rows
+of mixed batches are compared with their delta applied alone.
 
 Run ``python benchmarks/bank.py``: about ten minutes on two cores. It writes ``results/benchmarks/bank.json``, part by
 part, and goes on where it was stopped; ``--parts`` asks for some parts, anew. On a machine that does other work too,
@@ -181,8 +182,9 @@ def peft(setting: Setting, counts: tuple[int, ...]) -> Figures:
         for tokens in (TOKENS, SHORT):
             suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
             name = f"peft_{count}{suffix}"
-            cases[name], pace = against_peft(switching, bank, tokens, setting.peft_rounds, setting.clock)
-            ratios["mixed_vs_peft_switching" + ("" if bank is setting.largest else f"_{count}") + suffix] = pace
+            cases[name], paces = against_peft(switching, bank, tokens, setting.peft_rounds, setting.clock)
+            size = "" if bank is setting.largest else f"_{count}"
+            ratios |= {f"mixed_vs_peft_switching{kind}{size}{suffix}": pace for kind, pace in paces.items()}
     return cases, ratios
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,13 @@ class Switching:
                 known.add(name)
                 _fill(holder[name], path, {**delta.values, **delta.head})
 
-    def answer(self, window: Sequence[Prepared]) -> Tensor:
-        """Logits of a window, of shape (rows, labels): its rows are sorted by task, and each group runs by itself."""
+    def answer(self, window: Sequence[Prepared], *, fast: bool = False) -> Tensor:
+        """Logits of a window, of shape (rows, labels): its rows are sorted by task, and each group runs by itself.
+
+        With `fast` its products go through our linear layers, which PEFT's own users do not have.
+        """
         encoded, outputs = encoded_of(window), torch.empty(len(window), 2)
-        with torch.inference_mode(), fast_linear():
+        with torch.inference_mode(), fast_linear() if fast else nullcontext():
             for name, rows in groups_of(window).items():
                 self._model.set_adapter(name, inference_mode=True)
                 outputs[rows] = self._model(**encoded.batch(rows)).logits
@@ -89,9 +93,11 @@ def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
             parameter.copy_(values[f"{path}.{name}"].reshape(parameter.shape))
 
 
-def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int, clock: Clock) -> tuple[dict[str, Any], float]:
-    """Mixed windows against PEFT's, and how far their logits are from each other."""
-    ours, theirs = windows(bank, tokens), windows(bank, tokens)
+def against_peft(
+    peft: Switching, bank: Bank, tokens: int, rounds: int, clock: Clock
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Mixed windows against PEFT's, as its users run it and with our products, and how far the logits are apart."""
+    ours, theirs, same = (windows(bank, tokens) for _ in range(3))
     last: dict[str, np.ndarray] = {}
 
     def mixed() -> None:
@@ -100,7 +106,11 @@ def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int, clock: C
     def switched() -> None:
         last["theirs"] = peft.answer(next(theirs)).numpy()
 
-    seconds = alternate({"mixed": mixed, "peft": switched}, rounds, warmup=0, clock=clock)
+    def switched_fast() -> None:
+        peft.answer(next(same), fast=True)
+
+    runs = {"mixed": mixed, "peft": switched, "peft_same_products": switched_fast}
+    seconds = alternate(runs, rounds, warmup=0, clock=clock)
     difference = float(np.abs(last["ours"] - last["theirs"]).max())
     if difference > 1e-4:
         raise AssertionError(f"PEFT's logits differ from ours by {difference}: it has not switched as it should")
@@ -110,7 +120,10 @@ def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int, clock: C
         "largest_difference": difference,
         "norms": peft.norms,
     }
-    return case, ratio(seconds["peft"], seconds["mixed"])
+    return case, {
+        "": ratio(seconds["peft"], seconds["mixed"]),
+        "_same_products": ratio(seconds["peft_same_products"], seconds["mixed"]),
+    }
 
 
 def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int, clock: Clock) -> Figures:
