@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from bank_deltas import (
 )
 from bank_load import adding, memory
 from bank_peers import Clock, Figures, Switching, against_peft, one_process_a_task
-from harness import RESULTS, alternate, ratio, summary, write
+from harness import CLOCK, RESULTS, alternate, ratio, summary, write
 
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--name", default="bank", help="name of the file that is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    os.environ[CLOCK] = options.clock
     counts = tuple(sorted(int(count) for count in options.tasks.split(",")))
     setting = Setting(counts, options.rounds, options.peft_rounds, CLOCKS[options.clock], options.keep)
     fixed = {"window": WINDOW, "tokens": TOKENS, "short_tokens": SHORT, "training_steps": STEPS, "tasks": counts}

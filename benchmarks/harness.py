@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import statistics
 import sys
 import time
@@ -17,14 +18,21 @@ from normtune.files import write_atomically
 from normtune.machine import machine
 from normtune.versions import versions
 
+#: Names another clock than the wall's.
+CLOCK = "NORMTUNE_CLOCK"
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+
+
+def now() -> float:
+    """Seconds on the wall's clock; of processor time where ``NORMTUNE_CLOCK=cpu``, for a machine that is not quiet."""
+    return time.process_time() if os.environ.get(CLOCK) == "cpu" else time.perf_counter()
 
 
 def alternate(
     cases: Mapping[str, Callable[[], object]],
     rounds: int,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = now,
 ) -> dict[str, list[float]]:
     """Seconds of each case in each round; the cases take turns, so that a drift of the machine meets all alike.
 
@@ -32,7 +40,7 @@ def alternate(
         cases: What to time, by name.
         rounds: How many times each.
         warmup: Rounds not counted, first.
-        clock: What tells the seconds; on a machine that does other work too, `time.process_time`.
+        clock: What tells the seconds.
 
     Returns:
         `rounds` seconds by name.
@@ -65,6 +73,7 @@ def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **mo
         "machine": machine(device),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "clock": os.environ.get(CLOCK, "wall"),
         "command": " ".join(["python", *sys.argv]),
         **more,
         "cases": cases,

@@ -22,7 +22,7 @@ from typing import Any
 
 import peers
 import torch
-from harness import RESULTS, ratio, write
+from harness import RESULTS, now, ratio, write
 from products import Products, Shape
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
@@ -172,10 +172,10 @@ class Case:
     def timed(self, batch: int, tokens: int) -> float:
         """Seconds of a step."""
         self._wait()
-        started = peers.now()
+        started = now()
         self.step(batch, tokens)
         self._wait()
-        return peers.now() - started
+        return now() - started
 
     def rates(self, batch: int, tokens: int, steps: int = 10) -> dict[str, float]:
         """Tokens a second, and the share of the accelerator's peak that training LayerNorm's products come to."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from accelerate import Accelerator
-from peers import now
+from harness import now
 
 from normtune.config import Protocol
 from normtune.execution.batching import Encoded

@@ -7,15 +7,14 @@ the model's configuration says.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from harness import now
 from peft import LNTuningConfig, LoraConfig, TaskType, get_peft_model
 from torch import nn
 from transformers import (
@@ -35,11 +34,6 @@ from normtune.models.base import Base
 OUTPUT_NORMS = r".*\.layer\.\d+\.output\.LayerNorm"
 
 Item = dict[str, Any]
-
-
-def now() -> float:
-    """Seconds on the wall's clock; of processor time where ``NORMTUNE_CLOCK=cpu``, for a machine that is not quiet."""
-    return time.process_time() if os.environ.get("NORMTUNE_CLOCK") == "cpu" else time.perf_counter()
 
 
 def peer_model(base: Base, method: str) -> nn.Module:

@@ -34,7 +34,7 @@ from normtune.selection.expression import select
 from normtune.tasks.glue import GLUE
 
 BATCH, TOKENS = 32, 64
-LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128, 256), (4, 8, 16, 32, 64, 128), (64, 128, 256, 512)
+LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 Case = Callable[[], object]
 TITLES = {

@@ -10,6 +10,7 @@ import numpy as np
 import ours
 import peers
 import torch
+from harness import now
 from products import Products, Shape
 
 from normtune.evaluation import logits
@@ -181,7 +182,7 @@ def own(setting: Setting, case: str) -> Run:
     def run() -> Times:
         # Each epoch is followed by the evaluation of a single example; a second one has what the first one kept.
         times: list[float] = []
-        started = peers.now()
+        started = now()
         ours.train(
             base, setting.task, case, train, one, epochs=epochs, rate=RATES["layernorm"], seed=0, stepped=times.append
         )
@@ -195,9 +196,9 @@ def own(setting: Setting, case: str) -> Run:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    started = peers.now()
+    started = now()
     run()
-    return peers.now() - started
+    return now() - started
 
 
 def limit(setting: Setting) -> Run:
@@ -210,10 +211,10 @@ def limit(setting: Setting) -> Run:
 
     def run() -> Times:
         with torch.inference_mode():
-            started = peers.now()
+            started = now()
             for shape in shapes:
                 products.step(*shape)
-            seconds = (peers.now() - started) / (BATCHES * BATCH)
+            seconds = (now() - started) / (BATCHES * BATCH)
         return seconds, seconds, 0.0
 
     return run
