@@ -24,12 +24,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from normtune.errors import ConfigError
 from normtune.execution.batching import Encoded, by_length
+from normtune.execution.first_token import FAMILIES, first_token, reads_first_token
 from normtune.execution.linear import fast_linear, linear_backend
 from normtune.models.base import Base
 from normtune.selection.selection import Selection
-
-#: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 #: Bytes of hidden states kept in memory; what is larger lies in a file that is mapped.
 BUDGET = 4 << 30
@@ -172,9 +170,9 @@ class Prefix:
         if self.point.last_norm:
             rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
         # Of the last layer the head reads one token; what the others would become is not computed.
-        shorten = len(rest) > self.point.last_norm and self._base.model.config._attn_implementation == "sdpa"
+        shorten = len(rest) > self.point.last_norm and reads_first_token(self._base.model.config)
         if shorten:
-            rest[-1].forward = partial(_first_token, rest[-1])
+            rest[-1].forward = partial(first_token, rest[-1])
         try:
             yield
         finally:
@@ -184,31 +182,6 @@ class Prefix:
             if shorten:
                 del rest[-1].forward
             encoder.layer = layers
-
-
-def _first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
-    """What a layer makes of each example's first token, of shape (batch, 1, width): it alone asks, all are looked at.
-
-    Args:
-        layer: The layer.
-        hidden: Of shape (batch, tokens, width).
-        mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
-    """
-    own, first = layer.attention.self, hidden[:, :1]
-
-    def heads(values: Tensor) -> Tensor:
-        split: Tensor = values.unflatten(2, (own.num_attention_heads, -1))
-        return split.transpose(1, 2)
-
-    seen = torch.nn.functional.scaled_dot_product_attention(
-        heads(own.query(first)),
-        heads(own.key(hidden)),
-        heads(own.value(hidden)),
-        attn_mask=None if mask is None else mask[:, :, :1],
-        scale=own.scaling,
-    )
-    output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
-    return output
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A model whose vectors, and whose head, differ from row to row of a batch.
 
 It is a twin of the model: it has its modules, whose forward passes are replaced by sites, and the model's own
-parameters, which it only reads. The model itself stays as it is.
+parameters, which it only reads. The model itself stays as it is. Where a family's head reads the first token alone, the
+last layer computes no other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from normtune.errors import ModelError
+from normtune.execution.first_token import first_token, reads_first_token
 from normtune.execution.sites import HeadSite, LinearSite, Site, site_of
 from normtune.models.components import Layout
 
@@ -57,6 +60,9 @@ class RowModel:
         #: Vectors that can differ from row to row, with the model's own values, float32.
         self.vectors: dict[str, Tensor] = {}
         self._place_sites()
+        if reads_first_token(model.config):
+            last = self._twin.base_model.encoder.layer[-1]
+            last.forward = partial(first_token, last)
         self._plans: dict[tuple[str, ...], list[tuple[Site, str, int, int]]] = {}
         self._proven: set[str] = set()
 

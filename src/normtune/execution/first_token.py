@@ -1,0 +1,42 @@
+"""The last layer for the first token alone, which is all that the heads of BERT-like families read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+#: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+
+
+def reads_first_token(config: PretrainedConfig) -> bool:
+    """Whether `first_token` can stand for the last layer of a classifier with this configuration."""
+    return config.model_type in FAMILIES and not config.is_decoder and config._attn_implementation == "sdpa"
+
+
+def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+    """What a layer makes of each example's first token, of shape (batch, 1, width): it alone asks, all are looked at.
+
+    Args:
+        layer: The layer.
+        hidden: Of shape (batch, tokens, width).
+        mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
+    """
+    own, first = layer.attention.self, hidden[:, :1]
+
+    def heads(values: Tensor) -> Tensor:
+        split: Tensor = values.unflatten(2, (own.num_attention_heads, -1))
+        return split.transpose(1, 2)
+
+    seen = torch.nn.functional.scaled_dot_product_attention(
+        heads(own.query(first)),
+        heads(own.key(hidden)),
+        heads(own.value(hidden)),
+        attn_mask=None if mask is None else mask[:, :, :1],
+        scale=own.scaling,
+    )
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
+    return output
