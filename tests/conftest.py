@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,24 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+#: What a Chromium is called.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: ``NORMTUNE_CHROMIUM``, one on the path, or the one that playwright installed."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    named = os.environ.get("NORMTUNE_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    with driver.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=named, args=["--no-sandbox"])
+        except driver.Error as error:
+            pytest.skip(f"no browser can be started: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +13,6 @@ import pytest
 from normtune.report.page import Report, page
 from normtune.report.records import read
 from normtune.report.writing import write
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 class Anchors(HTMLParser):
@@ -38,20 +34,6 @@ class Anchors(HTMLParser):
 @pytest.fixture(scope="module")
 def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(Report(read(folder)), tmp_path_factory.mktemp("out") / "report")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: ``NORMTUNE_CHROMIUM``, one on the path, or the one that playwright installed."""
-    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    named = os.environ.get("NORMTUNE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    with driver.sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=named, args=["--no-sandbox"])
-        except driver.Error as error:
-            pytest.skip(f"no browser can be started: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 @pytest.fixture

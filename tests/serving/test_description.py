@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.serving.running import Running, running
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def test_its_examples_work(server: Running):
@@ -56,20 +52,6 @@ def test_schemathesis_finds_it_true(tiny_folder, known, folder, tmp_path):
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         assert started.service.batcher.waiting == 0
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: ``NORMTUNE_CHROMIUM``, one on the path, or the one that playwright installed."""
-    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    named = os.environ.get("NORMTUNE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    with driver.sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=named, args=["--no-sandbox"])
-        except driver.Error as error:
-            pytest.skip(f"no browser can be started: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 def test_the_page_opens_and_answers_its_own_example(server: Running, browser: Any):
