@@ -5,7 +5,8 @@ doubled the ranking of components (table 1) and the 10 % mask of LayerNorm are c
 ``--until-stable`` stops by, and with what all examples give in the end.
 
 Run ``python benchmarks/examples.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about half an hour on one core. It
-writes ``results/benchmarks/examples.json``; ``--markdown`` prints the table of the docs from it.
+writes ``results/benchmarks/examples.json`` after every task, and goes on where it was stopped; ``--force`` counts again
+what stands there already, ``--markdown`` prints the table of the docs from it.
 """
 
 from __future__ import annotations
@@ -43,14 +44,20 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--force", action="store_true")
     options = parser.parse_args()
+    written = RESULTS / "examples.json"
+    cases = json.loads(written.read_text())["cases"] if written.is_file() else {}
     if options.markdown:
-        print(table(json.loads((RESULTS / "examples.json").read_text())["cases"]))
+        print(table(cases))
         return
     torch.set_num_threads(options.threads)
     base = load_base("minilm")
-    cases = {task: case(base, task) for task in options.tasks.split(",")}
-    print(write("examples", cases, {}, fraction=FRACTION))
+    for task in options.tasks.split(","):
+        if options.force or task not in cases:
+            cases[task] = case(base, task)
+            cases = {name: cases[name] for name in TASKS if name in cases}
+            print(write("examples", cases, {}, fraction=FRACTION))
 
 
 def case(base: Base, name: str) -> dict[str, Any]:
