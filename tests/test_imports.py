@@ -23,7 +23,7 @@ LEVELS = {
     **dict.fromkeys(("execution", "machine"), 4),
     **dict.fromkeys(("selection",), 3),
     **dict.fromkeys(("models", "tasks"), 2),
-    **dict.fromkeys(("config", "files", "versions"), 1),
+    **dict.fromkeys(("config", "files", "saved", "versions"), 1),
     **dict.fromkeys(("errors",), 0),
 }
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from normtune.config import Strict
-from normtune.errors import DataError
-from normtune.files import write_atomically
 from normtune.importance.estimators import Estimator
 from normtune.importance.tolerance import Stability, Tolerance
 from normtune.models.components import Sub
+from normtune.saved import Saved
 from normtune.selection.selection import Selection
 
 
@@ -68,7 +64,7 @@ class FisherConfig(Strict):
     stable: Tolerance | None = None
 
 
-class FisherRecord(Strict):
+class FisherRecord(Saved):
     """Everything about one measurement of Fisher information.
 
     Attributes:
@@ -104,24 +100,6 @@ class FisherRecord(Strict):
     seconds: float
     machine: dict[str, str | int]
     versions: dict[str, str]
-
-    def save(self, path: Path) -> None:
-        """Write the record to `path`, whole or not at all."""
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> FisherRecord:
-        """Read a record.
-
-        Raises:
-            DataError: If there is none, or it is damaged.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"There is no record at {path}.") from error
-        except ValidationError as error:
-            raise DataError(f"The record {path} is damaged: {error.errors()[0]['msg']}.") from error
 
 
 def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tuple[Information, ...]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
+from normtune.importance.ranking import component_means
 from normtune.report.figures import LAYERNORM, component_changes, fractions, layer_sums
 from normtune.report.records import Fisher, Results
 from normtune.report.scores import Column, Scores, order, title
 from normtune.report.table import Entry, Group, Kind, Table
-from normtune.report.tables import NAMES, component_means
+from normtune.report.tables import NAMES
 from normtune.studies.claims import MARGIN, Judged, Measured, judge
 
 SECOND = "attention.output.LayerNorm"

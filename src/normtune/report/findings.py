@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from normtune.importance.ranking import component_means
 from normtune.report.figures import fractions
 from normtune.report.floors import near_floor, other_dev
 from normtune.report.records import Results
 from normtune.report.scores import PAPER, Scores
-from normtune.report.tables import METHODS, NAMES, component_means, ranking, setting
+from normtune.report.tables import METHODS, NAMES, setting, table1_sums
 from normtune.studies import published
 
 
@@ -68,7 +69,7 @@ def _spread(scores: Scores) -> list[str]:
 
 
 def _ranks(results: Results) -> list[str]:
-    order = list(ranking(results.fisher))
+    order = list(table1_sums(results.fisher))
     theirs = list(published.RANKING)
     if not {*theirs} <= {*order}:
         return []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from normtune.importance.ranking import component_means, ranking, shares
 from normtune.report.floors import floor
-from normtune.report.records import Fisher, Information, Results, Run
+from normtune.report.records import Fisher, Results, Run
 from normtune.report.scores import PAPER, Cell, Column, Scores, order, title
 from normtune.report.table import Entry, Group, Table
 from normtune.studies import published
@@ -20,35 +21,9 @@ OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in 
 _NO_RUN = "—"
 
 
-def component_means(information: Iterable[Information], head: int | None = None) -> dict[str, float]:
-    """Mean Fisher information of each component of the layers, over all of its entries (table 1).
-
-    Args:
-        information: One entry a parameter.
-        head: Position of one head seed, for its values alone; None for their mean.
-    """
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    for row in information:
-        if row.layer is not None:
-            sums[row.component] += row.total if head is None else row.by_seed[head]
-            counts[row.component] += row.entries
-    return {name: sums[name] / counts[name] for name in sums}
-
-
-def shares(means: Mapping[str, float]) -> dict[str, float]:
-    """Component means divided by their own sum."""
-    whole = sum(means.values())
-    return {name: mean / whole if whole else 0.0 for name, mean in means.items()}
-
-
-def ranking(fisher: Iterable[Fisher]) -> dict[str, float]:
-    """Each task's shares added over tasks, the largest first."""
-    sums: dict[str, float] = defaultdict(float)
-    for each in fisher:
-        for name, share in shares(component_means(each.information)).items():
-            sums[name] += share
-    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+def table1_sums(fisher: Iterable[Fisher]) -> dict[str, float]:
+    """Each task's shares added over tasks, by component, the largest first."""
+    return ranking({each.config.task: component_means(each.information) for each in fisher})
 
 
 def table1(results: Results) -> Table:
@@ -58,7 +33,7 @@ def table1(results: Results) -> Table:
     own = {task: shares(component_means(by_task[task].information)) for task in tasks}
     theirs = {name: place for place, name in enumerate(published.RANKING, 1)}
     rows = []
-    for place, (name, total) in enumerate(ranking(results.fisher).items(), 1):
+    for place, (name, total) in enumerate(table1_sums(results.fisher).items(), 1):
         rank = theirs.get(name)
         rows.append((
             Entry(name),

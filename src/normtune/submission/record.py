@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normtune.config import Strict
 from normtune.errors import DataError
-from normtune.files import write_atomically
+from normtune.saved import Saved
 
 
 class Source(Strict):
@@ -68,7 +69,7 @@ class Answered(Strict):
         return Path(self.file).stem
 
 
-class SubmissionRecord(Strict):
+class SubmissionRecord(Saved):
     """Everything about one submission.
 
     Attributes:
@@ -82,6 +83,8 @@ class SubmissionRecord(Strict):
         overall: The server's average over tasks, as a fraction of 1.
         scored: When the reply was recorded, in UTC.
     """
+
+    noun: ClassVar[str] = "record of a submission"
 
     file: str
     sha256: str
@@ -118,21 +121,3 @@ class SubmissionRecord(Strict):
                 f"The submission {self.file} holds no {', '.join(absent)}, so that cannot have been scored."
             )
         return self.model_copy(update={"scores": scores, "overall": overall, "scored": when})
-
-    def save(self, path: Path) -> None:
-        """Write the record to `path`, whole or not at all."""
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> SubmissionRecord:
-        """Read a record.
-
-        Raises:
-            DataError: If there is none, or it is damaged.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"There is no record of a submission at {path}.") from error
-        except ValidationError as error:
-            raise DataError(f"The record {path} is damaged: {error.errors()[0]['msg']}.") from error

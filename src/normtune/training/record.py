@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normtune.config import RunConfig, Strict
-from normtune.errors import DataError
-from normtune.files import write_atomically
 from normtune.importance.change import Change
+from normtune.saved import Saved
 from normtune.training.checkpoint import EpochScore
 
 
@@ -58,7 +56,7 @@ class Counts(Strict):
     share: float
 
 
-class Record(Strict):
+class Record(Saved):
     """Everything about one run.
 
     Attributes:
@@ -106,21 +104,3 @@ class Record(Strict):
     changes: tuple[Change, ...] = ()
     machine: dict[str, str | int]
     versions: dict[str, str]
-
-    def save(self, path: Path) -> None:
-        """Write the record to `path`, whole or not at all."""
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Record:
-        """Read a record.
-
-        Raises:
-            DataError: If there is none, or it is damaged.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"There is no record at {path}.") from error
-        except ValidationError as error:
-            raise DataError(f"The record {path} is damaged: {error.errors()[0]['msg']}.") from error
