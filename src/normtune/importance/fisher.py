@@ -26,7 +26,10 @@ from normtune.selection.selection import Selection, nothing
 from normtune.tasks.task import Task
 
 #: Tokens of a batch, padding included, which bound the memory whatever the lengths.
-TOKENS = {"cpu": 4096, "cuda": 1 << 17}
+TOKENS = {"cpu": 2048, "cuda": 1 << 17}
+
+#: Padding that a batch may hold, in tokens, where splitting it costs about as much.
+PADDING = {"cpu": 64, "cuda": 1 << 13}
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ class Counter:
             raise DataError(f"The {self._estimator.name} Fisher information of task {task.name!r} needs labels.")
         self._task, self._encoded = task, encoded
         self._tokens = request.tokens or TOKENS.get(base.device.type, TOKENS["cpu"])
+        self._padding = PADDING.get(base.device.type, PADDING["cpu"])
         # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
@@ -227,12 +231,15 @@ class Counter:
         return Tally([name for name in names if name not in self._single], self._single, names)
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
-        """The examples at `numbers` in batches of like length and a bounded number of tokens."""
+        """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
         lengths = self._encoded.lengths[numbers]
         order = np.argsort(-lengths, kind="stable")
+        lengths = lengths[order]
         start = 0
         while start < len(order):
-            size = max(1, self._tokens // int(lengths[order[start]]))
+            longest = int(lengths[start])
+            fitting = lengths[start : start + max(1, self._tokens // longest)]
+            size = int(np.searchsorted((longest - fitting).cumsum(), self._padding, side="right"))
             yield numbers[order[start : start + size]]
             start += size
 
