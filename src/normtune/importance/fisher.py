@@ -281,7 +281,7 @@ def totals(tally: Tally, within: Selection) -> dict[str, float]:
 def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
     """Mean over examples, and over tallies, of every entry of a selection."""
     each = [{name: values / tally.examples for name, values in _packed(tally, single).items()} for tally in tallies]
-    means = {name: np.mean([own[name] for own in each], axis=0) for name in single.chosen}
+    means = each[0] if len(each) == 1 else {n: np.mean([own[n] for own in each], axis=0) for n in single.chosen}
     # As a file keeps them, so that a mask is the same before and after.
     return Scores(single, {name: values.astype(np.float32) for name, values in means.items()})
 
