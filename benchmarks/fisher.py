@@ -3,9 +3,11 @@
 Each is asked for the same three things: every entry of LayerNorm; a sum for each component, which table 1 needs; and
 every entry of the whole model. The texts are training examples of five GLUE tasks at their own lengths.
 
-Times are per example. Ours takes as many examples as a small use has, its check of the model included; the others, whose
-time an example does not depend on how many there are, take a few of the same, spread evenly over the lengths. On those
+Times are per example. Ours takes as many examples as a small use has, its check of the model included. The others take
+a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are. On those
 few, ours is compared with the loop: beside each time stands the largest relative difference over the parameters' sums.
+Beside LayerNorm's times stands what the bare matrix products of ours take, in our batches: no way that computes the same
+gradients in float32, by the same library, can be faster.
 
 Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about six minutes on two cores; Opacus
 is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after each part; ``--parts`` measures some anew
@@ -33,7 +35,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from normtune.execution.batching import Encoded, encode
-from normtune.importance.fisher import Request, fisher
+from normtune.execution.linear import linear_backend, product
+from normtune.importance.fisher import Counter, Request, fisher
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
@@ -44,8 +47,8 @@ from normtune.tasks.task import Task
 TASKS = ("cola", "sst2", "stsb", "mrpc", "rte")
 #: Steps of a mask, beside the tasks.
 STEPS = "mask_step"
-#: Examples that ours takes, by what is asked for, and the others; how many the peers take at once: memory grows with it.
-EXAMPLES, FEW, PEER_BATCH = {"layernorm": 256, "component_totals": 256, "all_entries": 128}, 24, 8
+#: Examples that ours takes, by what is asked for, and the others; how many the peers take at once, to bound memory.
+EXAMPLES, FEW, PEER_BATCH = {"layernorm": 192, "component_totals": 128, "all_entries": 96}, 24, 8
 #: What is asked for: (name, summed over, every entry of).
 WANTED = {
     "layernorm": ("layernorm", "layernorm"),
@@ -140,20 +143,19 @@ def compare(setting: Setting, wanted: str, against: list[str], rounds: int) -> d
     """Seconds an example of each, the difference of its sums from the loop's, and the peers' times over ours."""
     few = replace(setting, encoded=spread(setting.encoded, FEW))
     peers = {name: PEERS[name](few) for name in against}
+    own = {"ours": ours(setting), **({"products": products(setting)} if wanted == "layernorm" else {})}
     sums = {name: run() for name, run in {"loop": loop(few), "ours": ours(few), **peers}.items()}
-    ours(setting)()
-    taken = alternate({"ours": ours(setting), **peers}, rounds, warmup=0)
+    taken = alternate({**own, **peers}, rounds, warmup=0)
     seconds = {
-        name: [one / (len(setting.encoded) if name == "ours" else FEW) for one in values]
-        for name, values in taken.items()
+        name: [one / (len(setting.encoded) if name in own else FEW) for one in values] for name, values in taken.items()
     }
     return {
         "mean_tokens": {"ours": float(setting.encoded.lengths.mean()), "others": float(few.encoded.lengths.mean())},
         **{
-            name: {**summary(values), "difference": _difference(sums[name], sums["loop"])}
+            name: {**summary(values), **({"difference": _difference(sums[name], sums["loop"])} if name in sums else {})}
             for name, values in seconds.items()
         },
-        "ratios": {f"{wanted}_vs_{name}": ratio(seconds[name], seconds["ours"]) for name in peers},
+        "ratios": {f"{wanted}_vs_{name}": ratio(seconds[name], seconds["ours"]) for name in seconds if name != "ours"},
     }
 
 
@@ -172,6 +174,36 @@ def ours(setting: Setting) -> Case:
             name: total * len(setting.encoded)
             for name, total in fisher(setting.base, setting.task, setting.encoded, request).totals.items()
         }
+
+    return run
+
+
+def products(setting: Setting) -> Callable[[], None]:
+    """The matrix products, and nothing else, that LayerNorm's gradients need of a BERT, in our batches.
+
+    Forward through all layers, backward through all but the first, of whose own parts nothing below its last norm is
+    gone through; of the last layer only keys and values meet all tokens.
+    """
+    config, request = setting.base.model.config, Request(setting.within, setting.entries)
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    square, up, down = (torch.randn(shape) for shape in ((width, width), (inner, width), (width, inner)))
+    lengths = setting.encoded.lengths
+    counter = Counter(setting.base, setting.task, setting.encoded, request)
+    sizes = [(len(batch), len(batch) * int(lengths[batch].max())) for batch in counter.batches(np.arange(len(lengths)))]
+    onednn = linear_backend() == "onednn"
+
+    def run() -> None:
+        for examples, tokens in sizes:
+            every, inside = torch.randn(tokens, width), torch.randn(tokens, inner)
+            first, first_inside = every[:examples], inside[:examples]
+            for _ in range(2 * layers - 3):
+                for given, weight in [(every, square)] * 4 + [(every, up), (inside, down)]:
+                    product(given, weight, None, onednn)
+            for _ in range(2):
+                for given, weight in (
+                    [(every, square)] * 2 + [(first, square)] * 2 + [(first, up), (first_inside, down)]
+                ):
+                    product(given, weight, None, onednn)
 
     return run
 

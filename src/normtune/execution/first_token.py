@@ -48,7 +48,7 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
 def can_shorten(model: PreTrainedModel) -> bool:
     """Whether `shortened` gives what `model` gives: its family reads the first token, and its last layer is untouched.
 
-    `first_token` passes by the layer's attention modules, so that what a user hung on them, or put there, would not run.
+    `first_token` passes by the layer's attention modules: what a user hung on them, or put there, would not run.
     """
     if not reads_first_token(model.config):
         return False

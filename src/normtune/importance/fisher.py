@@ -274,23 +274,22 @@ class Counter:
 
 def totals(tally: Tally, within: Selection) -> dict[str, float]:
     """For each parameter the sum over its entries within a selection, of the mean over examples."""
-    sums = {**tally.totals(), **{name: float(values.sum()) for name, values in _packed(tally, within).items()}}
+    sums, partial = tally.totals(), (name for name in within.chosen if not within.is_whole(name))
+    sums.update({name: float(_packed(tally, within, name).sum()) for name in partial})
     return {name: sums[name] / tally.examples for name in within.chosen}
 
 
 def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
     """Mean over examples, and over tallies, of every entry of a selection."""
-    each = [{name: values / tally.examples for name, values in _packed(tally, single).items()} for tally in tallies]
-    means = each[0] if len(each) == 1 else {n: np.mean([own[n] for own in each], axis=0) for n in single.chosen}
-    # As a file keeps them, so that a mask is the same before and after.
-    return Scores(single, {name: values.astype(np.float32) for name, values in means.items()})
+    values = {}
+    for name in single.chosen:
+        each = [_packed(tally, single, name) / tally.examples for tally in tallies]
+        # As a file keeps them, so that a mask is the same before and after.
+        values[name] = (each[0] if len(each) == 1 else np.mean(each, axis=0)).astype(np.float32)
+    return Scores(single, values)
 
 
-def _packed(tally: Tally, selection: Selection) -> dict[str, np.ndarray]:
-    """The sums of the selected entries, for parameters whose every entry is kept."""
-    packed = {}
-    for name in selection.chosen:
-        if name in tally.entries:
-            flat = tally.entries[name].flatten().cpu().numpy()
-            packed[name] = flat if selection.is_whole(name) else flat[selection.indices(name)]
-    return packed
+def _packed(tally: Tally, selection: Selection, name: str) -> np.ndarray:
+    """The sums of the selected entries of a parameter whose every entry is kept."""
+    flat: np.ndarray = tally.entries[name].flatten().cpu().numpy()
+    return flat if selection.is_whole(name) else flat[selection.indices(name)]
