@@ -6,8 +6,8 @@ every entry of the whole model. The texts are training examples of five GLUE tas
 Times are per example. Ours takes as many examples as a small use has, its check of the model included. The others take
 a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are. On those
 few, ours is compared with the loop: beside each time stands the largest relative difference over the parameters' sums.
-Beside LayerNorm's times stands what the bare matrix products of ours take, in our batches: no way that computes the same
-gradients in float32, by the same library, can be faster.
+Beside LayerNorm's times stands what the bare matrix products of ours take, in our batches: what computes the same
+gradients in float32 by the same library cannot be faster.
 
 Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about six minutes on two cores; Opacus
 is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after each part; ``--parts`` measures some anew
@@ -190,20 +190,21 @@ def products(setting: Setting) -> Callable[[], None]:
     lengths = setting.encoded.lengths
     counter = Counter(setting.base, setting.task, setting.encoded, request)
     sizes = [(len(batch), len(batch) * int(lengths[batch].max())) for batch in counter.batches(np.arange(len(lengths)))]
-    onednn = linear_backend() == "onednn"
+    most = max(tokens for _, tokens in sizes)
+    outside, inside, onednn = torch.randn(most, width), torch.randn(most, inner), linear_backend() == "onednn"
+
+    def times(tokens: int, attention: int, others: int) -> None:
+        for given in [outside[:tokens]] * attention + [outside[:others]] * (4 - attention):
+            product(given, square, None, onednn)
+        product(outside[:others], up, None, onednn)
+        product(inside[:others], down, None, onednn)
 
     def run() -> None:
         for examples, tokens in sizes:
-            every, inside = torch.randn(tokens, width), torch.randn(tokens, inner)
-            first, first_inside = every[:examples], inside[:examples]
             for _ in range(2 * layers - 3):
-                for given, weight in [(every, square)] * 4 + [(every, up), (inside, down)]:
-                    product(given, weight, None, onednn)
-            for _ in range(2):
-                for given, weight in (
-                    [(every, square)] * 2 + [(first, square)] * 2 + [(first, up), (first_inside, down)]
-                ):
-                    product(given, weight, None, onednn)
+                times(tokens, 4, tokens)
+            for _ in range(2):  # the last layer, forward and backward
+                times(tokens, 2, examples)
 
     return run
 
