@@ -1,33 +1,42 @@
 """Fisher information: ours against a loop of single examples, Opacus, and ``torch.func``'s vmap, on real texts.
 
 Each is asked for the same three things: every entry of LayerNorm; a sum for each component, which table 1 needs; and
-every entry of the whole model. The texts are training examples of four GLUE tasks at their own lengths. Beside each
-time stands the largest relative difference from the loop, over the parameters' sums.
+every entry of the whole model. The texts are training examples of five GLUE tasks at their own lengths.
 
-Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder; Opacus is in the extra ``bench``. It
-writes ``results/benchmarks/fisher.json``.
+Times are per example. Ours takes as many examples as a small use has, its check of the model included. The others take
+a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are. On those
+few, ours is compared with the loop: beside each time stands the largest relative difference over the parameters' sums.
+Beside LayerNorm's times stands what the bare matrix products of ours take, in our batches: what computes the same
+gradients in float32 by the same library cannot be faster.
+
+Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about six minutes on two cores; Opacus
+is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after each part; ``--parts`` measures some anew
+(``--parts rte,mask_step``) and keeps the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mask_step
 import numpy as np
 import torch
-from harness import alternate, ratio, summary, write
+from harness import RESULTS, alternate, ratio, summary, write
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from normtune.execution.batching import Encoded, encode
-from normtune.importance.fisher import Request, fisher
+from normtune.execution.linear import linear_backend, product
+from normtune.importance.fisher import Counter, Request, fisher
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
@@ -35,9 +44,11 @@ from normtune.selection.selection import Selection
 from normtune.tasks.suites import load_task
 from normtune.tasks.task import Task
 
-TASKS = ("cola", "stsb", "mrpc", "rte")
-#: Examples of each task, and how many the peers take at once: their memory grows with it.
-EXAMPLES, PEER_BATCH = 96, 8
+TASKS = ("cola", "sst2", "stsb", "mrpc", "rte")
+#: Steps of a mask, beside the tasks.
+STEPS = "mask_step"
+#: Examples that ours takes, by what is asked for, and the others; how many the peers take at once, to bound memory.
+EXAMPLES, FEW, PEER_BATCH = {"layernorm": 192, "component_totals": 128, "all_entries": 96}, 24, 8
 #: What is asked for: (name, summed over, every entry of).
 WANTED = {
     "layernorm": ("layernorm", "layernorm"),
@@ -75,44 +86,77 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--parts", default=",".join((*TASKS, STEPS)))
+    parser.add_argument("--against", default="loop,opacus,vmap")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    base = load_base("minilm")
-    base.model.set_attn_implementation("sdpa")
-    cases: dict[str, object] = {}
-    found: dict[str, list[float]] = {}
-    for name in options.tasks.split(","):
-        data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
-        encoded = encode(data.labelled("train").sample(EXAMPLES, 0), base.need_tokenizer(), 128)
-        swap = base.put_head(HeadSpec(data.task.kind, data.task.labels), 0)
-        for wanted, (within, entries) in WANTED.items():
-            kept = None if entries is None else select(base.layout, entries)
-            setting = Setting(base, data.task, encoded, select(base.layout, within), kept)
-            case, ratios = compare(setting, options.rounds)
-            cases[f"{wanted} {name}"] = {"mean_tokens": float(encoded.lengths.mean()), **case}
-            for peer, value in ratios.items():
-                found.setdefault(f"{wanted}_vs_{peer}", []).append(value)
-            print(name, wanted, {peer: round(value, 2) for peer, value in ratios.items()}, flush=True)
-        swap.undo()
-        base.refresh()
-    ratios = {name: statistics.geometric_mean(values) for name, values in found.items()}
-    more_cases, more_ratios = mask_step.measure(7 * options.rounds)
-    path = write("fisher", {**cases, **more_cases}, {**ratios, **more_ratios}, examples=EXAMPLES, rounds=options.rounds)
-    for name, value in {**ratios, **more_ratios}.items():
+    path = RESULTS / "fisher.json"
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.exists() else {}
+    for part in options.parts.split(","):
+        if part == STEPS:
+            steps, against = mask_step.measure(7 * options.rounds)
+            cases[STEPS] = {**steps, "ratios": against}
+        else:
+            cases.update(measure(part, options.against.split(","), options.rounds))
+        write("fisher", cases, together(cases), examples=EXAMPLES, examples_of_others=FEW, rounds=options.rounds)
+    for name, value in together(cases).items():
         print(f"{name}: {value:.2f}")
     print(path)
 
 
-def compare(setting: Setting, rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Seconds of each, the difference of its sums from the loop's, and the peers' times over ours."""
-    makers: dict[str, Callable[[Setting], Case]] = {"ours": ours, "loop": loop, "opacus": opacus, "vmap": vmapped}
-    runs = {name: make(setting) for name, make in makers.items()}
-    truth = runs["loop"]()
-    wrong = {name: _difference(run(), truth) for name, run in runs.items()}
-    seconds = alternate(runs, rounds, warmup=0)
-    case = {name: {**summary(values), "difference": wrong[name]} for name, values in seconds.items()}
-    return case, {name: ratio(seconds[name], seconds["ours"]) for name in runs if name != "ours"}
+def together(cases: dict[str, Any]) -> dict[str, float]:
+    """The ratios of all cases: of what was measured on several tasks the geometric mean."""
+    found: dict[str, list[float]] = {}
+    for case in cases.values():
+        for name, value in case["ratios"].items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.geometric_mean(values) for name, values in found.items()}
+
+
+def measure(name: str, against: list[str], rounds: int) -> dict[str, Any]:
+    """The cases of one task."""
+    base = load_base("minilm")
+    base.model.set_attn_implementation("sdpa")
+    data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+    encoded = encode(data.labelled("train").sample(max(EXAMPLES.values()), 0), base.need_tokenizer(), 128)
+    base.put_head(HeadSpec(data.task.kind, data.task.labels), 0)
+    cases = {}
+    for wanted, (within, entries) in WANTED.items():
+        kept = None if entries is None else select(base.layout, entries)
+        many = spread(encoded, EXAMPLES[wanted])
+        setting = Setting(base, data.task, many, select(base.layout, within), kept)
+        case = cases[f"{wanted} {name}"] = compare(setting, wanted, against, rounds)
+        print(name, wanted, {peer: round(value, 2) for peer, value in case["ratios"].items()}, flush=True)
+    return cases
+
+
+def spread(encoded: Encoded, count: int) -> Encoded:
+    """`count` examples, spread evenly over the lengths."""
+    order = np.argsort(encoded.lengths, kind="stable")
+    chosen = order[((np.arange(count) + 0.5) * len(order) / count).astype(int)]
+    assert encoded.labels is not None
+    fields = {name: tuple(values[i] for i in chosen) for name, values in encoded.fields.items()}
+    return replace(encoded, fields=fields, labels=encoded.labels[chosen], cut=(), truncated=0)
+
+
+def compare(setting: Setting, wanted: str, against: list[str], rounds: int) -> dict[str, Any]:
+    """Seconds an example of each, the difference of its sums from the loop's, and the peers' times over ours."""
+    few = replace(setting, encoded=spread(setting.encoded, FEW))
+    peers = {name: PEERS[name](few) for name in against}
+    own = {"ours": ours(setting), **({"products": products(setting)} if wanted == "layernorm" else {})}
+    sums = {name: run() for name, run in {"loop": loop(few), "ours": ours(few), **peers}.items()}
+    taken = alternate({**own, **peers}, rounds, warmup=0)
+    seconds = {
+        name: [one / (len(setting.encoded) if name in own else FEW) for one in values] for name, values in taken.items()
+    }
+    return {
+        "mean_tokens": {"ours": float(setting.encoded.lengths.mean()), "others": float(few.encoded.lengths.mean())},
+        **{
+            name: {**summary(values), **({"difference": _difference(sums[name], sums["loop"])} if name in sums else {})}
+            for name, values in seconds.items()
+        },
+        "ratios": {f"{wanted}_vs_{name}": ratio(seconds[name], seconds["ours"]) for name in seconds if name != "ours"},
+    }
 
 
 def _difference(sums: Sums, truth: Sums) -> float:
@@ -127,9 +171,40 @@ def ours(setting: Setting) -> Case:
 
     def run() -> Sums:
         return {
-            name: total * EXAMPLES
+            name: total * len(setting.encoded)
             for name, total in fisher(setting.base, setting.task, setting.encoded, request).totals.items()
         }
+
+    return run
+
+
+def products(setting: Setting) -> Callable[[], None]:
+    """The matrix products, and nothing else, that LayerNorm's gradients need of a BERT, in our batches.
+
+    Forward through all layers, backward through all but the first, of whose own parts nothing below its last norm is
+    gone through; of the last layer only keys and values meet all tokens.
+    """
+    config, request = setting.base.model.config, Request(setting.within, setting.entries)
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    square, up, down = (torch.randn(shape) for shape in ((width, width), (inner, width), (width, inner)))
+    lengths = setting.encoded.lengths
+    counter = Counter(setting.base, setting.task, setting.encoded, request)
+    sizes = [(len(batch), len(batch) * int(lengths[batch].max())) for batch in counter.batches(np.arange(len(lengths)))]
+    most = max(tokens for _, tokens in sizes)
+    outside, inside, onednn = torch.randn(most, width), torch.randn(most, inner), linear_backend() == "onednn"
+
+    def times(tokens: int, attention: int, others: int) -> None:
+        for given in [outside[:tokens]] * attention + [outside[:others]] * (4 - attention):
+            product(given, square, None, onednn)
+        product(outside[:others], up, None, onednn)
+        product(inside[:others], down, None, onednn)
+
+    def run() -> None:
+        for examples, tokens in sizes:
+            for _ in range(2 * layers - 3):
+                times(tokens, 4, tokens)
+            for _ in range(2):  # the last layer, forward and backward
+                times(tokens, 2, examples)
 
     return run
 
@@ -142,7 +217,7 @@ def loop(setting: Setting) -> Case:
         parameters = dict(model.named_parameters())
         own = {name: parameters[name].requires_grad_() for name in setting.within.chosen}
         squares = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
-        for number in range(EXAMPLES):
+        for number in range(len(setting.encoded)):
             outputs = model(**setting.encoded.batch([number])).logits
             setting.log_likelihood(outputs, setting.labels(slice(number, number + 1))).backward()
             for name, parameter in own.items():
@@ -227,6 +302,9 @@ def vmapped(setting: Setting) -> Case:
 
     return run
 
+
+#: What ours is compared with.
+PEERS: dict[str, Callable[[Setting], Case]] = {"loop": loop, "opacus": opacus, "vmap": vmapped}
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
-"""The tables of ``docs/speed.md``, from the JSON of the benchmarks.
+"""The tables of ``docs/speed.md`` and ``docs/importance.md``, from the JSON of the benchmarks.
 
-Run ``python benchmarks/tables.py training``, ``scores``, ``ratios`` or ``memory``.
+Run ``python benchmarks/tables.py training``, ``scores``, ``ratios``, ``memory``, ``fisher`` or ``fisher-ratios``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CASES = {
     "ours_best": "ours, also upper half only",
     "products": "bare products",
 }
+WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
 SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_prefix", "ours_best")
 
 
@@ -84,7 +85,33 @@ def memory() -> str:
     return markdown(["", "peak, GiB", "of full"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"training": training, "scores": scores, "ratios": ratios, "memory": memory}
+def fisher() -> str:
+    """Milliseconds an example, by what is asked for and task."""
+    rows = []
+    for name, found in read("fisher")["cases"].items():
+        wanted, _, task = name.partition(" ")
+        if task:
+            times = [f"{1e3 * found[way]['median']:.1f}" if way in found else "" for way in WAYS]
+            rows.append([wanted.replace("_", " "), task, f"{found['mean_tokens']['ours']:.0f}", *times])
+    order = ["layernorm", "component totals", "all entries"]
+    rows.sort(key=lambda row: order.index(row[0]))
+    return markdown(["", "task", "mean tokens", *WAYS.values()], rows)
+
+
+def fisher_ratios() -> str:
+    """Their time over ours; and what a mask's step costs of LayerNorm's."""
+    rows = [[name.replace("_", " "), f"{value:.2f}"] for name, value in read("fisher")["ratios"].items()]
+    return markdown(["", "ratio"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "training": training,
+    "scores": scores,
+    "ratios": ratios,
+    "memory": memory,
+    "fisher": fisher,
+    "fisher-ratios": fisher_ratios,
+}
 
 if __name__ == "__main__":
     main()

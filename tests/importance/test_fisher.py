@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import itertools
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from torch.nn import functional
 from normtune.errors import ConfigError, DataError, ImportanceError, ModelError, SelectionError, UnknownNameError
 from normtune.execution.batching import Encoded
 from normtune.importance.estimators import ESTIMATORS, Estimator
-from normtune.importance.fisher import Request, fisher
+from normtune.importance.fisher import Counter, Request, fisher
 from normtune.models.base import wrap
 from normtune.selection.expression import select
 from normtune.selection.selection import Selection, everything, nothing, where
 from tests.importance.reference import TASKS, assert_same, by_loop, in_float64, stay_in_float64, texts
+
+#: The module, whose name the function took.
+counting = importlib.import_module("normtune.importance.fisher")
 
 #: Families, with what of theirs is computed example by example: parts of the names.
 FAMILIES = {
@@ -134,7 +139,8 @@ def test_batches_and_order_do_not_matter(name, bert):
 
 
 @pytest.mark.parametrize(("family", "side"), [("bert", "right"), ("t5", "right"), ("xlnet", "left"), ("llama", "left")])
-def test_padding_contributes_nothing(family, side, make_base):
+def test_padding_contributes_nothing(family, side, make_base, monkeypatch):
+    monkeypatch.setitem(counting.PADDING, "cpu", 10_000)
     base, task = in_float64(make_base(family)), TASKS["two"]
     encoded = texts(task, (5, 50, 4, 6, 5, 7), side=side)
     wanted = by_loop(base, task, encoded)
@@ -144,6 +150,24 @@ def test_padding_contributes_nothing(family, side, make_base):
     )  # all in one batch, as long as the longest
     assert_same(entries_of(found), wanted)
     assert_same(fisher(base, task, encoded, Request(whole, tokens=10_000)).totals, wanted)
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 500])
+@pytest.mark.parametrize("padding", [0, 20, 10_000])
+def test_batches_hold_every_example_once_and_no_more_than_they_may(padding, tokens, bert, monkeypatch):
+    monkeypatch.setitem(counting.PADDING, "cpu", padding)
+    task, numbers = TASKS["two"], np.random.default_rng(1).permutation(60)[:50]
+    encoded = texts(task, [*range(3, 50, 4)] * 5)
+    batches = [*Counter(bert, task, encoded, Request(layernorm(bert), tokens=tokens)).batches(numbers)]
+    assert sorted(np.concatenate(batches)) == sorted(numbers)
+    for batch in batches:
+        lengths = encoded.lengths[batch]
+        assert len(batch) == 1 or len(batch) * lengths.max() <= tokens
+        assert (lengths.max() - lengths).sum() <= padding
+    # The next one would have been too much.
+    for batch, following in itertools.pairwise(batches):
+        lengths = encoded.lengths[[*batch, following[0]]]
+        assert len(lengths) * lengths.max() > tokens or (lengths.max() - lengths).sum() > padding
 
 
 def test_some_examples(bert):

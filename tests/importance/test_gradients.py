@@ -9,7 +9,7 @@ from torch.nn import functional
 from normtune.errors import ModelError
 from normtune.importance import gradients, squares
 from normtune.importance.estimators import Estimator
-from normtune.importance.gradients import PerExample, Tally
+from normtune.importance.gradients import PerExample, Tally, merged
 from normtune.models.base import wrap
 from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
 from tests.importance.test_squares import Sizes
@@ -198,6 +198,69 @@ def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
     assert per_example.slow == ("transformer.ln_f.weight",)
 
 
+def tokens_seen(model, layer):
+    """Numbers of tokens that the feed-forward part of a layer has seen, as they come."""
+    seen = []
+    model.base_model.encoder.layer[layer].intermediate.register_forward_hook(
+        lambda _, args, __: seen.append(args[0].shape[1])
+    )
+    return seen
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "camembert", "xlm-roberta"])
+def test_the_last_layer_is_computed_for_the_first_token(family, make_base):
+    base, encoded = make_base(family, num_hidden_layers=2), texts(TASKS["two"])
+    base.model.double()
+    _, per_example = count(base, encoded)
+    assert per_example.plan.short
+    assert not per_example.slow
+    seen = [tokens_seen(base.model, layer) for layer in (0, 1)]
+    tally = Tally([], per_example.parameters, per_example.parameters)
+    per_example.add(np.arange(7), passes, tally)
+    assert seen == [[12], [1]]
+    assert_same(flat(tally), by_hand(base, encoded))
+
+
+def every_token(layer):
+    """What a user may do to a layer: the first token gets something of the others."""
+    layer.register_forward_hook(lambda _module, _args, output: output + output[:, 1:2])
+
+
+def in_the_attention(layer):
+    """A change in a part that the short way passes by."""
+    layer.attention.self.register_forward_hook(lambda _module, _args, output: (output[0] * 1.5, *output[1:]))
+
+
+def not_noticed(layer):
+    """One that no hook shows: only the numbers tell."""
+    layer.attention.self.scaling *= 1.5
+    layer.attention.self.register_buffer("more", torch.tensor(2.0, dtype=torch.float64))
+    kind = type(layer.attention)
+    forward = kind.forward
+    layer.attention.__class__ = type(
+        kind.__name__,
+        (kind,),
+        {
+            "__module__": kind.__module__,
+            "forward": lambda own, *args, **kwargs: tuple(
+                value * own.self.more if isinstance(value, torch.Tensor) else value
+                for value in forward(own, *args, **kwargs)
+            ),
+        },
+    )
+
+
+@pytest.mark.parametrize("change", [every_token, in_the_attention, not_noticed])
+def test_a_changed_last_layer_is_computed_whole(change, make_base):
+    base, encoded = make_base("bert", num_hidden_layers=2), texts(TASKS["two"])
+    base.model.double()
+    change(base.model.bert.encoder.layer[1])
+    tally, per_example = count(base, encoded)
+    assert not per_example.plan.short
+    assert not per_example.slow
+    assert_same(flat(tally), by_hand(base, encoded))
+
+
 def test_a_layer_in_chunks_of_tokens(make_base):
     """Its uses are as many as there are tokens: more in some batches than in others."""
     base, encoded = make_base("bert", num_hidden_layers=2, chunk_size_feed_forward=1), texts(TASKS["two"])
@@ -331,8 +394,20 @@ def test_a_tally():
     assert tally.entries["c"].tolist() == [[0, 0], [6, 8], [0, 0], [3, 4]]
     assert tally.entries["c"].dtype == torch.float64
     assert tally.finite
-    tally.add("b", torch.tensor([torch.inf]))
-    assert not tally.finite
+    for name, value in (("a", torch.nan), ("b", torch.inf)):
+        one = tally.empty()
+        one.add(name, torch.tensor(value))
+        assert not one.finite
+        assert tally.finite
+        assert not merged([tally, one, tally]).finite
+    one = tally.empty()
+    one.add_rows("c", torch.tensor([2]), torch.tensor([[1.0, torch.inf]]))
+    assert not one.finite
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_the_last_pass_is_known(count):
+    assert list(gradients._with_more(torch.arange(count))) == [(i, i < count - 1) for i in range(count)]
 
 
 def test_sums_are_in_float64():

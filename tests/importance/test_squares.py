@@ -144,6 +144,14 @@ def test_padding_contributes_nothing():
     assert float(linear_total(longer, padded)) == pytest.approx(float(linear_total(inputs, grad)))
 
 
+def test_of_one_token_no_gradient_is_formed():
+    inputs, grad = layer((50, 1, 8, 6))
+    with Sizes() as sizes:
+        found = linear_entries(inputs, grad)
+    assert sizes.largest <= 50 * 8
+    torch.testing.assert_close(found, by_hand(inputs, grad), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("examples", [4, 64])
 def test_memory_is_bounded_whatever_the_batch(examples):
     inputs, grad = layer((examples, 2, 32, 48))

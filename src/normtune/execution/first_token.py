@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 #: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -40,3 +43,37 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
     )
     output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
     return output
+
+
+def can_shorten(model: PreTrainedModel) -> bool:
+    """Whether `shortened` gives what `model` gives: its family reads the first token, and its last layer is untouched.
+
+    `first_token` passes by the layer's attention modules: what a user hung on them, or put there, would not run.
+    """
+    if not reads_first_token(model.config):
+        return False
+    last = _last(model)
+    passed: list[Any] = [last, last.attention, last.attention.self]
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or not type(module).__module__.startswith("transformers.")
+        for module in passed
+    )
+
+
+@contextmanager
+def shortened(model: PreTrainedModel) -> Iterator[None]:
+    """Within this context the last layer of `model`, of which `can_shorten` holds, is computed for the first token."""
+    last = _last(model)
+    last.forward = partial(first_token, last)
+    try:
+        yield
+    finally:
+        del last.forward
+
+
+def _last(model: PreTrainedModel) -> Any:
+    body: Any = model.base_model
+    return body.encoder.layer[-1]

@@ -162,9 +162,9 @@ class _Linear(torch.autograd.Function):
         grad = grads[0].contiguous()
         to_inputs = to_weight = to_bias = to_leaf = None
         if ctx.needs_input_grad[0]:
-            to_inputs = product(grad, weight.t().contiguous(), None, ctx.onednn)
+            to_inputs = product(grad, weight.t(), None, ctx.onednn)
         if ctx.needs_input_grad[1]:
-            to_weight = product(grad.t().contiguous(), kept.t().contiguous(), None, ctx.onednn)
+            to_weight = product(grad.t().contiguous(), kept.t(), None, ctx.onednn)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             to_bias = grad.sum(0)
         if ctx.needs_input_grad[4]:

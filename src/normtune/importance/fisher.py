@@ -26,7 +26,10 @@ from normtune.selection.selection import Selection, nothing
 from normtune.tasks.task import Task
 
 #: Tokens of a batch, padding included, which bound the memory whatever the lengths.
-TOKENS = {"cpu": 4096, "cuda": 1 << 17}
+TOKENS = {"cpu": 2048, "cuda": 1 << 17}
+
+#: Padding that a batch may hold, in tokens, where splitting it costs about as much.
+PADDING = {"cpu": 64, "cuda": 1 << 13}
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ class Counter:
             raise DataError(f"The {self._estimator.name} Fisher information of task {task.name!r} needs labels.")
         self._task, self._encoded = task, encoded
         self._tokens = request.tokens or TOKENS.get(base.device.type, TOKENS["cpu"])
+        self._padding = PADDING.get(base.device.type, PADDING["cpu"])
         # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
@@ -227,12 +231,15 @@ class Counter:
         return Tally([name for name in names if name not in self._single], self._single, names)
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
-        """The examples at `numbers` in batches of like length and a bounded number of tokens."""
+        """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
         lengths = self._encoded.lengths[numbers]
         order = np.argsort(-lengths, kind="stable")
+        lengths = lengths[order]
         start = 0
         while start < len(order):
-            size = max(1, self._tokens // int(lengths[order[start]]))
+            longest = int(lengths[start])
+            fitting = lengths[start : start + max(1, self._tokens // longest)]
+            size = int(np.searchsorted((longest - fitting).cumsum(), self._padding, side="right"))
             yield numbers[order[start : start + size]]
             start += size
 
@@ -267,23 +274,22 @@ class Counter:
 
 def totals(tally: Tally, within: Selection) -> dict[str, float]:
     """For each parameter the sum over its entries within a selection, of the mean over examples."""
-    sums = {**tally.totals(), **{name: float(values.sum()) for name, values in _packed(tally, within).items()}}
+    sums, partial = tally.totals(), (name for name in within.chosen if not within.is_whole(name))
+    sums.update({name: float(_packed(tally, within, name).sum()) for name in partial})
     return {name: sums[name] / tally.examples for name in within.chosen}
 
 
 def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
     """Mean over examples, and over tallies, of every entry of a selection."""
-    each = [{name: values / tally.examples for name, values in _packed(tally, single).items()} for tally in tallies]
-    means = {name: np.mean([own[name] for own in each], axis=0) for name in single.chosen}
-    # As a file keeps them, so that a mask is the same before and after.
-    return Scores(single, {name: values.astype(np.float32) for name, values in means.items()})
+    values = {}
+    for name in single.chosen:
+        each = [_packed(tally, single, name) / tally.examples for tally in tallies]
+        # As a file keeps them, so that a mask is the same before and after.
+        values[name] = (each[0] if len(each) == 1 else np.mean(each, axis=0)).astype(np.float32)
+    return Scores(single, values)
 
 
-def _packed(tally: Tally, selection: Selection) -> dict[str, np.ndarray]:
-    """The sums of the selected entries, for parameters whose every entry is kept."""
-    packed = {}
-    for name in selection.chosen:
-        if name in tally.entries:
-            flat = tally.entries[name].flatten().cpu().numpy()
-            packed[name] = flat if selection.is_whole(name) else flat[selection.indices(name)]
-    return packed
+def _packed(tally: Tally, selection: Selection, name: str) -> np.ndarray:
+    """The sums of the selected entries of a parameter whose every entry is kept."""
+    flat: np.ndarray = tally.entries[name].flatten().cpu().numpy()
+    return flat if selection.is_whole(name) else flat[selection.indices(name)]

@@ -1,16 +1,18 @@
 """Squared per-example gradients of a model's log-likelihood, summed over the examples of whole batches.
 
 One forward and one backward pass a batch, with every parameter frozen (see `normtune.importance.uses`). Before the
-first batch, three examples of different lengths are computed together and one by one; a parameter for which the two
+first batch, the shortest and the longest example are computed together and one by one; a parameter for which the two
 differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
+
+Where a family's head reads the first token alone, so does the last layer in batches (`normtune.execution.first_token`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from normtune.errors import ModelError
 from normtune.execution.batching import Encoded
+from normtune.execution.first_token import can_shorten, shortened
 from normtune.execution.linear import fast_linear
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
 from normtune.importance.uses import Factor, Watch, Way
@@ -26,8 +29,6 @@ from normtune.models.base import Base
 #: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
 Passes = Callable[[Tensor, np.ndarray], Iterable[Tensor]]
 
-#: Examples that the closed forms are checked on.
-_PROBE = 3
 #: Part of a parameter's sum by which the two ways may differ: rounding is far below it, any mistake far above.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
 _CLOSE_LOW = 0.2
@@ -44,6 +45,7 @@ class Tally:
 
     def __init__(self, totals: Iterable[str], entries: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
         self.examples = 0
+        self._sums = torch.zeros((), dtype=torch.float64)  # of all that was added, to see at once what is not finite
         self._totals = {name: torch.zeros((), dtype=torch.float64, device=parameters[name].device) for name in totals}
         self.entries = {
             name: torch.zeros(parameters[name].shape, dtype=torch.float64, device=parameters[name].device)
@@ -58,6 +60,7 @@ class Tally:
     def include(self, other: Tally) -> None:
         """Add what another tally of the same parameters holds."""
         self.examples += other.examples
+        self._sums = self._sums + other._sums
         for name, total in other._totals.items():
             self._totals[name] += total
         for name, entries in other.entries.items():
@@ -69,17 +72,24 @@ class Tally:
 
     def add(self, name: str, squares: Tensor) -> None:
         """Add squares of the whole parameter called `name`, in its shape, or, where totals are kept, their sum."""
+        total = self._count(squares)
         if name in self.entries:
             self.entries[name] += squares
         else:
-            self._totals[name] += squares.sum(dtype=torch.float64)
+            self._totals[name] += total
 
     def add_rows(self, name: str, rows: Tensor, squares: Tensor) -> None:
         """Add squares of some rows of a table, (N, O); a row may stand there more than once."""
+        total = self._count(squares)
         if name in self.entries:
             self.entries[name].index_add_(0, rows, squares.double())
         else:
-            self._totals[name] += squares.sum(dtype=torch.float64)
+            self._totals[name] += total
+
+    def _count(self, squares: Tensor) -> Tensor:
+        total = squares.sum(dtype=torch.float64)
+        self._sums = self._sums.to(total.device) + total
+        return total
 
     def totals(self) -> dict[str, float]:
         """The sum over each parameter's entries."""
@@ -88,8 +98,8 @@ class Tally:
 
     @property
     def finite(self) -> bool:
-        """Whether every sum is a finite number."""
-        return all(np.isfinite(list(self.totals().values())))
+        """Whether every sum is a finite number: squares, being positive, never cancel one that is not."""
+        return bool(self._sums.isfinite())
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:
@@ -107,10 +117,12 @@ class Plan:
     Attributes:
         ways: For each parameter how the examples lie in each of its uses.
         slow: Parameters that are computed example by example.
+        short: Whether the last layer is computed for the first token alone.
     """
 
     ways: Mapping[str, list[Way]]
     slow: tuple[str, ...]
+    short: bool = False
 
 
 class PerExample:
@@ -154,7 +166,7 @@ class PerExample:
             watch = self._together(indices, passes, tally)
             if watch.irregular:  # a use that the first examples did not show
                 late = {*self.slow, *watch.irregular}
-                self.plan = Plan(self.plan.ways, tuple(name for name in self.parameters if name in late))
+                self.plan = replace(self.plan, slow=tuple(name for name in self.parameters if name in late))
             if self.slow:
                 for index in indices:
                     self._alone(np.array([index]), passes, tally, self.slow)
@@ -187,29 +199,39 @@ class PerExample:
 
     def _probe(self) -> Plan:
         indices = _spread(self._encoded.lengths)
-        once, again = self._outputs(indices).detach(), self._outputs(indices).detach()
+        self._check_that_it_answers_the_same(indices[:1])
+        first, alone = (Tally(self.parameters, (), self.parameters) for _ in range(2))
+        self._alone(indices[:1], _any_direction, first, self.parameters)
+        self._alone(indices[1:2], _any_direction, alone, self.parameters)
+        for _ in range(2):  # it stands there twice
+            alone.include(first)
+        plan = self._compared(indices, alone, short=can_shorten(self._base.model))
+        return self._compared(indices, alone, short=False) if plan.short and plan.slow else plan
+
+    def _check_that_it_answers_the_same(self, indices: np.ndarray) -> None:
+        with torch.no_grad():
+            once, again = self._outputs(indices), self._outputs(indices)
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
-        together, one_by_one = (Tally(self.parameters, (), self.parameters) for _ in range(2))
+
+    def _compared(self, indices: np.ndarray, alone: Tally, *, short: bool) -> Plan:
+        """The plan that comes out of examples together, whose sums one by one are `alone`."""
+        together = Tally(self.parameters, (), self.parameters)
+        self.plan = Plan({}, (), short)
         watch = self._together(indices, _any_direction, together, find_out=True)
-        for index in indices:
-            self._alone(np.array([index]), _any_direction, one_by_one, self.parameters)
-        wrong = _differing(together.totals(), one_by_one.totals(), self.parameters)
-        return Plan(
-            dict(watch.ways), tuple(name for name in self.parameters if name in watch.irregular or name in wrong)
-        )
+        slow = watch.irregular | _differing(together.totals(), alone.totals(), self.parameters)
+        return Plan(dict(watch.ways), tuple(name for name in self.parameters if name in slow), short)
 
     def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
         regular = {name: value for name, value in self.parameters.items() if name not in self.slow}
         collector = _Collector(tally)
         watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
-        with watch:
+        with watch, shortened(self._base.model) if self.plan.short else nullcontext():
             outputs = self._outputs(indices)
         collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
-        if outputs.requires_grad:
-            for scalars in passes(outputs, indices):
-                scalars.sum().backward(retain_graph=True)
-                collector.finish()
+        for scalars, more in _with_more(passes(outputs, indices) if outputs.requires_grad else ()):
+            scalars.sum().backward(retain_graph=more)
+            collector.finish()
         return watch
 
     def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
@@ -293,13 +315,22 @@ def _working(values: Tensor) -> Tensor:
 
 
 def _spread(lengths: np.ndarray) -> np.ndarray:
-    """Numbers of a few examples, shortest, median and longest, so that padding is among what is checked.
+    """Numbers of the shortest and the longest example, so that padding is among what is checked.
 
-    The longest twice, so that what adds up two examples' gradients at the same place is found.
+    The shortest twice, so that what adds up two examples' gradients at the same place is found.
     """
-    order = np.argsort(lengths, kind="stable")
-    picked: np.ndarray = order[np.linspace(0, len(order) - 1, _PROBE).round().astype(int)]
-    return np.append(picked, picked[-1])
+    return np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
+
+
+def _with_more(passes: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """What to differentiate, and whether more comes, so that the last pass can let go of what it has gone through."""
+    held = None
+    for scalars in passes:
+        if held is not None:
+            yield held, True
+        held = scalars
+    if held is not None:
+        yield held, False
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:

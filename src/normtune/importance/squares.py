@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normtune.execution.linear import linear_backend, product
-
 #: Bytes of per-example products held at once where they are formed together.
 _CHUNK = 256 << 20
 
@@ -26,12 +24,16 @@ def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
         grad: The gradient of its outputs, of shape (B, T, O).
 
     Returns:
-        Of shape (O, I). A bounded number of per-example gradients is held at once; on the CPU a single one.
+        Of shape (O, I). A bounded number of per-example gradients is held at once; on the CPU a single one, which stays
+        in the processor's cache; of one token none, since the square of a product is the product of the squares.
     """
+    if inputs.shape[1] == 1:
+        return torch.mm(grad[:, 0].square().t(), inputs[:, 0].square())
     total = grad.new_zeros(grad.shape[2], inputs.shape[2])
     if grad.device.type == "cpu":
+        single = torch.empty_like(total)
         for own, out in zip(inputs, grad, strict=True):
-            single = _times(out.t().contiguous(), own.t().contiguous())
+            torch.mm(out.t(), own, out=single)
             total.addcmul_(single, single)
         return total
     size = max(1, _CHUNK // (total.numel() * total.element_size()))
@@ -67,8 +69,6 @@ def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
 
 def token_products(values: Tensor) -> Tensor:
     """The products of an example's tokens with each other: of shape (B, T, T) for values of shape (B, T, anything)."""
-    if values.device.type == "cpu":
-        return torch.stack([_times(own, own) for own in values])
     return torch.bmm(values, values.transpose(1, 2))
 
 
@@ -96,8 +96,3 @@ def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     sums = grad.new_zeros(len(met), grad.shape[2])
     sums.index_add_(0, position.flatten(), grad.flatten(0, 1))
     return met % stride, sums.square_()
-
-
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``, by the library that is fast on this CPU."""
-    return product(left, right, None, linear_backend() == "onednn" and left.dtype == torch.float32)
