@@ -47,7 +47,8 @@ def conduct(
         workers: How many jobs run at a time, for the estimate.
         as_json: Whether to print JSON.
     """
-    study = Study.open(config, place)
+    # The trial runs behind an estimate are nobody's, so a plan logs nothing.
+    study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
     if plan_only:
         guess = estimate(study.missing, study.work, trial=True)
         _show_plan(study, guess, workers, as_json)

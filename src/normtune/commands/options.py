@@ -40,6 +40,12 @@ HeadSeeds = Annotated[
 ]
 
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Log each run by tensorboard, mlflow, wandb or another tracker of accelerate."),
+]
+
+
 def names(text: str) -> list[str]:
     """The parts of a comma-separated list.
 
@@ -90,6 +96,19 @@ def rates(text: str | None) -> tuple[list[float] | None, bool]:
     if not all(0 < value < float("inf") for value in values):
         raise ConfigError(f"--lr takes positive numbers; got {text!r}.")
     return values, False
+
+
+def trackers(given: list[str] | None) -> tuple[str, ...]:
+    """Reads ``--track``, given several times or separated by commas.
+
+    Raises:
+        ConfigError: If there is no such tracker, or its library is not installed.
+    """
+    if not given:
+        return ()
+    from normtune.training.tracking import check_trackers
+
+    return check_trackers([name for text in given for name in names(text)])
 
 
 def set_threads(threads: int | None) -> None:

@@ -17,10 +17,12 @@ from normtune.commands.options import (
     Revision,
     Suite,
     Threads,
+    Track,
     methods,
     names,
     seeds,
     set_threads,
+    trackers,
 )
 from normtune.errors import ConfigError, UnknownNameError
 
@@ -93,6 +95,7 @@ def study(
     cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
     gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
     checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
+    track: Track = None,
     data: Data = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
@@ -117,6 +120,7 @@ def study(
         _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
         return
     _check_executor(executor, workers, address, cpus, gpus)
+    tracked = trackers(track)
     from normtune.commands.conducting import conduct
     from normtune.config import protocol as make_protocol
     from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
@@ -156,6 +160,7 @@ def study(
         data=None if data is None else data.absolute(),
         mode=check_mode(mode),
         checkpoints=checkpoints,
+        track=tracked,
     )
 
     def engine(work: Work) -> Executor:

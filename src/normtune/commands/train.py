@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from normtune.commands.options import Data, Device, Json, Revision, Suite, Threads, rates, seeds, set_threads
+from normtune.commands.options import (
+    Data,
+    Device,
+    Json,
+    Revision,
+    Suite,
+    Threads,
+    Track,
+    rates,
+    seeds,
+    set_threads,
+    trackers,
+)
 from normtune.commands.rows import Rows
 from normtune.commands.sources import OwnFiles, sources
 from normtune.errors import ConfigError, TrainingError
@@ -74,6 +86,8 @@ def train(
         typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]"),
     ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
+    track: Track = None,
+    track_dir: Annotated[Path, typer.Option(help="Folder for trackers that write to one.")] = Path("runs/tracking"),
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
     precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
@@ -102,6 +116,7 @@ def train(
         raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
     rows, seed_list = Rows.read(method, mask), seeds(seed)
+    tracked = trackers(track)
     set_threads(threads)
     if manifest is not None:
         from normtune.commands.manifest import train_manifest
@@ -110,6 +125,8 @@ def train(
             raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
         if mask is not None:
             raise ConfigError("--manifest names the method itself; leave out --mask.")
+        if tracked:
+            raise ConfigError("--track does not go with --manifest.")
         train_manifest(manifest, out, device, precision, as_json)
         return
     own = OwnFiles(train, dev, text, text_pair, label, regression, class_weights, name, seed_list[0])
@@ -140,7 +157,7 @@ def train(
         model,
         revision=revision,
         dtype=dtype,
-        accelerator=accelerator(device, precision),
+        accelerator=accelerator(device, precision, trackers=tracked, folder=track_dir),
         memory=cast("Memory", memory),
     )
     plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)

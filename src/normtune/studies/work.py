@@ -32,6 +32,7 @@ from normtune.tasks.suites import load_task
 from normtune.tasks.task import TaskData
 from normtune.training.record import Counts, DataFacts, Record
 from normtune.training.session import Session, parts_of
+from normtune.training.tracking import check_trackers
 from normtune.versions import versions
 
 Mode = Literal["cached", "retry", "force", "read-only"]
@@ -50,12 +51,14 @@ class Place(Strict):
         mode: ``cached`` takes what is there; ``retry`` runs what failed again; ``force`` everything; ``read-only``
             nothing at all.
         checkpoints: Whether an unfinished run is continued where it was stopped.
+        track: Trackers that every run is logged by as it is made; those that write to a folder do so in ``tracking``.
     """
 
     results: Path
     data: Path | None = None
     mode: Mode = "cached"
     checkpoints: bool = True
+    track: tuple[str, ...] = ()
 
     @property
     def runs(self) -> Path:
@@ -71,6 +74,11 @@ class Place(Strict):
     def masks(self) -> Path:
         """Folder of the masks."""
         return self.results / "masks"
+
+    @property
+    def tracking(self) -> Path:
+        """Folder of what trackers write."""
+        return self.results / "tracking"
 
 
 def check_mode(name: str) -> Mode:
@@ -103,7 +111,9 @@ class Work:
             config.model,
             revision=config.revision,
             dtype=config.dtype,
-            accelerator=accelerator(config.device, config.precision),
+            accelerator=accelerator(
+                config.device, config.precision, trackers=check_trackers(place.track), folder=place.tracking
+            ),
         )
         self.store = Store(place.runs)
         self._data: dict[str, TaskData] = {}
