@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from normtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from normtune.config import Pruning
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Console(stderr=True)
@@ -43,6 +46,13 @@ HeadSeeds = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option("--track", help="Log each run by tensorboard, mlflow, wandb or another tracker of accelerate."),
+]
+
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Drop a rate of a search early once it is clearly behind another one.")
+]
+PruneMargin = Annotated[
+    float | None, typer.Option(min=0, help="With --prune: how far behind, as a fraction. [default: 0.05]")
 ]
 
 
@@ -109,6 +119,21 @@ def trackers(given: list[str] | None) -> tuple[str, ...]:
     from normtune.training.tracking import check_trackers
 
     return check_trackers([name for text in given for name in names(text)])
+
+
+def pruning(prune: bool, margin: float | None) -> Pruning | None:
+    """Reads ``--prune`` and ``--prune-margin``.
+
+    Raises:
+        ConfigError: If there is a margin for nothing.
+    """
+    from normtune.config import Pruning
+
+    if not prune:
+        if margin is not None:
+            raise ConfigError("--prune-margin goes with --prune.")
+        return None
+    return Pruning() if margin is None else Pruning(margin=margin)
 
 
 def set_threads(threads: int | None) -> None:

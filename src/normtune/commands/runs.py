@@ -33,7 +33,7 @@ def runs(
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only this protocol.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only this status: done or failed.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this status: done, failed or pruned.")] = None,
     rate: Annotated[float | None, typer.Option(help="Only this learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, such as score. [default: by id]")] = None,

@@ -14,12 +14,15 @@ from normtune.commands.options import (
     Examples,
     HeadSeeds,
     Json,
+    Prune,
+    PruneMargin,
     Revision,
     Suite,
     Threads,
     Track,
     methods,
     names,
+    pruning,
     seeds,
     set_threads,
     trackers,
@@ -78,6 +81,8 @@ def study(
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
+    prune: Prune = False,
+    prune_margin: PruneMargin = None,
     head_seeds: HeadSeeds = "0,1,2",
     examples: Examples = None,
     results: Annotated[
@@ -148,6 +153,7 @@ def study(
             max_dev=max_dev,
             dropout=dropout,
         ),
+        prune=pruning(prune, prune_margin),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
