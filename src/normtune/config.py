@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,6 +89,22 @@ def protocol(name: str, **changes: Any) -> Protocol:
     if changed.prefix and changed.dropout:
         raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
+
+
+class Pruning(Strict):
+    """When a clearly lost rate of a search is dropped early (`normtune.studies.pruning`).
+
+    Attributes:
+        margin: How far behind, as a fraction like the scores.
+        after: Part of a run's epochs before the end of which none is dropped.
+    """
+
+    margin: Annotated[float, Field(ge=0)] = 0.05
+    after: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+    def first(self, epochs: int) -> int:
+        """The first epoch after which a run of so many may be dropped."""
+        return max(1, math.ceil(self.after * epochs))
 
 
 class RunConfig(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from normtune.commands.options import console
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.studies.database import COLUMNS, frame, ordered, rows, select
 from normtune.studies.differences import by_id, differences
@@ -44,6 +46,12 @@ def folder(tmp_path: Path) -> Path:
 
 def ids(found: list[dict[str, Any]]) -> list[str]:
     return [row["id"] for row in found]
+
+
+def lines(text: str) -> list[list[str]]:
+    """The cells of a table for people, without its head."""
+    found = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+    return found[next(place for place, line in enumerate(found) if "─" in line[0]) + 1 :]
 
 
 def test_a_row_says_what_the_record_says(tmp_path):
@@ -118,11 +126,10 @@ def test_two_records_are_compared(tmp_path):
 def test_a_reader_sees_short_numbers_and_whole_names(cli: Run, folder):
     status, text, error = cli("runs", folder, "--sort", "score", "--descending")
     assert (status, error) == (0, "")
-    lines = [[part.strip() for part in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
-    assert lines == [
+    assert lines(text) == [
         ["a2", "done", "rte", "layernorm[1]", "3e-05", "1", "0.7500"],
         ["a1", "done", "rte", "head", "0.001", "0", "0.5000"],
-        ["b1", "failed", "cola", "head", "0.001", "0", ""],
+        ["b1", "failed", "cola", "head", "0.001", "0"],
     ]
     write(folder / "runs", "c1", model="other")
     assert "other" in cli("runs", folder)[1]
@@ -140,10 +147,9 @@ def test_programs_read_csv_and_json(cli: Run, folder):
 
 def test_the_command_compares(cli: Run, folder):
     status, text, _ = cli("runs", folder, "--compare", "a1", "a2")
-    lines = [[part.strip() for part in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert status == 0
-    assert ["configuration", "config.rate", "0.001", "3e-05"] in lines
-    assert ["outcome", "score", "0.5", "0.75"] in lines
+    assert ["configuration", "config.rate", "0.001", "3e-05"] in lines(text)
+    assert ["outcome", "score", "0.5", "0.75"] in lines(text)
     same = {"kind": "configuration", "field": "config.seed", "first": 0, "second": 1}
     assert same in json.loads(cli("runs", folder, "--compare", "a1", "a2", "--json")[1])
     assert "differ in no setting" in cli("runs", folder, "--compare", "a1", "a1")[1]
@@ -171,3 +177,31 @@ def test_the_table_is_read_without_torch(folder):
     code = "import sys; from pathlib import Path; from normtune.studies.database import rows; rows(Path(sys.argv[1]))"
     code += "; assert not {'torch', 'pandas', 'numpy'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_a_table_of_real_records_fits_eighty_columns(cli: Run, monkeypatch):
+    records = Path(__file__).parents[2] / "results" / "runs"
+    monkeypatch.setattr(console, "width", 80)
+    status, text, _ = cli("runs", records)
+    assert status == 0
+    shown, known = lines(text), rows(records)
+    # One line a run, nothing folded or cut off but the ids, whose starts tell them apart.
+    assert len(shown) == len(known) == len({line[0] for line in shown})
+    for line, row in zip(shown, known, strict=True):
+        assert row["id"].startswith(line[0])
+        assert line[1:5] == [row["status"], row["task"], row["method"], f"{row['rate']:g}"]
+    assert cli("runs", records, "--compare", shown[0][0], shown[1][0])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "task"), [("STS-B", "stsb"), ("sts_b", "stsb"), ("RTE", "rte"), ("My Intents", "my-intents")]
+)
+def test_tasks_are_found_in_any_spelling(cli: Run, tmp_path, given, task):
+    for number, name in enumerate(("stsb", "rte", "my-intents")):
+        write(tmp_path, f"a{number}", task=name)
+    status, text, error = cli("runs", tmp_path, "--task", given, "--json")
+    assert status == 0, error
+    assert [row["task"] for row in json.loads(text)] == [task]
+    status, text, error = cli("runs", tmp_path, "--task", "STS-C")
+    assert (status, text) == (1, "")
+    assert "Unknown task 'STS-C'. Did you mean" in error or "Unknown task 'STS-C'. Known:" in error

@@ -126,7 +126,7 @@ def test_lists_make_a_table_and_a_folder_a_run(cli: Run, small: list[str], tmp_p
     assert "output.LayerNorm.bias@0,1" in text
     assert len(list(store.glob("*.json"))) == 8
     assert len(list(out.glob("*/*/*/record.json"))) == 8
-    status, text, _ = cli("table", store, "--markdown", "--methods", "head,full", "--tasks", "stsb")
+    status, text, _ = cli("table", store, "--markdown", "--methods", "head,full", "--tasks", "STS-B")
     assert status == 0
     assert text.splitlines()[0] == "| method | entries | stsb |"
     assert text.splitlines()[3] == "| full | 0 | missing |"

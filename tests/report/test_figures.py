@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from normtune.importance.movement import movement
 from normtune.report.curves import Curves, ticks
 from normtune.report.figures import ENDS, Heat, figure1, figure2, figure3, figure4, figure5
+from normtune.report.multiples import VIRIDIS, colour, heat_maps
 from normtune.report.records import read
 from normtune.report.scores import Scores
-from normtune.report.svg import VIRIDIS, colour, curves, heat_map
+from normtune.report.svg import curves
 from normtune.training.record import Record
 from tests.report import made
 
@@ -22,8 +24,8 @@ def test_figure1_is_equation_1(folder):
     records = [Record.load(folder / "runs" / f"{run.id}.json") for run in scores.chosen["full", "rte"].values()]
     known = movement([record.changes for record in records])
     panel = next(each for each in drawing.panels if isinstance(each, Heat) and each.map.title.startswith("RTE"))
-    for layer, row in zip(panel.map.rows, panel.map.values, strict=True):
-        for name, value in zip(panel.map.columns, row, strict=True):
+    for name, row in zip(panel.map.rows, panel.map.values, strict=True):
+        for layer, value in zip(panel.map.columns, row, strict=True):
             assert value == pytest.approx(known.cells[name, int(layer)].mean, rel=1e-12)
     assert "QQP" in drawing.notes[0]
 
@@ -74,11 +76,20 @@ def test_ticks_hold_all_values(low, high):
 
 def test_drawings_are_xml_with_a_text_for_every_mark(folder):
     results = read(folder)
-    heat = figure4(results).panels[0]
-    drawn = ET.fromstring(heat_map(heat, "key"))
-    cells = [each for each in drawn.iter("rect") if each.get("data-tip")]
-    assert len(cells) == len(heat.map.rows) * len(heat.map.columns)
-    assert not any("nan" in str(each.attrib) for each in drawn.iter())
+    for drawing, bars in ((figure1(Scores(results)), 4), (figure4(results), 1)):
+        heats = [heat for heat in drawing.panels if isinstance(heat, Heat)]
+        if bars == 4:  # the made records of all tasks are alike
+            heats = [replace(heat, limits=(0.0, place + 1.0)) for place, heat in enumerate(heats)]
+        drawn = ET.fromstring(heat_maps(heats, "key"))
+        cells = [each for each in drawn.iter("rect") if each.get("data-tip")]
+        assert len(cells) == sum(len(heat.map.rows) * len(heat.map.columns) for heat in heats)
+        assert not any("nan" in str(each.attrib) for each in drawn.iter())
+        # Rows are named once, a range of colours is shown once where it is shared, and nothing hangs over the edge.
+        said = [each.text for each in drawn.iter("text")]
+        assert [name for name in said if name in heats[0].map.rows[:1]] == [heats[0].map.rows[0]]
+        assert len([*drawn.iter("linearGradient")]) == bars
+        right = max(float(cell.get("x", 0)) + float(cell.get("width", 0)) for cell in cells)
+        assert float(drawn.get("width", 0)) - 2 < right <= float(drawn.get("width", 0))
     panel = figure5(Scores(results)).panels[0]
     assert isinstance(panel, Curves)
     drawn = ET.fromstring(curves(panel, [each.look for each in panel.series]))

@@ -74,8 +74,11 @@ def test_every_figure_is_drawn(tab):
             f"#figure{number} .panels > svg",
             "all => all.map(e => [e.getBoundingClientRect().width, e.querySelectorAll('*').length])",
         )
-        assert len(boxes) == (2 if number in {3, 4} else 4)
-        assert all(width > 150 and children > 5 for width, children in boxes)
+        maps = number in {1, 3, 4}  # side by side in one drawing, as wide as the page
+        assert len(boxes) == (1 if maps else 4)
+        assert all(width > (700 if maps else 150) and children > 5 for width, children in boxes)
+    titles = tab.eval_on_selector_all("#figure1 .panel-title", "all => all.map(e => e.textContent)")
+    assert [title.split(" ")[0] for title in titles] == ["CoLA", "MRPC", "STS-B", "RTE"]
 
 
 def test_nothing_is_cut_off_or_overlaps(tab):

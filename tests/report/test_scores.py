@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from normtune.report import ledger
 from normtune.report.records import Run, read
 from normtune.report.scores import PAPER, Column, Scores
 from normtune.studies import published
 from normtune.studies.store import Store
 from normtune.studies.table import tabulate
 from normtune.tasks.glue_tasks import GLUE
+from normtune.training.record import Pruned
 from tests.report import made
 
 
@@ -64,3 +66,22 @@ def test_mnli_has_two_columns():
     results = type("Results", (), {"done": (run,), "planned": ()})()
     scores = Scores(results)
     assert [scores.cell("head", c).mean for c in PAPER if c.task == "mnli"] == [run.score, 0.25]
+
+
+def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
+    made.results(tmp_path, tasks=["rte"], information=False)
+    why = Pruned(epoch=1, of=3, score=0.4, leader="x", leader_rate=0.01, leader_score=0.6, margin=0.05, after=0.25)
+    config = made.record("rte", "head", 0).config.model_copy(update={"rate": 1.0})
+    own = made.record("rte", "head", 0, config={"rate": 1.0}, id="dropped")
+    own = own.model_copy(
+        update={"config": config, "status": "pruned", "score": None, "scores": {}, "pruned": why, "error": f"{why}."}
+    )
+    before = Scores(read(tmp_path))
+    own.save(tmp_path / "runs" / "dropped.json")
+    results = read(tmp_path)
+    scores = Scores(results)
+    assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
+    assert "1 dropped early" in dict(ledger.facts(results, scores))["records"]
+    shelves = ledger.shelves(results, scores, ledger.Marks("M"), ledger.Marks("V"))
+    shown = next(shelf for shelf in shelves if shelf.title == "head on RTE").table.groups[0].rows
+    assert [(row[3].text, row[3].tip) for row in shown if row[0].text == "dropped"] == [("pruned", f"{why}.")]

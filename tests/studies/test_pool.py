@@ -19,6 +19,7 @@ from normtune.studies.conduct import Study
 from normtune.studies.executors import fair_threads
 from normtune.studies.jobs import Job, Result
 from normtune.studies.pool import Pool
+from normtune.studies.store import Store
 from normtune.studies.work import Place
 from tests.studies.tiny import OPTIONS, config, contents
 
@@ -95,8 +96,10 @@ def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
 def command(model: Path, results: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", CODE, "study", "paper", "--model", str(model), "--tasks", "rte,sst2", *OPTIONS),
-        *("--fisher-tasks", "rte,sst2", "--methods", "head,full,layernorm", "--seeds", "0,1", "--fractions", "0,0.1,1"),
-        *("--examples", "12", "--head-seeds", "0,1", "--results", str(results), *more),
+        *("--epochs", "3"),  # so that a rate can be dropped after the first
+        *("--fisher-tasks", "rte,sst2", "--methods", "head,layernorm", "--seeds", "0,1", "--fractions", "0,0.1,1"),
+        *("--examples", "12", "--head-seeds", "0,1", "--prune", "--prune-margin", "0", "--results", str(results)),
+        *more,
     ]
 
 
@@ -104,27 +107,41 @@ def records(results: Path) -> int:
     return len([*(results / "runs").glob("*.json")])
 
 
+def killed(call: list[str], results: Path, draw: random.Random) -> None:
+    """Start a study, and kill its whole group of processes at a moment drawn by chance, while it has jobs left."""
+    before, more = records(results), draw.randint(1, 4)
+    started = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 120
+    while records(results) < before + more and started.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.5 * draw.random())
+    assert started.poll() is None, "the study was over before it could be killed"
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What a study leaves that nothing disturbs, with rates that were dropped early."""
+    results = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(tiny_folder, results), check=True, capture_output=True, timeout=600)
+    assert {record.status for record in Store(results / "runs")} == {"done", "pruned"}
+    return contents(results)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--executor", "pool", "--workers", "2")], ids=["here", "pool"])
 def test_killed_at_random_moments_and_continued_gives_the_same(
-    tiny_folder: Path, tmp_path: Path, more: tuple[str, ...]
+    tiny_folder: Path, tmp_path: Path, uninterrupted: dict[str, object], more: tuple[str, ...]
 ) -> None:
-    draw = random.Random(len(more))
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    subprocess.run(command(tiny_folder, whole), check=True, capture_output=True, timeout=600)
-    for _ in range(3):
-        started, before = subprocess.Popen(command(tiny_folder, pieces, *more), stderr=subprocess.PIPE), records(pieces)
-        until = time.monotonic() + 120
-        while records(pieces) < before + draw.randint(1, 6) and started.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
-        time.sleep(draw.random())
-        started.kill()  # SIGKILL
-        started.communicate()
-    left = records(whole) - records(pieces)
-    assert left > 0, "the study was over before it could be killed"
-    done = subprocess.run(command(tiny_folder, pieces, *more), check=True, capture_output=True, timeout=600)
+    draw, call = random.Random(len(more)), command(tiny_folder, tmp_path, *more)
+    for _ in range(4):
+        killed(call, tmp_path, draw)
+        # What is there is whole, whenever its writer died.
+        assert all(record.status in {"done", "pruned"} for record in Store(tmp_path / "runs"))
+    done = subprocess.run(call, check=True, capture_output=True, timeout=600)
     assert b" known" in done.stdout
-    assert contents(pieces) == contents(whole)
+    assert contents(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow

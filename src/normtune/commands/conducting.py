@@ -47,7 +47,8 @@ def conduct(
         workers: How many jobs run at a time, for the estimate.
         as_json: Whether to print JSON.
     """
-    study = Study.open(config, place)
+    # The trial runs behind an estimate are nobody's, so a plan logs nothing.
+    study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
     if plan_only:
         guess = estimate(study.missing, study.work, trial=True)
         _show_plan(study, guess, workers, as_json)
@@ -67,12 +68,15 @@ def conduct(
 
 
 def unanswered(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
-    """The jobs without a result, but for rates that failed while another one of the same search worked."""
+    """The jobs without a result, but for rates that failed while another one of the same search worked.
+
+    A rate that was dropped early was tried, and lost.
+    """
     done = {_search(job) for job in jobs if _state(job, results) == "done"}
     return [
         job
         for job in jobs
-        if (state := _state(job, results)) != "done"
+        if (state := _state(job, results)) not in {"done", "pruned"}
         and not (state == "failed" and isinstance(job, TrainJob) and job.rate is not None and _search(job) in done)
     ]
 
@@ -149,6 +153,8 @@ def _needs(jobs: Sequence[Job], by_key: Mapping[str, Job]) -> str:
             words[f"best of {len(job.best_of)} rates of {first.about.split('@')[0]}"] = None
         if isinstance(job, TrainJob) and job.mask is not None:
             words["its mask"] = None
+        if isinstance(job, TrainJob) and job.rivals:
+            words["the rates before it"] = None
         if isinstance(job, MaskJob) and job.tasks:
             own = by_key[job.fishers[0]]
             assert isinstance(own, FisherJob)
@@ -256,6 +262,8 @@ class Watcher:
             rate = "" if result.rate is None or not isinstance(job, TrainJob) or job.rate else f" ({result.rate:g})"
             score = "" if result.score is None else f" {result.score:.4f}"
             self._say(f"{describe(job)}{rate}:{score} ({how})")
+        elif result.state == "pruned":
+            self._say(f"{describe(job)}: {result.error} ({how})", "yellow")
         else:
             self._say(f"{describe(job)}: {result.state}: {result.error}", "red")
 
@@ -273,10 +281,13 @@ def _show_summary(study: Study, results: Mapping[str, Result], as_json: bool) ->
             {**_plain(job, results.get(job.key), None), "error": results[job.key].error if job.key in results else None}
             for job in study.jobs
         ]
-        print(json.dumps({**{name: counts[name] for name in _WORDS}, "jobs": jobs}, indent=1))
+        facts = {**{name: counts[name] for name in _WORDS}, "saved_epochs": sum(r.saved for r in results.values())}
+        print(json.dumps({**facts, "jobs": jobs}, indent=1))
         return
     said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
     console.print(f"{len(study.jobs)} jobs: {said}. Results are in {study.work.place.results}.", soft_wrap=True)
+    if study.work.config.prune is not None:
+        console.print(_savings(study, results), highlight=False, soft_wrap=True)
     lost = [job for job in study.jobs if _word(job, results) in {"failed", "blocked", "missing"}]
     for job in lost[:_REASONS]:
         why = results[job.key].error if job.key in results else "not run yet"
@@ -285,7 +296,19 @@ def _show_summary(study: Study, results: Mapping[str, Result], as_json: bool) ->
         console.print(f"and {len(lost) - _REASONS} more")
 
 
-_WORDS = ("done", "known", "failed", "blocked", "missing")
+def _savings(study: Study, results: Mapping[str, Result]) -> str:
+    """How much a search was shortened, in words."""
+    tried = [job.key for job in study.jobs if isinstance(job, TrainJob) and job.rate is not None and job.key in results]
+    lost = [results[key] for key in tried if results[key].state == "pruned"]
+    config = study.work.config
+    assert config.prune is not None
+    return (
+        f"Dropped early, more than {config.prune.margin:g} behind: {len(lost)} of {len(tried)} rates tried;"
+        f" {sum(result.saved for result in lost)} of {len(tried) * config.protocol.epochs} epochs saved."
+    )
+
+
+_WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")
 
 
 def _word(job: Job, results: Mapping[str, Result]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from normtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from normtune.config import Pruning
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Console(stderr=True)
@@ -37,6 +40,19 @@ Estimate = Annotated[str, typer.Option(help="empirical (true labels), exact or m
 Samples = Annotated[int, typer.Option(min=1, help="Labels drawn for each example by monte-carlo.")]
 HeadSeeds = Annotated[
     str, typer.Option(help="Seeds of the new head, separated by commas; the information is averaged over them.")
+]
+
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Log each run by tensorboard, mlflow, wandb or another tracker of accelerate."),
+]
+
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Drop a rate of a search early once it is clearly behind another one.")
+]
+PruneMargin = Annotated[
+    float | None, typer.Option(min=0, help="With --prune: how far behind, as a fraction. [default: 0.05]")
 ]
 
 
@@ -90,6 +106,34 @@ def rates(text: str | None) -> tuple[list[float] | None, bool]:
     if not all(0 < value < float("inf") for value in values):
         raise ConfigError(f"--lr takes positive numbers; got {text!r}.")
     return values, False
+
+
+def trackers(given: list[str] | None) -> tuple[str, ...]:
+    """Reads ``--track``, given several times or separated by commas.
+
+    Raises:
+        ConfigError: If there is no such tracker, or its library is not installed.
+    """
+    if not given:
+        return ()
+    from normtune.training.tracking import check_trackers
+
+    return check_trackers([name for text in given for name in names(text)])
+
+
+def pruning(prune: bool, margin: float | None) -> Pruning | None:
+    """Reads ``--prune`` and ``--prune-margin``.
+
+    Raises:
+        ConfigError: If there is a margin for nothing.
+    """
+    from normtune.config import Pruning
+
+    if not prune:
+        if margin is not None:
+            raise ConfigError("--prune-margin goes with --prune.")
+        return None
+    return Pruning() if margin is None else Pruning(margin=margin)
 
 
 def set_threads(threads: int | None) -> None:

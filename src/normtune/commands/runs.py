@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normtune.studies.database import Row
 
 SHOWN = ("id", "status", "task", "method", "rate", "seed", "score")
+_NUMBERS = {"rate", "seed", "score"}
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +30,11 @@ def register(app: typer.Typer) -> None:
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("runs/study"),
-    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task, in any spelling: sst2, SST-2.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only this protocol.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only this status: done or failed.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this status: done, failed or pruned.")] = None,
     rate: Annotated[float | None, typer.Option(help="Only this learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, such as score. [default: by id]")] = None,
@@ -46,6 +47,8 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List the records in a folder, a row a run, or say what differs between two.
+
+    The table shows the start of each id, which --compare understands; --csv and --json have them whole.
 
     Examples:
     `normtune runs results --task rte --sort score --descending`
@@ -75,7 +78,12 @@ def listed(
     """Print the rows that are wanted."""
     from normtune.studies.database import COLUMNS, ordered, rows, select
 
-    found = select(rows(folder), wanted)
+    found = rows(folder)
+    if "task" in wanted:
+        from normtune.tasks.glue_tasks import spelled
+
+        wanted = {**wanted, "task": spelled(wanted["task"], [row["task"] for row in found])}
+    found = select(found, wanted)
     if sort is not None:
         found = ordered(found, sort, descending=descending)
     if as_json:
@@ -87,7 +95,14 @@ def listed(
     else:
         # What all rows share says nothing of a row.
         several = [name for name in ("protocol", "model") if len({row[name] for row in found}) > 1]
-        show((*SHOWN, *several), [[cell(name, row) for name in (*SHOWN, *several)] for row in found])
+        length = enough([row["id"] for row in found])
+        lines = [[cell(name, row)[: length if name == "id" else None] for name in (*SHOWN, *several)] for row in found]
+        show((*SHOWN, *several), lines)
+
+
+def enough(ids: Sequence[str]) -> int:
+    """How many characters of the ids tell them apart, eight at least."""
+    return next(count for count in range(8, 65) if len({own[:count] for own in ids}) == len({*ids}))
 
 
 def cell(name: str, row: Row) -> str:
@@ -124,12 +139,13 @@ def short(value: object) -> str:
 
 def show(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Print a table; square brackets in names are no markup."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in heads:
-        table.add_column(Text(head), overflow="fold")
+        table.add_column(Text(head), overflow="fold", justify="right" if head in _NUMBERS else "left")
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)

@@ -14,13 +14,18 @@ from normtune.commands.options import (
     Examples,
     HeadSeeds,
     Json,
+    Prune,
+    PruneMargin,
     Revision,
     Suite,
     Threads,
+    Track,
     methods,
     names,
+    pruning,
     seeds,
     set_threads,
+    trackers,
 )
 from normtune.errors import ConfigError, UnknownNameError
 
@@ -76,6 +81,8 @@ def study(
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
+    prune: Prune = False,
+    prune_margin: PruneMargin = None,
     head_seeds: HeadSeeds = "0,1,2",
     examples: Examples = None,
     results: Annotated[
@@ -93,6 +100,7 @@ def study(
     cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
     gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
     checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
+    track: Track = None,
     data: Data = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
@@ -117,6 +125,7 @@ def study(
         _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
         return
     _check_executor(executor, workers, address, cpus, gpus)
+    tracked = trackers(track)
     from normtune.commands.conducting import conduct
     from normtune.config import protocol as make_protocol
     from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
@@ -144,6 +153,7 @@ def study(
             max_dev=max_dev,
             dropout=dropout,
         ),
+        prune=pruning(prune, prune_margin),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
@@ -156,6 +166,7 @@ def study(
         data=None if data is None else data.absolute(),
         mode=check_mode(mode),
         checkpoints=checkpoints,
+        track=tracked,
     )
 
     def engine(work: Work) -> Executor:

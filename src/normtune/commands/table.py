@@ -40,6 +40,7 @@ def table(
     from normtune.commands.outputs import markdown_table, rate_table, rich_table
     from normtune.studies.store import Store
     from normtune.studies.table import by_rate, tabulate
+    from normtune.tasks.glue_tasks import spelled
 
     if not records.is_dir():
         raise DataError(f"There is no folder of records at {records}.")
@@ -50,13 +51,15 @@ def table(
     if len(bases) > 1:
         raise ConfigError("These records are of several base models or protocols; choose with --protocol.")
     if rates:
-        print(rate_table(by_rate(found, options.names(tasks or ""), options.methods(methods or ""))))
+        known = {record.config.task for record in found}
+        wanted = [spelled(name, known) for name in options.names(tasks or "")]
+        print(rate_table(by_rate(found, wanted, options.methods(methods or ""))))
         return
     shown = tabulate(found)
     if tasks or methods:
         shown = dataclasses.replace(
             shown,
-            tasks=tuple(options.names(tasks)) if tasks else shown.tasks,
+            tasks=tuple(spelled(name, shown.tasks) for name in options.names(tasks)) if tasks else shown.tasks,
             methods=tuple(options.methods(methods)) if methods else shown.methods,
         )
     if as_json:

@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from normtune.commands.options import Data, Device, Json, Revision, Suite, Threads, rates, seeds, set_threads
+from normtune.commands.options import (
+    Data,
+    Device,
+    Json,
+    Prune,
+    PruneMargin,
+    Revision,
+    Suite,
+    Threads,
+    Track,
+    pruning,
+    rates,
+    seeds,
+    set_threads,
+    trackers,
+)
 from normtune.commands.rows import Rows
 from normtune.commands.sources import OwnFiles, sources
 from normtune.errors import ConfigError, TrainingError
@@ -51,6 +66,8 @@ def train(
     lr: Annotated[
         str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
     ] = None,
+    prune: Prune = False,
+    prune_margin: PruneMargin = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
     protocol: Annotated[str, typer.Option(help="paper, held-out, small or fast.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
@@ -74,6 +91,8 @@ def train(
         typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]"),
     ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
+    track: Track = None,
+    track_dir: Annotated[Path, typer.Option(help="Folder for trackers that write to one.")] = Path("runs/tracking"),
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
     precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
@@ -102,6 +121,9 @@ def train(
         raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
     rows, seed_list = Rows.read(method, mask), seeds(seed)
+    tracked, rule = trackers(track), pruning(prune, prune_margin)
+    if rule is not None and not search and len(rate_list or ()) < 2:
+        raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
     set_threads(threads)
     if manifest is not None:
         from normtune.commands.manifest import train_manifest
@@ -110,6 +132,8 @@ def train(
             raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
         if mask is not None:
             raise ConfigError("--manifest names the method itself; leave out --mask.")
+        if tracked or rule:
+            raise ConfigError("--track and --prune do not go with --manifest.")
         train_manifest(manifest, out, device, precision, as_json)
         return
     own = OwnFiles(train, dev, text, text_pair, label, regression, class_weights, name, seed_list[0])
@@ -140,7 +164,7 @@ def train(
         model,
         revision=revision,
         dtype=dtype,
-        accelerator=accelerator(device, precision),
+        accelerator=accelerator(device, precision, trackers=tracked, folder=track_dir),
         memory=cast("Memory", memory),
     )
     plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)
@@ -154,7 +178,15 @@ def train(
     results = []
     with Watcher(sum(cell.runs for cell in plan), silent=not main) as watcher:
         runner = Runner(
-            session, chosen, store=store, aside=outputs.aside, begin=watcher.begin, end=watcher.end, fail=watcher.fail
+            session,
+            chosen,
+            store=store,
+            aside=outputs.aside,
+            begin=watcher.begin,
+            end=watcher.end,
+            fail=watcher.fail,
+            prune=rule,
+            drop=watcher.drop,
         )
         for cell in plan:
             try:
@@ -162,6 +194,8 @@ def train(
             except TrainingError:
                 if len(plan) == 1:
                     raise
+    if main and rule is not None:
+        watcher.savings(sum(len(cell.rates) for cell in plan), chosen.epochs)
     if main:
         for runs in results:
             outputs.write(runs)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from normtune.config import RunConfig
     from normtune.studies.runs import Finished, Watch
     from normtune.training.loop import Tick
+    from normtune.training.record import Pruned, Record
 
 
 class Watcher:
@@ -31,6 +32,7 @@ class Watcher:
         )
         self._all = self._progress.add_task("runs", total=runs, note="", visible=runs > 1)
         self._one = self._progress.add_task("", total=None, note="", start=False)
+        self._dropped: list[Pruned] = []
 
     def __enter__(self) -> Watcher:
         self._progress.start()
@@ -79,4 +81,23 @@ class Watcher:
         self._progress.advance(self._all)
         self._progress.console.print(
             f"[red]{config.task} {config.method} rate {config.rate:g}: {message}[/]", highlight=False
+        )
+
+    def drop(self, record: Record) -> None:
+        """Count a run that was dropped early, and say why."""
+        self._progress.advance(self._all)
+        assert record.pruned is not None
+        self._dropped.append(record.pruned)
+        config = record.config
+        self._progress.console.print(
+            f"[yellow]{config.task} {config.method} rate {config.rate:g} seed {config.seed}: {record.pruned}[/]",
+            highlight=False,
+        )
+
+    def savings(self, tried: int, epochs: int) -> None:
+        """Say how many of the rates tried were dropped early, and how many of their epochs that saved."""
+        saved = sum(why.of - why.epoch for why in self._dropped)
+        notes.print(
+            f"Dropped early: {len(self._dropped)} of {tried} rates tried; {saved} of {tried * epochs} epochs saved.",
+            highlight=False,
         )

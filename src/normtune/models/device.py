@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 
 from normtune.errors import ConfigError
 
 
-def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
+def accelerator(
+    device: str = "auto", precision: str = "no", *, trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
     """An accelerator for ``auto``, ``cpu`` or ``cuda``, in mixed precision ``no``, ``bf16`` or ``fp16``.
+
+    Args:
+        device: Where it runs.
+        precision: Mixed precision.
+        trackers: Trackers that every run is logged by (`normtune.training.tracking.check_trackers`).
+        folder: Where those of them write that write to a folder.
+
+    Returns:
+        The accelerator.
 
     Raises:
         ConfigError: If the device or the precision is not known, or not here.
@@ -22,4 +36,5 @@ def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
         raise ConfigError("There is no CUDA device here; use --device cpu.")
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("Mixed precision fp16 needs a CUDA device; use bf16 or no.")
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    log = {"log_with": [*trackers], "project_dir": None if folder is None else str(folder)} if trackers else {}
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision, **log)

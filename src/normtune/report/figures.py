@@ -76,7 +76,7 @@ def figure1(scores: Scores) -> Drawing:
         "figure1",
         "Figure 1. Change of each component in full fine-tuning.",
         "Mean |fine-tuned − pre-trained| (equation 1) by component and layer, weight and bias together; the mean over"
-        " seeds, at the best epoch. Each task has its own range of colours.",
+        " seeds, at the best epoch. Each task has its own range of colours, so compare within a task.",
         shown,
         _absent("No full fine-tuning", absent),
     )
@@ -108,16 +108,19 @@ def _change(task: str, runs: Sequence[Run], wanted: Sequence[int]) -> Heat | Non
     names = list(dict.fromkeys(name for grid in grids for row in grid.values() for name in row))
     values: list[tuple[float | None, ...]] = []
     tips: list[tuple[str, ...]] = []
-    for layer in layers:
-        cells = [[grid[layer][name] for grid in grids if name in grid.get(layer, {})] for name in names]
+    for name in names:
+        cells = [[grid[layer][name] for grid in grids if name in grid.get(layer, {})] for layer in layers]
         values.append(tuple(mean(cell) if len(cell) == len(grids) else None for cell in cells))
         tips.append(tuple(
             f"{name}, layer {layer}\n{mean(cell):.3g}{f' ± {stdev(cell):.2g}' if len(cell) > 1 else ''}"
             f" over {len(cell)} seed{'s' * (len(cell) != 1)}" if cell else f"{name}, layer {layer}: none"
-            for name, cell in zip(names, cells, strict=True)
+            for layer, cell in zip(layers, cells, strict=True)
         ))  # fmt: skip
     count = f"{len(runs)} of {len(wanted)} seeds" if len(runs) < len(wanted) else f"{len(runs)} seeds"
-    shown = HeatMap(f"{title(task)} ({count})", tuple(layers), tuple(names), tuple(values), "mean |change|")
+    shown = HeatMap(
+        f"{title(task)} ({count})", tuple(names), tuple(layers), tuple(values), "mean |change|",
+        row_name="component", column_name="layer",
+    )  # fmt: skip
     return Heat(shown, tuple(tips), shown.limits, f"runs-full-on-{task}")
 
 
@@ -142,7 +145,7 @@ def figure3(results: Results) -> Drawing:
         "Figure 3. Fisher information of LayerNorm.",
         "Sum over the entries of a layer’s output.LayerNorm, before training; weight and bias apart, with one range of"
         f" colours for both{', which is logarithmic: tasks differ by orders of magnitude' if logarithm else ''}."
-        " The last layer is on top.",
+        " Left the weight, right the bias; the last layer is on top.",
         _fisher_maps(columns, "sum of Fisher information", logarithm),
         _unmeasured(results),
     )

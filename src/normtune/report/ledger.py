@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def _runs(method: str, task: str, runs: list[Run], chosen: set[str], machines: M
             Entry(run.id, kind="best" if shown else "", tip="shown in the tables" if shown else "of the search only"),
             Entry(f"{run.config.rate:g}"),
             Entry(str(run.config.seed)),
-            Entry("failed", kind="missing", tip=run.error or "") if run.score is None
+            Entry(run.status, kind="missing", tip=run.error or "") if run.score is None
             else Entry(f"{100 * run.score:.2f}", tip=_every_metric(run)),
             Entry(str(run.best_epoch or "—")),
             Entry(f"{run.counts.selected:,}"),
@@ -132,8 +133,10 @@ def facts(results: Results, scores: Scores) -> list[tuple[str, str]]:
         heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
         said.append(("seeds of the heads, for Fisher information", ", ".join(map(str, heads))))
     hours = sum(each.seconds for each in every) / 3600
-    failed = sum(run.status == "failed" for run in runs)
-    said.append(("records", f"{len(runs)} runs{f', {failed} of them failed' if failed else ''}; {len(fisher)}"
+    counts_of: Counter[str] = Counter(run.status for run in runs)
+    words = {"failed": "failed", "pruned": "dropped early"}
+    unfinished = "".join(f", {counts_of[name]} {word}" for name, word in words.items() if counts_of[name])
+    said.append(("records", f"{len(runs)} runs{unfinished}; {len(fisher)}"
                  f" measurements of Fisher information; {hours:.1f} hours in all"))  # fmt: skip
     return said
 
@@ -144,6 +147,8 @@ _WORDS = {
     "warmup_fraction": "warm-up, of all steps",
     "weight_decay": "weight decay",
     "clip": "gradient clipped to",
+    "dropout_generator": "dropout drawn by",
+    "prefix": "frozen prefix computed once",
     "held_out": "rate and epoch picked on",
     "max_train": "training examples at most",
     "max_dev": "dev examples at most",
@@ -155,14 +160,18 @@ _WORDS = {
 def _said(name: str, value: object) -> str:
     if name == "held_out":
         return f"a slice of train ({value:g})" if isinstance(value, float) and value else "dev, as the paper does"
-    if name == "dropout":
-        return "on" if value else "off"
+    if name == "dropout_generator":
+        return "torch’s generator" if value == "torch" else "a fast generator"
+    if isinstance(value, bool):
+        words = ("on", "off") if name == "dropout" else ("yes", "no")
+        return words[not value]
     return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def data_table(results: Results) -> Table:
     """On which data: sizes, samples and hashes."""
-    by_task = {run.config.task: run for run in results.runs}
+    # Only a finished run knows how many texts were cut.
+    by_task = {run.config.task: run for run in (*results.runs, *results.done)}
     measured = {each.config.task: each for each in results.fisher}
     rows = []
     for task in order({*by_task, *measured}):

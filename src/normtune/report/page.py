@@ -12,9 +12,10 @@ from normtune.report.curves import Curves, Look
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, Heat, figure1, figure2, figure3, figure4, figure5
 from normtune.report.findings import findings
+from normtune.report.multiples import heat_maps
 from normtune.report.records import Results
 from normtune.report.scores import Scores
-from normtune.report.svg import curves, heat_map, key_of
+from normtune.report.svg import curves, key_of
 from normtune.report.table import Table
 from normtune.report.tables import setting, table1, table2, table3, table4
 
@@ -115,12 +116,13 @@ def _drawn(drawing: Drawing, looks: list[Look]) -> str:
     """The panels of a figure, with a legend where it has curves."""
     parts = []
     own: dict[Look, None] = {}
-    for number, panel in enumerate(drawing.panels):
+    heats = [panel for panel in drawing.panels if isinstance(panel, Heat)]
+    if heats:
+        parts.append(heat_maps(heats, drawing.key))
+    for panel in drawing.panels:
         if isinstance(panel, Curves):
             own |= dict.fromkeys(each.look for each in panel.series)
             parts.append(curves(panel, looks))
-        elif isinstance(panel, Heat):
-            parts.append(heat_map(panel, f"{drawing.key}-{number}"))
     names = "".join(f"<li>{key_of(look, looks.index(look))}{look.name}</li>" for look in own)
     legend = f'<ul class="legend">{names}</ul>' if names else ""
     return f'{legend}<div class="panels">{"".join(parts)}</div>'

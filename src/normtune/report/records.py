@@ -65,7 +65,7 @@ class Run(View):
     """One training."""
 
     id: str
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "pruned"]
     error: str | None = None
     config: RunConfig
     base_identity: str
@@ -134,7 +134,7 @@ class Results:
 
     Attributes:
         folder: Where they were read from.
-        runs: Finished and failed runs.
+        runs: Finished and failed runs, and those that were dropped early.
         fisher: One measurement of Fisher information a task.
         planned: The seeds that ``study.json`` asks for, where there is one.
         submissions: Submissions to the GLUE server (``submission*.json``), with its reply where it was recorded.

@@ -90,7 +90,7 @@ def _draw(drawing: Drawing, stem: Path) -> None:
     lines = [panel for panel in drawing.panels if isinstance(panel, Curves)]
     with mpl.rc_context(curves.STYLE):
         if heats:
-            drawn = heatmap.figure([heat.map for heat in heats], across=2)
+            drawn = heatmap.figure([heat.map for heat in heats], across=min(4, len(heats)))
             images = [axes.images[0] for axes in drawn.axes if axes.images]
             for image, heat in zip(images, heats, strict=True):
                 image.set_clim(*(limit / 10.0**heat.map.exponent for limit in heat.limits))

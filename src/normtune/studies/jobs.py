@@ -85,6 +85,7 @@ class TrainJob(_Named):
         rate: Its rate, or None for the best of those in `best_of`.
         best_of: Keys of the runs of which the best one's rate is taken.
         mask: Key of the job that makes the mask, where one is trained.
+        rivals: Keys of the runs of the same search that come first, where it may be dropped for being behind them.
     """
 
     kind: Literal["train"] = "train"
@@ -94,11 +95,12 @@ class TrainJob(_Named):
     rate: float | None = None
     best_of: tuple[str, ...] = ()
     mask: str | None = None
+    rivals: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Keys of the jobs that come first."""
-        return (*self.best_of, *(() if self.mask is None else (self.mask,)))
+        return (*self.best_of, *(() if self.mask is None else (self.mask,)), *self.rivals)
 
     @property
     def about(self) -> str:
@@ -138,18 +140,20 @@ class Result(Strict):
 
     Attributes:
         key: The job's key.
-        state: ``done``; ``failed``; or ``blocked``, where it was never begun since what it needs failed.
+        state: ``done``; ``failed``; ``pruned``, where it was dropped early as asked for; or ``blocked``, where it was
+            never begun since what it needs failed.
         id: Name of the record, or of the mask's file.
         known: Whether it was found rather than made.
-        error: What went wrong.
+        error: What went wrong, or why it was dropped.
         rate: The rate of a run.
         picked: What rates are compared by: the primary metric where the epoch was picked.
         score: The run's score on dev.
         seconds: Time that it took to make.
+        saved: Epochs that were not trained since it was dropped.
     """
 
     key: str
-    state: Literal["done", "failed", "blocked"]
+    state: Literal["done", "failed", "pruned", "blocked"]
     id: str = ""
     known: bool = False
     error: str | None = None
@@ -157,6 +161,7 @@ class Result(Strict):
     picked: float | None = None
     score: float | None = None
     seconds: float = 0.0
+    saved: int = 0
 
 
 Results = Mapping[str, Result]
@@ -174,8 +179,8 @@ def best_rate(job: TrainJob, results: Results) -> float:
 
 def hindrance(job: Job, results: Results) -> str | None:
     """Why a job can never be begun, once all that it needs is settled; None where it can."""
-    best_of = job.best_of if isinstance(job, TrainJob) else ()
+    best_of, rivals = (job.best_of, job.rivals) if isinstance(job, TrainJob) else ((), ())
     if best_of and all(results[key].state != "done" for key in best_of):
         return f"no rate worked for it: {results[best_of[0]].error}"
-    lost = [key for key in job.needs if key not in best_of and results[key].state != "done"]
+    lost = [key for key in job.needs if key not in {*best_of, *rivals} and results[key].state != "done"]
     return f"it needs what failed: {results[lost[0]].error}" if lost else None

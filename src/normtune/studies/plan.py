@@ -8,6 +8,7 @@ from normtune.importance.scores import random_scores
 from normtune.selection.masks import top
 from normtune.selection.selection import Selection
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
+from normtune.studies.pruning import trial_order
 from normtune.studies.study import MaskKind, StudyConfig
 from normtune.training.rates import Grid
 from normtune.training.session import Session
@@ -20,7 +21,8 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     """The jobs of a study.
 
     For every method each rate of its grid is tried on the first seed, as many for one as for another, and the best one
-    is used for the other seeds. A mask takes the rate that LayerNorm was given on the task.
+    is used for the other seeds. A mask takes the rate that LayerNorm was given on the task. With pruning the rates of a
+    search come one after the other, from the middle one outwards.
 
     Args:
         config: The study.
@@ -82,8 +84,15 @@ class _Planner:
         """The search of a method's rates on the first seed; what it gives is a run without a seed of its own yet."""
         first = self._config.seeds[0]
         rates = self._rates(self._session.grid(method))
-        tried = [self._add(TrainJob(task=task, method=method, seed=first, rate=rate)) for rate in rates]
-        return _at_best(TrainJob(task=task, method=method, seed=first), tried, rates)
+        return self._tried(TrainJob(task=task, method=method, seed=first), rates)
+
+    def _tried(self, like: TrainJob, rates: tuple[float, ...]) -> TrainJob:
+        """A run at each rate; what it gives is a run at the best. Those that may be dropped wait for each other."""
+        prune, tried = self._config.prune is not None, dict[float, str]()
+        for rate in trial_order(rates) if prune else rates:
+            rivals = tuple(tried.values()) if prune else ()
+            tried[rate] = self._add(like.model_copy(update={"rate": rate, "rivals": rivals}))
+        return _at_best(like, [tried[rate] for rate in rates], rates)
 
     def _cell(self, task: str, method: str) -> None:
         other = self._search(task, method)
@@ -98,8 +107,7 @@ class _Planner:
             first = seeds.pop(0)
             mask = self._mask(task, kind, fraction, first)
             rates = self._rates(self._session.grid(method, self._sized(fraction)))
-            tried = [self._add(like.model_copy(update={"rate": rate, "mask": mask})) for rate in rates]
-            like = _at_best(like, tried, rates)
+            like = self._tried(like.model_copy(update={"mask": mask}), rates)
         else:
             found = self._search(task, CANDIDATES)
             like = like.model_copy(update={"rate": found.rate, "best_of": found.best_of})

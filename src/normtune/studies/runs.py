@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normtune.config import Protocol, RunConfig
+from normtune.config import Protocol, Pruning, RunConfig
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, TrainingError
 from normtune.selection.masks import Mask
 from normtune.selection.selection import Selection
+from normtune.studies.pruning import judge, pruned_identity, trial_order
 from normtune.studies.store import Store
+from normtune.studies.unfinished import pruned
 from normtune.tasks.task import TaskData
-from normtune.training.loop import Tick
+from normtune.training.loop import PrunedError, Tick
 from normtune.training.rates import Grid
 from normtune.training.record import Record
 from normtune.training.session import Session
@@ -71,6 +73,8 @@ class Runner:
         begin: Told before each run; its answer watches the run's steps.
         end: Told after each run.
         fail: Told of each run whose loss stopped being finite.
+        prune: When clearly lost rates of a cell are dropped early; None never does.
+        drop: Told of each run that was dropped, with its record.
     """
 
     def __init__(
@@ -83,11 +87,14 @@ class Runner:
         begin: Callable[[RunConfig], Watch | None] = lambda _: None,
         end: Callable[[Finished], None] = lambda _: None,
         fail: Callable[[RunConfig, str], None] = lambda _, __: None,
+        prune: Pruning | None = None,
+        drop: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._session, self._protocol, self._aside = session, protocol, aside
         stores = [store, Store(aside / "records") if aside is not None else None]
         self._stores = [known for known in stores if known is not None]
         self._begin, self._end, self._fail = begin, end, fail
+        self._prune, self._drop = prune, drop
 
     def cell(self, cell: Cell) -> list[Finished]:
         """Run a cell: every rate on the first seed, then the best rate on the other seeds.
@@ -101,28 +108,48 @@ class Runner:
         Raises:
             TrainingError: If no rate gave a finite loss on the first seed.
         """
-        tried = [self._try(cell, rate, cell.seeds[0]) for rate in cell.rates]
+        tried = self._search(cell)
         done = [run for run in tried if isinstance(run, Finished)]
         if not done:
             tail = "" if len(tried) == 1 else f" So it was at each of the {len(tried)} rates tried."
             raise TrainingError(f"{cell.method} on {cell.data.task.name}: {tried[0]}{tail}")
-        best = max(done, key=lambda run: picked(run.record))
+        best = max(done, key=lambda run: (picked(run.record), -run.record.config.rate))
         others = [self._try(cell, best.record.config.rate, seed) for seed in cell.seeds[1:]]
         return [best, *(run for run in others if isinstance(run, Finished))]
 
-    def _try(self, cell: Cell, rate: float, seed: int) -> Finished | TrainingError:
+    def _search(self, cell: Cell) -> list[Finished | Record | TrainingError]:
+        """Every rate on the first seed; where lost ones are dropped, each is compared with the whole runs before it."""
+        tried: list[Finished | Record | TrainingError] = []
+        for rate in trial_order(cell.rates) if self._prune else cell.rates:
+            rivals = [run.record for run in tried if isinstance(run, Finished)] if self._prune else []
+            tried.append(self._try(cell, rate, cell.seeds[0], rivals))
+        return tried
+
+    def _try(
+        self, cell: Cell, rate: float, seed: int, rivals: Sequence[Record] = ()
+    ) -> Finished | Record | TrainingError:
+        """A run, or the record of one that was dropped, or why there is none."""
         config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol, cell.selection)
         identity = self._session.identify(config, cell.data, cell.selection)
         watch = self._begin(config)
-        run = self._known(identity)
+        run = self._known(identity) or (self._dropped(identity, rivals) if rivals else None)
         if run is None:
             try:
-                run = self._train(config, cell, identity, watch)
+                run = self._train(config, cell, identity, watch, list(rivals))
             except TrainingError as error:
                 self._fail(config, str(error))
                 return error
-        self._end(run)
+        if isinstance(run, Record):
+            self._drop(run)
+        else:
+            self._end(run)
         return run
+
+    def _dropped(self, identity: str, rivals: Sequence[Record]) -> Record | None:
+        """The record of a run that was dropped before, for the same reason as it would be again."""
+        assert self._prune is not None
+        own = pruned_identity(identity, self._prune, rivals)
+        return next((found for store in self._stores if (found := store.get(own)) is not None), None)
 
     def _known(self, identity: str) -> Finished | None:
         """A run that was finished before, where everything that is to be kept of it is there."""
@@ -133,22 +160,36 @@ class Runner:
         delta = self._aside / "deltas" / f"{identity}.safetensors"
         return Finished(record, Delta.load(delta), cached=True) if delta.is_file() else None
 
-    def _train(self, config: RunConfig, cell: Cell, identity: str, watch: Watch | None) -> Finished:
+    def _train(
+        self, config: RunConfig, cell: Cell, identity: str, watch: Watch | None, rivals: list[Record]
+    ) -> Finished | Record:
         checkpoint = None if self._aside is None else self._aside / f"{identity}.safetensors"
-        record, delta = self._session.run(
-            config, cell.data, selection=cell.selection, checkpoint=checkpoint, watch=watch
-        )
-        if not self._session.accelerator.is_main_process:
-            return Finished(record, delta, cached=False)
-        if self._aside is not None:
+        rule, primary = self._prune, cell.data.task.primary
+        judging = judge(rule, primary, config.protocol.epochs, rivals) if rule and rivals else None
+        try:
+            record, delta = self._session.run(
+                config, cell.data, selection=cell.selection, checkpoint=checkpoint, watch=watch, judge=judging
+            )
+        except PrunedError as error:
+            assert rule is not None
+            lost = pruned(self._session, config, cell.data, cell.selection, identity, rule, rivals, error)
+            self._put(lost, checkpoint)
+            return lost
+        if self._aside is not None and self._session.accelerator.is_main_process:
             file = self._aside / "deltas" / f"{identity}.safetensors"
             file.unlink(missing_ok=True)
             delta.save(file)
+        self._put(record, checkpoint)
+        return Finished(record, delta, cached=False)
+
+    def _put(self, record: Record, checkpoint: Path | None) -> None:
+        """Keep a record; the state that it came from is then no longer needed."""
+        if not self._session.accelerator.is_main_process:
+            return
         for store in self._stores:
             store.put(record)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-        return Finished(record, delta, cached=False)
 
 
 def picked(record: Record) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from normtune.config import Protocol, Strict
+from normtune.config import Protocol, Pruning, Strict
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.files import write_atomically
 
@@ -48,6 +48,7 @@ class StudyConfig(Strict):
         masks: Kinds of masks in figure 5.
         sources: Tasks whose Fisher information goes into global and leave-one-out masks.
         protocol: How every run is trained; it says how many rates of each method's grid a search tries.
+        prune: When clearly lost rates of a search are dropped early; None never does.
         search_masks: Whether masks get a search of their own, rather than the rate that LayerNorm was given.
         head_seeds: Seeds of the heads that Fisher information is averaged over.
         examples: Examples that it is measured on; None takes all that training sees.
@@ -68,6 +69,7 @@ class StudyConfig(Strict):
     masks: tuple[MaskKind, ...] = MASKS[:3]
     sources: tuple[str, ...] = TASKS
     protocol: Protocol
+    prune: Pruning | None = None
     search_masks: bool = False
     head_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     examples: Annotated[int, Field(ge=1)] | None = None

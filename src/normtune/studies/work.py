@@ -13,11 +13,9 @@ import torch
 
 from normtune.config import RunConfig, Strict, fingerprint
 from normtune.errors import NormtuneError, TrainingError, UnknownNameError
-from normtune.execution.sparse import trained_counts
 from normtune.importance.archive import Archive, read_scores
 from normtune.importance.record import FisherConfig, FisherRecord
 from normtune.importance.scores import combined, random_scores
-from normtune.machine import machine
 from normtune.models.device import accelerator
 from normtune.selection.expression import select
 from normtune.selection.masks import Mask
@@ -25,14 +23,17 @@ from normtune.selection.scores import Scores
 from normtune.selection.selection import Selection
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, best_rate, hindrance
 from normtune.studies.plan import CANDIDATES
+from normtune.studies.pruning import judge, pruned_identity
 from normtune.studies.runs import picked
 from normtune.studies.store import Store
 from normtune.studies.study import StudyConfig
+from normtune.studies.unfinished import failed, pruned
 from normtune.tasks.suites import load_task
 from normtune.tasks.task import TaskData
-from normtune.training.record import Counts, DataFacts, Record
+from normtune.training.loop import PrunedError
+from normtune.training.record import Record
 from normtune.training.session import Session, parts_of
-from normtune.versions import versions
+from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -50,12 +51,14 @@ class Place(Strict):
         mode: ``cached`` takes what is there; ``retry`` runs what failed again; ``force`` everything; ``read-only``
             nothing at all.
         checkpoints: Whether an unfinished run is continued where it was stopped.
+        track: Trackers that every run is logged by as it is made; those that write to a folder do so in ``tracking``.
     """
 
     results: Path
     data: Path | None = None
     mode: Mode = "cached"
     checkpoints: bool = True
+    track: tuple[str, ...] = ()
 
     @property
     def runs(self) -> Path:
@@ -71,6 +74,11 @@ class Place(Strict):
     def masks(self) -> Path:
         """Folder of the masks."""
         return self.results / "masks"
+
+    @property
+    def tracking(self) -> Path:
+        """Folder of what trackers write."""
+        return self.results / "tracking"
 
 
 def check_mode(name: str) -> Mode:
@@ -103,7 +111,9 @@ class Work:
             config.model,
             revision=config.revision,
             dtype=config.dtype,
-            accelerator=accelerator(config.device, config.precision),
+            accelerator=accelerator(
+                config.device, config.precision, trackers=check_trackers(place.track), folder=place.tracking
+            ),
         )
         self.store = Store(place.runs)
         self._data: dict[str, TaskData] = {}
@@ -132,7 +142,7 @@ class Work:
         if isinstance(job, MaskJob):
             file = self._mask_file(job, needs)
             return _done(job, file.name, known=True) if file.is_file() else None
-        run = self.store.get(self._identity(job, needs))
+        run = self._known(job, needs)
         if run is None or (run.status == "failed" and self.place.mode == "retry"):
             return None
         return _result(job, run, known=True)
@@ -178,15 +188,26 @@ class Work:
         rate = best_rate(job, needs)
         return self.session.config(job.task, name, rate, job.seed, self.config.protocol, selection), selection
 
-    def _identity(self, job: TrainJob, needs: Results) -> str:
+    def _known(self, job: TrainJob, needs: Results) -> Record | None:
+        """The record of a run, or of one that was dropped for the same reason as it would be again."""
         config, selection = self.setup(job, needs)
-        return self.session.identify(config, self.data(job.task), selection)
+        identity = self.session.identify(config, self.data(job.task), selection)
+        whole = self.store.get(identity)
+        if whole is not None or self.config.prune is None:
+            return whole
+        return self.store.get(pruned_identity(identity, self.config.prune, self._rivals(job, needs)))
+
+    def _rivals(self, job: TrainJob, needs: Results) -> list[Record]:
+        """The whole runs of the same search that came before."""
+        found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
+        return [record for record in found if record is not None]
 
     def _train(self, job: TrainJob, needs: Results, tell: Tell) -> Record:
         config, selection = self.setup(job, needs)
-        data = self.data(job.task)
+        data, rule, rivals = self.data(job.task), self.config.prune, self._rivals(job, needs)
         identity = self.session.identify(config, data, selection)
         checkpoint = self.place.results / "unfinished" / f"{identity}.safetensors" if self.place.checkpoints else None
+        judging = judge(rule, data.task.primary, config.protocol.epochs, rivals) if rule and rivals else None
         try:
             record, _ = self.session.run(
                 config,
@@ -194,45 +215,17 @@ class Work:
                 selection=selection,
                 checkpoint=checkpoint,
                 watch=lambda tick: tell(tick.step, tick.steps, f"loss {tick.loss:.3f}"),
+                judge=judging,
             )
         except TrainingError as error:
-            record = self._failed(identity, config, data, selection, str(error))
+            record = failed(self.session, config, data, selection, identity, str(error))
+        except PrunedError as error:
+            assert rule is not None
+            record = pruned(self.session, config, data, selection, identity, rule, rivals, error)
         self.store.put(record)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return record
-
-    def _failed(
-        self, identity: str, config: RunConfig, data: TaskData, selection: Selection | None, error: str
-    ) -> Record:
-        """The record of a run that could not be finished."""
-        base, parts = self.session.base, parts_of(data, config.protocol)
-        own = self.session.selection(config.method, config.seed) if selection is None else selection
-        splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
-        return Record(
-            id=identity,
-            status="failed",
-            error=error,
-            config=config,
-            base_identity=base.identity,
-            selection=own.fingerprint,
-            counts=Counts.model_validate(trained_counts(base.layout, own)),
-            outputs=data.task.outputs,
-            data=DataFacts(
-                source=Path(data.source).name,
-                train=len(parts.train),
-                train_of=len(data.splits["train"]),
-                dev=len(parts.dev["dev"]),
-                dev_of=len(data.splits["dev"]),
-                held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
-                identity={name: split.identity()[:16] for name, split in splits.items()},
-                truncated={},
-                dropped=dict(data.dropped),
-            ),
-            primary=data.task.primary,
-            machine=machine(self.session.accelerator.device),
-            versions=versions(),
-        )
 
     # Fisher information
 
@@ -369,5 +362,6 @@ def _result(job: TrainJob, record: Record, *, known: bool = False) -> Result:
         error=record.error,
         rate=record.config.rate,
         score=record.score,
+        saved=0 if record.pruned is None else record.pruned.of - record.pruned.epoch,
     )
     return own.model_copy(update={"picked": picked(record)}) if record.status == "done" else own

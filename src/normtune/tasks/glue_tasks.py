@@ -6,7 +6,7 @@ Wang et al., *GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Lan
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from normtune.errors import UnknownNameError
@@ -147,3 +147,20 @@ def canonical_name(name: str) -> str:
     if key not in _NAMES:
         raise UnknownNameError("GLUE task", name, GLUE)
     return _NAMES[key]
+
+
+def spelled(name: str, known: Iterable[str]) -> str:
+    """The one of some tasks' names that is `name` in another spelling, such as ``SST-2`` for ``sst2``.
+
+    Args:
+        name: A task's name in any case, with or without hyphens; GLUE's as `canonical_name` knows them.
+        known: Names of tasks of any suite.
+
+    Returns:
+        The known name; `name` itself where it is known, or none of them is meant.
+    """
+    names = [*known]
+    if name in names:
+        return name
+    wanted = _NAMES.get(plain(name), plain(name))
+    return next((own for own in names if wanted in {own, plain(own)}), name)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
-from normtune.errors import ConfigError, TrainingError
+from normtune.errors import ConfigError, NormtuneError, TrainingError
 from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.dropping import dropout_of
@@ -66,6 +66,7 @@ class Tick:
         epoch: Number of the present epoch, from 1.
         loss: Loss of the last batch.
         score: Primary metric of the best epoch so far, or None before the first.
+        rate: Learning rate of the step.
     """
 
     step: int
@@ -73,6 +74,25 @@ class Tick:
     epoch: int
     loss: float
     score: float | None
+    rate: float = 0.0
+
+
+class PrunedError(NormtuneError):
+    """A training that was ended after an epoch since it was judged to be lost.
+
+    Args:
+        curve: Its epochs.
+        steps: Steps done.
+        seconds: Time spent.
+    """
+
+    def __init__(self, curve: tuple[EpochScore, ...], steps: int, seconds: float) -> None:
+        super().__init__(f"The training was ended after {len(curve)} epochs, since it was judged to be lost.")
+        self.curve, self.steps, self.seconds = curve, steps, seconds
+
+
+#: Told the epochs so far and the steps done; answers whether the training goes on.
+Judge = Callable[[tuple[EpochScore, ...], int], bool]
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,7 @@ class Loop:
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Told after each step.
+        judge: Told after each epoch, and when a training is continued; where it answers no, the training ends.
         prefix: The frozen prefix of what trains, where the protocol keeps it.
         memory: What is kept for the backward pass; it changes no number.
 
@@ -128,6 +149,7 @@ class Loop:
         run: str = "",
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
+        judge: Judge | None = None,
         prefix: Prefix | None = None,
         memory: Memory = "plain",
     ) -> None:
@@ -137,6 +159,7 @@ class Loop:
         self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
+        self._judge = judge
         self._batches = math.ceil(len(goal.train) / protocol.batch_size)
         self.steps = self._batches * protocol.epochs
         optimizer = torch.optim.AdamW(tuning.param_groups(protocol.weight_decay), lr=rate, fused=True)
@@ -157,6 +180,7 @@ class Loop:
 
         Raises:
             TrainingError: If loss or gradient stop being finite.
+            PrunedError: If it was judged to be lost.
         """
         was_training = self._tuning.base.model.training
         kept = memory_of(self._tuning.base.model, self._memory)
@@ -164,8 +188,10 @@ class Loop:
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
+            self._ask()
             while self._progress.epoch < self._protocol.epochs:
                 self._epoch()
+                self._ask()
         self._tuning.base.model.train(was_training)
         progress = self._progress
         assert progress.best is not None
@@ -216,10 +242,11 @@ class Loop:
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
             what = "gradient" if math.isfinite(value) else "loss"
             raise TrainingError(self._not_finite(what, self._step_number() + 1))
+        rate = self._optimizer.param_groups[0]["lr"]
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
-        self._tell(value)
+        self._tell(value, rate)
         return value
 
     def _finish_epoch(self) -> None:
@@ -260,11 +287,21 @@ class Loop:
     def _step_number(self) -> int:
         return self._progress.epoch * self._batches + self._progress.batch
 
-    def _tell(self, loss: float) -> None:
+    def _ask(self) -> None:
+        """Go on only if the judge agrees, who is told the finished epochs.
+
+        Raises:
+            PrunedError: If the training is lost.
+        """
+        progress, steps = self._progress, self._progress.epoch * self._batches
+        if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
+            raise PrunedError(progress.curve, steps, progress.seconds)
+
+    def _tell(self, loss: float, rate: float) -> None:
         if self._watch is not None:
             progress = self._progress
             best = None if progress.best is None else progress.curve[progress.best].scores[self._goal.task.primary]
-            self._watch(Tick(self._step_number() + 1, self.steps, progress.epoch + 1, loss, best))
+            self._watch(Tick(self._step_number() + 1, self.steps, progress.epoch + 1, loss, best, rate))
 
     def _advance(self, **changes: object) -> None:
         now = time.monotonic()

@@ -56,13 +56,44 @@ class Counts(Strict):
     share: float
 
 
+class Pruned(Strict):
+    """Why a run was dropped before its end (`normtune.studies.pruning`).
+
+    Attributes:
+        epoch: The epoch after which it was dropped.
+        of: Epochs that a whole run has.
+        score: Its best score until then, on the data that the epoch is picked on.
+        leader: Identity of the whole run, at another rate, that led at that epoch.
+        leader_rate: Its rate.
+        leader_score: Its best score until that epoch.
+        margin: How far behind it a run had to be.
+        after: Part of the epochs before the end of which none is dropped.
+    """
+
+    epoch: int
+    of: int
+    score: float
+    leader: str
+    leader_rate: float
+    leader_score: float
+    margin: float
+    after: float
+
+    def __str__(self) -> str:
+        return (
+            f"dropped after epoch {self.epoch} of {self.of}: its best score {self.score:.4f} is more than"
+            f" {self.margin:g} below {self.leader_score:.4f} of rate {self.leader_rate:g}"
+        )
+
+
 class Record(Saved):
     """Everything about one run.
 
     Attributes:
         id: Fingerprint of all that changes a number: configuration, model, data, selection, threads, device.
-        status: ``done`` or ``failed``.
-        error: What went wrong, where it failed.
+        status: ``done``; ``failed``; or ``pruned``, where it was dropped early as asked for. Only what is done has
+            scores.
+        error: What went wrong, or why it was dropped.
         config: What the user chose.
         base_identity: Content hash of the base model.
         selection: Fingerprint of what was trained.
@@ -81,10 +112,11 @@ class Record(Saved):
         changes: How far each trained parameter moved (equation 1).
         machine: What it ran on.
         versions: With which libraries.
+        pruned: Why it was dropped, where it was; absent from the file otherwise.
     """
 
     id: str
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "pruned"]
     error: str | None = None
     config: RunConfig
     base_identity: str
@@ -104,3 +136,5 @@ class Record(Saved):
     changes: tuple[Change, ...] = ()
     machine: dict[str, str | int]
     versions: dict[str, str]
+    # Left out where it is None, so that records of whole runs are what they were before there was pruning.
+    pruned: Pruned | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -25,9 +25,10 @@ from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
 from normtune.selection.selection import Selection
 from normtune.tasks.task import Split, Task, TaskData
-from normtune.training.loop import Goal, Loop, Outcome, Tick
+from normtune.training.loop import Goal, Judge, Loop, Outcome, Tick
 from normtune.training.rates import Grid, grid, width_of
 from normtune.training.record import Counts, DataFacts, Record
+from normtune.training.tracking import logged
 from normtune.versions import versions
 
 # A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
@@ -74,7 +75,8 @@ class Session:
         model: Hub id, folder or packaged name.
         revision: Commit, tag or branch on the hub.
         dtype: Of the frozen part.
-        accelerator: Where it runs; by default the CPU or the first accelerator, in float32.
+        accelerator: Where it runs; by default the CPU or the first accelerator, in float32. Runs are logged by the
+            trackers that it was made with.
         memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
 
     Raises:
@@ -180,6 +182,7 @@ class Session:
         selection: Selection | None = None,
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
+        judge: Judge | None = None,
     ) -> tuple[Record, Delta]:
         """Train one run and score it.
 
@@ -189,12 +192,14 @@ class Session:
             selection: What trains, where it does not follow from the method: the one that `config` was made with.
             checkpoint: A file to keep the state in; an unfinished run found there is continued.
             watch: Told after each step.
+            judge: Told after each epoch; where it answers no, the training ends.
 
         Returns:
             The record, and the delta at the best epoch. The base model is left as it was.
 
         Raises:
             TrainingError: If loss or gradient stop being finite.
+            PrunedError: If it was judged to be lost.
         """
         parts = parts_of(data, config.protocol)
         selection = self._selected(config, selection)
@@ -212,6 +217,7 @@ class Session:
             undo.callback(self.accelerator.free_memory)
             undo.callback(tuning.undo)
             before = tuning.values()
+            log = undo.enter_context(logged(self.accelerator, config, identity))
             goal = Goal(data.task, encoded.train, encoded.pick)
             loop = Loop(
                 tuning,
@@ -223,12 +229,14 @@ class Session:
                 run=identity,
                 checkpoint=checkpoint,
                 memory=self._memory,
-                watch=watch,
+                watch=log.watching(watch),
+                judge=log.judging(judge),
                 prefix=self._prefix_of(selection) if config.protocol.prefix else None,
             )
             outcome = loop.run()
             tuning.load(outcome.values, outcome.head)
             scores = self._scores(encoded, outcome, data.task)
+            log.best(scores, outcome.curve[outcome.best].epoch, outcome.steps)
             delta = self._delta(config, data.task, selection, outcome, identity)
             counts = Counts.model_validate(trained_counts(self.base.layout, selection))
         record = Record(

@@ -1,0 +1,79 @@
+"""Dropping clearly lost learning rates early: on request, by a rule that no order of execution changes.
+
+The rates of a search are run one after the other, the middle one first. A rate is dropped after the first epoch at
+which its best score so far lies more than a margin below the best that any whole run before it had at the same epoch.
+Rules that compare with whatever else happens to have run (median stopping, asynchronous successive halving) would
+decide otherwise on another machine, or when a study is continued; this one sees only runs that were finished before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from normtune.config import Pruning, fingerprint
+from normtune.training.checkpoint import EpochScore
+from normtune.training.loop import Judge
+from normtune.training.record import Pruned, Record
+
+
+def trial_order(rates: Sequence[float]) -> tuple[float, ...]:
+    """The order in which a search with pruning tries rates: from the middle one outwards, of two the lower first."""
+    rising = sorted(rates)
+    middle = len(rising) // 2
+    return tuple(sorted(rising, key=lambda rate: (abs(rising.index(rate) - middle), rate)))
+
+
+def verdict(
+    rule: Pruning, primary: str, curve: Sequence[EpochScore], epochs: int, rivals: Sequence[Record]
+) -> Pruned | None:
+    """Whether a run is lost: at the first epoch that says so, however long it has been trained since.
+
+    Args:
+        rule: When it is.
+        primary: Name of the metric that rates are compared by.
+        curve: The run's epochs so far.
+        epochs: How many it is to have; after the last there is nothing to save.
+        rivals: Whole runs of other rates of the same search.
+
+    Returns:
+        What it was lost by, or None.
+    """
+    for epoch in range(rule.first(epochs), min(len(curve), epochs - 1) + 1):
+        own = _best(curve, primary, epoch)
+        for rival in sorted(rivals, key=lambda other: (-_best(other.curve, primary, epoch), other.config.rate)):
+            led = _best(rival.curve, primary, epoch)
+            if own < led - rule.margin:
+                return Pruned(
+                    epoch=epoch,
+                    of=epochs,
+                    score=own,
+                    leader=rival.id,
+                    leader_rate=rival.config.rate,
+                    leader_score=led,
+                    margin=rule.margin,
+                    after=rule.after,
+                )
+            break  # the best of them is not far enough ahead, so none is
+    return None
+
+
+def judge(rule: Pruning, primary: str, epochs: int, rivals: Sequence[Record]) -> Judge:
+    """Lets a training go on as long as it is not lost (see `verdict`)."""
+    return lambda curve, _: verdict(rule, primary, curve, epochs, rivals) is None
+
+
+def pruned_identity(identity: str, rule: Pruning, rivals: Sequence[Record]) -> str:
+    """The identity of a run that was dropped, which is not the whole run's `identity`.
+
+    It follows from the whole run's, from the rule and from all that the run was compared with.
+    """
+    return fingerprint({
+        "run": identity,
+        "pruning": rule.model_dump(mode="json"),
+        "rivals": sorted(rival.id for rival in rivals),
+    })
+
+
+def _best(curve: Sequence[EpochScore], primary: str, epoch: int) -> float:
+    """The best score of the first so many epochs."""
+    return max(point.scores[primary] for point in curve[:epoch])

@@ -1,0 +1,96 @@
+"""Records of runs that were not trained to their end: those that failed, and those that were dropped early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from normtune.config import Pruning, RunConfig
+from normtune.execution.sparse import trained_counts
+from normtune.machine import machine, peak_memory
+from normtune.selection.selection import Selection
+from normtune.studies.pruning import pruned_identity, verdict
+from normtune.tasks.task import TaskData
+from normtune.training.loop import PrunedError
+from normtune.training.record import Counts, DataFacts, Record
+from normtune.training.session import Session, parts_of
+from normtune.versions import versions
+
+
+def failed(
+    session: Session, config: RunConfig, data: TaskData, selection: Selection | None, identity: str, error: str
+) -> Record:
+    """The record of a run that could not be finished."""
+    return _record(session, config, data, selection, id=identity, status="failed", error=error)
+
+
+def pruned(
+    session: Session,
+    config: RunConfig,
+    data: TaskData,
+    selection: Selection | None,
+    identity: str,
+    rule: Pruning,
+    rivals: list[Record],
+    error: PrunedError,
+) -> Record:
+    """The record of a run that was dropped, with its curve until then.
+
+    Args:
+        session: What it was trained in.
+        config: Its configuration.
+        data: The task and its data.
+        selection: What trains, where its method does not say it.
+        identity: The whole run's identity.
+        rule: Why it was dropped.
+        rivals: The runs that it was compared with.
+        error: How it ended.
+
+    Returns:
+        The record.
+    """
+    why = verdict(rule, data.task.primary, error.curve, config.protocol.epochs, rivals)
+    assert why is not None
+    curve = error.curve[: why.epoch]
+    return _record(
+        session,
+        config,
+        data,
+        selection,
+        id=pruned_identity(identity, rule, rivals),
+        status="pruned",
+        error=f"{why}.",
+        pruned=why,
+        curve=curve,
+        steps=error.steps // len(error.curve) * len(curve),
+        seconds=round(error.seconds, 3),
+        peak_memory=peak_memory(session.accelerator.device),
+    )
+
+
+def _record(session: Session, config: RunConfig, data: TaskData, selection: Selection | None, **facts: Any) -> Record:
+    base, parts = session.base, parts_of(data, config.protocol)
+    own = session.selection(config.method, config.seed) if selection is None else selection
+    splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
+    return Record(
+        config=config,
+        base_identity=base.identity,
+        selection=own.fingerprint,
+        counts=Counts.model_validate(trained_counts(base.layout, own)),
+        outputs=data.task.outputs,
+        data=DataFacts(
+            source=Path(data.source).name,
+            train=len(parts.train),
+            train_of=len(data.splits["train"]),
+            dev=len(parts.dev["dev"]),
+            dev_of=len(data.splits["dev"]),
+            held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
+            identity={name: split.identity()[:16] for name, split in splits.items()},
+            truncated={},
+            dropped=dict(data.dropped),
+        ),
+        primary=data.task.primary,
+        machine=machine(session.accelerator.device),
+        versions=versions(),
+        **facts,
+    )

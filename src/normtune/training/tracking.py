@@ -1,0 +1,180 @@
+"""Runs logged by the trackers of an accelerator (TensorBoard, MLflow, W&B, ...); it changes no number of theirs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
+
+from normtune.config import RunConfig
+from normtune.errors import ConfigError, UnknownNameError
+from normtune.training.checkpoint import EpochScore
+from normtune.training.loop import Judge, Tick
+
+#: What trackers group runs by: an experiment of MLflow, a project of W&B.
+PROJECT = "normtune"
+#: Most points of a run's curve of the training loss.
+POINTS = 1000
+
+#: How each tracker is told a run's name; those that are not listed take the project's place for it.
+_NAMED: dict[str, Callable[[str, Path], dict[str, Any]]] = {
+    "wandb": lambda run, folder: {"name": run, "dir": str(folder)},
+    "mlflow": lambda run, folder: {"run_name": run},
+    "trackio": lambda run, folder: {"name": run},
+    "swanlab": lambda run, folder: {"experiment_name": run, "logdir": str(folder)},
+    "clearml": lambda run, folder: {"task_name": run},
+    "dvclive": lambda run, folder: {"dir": str(folder / run)},
+}
+
+
+def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of trackers, each once.
+
+    Raises:
+        UnknownNameError: If accelerate knows no such tracker.
+        ConfigError: If its library is not installed.
+    """
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UnknownNameError("tracker", name, LOGGER_TYPE_TO_CLASS)
+        if name not in available:
+            extra = "'normtune[track]'" if name == "tensorboard" else name.replace("_", "-")
+            raise ConfigError(f"The tracker {name} is not installed; install it with: pip install {extra}.")
+    return tuple(dict.fromkeys(names))
+
+
+def run_name(config: RunConfig, identity: str) -> str:
+    """A run's name, which is also that of its folder: what it is, and the start of its identity."""
+    method = re.sub(r"[^\w.,@+-]+", "_", config.method)
+    return f"{config.task}-{method}-{config.rate:g}-seed{config.seed}-{identity[:8]}"
+
+
+class Log:
+    """One run's words to its trackers, where it has any.
+
+    Args:
+        accelerator: Holds the trackers.
+        picked: Where the epoch is picked: ``dev`` or ``held_out``.
+    """
+
+    def __init__(self, accelerator: Accelerator, picked: str) -> None:
+        self._accelerator, self._picked = accelerator, picked
+
+    def watching(self, watch: Callable[[Tick], None] | None) -> Callable[[Tick], None]:
+        """Logs the loss and the rate of each step, of long runs every so many, and tells `watch`."""
+
+        def tell(tick: Tick) -> None:
+            if tick.step % math.ceil(tick.steps / POINTS) == 0:
+                self._log({"train/loss": tick.loss, "train/rate": tick.rate}, tick.step)
+            if watch is not None:
+                watch(tick)
+
+        return tell
+
+    def judging(self, judge: Judge | None) -> Judge:
+        """Logs each epoch, at the step that it ended with, and asks `judge`."""
+
+        def tell(curve: tuple[EpochScore, ...], step: int) -> bool:
+            last = curve[-1]
+            scores = {f"{self._picked}/{name}": value for name, value in last.scores.items()}
+            self._log({"epoch": last.epoch, "train/epoch_loss": last.loss, **scores}, step)
+            return judge is None or judge(curve, step)
+
+        return tell
+
+    def best(self, scores: dict[str, dict[str, float]], epoch: int, step: int) -> None:
+        """Log a finished run's scores at its best epoch."""
+        flat = {f"best/{split}/{name}": value for split, own in scores.items() for name, value in own.items()}
+        self._log({"best/epoch": epoch, **flat}, step)
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        if self._accelerator.trackers:
+            with _at_work(self._accelerator):
+                self._accelerator.log(values, step=step)
+
+
+@contextmanager
+def logged(accelerator: Accelerator, config: RunConfig, identity: str) -> Iterator[Log]:
+    """Within this context a run is logged by the trackers that `accelerator` was made with.
+
+    Args:
+        accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
+        config: The run's configuration, which is logged flat.
+        identity: The run's identity, which is part of its name.
+
+    Yields:
+        What logs it; without trackers it does nothing.
+
+    Raises:
+        ConfigError: If a tracker fails. It is no failure of the run, which can be continued.
+    """
+    wanted, log = accelerator.log_with, Log(accelerator, "held_out" if config.protocol.held_out else "dev")
+    if not wanted:
+        yield log
+        return
+    # accelerate gives all its trackers one name, which is a run's for some and a project's for others.
+    run = run_name(config, identity)
+    accelerator.log_with = [_tracker(tracker, run, Path(accelerator.logging_dir or ".")) for tracker in wanted]
+    try:
+        with _at_work(accelerator):
+            accelerator.init_trackers(PROJECT, config={"run": identity, **_flat(config.model_dump(mode="json"))})
+        yield log
+    except BaseException:
+        for tracker in accelerator.trackers:
+            with suppress(Exception):  # one that never began cannot end; what went wrong is said already
+                tracker.finish()
+        raise
+    else:
+        # Not `end_training`, which ends the group of processes too, and other runs may follow.
+        with _at_work(accelerator):
+            for tracker in accelerator.trackers:
+                tracker.finish()
+    finally:
+        accelerator.trackers, accelerator.log_with = [], wanted
+
+
+@contextmanager
+def _at_work(accelerator: Accelerator) -> Iterator[None]:
+    """Within this context trackers work, whose libraries raise errors of every kind.
+
+    Raises:
+        ConfigError: If one fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        names = ", ".join(str(getattr(tracker, "name", tracker)) for tracker in accelerator.log_with)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"A tracker failed ({names}): {first}") from error
+
+
+def _tracker(tracker: Any, run: str, folder: Path) -> GeneralTracker:
+    """A tracker of one run; one that the user made is used as it is."""
+    if isinstance(tracker, GeneralTracker):
+        return tracker
+    name = str(tracker)
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    if kind.requires_logging_directory:
+        made: GeneralTracker = kind(run, str(folder))
+        return made
+    named = _NAMED.get(name)
+    made = kind(run) if named is None else kind(PROJECT, **named(run, folder))
+    return made
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under names with dots; what is not set is left out."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{name}."))
+        elif value is not None:
+            found[f"{prefix}{name}"] = value
+    return found
