@@ -41,8 +41,8 @@ class Protocol(Strict):
         dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
             statistics and other draws.
         prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
-        products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what goes
-            in and comes out of them and nothing else. Scores and a prefix are computed in float32 always.
+        products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
+            goes in and comes out of them, nothing else. Scores and a prefix are computed in float32 always.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.

@@ -67,7 +67,7 @@ def train(
     ] = None,
     products: Annotated[
         str | None,
-        typer.Option(help="float32, or bfloat16: products of frozen layers at about twice the speed where it has them."),
+        typer.Option(help="float32, or bfloat16: products of frozen layers in half the bits, faster on many CPUs."),
     ] = None,
     memory: Annotated[
         str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")

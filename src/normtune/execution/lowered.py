@@ -1,8 +1,8 @@
 """Products of frozen linear layers in bfloat16, with everything between them in float32.
 
 Inputs and weights are rounded to bfloat16, sums run in float32, and what comes out, once rounded, is float32 again. So
-the residual stream, norms, activations and attention keep their precision, and so does all that trains: a layer of which
-anything trains is left as it is. ``benchmarks/lowered.py`` measures what it gains.
+the residual stream, norms, activations and attention keep their precision, and so does all that trains: a layer of
+which anything trains is left as it is. ``benchmarks/lowered.py`` measures what it gains.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Lowered:
 
     def of(self, frozen: Tensor) -> Tensor:
         """`frozen` in bfloat16, as it is now."""
-        version, copy = self._copies.get(frozen, (None, None))
-        if version != frozen._version or copy is None:
-            copy = frozen.detach().to(torch.bfloat16)
-            self._copies[frozen] = (frozen._version, copy)
-        return copy
+        known: tuple[int, Tensor] | None = self._copies.get(frozen)
+        if known is None or known[0] != frozen._version:
+            known = (frozen._version, frozen.detach().to(torch.bfloat16))
+            self._copies[frozen] = known
+        return known[1]
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``inputs @ weight.T + bias`` over (tokens, inputs), float32; weight and bias are frozen."""
