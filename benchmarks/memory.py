@@ -2,12 +2,12 @@
 
 Weights are random, float32 on the CPU; batches of 32 texts of 128 tokens, dropout on as in BERT's configuration, AdamW
 with its state. Run ``python benchmarks/memory.py``: about six minutes on two quiet cores. ``--part peak`` is each case
-in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some of
-them, and ``--missing`` those whose peak is not known yet. Each result is written to ``results/benchmarks/memory.json`` as
-soon as it is there. On the CPU the peak is the process's largest resident set, interpreter and
-libraries included, and freed activations go back to the system in every case, as they do with ours. With ``--device
-cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the accelerator's peak are
-given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
+in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some
+of them, and ``--missing`` those whose peak is not known yet. Each result is written to
+``results/benchmarks/memory.json`` as soon as it is there. On the CPU the peak is the process's largest resident set,
+interpreter and libraries included, and freed activations go back to the system in every case, as they do with ours.
+With ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the
+accelerator's peak are given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
 """
 
 from __future__ import annotations

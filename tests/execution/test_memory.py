@@ -90,7 +90,7 @@ def test_a_layer_keeps_what_was_counted(memory: Memory, vectors: int) -> None:
 
 @pytest.mark.parametrize("memory", ["lean", "light"])
 def test_the_token_that_the_head_reads_does_not_keep_all_others(memory: Memory) -> None:
-    # Of a single layer only its output.LayerNorm's input is needed, and the tokens that are no more than a sixty-fourth.
+    # A single layer needs its output.LayerNorm's input; the tokens that the head reads are a sixty-fourth of all.
     assert kept(1, memory) < 1.2
 
 

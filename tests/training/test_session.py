@@ -114,8 +114,10 @@ def test_products_in_bfloat16_train_otherwise_and_are_scored_in_float32(session:
     exact = protocol("small", epochs=6, batch_size=8, prefix=prefix)
     lower = protocol("small", epochs=6, batch_size=8, prefix=prefix, products="bfloat16")
     config = session.config("animals", "layernorm", 1e-2, 0, lower)
-    (wanted, other), (record, delta) = (session.run(config.model_copy(update={"protocol": exact}), data()),
-                                        session.run(config, data()))
+    (wanted, other), (record, delta) = (
+        session.run(config.model_copy(update={"protocol": exact}), data()),
+        session.run(config, data()),
+    )
     assert record.id != wanted.id
     assert record.config.protocol.products == "bfloat16"
     name = "bert.encoder.layer.1.output.LayerNorm.weight"
