@@ -192,6 +192,7 @@ def scores(_: int) -> dict[str, Any]:
             runs = [session.run(session.config(name, "layernorm", RATE, s, protocol), data)[0] for s in SEEDS]
             found["cases"].setdefault(name, {})[low] = [round(run.score or 0.0, 5) for run in runs]
             found["seconds"].setdefault(name, {})[low] = [run.seconds for run in runs]
+            print(name, low, found["cases"][name][low], flush=True)
     return found
 
 
