@@ -26,7 +26,7 @@ from harness import RESULTS, alternate, write
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from products import Products, Shape
 
 from normtune.execution.batching import Encoded
@@ -214,6 +214,7 @@ def axis(panel: Axes, name: str, values: list[int]) -> None:
     else:
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_xticks(values, [str(value) for value in values])
