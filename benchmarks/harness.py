@@ -67,8 +67,15 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **more: object) -> Path:
     """Write ``results/benchmarks/NAME.json``."""
+    path = RESULTS / f"{name}.json"
+    write_atomically(path, content(name, cases, ratios, **more))
+    return path
+
+
+def content(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **more: object) -> str:
+    """What was found, with the circumstances, as JSON."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    content = {
+    facts = {
         "name": name,
         "machine": machine(device),
         "versions": versions(),
@@ -79,6 +86,4 @@ def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **mo
         "cases": cases,
         "ratios": ratios,
     }
-    path = RESULTS / f"{name}.json"
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return path
+    return json.dumps(facts, indent=1) + "\n"

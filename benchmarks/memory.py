@@ -1,12 +1,13 @@
 """Peak memory of a training step of a model of BERT-large's shape, ours and the peers', and what saving it costs.
 
 Weights are random, float32 on the CPU; batches of 32 texts of 128 tokens, dropout on as in BERT's configuration, AdamW
-with its state. Run ``python benchmarks/memory.py --part peak`` (each case in a process of its own, about ten minutes on
-two busy cores; ``--cases`` takes some of them) and ``--part time`` (a model of four layers, the cases take turns). Both
-write ``results/benchmarks/memory.json``. On the CPU the peak is the process's largest resident set, interpreter and
-libraries included, and freed activations go back to the system in every case, as they do with ours. With ``--device
-cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the accelerator's peak are
-given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
+with its state. Run ``python benchmarks/memory.py``: about six minutes on two quiet cores. ``--part peak`` is each case
+in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some
+of them, and ``--missing`` those whose peak is not known yet. Each result is written to
+``results/benchmarks/memory.json`` as soon as it is there. On the CPU the peak is the process's largest resident set,
+interpreter and libraries included, and freed activations go back to the system in every case, as they do with ours.
+With ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the
+accelerator's peak are given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
 """
 
 from __future__ import annotations
@@ -69,10 +70,11 @@ TIMES = (
 def main() -> None:
     """Measure what is asked for, print and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", choices=("peak", "time", "one"), required=True)
+    parser.add_argument("--part", choices=("all", "peak", "time", "one"), default="all")
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--missing", action="store_true")
     parser.add_argument("--layers", type=int)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, help="of peaks 32 by default, of times 8")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -81,15 +83,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = options.cases.split(",")
     if options.part == "one":
-        print(json.dumps(peak(names[0], options.layers or 24, options)))
+        print(json.dumps(peak(names[0], options.layers or 24, options.batch or 32, options)))
         return
     stored = read()
-    if options.part == "time":
-        stored["time"] = times(names, options.layers or 4, options)
-    for name in names if options.part == "peak" else ():
+    for name in names if options.part != "time" else ():
+        if options.missing and name in stored.get("peak", {}):
+            continue
         stored.setdefault("peak", {})[name] = apart(name)
         print(name, stored["peak"][name], flush=True)
         save(stored)
+    if options.part != "peak":
+        stored["time"] = times(names, options.layers or 4, options.batch or 8, options)
     save(stored)
 
 
@@ -101,14 +105,14 @@ def apart(name: str) -> dict[str, float]:
     return found
 
 
-def peak(name: str, layers: int, options: argparse.Namespace) -> dict[str, float]:
+def peak(name: str, layers: int, batch: int, options: argparse.Namespace) -> dict[str, float]:
     """GiB at most while a step runs, and its seconds."""
     device = torch.device(options.device)
     libraries = peak_memory(device)
     case = Case(name, layers, options.device)
     case.step(1, 8)  # makes the optimizer's state
     reset_peak_memory(device)
-    seconds = case.timed(options.batch, options.tokens)
+    seconds = case.timed(batch, options.tokens)
     found = {
         "layers": layers,
         "peak_gib": round(peak_memory(device) / 2**30, 3),
@@ -116,7 +120,7 @@ def peak(name: str, layers: int, options: argparse.Namespace) -> dict[str, float
         "step_seconds": round(seconds, 2),
     }
     if device.type == "cuda":
-        found.update(case.rates(options.batch, options.tokens))
+        found.update(case.rates(batch, options.tokens))
     return found
 
 
@@ -204,16 +208,16 @@ def peak_rate(device: str, size: int = 8192) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def times(names: list[str], layers: int, options: argparse.Namespace) -> dict[str, Any]:
+def times(names: list[str], layers: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a step in every round, by case; the cases take turns, after one that is not counted."""
     cases = {name: Case(name, layers, options.device) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(options.rounds + 1):
         for name, case in cases.items():
-            found = case.timed(options.batch, options.tokens)
+            found = case.timed(batch, options.tokens)
             if turn:
                 seconds[name].append(round(found, 4))
-    sizes = {"layers": layers, "batch": options.batch, "tokens": options.tokens, "threads": options.threads}
+    sizes = {"layers": layers, "batch": batch, "tokens": options.tokens, "threads": options.threads}
     return {**sizes, "clock": os.environ.get("NORMTUNE_CLOCK", "wall"), "cases": seconds}
 
 

@@ -93,6 +93,8 @@ def trainer(
     strategy: str = "random",
     seed: int = 0,
     dev: list[Item] | None = None,
+    bf16: bool = False,
+    use_cpu: bool = False,
     **more: Any,
 ) -> Trainer:
     """A ``transformers.Trainer`` with its defaults, save for what is given.
@@ -108,6 +110,8 @@ def trainer(
         strategy: How batches are drawn.
         seed: Of order and dropout.
         dev: Examples to predict after each epoch.
+        bf16: Whether products are bfloat16 under mixed precision.
+        use_cpu: Whether an accelerator is left alone.
         more: Further arguments of `Trainer`.
 
     Returns:
@@ -128,13 +132,16 @@ def trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="no" if dev is None else "epoch",
         logging_strategy="no",
+        bf16=bf16,
+        use_cpu=use_cpu,
     )
+    if "data_collator" not in more:
+        more["data_collator"] = default_data_collator if padded else DataCollatorWithPadding(tokenizer)
     made = Trainer(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=dev,
-        data_collator=default_data_collator if padded else DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         **more,
     )

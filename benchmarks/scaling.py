@@ -1,16 +1,18 @@
 """How the cost of training LayerNorm grows: with length, batch, layers trained and examples, as curves.
 
-Run ``python benchmarks/scaling.py``: about two minutes on two cores. It writes ``results/benchmarks/scaling.json`` and
-draws ``docs/assets/scaling.svg``; ``--draw`` only draws. All steps are of MiniLM: forward, backward, AdamW; on random
-tokens without padding. What is not varied is a batch of 32 texts of 64 tokens, all layers, dropout on from the fast
-generator. Beside each time stands that of the bare matrix products. Examples are trained on for one epoch by the whole
-loop, batching and all, with lengths drawn evenly from 8 to 64.
+Run ``python benchmarks/scaling.py``: about two minutes on two quiet cores. It writes
+``results/benchmarks/scaling.json`` and draws ``docs/assets/scaling.svg``; ``--part`` measures some of the curves, each
+of which is written as soon as it is there, and ``--draw`` only draws. All steps are of MiniLM: forward, backward,
+AdamW; on random tokens without padding. What is not varied is a batch of 32 texts of 64 tokens, all layers, dropout on
+from the fast generator. Beside each time stands that of the bare matrix products. Examples are trained on for one epoch
+by the whole loop, batching and all, with lengths drawn evenly from 8 to 64.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ import torch
 from harness import RESULTS, alternate, write
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from products import Products, Shape
 
 from normtune.execution.batching import Encoded
@@ -37,26 +41,33 @@ BATCH, TOKENS = 32, 64
 LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 Case = Callable[[], object]
+#: What the picture calls what is varied; a curve that was not measured has no panel.
 TITLES = {
     "length": "tokens a text",
     "batch": "texts a batch",
     "depth": "layers trained, from the top",
     "examples": "examples an epoch",
 }
+#: Of medium lightness, so that it can be read on white and on black.
+INK, OURS, LIMIT = "#82878f", "#12a08c", "#c28e0e"
 
 
 def main() -> None:
     """Measure, write and draw."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--part", default=",".join(PARTS), help="some of them, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--draw", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if not options.draw:
-        curves = measure(options.rounds)
-        print(write("scaling", curves, exponents(curves), batch=BATCH, tokens=TOKENS, rounds=options.rounds))
-    draw(json.loads((RESULTS / "scaling.json").read_text()))
+    path = RESULTS / "scaling.json"
+    curves: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    how = {"threads": options.threads, "rounds": options.rounds, "clock": os.environ.get("NORMTUNE_CLOCK", "wall")}
+    for part in () if options.draw else options.part.split(","):
+        curves[part] = {**how, **PARTS[part](options.rounds)}
+        print(write("scaling", curves, exponents(curves), batch=BATCH, tokens=TOKENS), part, flush=True)
+    draw(curves)
 
 
 @dataclass(frozen=True)
@@ -86,19 +97,46 @@ def model(lowest: int) -> Model:
     return Model(step, layers)
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Seconds in every round, by what is varied and its values."""
+def length(rounds: int) -> dict[str, Any]:
+    """Seconds of a step in every round by tokens a text, and of its products."""
+    return _beside_products([(n, BATCH, n) for n in LENGTHS], rounds)
+
+
+def batch(rounds: int) -> dict[str, Any]:
+    """The same by texts a batch."""
+    return _beside_products([(n, n, TOKENS) for n in BATCHES], rounds)
+
+
+def _beside_products(sizes: Sequence[tuple[int, int, int]], rounds: int) -> dict[str, Any]:
+    """For what is varied, texts and tokens: the whole step and its bare products, which take turns."""
     whole, bare = model(0), Products(Shape.of(load_base("minilm").model.config))
-    partly = [model(lowest) for lowest in range(1, whole.layers)]
-    depth = {str(whole.layers - n): _of(m.step, BATCH, TOKENS) for n, m in enumerate([whole, *partly])}
-    return {
-        "length": _curve({str(n): _of(whole.step, BATCH, n) for n in LENGTHS}, rounds),
-        "length_products": _curve({str(n): _of(bare.step, BATCH, n) for n in LENGTHS}, rounds),
-        "batch": _curve({str(n): _of(whole.step, n, TOKENS) for n in BATCHES}, rounds),
-        "batch_products": _curve({str(n): _of(bare.step, n, TOKENS) for n in BATCHES}, rounds),
-        "depth": _curve(dict(reversed(depth.items())), rounds),
-        "examples": _curve({str(n): epoch(n) for n in EXAMPLES}, 1, warmup=0),
-    }
+    cases = {f"{name}-{n}": _of(step, *size) for n, *size in sizes for name, step in _both(whole, bare)}
+    seconds = _curve(cases, rounds)
+    return {name: {str(n): seconds[f"{name}-{n}"] for n, *_ in sizes} for name, _ in _both(whole, bare)}
+
+
+def _both(whole: Model, bare: Products) -> tuple[tuple[str, Callable[[int, int], None]], ...]:
+    return ("ours", whole.step), ("products", bare.step)
+
+
+def depth(rounds: int) -> dict[str, Any]:
+    """Seconds of a step in every round by how many layers train, from the top."""
+    layers = model(0).layers
+    cases = {str(n): _of(model(layers - n).step, BATCH, TOKENS) for n in range(1, layers + 1)}
+    return {"ours": _curve(cases, rounds)}
+
+
+def examples(rounds: int) -> dict[str, Any]:
+    """Seconds of an epoch in every round by examples."""
+    return {"ours": _curve({str(n): epoch(n) for n in EXAMPLES}, rounds, warmup=0)}
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "length": length,
+    "batch": batch,
+    "depth": depth,
+    "examples": examples,
+}
 
 
 def _of(step: Callable[[int, int], None], batch: int, tokens: int) -> Case:
@@ -129,46 +167,59 @@ def medians(curve: dict[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
 def exponents(curves: dict[str, Any]) -> dict[str, float]:
     """The power of what is varied that the time grows by, over the upper half; of depth the share of a whole step."""
     found = {}
-    for name in ("length", "length_products", "batch", "batch_products", "examples"):
-        values, seconds = medians(curves[name])
-        half = len(values) // 2
-        found[f"{name}_exponent"] = float(np.polyfit(np.log(values[half:]), np.log(seconds[half:]), 1)[0])
-    _, seconds = medians(curves["depth"])
-    found["top_layer_of_all_layers"] = float(seconds[0] / seconds[-1])
-    return found
+    for name in ("length", "batch", "examples"):
+        for way in {"ours", "products"} & {*curves.get(name, {})}:
+            values, seconds = medians(curves[name][way])
+            half = len(values) // 2
+            power = float(np.polyfit(np.log(values[half:]), np.log(seconds[half:]), 1)[0])
+            found[f"{name}_{way}_exponent"] = power
+    if "depth" in curves:
+        _, seconds = medians(curves["depth"]["ours"])
+        found["top_layer_of_all_layers"] = float(seconds[0] / seconds[-1])
+    return dict(sorted(found.items()))
 
 
-def draw(stored: dict[str, Any]) -> None:
+def draw(curves: dict[str, Any]) -> None:
     """A panel for each thing that is varied, on logarithmic axes but for depth."""
     mpl.rcParams.update({
         "font.size": 9,
         "svg.hashsalt": "normtune",
         "axes.spines.top": False,
         "axes.spines.right": False,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     })
-    figure, axes = plt.subplots(1, len(TITLES), figsize=(2.6 * len(TITLES), 2.6), layout="constrained")
-    for panel, (name, title) in zip(axes, TITLES.items(), strict=True):
-        line(panel, stored["cases"][name], "#0f8f7d", "LayerNorm")
-        if f"{name}_products" in stored["cases"]:
-            line(panel, stored["cases"][f"{name}_products"], "#8a8f98", "bare products")
-        if name != "depth":
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-            panel.xaxis.set_major_formatter("{x:.0f}")
-        else:
-            panel.set_ylim(bottom=0)
+    shown = {name: title for name, title in TITLES.items() if name in curves}
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.5 * len(shown), 2.7), layout="constrained", squeeze=False)
+    for panel, (name, title) in zip(axes[0], shown.items(), strict=True):
+        for way, colour, style in (("products", LIMIT, "s--"), ("ours", OURS, "o-")):
+            if way in curves[name]:
+                panel.plot(*medians(curves[name][way]), style, color=colour, markersize=3.5, linewidth=1.3)
+        axis(panel, name, [int(n) for n in curves[name]["ours"]])
         panel.set_xlabel(title)
-        panel.grid(alpha=0.25)
-    axes[0].set_ylabel("seconds")
-    axes[0].legend(frameon=False)
+    axes[0][0].set_ylabel("seconds")
+    handles = [
+        Line2D([], [], color=OURS, marker="o", markersize=3.5, label="training LayerNorm"),
+        Line2D([], [], color=LIMIT, marker="s", ls="--", markersize=3.5, label="its bare matrix products"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     target = ASSETS / "scaling.svg"
-    figure.savefig(target, metadata={"Date": None})
+    figure.savefig(target, metadata={"Date": None}, transparent=True)
     print(target)
 
 
-def line(panel: Axes, curve: dict[str, Sequence[float]], colour: str, label: str) -> None:
-    """Medians over rounds, as a line with points."""
-    panel.plot(*medians(curve), "o-", color=colour, label=label, markersize=3.5)
+def axis(panel: Axes, name: str, values: list[int]) -> None:
+    """Ticks at what was measured; times from zero where the axis is linear."""
+    if name == "depth":
+        panel.set_ylim(bottom=0)
+    else:
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.set_xticks(values, [str(value) for value in values])
+    panel.minorticks_off()
+    panel.grid(color=INK, alpha=0.25)
 
 
 if __name__ == "__main__":

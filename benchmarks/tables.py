@@ -1,6 +1,6 @@
-"""The tables of ``docs/speed.md`` and ``docs/importance.md``, from the JSON of the benchmarks.
+"""The docs' tables, from the JSON of the benchmarks.
 
-Run ``python benchmarks/tables.py training``, ``scores``, ``ratios``, ``memory``, ``fisher`` or ``fisher-ratios``.
+Run ``python benchmarks/tables.py`` with the name of one: a key of `TABLES`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,74 @@ def fisher_ratios() -> str:
     return markdown(["", "ratio"], rows)
 
 
+def memory_times() -> str:
+    """How long a step takes beside another one."""
+    found = read("memory")["ratios"]
+    return markdown(["", "time"], [[n.replace("_", " "), f"{v:.2f}"] for n, v in found.items() if "_time_of_" in n])
+
+
+def lowered() -> str:
+    """A step's time in float32 over that in fewer bits, by shape."""
+    ratios = read("lowered")["ratios"]
+    ways = {"products": "products of frozen layers", "model": "the whole base", "autocast": "torch's autocast"}
+    rows = [
+        [said, *(f"{ratios[f'step_{shape}_float32_vs_{way}']:.2f}" for way in ways)] for shape, said in SHAPES.items()
+    ]
+    return markdown(["float32's time over that in bfloat16 of", *ways.values()], rows)
+
+
+def lowered_products() -> str:
+    """One layer's time and distance from float32 in fewer bits."""
+    found = read("lowered")["cases"]["products"]
+    rows = [
+        [
+            f"{said}, {bits}",
+            f"{found['ratios'][f'product_{layer}_float32_vs_{bits}']:.2f}",
+            f"{100 * found['distances'][f'{layer}_{bits}']:.2f} %",
+        ]
+        for layer, said in {"minilm": "384 to 1536", "large": "1024 to 4096"}.items()
+        for bits in ("bfloat16", "int8")
+    ]
+    return markdown(["layer", "float32's time over its own", "off by"], rows)
+
+
+def lowered_scores() -> str:
+    """Dev scores x 100, mean and standard deviation over the seeds, by products."""
+    found = read("lowered")["cases"]["scores"]["cases"]
+    rows = [
+        [task, *(f"{100 * statistics.mean(each):.1f} ± {100 * statistics.stdev(each):.1f}" for each in ways.values())]
+        for task, ways in found.items()
+    ]
+    return markdown(["task", *next(iter(found.values()))], rows)
+
+
+def compiled() -> str:
+    """A step through ``torch.compile`` beside ours and torch's, and how long compiling takes."""
+    found = read("lowered")["cases"]["compiled"]
+    rows = [
+        [
+            SHAPES[shape],
+            *(f"{found['ratios'][f'step_{shape}_{way}_vs_compiled']:.2f}" for way in ("ours", "torch")),
+            f"{seconds:.0f}",
+        ]
+        for shape, seconds in found["compile_seconds"].items()
+    ]
+    return markdown(["", "ours over compiled", "torch's over compiled", "seconds to compile"], rows)
+
+
+def scaling() -> str:
+    """How the time grows with what is varied."""
+    found = read("scaling")["ratios"]
+    return markdown(["", "value"], [[name.replace("_", " "), f"{value:.2f}"] for name, value in found.items()])
+
+
+#: Shapes of a step in ``lowered.json``.
+SHAPES = {
+    "cola": "MiniLM, 32 texts of 11 tokens",
+    "mrpc": "MiniLM, 32 texts of 53 tokens",
+    "rte": "MiniLM, 32 texts of 70 tokens",
+    "large": "two layers of BERT-large's shape, 8 texts of 128 tokens",
+}
 TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "scores": scores,
@@ -111,6 +179,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "fisher": fisher,
     "fisher-ratios": fisher_ratios,
+    "memory-times": memory_times,
+    "lowered": lowered,
+    "lowered-products": lowered_products,
+    "lowered-scores": lowered_scores,
+    "compiled": compiled,
+    "scaling": scaling,
 }
 
 if __name__ == "__main__":

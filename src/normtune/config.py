@@ -21,6 +21,9 @@ class Strict(BaseModel):
 #: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.execution.dropout`).
 Generator = Literal["torch", "fast"]
 
+#: What the products of frozen linear layers are computed in (`normtune.execution.lowered`).
+Products = Literal["float32", "bfloat16"]
+
 
 class Protocol(Strict):
     """How a run is trained, and on what data its rate and epoch are picked.
@@ -39,6 +42,8 @@ class Protocol(Strict):
         dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
             statistics and other draws.
         prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
+        products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
+            goes in and comes out of them, nothing else. Scores and a prefix are computed in float32 always.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -57,6 +62,7 @@ class Protocol(Strict):
     dropout: bool = True
     dropout_generator: Generator = "torch"
     prefix: bool = False
+    products: Products = "float32"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None

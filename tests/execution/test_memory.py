@@ -88,6 +88,12 @@ def test_a_layer_keeps_what_was_counted(memory: Memory, vectors: int) -> None:
     assert vectors <= kept(4, memory) - kept(3, memory) < vectors + 0.15
 
 
+@pytest.mark.parametrize("memory", ["lean", "light"])
+def test_the_token_that_the_head_reads_does_not_keep_all_others(memory: Memory) -> None:
+    # A single layer needs its output.LayerNorm's input; the tokens that the head reads are a sixty-fourth of all.
+    assert kept(1, memory) < 1.2
+
+
 def test_torch_keeps_more() -> None:
     assert kept(4, "plain") - kept(3, "plain") > 15
 

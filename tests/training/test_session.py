@@ -97,13 +97,42 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session
     assert len({record.id for record, _ in runs}) == 2
 
 
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
 @pytest.mark.parametrize("memory", ["lean", "light", "layers"])
-def test_what_is_kept_for_the_backward_pass_changes_no_bit(memory: Memory, session: Session, tiny_folder: Path) -> None:
-    dropping = SMALL.model_copy(update={"dropout": True, "dropout_generator": "fast"})
+def test_what_is_kept_for_the_backward_pass_changes_no_bit(
+    memory: Memory, products: str, session: Session, tiny_folder: Path
+) -> None:
+    dropping = SMALL.model_copy(update={"dropout": True, "dropout_generator": "fast", "products": products})
     config = session.config("animals", "layernorm", 1e-2, 0, dropping)
     wanted, less = session.run(config, data()), Session(str(tiny_folder), memory=memory).run(config, data())
     assert comparable(less[0]) == comparable(wanted[0])
     assert_same_delta(less[1], wanted[1])
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_products_in_bfloat16_train_otherwise_and_are_scored_in_float32(session: Session, prefix: bool) -> None:
+    exact = protocol("small", epochs=6, batch_size=8, prefix=prefix)
+    lower = protocol("small", epochs=6, batch_size=8, prefix=prefix, products="bfloat16")
+    config = session.config("animals", "layernorm", 1e-2, 0, lower)
+    (wanted, other), (record, delta) = (
+        session.run(config.model_copy(update={"protocol": exact}), data()),
+        session.run(config, data()),
+    )
+    assert record.id != wanted.id
+    assert record.config.protocol.products == "bfloat16"
+    name = "bert.encoder.layer.1.output.LayerNorm.weight"
+    assert not torch.equal(delta.values[name], other.values[name])
+    assert torch.allclose(delta.values[name], other.values[name], atol=0.02)
+    dev = encode(data().splits["dev"], session.base.need_tokenizer(), 128)
+    with delta.apply(session.base):
+        assert score(session.base, dev, TASK) == record.scores["dev"]
+
+
+def test_only_products_of_a_float32_model_can_be_lowered(tiny_folder: Path) -> None:
+    low = Session(str(tiny_folder), dtype="bfloat16")
+    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={"products": "bfloat16"}))
+    with pytest.raises(ConfigError, match="float32 model; leave out --dtype and --precision"):
+        low.run(config, data())
 
 
 def test_the_global_random_state_is_left_alone(session: Session) -> None:

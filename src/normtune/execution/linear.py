@@ -20,9 +20,11 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from normtune.config import Products
 from normtune.errors import ConfigError
 from normtune.execution.embedding import lookup
 from normtune.execution.entries import Entries, marked
+from normtune.execution.lowered import Lowered, can_lower
 
 VARIABLE = "NORMTUNE_LINEAR"
 
@@ -43,13 +45,17 @@ def linear_backend() -> str:
     return wanted or ("onednn" if available and _is_wide_amd() else "torch")
 
 
-def fast_linear() -> AbstractContextManager[Any]:
+def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
 
     On the CPU that is the backend of `linear_backend`; on every device, a weight of which only some entries train (see
     `normtune.execution.sparse`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
+
+    Args:
+        products: What the products of linear layers are computed in of which nothing trains, except in inference mode;
+            see `normtune.execution.lowered`.
     """
-    return _FastLinear(linear_backend() == "onednn")
+    return _FastLinear(linear_backend() == "onednn", Lowered() if products == "bfloat16" else None)
 
 
 #: A gradient entry by entry does without the dense product but reads memory badly: above this part of a weight's
@@ -65,9 +71,9 @@ def _is_wide_amd() -> bool:
 
 
 class _FastLinear(TorchFunctionMode):
-    def __init__(self, onednn: bool) -> None:
+    def __init__(self, onednn: bool, lowered: Lowered | None) -> None:
         super().__init__()
-        self._onednn = onednn
+        self._onednn, self._lowered = onednn, lowered
 
     def __torch_function__(
         self,
@@ -88,8 +94,12 @@ class _FastLinear(TorchFunctionMode):
         onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
         packed = marked(weight)
         if packed is not None and packed[1].share <= _SPARSE_BELOW:
-            return _over_tokens(inputs, weight.detach(), bias, onednn, *packed)
-        return _over_tokens(inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+            return _over_tokens(_apply, inputs, weight.detach(), bias, onednn, *packed)
+        # Scores that are computed inside a training, in inference mode, are those of the model as it is.
+        lowered = None if packed is not None or torch.is_inference_mode_enabled() else self._lowered
+        if lowered is not None and can_lower(inputs, weight, bias):
+            return _over_tokens(lowered.linear, inputs, weight, bias)
+        return _over_tokens(_apply, inputs, weight, bias, onednn, None, None) if onednn else func(*args)
 
 
 def _starts_at_outputs(outputs: Tensor, *_: object, inputs: object = None, **__: object) -> bool:
@@ -176,11 +186,11 @@ class _Linear(torch.autograd.Function):
 _apply: Callable[..., Tensor] = _Linear.apply
 
 
-def _over_tokens(inputs: Tensor, *others: object) -> Tensor:
-    """The layer over (batch, tokens, inputs).
+def _over_tokens(layer: Callable[..., Tensor], inputs: Tensor, *others: object) -> Tensor:
+    """`layer`, which takes (tokens, inputs), over (batch, tokens, inputs).
 
     The view that makes three dimensions of two is taken outside the function, since some families change the outputs
     in place, and torch refuses that on a view made inside.
     """
-    flat = _apply(inputs.reshape(-1, inputs.shape[-1]), *others)
+    flat = layer(inputs.reshape(-1, inputs.shape[-1]), *others)
     return flat.view(*inputs.shape[:-1], flat.shape[-1])

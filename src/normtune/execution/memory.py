@@ -137,6 +137,10 @@ class _Made:
     recipe: _Recipe
 
 
+#: How many times as large a tensor must be as its view for the view to be kept as a copy.
+_PART = 8
+
+
 class _Recipes:
     """Recipes of tensors that are alive; torch hands what it saves over as another object on the same memory."""
 
@@ -155,6 +159,8 @@ class _Recipes:
 
     def pack(self, saved: Tensor) -> _Kept | _Recipe:
         """The recipe of what torch wants to keep, or the tensor itself where there is none."""
+        if saved.untyped_storage().nbytes() > _PART * saved.nbytes:
+            saved = saved.clone()  # such as the first token of all, which would keep the others alive
         known = self._made.get(saved.data_ptr())
         if known is None or known.storage.expired() or known.version != saved._version:
             return _Kept(saved, saved._version)

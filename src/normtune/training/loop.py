@@ -134,7 +134,7 @@ class Loop:
         memory: What is kept for the backward pass; it changes no number.
 
     Raises:
-        ConfigError: If a prefix is to be kept with dropout on.
+        ConfigError: If a prefix is to be kept with dropout on, or products are to be lowered that are not float32.
     """
 
     def __init__(
@@ -156,6 +156,9 @@ class Loop:
         self._memory: Memory = memory
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
+        plain = tuning.base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
+        if protocol.products != "float32" and not plain:
+            raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
         self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
@@ -184,7 +187,8 @@ class Loop:
         """
         was_training = self._tuning.base.model.training
         kept = memory_of(self._tuning.base.model, self._memory)
-        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear(), kept:
+        linear = fast_linear(self._protocol.products)
+        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), linear, kept:
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()

@@ -1,0 +1,61 @@
+"""Products of frozen linear layers in bfloat16, with everything between them in float32.
+
+Inputs and weights are rounded to bfloat16, sums run in float32, and what comes out, once rounded, is float32 again. So
+the residual stream, norms, activations and attention keep their precision, and so does all that trains: a layer of
+which anything trains is left as it is. ``benchmarks/lowered.py`` measures what it gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class Lowered:
+    """bfloat16 copies of frozen tensors; each is made when it is first used, and goes with the tensor."""
+
+    def __init__(self) -> None:
+        # By identity, since tensors compare entry by entry; with the count of changes that the copy is of.
+        self._copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def of(self, frozen: Tensor) -> Tensor:
+        """`frozen` in bfloat16, as it is now."""
+        known: tuple[int, Tensor] | None = self._copies.get(frozen)
+        if known is None or known[0] != frozen._version:
+            known = (frozen._version, frozen.detach().to(torch.bfloat16))
+            self._copies[frozen] = known
+        return known[1]
+
+    def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``inputs @ weight.T + bias`` over (tokens, inputs), float32; weight and bias are frozen."""
+        return _apply(inputs, self.of(weight), None if bias is None else self.of(bias))
+
+
+def can_lower(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are a float32 layer's, of which nothing trains."""
+    parts = (inputs, weight) if bias is None else (inputs, weight, bias)
+    return all(part.dtype == torch.float32 for part in parts) and not any(part.requires_grad for part in parts[1:])
+
+
+class _Lowered(torch.autograd.Function):
+    """Keeps the copy of the weight and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return torch.nn.functional.linear(inputs.to(weight.dtype), weight, bias).float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return (grads[0].to(weight.dtype) @ weight).float(), None, None
+
+
+#: torch leaves `apply` untyped.
+_apply: Callable[..., Tensor] = _Lowered.apply
