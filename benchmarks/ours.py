@@ -39,6 +39,9 @@ class Case:
 
 CASES = {
     "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(name="b", dropout_generator="fast")),
+    "ours_fused": Case(
+        "ours, dropout as in the paper, all layers, fused", Protocol(name="b", dropout_generator="fast", layers="fused")
+    ),
     "ours_prefix": Case(
         "ours, without dropout, all layers, prefix kept", Protocol(name="b", dropout=False, prefix=True), keeps=True
     ),

@@ -20,6 +20,9 @@ class Strict(BaseModel):
 #: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.execution.dropout`).
 Generator = Literal["torch", "fast"]
 
+#: How the layers of an encoder are computed: as they come, or each as one operation (`normtune.execution.fused`).
+Layers = Literal["torch", "fused"]
+
 
 class Protocol(Strict):
     """How a run is trained, and on what data its rate and epoch are picked.
@@ -38,6 +41,8 @@ class Protocol(Strict):
         dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
             statistics and other draws.
         prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
+        layers: How an encoder's layers are computed: ``torch``, as they come, or ``fused``: the same but for rounding,
+            each one operation, and the last for the first token alone. Dropout is then from the fast generator.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -56,6 +61,7 @@ class Protocol(Strict):
     dropout: bool = True
     dropout_generator: Generator = "torch"
     prefix: bool = False
+    layers: Layers = "torch"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None
@@ -78,7 +84,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol.
-        ConfigError: If it would keep a prefix with dropout on.
+        ConfigError: If it would keep a prefix with dropout on, or fuse layers with torch's dropout.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
@@ -87,6 +93,8 @@ def protocol(name: str, **changes: Any) -> Protocol:
     changed = Protocol.model_validate({**known.model_dump(), **given})
     if changed.prefix and changed.dropout:
         raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
+    if changed.layers == "fused" and changed.dropout and changed.dropout_generator != "fast":
+        raise ConfigError("Fused layers draw dropout from the fast generator; add --dropout-generator fast.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
 
 

@@ -65,6 +65,10 @@ def train(
     prefix: Annotated[
         bool | None, typer.Option(help="Compute what lies below everything trained once; only with dropout off.")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="torch, or fused: each layer one operation, the last for the first token alone; faster."),
+    ] = None,
     memory: Annotated[
         str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
     ] = "plain",
@@ -98,6 +102,8 @@ def train(
     """
     if dropout_generator not in {None, "torch", "fast"}:
         raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
+    if layers not in {None, "torch", "fused"}:
+        raise ConfigError(f"--layers takes torch or fused; got {layers!r}.")
     if memory not in {"plain", "lean", "light", "layers"}:
         raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
@@ -131,6 +137,7 @@ def train(
         dropout=dropout,
         dropout_generator=dropout_generator,
         prefix=prefix,
+        layers=layers,
     )
     found = sources(task, suite, data, own)
     for source in found:

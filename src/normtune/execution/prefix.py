@@ -169,8 +169,10 @@ class Prefix:
         encoder.layer = rest
         if self.point.last_norm:
             rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
-        # Of the last layer the head reads one token; what the others would become is not computed.
-        shorten = len(rest) > self.point.last_norm and reads_first_token(self._base.model.config)
+        # Of the last layer the head reads one token; what the others would become is not computed. A fused encoder
+        # sees to that itself.
+        plain = "forward" not in vars(encoder) and reads_first_token(self._base.model.config)
+        shorten = plain and len(rest) > self.point.last_norm
         if shorten:
             rest[-1].forward = partial(first_token, rest[-1])
         try:

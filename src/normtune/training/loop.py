@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from normtune.errors import ConfigError, TrainingError
 from normtune.evaluation import logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.dropping import dropout_of
+from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
 from normtune.execution.prefix import Prefix
@@ -113,7 +115,7 @@ class Loop:
         memory: What is kept for the backward pass; it changes no number.
 
     Raises:
-        ConfigError: If a prefix is to be kept with dropout on.
+        ConfigError: If a prefix is to be kept with dropout on, or layers fused that keep less memory or mix precisions.
     """
 
     def __init__(
@@ -134,6 +136,9 @@ class Loop:
         self._memory: Memory = memory
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
+        if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
+            raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
+        self._prefix = prefix
         self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
@@ -159,8 +164,7 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
         """
         was_training = self._tuning.base.model.training
-        kept = memory_of(self._tuning.base.model, self._memory)
-        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), fast_linear(), kept:
+        with torch.random.fork_rng(), self._ways():
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
@@ -177,6 +181,18 @@ class Loop:
             steps=self.steps,
             seconds=progress.seconds,
         )
+
+    @contextmanager
+    def _ways(self) -> Iterator[None]:
+        """Within this context the model is computed as the protocol says."""
+        model = self._tuning.base.model
+        with ExitStack() as stack:
+            stack.enter_context(dropout_of(self._protocol.dropout_generator))
+            stack.enter_context(fast_linear())
+            if self._protocol.layers == "fused":
+                stack.enter_context(fused(model))
+            stack.enter_context(memory_of(model, self._memory))
+            yield
 
     def _epoch(self) -> None:
         progress = self._progress
