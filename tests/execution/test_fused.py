@@ -160,6 +160,17 @@ def test_a_whole_training_is_torchs(tiny_folder: Path, prefix: bool, method: str
         assert (value - others.values[name]).norm() <= 2e-5 * value.norm()
 
 
+def test_what_is_scored_at_the_end_goes_through_the_prefix_too(tiny_folder: Path) -> None:
+    scores = []
+    for layers in ("torch", "fused"):
+        session = Session(str(tiny_folder))
+        chosen = protocol("fast", epochs=1, batch_size=8, held_out=0.25, layers=layers)
+        scores.append(session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())[0].scores)
+        assert session._prefix is not None
+        assert session._prefix.computed == 40 + 24 * (layers == "fused")
+    assert scores[0] == scores[1]
+
+
 def test_a_training_with_dropout_repeats_to_the_bit(tiny_folder: Path) -> None:
     chosen = protocol("small", epochs=2, batch_size=8, dropout=True, dropout_generator="fast", layers="fused")
     records = []

@@ -20,13 +20,13 @@ from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
 from normtune.errors import ConfigError, TrainingError
-from normtune.evaluation import logits, loss_of, score_outputs
+from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.dropping import dropout_of
 from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
-from normtune.execution.prefix import Prefix
+from normtune.execution.prefix import Prefix, States
 from normtune.execution.sparse import Tuning
 from normtune.tasks.task import Task
 from normtune.training.checkpoint import (
@@ -139,7 +139,7 @@ class Loop:
         if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
         self._prefix = prefix
-        self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
+        self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
         self._batches = math.ceil(len(goal.train) / protocol.batch_size)
@@ -262,10 +262,22 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         pick = self._goal.pick
         assert pick.labels is not None
-        outputs = logits(self._tuning.base, pick, states=self._states[1] if self._states else None)
+        outputs = self._outputs(pick, self._states[1] if self._states else None)
         if not np.isfinite(outputs).all():
             raise TrainingError(self._not_finite("model's output", self._step_number()))
         return score_outputs(outputs, pick.labels.numpy(), self._goal.task)
+
+    def _outputs(self, encoded: Encoded, states: States | None) -> np.ndarray:
+        tokens = EVAL_TOKENS if self._protocol.layers == "fused" else None
+        return logits(self._tuning.base, encoded, states=states, tokens=tokens)
+
+    def score(self, encoded: Encoded) -> dict[str, float]:
+        """All metrics on `encoded` of the model as it is now, computed in the way that the protocol names."""
+        assert encoded.labels is not None
+        states = None if self._prefix is None else self._prefix.states(encoded)
+        with self._ways():
+            outputs = self._outputs(encoded, states)
+        return score_outputs(outputs, encoded.labels.numpy(), self._goal.task)
 
     def _not_finite(self, what: str, step: int) -> str:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
