@@ -1,7 +1,8 @@
 """What the fast generator of dropout, fused layers and the frozen prefix gain: training steps, with and without them.
 
 Also what several candidates in one pass would gain: a step of short texts, against one of three times as many, for each
-of the three. Run ``OMP_NUM_THREADS=1 python benchmarks/fast.py``: about one minute on one core. It writes ``results/benchmarks/fast.json``.
+of the three. Run ``OMP_NUM_THREADS=1 python benchmarks/fast.py``: about one and a half minutes on one core. It writes
+``results/benchmarks/fast.json``.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ STEPS = {
 
 
 def fast() -> str:
-    """Time of a step by what makes it cheaper, as a part of a step without dropout, and that of candidates in one pass."""
+    """Time of a step by what makes it cheaper, as a part of one without dropout, and of candidates in one pass."""
     found = read("fast")["ratios"]
     rows = [[said, f"{found[f'{name}_over_no_dropout']:.2f}"] for name, said in STEPS.items()]
     each = found["each_of_candidates_in_one_pass_over_alone"]
