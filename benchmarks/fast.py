@@ -1,19 +1,23 @@
-"""What the fast generator of dropout and the frozen prefix gain: whole training steps, with and without them.
+"""What the fast generator of dropout, fused layers and the frozen prefix gain: training steps, with and without them.
 
-Run ``python benchmarks/fast.py``: about one minute on one core. It writes ``results/benchmarks/fast.json``.
+Also what several candidates in one pass would gain: a step of short texts, against one of three times as many, for each
+of the three. Run ``OMP_NUM_THREADS=1 python benchmarks/fast.py``: about one and a half minutes on one core. It writes
+``results/benchmarks/fast.json``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
-from harness import alternate, ratio, summary, write
+from harness import now, ratio, summary, write
 
-from normtune.config import Generator
+from normtune.config import Generator, Layers
 from normtune.execution.batching import Encoded
 from normtune.execution.dropping import dropout_of
+from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning
@@ -21,53 +25,82 @@ from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
 
 ROUNDS = 5
-#: Shape of MRPC's batches: 32 pairs of about 53 tokens.
-BATCH, TOKENS = 32, 53
+#: Shapes of batches: 32 pairs of MRPC are about 53 tokens long, 32 sentences of CoLA about 11.
+BATCH, TOKENS, SHORT = 32, 53, 11
+#: Candidates that would share a pass, and passes that are timed after one that makes ready.
+CANDIDATES, STEPS = 3, 2
 
 
 def main() -> None:
     """Measure, print and write."""
     base = load_base("minilm")
-    seconds = alternate(
-        {
-            "dropout_torch": step(base, "layernorm", dropout="torch"),
-            "dropout_fast": step(base, "layernorm", dropout="fast"),
-            "no_dropout": step(base, "layernorm"),
-            "prefix": step(base, "layernorm", prefix=True),
-            "prefix_top_half": step(base, "layernorm@3-", prefix=True),
-        },
-        ROUNDS,
-    )
-    plain, least = seconds["no_dropout"], {name: min(values) for name, values in seconds.items()}
-    ratios = {f"{name}_over_no_dropout": ratio(values, plain) for name, values in seconds.items()}
-    ratios |= {f"{name}_over_no_dropout_least": value / least["no_dropout"] for name, value in least.items()}
-    cases = {name: summary(values) for name, values in seconds.items()}
-    path = write("fast", cases, ratios, batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
+    cases = {
+        "dropout_torch": step(base, "layernorm", dropout="torch"),
+        "dropout_fast": step(base, "layernorm", dropout="fast"),
+        "dropout_fused": step(base, "layernorm", dropout="fast", layers="fused"),
+        "no_dropout": step(base, "layernorm"),
+        "prefix": step(base, "layernorm", prefix=True),
+        "prefix_fused": step(base, "layernorm", prefix=True, layers="fused"),
+        "prefix_top_half_fused": step(base, "layernorm@3-", prefix=True, layers="fused"),
+        "short": step(base, "layernorm", prefix=True, layers="fused", tokens=SHORT),
+        "short_candidates": step(
+            base, "layernorm", prefix=True, layers="fused", tokens=SHORT, batch=CANDIDATES * BATCH
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, case in cases.items():
+            seconds[name].append(case())
+    seconds["short_candidates"] = [each / CANDIDATES for each in seconds["short_candidates"]]
+    plain, short = seconds["no_dropout"], seconds["short"]
+    ratios = {
+        f"{name}_over_no_dropout": ratio(values, plain) for name, values in seconds.items() if "short" not in name
+    }
+    ratios["each_of_candidates_in_one_pass_over_alone"] = ratio(seconds["short_candidates"], short)
+    found = {name: summary(values) for name, values in seconds.items()}
+    path = write("fast", found, ratios, batch=BATCH, tokens=TOKENS, short=SHORT, rounds=ROUNDS)
     for name, value in ratios.items():
         print(f"{name}: {value:.2f}")
     print(path)
 
 
-def step(base: Base, method: str, *, dropout: Generator | None = None, prefix: bool = False) -> Callable[[], None]:
-    """One forward and backward pass of MiniLM under `method`."""
+def step(
+    base: Base,
+    method: str,
+    *,
+    dropout: Generator | None = None,
+    prefix: bool = False,
+    layers: Layers = "torch",
+    tokens: int = TOKENS,
+    batch: int = BATCH,
+) -> Callable[[], float]:
+    """One forward and backward pass of MiniLM under `method`, with the model made ready before."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 20000, (BATCH, TOKENS), generator=generator)
+    ids = torch.randint(1000, 20000, (batch, tokens), generator=generator)
     fields = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     encoded = Encoded({name: tuple(value) for name, value in fields.items()}, None, 0, dict.fromkeys(fields, 0))
-    labels, rows = torch.arange(BATCH) % 2, np.arange(BATCH)
+    labels, rows = torch.arange(batch) % 2, np.arange(batch)
     selection = select(base.layout, method)
     states = Prefix(base, Point.of(base, selection)).states(encoded) if prefix else None
 
-    def run() -> None:
-        tuning = Tuning(base, selection)
-        base.model.train(dropout is not None)
-        with dropout_of(dropout or "torch"), fast_linear():
+    def passes(count: int) -> None:
+        for _ in range(count):
             if states is not None:
                 outputs = states.logits(base.model, rows, base.device)
             else:
                 outputs = base.model(**encoded.batch(rows)).logits
             torch.nn.functional.cross_entropy(outputs, labels).backward()
+
+    def run() -> float:
+        tuning = Tuning(base, selection)
+        base.model.train(dropout is not None)
+        with dropout_of(dropout or "torch"), fast_linear(), fused(base.model) if layers == "fused" else nullcontext():
+            passes(1)
+            started = now()
+            passes(STEPS)
+            seconds = (now() - started) / STEPS
         tuning.undo()
+        return seconds
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -10,7 +9,9 @@ from accelerate import Accelerator
 from harness import now
 
 from normtune.config import Protocol
+from normtune.evaluation import EVAL_TOKENS, logits
 from normtune.execution.batching import Encoded
+from normtune.execution.fused import fused
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
@@ -28,27 +29,35 @@ class Case:
         said: What it does, for the table.
         protocol: How it trains.
         selects: What it trains beside the head.
-        keeps: Whether a first epoch keeps what makes later ones cheaper.
     """
 
     said: str
     protocol: Protocol
     selects: str = "layernorm"
-    keeps: bool = False
 
 
 CASES = {
-    "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(name="b", dropout_generator="fast")),
+    "ours_paper": Case(
+        "ours, dropout as in the paper, all layers", Protocol(name="b", dropout_generator="fast", layers="fused")
+    ),
     "ours_prefix": Case(
-        "ours, without dropout, all layers, prefix kept", Protocol(name="b", dropout=False, prefix=True), keeps=True
+        "ours, without dropout, all layers, prefix kept",
+        Protocol(name="b", dropout=False, prefix=True, layers="fused"),
     ),
     "ours_best": Case(
-        "ours, without dropout, upper three layers only, prefix kept",
-        Protocol(name="b", dropout=False, prefix=True),
-        "layernorm@3-",
-        keeps=True,
+        "ours, without dropout, layers 2 to 5 only, prefix kept, frozen products in bfloat16",
+        Protocol(name="b", dropout=False, prefix=True, layers="fused", products="bfloat16"),
+        "layernorm@2-",
     ),
 }
+
+
+class Clock:
+    """When a training ended each step, and how many seconds it computed its prefix before."""
+
+    def __init__(self) -> None:
+        self.keeping = 0.0
+        self.steps: list[float] = []
 
 
 def train(
@@ -61,7 +70,7 @@ def train(
     epochs: int,
     rate: float,
     seed: int,
-    stepped: Callable[[float], None] = lambda _: None,
+    clock: Clock | None = None,
 ) -> Outcome:
     """One whole training.
 
@@ -74,7 +83,7 @@ def train(
         epochs: Passes over `train`.
         rate: Learning rate.
         seed: Of head, order and dropout.
-        stepped: Told the time after each step.
+        clock: Told what took how long.
 
     Returns:
         What came out.
@@ -90,6 +99,11 @@ def train(
         undo.callback(tuning.undo)
         accelerator = Accelerator()
         undo.callback(accelerator.free_memory)
+        clock = clock or Clock()
+        if prefix is not None:
+            started = now()
+            prefix.states(train)
+            clock.keeping = now() - started
         loop = Loop(
             tuning,
             Goal(task, train, dev),
@@ -97,7 +111,20 @@ def train(
             rate=rate,
             seed=seed,
             accelerator=accelerator,
-            watch=lambda _: stepped(now()),
+            watch=lambda _: clock.steps.append(now()),
             prefix=prefix,
         )
         return loop.run()
+
+
+def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float]:
+    """Seconds of a first evaluation in the way of a case, with the prefix if it keeps one, and of a later one."""
+    started, states = now(), None
+    if CASES[case].protocol.prefix:
+        states = Prefix(base, Point.of(base, select(base.layout, CASES[case].selects))).states(dev)
+    keeping = now() - started
+    with fused(base.model):
+        started = now()
+        logits(base, dev, states=states, tokens=EVAL_TOKENS)
+        later = now() - started
+    return keeping + later, later

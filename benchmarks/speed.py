@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,9 @@ import numpy as np
 import ours
 import peers
 import torch
-from harness import now
+from harness import CLOCK, now
 from products import Products, Shape
 
-from normtune.evaluation import logits
 from normtune.execution.batching import Encoded, buckets, by_length, encode
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
@@ -70,39 +70,41 @@ class Setting:
         return load_base("minilm", HeadSpec(self.task.kind, self.task.labels), head_seed=seed)
 
 
-#: One measurement: seconds of a first epoch, of a later one, and of an evaluation, each an example.
-Times = tuple[float, float, float]
+#: One measurement: seconds to set up, and of a first epoch, a later one, a first evaluation and a later one, each an
+#: example.
+Times = tuple[float, float, float, float, float]
 Run = Callable[[], Times]
 
 
-def measure(settings: Mapping[str, Setting], rounds: int) -> Iterator[dict[str, dict[str, Any]]]:
-    """Seconds of each case in every round, by task.
-
-    What is padded to 128 tokens costs the same whatever the task, so once a round is enough.
+def measure(setting: Setting, rounds: int) -> dict[str, Any]:
+    """Seconds of each case in every round, of one task; the cases take turns.
 
     Args:
-        settings: The tasks.
-        rounds: How often the cases take turns.
+        setting: The task.
+        rounds: How often they do.
 
-    Yields:
-        Of each task after each of its rounds: the size, and by case the seconds of a first epoch, a later one and an
-        evaluation of dev.
+    Returns:
+        The size, and by case the seconds of setting up, a first epoch, a later one, a first evaluation of dev and a
+        later one.
     """
-    first = next(iter(settings.values()))
-    alike = {"peft_run_glue": peer(first, "layernorm", padded=True), "full_run_glue": peer(first, "full", padded=True)}
-    cases = {name: _cases(setting) for name, setting in settings.items()}
-    found: dict[str, dict[str, list[Times]]] = {name: {} for name in settings}
+    runs = _cases(setting)
+    found: dict[str, list[Times]] = {}
     for turn in range(rounds):
-        padded = {case: run() for case, run in alike.items()}
-        for name, runs in cases.items():
-            for case, times in {**padded, **{case: run() for case, run in runs.items()}}.items():
-                found[name].setdefault(case, []).append(times)
-            print(f"round {turn + 1} of {rounds}, {name}", flush=True)
-            yield {name: _described(settings[name], found[name])}
+        for case, run in runs.items():
+            found.setdefault(case, []).append(run())
+        print(f"{setting.task.name}: round {turn + 1} of {rounds}", flush=True)
+    return {**_described(setting, found), "measured": circumstances(rounds)}
+
+
+def circumstances(rounds: int) -> dict[str, Any]:
+    """What makes two measurements comparable."""
+    return {"rounds": rounds, "threads": torch.get_num_threads(), "clock": os.environ.get(CLOCK, "wall")}
 
 
 def _cases(setting: Setting) -> dict[str, Run]:
     return {
+        "peft_run_glue": peer(setting, "layernorm", padded=True),
+        "full_run_glue": peer(setting, "full", padded=True),
         "peft_tuned": peer(setting, "layernorm", padded=False),
         "products": limit(setting),
         **{name: own(setting, name) for name in ours.CASES},
@@ -117,9 +119,11 @@ def _described(setting: Setting, found: Mapping[str, list[Times]]) -> dict[str, 
         "dev": dev,
         "cases": {
             case: {
-                "first_epoch": [round(first * examples, 4) for first, _, _ in times],
-                "epoch": [round(later * examples, 4) for _, later, _ in times],
-                "evaluation": [round(evaluation * dev, 4) for _, _, evaluation in times],
+                "setup": [round(setup, 4) for setup, *_ in times],
+                "first_epoch": [round(first * examples, 4) for _, first, *_ in times],
+                "epoch": [round(later * examples, 4) for _, _, later, *_ in times],
+                "first_evaluation": [round(first * dev, 4) for *_, first, _ in times],
+                "evaluation": [round(later * dev, 4) for *_, later in times],
             }
             for case, times in found.items()
         },
@@ -159,11 +163,13 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
             strategy="sequential",
             callbacks=[clock],
         )
+        started = now()
         trainer.train()
+        setup = clock.times[0] - started
         epoch = (clock.times[-1] - clock.times[0]) / len(train)
         if not evaluation:
             evaluation.append(_seconds(lambda: peers.predictions(trainer, dev)) / len(dev))
-        return epoch, epoch, evaluation[0]
+        return setup, epoch, epoch, evaluation[0], evaluation[0]
 
     return run
 
@@ -176,21 +182,19 @@ def own(setting: Setting, case: str) -> Run:
     dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 1)))
     one = take(setting.train, np.array([int(lengths.argmin())]))
 
-    epochs = 2 if ours.CASES[case].keeps else 1
-    evaluation: list[float] = []
+    evaluation: list[tuple[float, float]] = []
 
     def run() -> Times:
-        # Each epoch is followed by the evaluation of a single example; a second one has what the first one kept.
-        times: list[float] = []
-        started = now()
-        ours.train(
-            base, setting.task, case, train, one, epochs=epochs, rate=RATES["layernorm"], seed=0, stepped=times.append
-        )
-        first = times[BATCHES - 1] - started
-        later = times[-1] - times[BATCHES - 1] if epochs > 1 else first
+        # Each epoch is followed by the evaluation of a single example. The second one has what the first one kept; what
+        # the first one took more, but for the prefix, is setting up.
+        clock, started = ours.Clock(), now()
+        ours.train(base, setting.task, case, train, one, epochs=2, rate=RATES["layernorm"], seed=0, clock=clock)
+        later = clock.steps[-1] - clock.steps[BATCHES - 1]
+        setup = clock.steps[BATCHES - 1] - started - clock.keeping - later
         if not evaluation:
-            evaluation.append(_seconds(lambda: logits(base, dev)) / len(dev))
-        return first / len(train), later / len(train), evaluation[0]
+            evaluation.append(ours.evaluation(base, case, dev))
+        scored, again = (seconds / len(dev) for seconds in evaluation[0])
+        return max(setup, 0.0), (later + clock.keeping) / len(train), later / len(train), scored, again
 
     return run
 
@@ -215,7 +219,7 @@ def limit(setting: Setting) -> Run:
             for shape in shapes:
                 products.step(*shape)
             seconds = (now() - started) / (BATCHES * BATCH)
-        return seconds, seconds, 0.0
+        return 0.0, seconds, seconds, 0.0, 0.0
 
     return run
 

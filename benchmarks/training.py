@@ -2,15 +2,17 @@
 
 The parts are run apart and gathered in ``results/benchmarks/training.json``::
 
-    python benchmarks/training.py --part speed --tasks cola,stsb      # about a minute a task
-    python benchmarks/training.py --part quality --tasks cola         # about two minutes a task
-    python benchmarks/training.py --part ratios                       # reads, prints
+    python benchmarks/training.py --part speed      # all eight tasks: about 8 minutes on two cores, 3 rounds
+    python benchmarks/training.py --part quality    # five tasks: about 15 minutes on two cores
+    python benchmarks/training.py --part ratios     # reads, prints
 
-``NORMTUNE_DATA`` names a GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own batches of an
-epoch, evenly over their lengths; the cases take turns, and a ratio is the median over rounds of two cases' times in the
-same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same scores, so one set
-of runs serves both ways to run PEFT, and both to train the whole model. The time to the best score is the number of
-epochs up to it, each with an evaluation of dev.
+Each is written task by task and case by case; what is there already, measured in the same way, is not measured again
+(``--again`` does). ``NORMTUNE_DATA`` names a GLUE folder. **speed**: an epoch's seconds, from a sample of each case's
+own batches of an epoch, evenly over their lengths; the cases take turns, and a ratio is the median over rounds of two
+cases' times in the same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same
+scores, so one set of runs serves both ways to run PEFT, and both to train the whole model, which is scored if it is
+asked for (``--cases full_tuned``). The time to the best score is that of setting up and of the epochs up to it, each
+with an evaluation of dev.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ import ours
 import torch
 from harness import RESULTS, ratio, write
 from quality import EPOCHS, SEEDS, train_and_score
-from speed import BATCH, DRAWN_FROM, LENGTH, RATES, Setting, measure
+from speed import BATCH, DRAWN_FROM, LENGTH, RATES, Setting, circumstances, measure
 
 from normtune.tasks.suites import load_task
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+#: Tasks that are scored by default.
+SCORED = ("sst2", "cola", "mrpc", "stsb", "rte")
 #: Examples to learn from and of dev, for the scores.
-LEARN, SCORE = 1000, 500
+LEARN, SCORE = 500, 500
 #: How the cases' scores are found: by the run of which case.
 SCORED_BY = {
     "peft_run_glue": "peft_tuned",
@@ -69,32 +73,50 @@ def main() -> None:
     """Measure what is asked for, and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", choices=("speed", "quality", "ratios"), required=True)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", default="", help="[default: all eight; five for quality]")
     parser.add_argument("--cases", default="", help="only these, of quality")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="measure what is there too")
     parser.add_argument("--out", default="training")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    names = options.tasks.split(",") if options.part != "ratios" else []
-    data = {name: load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"])) for name in names}
-    if options.part == "speed":
-        settings = {name: Setting.of(data[name], DRAWN_FROM, SCORE) for name in names}
-        for measured in measure(settings, options.rounds):
-            for name, speed in measured.items():
-                keep(options.out, name, {"speed": speed})
-    for name in names if options.part == "quality" else ():
-        setting = Setting.of(data[name], LEARN, SCORE)
-        keep(
-            options.out,
-            name,
-            {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)},
-        )
-        for case in options.cases.split(",") if options.cases else dict.fromkeys(SCORED_BY.values()):
-            if options.cases or case not in read(options.out)[name].get("quality", {}):
-                keep(options.out, name, {"quality": {case: train_and_score(setting, case)}})
+    names = options.tasks.split(",") if options.tasks else {"speed": TASKS, "quality": SCORED}.get(options.part, ())
+    for name in names:
+        {"speed": time_task, "quality": score_task}[options.part](name, options)
     keep(options.out)
+
+
+def time_task(name: str, options: argparse.Namespace) -> None:
+    """The speed of all cases on a task."""
+    known = read(options.out).get(name, {}).get("speed", {})
+    complete = ours.CASES.keys() <= known.get("cases", {}).keys()
+    if options.again or not complete or known.get("measured") != circumstances(options.rounds):
+        keep(options.out, name, {"speed": measure(setting_of(name, DRAWN_FROM), options.rounds)})
+
+
+def score_task(name: str, options: argparse.Namespace) -> None:
+    """The scores of the cases on a task."""
+    setting = setting_of(name, LEARN)
+    size = {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)}
+    found = read(options.out).get(name, {}).get("quality", {})
+    quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case)}
+    for case in options.cases.split(",") if options.cases else ("peft_tuned", *ours.CASES):
+        if options.again or case not in quality:
+            quality[case] = {"said": said(case), **train_and_score(setting, case)}
+            keep(options.out, name, {**size, "quality": quality})
+
+
+def said(case: str) -> str:
+    """What was scored, so that scores of another training under the same name are not taken for its own."""
+    what = ours.CASES[case].said if case in ours.CASES else case
+    return f"{what}; {LEARN} examples at most, {SCORE} of dev"
+
+
+def setting_of(name: str, examples: int) -> Setting:
+    """A task's data."""
+    return Setting.of(load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"])), examples, SCORE)
 
 
 def read(out: str) -> dict[str, Any]:
@@ -109,7 +131,7 @@ def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None
     stored = read(out)
     for key, value in (new or {}).items():
         known = stored.setdefault(task, {})
-        known[key] = {**known.get(key, {}), **value} if key == "quality" else value
+        known[key] = value
     ordered = {name: stored[name] for name in TASKS if name in stored}
     for found in ordered.values():
         found["to_best"] = to_best(found)
@@ -132,15 +154,16 @@ def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None
 
 def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Seconds to the best score, the best score itself and its spread over the seeds, by case."""
-    if not ("speed" in found and "quality" in found):
+    if not ("measured" in found.get("speed", {}) and "quality" in found):
         return {}
     result = {}
     for case, scored in SCORED_BY.items():
         curves = found["quality"].get(scored)
         if curves is None or case not in found["speed"]["cases"]:
             continue
-        best = [max(curve) for curve in curves.values()]
-        epochs = [curve.index(max(curve)) + 1 for curve in curves.values()]
+        by_seed = [curve for seed, curve in curves.items() if seed != "said"]
+        best = [max(curve) for curve in by_seed]
+        epochs = [curve.index(max(curve)) + 1 for curve in by_seed]
         result[case] = {
             "seconds": statistics.mean(seconds_to(found, case, count) for count in epochs),
             "epochs": statistics.mean(epochs),
@@ -153,9 +176,10 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def seconds_to(found: Mapping[str, Any], case: str, epochs: int) -> float:
     """Seconds of `epochs` epochs of the training that was scored, with an evaluation after each."""
     speed = found["speed"]
-    times = {name: statistics.median(speed["cases"][case][name]) for name in ("first_epoch", "epoch", "evaluation")}
+    times = {name: statistics.median(values) for name, values in speed["cases"][case].items()}
     epoch = (times["first_epoch"] + (epochs - 1) * times["epoch"]) * found["learn"] / speed["examples"]
-    total: float = epoch + epochs * times["evaluation"] * found["score"] / speed["dev"]
+    scored = (times["first_evaluation"] + (epochs - 1) * times["evaluation"]) * found["score"] / speed["dev"]
+    total: float = times["setup"] + epoch + scored
     return total
 
 
@@ -166,7 +190,7 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
         each = [
             ratio(found["speed"]["cases"][theirs]["epoch"], found["speed"]["cases"][own]["epoch"])
             for found in stored.values()
-            if {theirs, own} <= found.get("speed", {}).get("cases", {}).keys()
+            if "measured" in found.get("speed", {})
         ]
         if each:
             result[f"{name}_geomean"] = statistics.geometric_mean(each)

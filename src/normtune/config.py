@@ -24,6 +24,9 @@ Generator = Literal["torch", "fast"]
 #: What the products of frozen linear layers are computed in (`normtune.execution.lowered`).
 Products = Literal["float32", "bfloat16"]
 
+#: How the layers of an encoder are computed: as they come, or each as one operation (`normtune.execution.fused`).
+Layers = Literal["torch", "fused"]
+
 
 class Protocol(Strict):
     """How a run is trained, and on what data its rate and epoch are picked.
@@ -44,6 +47,8 @@ class Protocol(Strict):
         prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
         products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
             goes in and comes out of them, nothing else. Scores and a prefix are computed in float32 always.
+        layers: How an encoder's layers are computed: ``torch``, as they come, or ``fused``: the same but for rounding,
+            each one operation, and the last for the first token alone. Dropout is then from the fast generator.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -63,6 +68,7 @@ class Protocol(Strict):
     dropout_generator: Generator = "torch"
     prefix: bool = False
     products: Products = "float32"
+    layers: Layers = "torch"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None
@@ -85,7 +91,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol.
-        ConfigError: If it would keep a prefix with dropout on.
+        ConfigError: If it would keep a prefix with dropout on, or fuse layers with torch's dropout.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
@@ -94,6 +100,8 @@ def protocol(name: str, **changes: Any) -> Protocol:
     changed = Protocol.model_validate({**known.model_dump(), **given})
     if changed.prefix and changed.dropout:
         raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
+    if changed.layers == "fused" and changed.dropout and changed.dropout_generator != "fast":
+        raise ConfigError("Fused layers draw dropout from the fast generator; add --dropout-generator fast.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normtune.execution.batching import Encoded, by_length
+from normtune.execution.batching import Encoded, by_length, by_tokens
 from normtune.execution.linear import fast_linear
 from normtune.execution.prefix import States
 from normtune.models.base import Base
@@ -20,7 +20,17 @@ from normtune.tasks.task import Split, Task
 EVAL_BATCH = 64
 
 
-def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH, states: States | None = None) -> np.ndarray:
+#: Tokens a batch where the protocol fuses layers.
+EVAL_TOKENS = 4096
+
+
+def logits(
+    base: Base,
+    encoded: Encoded,
+    batch_size: int = EVAL_BATCH,
+    states: States | None = None,
+    tokens: int | None = None,
+) -> np.ndarray:
     """The head's outputs for every example, in their order, with dropout off.
 
     Args:
@@ -28,6 +38,7 @@ def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH, states: S
         encoded: The examples.
         batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches.
         states: Hidden states of the examples at the end of a frozen prefix, to go on from.
+        tokens: Tokens a batch, instead of examples.
 
     Returns:
         Float32, of shape (examples, outputs).
@@ -37,7 +48,8 @@ def logits(base: Base, encoded: Encoded, batch_size: int = EVAL_BATCH, states: S
     model.eval()
     results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
     with torch.inference_mode(), fast_linear():
-        for indices in by_length(encoded.lengths, batch_size):
+        lengths = encoded.lengths
+        for indices in by_tokens(lengths, tokens) if tokens is not None else by_length(lengths, batch_size):
             if states is not None:
                 output: Tensor = states.logits(model, indices, base.device)
             else:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from normtune.errors import DataError
-from normtune.execution.batching import POOL, buckets, by_length, encode
+from normtune.execution.batching import POOL, buckets, by_length, by_tokens, encode
 from normtune.tasks.task import Split
 
 TEXTS = (
@@ -233,3 +234,15 @@ def test_minilm_reads_real_text(minilm):
     encoded = encode(Split(("The cat sat.", "Hello"), ("On what?", "world")), minilm.need_tokenizer(), 16)
     assert encoded.fields["input_ids"][1].tolist() == [101, 7592, 102, 2088, 102]
     assert texts_of(encoded, minilm.need_tokenizer()) == ["the cat sat. on what?", "hello world"]
+
+
+def test_batches_by_tokens_hold_every_example_once_within_the_budget():
+    lengths = np.random.default_rng(0).integers(3, 60, size=200)
+    lengths[7] = 500
+    batches = by_tokens(lengths, 256)
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert list(batches[0]) == [7]
+    for batch, after in itertools.pairwise(batches):
+        assert len(batch) == 1 or lengths[batch].max() * len(batch) <= 256
+        assert lengths[batch].max() * (len(batch) + 1) > 256
+        assert lengths[batch].min() >= lengths[after].max()

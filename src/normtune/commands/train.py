@@ -86,6 +86,10 @@ def train(
         str | None,
         typer.Option(help="float32, or bfloat16: products of frozen layers in half the bits, faster on many CPUs."),
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="torch, or fused: each layer one operation, the last for the first token alone; faster."),
+    ] = None,
     memory: Annotated[
         str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
     ] = "plain",
@@ -123,6 +127,8 @@ def train(
         raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
     if products not in {None, "float32", "bfloat16"}:
         raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
+    if layers not in {None, "torch", "fused"}:
+        raise ConfigError(f"--layers takes torch or fused; got {layers!r}.")
     if memory not in {"plain", "lean", "light", "layers"}:
         raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
@@ -162,6 +168,7 @@ def train(
         dropout_generator=dropout_generator,
         prefix=prefix,
         products=products,
+        layers=layers,
     )
     found = sources(task, suite, data, own)
     for source in found:

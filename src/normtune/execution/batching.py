@@ -139,6 +139,23 @@ def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
     return list(_cut(np.argsort(-lengths, kind="stable"), size))
 
 
+def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Batches for evaluation, sorted by length, the longest first: as many examples as fit in `budget` tokens.
+
+    Args:
+        lengths: Number of tokens of each example.
+        budget: Tokens a batch, padding included; an example that is longer is a batch by itself.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        size = max(1, budget // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
 def _cut(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(order), size):
         yield order[start : start + size]

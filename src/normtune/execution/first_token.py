@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from normtune.execution.dropout import dropout
+
 #: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -77,3 +79,30 @@ def shortened(model: PreTrainedModel) -> Iterator[None]:
 def _last(model: PreTrainedModel) -> Any:
     body: Any = model.base_model
     return body.encoder.layer[-1]
+
+
+def last_layer(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    """As `first_token`, of shape (batch, 1, width), with a cost for each example rather than for each of its tokens.
+
+    A first token's query q scores a token's hidden state h by q . (K h) = (K' q) . h, and what it sees of values is
+    V (sum of p h): so keys and values of the other tokens are never computed.
+
+    Args:
+        layer: The layer; in training mode its dropout is on, from the fast generator on a CPU.
+        hidden: Of shape (batch, tokens, width).
+        mask: Added to scores, of shape (batch, 1, 1, tokens).
+    """
+    own, first = layer.attention.self, hidden[:, 0]
+    heads = own.num_attention_heads
+    key, value = (module.weight.unflatten(0, (heads, -1)) for module in (own.key, own.value))
+    # A query is of shape (heads, batch, width of a head), a key's bias (heads, width of a head, 1).
+    query = own.query(first).view(len(hidden), heads, -1).transpose(0, 1)
+    alike = (query @ own.key.bias.view(heads, -1, 1)).transpose(0, 1)
+    scores = ((query @ key).transpose(0, 1) @ hidden.mT + alike) * own.scaling
+    if mask is not None:
+        scores = scores + mask[:, :, 0]
+    chances = dropout(scores.softmax(-1), own.dropout.p if own.dropout.training else 0.0)
+    seen = ((chances @ hidden).transpose(0, 1) @ value.mT).transpose(0, 1)
+    seen = seen + chances.sum(-1, keepdim=True) * own.value.bias.unflatten(0, (heads, -1))
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.reshape(first.shape), first))
+    return output[:, None]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from normtune.execution.first_token import FAMILIES, first_token, reads_first_to
 from normtune.execution.linear import fast_linear, linear_backend
 from normtune.models.base import Base
 from normtune.selection.selection import Selection
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 #: Bytes of hidden states kept in memory; what is larger lies in a file that is mapped.
 BUDGET = 4 << 30
@@ -84,25 +87,35 @@ class Prefix:
 
     def key(self, encoded: Encoded) -> str:
         """A content hash of all that the hidden states depend on: tokens, frozen values below, way to compute."""
-        digest = hashlib.sha256(f"{self.point} {linear_backend()} {torch.get_num_threads()}".encode())
-        for parameter in self._below():
-            digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        for name, values in sorted(encoded.fields.items()):
-            digest.update(f"{name} {encoded.side}".encode())
-            digest.update(np.asarray([len(value) for value in values]).tobytes())
-            digest.update(torch.cat(values).numpy().tobytes())
-        return digest.hexdigest()
+        return _key(self._values(), encoded)
 
     def states(self, encoded: Encoded) -> States:
         """The hidden states of `encoded`, computed unless they are kept."""
-        key = self.key(encoded)
+        return self.states_of(encoded)[0]
+
+    def states_of(self, *sets: Encoded) -> tuple[States, ...]:
+        """The hidden states of each of `sets`, for which the frozen values are looked at once."""
+        values = self._values()
+        return tuple(self._found(encoded, _key(values, encoded)) for encoded in sets)
+
+    def _found(self, encoded: Encoded, key: str) -> States:
         if key not in self._kept:
             if len(self._kept) >= _SETS:
                 self._kept.clear()
             self._kept[key] = self._compute(encoded)
             self.computed += len(encoded)
         return States(self, encoded, *self._kept[key])
+
+    def _values(self) -> Hash:
+        """The hash of the frozen values below and of the way to compute.
+
+        It is taken anew whenever it is asked for, since torch does not count changes made through ``.data``.
+        """
+        digest = hashlib.sha256(f"{self.point} {linear_backend()} {torch.get_num_threads()}".encode())
+        for parameter in self._below():
+            digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest
 
     def _below(self) -> Iterator[Tensor]:
         layers = self._body.encoder.layer
@@ -169,8 +182,10 @@ class Prefix:
         encoder.layer = rest
         if self.point.last_norm:
             rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
-        # Of the last layer the head reads one token; what the others would become is not computed.
-        shorten = len(rest) > self.point.last_norm and reads_first_token(self._base.model.config)
+        # Of the last layer the head reads one token; what the others would become is not computed. A fused encoder
+        # sees to that itself.
+        plain = "forward" not in vars(encoder) and reads_first_token(self._base.model.config)
+        shorten = plain and len(rest) > self.point.last_norm
         if shorten:
             rest[-1].forward = partial(first_token, rest[-1])
         try:
@@ -207,6 +222,16 @@ class States:
         with self.prefix.onward(hidden):
             outputs: Tensor = model(**self.encoded.batch(indices, device)).logits
         return outputs
+
+
+def _key(values: Hash, encoded: Encoded) -> str:
+    """The hash of frozen values, joined with the tokens."""
+    digest = values.copy()
+    for name, tokens in sorted(encoded.fields.items()):
+        digest.update(f"{name} {encoded.side}".encode())
+        digest.update(np.asarray([len(value) for value in tokens]).tobytes())
+        digest.update(torch.cat(tokens).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _ReachedError(Exception):

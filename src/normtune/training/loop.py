@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
 from normtune.errors import ConfigError, NormtuneError, TrainingError
-from normtune.evaluation import logits, loss_of, score_outputs
+from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded, buckets
 from normtune.execution.dropping import dropout_of
+from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
-from normtune.execution.prefix import Prefix
+from normtune.execution.prefix import Prefix, States
 from normtune.execution.sparse import Tuning
 from normtune.tasks.task import Task
 from normtune.training.checkpoint import (
@@ -134,7 +136,8 @@ class Loop:
         memory: What is kept for the backward pass; it changes no number.
 
     Raises:
-        ConfigError: If a prefix is to be kept with dropout on, or products are to be lowered that are not float32.
+        ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
+            layers fused that keep less memory or mix precisions.
     """
 
     def __init__(
@@ -159,7 +162,10 @@ class Loop:
         plain = tuning.base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
         if protocol.products != "float32" and not plain:
             raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
-        self._states = None if prefix is None else (prefix.states(goal.train), prefix.states(goal.pick))
+        if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
+            raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
+        self._prefix = prefix
+        self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
         self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
         self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
         self._judge = judge
@@ -186,9 +192,7 @@ class Loop:
             PrunedError: If it was judged to be lost.
         """
         was_training = self._tuning.base.model.training
-        kept = memory_of(self._tuning.base.model, self._memory)
-        linear = fast_linear(self._protocol.products)
-        with torch.random.fork_rng(), dropout_of(self._protocol.dropout_generator), linear, kept:
+        with torch.random.fork_rng(), self._ways():
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
             self._resume()
@@ -207,6 +211,18 @@ class Loop:
             steps=self.steps,
             seconds=progress.seconds,
         )
+
+    @contextmanager
+    def _ways(self) -> Iterator[None]:
+        """Within this context the model is computed as the protocol says."""
+        model = self._tuning.base.model
+        with ExitStack() as stack:
+            stack.enter_context(dropout_of(self._protocol.dropout_generator))
+            stack.enter_context(fast_linear(self._protocol.products))
+            if self._protocol.layers == "fused":
+                stack.enter_context(fused(model, self._protocol.products))
+            stack.enter_context(memory_of(model, self._memory))
+            yield
 
     def _epoch(self) -> None:
         progress = self._progress
@@ -277,10 +293,22 @@ class Loop:
     def _evaluate(self) -> dict[str, float]:
         pick = self._goal.pick
         assert pick.labels is not None
-        outputs = logits(self._tuning.base, pick, states=self._states[1] if self._states else None)
+        outputs = self._outputs(pick, self._states[1] if self._states else None)
         if not np.isfinite(outputs).all():
             raise TrainingError(self._not_finite("model's output", self._step_number()))
         return score_outputs(outputs, pick.labels.numpy(), self._goal.task)
+
+    def _outputs(self, encoded: Encoded, states: States | None) -> np.ndarray:
+        tokens = EVAL_TOKENS if self._protocol.layers == "fused" else None
+        return logits(self._tuning.base, encoded, states=states, tokens=tokens)
+
+    def score(self, encoded: Encoded) -> dict[str, float]:
+        """All metrics on `encoded` of the model as it is now, computed in the way that the protocol names."""
+        assert encoded.labels is not None
+        states = None if self._prefix is None else self._prefix.states(encoded)
+        with self._ways():
+            outputs = self._outputs(encoded, states)
+        return score_outputs(outputs, encoded.labels.numpy(), self._goal.task)
 
     def _not_finite(self, what: str, step: int) -> str:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."

@@ -235,7 +235,9 @@ class Session:
             )
             outcome = loop.run()
             tuning.load(outcome.values, outcome.head)
-            scores = self._scores(encoded, outcome, data.task)
+            # Under a name that says so, what was not scored yet goes the way of the training too.
+            fused = config.protocol.layers == "fused"
+            scores = self._scores(encoded, outcome, data.task, loop.score if fused else None)
             log.best(scores, outcome.curve[outcome.best].epoch, outcome.steps)
             delta = self._delta(config, data.task, selection, outcome, identity)
             counts = Counts.model_validate(trained_counts(self.base.layout, selection))
@@ -270,12 +272,16 @@ class Session:
             self._prefix = Prefix(self.base, point)
         return self._prefix
 
-    def _scores(self, encoded: _Encoded, outcome: Outcome, task: Task) -> dict[str, dict[str, float]]:
+    def _scores(
+        self,
+        encoded: _Encoded,
+        outcome: Outcome,
+        task: Task,
+        by: Callable[[Encoded], dict[str, float]] | None,
+    ) -> dict[str, dict[str, float]]:
         """Scores at the best epoch, by split; what picked the epoch was scored there already."""
-        known = outcome.curve[outcome.best].scores
-        return {
-            name: known if part is encoded.pick else score(self.base, part, task) for name, part in encoded.dev.items()
-        }
+        known, by = outcome.curve[outcome.best].scores, by or (lambda part: score(self.base, part, task))
+        return {name: known if part is encoded.pick else by(part) for name, part in encoded.dev.items()}
 
     def _delta(self, config: RunConfig, task: Task, selection: Selection, outcome: Outcome, identity: str) -> Delta:
         return Delta.of(

@@ -1,0 +1,324 @@
+"""The encoder of BERT-like families with each layer as one operation, of which only normalisations train.
+
+torch's layers are dozens of operations, each of which reads and writes memory and keeps what any gradient could need.
+Here a layer is one function with a backward pass of its own: queries, keys and values are one product over weights that
+were laid out once (`normtune.execution.frozen`), dropout is joined to the sum that follows it, and only what the
+gradients of normalisations and of the layer's input need is kept; of a layer whose input has no gradient that is the
+last normalisation's input. Of the last layer the first token alone is computed (`normtune.execution.first_token`).
+
+The numbers are those of torch's layers but for rounding. With dropout on, the rates and the places that matter to the
+output are the same, but fewer masks are drawn, and in another order; so a protocol names it
+(`normtune.config.Protocol.layers`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+from transformers.activations import GELUActivation
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from normtune.config import Products
+from normtune.errors import ConfigError
+from normtune.execution.dropout import Rate, draw_bits
+from normtune.execution.first_token import FAMILIES, last_layer, reads_first_token
+from normtune.execution.frozen import Frozen
+
+#: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
+ROOM = 16
+
+#: The parts of a layer that may train.
+NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
+
+
+@contextmanager
+def fused(model: PreTrainedModel, products: Products = "float32") -> Iterator[None]:
+    """Within this context the encoder of `model` is computed as this module says.
+
+    A layer in which anything but normalisations trains, and any layer on another device than the CPU or in another
+    dtype than float32 or float64, is torch's own. Frozen weights must not change within the context.
+
+    Args:
+        model: The model.
+        products: What the fused layers' products are computed in, except in inference mode
+            (`normtune.execution.lowered`).
+
+    Raises:
+        ConfigError: If the family is built in another way.
+    """
+    config = model.config
+    keep_freed()
+    if not reads_first_token(config):
+        known = ", ".join(FAMILIES)
+        raise ConfigError(f"Fused layers are known for {known}, not for {config.model_type!r}; leave them out.")
+    encoder: Any = model.base_model.encoder
+    layers = {layer: Layer.of(layer, products) for layer in encoder.layer if fits(layer)}
+    encoder.forward = partial(_encode, encoder, layers)
+    try:
+        yield
+    finally:
+        del encoder.forward
+
+
+@cache
+def keep_freed() -> None:
+    """Let glibc keep what is freed for what is allocated next, where it would give it back and be given it anew.
+
+    Memory fresh from the system is cleared page by page, which here costs a tenth of a step of short texts.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, _KEPT)
+
+
+#: glibc's numbers for the sizes from which a block is mapped by itself, and from which free memory is given back.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _KEPT = -3, -1, 1 << 30
+
+
+def fits(layer: Any) -> bool:
+    """Whether `Layer` can stand for this layer of a BERT-like encoder."""
+    return (
+        isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
+        and layer.chunk_size_feed_forward == 0
+        and all(
+            value.device.type == "cpu"
+            and value.dtype == layer.output.dense.weight.dtype in {torch.float32, torch.float64}
+            and (name.startswith(NORMS) or not value.requires_grad)
+            for name, value in layer.named_parameters()
+        )
+        and not any(parametrize.is_parametrized(m) for m in layer.modules() if not isinstance(m, nn.LayerNorm))
+    )
+
+
+def _encode(
+    encoder: Any, layers: dict[nn.Module, Layer], hidden: Tensor, attention_mask: Tensor | None = None, **_: Any
+) -> BaseModelOutputWithPastAndCrossAttentions:
+    """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
+    mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
+    for number, layer in enumerate(encoder.layer):
+        if "forward" in vars(layer):  # what a frozen prefix leaves of its layer
+            hidden = layer.forward(hidden, attention_mask)
+        elif number == len(encoder.layer) - 1:
+            hidden = last_layer(layer, hidden, mask)
+        elif layer in layers:
+            hidden = layers[layer](hidden, mask)
+        else:
+            hidden = layer(hidden, attention_mask)
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of what each query may look at, all alike, as numbers to add to scores: of shape (batch, 1, 1, keys)."""
+    alike = mask[:, :, :1]
+    if alike.dtype != torch.bool:
+        return alike.to(dtype)
+    return torch.zeros(alike.shape, dtype=dtype, device=mask.device).masked_fill_(~alike, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as one operation.
+
+    Attributes:
+        module: torch's layer, which holds the normalisations and says whether dropout is on.
+        qkv: Queries, keys and values.
+        out: What follows attention.
+        up: The first half of the feed-forward block.
+        down: The second half.
+    """
+
+    module: Any
+    qkv: Frozen
+    out: Frozen
+    up: Frozen
+    down: Frozen
+
+    @classmethod
+    def of(cls, module: Any, products: Products = "float32") -> Layer:
+        """The layer with weights as they are now."""
+        own = module.attention.self
+        return cls(
+            module,
+            Frozen([own.query, own.key, own.value], products),
+            Frozen([module.attention.output.dense], products),
+            Frozen([module.intermediate.dense], products),
+            Frozen([module.output.dense], products),
+        )
+
+    def __call__(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Outputs of shape (batch, tokens, width) for such inputs.
+
+        Args:
+            hidden: The inputs.
+            mask: Added to scores, of shape (batch, 1, 1, tokens).
+        """
+        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        result = _apply(flat, lower.weight, lower.bias, upper.weight, upper.bias, self, mask, hidden.shape[:2])
+        return result.view(hidden.shape)
+
+    @property
+    def heads(self) -> int:
+        """Of attention."""
+        return int(self.module.attention.self.num_attention_heads)
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by."""
+        return float(self.module.attention.self.scaling)
+
+    def drop(self, module: nn.Dropout) -> Rate | None:
+        """The rate at which `module`, one of this layer's, drops out now."""
+        return Rate.of(module.p) if module.training and module.p > 0.0 else None
+
+
+@dataclass
+class _Attention:
+    """Attention over (batch times heads, tokens, width of a head) and what its backward pass needs."""
+
+    heads: Tensor
+    chances: Tensor
+    bits: Tensor | None
+
+
+class _Layer(torch.autograd.Function):
+    """Over (batch times tokens, width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        lower_weight: Tensor,
+        lower_bias: Tensor,
+        upper_weight: Tensor,
+        upper_bias: Tensor,
+        layer: Layer,
+        mask: Tensor | None,
+        shape: torch.Size,
+    ) -> Tensor:
+        module, deep = layer.module, any(ctx.needs_input_grad[:3])
+        joined, attention = _attend(layer, inputs, mask, shape)
+        low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
+        middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
+        lower, low_mean, low_scale = _normalised(middle, module.attention.output.LayerNorm, lower_weight, lower_bias)
+        wide = layer.up(lower)
+        top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
+        outputs, up_mean, up_scale = _normalised(top, module.output.LayerNorm, upper_weight, upper_bias)
+        saved: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
+        if deep:
+            saved += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
+            saved += [attention.heads, attention.chances, attention.bits]
+        ctx.save_for_backward(*saved)
+        ctx.layer, ctx.shape, ctx.rates = layer, shape, (low_rate, up_rate, layer.drop(module.attention.self.dropout))
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layer, (low_rate, up_rate, _), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
+        top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
+        deep = any(needs[:3])
+        to_top, *to_upper = torch.ops.aten.native_layer_norm_backward(
+            grads[0], top, top.shape[1:], up_mean, up_scale, upper_weight, upper_bias, [deep, *needs[3:5]]
+        )
+        if not deep:
+            return None, None, None, *to_upper, None, None, None
+        up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *attention = rest
+        to_wide = layer.down.back(_dropped(to_top, up_bits, up_rate))
+        torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
+        to_lower = layer.up.back(to_wide).add_(to_top)
+        to_middle, *to_norm = torch.ops.aten.native_layer_norm_backward(
+            to_lower, middle, middle.shape[1:], low_mean, low_scale, lower_weight, lower_bias, needs[:3]
+        )
+        if not needs[0]:
+            return None, *to_norm, *to_upper, None, None, None
+        to_joined = layer.out.back(_dropped(to_middle, low_bits, low_rate))
+        to_qkv = _attend_back(to_joined, _Attention(*attention), ctx)
+        return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None, None
+
+
+#: torch leaves `apply` untyped.
+_apply: Callable[..., Tensor] = _Layer.apply
+
+
+def _attend(layer: Layer, inputs: Tensor, mask: Tensor | None, shape: torch.Size) -> tuple[Tensor, _Attention]:
+    """Attention's outputs of shape (batch times tokens, width), and what its backward pass needs."""
+    batch, tokens = shape
+    split = layer.qkv(inputs).view(batch, tokens, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
+    heads = _with_room(split).flatten(1, 2)
+    query, key, value = heads
+    room = query.shape[1]
+    if mask is None and room == tokens:
+        scores = torch.bmm(query, key.mT).mul_(layer.scale)
+    else:
+        scores = torch.baddbmm(_wide(mask, query, layer.heads, tokens), query, key.mT, alpha=layer.scale)
+    chances = scores.softmax(-1)
+    rate = layer.drop(layer.module.attention.self.dropout)
+    bits = None if rate is None else draw_bits(chances.shape)
+    seen = torch.bmm(_dropped(chances, bits, rate), value)
+    joined = seen.view(batch, layer.heads, room, -1)[:, :, :tokens].transpose(1, 2).reshape(inputs.shape)
+    return joined, _Attention(heads, chances, bits)
+
+
+def _attend_back(gradient: Tensor, attention: _Attention, ctx: Any) -> Tensor:
+    """The gradient of queries, keys and values side by side, of shape (batch times tokens, three widths)."""
+    layer, (batch, tokens), rate = ctx.layer, ctx.shape, ctx.rates[2]
+    query, key, value = attention.heads
+    chances, bits = attention.chances, attention.bits
+    seen = _with_room(gradient.view(batch, tokens, layer.heads, -1).transpose(1, 2)).flatten(0, 1)
+    result = torch.empty_like(attention.heads)
+    torch.bmm(_dropped(chances, bits, rate).mT, seen, out=result[2])
+    to_chances = _dropped(torch.bmm(seen, value.mT), bits, rate)
+    to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype).mul_(layer.scale)
+    torch.bmm(to_scores, key, out=result[0])
+    torch.bmm(to_scores.mT, query, out=result[1])
+    split = result.view(3, batch, layer.heads, query.shape[1], -1)[:, :, :, :tokens]
+    return split.permute(1, 3, 0, 2, 4).reshape(batch * tokens, -1)
+
+
+def _with_room(heads: Tensor) -> Tensor:
+    """A copy of `heads`, of shape (..., tokens, width of a head), filled up with zeros to `ROOM` tokens."""
+    tokens = heads.shape[-2]
+    if tokens >= ROOM:
+        return heads.contiguous()
+    wide = heads.new_zeros(*heads.shape[:-2], ROOM, heads.shape[-1])
+    wide[..., :tokens, :] = heads
+    return wide
+
+
+def _wide(mask: Tensor | None, query: Tensor, heads: int, tokens: int) -> Tensor:
+    """What is added to each score, of shape (batch times heads, room, room): nobody looks at what is only filled up."""
+    count, room, _ = query.shape
+    row = query.new_full((count // heads if mask is not None else 1, 1, 1, room), -torch.inf)
+    row[..., :tokens] = 0.0 if mask is None else mask
+    return row.expand(count // heads, heads, room, room).reshape(count, room, room)
+
+
+def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:
+    """`residual` plus `values`, of which some are dropped, and the random bits; `values` are overwritten."""
+    if rate is None:
+        return values.add_(residual), None
+    bits = draw_bits(values.shape)
+    kept = torch.ge(bits, rate.threshold, out=torch.empty_like(values))
+    return torch.addcmul(residual, kept, values, value=rate.scale, out=values), bits
+
+
+def _dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
+    return values if bits is None or rate is None else rate.apply(values, bits)
+
+
+def _normalised(inputs: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs, and mean and reciprocal deviation of each row."""
+    outputs, mean, scale = torch.native_layer_norm(inputs, inputs.shape[1:], weight, bias, norm.eps)
+    return outputs, mean, scale
