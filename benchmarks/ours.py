@@ -40,6 +40,10 @@ CASES = {
     "ours_paper": Case(
         "ours, dropout as in the paper, all layers", Protocol(name="b", dropout_generator="fast", layers="fused")
     ),
+    "ours_bfloat16": Case(
+        "the same, frozen products in bfloat16",
+        Protocol(name="b", dropout_generator="fast", layers="fused", products="bfloat16"),
+    ),
     "ours_prefix": Case(
         "ours, without dropout, all layers, prefix kept",
         Protocol(name="b", dropout=False, prefix=True, layers="fused"),

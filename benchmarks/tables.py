@@ -18,12 +18,13 @@ CASES = {
     "peft_tuned": "PEFT, tuned",
     "full_run_glue": "all entries, padded to 128",
     "ours_paper": "ours",
+    "ours_bfloat16": "ours, products in bfloat16",
     "ours_prefix": "ours, no dropout, prefix",
-    "ours_best": "ours, also layers 2 to 5 only",
+    "ours_best": "ours, also layers 2 to 5 only, bfloat16",
     "products": "bare products",
 }
 WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
-SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_prefix", "ours_best")
+SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_bfloat16", "ours_best")
 
 
 def main() -> None:

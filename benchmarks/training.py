@@ -39,12 +39,12 @@ TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 SCORED = ("sst2", "cola", "mrpc", "stsb", "rte")
 #: Examples to learn from and of dev, for the scores.
 LEARN, SCORE = 500, 500
-#: How the cases' scores are found: by the run of which case.
+#: How the cases' scores are found: by the run of which case. A prefix changes no score of a training without dropout.
 SCORED_BY = {
     "peft_run_glue": "peft_tuned",
     "peft_tuned": "peft_tuned",
     "full_run_glue": "full_tuned",
-    **{name: name for name in ours.CASES},
+    **{name: name for name in ours.CASES if name != "ours_prefix"},
 }
 #: Ratios of an epoch's time: name, theirs, ours.
 EPOCH_RATIOS = (
@@ -54,6 +54,8 @@ EPOCH_RATIOS = (
     ("best_epoch_vs_peft_run_glue", "peft_run_glue", "ours_best"),
     ("best_epoch_vs_peft_tuned", "peft_tuned", "ours_best"),
     ("best_epoch_vs_full", "full_run_glue", "ours_best"),
+    ("bfloat16_vs_peft_run_glue", "peft_run_glue", "ours_bfloat16"),
+    ("bfloat16_vs_peft_tuned", "peft_tuned", "ours_bfloat16"),
     ("prefix_epoch_vs_peft_run_glue", "peft_run_glue", "ours_prefix"),
     ("prefix_epoch_vs_peft_tuned", "peft_tuned", "ours_prefix"),
     ("share_of_matmul_limit", "products", "ours_paper"),
@@ -63,6 +65,8 @@ EPOCH_RATIOS = (
 BEST_RATIOS = (
     ("to_best_vs_peft_run_glue", "peft_run_glue", "ours_paper"),
     ("to_best_vs_peft_tuned", "peft_tuned", "ours_paper"),
+    ("bfloat16_to_best_vs_peft_run_glue", "peft_run_glue", "ours_bfloat16"),
+    ("bfloat16_to_best_vs_peft_tuned", "peft_tuned", "ours_bfloat16"),
     ("best_vs_peft_run_glue", "peft_run_glue", "ours_best"),
     ("best_vs_peft_tuned", "peft_tuned", "ours_best"),
     ("best_vs_full", "full_run_glue", "ours_best"),
@@ -102,7 +106,8 @@ def score_task(name: str, options: argparse.Namespace) -> None:
     size = {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)}
     found = read(options.out).get(name, {}).get("quality", {})
     quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case)}
-    for case in options.cases.split(",") if options.cases else ("peft_tuned", *ours.CASES):
+    scored = [case for case in dict.fromkeys(SCORED_BY.values()) if not case.startswith("full")]
+    for case in options.cases.split(",") if options.cases else scored:
         if options.again or case not in quality:
             quality[case] = {"said": said(case), **train_and_score(setting, case)}
             keep(options.out, name, {**size, "quality": quality})
