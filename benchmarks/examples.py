@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, write
+from harness import RESULTS, glue, write
 
 from normtune.execution.batching import encode
 from normtune.importance.fisher import Estimation, Request, scores, totals
@@ -30,7 +28,6 @@ from normtune.importance.tolerance import Look, Tolerance
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
 from normtune.selection.masks import top
-from normtune.tasks.suites import load_task
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "mnli", "qqp")
 FRACTION = 0.1
@@ -62,7 +59,7 @@ def main() -> None:
 
 def case(base: Base, name: str) -> dict[str, Any]:
     """Every look at one task."""
-    data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+    data = glue(name)
     encoded = encode(data.labelled("train"), base.need_tokenizer(), 128)
     request = Request(select(base.layout, "full"), select(base.layout, "layernorm"))
     asked = {kind: Tolerance(of=kind, fraction=FRACTION) for kind in ("ranking", "mask")}

@@ -18,19 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mask_step
 import numpy as np
 import torch
-from harness import RESULTS, alternate, ratio, summary, write
+from harness import RESULTS, alternate, glue, ratio, summary, write
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
@@ -41,7 +39,6 @@ from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
 from normtune.selection.selection import Selection
-from normtune.tasks.suites import load_task
 from normtune.tasks.task import Task
 
 TASKS = ("cola", "sst2", "stsb", "mrpc", "rte")
@@ -117,7 +114,7 @@ def measure(name: str, against: list[str], rounds: int) -> dict[str, Any]:
     """The cases of one task."""
     base = load_base("minilm")
     base.model.set_attn_implementation("sdpa")
-    data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+    data = glue(name)
     encoded = encode(data.labelled("train").sample(max(EXAMPLES.values()), 0), base.need_tokenizer(), 128)
     base.put_head(HeadSpec(data.task.kind, data.task.labels), 0)
     cases = {}

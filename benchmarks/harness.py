@@ -16,6 +16,8 @@ import torch
 
 from normtune.files import write_atomically
 from normtune.machine import machine
+from normtune.tasks.suites import load_task
+from normtune.tasks.task import TaskData
 from normtune.versions import versions
 
 #: Names another clock than the wall's.
@@ -53,6 +55,14 @@ def alternate(
             if turn >= warmup:
                 seconds[name].append(clock() - started)
     return seconds
+
+
+def glue(task: str) -> TaskData:
+    """A task's data from the GLUE folder that ``NORMTUNE_DATA`` names; without one the benchmark ends."""
+    folder = os.environ.get("NORMTUNE_DATA")
+    if not folder:
+        raise SystemExit("This benchmark reads GLUE: set NORMTUNE_DATA to its folder.")
+    return load_task(task, "glue", Path(folder))
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

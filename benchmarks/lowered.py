@@ -22,11 +22,10 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, alternate, ratio, write
+from harness import RESULTS, alternate, glue, ratio, write
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -36,7 +35,6 @@ from normtune.execution.lowered import Lowered
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base, load_base, wrap
 from normtune.selection.expression import select
-from normtune.tasks.suites import load_task
 from normtune.training.session import Session
 
 Case = Callable[[], object]
@@ -186,7 +184,7 @@ def scores(_: int) -> dict[str, Any]:
     session = Session("minilm")
     found: dict[str, Any] = {"cases": {}, "seconds": {}}
     for name in TASKS:
-        data = load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"]))
+        data = glue(name)
         for low in LOW:
             protocol = Protocol(name="b", epochs=3, max_train=LEARN, dropout=False, products=low)
             runs = [session.run(session.config(name, "layernorm", RATE, s, protocol), data)[0] for s in SEEDS]

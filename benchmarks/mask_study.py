@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from harness import glue
 
 from normtune.cli import app
 from normtune.config import PROTOCOLS
@@ -22,7 +23,6 @@ from normtune.selection.masks import Mask
 from normtune.studies.runs import Runner, mask_cells
 from normtune.studies.store import Store
 from normtune.studies.table import tabulate
-from normtune.tasks.suites import load_task
 from normtune.training.session import Session
 
 #: Where masks, Fisher information and records are kept and found.
@@ -62,7 +62,7 @@ def main() -> None:
     runner = Runner(session, PROTOCOLS["small"], store=Store(RESULTS / "runs"))
     for seed in seeds:
         for task in options.tasks.split(","):
-            data = load_task(task, "glue", Path(os.environ["NORMTUNE_DATA"]))
+            data = glue(task)
             for fraction in fractions:
                 for kind in kinds:
                     files = [file for file, _ in wanted(kind, task, fraction)]

@@ -23,16 +23,13 @@ import os
 import statistics
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ours
 import torch
-from harness import RESULTS, ratio, write
+from harness import RESULTS, glue, ratio, write
 from quality import EPOCHS, SEEDS, train_and_score
 from speed import BATCH, DRAWN_FROM, LENGTH, RATES, Setting, circumstances, measure
-
-from normtune.tasks.suites import load_task
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 #: Tasks that are scored by default.
@@ -121,7 +118,7 @@ def said(case: str) -> str:
 
 def setting_of(name: str, examples: int) -> Setting:
     """A task's data."""
-    return Setting.of(load_task(name, "glue", Path(os.environ["NORMTUNE_DATA"])), examples, SCORE)
+    return Setting.of(glue(name), examples, SCORE)
 
 
 def read(out: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from normtune.config import Pruning, RunConfig
@@ -12,8 +11,8 @@ from normtune.selection.selection import Selection
 from normtune.studies.pruning import pruned_identity, verdict
 from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError
-from normtune.training.record import Counts, DataFacts, Record
-from normtune.training.session import Session, parts_of
+from normtune.training.record import Counts, Record
+from normtune.training.session import Session, facts_of, parts_of
 from normtune.versions import versions
 
 
@@ -71,24 +70,13 @@ def pruned(
 def _record(session: Session, config: RunConfig, data: TaskData, selection: Selection | None, **facts: Any) -> Record:
     base, parts = session.base, parts_of(data, config.protocol)
     own = session.selection(config.method, config.seed) if selection is None else selection
-    splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
     return Record(
         config=config,
         base_identity=base.identity,
         selection=own.fingerprint,
         counts=Counts.model_validate(trained_counts(base.layout, own)),
         outputs=data.task.outputs,
-        data=DataFacts(
-            source=Path(data.source).name,
-            train=len(parts.train),
-            train_of=len(data.splits["train"]),
-            dev=len(parts.dev["dev"]),
-            dev_of=len(data.splits["dev"]),
-            held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
-            identity={name: split.identity()[:16] for name, split in splits.items()},
-            truncated={},
-            dropped=dict(data.dropped),
-        ),
+        data=facts_of(data, parts, {}),
         primary=data.task.primary,
         machine=machine(session.accelerator.device),
         versions=versions(),

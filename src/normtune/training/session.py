@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,7 +249,7 @@ class Session:
             selection=selection.fingerprint,
             counts=counts,
             outputs=data.task.outputs,
-            data=_facts(data, parts, encoded),
+            data=facts_of(data, parts, encoded.truncated),
             primary=data.task.primary,
             score=scores["dev"][data.task.primary],
             scores=scores,
@@ -317,6 +317,11 @@ class _Encoded:
     pick: Encoded
     dev: dict[str, Encoded]
 
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Texts that were cut, by split."""
+        return {"train": self.train.truncated, **{name: part.truncated for name, part in self.dev.items()}}
+
 
 def _mask(selection: Selection) -> str:
     return selection.fingerprint[:16]
@@ -331,7 +336,8 @@ def _identities(parts: Parts) -> dict[str, str]:
     return {name: split.identity()[:16] for name, split in splits.items()}
 
 
-def _facts(data: TaskData, parts: Parts, encoded: _Encoded) -> DataFacts:
+def facts_of(data: TaskData, parts: Parts, truncated: Mapping[str, int]) -> DataFacts:
+    """What a run of `parts` of `data` was trained and scored on, of which so many texts were cut, by split."""
     return DataFacts(
         source=Path(data.source).name,
         train=len(parts.train),
@@ -340,6 +346,6 @@ def _facts(data: TaskData, parts: Parts, encoded: _Encoded) -> DataFacts:
         dev_of=len(data.splits["dev"]),
         held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
         identity=_identities(parts),
-        truncated={"train": encoded.train.truncated, **{name: part.truncated for name, part in encoded.dev.items()}},
+        truncated=dict(truncated),
         dropped=dict(data.dropped),
     )
