@@ -17,7 +17,7 @@ from normtune.studies.table import Table, tabulate
 from normtune.tasks.glue import GLUE
 
 ROOT = Path(__file__).parent.parent
-TASKS = ("stsb", "cola", "mrpc", "rte")
+TASKS = ("stsb", "sst2", "cola", "mrpc", "rte")
 COLOURS = {"head": "#8a8f98", "random": "#c28e0e", "layernorm": "#0f8f7d", "bitfit": "#5b6fd6", "full": "#c2452d"}
 
 
