@@ -20,6 +20,7 @@ from normtune.models.base import Base
 from normtune.selection.expression import select
 from normtune.selection.selection import Selection
 from normtune.training.session import Session
+from tests.conftest import BaseFactory
 from tests.training.test_session import comparable, data
 
 
@@ -53,7 +54,9 @@ def assert_near(plain: list[Tensor], other: list[Tensor], bound: float) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("tokens", "padded"), [(5, False), (5, True), (19, True)])
 @pytest.mark.parametrize("norms", ["output.LayerNorm", "2.output.LayerNorm", "LayerNorm"])
-def test_in_float64_outputs_and_gradients_are_torchs(make_base, family, tokens, padded, norms):  # type: ignore[no-untyped-def]
+def test_in_float64_outputs_and_gradients_are_torchs(
+    make_base: BaseFactory, family: str, tokens: int, padded: bool, norms: str
+) -> None:
     base = make_base(family)
     base.model.double()
     chosen = [p for n, p in base.model.named_parameters() if ".layer." in n and f"{norms}." in n]
@@ -101,7 +104,7 @@ def test_weights_are_those_of_now(tiny_base: Base) -> None:
 
 
 @pytest.mark.parametrize("tokens", [5, 17])
-def test_gradients_with_dropout_are_the_differences_of_outputs(make_base, tokens: int) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_with_dropout_are_the_differences_of_outputs(make_base: BaseFactory, tokens: int) -> None:
     base = make_base("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.4)
     module = base.model.double().train().bert.encoder.layer[0]
     lower, upper = module.attention.output.LayerNorm, module.output.LayerNorm
@@ -118,7 +121,7 @@ def test_gradients_with_dropout_are_the_differences_of_outputs(make_base, tokens
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_dropout_has_torchs_statistics(make_base, last: bool) -> None:  # type: ignore[no-untyped-def]
+def test_dropout_has_torchs_statistics(make_base: BaseFactory, last: bool) -> None:
     base = make_base("bert", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
     module = base.model.train().bert.encoder.layer[0]
     count = 8000
@@ -180,7 +183,7 @@ def test_a_training_with_dropout_repeats_to_the_bit(tiny_folder: Path) -> None:
     assert comparable(records[0]) == comparable(records[1])
 
 
-def test_what_cannot_be_fused_is_refused(make_base, tiny_folder: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_fused_is_refused(make_base: BaseFactory, tiny_folder: Path) -> None:
     with pytest.raises(ConfigError, match="fast generator"):
         protocol("paper", layers="fused")
     gpt = make_base("gpt2")

@@ -17,6 +17,7 @@ from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.selection.expression import select
 from normtune.training.session import Session
+from tests.conftest import BaseFactory
 from tests.training.test_session import data, split
 
 METHODS = ["layernorm", "head", "layernorm@2", "attention.output.LayerNorm@1-", "output.dense@0"]
@@ -96,7 +97,7 @@ def test_what_is_too_large_for_the_budget_lies_in_a_file(tiny_base: Base) -> Non
     assert torch.equal(*kept)
 
 
-def test_dropout_and_other_families_are_refused(make_base) -> None:  # type: ignore[no-untyped-def]
+def test_dropout_and_other_families_are_refused(make_base: BaseFactory) -> None:
     with pytest.raises(ConfigError, match="dropout off"):
         protocol("paper", prefix=True)
     gpt = make_base("gpt2")
@@ -105,7 +106,7 @@ def test_dropout_and_other_families_are_refused(make_base) -> None:  # type: ign
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_known_family_goes_on_as_the_whole_model(make_base, family: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, family: str) -> None:
     base = make_base(family)
     base.model.double()
     lengths = (9, 4, 7)
