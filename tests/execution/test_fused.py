@@ -15,6 +15,7 @@ from normtune.execution.dropping import dropout_of
 from normtune.execution.first_token import FAMILIES, last_layer
 from normtune.execution.fused import Layer, fits, fused
 from normtune.execution.linear import fast_linear
+from normtune.execution.packing import Packing
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.selection.expression import select
@@ -110,12 +111,13 @@ def test_gradients_with_dropout_are_the_differences_of_outputs(make_base: BaseFa
     lower, upper = module.attention.output.LayerNorm, module.output.LayerNorm
     layer, hidden = Layer.of(module), torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
     values = [hidden, *(p.requires_grad_() for norm in (lower, upper) for p in norm.parameters())]
-    mask = torch.zeros(2, 1, 1, tokens, dtype=torch.float64)
-    mask[1, ..., 3:] = -torch.inf
+    own = torch.ones(2, tokens, dtype=torch.bool)
+    own[1, 3:] = False
+    packing = Packing.of(hidden, own)
 
     def run(*_: Tensor) -> Tensor:
         torch.manual_seed(0)  # the same masks every time
-        return layer(hidden, mask)
+        return packing.pad(layer(packing.pack(hidden), packing))
 
     assert torch.autograd.gradcheck(run, values, fast_mode=True)
 
@@ -129,7 +131,9 @@ def test_dropout_has_torchs_statistics(make_base: BaseFactory, last: bool) -> No
     torch.manual_seed(0)
     with torch.no_grad():
         plain = module(hidden)[:, 0]
-        other = (last_layer(module, hidden) if last else Layer.of(module)(hidden, None))[:, 0]
+        packing = Packing.of(hidden, None)
+        fused = packing.pad(Layer.of(module)(packing.pack(hidden), packing))
+        other = (last_layer(module, hidden) if last else fused)[:, 0]
     deviation = plain.std(0)
     assert bool((deviation > 0).all())
     assert float(((plain.mean(0) - other.mean(0)).abs() / deviation).max()) < 5 * (2 / count) ** 0.5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normtune.execution.dropout import Rate, draw_bits, dropout
+from normtune.execution.dropout import Rate, draw_bits, dropout, dropped
 
 
 def attend(
@@ -79,7 +79,7 @@ class _Attention(torch.autograd.Function):
         bits = None if rate is None else draw_bits(chances.shape)
         ctx.save_for_backward(query, key, value, chances, bits)
         ctx.scale, ctx.rate = scale, rate
-        return torch.bmm(_dropped(chances, bits, rate), value)
+        return torch.bmm(dropped(chances, bits, rate), value)
 
     @staticmethod
     @once_differentiable
@@ -88,17 +88,13 @@ class _Attention(torch.autograd.Function):
         grad = grads[0].contiguous()
         to_query = to_key = to_value = None
         if ctx.needs_input_grad[2]:
-            to_value = torch.bmm(_dropped(chances, bits, ctx.rate).transpose(1, 2), grad)
+            to_value = torch.bmm(dropped(chances, bits, ctx.rate).transpose(1, 2), grad)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            to_chances = _dropped(torch.bmm(grad, value.transpose(1, 2)), bits, ctx.rate)
+            to_chances = dropped(torch.bmm(grad, value.transpose(1, 2)), bits, ctx.rate)
             to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype).mul_(ctx.scale)
             to_query = torch.bmm(to_scores, key)
             to_key = torch.bmm(to_scores.transpose(1, 2), query)
         return to_query, to_key, to_value, None, None, None, None
-
-
-def _dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
-    return values if bits is None or rate is None else rate.apply(values, bits)
 
 
 #: torch leaves `apply` untyped.

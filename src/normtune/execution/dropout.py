@@ -58,6 +58,11 @@ def draw_bits(shape: torch.Size) -> Tensor:
     return torch.from_numpy(raw.view(np.int16)[:count]).view(shape)
 
 
+def dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
+    """`values` with what `bits` drop at `rate` set to zero and the rest scaled; without a rate as they are."""
+    return values if bits is None or rate is None else rate.apply(values, bits)
+
+
 def dropout(inputs: Tensor, p: float) -> Tensor:
     """Each element zero with probability `p`, else scaled so that its expectation is what it was.
 

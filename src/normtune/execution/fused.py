@@ -31,12 +31,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from normtune.config import Products
 from normtune.errors import ConfigError
-from normtune.execution.dropout import Rate, draw_bits
+from normtune.execution.dropout import Rate, draw_bits, dropped
 from normtune.execution.first_token import FAMILIES, last_layer, reads_first_token
 from normtune.execution.frozen import Frozen
-
-#: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
-ROOM = 16
+from normtune.execution.grouped import Heads, attend, attend_back, attended
+from normtune.execution.packing import Packing
 
 #: The parts of a layer that may train.
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
@@ -106,16 +105,17 @@ def _encode(
 ) -> BaseModelOutputWithPastAndCrossAttentions:
     """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
     mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
+    packing = Packing.of(hidden, None if mask is None else mask[:, 0, 0] == 0.0)
     for number, layer in enumerate(encoder.layer):
         if "forward" in vars(layer):  # what a frozen prefix leaves of its layer
-            hidden = layer.forward(hidden, attention_mask)
+            hidden = layer.forward(packing.pad(hidden), attention_mask)
         elif number == len(encoder.layer) - 1:
-            hidden = last_layer(layer, hidden, mask)
+            hidden = last_layer(layer, packing.pad(hidden), mask)
         elif layer in layers:
-            hidden = layers[layer](hidden, mask)
+            hidden = layers[layer](packing.pack(hidden), packing)
         else:
-            hidden = layer(hidden, attention_mask)
-    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+            hidden = layer(packing.pad(hidden), attention_mask)
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=packing.pad(hidden))
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -156,44 +156,24 @@ class Layer:
             Frozen([module.output.dense], products),
         )
 
-    def __call__(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Outputs of shape (batch, tokens, width) for such inputs.
-
-        Args:
-            hidden: The inputs.
-            mask: Added to scores, of shape (batch, 1, 1, tokens).
-        """
+    def __call__(self, rows: Tensor, packing: Packing) -> Tensor:
+        """Outputs of shape (rows, width) for such inputs, which lie as `packing` says."""
         lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        result = _apply(flat, lower.weight, lower.bias, upper.weight, upper.bias, self, mask, hidden.shape[:2])
-        return result.view(hidden.shape)
+        return _apply(rows, lower.weight, lower.bias, upper.weight, upper.bias, self, packing)
 
     @property
-    def heads(self) -> int:
-        """Of attention."""
-        return int(self.module.attention.self.num_attention_heads)
-
-    @property
-    def scale(self) -> float:
-        """What scores are multiplied by."""
-        return float(self.module.attention.self.scaling)
+    def heads(self) -> Heads:
+        """How attention is computed now."""
+        own = self.module.attention.self
+        return Heads(int(own.num_attention_heads), float(own.scaling), self.drop(own.dropout))
 
     def drop(self, module: nn.Dropout) -> Rate | None:
         """The rate at which `module`, one of this layer's, drops out now."""
         return Rate.of(module.p) if module.training and module.p > 0.0 else None
 
 
-@dataclass
-class _Attention:
-    """Attention over (batch times heads, tokens, width of a head) and what its backward pass needs."""
-
-    heads: Tensor
-    chances: Tensor
-    bits: Tensor | None
-
-
 class _Layer(torch.autograd.Function):
-    """Over (batch times tokens, width)."""
+    """Over (rows, width)."""
 
     @staticmethod
     def forward(
@@ -204,11 +184,10 @@ class _Layer(torch.autograd.Function):
         upper_weight: Tensor,
         upper_bias: Tensor,
         layer: Layer,
-        mask: Tensor | None,
-        shape: torch.Size,
+        packing: Packing,
     ) -> Tensor:
-        module, deep = layer.module, any(ctx.needs_input_grad[:3])
-        joined, attention = _attend(layer, inputs, mask, shape)
+        module, heads, deep = layer.module, layer.heads, any(ctx.needs_input_grad[:3])
+        joined, attention = attend(layer.qkv(inputs), packing, heads)
         low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
         middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
         lower, low_mean, low_scale = _normalised(middle, module.attention.output.LayerNorm, lower_weight, lower_bias)
@@ -218,91 +197,38 @@ class _Layer(torch.autograd.Function):
         saved: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
         if deep:
             saved += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
-            saved += [attention.heads, attention.chances, attention.bits]
+            saved += [tensor for group in attention for tensor in group.tensors]
         ctx.save_for_backward(*saved)
-        ctx.layer, ctx.shape, ctx.rates = layer, shape, (low_rate, up_rate, layer.drop(module.attention.self.dropout))
+        ctx.layer, ctx.packing, ctx.heads, ctx.rates = layer, packing, heads, (low_rate, up_rate)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer, (low_rate, up_rate, _), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
+        layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
         top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
         deep = any(needs[:3])
         to_top, *to_upper = torch.ops.aten.native_layer_norm_backward(
             grads[0], top, top.shape[1:], up_mean, up_scale, upper_weight, upper_bias, [deep, *needs[3:5]]
         )
         if not deep:
-            return None, None, None, *to_upper, None, None, None
-        up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *attention = rest
-        to_wide = layer.down.back(_dropped(to_top, up_bits, up_rate))
+            return None, None, None, *to_upper, None, None
+        up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
+        to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
         to_middle, *to_norm = torch.ops.aten.native_layer_norm_backward(
             to_lower, middle, middle.shape[1:], low_mean, low_scale, lower_weight, lower_bias, needs[:3]
         )
         if not needs[0]:
-            return None, *to_norm, *to_upper, None, None, None
-        to_joined = layer.out.back(_dropped(to_middle, low_bits, low_rate))
-        to_qkv = _attend_back(to_joined, _Attention(*attention), ctx)
-        return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None, None
+            return None, *to_norm, *to_upper, None, None
+        to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
+        to_qkv = attend_back(to_joined, ctx.packing, ctx.heads, attended(kept))
+        return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None
 
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Layer.apply
-
-
-def _attend(layer: Layer, inputs: Tensor, mask: Tensor | None, shape: torch.Size) -> tuple[Tensor, _Attention]:
-    """Attention's outputs of shape (batch times tokens, width), and what its backward pass needs."""
-    batch, tokens = shape
-    split = layer.qkv(inputs).view(batch, tokens, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
-    heads = _with_room(split).flatten(1, 2)
-    query, key, value = heads
-    room = query.shape[1]
-    if mask is None and room == tokens:
-        scores = torch.bmm(query, key.mT).mul_(layer.scale)
-    else:
-        scores = torch.baddbmm(_wide(mask, query, layer.heads, tokens), query, key.mT, alpha=layer.scale)
-    chances = scores.softmax(-1)
-    rate = layer.drop(layer.module.attention.self.dropout)
-    bits = None if rate is None else draw_bits(chances.shape)
-    seen = torch.bmm(_dropped(chances, bits, rate), value)
-    joined = seen.view(batch, layer.heads, room, -1)[:, :, :tokens].transpose(1, 2).reshape(inputs.shape)
-    return joined, _Attention(heads, chances, bits)
-
-
-def _attend_back(gradient: Tensor, attention: _Attention, ctx: Any) -> Tensor:
-    """The gradient of queries, keys and values side by side, of shape (batch times tokens, three widths)."""
-    layer, (batch, tokens), rate = ctx.layer, ctx.shape, ctx.rates[2]
-    query, key, value = attention.heads
-    chances, bits = attention.chances, attention.bits
-    seen = _with_room(gradient.view(batch, tokens, layer.heads, -1).transpose(1, 2)).flatten(0, 1)
-    result = torch.empty_like(attention.heads)
-    torch.bmm(_dropped(chances, bits, rate).mT, seen, out=result[2])
-    to_chances = _dropped(torch.bmm(seen, value.mT), bits, rate)
-    to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype).mul_(layer.scale)
-    torch.bmm(to_scores, key, out=result[0])
-    torch.bmm(to_scores.mT, query, out=result[1])
-    split = result.view(3, batch, layer.heads, query.shape[1], -1)[:, :, :, :tokens]
-    return split.permute(1, 3, 0, 2, 4).reshape(batch * tokens, -1)
-
-
-def _with_room(heads: Tensor) -> Tensor:
-    """A copy of `heads`, of shape (..., tokens, width of a head), filled up with zeros to `ROOM` tokens."""
-    tokens = heads.shape[-2]
-    if tokens >= ROOM:
-        return heads.contiguous()
-    wide = heads.new_zeros(*heads.shape[:-2], ROOM, heads.shape[-1])
-    wide[..., :tokens, :] = heads
-    return wide
-
-
-def _wide(mask: Tensor | None, query: Tensor, heads: int, tokens: int) -> Tensor:
-    """What is added to each score, of shape (batch times heads, room, room): nobody looks at what is only filled up."""
-    count, room, _ = query.shape
-    row = query.new_full((count // heads if mask is not None else 1, 1, 1, room), -torch.inf)
-    row[..., :tokens] = 0.0 if mask is None else mask
-    return row.expand(count // heads, heads, room, room).reshape(count, room, room)
 
 
 def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:
@@ -312,10 +238,6 @@ def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor
     bits = draw_bits(values.shape)
     kept = torch.ge(bits, rate.threshold, out=torch.empty_like(values))
     return torch.addcmul(residual, kept, values, value=rate.scale, out=values), bits
-
-
-def _dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
-    return values if bits is None or rate is None else rate.apply(values, bits)
 
 
 def _normalised(inputs: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

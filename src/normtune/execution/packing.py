@@ -1,0 +1,205 @@
+"""A batch without any padding: its texts' own tokens as rows, one text after the other.
+
+Everything in a layer but attention treats tokens one by one, so that padding there is waste. Attention looks at whole
+texts: it takes groups of like length, each filled up to its longest text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+#: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
+ROOM = 16
+
+#: A batch of which padding is a smaller part than this stays padded: packing it costs as much as it saves.
+WASTE = 0.02
+
+#: Texts of so many lengths are grouped by length exactly, which copies least; of more lengths, those are grouped of
+#: which the shortest has at least this part of the tokens of the longest.
+EXACT, LIKE = 8, 7 / 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts of like length, whose rows lie one after the other.
+
+    Attributes:
+        start: The first row.
+        lengths: Tokens of each text.
+        room: Tokens that attention gives each text.
+        places: For each row its place among the (texts times room) places; None where texts fill all but the end alike.
+        sources: For each place the row, counted from `start`, that it is filled with: its own, or any; None likewise.
+        mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all alike; None where all is filled.
+    """
+
+    start: int
+    lengths: tuple[int, ...]
+    room: int
+    places: Tensor | None
+    sources: Tensor | None
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, start: int, lengths: Sequence[int], like: Tensor) -> Self:
+        """The group of texts with such lengths, for values of the dtype and on the device of `like`."""
+        longest = max(lengths)
+        room = max(longest, ROOM)
+        numbers = torch.arange(room, device=like.device)
+        if min(lengths) == longest:
+            mask = like.new_zeros(room).masked_fill_(numbers >= longest, -torch.inf)
+            return cls(start, tuple(lengths), room, None, None, mask.view(1, 1, 1, room) if longest < room else None)
+        own = numbers < torch.tensor(lengths, device=like.device)[:, None]
+        places = own.reshape(-1).nonzero()[:, 0]
+        sources = (own.reshape(-1).cumsum(0) - 1).clamp_(min=0)
+        mask = like.new_zeros(own.shape).masked_fill_(~own, -torch.inf)
+        return cls(start, tuple(lengths), room, places, sources, mask[:, None, None])
+
+    @classmethod
+    def padded(cls, hidden: Tensor, own: Tensor | None) -> Self:
+        """All texts of a padded batch of shape (texts, tokens, width), of which `own`, (texts, tokens), is attended."""
+        count, tokens = hidden.shape[:2]
+        group = cls.of(0, (tokens,) * count, hidden)
+        if own is None:
+            return group
+        mask = hidden.new_full((count, group.room), -torch.inf)
+        mask[:, :tokens].masked_fill_(own, 0.0)
+        return replace(group, mask=mask[:, None, None])
+
+    @property
+    def stop(self) -> int:
+        """The row after the last."""
+        return self.start + sum(self.lengths)
+
+    def spread(self, rows: Tensor, parts: int, heads: int) -> Tensor:
+        """The heads of the group's texts, of shape (parts, texts times heads, room, width of a head).
+
+        What is not a text's own is a number, but no matter which.
+
+        Args:
+            rows: Those of the whole batch, of shape (rows, parts times heads times width of a head).
+            parts: Such as queries, keys and values.
+            heads: Of attention.
+        """
+        own, texts = rows[self.start : self.stop], len(self.lengths)
+        if self.sources is not None:
+            own = own.index_select(0, self.sources)
+        split = own.view(texts, -1, parts, heads, own.shape[1] // (parts * heads)).permute(2, 0, 3, 1, 4)
+        return self._filled(split).flatten(1, 2)
+
+    def spread_gradient(self, rows: Tensor, heads: int) -> Tensor:
+        """As `spread`, for one part, with zeros at what is not a text's own: nothing comes from there."""
+        own, texts = rows[self.start : self.stop], len(self.lengths)
+        if self.places is not None:
+            own = own.new_zeros(texts * self.room, own.shape[1]).index_copy_(0, self.places, own)
+        split = own.view(texts, -1, heads, own.shape[1] // heads).transpose(1, 2)
+        return self._filled(split).flatten(0, 1)
+
+    def gather(self, spread: Tensor, parts: int, into: Tensor) -> None:
+        """Undo `spread`: write each row's own heads to the group's rows of `into`, those of the whole batch."""
+        texts, width = len(self.lengths), spread.shape[-1]
+        split = spread.view(parts, texts, -1, self.room, width).permute(1, 3, 0, 2, 4)
+        own = into[self.start : self.stop]
+        if self.places is None:
+            tokens = self.lengths[0]
+            own.view(texts, tokens, *split.shape[2:]).copy_(split[:, :tokens])
+        else:
+            torch.index_select(split.reshape(texts * self.room, -1), 0, self.places, out=own)
+
+    def _filled(self, split: Tensor) -> Tensor:
+        """A copy of `split`, of shape (..., tokens, width of a head), filled up with zeros to `room` tokens."""
+        tokens = split.shape[-2]
+        if tokens == self.room:
+            return split.contiguous()
+        wide = split.new_zeros(*split.shape[:-2], self.room, split.shape[-1])
+        wide[..., :tokens, :] = split
+        return wide
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the rows of a batch lie.
+
+    Attributes:
+        shape: Texts and tokens of the padded batch.
+        texts: The texts in the order of their rows.
+        lengths: Rows of each of them, in that order.
+        rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
+            those.
+        groups: What attention takes together.
+    """
+
+    shape: tuple[int, int]
+    texts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    rows: Tensor | None
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, hidden: Tensor, own: Tensor | None) -> Self:
+        """The packing of a batch.
+
+        Args:
+            hidden: The padded batch, of shape (texts, tokens, width).
+            own: Of shape (texts, tokens): true where a token is a text's own; None where all are.
+        """
+        count, tokens = hidden.shape[:2]
+        known = [tokens] * count if own is None else own.sum(1).tolist()
+        if own is None or sum(known) >= (1 - WASTE) * count * tokens:
+            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, (Group.padded(hidden, own),))
+        order = sorted(range(count), key=lambda text: -known[text])
+        lengths = [known[text] for text in order]
+        groups = tuple(Group.of(sum(lengths[:first]), lengths[first:last], hidden) for first, last in _alike(lengths))
+        numbers = torch.arange(count * tokens, device=hidden.device).view(count, tokens)
+        rows = torch.cat([numbers[text][own[text]] for text in order])
+        return cls((count, tokens), tuple(order), tuple(lengths), rows, groups)
+
+    def pack(self, hidden: Tensor) -> Tensor:
+        """The rows, of shape (rows, width), of a padded batch of shape (texts, tokens, width), or of rows."""
+        if hidden.ndim == 2:
+            return hidden
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return flat if self.rows is None else _pick(flat, self.rows)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """The padded batch, with zeros where nothing is a text's own; what is one already is left as it is."""
+        if rows.ndim == 3:
+            return rows
+        if self.rows is not None:
+            rows = rows.new_zeros(self.shape[0] * self.shape[1], rows.shape[1]).index_copy(0, self.rows, rows)
+        return rows.view(*self.shape, -1)
+
+
+def _alike(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each group, the last excluded; `lengths` fall. Texts without tokens are in none."""
+    part = 1.0 if len(set(lengths)) <= EXACT else LIKE
+    first, end = 0, sum(length > 0 for length in lengths)
+    while first < end:
+        last = first
+        while last < end and lengths[last] >= part * lengths[first]:
+            last += 1
+        yield first, last
+        first = last
+
+
+class _Pick(torch.autograd.Function):
+    """Rows of which each is picked once at most: their gradient is copied back, where torch would add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = len(values)
+        return values.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.count, grads[0].shape[1]).index_copy(0, rows, grads[0]), None
+
+
+#: torch leaves `apply` untyped.
+_pick: Callable[..., Tensor] = _Pick.apply
