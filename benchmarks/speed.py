@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import ours
 import peers
 import torch
-from harness import CLOCK, now
+from apart import Apart
+from harness import CLOCK, glue, now
 from products import Products, Shape
 
 from normtune.execution.batching import Encoded, buckets, by_length, encode
@@ -24,6 +26,8 @@ LENGTH, BATCH = 128, 32
 #: Examples of an epoch from which batches are drawn, and batches drawn of each case; of what is padded, fewer: they are
 #: all alike.
 DRAWN_FROM, BATCHES, ALIKE = 2048, 4, 2
+#: Examples of dev.
+DEV = 500
 EVAL_BATCH = 64
 RATES = {"layernorm": 1e-2, "full": 1e-4}
 
@@ -76,39 +80,58 @@ Times = tuple[float, float, float, float, float]
 Run = Callable[[], Times]
 
 
-def measure(setting: Setting, rounds: int) -> dict[str, Any]:
+#: The process that a case runs in: ours lets the C library keep freed memory, which would make the peers faster too.
+PROCESSES = {
+    "peers": ("peft_run_glue", "full_run_glue", "peft_tuned"),
+    "ours": ("products", *ours.CASES),
+}
+
+
+def measure(task: str, rounds: int, processes: Mapping[str, Apart]) -> dict[str, Any]:
     """Seconds of each case in every round, of one task; the cases take turns.
 
     Args:
-        setting: The task.
+        task: The task.
         rounds: How often they do.
+        processes: Those named in `PROCESSES`.
 
     Returns:
         The size, and by case the seconds of setting up, a first epoch, a later one, a first evaluation of dev and a
         later one.
     """
-    runs = _cases(setting)
     found: dict[str, list[Times]] = {}
     for turn in range(rounds):
-        for case, run in runs.items():
-            found.setdefault(case, []).append(run())
-        print(f"{setting.task.name}: round {turn + 1} of {rounds}", flush=True)
-    return {**_described(setting, found), "measured": circumstances(rounds)}
+        for process, cases in PROCESSES.items():
+            for case in cases:
+                found.setdefault(case, []).append(processes[process].run(run_case, task, case))
+        print(f"{task}: round {turn + 1} of {rounds}", flush=True)
+    return {**_described(Setting.of(glue(task), DRAWN_FROM, DEV), found), "measured": circumstances(rounds)}
+
+
+def run_case(task: str, case: str) -> Times:
+    """One measurement in this process, in which the task's cases are made ready once."""
+    return _ready(task, case)()
+
+
+@lru_cache(maxsize=len(ours.CASES) + 1)
+def _ready(task: str, case: str) -> Run:
+    setting = _setting(task)
+    if case in ours.CASES:
+        return own(setting, case)
+    if case == "products":
+        return limit(setting)
+    return peer(setting, "full" if case.startswith("full") else "layernorm", padded=case != "peft_tuned")
+
+
+@lru_cache(maxsize=1)
+def _setting(task: str) -> Setting:
+    return Setting.of(glue(task), DRAWN_FROM, DEV)
 
 
 def circumstances(rounds: int) -> dict[str, Any]:
     """What makes two measurements comparable."""
-    return {"rounds": rounds, "threads": torch.get_num_threads(), "clock": os.environ.get(CLOCK, "wall")}
-
-
-def _cases(setting: Setting) -> dict[str, Run]:
-    return {
-        "peft_run_glue": peer(setting, "layernorm", padded=True),
-        "full_run_glue": peer(setting, "full", padded=True),
-        "peft_tuned": peer(setting, "layernorm", padded=False),
-        "products": limit(setting),
-        **{name: own(setting, name) for name in ours.CASES},
-    }
+    clock = os.environ.get(CLOCK, "wall")
+    return {"rounds": rounds, "threads": torch.get_num_threads(), "clock": clock, "processes": len(PROCESSES)}
 
 
 def _described(setting: Setting, found: Mapping[str, list[Times]]) -> dict[str, Any]:

@@ -27,15 +27,16 @@ from typing import Any
 
 import ours
 import torch
+from apart import Apart, close
 from harness import RESULTS, glue, ratio, write
 from quality import EPOCHS, SEEDS, train_and_score
-from speed import BATCH, DRAWN_FROM, LENGTH, RATES, Setting, circumstances, measure
+from speed import BATCH, DEV, LENGTH, PROCESSES, RATES, Setting, circumstances, measure
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 #: Tasks that are scored by default.
 SCORED = ("sst2", "cola", "mrpc", "stsb", "rte")
 #: Examples to learn from and of dev, for the scores.
-LEARN, SCORE = 500, 500
+LEARN, SCORE = 500, DEV
 #: How the cases' scores are found: by the run of which case. A prefix changes no score of a training without dropout.
 SCORED_BY = {
     "peft_run_glue": "peft_tuned",
@@ -84,22 +85,28 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     names = options.tasks.split(",") if options.tasks else {"speed": TASKS, "quality": SCORED}.get(options.part, ())
-    for name in names:
-        {"speed": time_task, "quality": score_task}[options.part](name, options)
+    if options.part == "quality":
+        for name in names:
+            score_task(name, options)
+    elif options.part == "speed":
+        processes = {name: Apart(options.threads) for name in PROCESSES}
+        for name in names:
+            time_task(name, options, processes)
+        close(processes.values())
     keep(options.out)
 
 
-def time_task(name: str, options: argparse.Namespace) -> None:
+def time_task(name: str, options: argparse.Namespace, processes: Mapping[str, Apart]) -> None:
     """The speed of all cases on a task."""
     known = read(options.out).get(name, {}).get("speed", {})
     complete = ours.CASES.keys() <= known.get("cases", {}).keys()
     if options.again or not complete or known.get("measured") != circumstances(options.rounds):
-        keep(options.out, name, {"speed": measure(setting_of(name, DRAWN_FROM), options.rounds)})
+        keep(options.out, name, {"speed": measure(name, options.rounds, processes)})
 
 
 def score_task(name: str, options: argparse.Namespace) -> None:
     """The scores of the cases on a task."""
-    setting = setting_of(name, LEARN)
+    setting = Setting.of(glue(name), LEARN, SCORE)
     size = {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)}
     found = read(options.out).get(name, {}).get("quality", {})
     quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case)}
@@ -114,11 +121,6 @@ def said(case: str) -> str:
     """What was scored, so that scores of another training under the same name are not taken for its own."""
     what = ours.CASES[case].said if case in ours.CASES else case
     return f"{what}; {LEARN} examples at most, {SCORE} of dev"
-
-
-def setting_of(name: str, examples: int) -> Setting:
-    """A task's data."""
-    return Setting.of(glue(name), examples, SCORE)
 
 
 def read(out: str) -> dict[str, Any]:
