@@ -5,7 +5,8 @@ with its state. Run ``python benchmarks/memory.py``: about six minutes on two qu
 in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some
 of them, and ``--missing`` those whose peak is not known yet. Each result is written to
 ``results/benchmarks/memory.json`` as soon as it is there. On the CPU the peak is the process's largest resident set,
-interpreter and libraries included, and freed activations go back to the system in every case, as they do with ours.
+interpreter and the libraries that the case needs included, and freed activations go back to the system in every case,
+as they do with ours.
 With ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the
 accelerator's peak are given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
 """
@@ -21,7 +22,6 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-import peers
 import torch
 from harness import RESULTS, now, ratio, write
 from products import Products, Shape
@@ -135,12 +135,15 @@ class Case:
 
     def __init__(self, name: str, layers: int, device: str) -> None:
         method, self._memory = CASES[name]
+        self._ours = method == "ours"
+        if not self._ours:
+            import peers  # PEFT and the Trainer, which a process of ours does without
         give_back()  # for all alike: the peers' peaks come out lower for it
         self._device = device
         torch.manual_seed(0)
         config = BertConfig(hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, intermediate_size=4096)
         base = wrap(BertForSequenceClassification(config))
-        self._ours, self._shape = method == "ours", Shape.of(config)
+        self._shape = Shape.of(config)
         # On an accelerator the frozen part is bfloat16; peers keep float32 weights and cast, as the Trainer does.
         if self._ours:
             nn.Module.to(base.model, device, torch.bfloat16 if device == "cuda" else torch.float32)

@@ -112,6 +112,18 @@ def test_the_model_is_left_as_it_was(memory: Memory, make_model: ModelFactory) -
 
 
 @pytest.mark.parametrize("memory", ["lean", "light"])
+def test_what_hangs_on_a_block_still_runs(memory: Memory, make_model: ModelFactory) -> None:
+    model, seen = make_model("bert").train(), []
+    wanted = step(model, memory, "layernorm", "fast")
+    blocks = [model.bert.encoder.layer[0].output, model.bert.encoder.layer[1].output.dense]
+    for block in blocks:
+        block.register_forward_hook(lambda module, *_: seen.append(module))
+    for found, other in zip(step(model, memory, "layernorm", "fast"), wanted, strict=True):
+        assert torch.equal(found, other)
+    assert seen == blocks
+
+
+@pytest.mark.parametrize("memory", ["lean", "light"])
 def test_a_change_in_place_is_refused(memory: Memory, make_model: ModelFactory) -> None:
     values = torch.ones(2, 3, requires_grad=True)
     with memory_of(make_model("bert"), memory):

@@ -91,10 +91,16 @@ class _Attention(torch.autograd.Function):
             to_value = torch.bmm(dropped(chances, bits, ctx.rate).transpose(1, 2), grad)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             to_chances = dropped(torch.bmm(grad, value.transpose(1, 2)), bits, ctx.rate)
-            to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype).mul_(ctx.scale)
+            to_scores = softmax_back(to_chances, chances).mul_(ctx.scale)
             to_query = torch.bmm(to_scores, key)
             to_key = torch.bmm(to_scores.transpose(1, 2), query)
         return to_query, to_key, to_value, None, None, None, None
+
+
+def softmax_back(gradient: Tensor, chances: Tensor) -> Tensor:
+    """The gradient to scores from that to their softmax over the last dimension, which it is written over."""
+    into: Tensor = torch.ops.aten._softmax_backward_data.out(gradient, chances, -1, chances.dtype, grad_input=gradient)
+    return into
 
 
 #: torch leaves `apply` untyped.

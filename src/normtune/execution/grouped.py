@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normtune.execution.attention import softmax_back
 from normtune.execution.dropout import Rate, draw_bits, dropped
 from normtune.execution.packing import Group, Packing
 
@@ -78,7 +79,7 @@ def attend_back(gradient: Tensor, packing: Packing, how: Heads, kept: Iterator[A
         result = torch.empty_like(attended.heads)
         torch.bmm(dropped(chances, bits, how.rate).mT, seen, out=result[2])
         to_chances = dropped(torch.bmm(seen, value.mT), bits, how.rate)
-        to_scores = torch._softmax_backward_data(to_chances, chances, -1, chances.dtype).mul_(how.scale)
+        to_scores = softmax_back(to_chances, chances).mul_(how.scale)
         torch.bmm(to_scores, key, out=result[0])
         torch.bmm(to_scores.mT, query, out=result[1])
         group.gather(result, 3, to_qkv)

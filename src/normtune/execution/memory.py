@@ -24,8 +24,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from normtune.execution.activated import Activations
+from normtune.execution.first_token import FAMILIES
 
 #: What is kept: ``plain`` what torch keeps; ``lean`` no probabilities of attention and no masks of dropout, no product
 #: of a linear layer being computed again; ``light`` no outputs of frozen linear layers either, for those products more
@@ -54,6 +58,7 @@ def memory_of(model: nn.Module, memory: Memory) -> Iterator[None]:
         if memory == "layers":
             stack.enter_context(_checkpointed(model))
         elif memory != "plain":
+            stack.enter_context(_let_go(model))
             recipes = _Recipes()
             stack.enter_context(saved_tensors_hooks(recipes.pack, recipes.unpack))
             stack.enter_context(_Lean(recipes, linear=memory == "light"))
@@ -72,6 +77,34 @@ def _checkpointed(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.__dict__["forward"]
+
+
+@contextmanager
+def _let_go(model: nn.Module) -> Iterator[None]:
+    """Feed-forward blocks of BERT-like layers let go of their activation's outputs as soon as these are multiplied."""
+    known = isinstance(model, PreTrainedModel) and model.config.model_type in FAMILIES
+    body: Any = model.base_model if known else None
+    layers = [layer for layer in body.encoder.layer if _is_plain(layer.output)] if known else []
+    for layer in layers:
+        layer.feed_forward_chunk = partial(_feed_forward, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.feed_forward_chunk
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing is hung on `module`, which is passed by."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(module) and type(module).__module__.startswith("transformers.")
+
+
+def _feed_forward(layer: Any, inputs: Tensor) -> Tensor:
+    """What the layer's own method computes, in which a name holds the activation's outputs to the end."""
+    hidden = layer.output.dense(layer.intermediate(inputs))
+    result: Tensor = layer.output.LayerNorm(layer.output.dropout(hidden) + inputs)
+    return result
 
 
 #: glibc's number for the size from which a block of memory is mapped by itself, and the size: that of an activation.
@@ -189,7 +222,7 @@ class _Lean(TorchFunctionMode):
 
     def __init__(self, recipes: _Recipes, *, linear: bool) -> None:
         super().__init__()
-        self._recipes, self._linear = recipes, linear
+        self._recipes, self._linear, self._activations = recipes, linear, Activations()
 
     def __torch_function__(
         self,
@@ -205,7 +238,13 @@ class _Lean(TorchFunctionMode):
             return checkpoint(func, *args, use_reentrant=False, **kwargs)
         if func is torch.nn.functional.dropout and not kwargs.get("inplace"):
             return _dropped(*args, **kwargs)
+        if func is torch.nn.functional.linear and not kwargs:
+            after = self._activations.linear(*args)
+            if after is not None:
+                return after
         result = func(*args, **kwargs)
+        if func is torch.nn.functional.gelu and len(args) == 1:
+            self._activations.note(result, *args, **kwargs)
         if func is torch.nn.functional.layer_norm and result.requires_grad:
             self._recipes.note(result, partial(func, **kwargs), *args)
         if func is torch.nn.functional.linear and self._linear and not kwargs and _is_wide(result, *args):
