@@ -67,7 +67,7 @@ class Clock:
 def train(
     base: Base,
     task: Task,
-    case: str,
+    case: str | Case,
     train: Encoded,
     dev: Encoded,
     *,
@@ -81,7 +81,7 @@ def train(
     Args:
         base: The base model, which is left as it was.
         task: The task.
-        case: A name in `CASES`.
+        case: A case, or its name in `CASES`.
         train: What it learns from.
         dev: What is scored after each epoch.
         epochs: Passes over `train`.
@@ -92,7 +92,7 @@ def train(
     Returns:
         What came out.
     """
-    way = CASES[case]
+    way = CASES[case] if isinstance(case, str) else case
     protocol = way.protocol.model_copy(update={"epochs": epochs})
     with ExitStack() as undo:
         undo.callback(base.refresh)

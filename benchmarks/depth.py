@@ -1,0 +1,147 @@
+"""What leaving out low layers costs and saves: time and score of LayerNorm from each layer on, its Fisher share beside.
+
+With the prefix kept, the lowest layer that trains decides what a step costs. Run ``NORMTUNE_CLOCK=cpu OMP_NUM_THREADS=1
+python benchmarks/depth.py`` with ``NORMTUNE_DATA`` naming a GLUE folder: about five minutes a task. Tasks that are
+measured already are left as they are (``--again`` measures anew). It writes ``results/benchmarks/depth.json`` and the
+docs' figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+import ours
+import torch
+from harness import RESULTS, glue, write
+from matplotlib.axes import Axes
+from speed import BATCH, RATES, Setting
+
+from normtune.config import Protocol
+from normtune.selection.masks import relative_time
+
+ASSETS = Path(__file__).parent.parent / "docs" / "assets"
+FISHER = Path(__file__).parent.parent / "results" / "fisher"
+TASKS = ("sst2", "stsb", "mrpc")
+LAYERS, SEEDS, EPOCHS, EXAMPLES = range(6), (0, 1, 2), 5, 1000
+INK, OURS = "#8a8a8a", "#3b7dd8"
+
+
+def main() -> None:
+    """Measure the tasks that are missing, write and draw."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    path = RESULTS / "depth.json"
+    found: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    for task in options.tasks.split(","):
+        if options.again or task not in found:
+            found[task] = measure(task)
+            protocol = {"epochs": EPOCHS, "examples": EXAMPLES, "batch": BATCH, "rate": RATES["layernorm"]}
+            print(write("depth", found, {}, seeds=SEEDS, protocol=protocol))
+    draw(found)
+
+
+def measure(task: str) -> dict[str, Any]:
+    """By layer: the best dev score of each seed, and seconds a step of the same; the layers take turns."""
+    setting = Setting.of(glue(task), EXAMPLES, 1000)
+    result: dict[str, Any] = {
+        str(layer): {"score": [], "step": [], "products": relative_time(setting.base().layout, layer)}
+        for layer in LAYERS
+    }
+    for seed in SEEDS:
+        for layer in LAYERS:
+            score, step = train(setting, layer, seed)
+            result[str(layer)]["score"].append(score)
+            result[str(layer)]["step"].append(step)
+        print(task, "seed", seed, flush=True)
+    for layer, share in enumerate(information(task)):
+        result[str(layer)]["fisher"] = share
+    return {"metric": setting.task.primary, "examples": len(setting.train), "dev": len(setting.dev), "layers": result}
+
+
+def train(setting: Setting, layer: int, seed: int) -> tuple[float, float]:
+    """The best dev score of one training from `layer` on, and the median over epochs of its seconds a step."""
+    clock, epochs = ours.Clock(), EPOCHS
+    way = ours.Case("", Protocol(name="b", dropout=False, prefix=True, layers="fused"), f"layernorm@{layer}-")
+    outcome = ours.train(
+        setting.base(seed),
+        setting.task,
+        way,
+        setting.train,
+        setting.dev,
+        epochs=epochs,
+        rate=RATES["layernorm"],
+        seed=seed,
+        clock=clock,
+    )
+    # What lies between two steps of one epoch is a step; between two epochs lies an evaluation.
+    each = np.diff(np.array(clock.steps).reshape(epochs, -1), axis=1).mean(axis=1)
+    return outcome.curve[outcome.best].scores[setting.task.primary], round(float(np.median(each)), 5)
+
+
+def information(task: str) -> list[float]:
+    """The share of the output LayerNorms' Fisher information that lies in each layer and above it."""
+    (file,) = FISHER.glob(f"{task}-*.json")
+    rows = json.loads(file.read_text())["information"]
+    each = [
+        sum(row["total"] for row in rows if row["component"] == "output.LayerNorm" and row["layer"] == layer)
+        for layer in LAYERS
+    ]
+    return [round(sum(each[layer:]) / sum(each), 4) for layer in LAYERS]
+
+
+def parts(found: dict[str, Any]) -> list[float]:
+    """By layer the median over seeds of a step's time over that of all layers with the same seed."""
+    whole = found["layers"]["0"]["step"]
+    return [
+        statistics.median(step / all_layers for step, all_layers in zip(row["step"], whole, strict=True))
+        for row in found["layers"].values()
+    ]
+
+
+def draw(found: dict[str, Any]) -> None:
+    """Score against time, a panel for each task; each point says from which layer on."""
+    mpl.rcParams.update({
+        "font.size": 9,
+        "svg.hashsalt": "normtune",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    })
+    figure, axes = plt.subplots(1, len(found), figsize=(2.9 * len(found), 2.9), layout="constrained", squeeze=False)
+    for panel, (task, measured) in zip(axes[0], found.items(), strict=True):
+        _panel(panel, measured)
+        panel.set_title(task, fontsize=9)
+    axes[0][0].set_ylabel("best dev score x 100")
+    figure.supxlabel("time of a step, all layers = 1", fontsize=9, color=INK)
+    target = ASSETS / "depth.svg"
+    figure.savefig(target, metadata={"Date": None}, transparent=True)
+    print(target)
+
+
+def _panel(panel: Axes, measured: dict[str, Any]) -> None:
+    times, rows = parts(measured), measured["layers"].values()
+    means = [100 * statistics.mean(row["score"]) for row in rows]
+    spreads = [100 * statistics.stdev(row["score"]) for row in rows]
+    panel.errorbar(times, means, spreads, fmt="o-", color=OURS, markersize=3.5, linewidth=1.2, capsize=2)
+    for layer, (time, mean) in enumerate(zip(times, means, strict=True)):
+        panel.annotate(f"{layer}-", (time, mean), (4, -10), textcoords="offset points", fontsize=8, color=INK)
+    panel.set_xlim(0, 1.1)
+    panel.grid(color=INK, alpha=0.25)
+
+
+if __name__ == "__main__":
+    main()
