@@ -18,7 +18,8 @@ from torch import Tensor
 from normtune.errors import DataError, ImportanceError
 from normtune.execution.batching import Encoded
 from normtune.importance.estimators import Estimator
-from normtune.importance.gradients import PerExample, Plan, Tally
+from normtune.importance.gradients import PerExample, Plan
+from normtune.importance.tally import Tally
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.selection.scores import Scores
