@@ -5,13 +5,14 @@ first batch, the shortest and the longest example are computed together and one 
 differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
 
 Where a family's head reads the first token alone, so does the last layer in batches (`normtune.execution.first_token`).
+Where only its normalisations are wanted besides, the gradients come out of fused layers (`normtune.importance.norms`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from normtune.errors import ModelError
 from normtune.execution.batching import Encoded
 from normtune.execution.first_token import can_shorten, shortened
 from normtune.execution.linear import fast_linear
+from normtune.importance.norms import FusedNorms, can_fuse
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
 from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
@@ -43,11 +45,13 @@ class Plan:
         ways: For each parameter how the examples lie in each of its uses.
         slow: Parameters that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
+        fused: Whether the others are computed as one operation each, too.
     """
 
     ways: Mapping[str, list[Way]]
     slow: tuple[str, ...]
     short: bool = False
+    fused: bool = False
 
 
 class PerExample:
@@ -71,6 +75,7 @@ class PerExample:
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
         self.plan = Plan({}, ())
+        self._norms: FusedNorms | None = None
         with self._frozen():
             self.plan = self._probe() if plan is None else plan
 
@@ -130,8 +135,20 @@ class PerExample:
         self._alone(indices[1:2], _any_direction, alone, self.parameters)
         for _ in range(2):  # it stands there twice
             alone.include(first)
-        plan = self._compared(indices, alone, short=can_shorten(self._base.model))
-        return self._compared(indices, alone, short=False) if plan.short and plan.slow else plan
+        for blank in self._blanks():
+            plan = self._compared(indices, alone, blank)
+            if not plan.slow:
+                break
+        return plan
+
+    def _blanks(self) -> Iterator[Plan]:
+        """Plans to try, the fastest first, until one of them needs no example by itself."""
+        model = self._base.model
+        if can_fuse(model, self.parameters):
+            yield Plan({}, (), short=True, fused=True)
+        if can_shorten(model):
+            yield Plan({}, (), short=True)
+        yield Plan({}, ())
 
     def _check_that_it_answers_the_same(self, indices: np.ndarray) -> None:
         with torch.no_grad():
@@ -139,25 +156,36 @@ class PerExample:
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
 
-    def _compared(self, indices: np.ndarray, alone: Tally, *, short: bool) -> Plan:
+    def _compared(self, indices: np.ndarray, alone: Tally, blank: Plan) -> Plan:
         """The plan that comes out of examples together, whose sums one by one are `alone`."""
         together = Tally(self.parameters, (), self.parameters)
-        self.plan = Plan({}, (), short)
+        self.plan = blank
         watch = self._together(indices, _any_direction, together, find_out=True)
         slow = watch.irregular | _differing(together.totals(), alone.totals(), self.parameters)
-        return Plan(dict(watch.ways), tuple(name for name in self.parameters if name in slow), short)
+        return replace(blank, ways=dict(watch.ways), slow=tuple(name for name in self.parameters if name in slow))
 
     def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
-        regular = {name: value for name, value in self.parameters.items() if name not in self.slow}
         collector = _Collector(tally)
+        within, fused_uses = self._within(collector)
+        regular = {n: value for n, value in self.parameters.items() if n not in self.slow and n not in fused_uses}
         watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
-        with watch, shortened(self._base.model) if self.plan.short else nullcontext():
+        with watch, within:
             outputs = self._outputs(indices)
-        collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        own = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        collector.uses = {**own, **fused_uses}
         for scalars, more in _with_more(passes(outputs, indices) if outputs.requires_grad else ()):
             scalars.sum().backward(retain_graph=more)
             collector.finish()
         return watch
+
+    def _within(self, collector: _Collector) -> tuple[AbstractContextManager[None], Mapping[str, int]]:
+        """What the plan's forward pass is computed in, and the uses that it tells `collector` of by itself."""
+        model = self._base.model
+        if not self.plan.fused:
+            return shortened(model) if self.plan.short else nullcontext(), {}
+        if self._norms is None:
+            self._norms = FusedNorms(model, self.parameters)
+        return self._norms.forward(collector.take), self._norms.uses
 
     def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
         own = {name: self.parameters[name] for name in names}

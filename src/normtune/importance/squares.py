@@ -9,6 +9,8 @@ since the gradient of its outputs is zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -75,6 +77,24 @@ def token_products(values: Tensor) -> Tensor:
 def per_example(values: Tensor) -> Tensor:
     """The sum over an example's tokens: of shape (B, O) for values of shape (B, ..., O)."""
     return values.flatten(1, -2).sum(1) if values.ndim > 2 else values
+
+
+def norm_sums(grad: Tensor, shape: Sequence[int], normalised: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+    """Per-example gradients of what a normalisation adds or, with what it saw, of what it multiplies by.
+
+    Args:
+        grad: The gradient of its outputs, of shape (B times T, O).
+        shape: B and T; an example's rows lie one after the other.
+        normalised: Its inputs, of the same shape as `grad`, and each row's mean and reciprocal deviation, of shape
+            (B times T, 1).
+
+    Returns:
+        Of shape (B, O).
+    """
+    if normalised is not None:
+        inputs, mean, scale = normalised
+        grad = torch.addcmul(-mean * scale, inputs, scale).mul_(grad)
+    return grad.view(*shape, -1).sum(1)
 
 
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
