@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.first_token import FAMILIES
-from normtune.importance import norms
+from normtune.importance import gradients, norms
 from normtune.importance.estimators import ESTIMATORS, Estimator
 from normtune.importance.fisher import Counter, Fisher, Request, fisher
 from normtune.importance.gradients import PerExample
+from normtune.importance.norms import FusedNorms
 from normtune.importance.squares import norm_sums
 from normtune.importance.tally import Tally
 from normtune.models.base import Base
@@ -45,9 +46,15 @@ SENTENCES = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _even_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused layers for as few tokens as the tests have."""
+    monkeypatch.setattr(gradients, "WORTH", 0)
+
+
 def fused_plan(base: Base, encoded: Encoded, method: str = BOTH) -> bool:
     """Whether normalisations' gradients come out of fused layers."""
-    return PerExample(base, select(base.layout, method).chosen, encoded).plan.fused
+    return PerExample(base, select(base.layout, method).chosen, encoded).plan.norms is not None
 
 
 def entries_of(found: Fisher) -> dict[str, np.ndarray]:
@@ -94,7 +101,7 @@ def test_whatever_normalisations_are_wanted(method: str, make_base: BaseFactory)
     wanted = wanted_of(base, "three", encoded, within)
     assert_same(entries_of(found), wanted)
     assert_same(found.totals, wanted)
-    assert PerExample(base, within.chosen, encoded).plan.fused
+    assert PerExample(base, within.chosen, encoded).plan.norms is not None
 
 
 def test_padding_contributes_nothing(make_base: BaseFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +111,7 @@ def test_padding_contributes_nothing(make_base: BaseFactory, monkeypatch: pytest
         encoded, within = texts(TASKS["two"], (5, 50, 4, 6, 5, 7)), select(base.layout, BOTH)
         counter = Counter(base, TASKS["two"], encoded, Request(within, tokens=10_000))
         assert [len(batch) for batch in counter.batches(np.arange(6))] == [6]  # all as long as the longest
-        assert counter.plan.fused
+        assert counter.plan.norms is not None
         found = measured(base, "two", encoded, within, tokens=10_000)
         assert_same(entries_of(found), wanted_of(base, "two", encoded, within))
 
@@ -248,7 +255,7 @@ def test_weights_are_laid_out_once_and_the_model_is_left_as_it_was(make_base: Ba
     flags = [parameter.requires_grad for parameter in model.parameters()]
     names = select(base.layout, BOTH).chosen
     per_example = PerExample(base, names, encoded)
-    assert per_example.plan.fused
+    assert per_example.plan.norms is not None
 
     def passes(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:
         yield outputs[:, 0]
@@ -266,3 +273,19 @@ def test_weights_are_laid_out_once_and_the_model_is_left_as_it_was(make_base: Ba
         assert all(parameter.grad is None for parameter in model.parameters())
         assert model.training
         assert "forward" not in vars(model.bert.encoder)
+
+
+def test_heads_share_what_was_laid_out_and_few_tokens_do_without(
+    make_base: BaseFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(gradients, "FusedNorms", lambda *of: made.append(of) or FusedNorms(*of))
+    base = in_float64(make_base("bert"))
+    encoded, within = texts(TASKS["two"]), select(base.layout, "layernorm")
+    found = measured(base, "two", encoded, within, head_seeds=(3, 4))
+    assert len(made) == 1
+    monkeypatch.setattr(gradients, "WORTH", int(encoded.lengths.sum()) + 1)
+    plain = measured(base, "two", encoded, within, head_seeds=(3, 4))
+    assert len(made) == 1
+    for one, other in zip(found.by_seed, plain.by_seed, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)

@@ -290,14 +290,14 @@ def _normalised(inputs: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor
 
 def _normalised_back(
     of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """The gradients of inputs, weight and bias that are needed; those of the last two an observer takes over."""
     if observe is not None and any(needs[1:]):
         observe(of)
         needs = [needs[0], False, False]
     if not any(needs):
         return None, None, None
-    found: tuple[Tensor | None, ...] = torch.ops.aten.native_layer_norm_backward(
+    found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(
         of.grad, of.inputs, of.inputs.shape[1:], of.mean, of.scale, weight, bias, needs
     )
     return found

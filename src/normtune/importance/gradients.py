@@ -23,7 +23,7 @@ from normtune.errors import ModelError
 from normtune.execution.batching import Encoded
 from normtune.execution.first_token import can_shorten, shortened
 from normtune.execution.linear import fast_linear
-from normtune.importance.norms import FusedNorms, can_fuse
+from normtune.importance.norms import WORTH, FusedNorms, can_fuse
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
 from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
@@ -39,19 +39,19 @@ _CLOSE_LOW = 0.2
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model uses its parameters, which depends on its architecture and not on its values.
+    """How a model uses its parameters, which depends on its architecture and not on its head's values.
 
     Attributes:
         ways: For each parameter how the examples lie in each of its uses.
         slow: Parameters that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
-        fused: Whether the others are computed as one operation each, too.
+        norms: Where gradients come out of fused layers, these, with weights as they were when the plan was made.
     """
 
     ways: Mapping[str, list[Way]]
     slow: tuple[str, ...]
     short: bool = False
-    fused: bool = False
+    norms: FusedNorms | None = None
 
 
 class PerExample:
@@ -75,7 +75,6 @@ class PerExample:
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
         self.plan = Plan({}, ())
-        self._norms: FusedNorms | None = None
         with self._frozen():
             self.plan = self._probe() if plan is None else plan
 
@@ -144,8 +143,8 @@ class PerExample:
     def _blanks(self) -> Iterator[Plan]:
         """Plans to try, the fastest first, until one of them needs no example by itself."""
         model = self._base.model
-        if can_fuse(model, self.parameters):
-            yield Plan({}, (), short=True, fused=True)
+        if self._encoded.lengths.sum() >= WORTH and can_fuse(model, self.parameters):
+            yield Plan({}, (), short=True, norms=FusedNorms(model, self.parameters))
         if can_shorten(model):
             yield Plan({}, (), short=True)
         yield Plan({}, ())
@@ -180,12 +179,9 @@ class PerExample:
 
     def _within(self, collector: _Collector) -> tuple[AbstractContextManager[None], Mapping[str, int]]:
         """What the plan's forward pass is computed in, and the uses that it tells `collector` of by itself."""
-        model = self._base.model
-        if not self.plan.fused:
-            return shortened(model) if self.plan.short else nullcontext(), {}
-        if self._norms is None:
-            self._norms = FusedNorms(model, self.parameters)
-        return self._norms.forward(collector.take), self._norms.uses
+        if self.plan.norms is not None:
+            return self.plan.norms.forward(collector.take), self.plan.norms.uses
+        return shortened(self._base.model) if self.plan.short else nullcontext(), {}
 
     def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
         own = {name: self.parameters[name] for name in names}

@@ -20,6 +20,9 @@ from normtune.execution.fused import NORMS, Normalised, fits, fusable, fused
 from normtune.importance.squares import norm_sums
 from normtune.importance.uses import Factor
 
+#: Tokens from which on it pays to lay weights out; laying out and computing both grow with a model's weights.
+WORTH = 512
+
 
 class FusedNorms:
     """The fused encoder of a model, of which `can_fuse` holds, as a source of normalisations' per-example gradients.
@@ -82,7 +85,7 @@ def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> 
     return (
         all(id(parameter) in own for parameter in parameters.values())
         and all(fits(layer) for layer in _layers(model))
-        and all(_is_untouched(module) for module in model.base_model.encoder.modules())
+        and all(_is_untouched(module) for module in _encoder(model).modules())
     )
 
 
@@ -91,9 +94,12 @@ def norm_parameters(layer: Any) -> list[nn.Parameter]:
     return [parameter for name, parameter in layer.named_parameters() if name.startswith(NORMS)]
 
 
+def _encoder(model: PreTrainedModel) -> Any:
+    return model.base_model.encoder
+
+
 def _layers(model: PreTrainedModel) -> list[Any]:
-    encoder: Any = model.base_model.encoder
-    return list(encoder.layer)
+    return list(_encoder(model).layer)
 
 
 def _is_untouched(module: nn.Module) -> bool:
