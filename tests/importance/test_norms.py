@@ -142,17 +142,18 @@ def test_minilm_on_real_texts_is_the_loop_in_float64(minilm: Base, in_double: Ba
         assert top(single.scores, fraction=fraction) == top(reference, fraction=fraction)
 
 
-def test_sums_of_rows_are_each_examples_own() -> None:
+@pytest.mark.parametrize("lengths", [(5, 5, 5), (6, 4, 4, 1), (1, 7, 0, 7), (15,)])
+def test_sums_of_rows_are_each_examples_own(lengths: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    grad, inputs = (torch.randn(3 * 5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    grad, inputs = (torch.randn(15, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     mean = inputs.mean(1, keepdim=True)
     scale = 1 / (inputs.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     before = grad.clone()
-    weight, bias = norm_sums(grad, (3, 5), (inputs, mean, scale)), norm_sums(grad, (3, 5))
+    weight, bias = norm_sums(grad, lengths, (inputs, mean, scale)), norm_sums(grad, lengths)
     assert torch.equal(grad, before)
-    for example in range(3):
+    for example, length in enumerate(lengths):
         norm = nn.LayerNorm(4, dtype=torch.float64)
-        own = slice(5 * example, 5 * example + 5)
+        own = slice(sum(lengths[:example]), sum(lengths[:example]) + length)
         norm(inputs[own]).backward(grad[own])
         assert norm.weight.grad is not None
         assert norm.bias.grad is not None

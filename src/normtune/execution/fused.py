@@ -51,7 +51,7 @@ class Normalised:
         inputs: Of the same shape.
         mean: Of each row, of shape (rows, 1).
         scale: The reciprocal deviation of each row, of shape (rows, 1).
-        shape: Examples, and tokens of each, whose rows lie one after the other.
+        packing: Which rows are each example's.
     """
 
     norm: nn.LayerNorm
@@ -59,7 +59,7 @@ class Normalised:
     inputs: Tensor
     mean: Tensor
     scale: Tensor
-    shape: torch.Size
+    packing: Packing
 
 
 #: Told of each normalisation that trains, in the backward pass, in place of which its gradients are not computed.
@@ -252,7 +252,7 @@ class _Layer(torch.autograd.Function):
         layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
         top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
         deep = any(needs[:3])
-        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.shape)
+        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.packing)
         to_top, *to_upper = _normalised_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
         if not deep:
             return None, None, None, *to_upper, None, None
@@ -260,7 +260,7 @@ class _Layer(torch.autograd.Function):
         to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
-        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.shape)
+        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.packing)
         to_middle, *to_norm = _normalised_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
         if not needs[0]:
             return None, *to_norm, *to_upper, None, None

@@ -8,11 +8,12 @@ example's rows are added up on the spot, and no gradient of a whole batch is eve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from normtune.execution.first_token import can_shorten
@@ -66,11 +67,12 @@ class FusedNorms:
 
     def _observe(self, seen: Normalised) -> None:
         assert self._take is not None
-        weight, bias = (self._names.get(id(parameter)) for parameter in (seen.norm.weight, seen.norm.bias))
-        if bias is not None:
-            self._take(bias, Factor("vector", norm_sums(seen.grad, seen.shape)))
-        if weight is not None:
-            self._take(weight, Factor("vector", norm_sums(seen.grad, seen.shape, (seen.inputs, seen.mean, seen.scale))))
+        normalised = (seen.inputs, seen.mean, seen.scale)
+        for parameter, saw in ((seen.norm.bias, None), (seen.norm.weight, normalised)):
+            name = self._names.get(id(parameter))
+            if name is not None:
+                sums = norm_sums(seen.grad, seen.packing.lengths, saw)
+                self._take(name, Factor("vector", _in_order(sums, seen.packing.texts)))
 
 
 def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> bool:
@@ -92,6 +94,15 @@ def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> 
 def norm_parameters(layer: Any) -> list[nn.Parameter]:
     """The weights and biases of a layer's normalisations."""
     return [parameter for name, parameter in layer.named_parameters() if name.startswith(NORMS)]
+
+
+def _in_order(sums: Tensor, texts: Sequence[int]) -> Tensor:
+    """Of shape (examples, width), where row i of `sums` is that of example ``texts[i]``."""
+    return (
+        sums
+        if list(texts) == [*range(len(texts))]
+        else torch.empty_like(sums).index_copy_(0, torch.tensor(texts), sums)
+    )
 
 
 def _encoder(model: PreTrainedModel) -> Any:
