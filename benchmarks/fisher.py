@@ -35,7 +35,7 @@ from torch.func import functional_call, grad, vmap
 
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.frozen import Frozen
-from normtune.importance import gradients
+from normtune.importance import norms
 from normtune.importance.fisher import Counter, Request, fisher
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
@@ -183,14 +183,14 @@ def ours(setting: Setting) -> Case:
 
 def torch_layers(setting: Setting) -> Case:
     """Ours as it is where its fused layers do not fit."""
-    run, worth = ours(setting), gradients.WORTH
+    run, worth = ours(setting), norms.WORTH
 
     def unfused() -> Sums:
-        gradients.WORTH = 1 << 62  # tokens, which no data has
+        norms.WORTH = 1 << 62  # tokens, which no data has
         try:
             return run()
         finally:
-            gradients.WORTH = worth
+            norms.WORTH = worth
 
     return unfused
 

@@ -49,7 +49,7 @@ SENTENCES = (
 @pytest.fixture(autouse=True)
 def _even_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused layers for as few tokens as the tests have."""
-    monkeypatch.setattr(gradients, "WORTH", 0)
+    monkeypatch.setattr(norms, "WORTH", 0)
 
 
 def fused_plan(base: Base, encoded: Encoded, method: str = BOTH) -> bool:
@@ -285,7 +285,7 @@ def test_heads_share_what_was_laid_out_and_few_tokens_do_without(
     encoded, within = texts(TASKS["two"]), select(base.layout, "layernorm")
     found = measured(base, "two", encoded, within, head_seeds=(3, 4))
     assert len(made) == 1
-    monkeypatch.setattr(gradients, "WORTH", int(encoded.lengths.sum()) + 1)
+    monkeypatch.setattr(norms, "WORTH", int(encoded.lengths.sum()) + 1)
     plain = measured(base, "two", encoded, within, head_seeds=(3, 4))
     assert len(made) == 1
     for one, other in zip(found.by_seed, plain.by_seed, strict=True):

@@ -23,7 +23,7 @@ from normtune.errors import ModelError
 from normtune.execution.batching import Encoded
 from normtune.execution.first_token import can_shorten, shortened
 from normtune.execution.linear import fast_linear
-from normtune.importance.norms import WORTH, FusedNorms, can_fuse
+from normtune.importance.norms import FusedNorms, can_fuse
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
 from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
@@ -143,7 +143,7 @@ class PerExample:
     def _blanks(self) -> Iterator[Plan]:
         """Plans to try, the fastest first, until one of them needs no example by itself."""
         model = self._base.model
-        if self._encoded.lengths.sum() >= WORTH and can_fuse(model, self.parameters):
+        if can_fuse(model, self.parameters, int(self._encoded.lengths.sum())):
             yield Plan({}, (), short=True, norms=FusedNorms(model, self.parameters))
         if can_shorten(model):
             yield Plan({}, (), short=True)

@@ -75,13 +75,13 @@ class FusedNorms:
                 self._take(name, Factor("vector", _in_order(sums, seen.packing.texts)))
 
 
-def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> bool:
-    """Whether `FusedNorms` can give the gradients of all of these.
+def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], tokens: int) -> bool:
+    """Whether `FusedNorms` can give the gradients of all of these, and pays for so many tokens.
 
     It can where they are vectors of the encoder's normalisations, the family and the device are among those of fused
     layers, and the encoder is untouched: what a user hung on its modules, or put there, would not run.
     """
-    if not can_shorten(model):
+    if tokens < WORTH or not can_shorten(model):
         return False
     own = {id(parameter) for layer in _layers(model) for parameter in norm_parameters(layer)}
     return (
