@@ -20,10 +20,10 @@ from harness import RESULTS, glue, write
 
 from normtune.execution.batching import encode
 from normtune.importance.fisher import Estimation, Request, scores, totals
-from normtune.importance.gradients import merged
 from normtune.importance.ranking import component_means, concordance
 from normtune.importance.record import information
 from normtune.importance.stability import overlap, rounds
+from normtune.importance.tally import merged
 from normtune.importance.tolerance import Look, Tolerance
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select

@@ -9,7 +9,8 @@ from torch.nn import functional
 from normtune.errors import ModelError
 from normtune.importance import gradients, squares
 from normtune.importance.estimators import Estimator
-from normtune.importance.gradients import PerExample, Tally, merged
+from normtune.importance.gradients import PerExample
+from normtune.importance.tally import Tally
 from normtune.models.base import wrap
 from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
 from tests.importance.test_squares import Sizes
@@ -380,43 +381,9 @@ def test_it_works_where_gradients_are_off(make_base):
     assert_same(flat(tally), wanted)
 
 
-def test_a_tally():
-    parameters = {"a": torch.zeros(2, 3), "b": torch.zeros(4, 2), "c": torch.zeros(4, 2)}
-    tally = Tally(["b"], ["a", "c"], parameters)
-    assert [tally.wants_entries(name) for name in "abc"] == [True, False, True]
-    tally.add("a", torch.ones(2, 3))
-    tally.add("a", torch.full((2, 3), 2.0))
-    tally.add("b", torch.ones(4, 2))
-    rows, squares_of_rows = torch.tensor([1, 3, 1]), torch.tensor([[1.0, 2], [3, 4], [5, 6]])
-    for name in "bc":
-        tally.add_rows(name, rows, squares_of_rows)
-    assert tally.totals() == {"a": 18.0, "b": 29.0, "c": 21.0}
-    assert tally.entries["c"].tolist() == [[0, 0], [6, 8], [0, 0], [3, 4]]
-    assert tally.entries["c"].dtype == torch.float64
-    assert tally.finite
-    for name, value in (("a", torch.nan), ("b", torch.inf)):
-        one = tally.empty()
-        one.add(name, torch.tensor(value))
-        assert not one.finite
-        assert tally.finite
-        assert not merged([tally, one, tally]).finite
-    one = tally.empty()
-    one.add_rows("c", torch.tensor([2]), torch.tensor([[1.0, torch.inf]]))
-    assert not one.finite
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_the_last_pass_is_known(count):
     assert list(gradients._with_more(torch.arange(count))) == [(i, i < count - 1) for i in range(count)]
-
-
-def test_sums_are_in_float64():
-    tally = Tally(["a"], ["b"], {"a": torch.zeros(1000), "b": torch.zeros(1)})
-    tally.add("a", torch.full((1000,), 1e-4))
-    tally.add("a", torch.tensor([1e8]))
-    for value in (1e8, *[1e-2] * 10):
-        tally.add("b", torch.tensor([value]))
-    assert tally.totals() == pytest.approx({"a": 1e8 + 0.1, "b": 1e8 + 0.1}, rel=1e-12)
 
 
 def test_the_memory_of_entries_is_bounded_whatever_the_batch(make_base):

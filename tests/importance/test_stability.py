@@ -14,8 +14,8 @@ from normtune.execution.batching import Encoded
 from normtune.importance import stability
 from normtune.importance.estimators import Estimator
 from normtune.importance.fisher import Counter, Estimation, Fisher, Request, fisher
-from normtune.importance.gradients import Tally
 from normtune.importance.stability import GROUPS, Round, overlap, rounds, until_stable
+from normtune.importance.tally import Tally
 from normtune.importance.tolerance import Tolerance
 from normtune.models.base import Base
 from normtune.selection.expression import select

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -41,8 +41,35 @@ from normtune.execution.packing import Packing
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
 
 
+@dataclass(frozen=True)
+class Normalised:
+    """What the gradients of one normalisation's weight and bias are made of, in a backward pass.
+
+    Attributes:
+        norm: The normalisation.
+        grad: The gradient of its outputs, of shape (rows, width).
+        inputs: Of the same shape.
+        mean: Of each row, of shape (rows, 1).
+        scale: The reciprocal deviation of each row, of shape (rows, 1).
+        packing: Which rows are each example's.
+    """
+
+    norm: nn.LayerNorm
+    grad: Tensor
+    inputs: Tensor
+    mean: Tensor
+    scale: Tensor
+    packing: Packing
+
+
+#: Told of each normalisation that trains, in the backward pass, in place of which its gradients are not computed.
+Observer = Callable[[Normalised], None]
+
+
 @contextmanager
-def fused(model: PreTrainedModel, products: Products = "float32") -> Iterator[None]:
+def fused(
+    model: PreTrainedModel, products: Products = "float32", layers: Mapping[nn.Module, Layer] | None = None
+) -> Iterator[None]:
     """Within this context the encoder of `model` is computed as this module says.
 
     A layer in which anything but normalisations trains, and any layer on another device than the CPU or in another
@@ -52,6 +79,7 @@ def fused(model: PreTrainedModel, products: Products = "float32") -> Iterator[No
         model: The model.
         products: What the fused layers' products are computed in, except in inference mode
             (`normtune.execution.lowered`).
+        layers: What `fusable` gave for this model, where weights that were laid out once serve several contexts.
 
     Raises:
         ConfigError: If the family is built in another way.
@@ -62,12 +90,25 @@ def fused(model: PreTrainedModel, products: Products = "float32") -> Iterator[No
         known = ", ".join(FAMILIES)
         raise ConfigError(f"Fused layers are known for {known}, not for {config.model_type!r}; leave them out.")
     encoder: Any = model.base_model.encoder
-    layers = {layer: Layer.of(layer, products) for layer in encoder.layer if fits(layer)}
-    encoder.forward = partial(_encode, encoder, layers)
+    encoder.forward = partial(_encode, encoder, fusable(model, products) if layers is None else layers)
     try:
         yield
     finally:
         del encoder.forward
+
+
+def fusable(
+    model: PreTrainedModel, products: Products = "float32", observe: Observer | None = None
+) -> dict[nn.Module, Layer]:
+    """The layers of a BERT-like `model` that fit, as fused ones, with weights as they are now.
+
+    Args:
+        model: The model.
+        products: As for `fused`.
+        observe: Told of what the gradients of normalisations are made of; these are then not computed.
+    """
+    encoder: Any = model.base_model.encoder
+    return {layer: Layer.of(layer, products, observe) for layer in encoder.layer if fits(layer)}
 
 
 @cache
@@ -101,7 +142,7 @@ def fits(layer: Any) -> bool:
 
 
 def _encode(
-    encoder: Any, layers: dict[nn.Module, Layer], hidden: Tensor, attention_mask: Tensor | None = None, **_: Any
+    encoder: Any, layers: Mapping[nn.Module, Layer], hidden: Tensor, attention_mask: Tensor | None = None, **_: Any
 ) -> BaseModelOutputWithPastAndCrossAttentions:
     """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
     mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
@@ -136,6 +177,7 @@ class Layer:
         out: What follows attention.
         up: The first half of the feed-forward block.
         down: The second half.
+        observe: Told of what the gradients of its normalisations are made of; these are then not computed.
     """
 
     module: Any
@@ -143,9 +185,10 @@ class Layer:
     out: Frozen
     up: Frozen
     down: Frozen
+    observe: Observer | None = None
 
     @classmethod
-    def of(cls, module: Any, products: Products = "float32") -> Layer:
+    def of(cls, module: Any, products: Products = "float32", observe: Observer | None = None) -> Layer:
         """The layer with weights as they are now."""
         own = module.attention.self
         return cls(
@@ -154,6 +197,7 @@ class Layer:
             Frozen([module.attention.output.dense], products),
             Frozen([module.intermediate.dense], products),
             Frozen([module.output.dense], products),
+            observe,
         )
 
     def __call__(self, rows: Tensor, packing: Packing) -> Tensor:
@@ -208,18 +252,16 @@ class _Layer(torch.autograd.Function):
         layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
         top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
         deep = any(needs[:3])
-        to_top, *to_upper = torch.ops.aten.native_layer_norm_backward(
-            grads[0], top, top.shape[1:], up_mean, up_scale, upper_weight, upper_bias, [deep, *needs[3:5]]
-        )
+        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.packing)
+        to_top, *to_upper = _normalised_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
         if not deep:
             return None, None, None, *to_upper, None, None
         up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
         to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
-        to_middle, *to_norm = torch.ops.aten.native_layer_norm_backward(
-            to_lower, middle, middle.shape[1:], low_mean, low_scale, lower_weight, lower_bias, needs[:3]
-        )
+        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.packing)
+        to_middle, *to_norm = _normalised_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
         if not needs[0]:
             return None, *to_norm, *to_upper, None, None
         to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
@@ -244,3 +286,18 @@ def _normalised(inputs: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor
     """The outputs, and mean and reciprocal deviation of each row."""
     outputs, mean, scale = torch.native_layer_norm(inputs, inputs.shape[1:], weight, bias, norm.eps)
     return outputs, mean, scale
+
+
+def _normalised_back(
+    of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
+) -> tuple[Any, ...]:
+    """The gradients of inputs, weight and bias that are needed; those of the last two an observer takes over."""
+    if observe is not None and any(needs[1:]):
+        observe(of)
+        needs = [needs[0], False, False]
+    if not any(needs):
+        return None, None, None
+    found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(
+        of.grad, of.inputs, of.inputs.shape[1:], of.mean, of.scale, weight, bias, needs
+    )
+    return found

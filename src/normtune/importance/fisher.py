@@ -18,7 +18,8 @@ from torch import Tensor
 from normtune.errors import DataError, ImportanceError
 from normtune.execution.batching import Encoded
 from normtune.importance.estimators import Estimator
-from normtune.importance.gradients import PerExample, Plan, Tally
+from normtune.importance.gradients import PerExample, Plan
+from normtune.importance.tally import Tally
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.selection.scores import Scores
@@ -214,11 +215,13 @@ class Counter:
             raise DataError(f"The {self._estimator.name} Fisher information of task {task.name!r} needs labels.")
         self._task, self._encoded = task, encoded
         self._tokens = request.tokens or TOKENS.get(base.device.type, TOKENS["cpu"])
-        self._padding = PADDING.get(base.device.type, PADDING["cpu"])
         # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
         self._gradients = PerExample(base, request.within.chosen, encoded, plan)
+        # Fused layers take rows without any padding.
+        packed = self.plan.norms is not None
+        self._padding = self._tokens if packed else PADDING.get(base.device.type, PADDING["cpu"])
 
     @property
     def plan(self) -> Plan:

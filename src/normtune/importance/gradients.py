@@ -5,13 +5,14 @@ first batch, the shortest and the longest example are computed together and one 
 differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
 
 Where a family's head reads the first token alone, so does the last layer in batches (`normtune.execution.first_token`).
+Where only its normalisations are wanted besides, the gradients come out of fused layers (`normtune.importance.norms`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,9 @@ from normtune.errors import ModelError
 from normtune.execution.batching import Encoded
 from normtune.execution.first_token import can_shorten, shortened
 from normtune.execution.linear import fast_linear
+from normtune.importance.norms import FusedNorms, can_fuse
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
+from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
 from normtune.models.base import Base
 
@@ -34,95 +37,21 @@ _CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
 _CLOSE_LOW = 0.2
 
 
-class Tally:
-    """Sums over examples of squared gradients, in float64.
-
-    Args:
-        totals: For these parameters the sum over all entries is kept.
-        entries: For these, every entry's own sum.
-        parameters: All of them, by name.
-    """
-
-    def __init__(self, totals: Iterable[str], entries: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
-        self.examples = 0
-        self._sums = torch.zeros((), dtype=torch.float64)  # of all that was added, to see at once what is not finite
-        self._totals = {name: torch.zeros((), dtype=torch.float64, device=parameters[name].device) for name in totals}
-        self.entries = {
-            name: torch.zeros(parameters[name].shape, dtype=torch.float64, device=parameters[name].device)
-            for name in entries
-        }
-
-    def empty(self) -> Tally:
-        """A tally like this one, of no examples yet."""
-        parameters = {**self._totals, **self.entries}
-        return Tally(self._totals, self.entries, parameters)
-
-    def include(self, other: Tally) -> None:
-        """Add what another tally of the same parameters holds."""
-        self.examples += other.examples
-        self._sums = self._sums + other._sums
-        for name, total in other._totals.items():
-            self._totals[name] += total
-        for name, entries in other.entries.items():
-            self.entries[name] += entries
-
-    def wants_entries(self, name: str) -> bool:
-        """Whether every entry of the parameter called `name` is kept."""
-        return name in self.entries
-
-    def add(self, name: str, squares: Tensor) -> None:
-        """Add squares of the whole parameter called `name`, in its shape, or, where totals are kept, their sum."""
-        total = self._count(squares)
-        if name in self.entries:
-            self.entries[name] += squares
-        else:
-            self._totals[name] += total
-
-    def add_rows(self, name: str, rows: Tensor, squares: Tensor) -> None:
-        """Add squares of some rows of a table, (N, O); a row may stand there more than once."""
-        total = self._count(squares)
-        if name in self.entries:
-            self.entries[name].index_add_(0, rows, squares.double())
-        else:
-            self._totals[name] += total
-
-    def _count(self, squares: Tensor) -> Tensor:
-        total = squares.sum(dtype=torch.float64)
-        self._sums = self._sums.to(total.device) + total
-        return total
-
-    def totals(self) -> dict[str, float]:
-        """The sum over each parameter's entries."""
-        own = {name: entries.sum() for name, entries in self.entries.items()}
-        return {name: float(total) for name, total in {**self._totals, **own}.items()}
-
-    @property
-    def finite(self) -> bool:
-        """Whether every sum is a finite number: squares, being positive, never cancel one that is not."""
-        return bool(self._sums.isfinite())
-
-
-def merged(tallies: Sequence[Tally]) -> Tally:
-    """The sums of several tallies of the same parameters together."""
-    whole = tallies[0].empty()
-    for tally in tallies:
-        whole.include(tally)
-    return whole
-
-
 @dataclass(frozen=True)
 class Plan:
-    """How a model uses its parameters, which depends on its architecture and not on its values.
+    """How a model uses its parameters, which depends on its architecture and not on its head's values.
 
     Attributes:
         ways: For each parameter how the examples lie in each of its uses.
         slow: Parameters that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
+        norms: Where gradients come out of fused layers, these, with weights as they were when the plan was made.
     """
 
     ways: Mapping[str, list[Way]]
     slow: tuple[str, ...]
     short: bool = False
+    norms: FusedNorms | None = None
 
 
 class PerExample:
@@ -205,8 +134,20 @@ class PerExample:
         self._alone(indices[1:2], _any_direction, alone, self.parameters)
         for _ in range(2):  # it stands there twice
             alone.include(first)
-        plan = self._compared(indices, alone, short=can_shorten(self._base.model))
-        return self._compared(indices, alone, short=False) if plan.short and plan.slow else plan
+        for blank in self._blanks():
+            plan = self._compared(indices, alone, blank)
+            if not plan.slow:
+                break
+        return plan
+
+    def _blanks(self) -> Iterator[Plan]:
+        """Plans to try, the fastest first, until one of them needs no example by itself."""
+        model = self._base.model
+        if can_fuse(model, self.parameters, int(self._encoded.lengths.sum())):
+            yield Plan({}, (), short=True, norms=FusedNorms(model, self.parameters))
+        if can_shorten(model):
+            yield Plan({}, (), short=True)
+        yield Plan({}, ())
 
     def _check_that_it_answers_the_same(self, indices: np.ndarray) -> None:
         with torch.no_grad():
@@ -214,25 +155,33 @@ class PerExample:
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
 
-    def _compared(self, indices: np.ndarray, alone: Tally, *, short: bool) -> Plan:
+    def _compared(self, indices: np.ndarray, alone: Tally, blank: Plan) -> Plan:
         """The plan that comes out of examples together, whose sums one by one are `alone`."""
         together = Tally(self.parameters, (), self.parameters)
-        self.plan = Plan({}, (), short)
+        self.plan = blank
         watch = self._together(indices, _any_direction, together, find_out=True)
         slow = watch.irregular | _differing(together.totals(), alone.totals(), self.parameters)
-        return Plan(dict(watch.ways), tuple(name for name in self.parameters if name in slow), short)
+        return replace(blank, ways=dict(watch.ways), slow=tuple(name for name in self.parameters if name in slow))
 
     def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
-        regular = {name: value for name, value in self.parameters.items() if name not in self.slow}
         collector = _Collector(tally)
+        within, fused_uses = self._within(collector)
+        regular = {n: value for n, value in self.parameters.items() if n not in self.slow and n not in fused_uses}
         watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
-        with watch, shortened(self._base.model) if self.plan.short else nullcontext():
+        with watch, within:
             outputs = self._outputs(indices)
-        collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        own = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        collector.uses = {**own, **fused_uses}
         for scalars, more in _with_more(passes(outputs, indices) if outputs.requires_grad else ()):
             scalars.sum().backward(retain_graph=more)
             collector.finish()
         return watch
+
+    def _within(self, collector: _Collector) -> tuple[AbstractContextManager[None], Mapping[str, int]]:
+        """What the plan's forward pass is computed in, and the uses that it tells `collector` of by itself."""
+        if self.plan.norms is not None:
+            return self.plan.norms.forward(collector.take), self.plan.norms.uses
+        return shortened(self._base.model) if self.plan.short else nullcontext(), {}
 
     def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
         own = {name: self.parameters[name] for name in names}

@@ -17,9 +17,9 @@ from scipy.linalg import hadamard
 
 from normtune.execution.batching import Encoded
 from normtune.importance.fisher import Counter, Estimation, Fisher, Request, scores, totals
-from normtune.importance.gradients import Tally, merged
 from normtune.importance.ranking import component_means, concordance
 from normtune.importance.record import information
+from normtune.importance.tally import Tally, merged
 from normtune.importance.tolerance import Look, Stability, Tolerance
 from normtune.models.base import Base
 from normtune.selection.masks import top
