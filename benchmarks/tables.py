@@ -112,6 +112,32 @@ def memory_times() -> str:
     return markdown(["", "time"], [[n.replace("_", " "), f"{v:.2f}"] for n, v in found.items() if "_time_of_" in n])
 
 
+def packing() -> str:
+    """A padded step's time over a packed one's, by batch."""
+    found = read("packing")
+    rows = [[name, f"{found['padding'][name]:.0%}", f"{value:.2f}"] for name, value in found["ratios"].items()]
+    return markdown(["32 texts", "padding", "padded over packed"], rows)
+
+
+def depth() -> str:
+    """Time of a step, share of Fisher information and score, by task and lowest layer that trains."""
+    rows = []
+    for task, found in read("depth")["cases"].items():
+        whole = found["layers"]["0"]["step"]
+        for layer, row in found["layers"].items():
+            part = statistics.median(step / every for step, every in zip(row["step"], whole, strict=True))
+            score = [100 * value for value in row["score"]]
+            spread = f"{statistics.mean(score):.1f} ± {statistics.stdev(score):.1f}"
+            rows.append([
+                f"{task}, {layer} on",
+                f"{part:.2f}",
+                f"{row['products']:.2f}",
+                f"{row['fisher']:.2f}",
+                spread,
+            ])
+    return markdown(["task, layers", "time of a step", "by products", "Fisher information", "score x 100"], rows)
+
+
 def lowered() -> str:
     """A step's time in float32 over that in fewer bits, by shape."""
     ratios = read("lowered")["ratios"]
@@ -199,6 +225,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores": scores,
     "ratios": ratios,
     "memory": memory,
+    "packing": packing,
+    "depth": depth,
     "fisher": fisher,
     "fisher-ratios": fisher_ratios,
     "memory-times": memory_times,
