@@ -24,7 +24,7 @@ import ours
 import torch
 from harness import RESULTS, glue, write
 from matplotlib.axes import Axes
-from speed import BATCH, RATES, Setting
+from speed import BATCH, DEV, RATES, Setting
 
 from normtune.config import Protocol
 from normtune.selection.masks import relative_time
@@ -32,7 +32,7 @@ from normtune.selection.masks import relative_time
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 FISHER = Path(__file__).parent.parent / "results" / "fisher"
 TASKS = ("sst2", "stsb", "mrpc")
-LAYERS, SEEDS, EPOCHS, EXAMPLES = range(6), (0, 1, 2), 5, 1000
+LAYERS, SEEDS, EPOCHS, EXAMPLES = range(6), (0, 1, 2), 3, 500
 INK, OURS = "#8a8a8a", "#3b7dd8"
 
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def measure(task: str) -> dict[str, Any]:
     """By layer: the best dev score of each seed, and seconds a step of the same; the layers take turns."""
-    setting = Setting.of(glue(task), EXAMPLES, 1000)
+    setting = Setting.of(glue(task), EXAMPLES, DEV)
     result: dict[str, Any] = {
         str(layer): {"score": [], "step": [], "products": relative_time(setting.base().layout, layer)}
         for layer in LAYERS

@@ -7,15 +7,15 @@ whose texts are sorted in pools of 64 batches, as ours are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from harness import alternate, ratio, summary, write
-from torch import Tensor
+from torch import Tensor, nn
 
 from normtune.execution import packing
-from normtune.execution.fused import fused
+from normtune.execution.fused import Layer, fusable, fused
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
@@ -36,12 +36,12 @@ def main() -> None:
     base = load_base("minilm")
     base.model.eval()
     tuning = Tuning(base, select(base.layout, "layernorm"))
-    cases, padding = {}, {}
+    layers, cases, padding = fusable(base.model), {}, {}
     for name, (low, high) in BATCHES.items():
         batch = texts(low, high)
         padding[name] = round(float(1 - batch["attention_mask"].float().mean()), 4)
-        cases[f"{name}: padded"] = steps(base, batch, waste=1.0)
-        cases[f"{name}: packed"] = steps(base, batch, waste=packing.WASTE)
+        cases[f"{name}: padded"] = steps(base, layers, batch, waste=1.0)
+        cases[f"{name}: packed"] = steps(base, layers, batch, waste=packing.WASTE)
     found = alternate(cases, ROUNDS)
     tuning.undo()
     ratios = {name: ratio(found[f"{name}: padded"], found[f"{name}: packed"]) for name in BATCHES}
@@ -63,12 +63,14 @@ def texts(low: int, high: int) -> dict[str, Tensor]:
     return {"input_ids": ids * own, "attention_mask": own}
 
 
-def steps(base: Base, batch: dict[str, Tensor], *, waste: float) -> Callable[[], None]:
+def steps(
+    base: Base, layers: Mapping[nn.Module, Layer], batch: dict[str, Tensor], *, waste: float
+) -> Callable[[], None]:
     """Forward and backward passes over a batch, packed if padding is a larger part of it than `waste`."""
 
     def run() -> None:
         known, packing.WASTE = packing.WASTE, waste
-        with fused(base.model):
+        with fused(base.model, layers=layers):
             for _ in range(STEPS):
                 base.model(**batch).logits.square().sum().backward()
         packing.WASTE = known
