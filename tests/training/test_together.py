@@ -59,14 +59,17 @@ def third(selection: Selection) -> Selection:
     return Selection(selection.layout, taken)
 
 
+TWO = "output.LayerNorm@0,2 + attention.output.LayerNorm.bias@1"
+
+
+@pytest.mark.parametrize("layers", ["torch", "fused"])
 @pytest.mark.parametrize(
-    ("method", "prefix"),
-    [("layernorm", True), ("mask", False), ("mask", True), ("LayerNorm@0,2", False), ("head", True)],
+    ("method", "prefix"), [("layernorm", True), ("mask", False), ("mask", True), (TWO, False), ("head", True)]
 )
-def test_each_gives_what_it_gives_alone(tiny_folder: Path, method: str, prefix: bool) -> None:
+def test_each_gives_what_it_gives_alone(tiny_folder: Path, method: str, prefix: bool, layers: str) -> None:
     session = Session(str(tiny_folder))
     selection = third(session.selection("layernorm@1-")) if method == "mask" else None
-    rules = SMALL.model_copy(update={"prefix": prefix})
+    rules = SMALL.model_copy(update={"prefix": prefix, "layers": layers})
     group = trials(session, rules, method, selection)
     before = {name: value.clone() for name, value in session.base.model.state_dict().items()}
     results = done(session.together(group, data(), selection=selection))
@@ -81,11 +84,11 @@ def test_each_gives_what_it_gives_alone(tiny_folder: Path, method: str, prefix: 
         assert_near(delta, alone, 1e-5)
 
 
-def passes_of(base: Base, rules: Protocol, selection: Selection) -> Passes:
+def passes_of(base: Base, rules: Protocol, selection: Selection, stack: Stack | None = None) -> Passes:
     splits = data().splits
     train, dev = (encode(splits[name], base.need_tokenizer(), 64) for name in ("train", "dev"))
     prefix = Prefix(base, Point.of(base, selection)) if rules.prefix else None
-    return Passes(base, Goal(TASK, train, dev), rules, Accelerator(), prefix=prefix)
+    return Passes(base, Goal(TASK, train, dev), rules, Accelerator(), prefix=prefix, stack=stack)
 
 
 def alone_in_float64(folder: Path, rules: Protocol, rate: float, seed: int) -> Outcome:
@@ -96,9 +99,9 @@ def alone_in_float64(folder: Path, rules: Protocol, rate: float, seed: int) -> O
     return Loop(Tuning(base, selection), passes_of(base, rules, selection), rate=rate, seed=seed).run()
 
 
-@pytest.mark.parametrize("prefix", [False, True])
-def test_in_float64_it_is_so_to_a_billionth(tiny_folder: Path, prefix: bool) -> None:
-    rules = SMALL.model_copy(update={"prefix": prefix})
+@pytest.mark.parametrize(("prefix", "layers"), [(False, "torch"), (True, "torch"), (False, "fused"), (True, "fused")])
+def test_in_float64_it_is_so_to_a_billionth(tiny_folder: Path, prefix: bool, layers: str) -> None:
+    rules = SMALL.model_copy(update={"prefix": prefix, "layers": layers})
     base = load_base(str(tiny_folder))
     base.put_head(HeadSpec(TASK.kind, TASK.labels))
     selection = third(select(base.layout, "layernorm"))
@@ -108,7 +111,7 @@ def test_in_float64_it_is_so_to_a_billionth(tiny_folder: Path, prefix: bool) -> 
     for candidate in candidates:
         for head in candidate.heads.values():
             head.double()
-    passes = passes_of(base, rules, selection)
+    passes = passes_of(base, rules, selection, stack)
     loops = {
         candidate: Loop(candidate, passes, rate=rate, seed=seed)
         for candidate, (rate, seed) in zip(candidates, PAIRS, strict=True)

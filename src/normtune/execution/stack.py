@@ -101,6 +101,9 @@ class Stack:
             )
         refuse_sharded(base.model)
         self._base, self._selection = base, selection
+        paths = sorted({place.parameter.rpartition(".")[0] for place in selection})
+        #: The normalisations that train, and their paths.
+        self._owners: dict[nn.Module, str] = {base.model.get_submodule(path): path for path in paths}
         self._shares: Sequence[Share] = ()
 
     def candidate(self, seed: int) -> Candidate:
@@ -111,18 +114,34 @@ class Stack:
         """From now on the model takes joint batches of these shares, or any batch for a single candidate."""
         self._shares = shares
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of each candidate in the joint batches of now; nothing where a single candidate is shown."""
+        return tuple(share.examples for share in self._shares) if len(self._shares) > 1 else ()
+
+    def values(self, norm: Any) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a normalisation.
+
+        They are of shape (width) where it is frozen or a single candidate is shown, else of shape (candidates, width).
+        """
+        if norm not in self._owners:
+            return norm.weight, norm.bias
+        found = [self._own(norm, share.candidate) for share in self._shares]
+        if len(found) == 1:
+            return found[0]
+        weights, biases = zip(*found, strict=True)
+        return torch.stack(weights), torch.stack(biases)
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within this context the model computes with the values of the candidates that are shown."""
-        model, changed = self._base.model, []
-        for owner in sorted({place.parameter.rpartition(".")[0] for place in self._selection}):
-            norm: Any = model.get_submodule(owner)
-            norm.forward = partial(self._normalised, owner, norm)
-            changed.append(norm)
+        changed: list[Any] = [*self._owners]
+        for norm in changed:
+            norm.forward = partial(self._normalised, norm)
         for path in self._base.roots:
-            module: Any = model.get_submodule(path)
-            module.forward = partial(self._answered, path)
-            changed.append(module)
+            head: Any = self._base.model.get_submodule(path)
+            head.forward = partial(self._answered, path)
+            changed.append(head)
         try:
             yield
         finally:
@@ -136,9 +155,13 @@ class Stack:
             self.show(Share(candidate, 0))
             yield
 
-    def _normalised(self, owner: str, norm: nn.LayerNorm, inputs: Tensor) -> Tensor:
+    def _own(self, norm: Any, candidate: Candidate) -> tuple[Tensor, Tensor]:
+        path = self._owners[norm]
+        return candidate.value(f"{path}.weight", norm.weight), candidate.value(f"{path}.bias", norm.bias)
+
+    def _normalised(self, norm: Any, inputs: Tensor) -> Tensor:
         def own(candidate: Candidate, part: Tensor) -> Tensor:
-            weight, bias = (candidate.value(f"{owner}.{sub}", getattr(norm, sub)) for sub in ("weight", "bias"))
+            weight, bias = self._own(norm, candidate)
             outputs = nn.functional.layer_norm(part.to(weight.dtype), norm.normalized_shape, weight, bias, norm.eps)
             return outputs.to(norm.weight.dtype)
 

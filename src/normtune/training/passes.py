@@ -21,6 +21,7 @@ from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
 from normtune.execution.prefix import Prefix, States
+from normtune.execution.stack import Stack
 from normtune.models.base import Base
 from normtune.tasks.task import Task
 
@@ -63,6 +64,7 @@ class Passes:
         accelerator: Where.
         prefix: The frozen prefix of what trains, where the protocol keeps it.
         memory: What is kept for the backward pass; it changes no number.
+        stack: Whose candidates share the passes, if any do.
 
     Raises:
         ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
@@ -78,6 +80,7 @@ class Passes:
         *,
         prefix: Prefix | None = None,
         memory: Memory = "plain",
+        stack: Stack | None = None,
     ) -> None:
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
@@ -87,7 +90,7 @@ class Passes:
         if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
-        self._prefix, self._memory = prefix, memory
+        self._prefix, self._memory, self._stack = prefix, memory, stack
         self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
         self._model = accelerator.prepare(base.model)
         self._loss = loss_of(goal.task)
@@ -100,7 +103,7 @@ class Passes:
             stack.enter_context(dropout_of(self.protocol.dropout_generator))
             stack.enter_context(fast_linear(self.protocol.products))
             if self.protocol.layers == "fused":
-                stack.enter_context(fused(model, self.protocol.products))
+                stack.enter_context(fused(model, self.protocol.products, self._stack))
             stack.enter_context(memory_of(model, self._memory))
             yield
 
@@ -118,14 +121,14 @@ class Passes:
         return Passed(value, time.monotonic() - started)
 
     def outputs(self, indices: np.ndarray) -> Tensor:
-        """The head's outputs for the training examples at `indices`, float32, of shape (examples, outputs)."""
+        """The head's outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
         accelerator = self.accelerator
         with accelerator.autocast():
             if self._states is not None:
-                outputs = self._states[0].logits(self._model, indices, accelerator.device)
+                outputs: Tensor = self._states[0].logits(self._model, indices, accelerator.device)
             else:
                 outputs = self._model(**self.goal.train.batch(indices, accelerator.device)).logits
-        return outputs.float()
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def loss(self, outputs: Tensor, indices: np.ndarray) -> Tensor:
         """The mean loss of `outputs` for the training examples at `indices`."""

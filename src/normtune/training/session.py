@@ -229,7 +229,8 @@ class Session:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), works[0].config.seed).undo)
             undo.callback(self.accelerator.free_memory)
-            stack, passes = Stack(self.base, works[0].selection), self._passes(works[0])
+            stack = Stack(self.base, works[0].selection)
+            passes = self._passes(works[0], stack)
             candidates = [stack.candidate(trial.config.seed) for trial in trials]
             before = candidates[0].values()
             loops = {
@@ -267,7 +268,7 @@ class Session:
         reset_peak_memory(self.accelerator.device)
         return _Work(config, data, parts, encoded, chosen, identity)
 
-    def _passes(self, work: _Work) -> Passes:
+    def _passes(self, work: _Work, stack: Stack | None = None) -> Passes:
         return Passes(
             self.base,
             Goal(work.data.task, work.encoded.train, work.encoded.pick),
@@ -275,6 +276,7 @@ class Session:
             self.accelerator,
             prefix=self._prefix_of(work.selection) if work.config.protocol.prefix else None,
             memory=self._memory,
+            stack=stack,
         )
 
     def _finished(
