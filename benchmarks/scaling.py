@@ -6,8 +6,8 @@ of which is written as soon as it is there, and ``--draw`` only draws. All steps
 AdamW; on random tokens without padding. What is not varied is a batch of 32 texts of 64 tokens, all layers, dropout on
 from the fast generator. Beside each time stands that of the bare matrix products. Examples are trained on for one epoch
 by the whole loop, batching and all, with lengths drawn evenly from 8 to 64. Of candidates in one pass it is the time of
-each in a forward and backward pass over all, without dropout, with fused layers and the prefix kept, for texts of 11 and
-of 53 tokens; one candidate is a training alone.
+each in a forward and backward pass over all, without dropout, with fused layers and the prefix, for texts of 11 and 53
+tokens; one candidate is a training alone.
 """
 
 from __future__ import annotations

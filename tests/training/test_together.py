@@ -16,6 +16,7 @@ from normtune.execution.batching import encode
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning
 from normtune.execution.stack import Stack
+from normtune.execution.trained import Trained
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
@@ -96,7 +97,14 @@ def alone_in_float64(folder: Path, rules: Protocol, rate: float, seed: int) -> O
     base.put_head(HeadSpec(TASK.kind, TASK.labels), seed)
     base.model.double()
     selection = third(select(base.layout, "layernorm"))
-    return Loop(Tuning(base, selection), passes_of(base, rules, selection), rate=rate, seed=seed).run()
+    tuning = Tuning(base, selection)
+    to_float64(tuning)
+    return Loop(tuning, passes_of(base, rules, selection), rate=rate, seed=seed).run()
+
+
+def to_float64(trained: Trained) -> None:
+    for parameter in trained.parameters():
+        parameter.data = parameter.data.double()
 
 
 @pytest.mark.parametrize(("prefix", "layers"), [(False, "torch"), (True, "torch"), (False, "fused"), (True, "fused")])
@@ -107,10 +115,9 @@ def test_in_float64_it_is_so_to_a_billionth(tiny_folder: Path, prefix: bool, lay
     selection = third(select(base.layout, "layernorm"))
     stack = Stack(base, selection)
     candidates = [stack.candidate(seed) for _, seed in PAIRS]
+    for trained in candidates:
+        to_float64(trained)
     base.model.double()
-    for candidate in candidates:
-        for head in candidate.heads.values():
-            head.double()
     passes = passes_of(base, rules, selection, stack)
     loops = {
         candidate: Loop(candidate, passes, rate=rate, seed=seed)

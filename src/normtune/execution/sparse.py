@@ -108,7 +108,7 @@ def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:
     """Make the selected normalisations of a lower-precision model float32, so that small updates do not vanish."""
     owners = {place.parameter.rpartition(".")[0] for place in selection if place.norm}
     modules = [model.get_submodule(owner) for owner in sorted(owners)]
-    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype != torch.float32]
+    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype.itemsize < 4]
 
 
 def refuse_sharded(model: nn.Module) -> None:

@@ -121,7 +121,7 @@ class Passes:
         return Passed(value, time.monotonic() - started)
 
     def outputs(self, indices: np.ndarray) -> Tensor:
-        """The head's outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
+        """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
         accelerator = self.accelerator
         with accelerator.autocast():
             if self._states is not None:
