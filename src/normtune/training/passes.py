@@ -103,7 +103,7 @@ class Passes:
             stack.enter_context(dropout_of(self.protocol.dropout_generator))
             stack.enter_context(fast_linear(self.protocol.products))
             if self.protocol.layers == "fused":
-                stack.enter_context(fused(model, self.protocol.products, self._stack))
+                stack.enter_context(fused(model, self.protocol.products, stack=self._stack))
             stack.enter_context(memory_of(model, self._memory))
             yield
 
