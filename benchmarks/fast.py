@@ -1,7 +1,7 @@
 """What the fast generator of dropout, fused layers and the frozen prefix gain: training steps, with and without them.
 
-Also what several candidates in one pass would gain: a step of short texts, against one of three times as many, for each
-of the three. Run ``OMP_NUM_THREADS=1 python benchmarks/fast.py``: about one and a half minutes on one core. It writes
+Also what several candidates in one pass gain: the time of each of three, against a step of its own, of short texts.
+Run ``OMP_NUM_THREADS=1 python benchmarks/fast.py``: about one and a half minutes on one core. It writes
 ``results/benchmarks/fast.json``.
 """
 
@@ -21,13 +21,14 @@ from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning
+from normtune.execution.stack import Share, Stack
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select
 
 ROUNDS = 5
 #: Shapes of batches: 32 pairs of MRPC are about 53 tokens long, 32 sentences of CoLA about 11.
 BATCH, TOKENS, SHORT = 32, 53, 11
-#: Candidates that would share a pass, and passes that are timed after one that makes ready.
+#: Candidates that share a pass, and passes that are timed after one that makes ready.
 CANDIDATES, STEPS = 3, 2
 
 
@@ -43,15 +44,12 @@ def main() -> None:
         "prefix_fused": step(base, "layernorm", prefix=True, layers="fused"),
         "prefix_top_half_fused": step(base, "layernorm@3-", prefix=True, layers="fused"),
         "short": step(base, "layernorm", prefix=True, layers="fused", tokens=SHORT),
-        "short_candidates": step(
-            base, "layernorm", prefix=True, layers="fused", tokens=SHORT, batch=CANDIDATES * BATCH
-        ),
+        "short_candidates": shared(base, count=CANDIDATES, tokens=SHORT),
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
         for name, case in cases.items():
             seconds[name].append(case())
-    seconds["short_candidates"] = [each / CANDIDATES for each in seconds["short_candidates"]]
     plain, short = seconds["no_dropout"], seconds["short"]
     ratios = {
         f"{name}_over_no_dropout": ratio(values, plain) for name, values in seconds.items() if "short" not in name
@@ -72,37 +70,69 @@ def step(
     prefix: bool = False,
     layers: Layers = "torch",
     tokens: int = TOKENS,
-    batch: int = BATCH,
 ) -> Callable[[], float]:
-    """One forward and backward pass of MiniLM under `method`, with the model made ready before."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 20000, (batch, tokens), generator=generator)
-    fields = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    encoded = Encoded({name: tuple(value) for name, value in fields.items()}, None, 0, dict.fromkeys(fields, 0))
-    labels, rows = torch.arange(batch) % 2, np.arange(batch)
+    """Seconds of one forward and backward pass of MiniLM under `method`, with the model made ready before."""
+    encoded, labels, rows = texts(tokens)
     selection = select(base.layout, method)
     states = Prefix(base, Point.of(base, selection)).states(encoded) if prefix else None
 
-    def passes(count: int) -> None:
-        for _ in range(count):
-            if states is not None:
-                outputs = states.logits(base.model, rows, base.device)
-            else:
-                outputs = base.model(**encoded.batch(rows)).logits
-            torch.nn.functional.cross_entropy(outputs, labels).backward()
+    def once() -> None:
+        if states is not None:
+            outputs = states.logits(base.model, rows, base.device)
+        else:
+            outputs = base.model(**encoded.batch(rows)).logits
+        torch.nn.functional.cross_entropy(outputs, labels).backward()
 
     def run() -> float:
         tuning = Tuning(base, selection)
         base.model.train(dropout is not None)
         with dropout_of(dropout or "torch"), fast_linear(), fused(base.model) if layers == "fused" else nullcontext():
-            passes(1)
-            started = now()
-            passes(STEPS)
-            seconds = (now() - started) / STEPS
+            seconds = timed(once)
         tuning.undo()
         return seconds
 
     return run
+
+
+def shared(base: Base, *, count: int, tokens: int) -> Callable[[], float]:
+    """Seconds for each of so many candidates of a pass over all of them, with fused layers and the prefix kept."""
+    encoded, labels, rows = texts(tokens)
+    selection = select(base.layout, "layernorm")
+    states = Prefix(base, Point.of(base, selection)).states(encoded)
+    every = np.tile(rows, count)
+
+    def run() -> float:
+        stack = Stack(base, selection)
+        shares = [Share(stack.candidate(seed), BATCH) for seed in range(count)]
+        base.model.eval()
+
+        def once() -> None:
+            outputs = states.logits(base.model, every, base.device).split(BATCH)
+            torch.stack([torch.nn.functional.cross_entropy(own, labels) for own in outputs]).sum().backward()
+
+        with stack.installed(), fast_linear(), fused(base.model, stack=stack):
+            stack.show(*shares)
+            return timed(once) / count
+
+    return run
+
+
+def texts(tokens: int) -> tuple[Encoded, torch.Tensor, np.ndarray]:
+    """A batch of random texts without padding, its labels and its positions."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 20000, (BATCH, tokens), generator=generator)
+    fields = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    encoded = Encoded({name: tuple(value) for name, value in fields.items()}, None, 0, dict.fromkeys(fields, 0))
+    return encoded, torch.arange(BATCH) % 2, np.arange(BATCH)
+
+
+def timed(once: Callable[[], None]) -> float:
+    """Seconds of a pass, after one that makes ready."""
+    once()
+    started = now()
+    for _ in range(STEPS):
+        once()
+    return (now() - started) / STEPS
 
 
 if __name__ == "__main__":

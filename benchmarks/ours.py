@@ -18,7 +18,8 @@ from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
 from normtune.tasks.task import Task
-from normtune.training.loop import Goal, Loop, Outcome
+from normtune.training.loop import Loop, Outcome
+from normtune.training.passes import Goal, Passes
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,8 @@ def train(
             started = now()
             prefix.states(train)
             clock.keeping = now() - started
-        loop = Loop(
-            tuning,
-            Goal(task, train, dev),
-            protocol,
-            rate=rate,
-            seed=seed,
-            accelerator=accelerator,
-            watch=lambda _: clock.steps.append(now()),
-            prefix=prefix,
-        )
+        passes = Passes(base, Goal(task, train, dev), protocol, accelerator, prefix=prefix)
+        loop = Loop(tuning, passes, rate=rate, seed=seed, watch=lambda _: clock.steps.append(now()))
         return loop.run()
 
 

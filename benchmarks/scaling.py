@@ -1,11 +1,13 @@
-"""How the cost of training LayerNorm grows: with length, batch, layers trained and examples, as curves.
+"""How the cost of training LayerNorm grows: with length, batch, layers trained, examples and candidates, as curves.
 
-Run ``python benchmarks/scaling.py``: about two minutes on two quiet cores. It writes
+Run ``python benchmarks/scaling.py``: about three minutes on two quiet cores. It writes
 ``results/benchmarks/scaling.json`` and draws ``docs/assets/scaling.svg``; ``--part`` measures some of the curves, each
 of which is written as soon as it is there, and ``--draw`` only draws. All steps are of MiniLM: forward, backward,
 AdamW; on random tokens without padding. What is not varied is a batch of 32 texts of 64 tokens, all layers, dropout on
 from the fast generator. Beside each time stands that of the bare matrix products. Examples are trained on for one epoch
-by the whole loop, batching and all, with lengths drawn evenly from 8 to 64.
+by the whole loop, batching and all, with lengths drawn evenly from 8 to 64. Of candidates in one pass it is the time of
+each in a forward and backward pass over all, without dropout, with fused layers and the prefix, for texts of 11 and 53
+tokens; one candidate is a training alone.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fast
 import matplotlib as mpl
 import numpy as np
 import ours
 import torch
-from harness import RESULTS, alternate, write
+from harness import RESULTS, alternate, ratio, write
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -39,6 +42,8 @@ from normtune.tasks.glue import GLUE
 
 BATCH, TOKENS = 32, 64
 LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)
+#: Candidates in one pass; one is a training alone. Their texts are as long as CoLA's and MRPC's.
+COUNTS, SHORT, LONG = (1, 2, 4, 8), 11, 53
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 Case = Callable[[], object]
 #: What the picture calls what is varied; a curve that was not measured has no panel.
@@ -47,6 +52,7 @@ TITLES = {
     "batch": "texts a batch",
     "depth": "layers trained, from the top",
     "examples": "examples an epoch",
+    "candidates": "candidates in one pass",
 }
 #: Of medium lightness, so that it can be read on white and on black.
 INK, OURS, LIMIT = "#82878f", "#12a08c", "#c28e0e"
@@ -131,11 +137,31 @@ def examples(rounds: int) -> dict[str, Any]:
     return {"ours": _curve({str(n): epoch(n) for n in EXAMPLES}, rounds, warmup=0)}
 
 
+def candidates(rounds: int) -> dict[str, Any]:
+    """Seconds of a pass for each candidate in every round, by candidates that share it."""
+    base = load_base("minilm")
+    cases = {
+        f"{tokens}-{count}": fast.shared(base, count=count, tokens=tokens)
+        if count > 1
+        else fast.step(base, "layernorm", prefix=True, layers="fused", tokens=tokens)
+        for tokens in (SHORT, LONG)
+        for count in COUNTS
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            seconds[name].append(round(case(), 5))
+    return {
+        f"tokens_{tokens}": {str(count): seconds[f"{tokens}-{count}"] for count in COUNTS} for tokens in (SHORT, LONG)
+    }
+
+
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "length": length,
     "batch": batch,
     "depth": depth,
     "examples": examples,
+    "candidates": candidates,
 }
 
 
@@ -159,7 +185,7 @@ def epoch(examples: int) -> Case:
     return lambda: ours.train(base, task, "ours_paper", train, one, epochs=1, rate=1e-3, seed=0)
 
 
-def medians(curve: dict[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+def medians(curve: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """What was varied, and the median seconds."""
     return np.array([float(n) for n in curve]), np.array([float(np.median(values)) for values in curve.values()])
 
@@ -176,7 +202,14 @@ def exponents(curves: dict[str, Any]) -> dict[str, float]:
     if "depth" in curves:
         _, seconds = medians(curves["depth"]["ours"])
         found["top_layer_of_all_layers"] = float(seconds[0] / seconds[-1])
+    for way, own in ways(curves.get("candidates", {})):
+        found[f"each_of_{COUNTS[-1]}_candidates_over_alone_{way}"] = ratio(own[str(COUNTS[-1])], own["1"])
     return dict(sorted(found.items()))
+
+
+def ways(curve: dict[str, Any]) -> list[tuple[str, dict[str, list[float]]]]:
+    """What was measured in a part, without how."""
+    return [(name, values) for name, values in curve.items() if isinstance(values, dict)]
 
 
 def draw(curves: dict[str, Any]) -> None:
@@ -191,10 +224,14 @@ def draw(curves: dict[str, Any]) -> None:
     shown = {name: title for name, title in TITLES.items() if name in curves}
     figure, axes = plt.subplots(1, len(shown), figsize=(2.5 * len(shown), 2.7), layout="constrained", squeeze=False)
     for panel, (name, title) in zip(axes[0], shown.items(), strict=True):
-        for way, colour, style in (("products", LIMIT, "s--"), ("ours", OURS, "o-")):
-            if way in curves[name]:
-                panel.plot(*medians(curves[name][way]), style, color=colour, markersize=3.5, linewidth=1.3)
-        axis(panel, name, [int(n) for n in curves[name]["ours"]])
+        for way, values in ways(curves[name]):
+            colour, style = (LIMIT, "s--") if way == "products" else (OURS, "o-")
+            panel.plot(*medians(values), style, color=colour, markersize=3.5, linewidth=1.3)
+            if way.startswith("tokens"):
+                panel.annotate(
+                    way.replace("_", " "), (1, float(np.median(values["1"]))), (0, 5), textcoords="offset points"
+                )
+        axis(panel, name, [int(n) for n in ways(curves[name])[0][1]])
         panel.set_xlabel(title)
     axes[0][0].set_ylabel("seconds")
     handles = [

@@ -125,7 +125,7 @@ def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         return torch.nn.functional.mse_loss(outputs[:, 0], ((labels - task.center) / task.scale).to(outputs.dtype))
 
     def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-        weight = None if weights is None else weights.to(outputs.device)
+        weight = None if weights is None else weights.to(outputs.device, outputs.dtype)
         return torch.nn.functional.cross_entropy(outputs, labels, weight=weight)
 
     return squared if task.kind == "regression" else entropy

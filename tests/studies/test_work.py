@@ -20,7 +20,8 @@ from normtune.studies.store import Store
 from normtune.studies.study import StudyConfig
 from normtune.studies.work import Mode, Place, check_mode, survey
 from normtune.tasks.suites import load_task
-from normtune.training.session import Session, parts_of
+from normtune.training.parts import parts_of
+from normtune.training.session import Session
 from tests.studies.tiny import RULES, config, contents
 
 

@@ -21,8 +21,9 @@ from normtune.selection.expression import select
 from normtune.tasks.task import Split, Task, TaskData
 from normtune.training import loop
 from normtune.training.loop import Tick
+from normtune.training.parts import parts_of
 from normtune.training.record import Record
-from normtune.training.session import Session, parts_of
+from normtune.training.session import Session
 
 WORDS = ("the", "a", "cat", "dog", "bird", "sat", "ran", "on", "mat")
 TASK = Task("animals", "Animals", "classification", ("no", "yes"), ("accuracy", "macro_f1"), pair=False)

@@ -225,7 +225,8 @@ def run(
     from normtune.models.device import accelerator
     from normtune.studies.runs import Runner, cells
     from normtune.studies.store import Store
-    from normtune.training.session import Session, parts_of
+    from normtune.training.parts import parts_of
+    from normtune.training.session import Session
 
     rates, search = options.rates(lr)
     for data in tasks:

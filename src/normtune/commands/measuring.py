@@ -61,7 +61,7 @@ class Measurer:
 
     def measure(self, task: str) -> Measured:
         """Fisher information on the task called `task`, whose data is read only now."""
-        from normtune.training.session import parts_of
+        from normtune.training.parts import parts_of
 
         found: TaskData = load_task(task, self.suite, self.data)
         train = parts_of(found, self.protocol).train

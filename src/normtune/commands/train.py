@@ -90,6 +90,10 @@ def train(
         str | None,
         typer.Option(help="torch, or fused: each layer one operation, the last for the first token alone; faster."),
     ] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rates or seeds that share a pass at most; only with dropout off. [default: 1]"),
+    ] = None,
     memory: Annotated[
         str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
     ] = "plain",
@@ -155,7 +159,8 @@ def train(
     from normtune.models.device import accelerator
     from normtune.studies.runs import Runner
     from normtune.studies.store import Store
-    from normtune.training.session import Session, parts_of
+    from normtune.training.parts import parts_of
+    from normtune.training.session import Session
 
     chosen = make_protocol(
         protocol,
@@ -169,7 +174,12 @@ def train(
         prefix=prefix,
         products=products,
         layers=layers,
+        together=together,
     )
+    if rule is not None and chosen.together > 1:
+        raise ConfigError("A rate is dropped by what was whole before it; leave out --prune, or --together.")
+    if tracked and chosen.together > 1:
+        raise ConfigError("Trackers log one run at a time; leave out --track, or --together.")
     found = sources(task, suite, data, own)
     for source in found:
         parts_of(source, chosen)  # what is missing is said before anything is loaded or written

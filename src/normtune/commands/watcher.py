@@ -49,7 +49,8 @@ class Watcher:
         def tick(step: Tick) -> None:
             best = "" if step.score is None else f"  best {step.score:.4f}"
             note = f"loss {step.loss:.3f}{best}"
-            self._progress.update(self._one, total=step.steps, completed=step.step, note=note)
+            # Of several runs in one pass each says its own in turn.
+            self._progress.update(self._one, description=name, total=step.steps, completed=step.step, note=note)
 
         return tick
 

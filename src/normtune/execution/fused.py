@@ -35,7 +35,9 @@ from normtune.execution.dropout import Rate, draw_bits, dropped
 from normtune.execution.first_token import FAMILIES, last_layer, reads_first_token
 from normtune.execution.frozen import Frozen
 from normtune.execution.grouped import Heads, attend, attend_back, attended
+from normtune.execution.norms import normalised, normalised_back
 from normtune.execution.packing import Packing
+from normtune.execution.stack import Stack
 
 #: The parts of a layer that may train.
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
@@ -68,7 +70,10 @@ Observer = Callable[[Normalised], None]
 
 @contextmanager
 def fused(
-    model: PreTrainedModel, products: Products = "float32", layers: Mapping[nn.Module, Layer] | None = None
+    model: PreTrainedModel,
+    products: Products = "float32",
+    layers: Mapping[nn.Module, Layer] | None = None,
+    stack: Stack | None = None,
 ) -> Iterator[None]:
     """Within this context the encoder of `model` is computed as this module says.
 
@@ -80,6 +85,7 @@ def fused(
         products: What the fused layers' products are computed in, except in inference mode
             (`normtune.execution.lowered`).
         layers: What `fusable` gave for this model, where weights that were laid out once serve several contexts.
+        stack: Whose candidates share the model, if any do.
 
     Raises:
         ConfigError: If the family is built in another way.
@@ -90,7 +96,7 @@ def fused(
         known = ", ".join(FAMILIES)
         raise ConfigError(f"Fused layers are known for {known}, not for {config.model_type!r}; leave them out.")
     encoder: Any = model.base_model.encoder
-    encoder.forward = partial(_encode, encoder, fusable(model, products) if layers is None else layers)
+    encoder.forward = partial(_encode, encoder, fusable(model, products) if layers is None else layers, stack)
     try:
         yield
     finally:
@@ -142,18 +148,24 @@ def fits(layer: Any) -> bool:
 
 
 def _encode(
-    encoder: Any, layers: Mapping[nn.Module, Layer], hidden: Tensor, attention_mask: Tensor | None = None, **_: Any
+    encoder: Any,
+    layers: Mapping[nn.Module, Layer],
+    stack: Stack | None,
+    hidden: Tensor,
+    attention_mask: Tensor | None = None,
+    **_: Any,
 ) -> BaseModelOutputWithPastAndCrossAttentions:
     """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
     mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
-    packing = Packing.of(hidden, None if mask is None else mask[:, 0, 0] == 0.0)
+    own = None if mask is None else mask[:, 0, 0] == 0.0
+    packing = Packing.of(hidden, own, () if stack is None else stack.sizes)
     for number, layer in enumerate(encoder.layer):
         if "forward" in vars(layer):  # what a frozen prefix leaves of its layer
             hidden = layer.forward(packing.pad(hidden), attention_mask)
         elif number == len(encoder.layer) - 1:
             hidden = last_layer(layer, packing.pad(hidden), mask)
         elif layer in layers:
-            hidden = layers[layer](packing.pack(hidden), packing)
+            hidden = layers[layer](packing.pack(hidden), packing, stack)
         else:
             hidden = layer(packing.pad(hidden), attention_mask)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=packing.pad(hidden))
@@ -200,10 +212,11 @@ class Layer:
             observe,
         )
 
-    def __call__(self, rows: Tensor, packing: Packing) -> Tensor:
-        """Outputs of shape (rows, width) for such inputs, which lie as `packing` says."""
-        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
-        return _apply(rows, lower.weight, lower.bias, upper.weight, upper.bias, self, packing)
+    def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:
+        """Outputs of shape (rows, width) for such inputs, which lie as `packing` says; normalised as `stack` says."""
+        norms = (self.module.attention.output.LayerNorm, self.module.output.LayerNorm)
+        values = [(n.weight, n.bias) if stack is None else stack.values(n) for n in norms]
+        return _apply(rows, *values[0], *values[1], self, packing)
 
     @property
     def heads(self) -> Heads:
@@ -234,10 +247,11 @@ class _Layer(torch.autograd.Function):
         joined, attention = attend(layer.qkv(inputs), packing, heads)
         low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
         middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
-        lower, low_mean, low_scale = _normalised(middle, module.attention.output.LayerNorm, lower_weight, lower_bias)
+        low_eps, up_eps = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps
+        lower, low_mean, low_scale = normalised(middle, lower_weight, lower_bias, low_eps, packing.shares)
         wide = layer.up(lower)
         top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
-        outputs, up_mean, up_scale = _normalised(top, module.output.LayerNorm, upper_weight, upper_bias)
+        outputs, up_mean, up_scale = normalised(top, upper_weight, upper_bias, up_eps, packing.shares)
         saved: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
         if deep:
             saved += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
@@ -282,12 +296,6 @@ def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor
     return torch.addcmul(residual, kept, values, value=rate.scale, out=values), bits
 
 
-def _normalised(inputs: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The outputs, and mean and reciprocal deviation of each row."""
-    outputs, mean, scale = torch.native_layer_norm(inputs, inputs.shape[1:], weight, bias, norm.eps)
-    return outputs, mean, scale
-
-
 def _normalised_back(
     of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
 ) -> tuple[Any, ...]:
@@ -297,7 +305,4 @@ def _normalised_back(
         needs = [needs[0], False, False]
     if not any(needs):
         return None, None, None
-    found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(
-        of.grad, of.inputs, of.inputs.shape[1:], of.mean, of.scale, weight, bias, needs
-    )
-    return found
+    return normalised_back(of.grad, of.inputs, of.mean, of.scale, weight, bias, needs, of.packing.shares)

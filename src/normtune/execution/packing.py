@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import torch
@@ -131,6 +132,7 @@ class Packing:
         rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
             those.
         groups: What attention takes together.
+        shares: Of a batch that candidates share, the rows of each, which lie one after the other; else nothing.
     """
 
     shape: tuple[int, int]
@@ -138,25 +140,34 @@ class Packing:
     lengths: tuple[int, ...]
     rows: Tensor | None
     groups: tuple[Group, ...]
+    shares: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, hidden: Tensor, own: Tensor | None) -> Self:
+    def of(cls, hidden: Tensor, own: Tensor | None, sizes: Sequence[int] = ()) -> Self:
         """The packing of a batch.
 
         Args:
             hidden: The padded batch, of shape (texts, tokens, width).
             own: Of shape (texts, tokens): true where a token is a text's own; None where all are.
+            sizes: Of a batch that candidates share, the texts of each, which are never grouped with another's.
         """
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
         if own is None or sum(known) >= (1 - WASTE) * count * tokens:
-            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, (Group.padded(hidden, own),))
-        order = sorted(range(count), key=lambda text: -known[text])
-        lengths = [known[text] for text in order]
-        groups = tuple(Group.of(sum(lengths[:first]), lengths[first:last], hidden) for first, last in _alike(lengths))
+            whole, shares = (Group.padded(hidden, own),), tuple(size * tokens for size in sizes)
+            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, whole, shares)
+        ends = [*accumulate(sizes or [count])]
+        parts = [sorted(range(start, end), key=lambda text: -known[text]) for start, end in pairwise([0, *ends])]
+        order = [text for part in parts for text in part]
+        lengths, groups = [known[text] for text in order], []
+        for start, part in zip([0, *ends], parts, strict=False):
+            for first, last in _alike([known[text] for text in part]):
+                row = sum(lengths[: start + first])
+                groups.append(Group.of(row, lengths[start + first : start + last], hidden))
         numbers = torch.arange(count * tokens, device=hidden.device).view(count, tokens)
         rows = torch.cat([numbers[text][own[text]] for text in order])
-        return cls((count, tokens), tuple(order), tuple(lengths), rows, groups)
+        shares = tuple(sum(known[text] for text in part) for part in parts) if sizes else ()
+        return cls((count, tokens), tuple(order), tuple(lengths), rows, tuple(groups), shares)
 
     def pack(self, hidden: Tensor) -> Tensor:
         """The rows, of shape (rows, width), of a padded batch of shape (texts, tokens, width), or of rows."""

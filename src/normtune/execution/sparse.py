@@ -10,7 +10,7 @@ As with any weight that torch trains, outputs of before a change can then no lon
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from transformers import PreTrainedModel
 from normtune.errors import ModelError, SelectionError
 from normtune.execution.entries import Entries
 from normtune.execution.packed import Packed
+from normtune.execution.trained import Trained
 from normtune.models.base import Base
 from normtune.models.components import Layout
 from normtune.models.precision import RaisedNorm
 from normtune.selection.selection import Selection
 
 
-class Tuning:
+class Tuning(Trained):
     """A model whose selected entries and head train, and nothing else.
 
     Args:
@@ -82,40 +83,6 @@ class Tuning:
         self._placed.append(packed)
         self.leaves[name] = packed.leaf
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that trains: the leaves, then the head."""
-        yield from self.leaves.values()
-        yield from self.head.values()
-
-    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer: no decay on norms and biases, `weight_decay` on everything else."""
-        by_name = self.base.layout.by_name
-        decayed: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in {**self.leaves, **self.head}.items():
-            place = by_name[name]
-            decayed[not place.norm and place.sub == "weight"].append(parameter)
-        groups = [
-            {"params": decayed[True], "weight_decay": weight_decay},
-            {"params": decayed[False], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
-
-    def values(self) -> dict[str, Tensor]:
-        """Copies of the selected values as they are now: packed vectors, float32, on the CPU, by parameter name."""
-        return {name: leaf.detach().reshape(-1).float().cpu().clone() for name, leaf in self.leaves.items()}
-
-    def head_values(self) -> dict[str, Tensor]:
-        """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""
-        return {name: value.detach().float().cpu().clone() for name, value in self.head.items()}
-
-    def load(self, values: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> None:
-        """Set what trains to `values` and `head`, as `values` and `head_values` gave them."""
-        with torch.no_grad():
-            for name, leaf in self.leaves.items():
-                leaf.copy_(values[name].reshape(leaf.shape))
-            for name, parameter in self.head.items():
-                parameter.copy_(head[name])
-
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
         # Without gradients torch would leave a buffer behind.
@@ -141,7 +108,7 @@ def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:
     """Make the selected normalisations of a lower-precision model float32, so that small updates do not vanish."""
     owners = {place.parameter.rpartition(".")[0] for place in selection if place.norm}
     modules = [model.get_submodule(owner) for owner in sorted(owners)]
-    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype != torch.float32]
+    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype.itemsize < 4]
 
 
 def refuse_sharded(model: nn.Module) -> None:

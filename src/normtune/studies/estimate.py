@@ -17,7 +17,7 @@ from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
 from normtune.studies.plan import CANDIDATES
 from normtune.studies.work import Work
 from normtune.tasks.task import Split
-from normtune.training.session import parts_of
+from normtune.training.parts import parts_of
 
 Source = Literal["records", "trial", "none"]
 

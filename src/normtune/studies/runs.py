@@ -19,6 +19,7 @@ from normtune.training.loop import PrunedError, Tick
 from normtune.training.rates import Grid
 from normtune.training.record import Record
 from normtune.training.session import Session
+from normtune.training.together import Trial
 
 Watch = Callable[[Tick], None]
 
@@ -62,6 +63,10 @@ class Finished:
     cached: bool
 
 
+#: What becomes of a run: it is finished, or dropped, of which there is a record, or its loss stopped being finite.
+Ended = Finished | Record | TrainingError
+
+
 class Runner:
     """Runs cells on a session.
 
@@ -75,6 +80,9 @@ class Runner:
         fail: Told of each run whose loss stopped being finite.
         prune: When clearly lost rates of a cell are dropped early; None never does.
         drop: Told of each run that was dropped, with its record.
+
+    Raises:
+        ConfigError: If rates are to be dropped early that share a pass.
     """
 
     def __init__(
@@ -90,6 +98,8 @@ class Runner:
         prune: Pruning | None = None,
         drop: Callable[[Record], None] = lambda _: None,
     ) -> None:
+        if prune is not None and protocol.together > 1:
+            raise ConfigError("A rate is dropped by what was whole before it; leave out --prune, or --together.")
         self._session, self._protocol, self._aside = session, protocol, aside
         stores = [store, Store(aside / "records") if aside is not None else None]
         self._stores = [known for known in stores if known is not None]
@@ -114,32 +124,67 @@ class Runner:
             tail = "" if len(tried) == 1 else f" So it was at each of the {len(tried)} rates tried."
             raise TrainingError(f"{cell.method} on {cell.data.task.name}: {tried[0]}{tail}")
         best = max(done, key=lambda run: (picked(run.record), -run.record.config.rate))
-        others = [self._try(cell, best.record.config.rate, seed) for seed in cell.seeds[1:]]
+        others = self._several(cell, [(best.record.config.rate, seed) for seed in cell.seeds[1:]])
         return [best, *(run for run in others if isinstance(run, Finished))]
 
-    def _search(self, cell: Cell) -> list[Finished | Record | TrainingError]:
+    def _search(self, cell: Cell) -> list[Ended]:
         """Every rate on the first seed; where lost ones are dropped, each is compared with the whole runs before it."""
-        tried: list[Finished | Record | TrainingError] = []
-        for rate in trial_order(cell.rates) if self._prune else cell.rates:
-            rivals = [run.record for run in tried if isinstance(run, Finished)] if self._prune else []
+        if self._prune is None:
+            return self._several(cell, [(rate, cell.seeds[0]) for rate in cell.rates])
+        tried: list[Ended] = []
+        for rate in trial_order(cell.rates):
+            rivals = [run.record for run in tried if isinstance(run, Finished)]
             tried.append(self._try(cell, rate, cell.seeds[0], rivals))
         return tried
 
-    def _try(
-        self, cell: Cell, rate: float, seed: int, rivals: Sequence[Record] = ()
-    ) -> Finished | Record | TrainingError:
+    def _several(self, cell: Cell, pairs: Sequence[tuple[float, int]]) -> list[Ended]:
+        """Runs at these rates and seeds, as many in one pass as the protocol lets."""
+        size = self._protocol.together
+        if size == 1:
+            return [self._try(cell, rate, seed) for rate, seed in pairs]
+        groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        return [run for group in groups for run in self._group(cell, group)]
+
+    def _group(self, cell: Cell, pairs: Sequence[tuple[float, int]]) -> list[Ended]:
+        """Runs in one pass, of which those that were finished before are left out."""
+        configs = [self._config(cell, rate, seed) for rate, seed in pairs]
+        identities = [self._session.identify(config, cell.data, cell.selection) for config in configs]
+        watches = [self._begin(config) for config in configs]
+        known = [self._known(identity) for identity in identities]
+        new = [number for number, run in enumerate(known) if run is None]
+        trials = [Trial(configs[number], self._checkpoint(identities[number]), watches[number]) for number in new]
+        results = self._session.together(trials, cell.data, selection=cell.selection) if new else []
+        made = {
+            number: self._kept(result, trial.checkpoint)
+            for number, trial, result in zip(new, trials, results, strict=True)
+        }
+        ended = [run or made[number] for number, run in enumerate(known)]
+        return [self._told(config, run) for config, run in zip(configs, ended, strict=True)]
+
+    def _config(self, cell: Cell, rate: float, seed: int) -> RunConfig:
+        return self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol, cell.selection)
+
+    def _checkpoint(self, identity: str) -> Path | None:
+        return None if self._aside is None else self._aside / f"{identity}.safetensors"
+
+    def _try(self, cell: Cell, rate: float, seed: int, rivals: Sequence[Record] = ()) -> Ended:
         """A run, or the record of one that was dropped, or why there is none."""
-        config = self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol, cell.selection)
+        config = self._config(cell, rate, seed)
         identity = self._session.identify(config, cell.data, cell.selection)
         watch = self._begin(config)
-        run = self._known(identity) or (self._dropped(identity, rivals) if rivals else None)
+        run: Ended | None = self._known(identity) or (self._dropped(identity, rivals) if rivals else None)
         if run is None:
             try:
                 run = self._train(config, cell, identity, watch, list(rivals))
             except TrainingError as error:
-                self._fail(config, str(error))
-                return error
-        if isinstance(run, Record):
+                run = error
+        return self._told(config, run)
+
+    def _told(self, config: RunConfig, run: Ended) -> Ended:
+        """What became of a run, after it was said."""
+        if isinstance(run, TrainingError):
+            self._fail(config, str(run))
+        elif isinstance(run, Record):
             self._drop(run)
         else:
             self._end(run)
@@ -163,7 +208,7 @@ class Runner:
     def _train(
         self, config: RunConfig, cell: Cell, identity: str, watch: Watch | None, rivals: list[Record]
     ) -> Finished | Record:
-        checkpoint = None if self._aside is None else self._aside / f"{identity}.safetensors"
+        checkpoint = self._checkpoint(identity)
         rule, primary = self._prune, cell.data.task.primary
         judging = judge(rule, primary, config.protocol.epochs, rivals) if rule and rivals else None
         try:
@@ -175,8 +220,16 @@ class Runner:
             lost = pruned(self._session, config, cell.data, cell.selection, identity, rule, rivals, error)
             self._put(lost, checkpoint)
             return lost
+        return self._finish(record, delta, checkpoint)
+
+    def _kept(self, result: tuple[Record, Delta] | TrainingError | PrunedError, checkpoint: Path | None) -> Ended:
+        assert not isinstance(result, PrunedError)  # a group is never judged
+        return result if isinstance(result, TrainingError) else self._finish(*result, checkpoint)
+
+    def _finish(self, record: Record, delta: Delta, checkpoint: Path | None) -> Finished:
+        """A run that was finished now, of which everything is kept that is to be."""
         if self._aside is not None and self._session.accelerator.is_main_process:
-            file = self._aside / "deltas" / f"{identity}.safetensors"
+            file = self._aside / "deltas" / f"{record.id}.safetensors"
             file.unlink(missing_ok=True)
             delta.save(file)
         self._put(record, checkpoint)

@@ -11,8 +11,9 @@ from normtune.selection.selection import Selection
 from normtune.studies.pruning import pruned_identity, verdict
 from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError
+from normtune.training.parts import facts_of, parts_of
 from normtune.training.record import Counts, Record
-from normtune.training.session import Session, facts_of, parts_of
+from normtune.training.session import Session
 from normtune.versions import versions
 
 

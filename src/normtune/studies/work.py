@@ -31,8 +31,9 @@ from normtune.studies.unfinished import failed, pruned
 from normtune.tasks.suites import load_task
 from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError
+from normtune.training.parts import parts_of
 from normtune.training.record import Record
-from normtune.training.session import Session, parts_of
+from normtune.training.session import Session
 from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]

@@ -1,61 +1,31 @@
 """The training loop: AdamW, warm-up and linear decay, clipping, an evaluation an epoch, the best epoch kept.
 
-It never sees a method's name, only what a `Tuning` trains.
+It never sees a method's name, only what trains. Who computes the passes is not its business either: it says which
+examples it wants one over, and goes on with what the pass gave.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
-from transformers import get_linear_schedule_with_warmup
 
-from normtune.config import Protocol
-from normtune.errors import ConfigError, NormtuneError, TrainingError
-from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
-from normtune.execution.batching import Encoded, buckets
-from normtune.execution.dropping import dropout_of
-from normtune.execution.fused import fused
-from normtune.execution.linear import fast_linear
-from normtune.execution.memory import Memory, memory_of
-from normtune.execution.prefix import Prefix, States
-from normtune.execution.sparse import Tuning
-from normtune.tasks.task import Task
-from normtune.training.checkpoint import (
-    Checkpoint,
-    EpochScore,
-    Progress,
-    pack,
-    random_states,
-    set_random_states,
-    unpack,
-)
+from normtune.errors import NormtuneError, TrainingError
+from normtune.evaluation import score_outputs
+from normtune.execution.batching import buckets
+from normtune.execution.trained import Trained
+from normtune.training.checkpoint import EpochScore, unpack
+from normtune.training.passes import Passed, Passes
+from normtune.training.state import State
 
 #: Seconds between two checkpoints inside an epoch.
 SAVE_EVERY = 30.0
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a training is for.
-
-    Attributes:
-        task: The task, for its loss and metrics.
-        train: The examples to learn from.
-        pick: The examples on which the best epoch is picked.
-    """
-
-    task: Task
-    train: Encoded
-    pick: Encoded
 
 
 @dataclass(frozen=True)
@@ -122,67 +92,39 @@ class Loop:
     """One training, from its start or from its checkpoint to its end.
 
     Args:
-        tuning: What trains.
-        goal: Task and data.
-        protocol: How it is trained.
+        trained: What trains.
+        passes: Passes over task and data, as the protocol says.
         rate: Peak learning rate.
         seed: Seeds the order of the data and dropout.
-        accelerator: Where it runs.
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Told after each step.
         judge: Told after each epoch, and when a training is continued; where it answers no, the training ends.
-        prefix: The frozen prefix of what trains, where the protocol keeps it.
-        memory: What is kept for the backward pass; it changes no number.
-
-    Raises:
-        ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
-            layers fused that keep less memory or mix precisions.
     """
 
     def __init__(
         self,
-        tuning: Tuning,
-        goal: Goal,
-        protocol: Protocol,
+        trained: Trained,
+        passes: Passes,
         *,
         rate: float,
         seed: int,
-        accelerator: Accelerator,
         run: str = "",
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
-        prefix: Prefix | None = None,
-        memory: Memory = "plain",
     ) -> None:
-        self._memory: Memory = memory
-        if prefix is not None and protocol.dropout:
-            raise ConfigError("A prefix is computed once only with dropout off.")
-        plain = tuning.base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
-        if protocol.products != "float32" and not plain:
-            raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
-        if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
-            raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
-        self._prefix = prefix
-        self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
-        self._tuning, self._goal, self._protocol, self._seed = tuning, goal, protocol, seed
-        self._accelerator, self._file, self._watch = accelerator, checkpoint, watch
-        self._judge = judge
-        self._batches = math.ceil(len(goal.train) / protocol.batch_size)
-        self.steps = self._batches * protocol.epochs
-        optimizer = torch.optim.AdamW(tuning.param_groups(protocol.weight_decay), lr=rate, fused=True)
-        warmup = round(self.steps * protocol.warmup_fraction)
-        self._schedule = get_linear_schedule_with_warmup(optimizer, warmup, self.steps)
-        self._trained = list(tuning.parameters())
-        self._model, self._optimizer = accelerator.prepare(tuning.base.model, optimizer)
-        self._loss = loss_of(goal.task)
-        self._progress = Progress(run=run)
-        self._best: dict[str, Tensor] = {}
-        self._started = self._saved = time.monotonic()
+        self.trained, self._passes, self._seed, self._watch, self._judge = trained, passes, seed, watch, judge
+        self._goal, self._protocol = passes.goal, passes.protocol
+        self._batches = math.ceil(len(self._goal.train) / self._protocol.batch_size)
+        self.steps = self._batches * self._protocol.epochs
+        self._state = State(
+            trained, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
+        )
+        self._course = self._courses()
 
     def run(self) -> Outcome:
-        """Train to the end.
+        """Train to the end, with passes of its own.
 
         Returns:
             The best epoch's values, and the curve.
@@ -191,133 +133,120 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        was_training = self._tuning.base.model.training
-        with torch.random.fork_rng(), self._ways():
+        passes, model = self._passes, self.trained.base.model
+        was_training = model.training
+        with torch.random.fork_rng(), passes.ways():
             # Each process drops out on its own; the first draws as a single process would.
-            torch.manual_seed(self._seed + 1_000_003 * self._accelerator.process_index)
-            self._resume()
-            self._ask()
-            while self._progress.epoch < self._protocol.epochs:
-                self._epoch()
-                self._ask()
-        self._tuning.base.model.train(was_training)
-        progress = self._progress
+            torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
+            wanted = self.next()
+            while wanted is not None:
+                wanted = self.next(passes.one(wanted))
+        model.train(was_training)
+        return self.outcome
+
+    def next(self, passed: Passed | None = None) -> np.ndarray | None:
+        """Go on to the next pass.
+
+        Args:
+            passed: What the last one gave; None at the start.
+
+        Returns:
+            Positions of the training examples that a pass is wanted over; None at the end.
+
+        Raises:
+            TrainingError: If loss or gradient stop being finite.
+            PrunedError: If it was judged to be lost.
+        """
+        try:
+            return self._course.send(passed)
+        except StopIteration:
+            return None
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._state.progress.epoch * self._batches + self._state.progress.batch
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it gave, at its end."""
+        progress, best = self._state.progress, self._state.best
         assert progress.best is not None
         return Outcome(
-            values=unpack("values", self._best),
-            head=unpack("head", self._best),
+            values=unpack("values", best),
+            head=unpack("head", best),
             curve=progress.curve,
             best=progress.best,
             steps=self.steps,
             seconds=progress.seconds,
         )
 
-    @contextmanager
-    def _ways(self) -> Iterator[None]:
-        """Within this context the model is computed as the protocol says."""
-        model = self._tuning.base.model
-        with ExitStack() as stack:
-            stack.enter_context(dropout_of(self._protocol.dropout_generator))
-            stack.enter_context(fast_linear(self._protocol.products))
-            if self._protocol.layers == "fused":
-                stack.enter_context(fused(model, self._protocol.products))
-            stack.enter_context(memory_of(model, self._memory))
-            yield
+    def _courses(self) -> Generator[np.ndarray, Passed | None, None]:
+        self._state.resume()
+        self._ask()
+        while self._state.progress.epoch < self._protocol.epochs:
+            yield from self._epoch()
+            self._finish_epoch()
+            self._ask()
 
-    def _epoch(self) -> None:
-        progress = self._progress
-        self._tuning.base.model.train(self._protocol.dropout)
-        order = buckets(self._goal.train.lengths, self._protocol.batch_size, seed=self._seed, epoch=progress.epoch)
-        for indices in order[progress.batch :]:
-            loss = self._step(indices)
-            progress = self._progress
-            self._advance(
-                batch=progress.batch + 1,
-                loss_sum=progress.loss_sum + loss * len(indices),
-                seen=progress.seen + len(indices),
-            )
-            if time.monotonic() - self._saved > SAVE_EVERY:
-                self._save()
-        self._finish_epoch()
+    def _epoch(self) -> Generator[np.ndarray, Passed | None, None]:
+        state, train = self._state, self._goal.train
+        self.trained.base.model.train(self._protocol.dropout)
+        order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
+        for indices in order[state.progress.batch :]:
+            state.advance()
+            passed = yield indices
+            assert passed is not None
+            state.spend(passed.seconds)
+            self._learn(passed.loss, len(indices))
+            if time.monotonic() - state.saved > SAVE_EVERY:
+                state.save()
 
-    def _step(self, indices: np.ndarray) -> float:
-        accelerator, goal = self._accelerator, self._goal
-        assert goal.train.labels is not None
-        mine = indices[accelerator.process_index :: accelerator.num_processes]
-        # Each process takes its share of the batch; the factor makes their mean the batch's mean. A process that
-        # gets none of a short last batch still takes part, with a weight of zero.
-        factor = len(mine) * accelerator.num_processes / len(indices)
-        mine = mine if len(mine) else indices[:1]
-        labels = goal.train.labels[mine].to(accelerator.device)
-        with accelerator.autocast():
-            if self._states is not None:
-                outputs = self._states[0].logits(self._model, mine, accelerator.device)
-            else:
-                outputs = self._model(**goal.train.batch(mine, accelerator.device)).logits
-        loss = self._loss(outputs.float(), labels)
-        share = loss * factor
-        accelerator.backward(share)
-        norm = accelerator.clip_grad_norm_(self._trained, self._protocol.clip)
-        value = float(accelerator.reduce(share.detach(), "mean"))
-        if not (math.isfinite(value) and bool(torch.isfinite(norm))):
-            what = "gradient" if math.isfinite(value) else "loss"
-            raise TrainingError(self._not_finite(what, self._step_number() + 1))
-        rate = self._optimizer.param_groups[0]["lr"]
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad()
-        self._tell(value, rate)
-        return value
+    def _learn(self, loss: float, examples: int) -> None:
+        """Step along the gradient that a pass left.
+
+        Raises:
+            TrainingError: If it, or the loss, is not finite.
+        """
+        state, norm = self._state, self._state.clipped()
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise TrainingError(self._not_finite(what, self.step + 1))
+        self._tell(loss, state.step())
+        progress = state.progress
+        state.advance(
+            batch=progress.batch + 1, loss_sum=progress.loss_sum + loss * examples, seen=progress.seen + examples
+        )
 
     def _finish_epoch(self) -> None:
-        progress = self._progress
-        self._advance()  # the time of the last batches
+        state, primary = self._state, self._goal.task.primary
         scores = self._evaluate()
-        primary = scores[self._goal.task.primary]
-        self._advance()
+        state.advance()
+        progress = state.progress
         point = EpochScore(
             epoch=progress.epoch + 1,
             loss=progress.loss_sum / progress.seen,
             scores=scores,
-            seconds=round(self._progress.seconds, 3),
+            seconds=round(progress.seconds, 3),
         )
         best = progress.best
-        if best is None or primary > progress.curve[best].scores[self._goal.task.primary]:
+        if best is None or scores[primary] > progress.curve[best].scores[primary]:
             best = progress.epoch
-            self._best = self._present()
-        self._advance(
+            state.best = state.present()
+        state.advance(
             epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best
         )
-        self._save()
+        state.save()
 
     def _evaluate(self) -> dict[str, float]:
-        pick = self._goal.pick
-        assert pick.labels is not None
-        outputs = self._outputs(pick, self._states[1] if self._states else None)
+        labels, outputs = self._goal.pick.labels, self._passes.picked()
+        assert labels is not None
         if not np.isfinite(outputs).all():
-            raise TrainingError(self._not_finite("model's output", self._step_number()))
-        return score_outputs(outputs, pick.labels.numpy(), self._goal.task)
-
-    def _outputs(self, encoded: Encoded, states: States | None) -> np.ndarray:
-        tokens = EVAL_TOKENS if self._protocol.layers == "fused" else None
-        return logits(self._tuning.base, encoded, states=states, tokens=tokens)
-
-    def score(self, encoded: Encoded) -> dict[str, float]:
-        """All metrics on `encoded` of the model as it is now, computed in the way that the protocol names."""
-        assert encoded.labels is not None
-        states = None if self._prefix is None else self._prefix.states(encoded)
-        with self._ways():
-            outputs = self._outputs(encoded, states)
-        return score_outputs(outputs, encoded.labels.numpy(), self._goal.task)
+            raise TrainingError(self._not_finite("model's output", self.step))
+        return score_outputs(outputs, labels.numpy(), self._goal.task)
 
     def _not_finite(self, what: str, step: int) -> str:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
-
-    def _present(self) -> dict[str, Tensor]:
-        return {**pack("values", self._tuning.values()), **pack("head", self._tuning.head_values())}
-
-    def _step_number(self) -> int:
-        return self._progress.epoch * self._batches + self._progress.batch
 
     def _ask(self) -> None:
         """Go on only if the judge agrees, who is told the finished epochs.
@@ -325,54 +254,12 @@ class Loop:
         Raises:
             PrunedError: If the training is lost.
         """
-        progress, steps = self._progress, self._progress.epoch * self._batches
+        progress, steps = self._state.progress, self._state.progress.epoch * self._batches
         if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
             raise PrunedError(progress.curve, steps, progress.seconds)
 
     def _tell(self, loss: float, rate: float) -> None:
         if self._watch is not None:
-            progress = self._progress
+            progress = self._state.progress
             best = None if progress.best is None else progress.curve[progress.best].scores[self._goal.task.primary]
-            self._watch(Tick(self._step_number() + 1, self.steps, progress.epoch + 1, loss, best, rate))
-
-    def _advance(self, **changes: object) -> None:
-        now = time.monotonic()
-        seconds = self._progress.seconds + now - self._started
-        self._started = now
-        self._progress = self._progress.model_copy(update={"seconds": seconds, **changes})
-
-    def _save(self) -> None:
-        self._saved = time.monotonic()
-        if self._file is None or not self._accelerator.is_main_process:
-            return
-        tensors = {f"now/{name}": value for name, value in self._present().items()}
-        tensors.update({f"best/{name}": value for name, value in self._best.items()})
-        tensors.update(pack("random", random_states()))
-        for number, parameter in enumerate(self._trained):
-            tensors.update(pack(f"optimizer/{number}", dict(self._optimizer.state[parameter])))
-        self._progress = self._progress.model_copy(update={"schedule": _plain(self._schedule.state_dict())})
-        Checkpoint(self._progress, tensors).save(self._file)
-
-    def _resume(self) -> None:
-        stored = Checkpoint.load(self._file, self._progress.run) if self._file is not None else None
-        if stored is None:
-            return
-        self._progress = stored.progress
-        now = unpack("now", stored.tensors)
-        self._tuning.load(unpack("values", now), unpack("head", now))
-        self._best = unpack("best", stored.tensors)
-        set_random_states(unpack("random", stored.tensors))
-        for number, parameter in enumerate(self._trained):
-            state = unpack(f"optimizer/{number}", stored.tensors)
-            self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
-        self._schedule.load_state_dict(dict(stored.progress.schedule))
-        # The schedule restores its own count; the optimizer's rate is what it last set.
-        for group, rate in zip(self._optimizer.param_groups, stored.progress.schedule["_last_lr"], strict=True):
-            group["lr"] = rate
-
-
-def _plain(state: dict[str, object]) -> dict[str, object]:
-    """The schedule's state without what JSON cannot hold (its functions, which are made anew)."""
-    return {
-        name: value for name, value in state.items() if isinstance(value, (int, float, list, bool)) or value is None
-    }
+            self._watch(Tick(self.step + 1, self.steps, progress.epoch + 1, loss, best, rate))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
+from torch import Tensor
 
 from normtune.config import Protocol, RunConfig, fingerprint
 from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError
+from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.memory import Memory
 from normtune.execution.prefix import Point, Prefix
 from normtune.execution.sparse import Tuning, trained_counts
+from normtune.execution.stack import Stack
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.models.base import Base, load_base
@@ -25,9 +26,12 @@ from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
 from normtune.selection.selection import Selection
 from normtune.tasks.task import Split, Task, TaskData
-from normtune.training.loop import Goal, Judge, Loop, Outcome, Tick
+from normtune.training.loop import Judge, Loop, Outcome, PrunedError, Tick
+from normtune.training.parts import EncodedParts, Parts, facts_of, identities, parts_of
+from normtune.training.passes import Goal, Passes
 from normtune.training.rates import Grid, grid, width_of
-from normtune.training.record import Counts, DataFacts, Record
+from normtune.training.record import Counts, Record
+from normtune.training.together import Together, Trial, check
 from normtune.training.tracking import logged
 from normtune.versions import versions
 
@@ -36,36 +40,6 @@ _SCHEMA = 1
 
 #: Encoded splits that a session keeps.
 _KEPT = 8
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The examples of one run: what it learns from, what picks the epoch, and what is scored at the end."""
-
-    train: Split
-    pick: Split
-    dev: dict[str, Split]
-
-
-def parts_of(data: TaskData, protocol: Protocol) -> Parts:
-    """Cut `data` as `protocol` says.
-
-    Under ``held_out`` the training split's seeded slice picks the epoch, and dev is only scored at the end. Samples and
-    slice depend on the protocol's ``sample_seed``, not on the run's seed.
-
-    Raises:
-        DataError: If a split is missing, empty or unlabelled.
-    """
-    train, dev = data.labelled("train"), data.labelled("dev")
-    scored = {"dev": dev.sample(protocol.max_dev, protocol.sample_seed)}
-    if "dev_mismatched" in data.splits:
-        scored["dev_mismatched"] = data.labelled("dev_mismatched").sample(protocol.max_dev, protocol.sample_seed)
-    if not protocol.held_out:
-        return Parts(train.sample(protocol.max_train, protocol.sample_seed), scored["dev"], scored)
-    order = np.random.default_rng([protocol.sample_seed, 0x4E1D]).permutation(len(train))
-    cut = max(1, round(protocol.held_out * len(train)))
-    rest = train.take(np.sort(order[cut:]))
-    return Parts(rest.sample(protocol.max_train, protocol.sample_seed), train.take(np.sort(order[:cut])), scored)
 
 
 class Session:
@@ -165,7 +139,7 @@ class Session:
             "config": config.model_dump(mode="json", exclude_defaults=True),
             "base": self.base.identity,
             "selection": selection.fingerprint,
-            "data": _identities(parts),
+            "data": identities(parts),
             "device": here["device"],
             "threads": here["threads"],
             "linear": here["linear"],
@@ -201,57 +175,129 @@ class Session:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        parts = parts_of(data, config.protocol)
-        selection = self._selected(config, selection)
-        identity = self._identity(config, data.task, parts, selection)
-        encoded = _Encoded(
+        if config.protocol.together > 1:
+            (result,) = self.together([Trial(config, checkpoint, watch, judge)], data, selection=selection)
+            if isinstance(result, Exception):
+                raise result
+            return result
+        work = self._work(config, data, selection)
+        with ExitStack() as undo:
+            undo.callback(self.base.refresh)
+            undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
+            tuning = Tuning(self.base, work.selection)
+            undo.callback(self.accelerator.free_memory)
+            undo.callback(tuning.undo)
+            before = tuning.values()
+            log = undo.enter_context(logged(self.accelerator, config, work.identity))
+            passes = self._passes(work)
+            loop = Loop(
+                tuning,
+                passes,
+                rate=config.rate,
+                seed=config.seed,
+                run=work.identity,
+                checkpoint=checkpoint,
+                watch=log.watching(watch),
+                judge=log.judging(judge),
+            )
+            outcome = loop.run()
+            tuning.load(outcome.values, outcome.head)
+            record, delta = self._finished(work, passes, outcome, before)
+            log.best(record.scores, outcome.curve[outcome.best].epoch, outcome.steps)
+        return record, delta
+
+    def together(
+        self, trials: Sequence[Trial], data: TaskData, *, selection: Selection | None = None
+    ) -> list[tuple[Record, Delta] | TrainingError | PrunedError]:
+        """Train several runs in lockstep, with one pass a step over the batches of all of them, and score each.
+
+        Args:
+            trials: What to train; their configurations differ in rate and seed alone.
+            data: The task and its data.
+            selection: What trains, as in `run`.
+
+        Returns:
+            For each its record and delta, or why it ended early. The base model is left as it was.
+
+        Raises:
+            ConfigError: If they differ otherwise or are too many, dropout is on, more than LayerNorm trains, or runs
+                are tracked.
+        """
+        check(trials, self.accelerator)
+        works = [self._work(trial.config, data, selection) for trial in trials]
+        with ExitStack() as undo:
+            undo.callback(self.base.refresh)
+            undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), works[0].config.seed).undo)
+            undo.callback(self.accelerator.free_memory)
+            stack = Stack(self.base, works[0].selection)
+            passes = self._passes(works[0], stack)
+            candidates = [stack.candidate(trial.config.seed) for trial in trials]
+            before = candidates[0].values()
+            loops = {
+                candidate: Loop(
+                    candidate,
+                    passes,
+                    rate=trial.config.rate,
+                    seed=trial.config.seed,
+                    run=work.identity,
+                    checkpoint=trial.checkpoint,
+                    watch=trial.watch,
+                    judge=trial.judge,
+                )
+                for candidate, trial, work in zip(candidates, trials, works, strict=True)
+            }
+            results: list[tuple[Record, Delta] | TrainingError | PrunedError] = []
+            outcomes = Together(stack, passes, loops).run()
+            for candidate, work, outcome in zip(candidates, works, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    results.append(outcome)
+                    continue
+                candidate.load(outcome.values, outcome.head)
+                with stack.alone(candidate):
+                    results.append(self._finished(work, passes, outcome, before))
+        return results
+
+    def _work(self, config: RunConfig, data: TaskData, selection: Selection | None) -> _Work:
+        parts, chosen = parts_of(data, config.protocol), self._selected(config, selection)
+        encoded = EncodedParts(
             train=self._encode(parts.train, config.protocol.max_length),
             pick=self._encode(parts.pick, config.protocol.max_length),
             dev={name: self._encode(split, config.protocol.max_length) for name, split in parts.dev.items()},
         )
+        identity = self._identity(config, data.task, parts, chosen)
         reset_peak_memory(self.accelerator.device)
-        with ExitStack() as undo:
-            undo.callback(self.base.refresh)
-            undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
-            tuning = Tuning(self.base, selection)
-            undo.callback(self.accelerator.free_memory)
-            undo.callback(tuning.undo)
-            before = tuning.values()
-            log = undo.enter_context(logged(self.accelerator, config, identity))
-            goal = Goal(data.task, encoded.train, encoded.pick)
-            loop = Loop(
-                tuning,
-                goal,
-                config.protocol,
-                rate=config.rate,
-                seed=config.seed,
-                accelerator=self.accelerator,
-                run=identity,
-                checkpoint=checkpoint,
-                memory=self._memory,
-                watch=log.watching(watch),
-                judge=log.judging(judge),
-                prefix=self._prefix_of(selection) if config.protocol.prefix else None,
-            )
-            outcome = loop.run()
-            tuning.load(outcome.values, outcome.head)
-            # Under a name that says so, what was not scored yet goes the way of the training too.
-            fused = config.protocol.layers == "fused"
-            scores = self._scores(encoded, outcome, data.task, loop.score if fused else None)
-            log.best(scores, outcome.curve[outcome.best].epoch, outcome.steps)
-            delta = self._delta(config, data.task, selection, outcome, identity)
-            counts = Counts.model_validate(trained_counts(self.base.layout, selection))
+        return _Work(config, data, parts, encoded, chosen, identity)
+
+    def _passes(self, work: _Work, stack: Stack | None = None) -> Passes:
+        return Passes(
+            self.base,
+            Goal(work.data.task, work.encoded.train, work.encoded.pick),
+            work.config.protocol,
+            self.accelerator,
+            prefix=self._prefix_of(work.selection) if work.config.protocol.prefix else None,
+            memory=self._memory,
+            stack=stack,
+        )
+
+    def _finished(
+        self, work: _Work, passes: Passes, outcome: Outcome, before: dict[str, Tensor]
+    ) -> tuple[Record, Delta]:
+        """Record and delta of a training, while the model has the values of its best epoch."""
+        config, task = work.config, work.data.task
+        # Under a name that says so, what was not scored yet goes the way of the training too.
+        scores = self._scores(work.encoded, outcome, task, passes.score if config.protocol.layers == "fused" else None)
+        delta = self._delta(config, task, work.selection, outcome, work.identity)
         record = Record(
-            id=identity,
+            id=work.identity,
             status="done",
             config=config,
             base_identity=self.base.identity,
-            selection=selection.fingerprint,
-            counts=counts,
-            outputs=data.task.outputs,
-            data=facts_of(data, parts, encoded.truncated),
-            primary=data.task.primary,
-            score=scores["dev"][data.task.primary],
+            selection=work.selection.fingerprint,
+            counts=Counts.model_validate(trained_counts(self.base.layout, work.selection)),
+            outputs=task.outputs,
+            data=facts_of(work.data, work.parts, work.encoded.truncated),
+            primary=task.primary,
+            score=scores["dev"][task.primary],
             scores=scores,
             best_epoch=outcome.curve[outcome.best].epoch,
             curve=outcome.curve,
@@ -259,7 +305,7 @@ class Session:
             seconds=round(outcome.seconds, 3),
             peak_memory=peak_memory(self.accelerator.device),
             delta_bytes=delta.body_bytes,
-            changes=tuple(changes(selection, before, outcome.values)),
+            changes=tuple(changes(work.selection, before, outcome.values)),
             machine=machine(self.accelerator.device),
             versions=versions(),
         )
@@ -274,7 +320,7 @@ class Session:
 
     def _scores(
         self,
-        encoded: _Encoded,
+        encoded: EncodedParts,
         outcome: Outcome,
         task: Task,
         by: Callable[[Encoded], dict[str, float]] | None,
@@ -310,17 +356,15 @@ class Session:
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """The parts of a run as token numbers."""
+class _Work:
+    """One run that is to be trained."""
 
-    train: Encoded
-    pick: Encoded
-    dev: dict[str, Encoded]
-
-    @property
-    def truncated(self) -> dict[str, int]:
-        """Texts that were cut, by split."""
-        return {"train": self.train.truncated, **{name: part.truncated for name, part in self.dev.items()}}
+    config: RunConfig
+    data: TaskData
+    parts: Parts
+    encoded: EncodedParts
+    selection: Selection
+    identity: str
 
 
 def _mask(selection: Selection) -> str:
@@ -329,23 +373,3 @@ def _mask(selection: Selection) -> str:
 
 def _has_plain_loss(task: Task) -> bool:
     return (task.center, task.scale, task.weights) == (0.0, 1.0, None)
-
-
-def _identities(parts: Parts) -> dict[str, str]:
-    splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
-    return {name: split.identity()[:16] for name, split in splits.items()}
-
-
-def facts_of(data: TaskData, parts: Parts, truncated: Mapping[str, int]) -> DataFacts:
-    """What a run of `parts` of `data` was trained and scored on, of which so many texts were cut, by split."""
-    return DataFacts(
-        source=Path(data.source).name,
-        train=len(parts.train),
-        train_of=len(data.splits["train"]),
-        dev=len(parts.dev["dev"]),
-        dev_of=len(data.splits["dev"]),
-        held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
-        identity=_identities(parts),
-        truncated=dict(truncated),
-        dropped=dict(data.dropped),
-    )
