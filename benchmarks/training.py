@@ -71,6 +71,15 @@ BEST_RATIOS = (
 )
 
 
+#: Ratios of the time of all of a scored training: setting up, every epoch, and an evaluation after each.
+WHOLE_RATIOS = (
+    ("training_vs_peft_run_glue", "peft_run_glue", "ours_paper"),
+    ("training_vs_peft_tuned", "peft_tuned", "ours_paper"),
+    ("best_training_vs_peft_run_glue", "peft_run_glue", "ours_best"),
+    ("best_training_vs_peft_tuned", "peft_tuned", "ours_best"),
+)
+
+
 def main() -> None:
     """Measure what is asked for, and write."""
     parser = argparse.ArgumentParser()
@@ -120,7 +129,8 @@ def score_task(name: str, options: argparse.Namespace) -> None:
 def said(case: str) -> str:
     """What was scored, so that scores of another training under the same name are not taken for its own."""
     what = ours.CASES[case].said if case in ours.CASES else case
-    return f"{what}; {LEARN} examples at most, {SCORE} of dev"
+    schedule = "; no warm-up, no decay" if case in ours.CASES else ""
+    return f"{what}; {LEARN} examples at most, {SCORE} of dev{schedule}"
 
 
 def read(out: str) -> dict[str, Any]:
@@ -203,6 +213,14 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
             found["to_best"][theirs]["seconds"] / found["to_best"][own]["seconds"]
             for found in stored.values()
             if {theirs, own} <= found["to_best"].keys()
+        ]
+        if each:
+            result[f"{name}_geomean"] = statistics.geometric_mean(each)
+    for name, theirs, own in WHOLE_RATIOS:
+        each = [
+            seconds_to(found, theirs, EPOCHS) / seconds_to(found, own, EPOCHS)
+            for found in stored.values()
+            if found["to_best"]
         ]
         if each:
             result[f"{name}_geomean"] = statistics.geometric_mean(each)
