@@ -31,7 +31,7 @@ from normtune.selection.masks import relative_time
 
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 FISHER = Path(__file__).parent.parent / "results" / "fisher"
-TASKS = ("sst2", "stsb")
+TASKS = ("sst2",)
 LAYERS, SEEDS, EPOCHS, EXAMPLES = range(6), (0, 1, 2), 3, 500
 INK, OURS = "#8a8a8a", "#3b7dd8"
 
