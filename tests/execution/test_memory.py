@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import ExitStack
 from typing import get_args
 
@@ -121,6 +122,16 @@ def test_what_hangs_on_a_block_still_runs(memory: Memory, make_model: ModelFacto
     for found, other in zip(step(model, memory, "layernorm", "fast"), wanted, strict=True):
         assert torch.equal(found, other)
     assert seen == blocks
+
+
+@pytest.mark.parametrize(("memory", "let_go"), [("plain", False), ("lean", True), ("light", True)])
+def test_a_block_lets_go_of_its_activation(memory: Memory, let_go: bool, make_model: ModelFactory) -> None:
+    model, made, gone = make_model("bert").train(), [], []
+    layer = model.bert.encoder.layer[0]
+    layer.intermediate.register_forward_hook(lambda *args: made.append(weakref.ref(args[2])))
+    layer.output.LayerNorm.register_forward_pre_hook(lambda *_: gone.append(made[-1]() is None))
+    step(model, memory, "layernorm", "fast")
+    assert gone == [let_go]
 
 
 @pytest.mark.parametrize("memory", ["lean", "light"])

@@ -59,7 +59,10 @@ def normalised_back(
     """
 
     def back(start: Tensor, own: Tensor, *rest: Tensor) -> tuple[Any, Any, Any]:
-        return torch.ops.aten.native_layer_norm_backward(start, own, own.shape[1:], *rest, list(needs))  # type: ignore[no-any-return]
+        found: tuple[Any, Any, Any] = torch.ops.aten.native_layer_norm_backward(
+            start, own, own.shape[1:], *rest, list(needs)
+        )
+        return found
 
     if weight.ndim == 1:
         return back(gradient, rows, mean, scale, weight, bias)
