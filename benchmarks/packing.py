@@ -15,7 +15,8 @@ from harness import alternate, ratio, summary, write
 from torch import Tensor, nn
 
 from normtune.execution import packing
-from normtune.execution.fused import Layer, fusable, fused
+from normtune.execution.fused import fusable, fused
+from normtune.execution.layer import Layer
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base, load_base
 from normtune.selection.expression import select

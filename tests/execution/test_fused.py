@@ -13,7 +13,8 @@ from normtune.config import protocol
 from normtune.errors import ConfigError
 from normtune.execution.dropping import dropout_of
 from normtune.execution.first_token import FAMILIES, last_layer
-from normtune.execution.fused import Layer, fits, fused
+from normtune.execution.fused import fused
+from normtune.execution.layer import Layer, fits
 from normtune.execution.linear import fast_linear
 from normtune.execution.packing import Packing
 from normtune.execution.sparse import Tuning

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from normtune.execution.first_token import can_shorten
-from normtune.execution.fused import NORMS, Normalised, fits, fusable, fused
+from normtune.execution.fused import fusable, fused
+from normtune.execution.layer import NORMS, Normalised, fits
 from normtune.importance.squares import norm_sums
 from normtune.importance.uses import Factor
 
