@@ -24,8 +24,9 @@ Generator = Literal["torch", "fast"]
 #: What the products of frozen linear layers are computed in (`normtune.execution.lowered`).
 Products = Literal["float32", "bfloat16"]
 
-#: How the layers of an encoder are computed: as they come, or each as one operation (`normtune.execution.fused`).
-Layers = Literal["torch", "fused"]
+#: How the layers of an encoder are computed: as they come, each as one operation (`normtune.execution.fused`), or the
+#: same with what lies between its products in C++ (`normtune.execution.compiled`).
+Layers = Literal["torch", "fused", "compiled"]
 
 
 class Protocol(Strict):
@@ -49,6 +50,8 @@ class Protocol(Strict):
             goes in and comes out of them, nothing else. Scores and a prefix are computed in float32 always.
         layers: How an encoder's layers are computed: ``torch``, as they come, or ``fused``: the same but for rounding,
             each one operation, and the last for the first token alone. Dropout is then from the fast generator.
+            ``compiled``: fused, with what lies between the products of a layer in C++, and dropout there from its
+            own generator.
         together: How many candidates (rates and seeds of one task and method) share a pass at most: one forward and
             backward pass over the batches of all of them, which gives each its own training but for rounding. Only
             with dropout off.
@@ -106,7 +109,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
         raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
     if changed.together > 1 and changed.dropout:
         raise ConfigError("Candidates share a pass only with dropout off; add --no-dropout or leave out --together.")
-    if changed.layers == "fused" and changed.dropout and changed.dropout_generator != "fast":
+    if changed.layers != "torch" and changed.dropout and changed.dropout_generator != "fast":
         raise ConfigError("Fused layers draw dropout from the fast generator; add --dropout-generator fast.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from normtune.execution.kernels import kernels
 from normtune.training.record import Record
+from tests.conftest import needs_compiler
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -337,6 +339,23 @@ def test_rates_and_seeds_share_passes(cli: Run, small: list[str], tmp_path: Path
     assert len(found[0]) == 4
     status, _, error = cli(*options, "--together", "2", "--records", tmp_path / "group")
     assert (status, error.count("found in the store")) == (0, 4)
+
+
+@needs_compiler
+def test_layers_are_compiled_where_they_can_be(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("train", "--task", "rte", "--layers", "compiled", *small)
+    status, _, error = cli(*options, "--out", tmp_path / "run")
+    assert status == 0, error
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    kernels.cache_clear()
+    status, text, error = cli(*options, "--out", tmp_path / "other")
+    kernels.cache_clear()
+    assert (status, text) == (1, "")
+    assert error.count("\n") == 1
+    assert "need a C++ compiler, and 'no-such-compiler' is none; use --layers fused." in error
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from normtune.training.passes import Goal, Passes
 from normtune.training.record import Record
 from normtune.training.session import Session
 from normtune.training.together import Together, Trial
+from tests.conftest import needs_compiler
 from tests.training.test_session import TASK, StoppedError, assert_same_delta, comparable, data
 
 #: Rates and seeds: all that candidates differ in.
@@ -107,7 +108,13 @@ def to_float64(trained: Trained) -> None:
         parameter.data = parameter.data.double()
 
 
-@pytest.mark.parametrize(("prefix", "layers"), [(False, "torch"), (True, "torch"), (False, "fused"), (True, "fused")])
+WAYS = [
+    *((prefix, layers) for prefix in (False, True) for layers in ("torch", "fused")),
+    pytest.param(True, "compiled", marks=needs_compiler),
+]
+
+
+@pytest.mark.parametrize(("prefix", "layers"), WAYS)
 def test_in_float64_it_is_so_to_a_billionth(tiny_folder: Path, prefix: bool, layers: str) -> None:
     rules = SMALL.model_copy(update={"prefix": prefix, "layers": layers})
     base = load_base(str(tiny_folder))

@@ -88,7 +88,9 @@ def train(
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="torch, or fused: each layer one operation, the last for the first token alone; faster."),
+        typer.Option(
+            help="torch; fused: each layer one operation, the last for one token; compiled: that in C++, fastest."
+        ),
     ] = None,
     together: Annotated[
         int | None,
@@ -131,8 +133,8 @@ def train(
         raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
     if products not in {None, "float32", "bfloat16"}:
         raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
-    if layers not in {None, "torch", "fused"}:
-        raise ConfigError(f"--layers takes torch or fused; got {layers!r}.")
+    if layers not in {None, "torch", "fused", "compiled"}:
+        raise ConfigError(f"--layers takes torch, fused or compiled; got {layers!r}.")
     if memory not in {"plain", "lean", "light", "layers"}:
         raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
     rate_list, search = rates(lr)
@@ -156,6 +158,7 @@ def train(
     from normtune.commands.outputs import Outputs
     from normtune.commands.watcher import Watcher
     from normtune.config import protocol as make_protocol
+    from normtune.execution.kernels import kernels
     from normtune.models.device import accelerator
     from normtune.studies.runs import Runner
     from normtune.studies.store import Store
@@ -176,6 +179,8 @@ def train(
         layers=layers,
         together=together,
     )
+    if chosen.layers == "compiled":
+        kernels()  # where nothing can be built, nothing is begun
     if rule is not None and chosen.together > 1:
         raise ConfigError("A rate is dropped by what was whole before it; leave out --prune, or --together.")
     if tracked and chosen.together > 1:

@@ -36,20 +36,24 @@ class Frozen:
         self._onednn = self._weight.device.type == "cpu" and own == torch.float32 and linear_backend() == "onednn"
         self._laid_out: dict[tuple[torch.dtype, bool], tuple[Tensor, Tensor | None]] = {}
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Outputs, of shape (rows, outputs), for `inputs` of shape (rows, inputs)."""
-        dtype = self._weight.dtype if torch.is_inference_mode_enabled() else self._dtype
-        return self._product(inputs, dtype, back=False)
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products are computed in now."""
+        return self._weight.dtype if torch.is_inference_mode_enabled() else self._dtype
 
-    def back(self, gradient: Tensor) -> Tensor:
-        """The inputs' gradient, of shape (rows, inputs), from the outputs', of shape (rows, outputs)."""
-        return self._product(gradient, self._dtype, back=True)
+    def __call__(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Outputs, of shape (rows, outputs), for `inputs` of shape (rows, inputs), in `dtype` or that of the inputs."""
+        return self._product(inputs, self.dtype, back=False).to(dtype or inputs.dtype)
+
+    def back(self, gradient: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The inputs' gradient, (rows, inputs), from the outputs', (rows, outputs), in `dtype` or the latter's."""
+        return self._product(gradient, self._dtype, back=True).to(dtype or gradient.dtype)
 
     def _product(self, rows: Tensor, dtype: torch.dtype, *, back: bool) -> Tensor:
         if (dtype, back) not in self._laid_out:
             self._laid_out[dtype, back] = self._lay_out(dtype, back=back)
         weight, bias = self._laid_out[dtype, back]
-        return product(rows.to(dtype), weight, bias, self._onednn).to(rows.dtype)
+        return product(rows.to(dtype), weight, bias, self._onednn)
 
     def _lay_out(self, dtype: torch.dtype, *, back: bool) -> tuple[Tensor, Tensor | None]:
         weight = (self._weight.t() if back else self._weight).to(dtype)

@@ -27,9 +27,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from normtune.config import Products
 from normtune.errors import ConfigError
+from normtune.execution.compiled import CompiledLayer
 from normtune.execution.first_token import FAMILIES, last_layer, reads_first_token
+from normtune.execution.kernels import kernels
 from normtune.execution.layer import Layer, Observer, fits
-from normtune.execution.packing import Packing
+from normtune.execution.packing import WASTE, Packing
 from normtune.execution.stack import Stack
 
 
@@ -39,6 +41,8 @@ def fused(
     products: Products = "float32",
     layers: Mapping[nn.Module, Layer] | None = None,
     stack: Stack | None = None,
+    *,
+    compiled: bool = False,
 ) -> Iterator[None]:
     """Within this context the encoder of `model` is computed as this module says.
 
@@ -51,9 +55,10 @@ def fused(
             (`normtune.execution.lowered`).
         layers: What `fusable` gave for this model, where weights that were laid out once serve several contexts.
         stack: Whose candidates share the model, if any do.
+        compiled: Whether what lies between products is computed in C++ (`normtune.execution.compiled`).
 
     Raises:
-        ConfigError: If the family is built in another way.
+        ConfigError: If the family is built in another way, or nothing can be compiled here.
     """
     config = model.config
     keep_freed()
@@ -61,7 +66,8 @@ def fused(
         known = ", ".join(FAMILIES)
         raise ConfigError(f"Fused layers are known for {known}, not for {config.model_type!r}; leave them out.")
     encoder: Any = model.base_model.encoder
-    encoder.forward = partial(_encode, encoder, fusable(model, products) if layers is None else layers, stack)
+    layers = fusable(model, products, compiled=compiled) if layers is None else layers
+    encoder.forward = partial(_encode, encoder, layers, stack)
     try:
         yield
     finally:
@@ -69,7 +75,11 @@ def fused(
 
 
 def fusable(
-    model: PreTrainedModel, products: Products = "float32", observe: Observer | None = None
+    model: PreTrainedModel,
+    products: Products = "float32",
+    observe: Observer | None = None,
+    *,
+    compiled: bool = False,
 ) -> dict[nn.Module, Layer]:
     """The layers of a BERT-like `model` that fit, as fused ones, with weights as they are now.
 
@@ -77,9 +87,13 @@ def fusable(
         model: The model.
         products: As for `fused`.
         observe: Told of what the gradients of normalisations are made of; these are then not computed.
+        compiled: As for `fused`.
     """
+    if compiled:
+        kernels()
     encoder: Any = model.base_model.encoder
-    return {layer: Layer.of(layer, products, observe) for layer in encoder.layer if fits(layer)}
+    kind = CompiledLayer if compiled else Layer
+    return {layer: kind.of(layer, products, observe) for layer in encoder.layer if fits(layer)}
 
 
 @cache
@@ -108,7 +122,9 @@ def _encode(
     """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
     mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
     own = None if mask is None else mask[:, 0, 0] == 0.0
-    packing = Packing.of(hidden, own, () if stack is None else stack.sizes)
+    compiled = any(isinstance(layer, CompiledLayer) for layer in layers.values())
+    # Attention in C++ goes text by text: for it no padding is too little to be left out.
+    packing = Packing.of(hidden, own, () if stack is None else stack.sizes, 0.0 if compiled else WASTE)
     for number, layer in enumerate(encoder.layer):
         if "forward" in vars(layer):  # what a frozen prefix leaves of its layer
             hidden = layer.forward(packing.pad(hidden), attention_mask)

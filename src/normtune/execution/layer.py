@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,21 @@ from normtune.execution.stack import Stack
 
 #: The parts of a layer that may train.
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
+
+
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+
+
+def unwatched(run: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
+    """`run`, without the modes of torch's that are told of each operation: of these dozens none is theirs to change."""
+
+    @wraps(run)
+    def without_modes(*args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
+        with torch._C.DisableTorchFunction():
+            return run(*args, **kwargs)
+
+    return without_modes
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ class Layer:
     observe: Observer | None = None
 
     @classmethod
-    def of(cls, module: Any, products: Products = "float32", observe: Observer | None = None) -> Layer:
+    def of(cls, module: Any, products: Products = "float32", observe: Observer | None = None) -> Self:
         """The layer with weights as they are now."""
         own = module.attention.self
         return cls(
@@ -97,6 +113,7 @@ class Layer:
             observe,
         )
 
+    @unwatched
     def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:
         """Outputs of shape (rows, width) for such inputs, which lie as `packing` says; normalised as `stack` says."""
         norms = (self.module.attention.output.LayerNorm, self.module.output.LayerNorm)
@@ -147,6 +164,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @unwatched
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
         top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors

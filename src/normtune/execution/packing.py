@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, Self
 
@@ -17,7 +18,8 @@ from torch import Tensor
 #: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
 ROOM = 16
 
-#: A batch of which padding is a smaller part than this stays padded: packing it costs as much as it saves.
+#: A batch of which padding is a smaller part than this stays padded, where attention goes by groups: packing it costs
+#: as much as it saves.
 WASTE = 0.02
 
 #: Texts of so many lengths are grouped by length exactly, which copies least; of more lengths, those are grouped of
@@ -133,6 +135,7 @@ class Packing:
             those.
         groups: What attention takes together.
         shares: Of a batch that candidates share, the rows of each, which lie one after the other; else nothing.
+        padding: Rows that are no text's own.
     """
 
     shape: tuple[int, int]
@@ -141,21 +144,29 @@ class Packing:
     rows: Tensor | None
     groups: tuple[Group, ...]
     shares: tuple[int, ...] = ()
+    padding: int = 0
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """The first row of each text, in their order, and the number of rows at the end: int64."""
+        return torch.tensor([0, *accumulate(self.lengths)])
 
     @classmethod
-    def of(cls, hidden: Tensor, own: Tensor | None, sizes: Sequence[int] = ()) -> Self:
+    def of(cls, hidden: Tensor, own: Tensor | None, sizes: Sequence[int] = (), waste: float = WASTE) -> Self:
         """The packing of a batch.
 
         Args:
             hidden: The padded batch, of shape (texts, tokens, width).
             own: Of shape (texts, tokens): true where a token is a text's own; None where all are.
             sizes: Of a batch that candidates share, the texts of each, which are never grouped with another's.
+            waste: A batch of which padding is a smaller part than this stays padded.
         """
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
-        if own is None or sum(known) >= (1 - WASTE) * count * tokens:
+        padding = count * tokens - sum(known)
+        if own is None or padding == 0 or padding < waste * count * tokens:
             whole, shares = (Group.padded(hidden, own),), tuple(size * tokens for size in sizes)
-            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, whole, shares)
+            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, whole, shares, padding)
         ends = [*accumulate(sizes or [count])]
         parts = [sorted(range(start, end), key=lambda text: -known[text]) for start, end in pairwise([0, *ends])]
         order = [text for part in parts for text in part]

@@ -18,6 +18,7 @@ from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded
 from normtune.execution.dropping import dropout_of
 from normtune.execution.fused import fused
+from normtune.execution.kernels import kernels
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
 from normtune.execution.prefix import Prefix, States
@@ -68,7 +69,7 @@ class Passes:
 
     Raises:
         ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
-            layers fused that keep less memory or mix precisions.
+            layers fused that keep less memory or mix precisions, or compiled where nothing can be.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Passes:
         plain = base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
         if protocol.products != "float32" and not plain:
             raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
-        if protocol.layers == "fused" and (memory != "plain" or accelerator.mixed_precision != "no"):
+        if protocol.layers != "torch" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
+        if protocol.layers == "compiled":
+            kernels()  # without a compiler nothing is begun
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
         self._prefix, self._memory, self._stack = prefix, memory, stack
         self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
@@ -102,8 +105,9 @@ class Passes:
         with ExitStack() as stack:
             stack.enter_context(dropout_of(self.protocol.dropout_generator))
             stack.enter_context(fast_linear(self.protocol.products))
-            if self.protocol.layers == "fused":
-                stack.enter_context(fused(model, self.protocol.products, stack=self._stack))
+            if self.protocol.layers != "torch":
+                compiled = self.protocol.layers == "compiled"
+                stack.enter_context(fused(model, self.protocol.products, stack=self._stack, compiled=compiled))
             stack.enter_context(memory_of(model, self._memory))
             yield
 
@@ -149,5 +153,5 @@ class Passes:
         return score_outputs(outputs, encoded.labels.numpy(), self.goal.task)
 
     def _evaluated(self, encoded: Encoded, states: States | None) -> np.ndarray:
-        tokens = EVAL_TOKENS if self.protocol.layers == "fused" else None
+        tokens = EVAL_TOKENS if self.protocol.layers != "torch" else None
         return logits(self.base, encoded, states=states, tokens=tokens)

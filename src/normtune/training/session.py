@@ -285,7 +285,7 @@ class Session:
         """Record and delta of a training, while the model has the values of its best epoch."""
         config, task = work.config, work.data.task
         # Under a name that says so, what was not scored yet goes the way of the training too.
-        scores = self._scores(work.encoded, outcome, task, passes.score if config.protocol.layers == "fused" else None)
+        scores = self._scores(work.encoded, outcome, task, passes.score if config.protocol.layers != "torch" else None)
         delta = self._delta(config, task, work.selection, outcome, work.identity)
         record = Record(
             id=work.identity,

@@ -1,0 +1,128 @@
+"""Layers as `normtune.execution.layer` has them, with what lies between their products in C++.
+
+Attention of a head stays in the processor's caches, and dropout, the sum that follows and its normalisation are one
+pass (``kernels.cpp``). No probability and no mask is kept for the backward pass: they are computed again, masks from
+their seeds. Dropout has torch's rates to within 2**-32, and other draws than the fast generator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from normtune.execution.kernels import kernels
+from normtune.execution.layer import Layer, unwatched
+from normtune.execution.packing import Packing
+from normtune.execution.stack import Stack
+
+
+class CompiledLayer(Layer):
+    """One layer as one operation, in C++ where its normalisations have one weight each for the whole batch."""
+
+    @unwatched
+    def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:
+        """As `Layer`; the rows have no padding."""
+        if stack is not None or self.observe is not None or packing.padding:
+            return Layer.__call__(self, rows, packing, stack)
+        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
+        return _apply(rows, lower.weight, lower.bias, upper.weight, upper.bias, self, packing.starts)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask of dropout that is never written down.
+
+    Attributes:
+        seed: Of its draws.
+        threshold: Below which part of 2**32 a draw drops what it is for; 0 drops nothing.
+    """
+
+    seed: int
+    threshold: int
+
+    @classmethod
+    def of(cls, module: nn.Dropout) -> Mask:
+        """A mask for `module`, which takes a seed from torch's generator if it drops anything now."""
+        if not module.training or module.p <= 0.0:
+            return cls(0, 0)
+        seed = int(torch.randint(torch.iinfo(torch.int64).max, ()))
+        return cls(seed, min(round(module.p * (1 << 32)), (1 << 32) - 1))
+
+
+class _Layer(torch.autograd.Function):
+    """Over (rows, width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        lower_weight: Tensor,
+        lower_bias: Tensor,
+        upper_weight: Tensor,
+        upper_bias: Tensor,
+        layer: CompiledLayer,
+        starts: Tensor,
+    ) -> Tensor:
+        module, own, ops = layer.module, layer.module.attention.self, kernels()
+        heads = own.num_attention_heads, own.scaling
+        masks = [Mask.of(m.dropout) for m in (own, module.attention.output, module.output)]
+        within, low, up = [(mask.seed, mask.threshold) for mask in masks]
+        qkv = layer.qkv(inputs)
+        attended, sums = ops.attend(qkv, starts, *heads, *within)
+        middle, eps = layer.out(attended), module.attention.output.LayerNorm.eps
+        lower, low_mean, low_scale = ops.join(inputs, middle, lower_weight, lower_bias, eps, *low)
+        wide = layer.up(lower, layer.up.dtype)
+        top, eps = layer.down(ops.gelu(wide), lower.dtype), module.output.LayerNorm.eps
+        outputs, up_mean, up_scale = ops.join(lower, top, upper_weight, upper_bias, eps, *up)
+        saved = [top, up_mean, up_scale, upper_weight]
+        if any(ctx.needs_input_grad[:3]):
+            saved += [wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts]
+        ctx.save_for_backward(*saved)
+        ctx.layer, ctx.heads, ctx.masks = layer, heads, (within, low, up)
+        found: Tensor = outputs
+        return found
+
+    @staticmethod
+    @once_differentiable
+    @unwatched
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layer, (within, low, up), needs, ops = ctx.layer, ctx.masks, ctx.needs_input_grad, kernels()
+        top, up_mean, up_scale, upper_weight, *rest = ctx.saved_tensors
+        to_lower, to_down, *to_upper = _back(grads[0], top, up_mean, up_scale, upper_weight, up, needs[3:5])
+        if not any(needs[:3]):
+            return None, None, None, *to_upper, None, None
+        wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts = rest
+        to_wide = layer.down.back(to_down, wide.dtype)
+        ops.gelu_back(to_wide, wide)
+        to_lower = layer.up.back(to_wide, to_down.dtype).add_(to_lower)
+        to_inputs, to_out, *to_norm = _back(to_lower, middle, low_mean, low_scale, lower_weight, low, needs[1:3])
+        if not needs[0]:
+            return None, *to_norm, *to_upper, None, None
+        to_qkv = ops.attend_back(layer.out.back(to_out), qkv, sums, starts, *ctx.heads, *within)
+        return layer.qkv.back(to_qkv).add_(to_inputs), *to_norm, *to_upper, None, None
+
+
+#: torch leaves `apply` untyped.
+_apply: Callable[..., Tensor] = _Layer.apply
+
+
+def _back(
+    gradient: Tensor,
+    joined: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    mask: tuple[int, int],
+    needs: tuple[bool, bool],
+) -> tuple[Any, ...]:
+    """The gradients of what was added, of what was dropped before it was, and of a normalisation's weight and bias."""
+    to_joined, to_values, *to_norm = kernels().join_back(
+        gradient.contiguous(), joined, mean, scale, weight, *mask, any(needs)
+    )
+    own = [found if needed else None for found, needed in zip(to_norm, needs, strict=True)]
+    return to_joined, to_values if mask[1] else to_joined, *own
