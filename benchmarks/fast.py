@@ -39,9 +39,11 @@ def main() -> None:
         "dropout_torch": step(base, "layernorm", dropout="torch"),
         "dropout_fast": step(base, "layernorm", dropout="fast"),
         "dropout_fused": step(base, "layernorm", dropout="fast", layers="fused"),
+        "dropout_compiled": step(base, "layernorm", dropout="fast", layers="compiled"),
         "no_dropout": step(base, "layernorm"),
         "prefix": step(base, "layernorm", prefix=True),
         "prefix_fused": step(base, "layernorm", prefix=True, layers="fused"),
+        "prefix_compiled": step(base, "layernorm", prefix=True, layers="compiled"),
         "prefix_top_half_fused": step(base, "layernorm@3-", prefix=True, layers="fused"),
         "short": step(base, "layernorm", prefix=True, layers="fused", tokens=SHORT),
         "short_candidates": shared(base, count=CANDIDATES, tokens=SHORT),
@@ -86,7 +88,8 @@ def step(
     def run() -> float:
         tuning = Tuning(base, selection)
         base.model.train(dropout is not None)
-        with dropout_of(dropout or "torch"), fast_linear(), fused(base.model) if layers == "fused" else nullcontext():
+        way = nullcontext() if layers == "torch" else fused(base.model, compiled=layers == "compiled")
+        with dropout_of(dropout or "torch"), fast_linear(), way:
             seconds = timed(once)
         tuning.undo()
         return seconds

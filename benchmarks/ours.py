@@ -42,21 +42,25 @@ class Case:
 #: nor weight decay.
 SCHEDULE: dict[str, Any] = {"name": "benchmark", "warmup_fraction": 0.0, "weight_decay": 0.0}
 
+#: Frozen layers go the fast way in all of them; scores do not tell one way to compute a layer from another.
+_FAST: dict[str, Any] = {**SCHEDULE, "layers": "compiled"}
+_NO_DROPOUT: dict[str, Any] = {**_FAST, "dropout": False, "prefix": True, "products": "bfloat16"}
+
 CASES = {
-    "ours_paper": Case(
-        "ours, dropout as in the paper, all layers", Protocol(**SCHEDULE, dropout_generator="fast", layers="fused")
+    "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(**_FAST, dropout_generator="fast")),
+    "ours_fused": Case(
+        "the same without a compiler", Protocol(**{**_FAST, "layers": "fused"}, dropout_generator="fast")
     ),
     "ours_bfloat16": Case(
-        "the same, frozen products in bfloat16",
-        Protocol(**SCHEDULE, dropout_generator="fast", layers="fused", products="bfloat16"),
-    ),
-    "ours_prefix": Case(
-        "ours, without dropout, all layers, prefix kept",
-        Protocol(**SCHEDULE, dropout=False, prefix=True, layers="fused"),
+        "ours, dropout as in the paper, frozen products in bfloat16",
+        Protocol(**_FAST, dropout_generator="fast", products="bfloat16"),
     ),
     "ours_best": Case(
+        "ours, without dropout, all layers, prefix kept, frozen products in bfloat16", Protocol(**_NO_DROPOUT)
+    ),
+    "ours_top": Case(
         "ours, without dropout, layers 2 to 5 only, prefix kept, frozen products in bfloat16",
-        Protocol(**SCHEDULE, dropout=False, prefix=True, layers="fused", products="bfloat16"),
+        Protocol(**_NO_DROPOUT),
         "layernorm@2-",
     ),
 }
@@ -125,7 +129,7 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float]:
     if CASES[case].protocol.prefix:
         states = Prefix(base, Point.of(base, select(base.layout, CASES[case].selects))).states(dev)
     keeping = now() - started
-    with fused(base.model):
+    with fused(base.model, compiled=CASES[case].protocol.layers == "compiled"):
         started = now()
         logits(base, dev, states=states, tokens=EVAL_TOKENS)
         later = now() - started

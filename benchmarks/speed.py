@@ -23,9 +23,10 @@ from normtune.tasks.task import Split, Task, TaskData
 
 #: Tokens that ``run_glue.py`` pads to, and examples a step.
 LENGTH, BATCH = 128, 32
-#: Examples of an epoch from which batches are drawn, and batches drawn of each case; of what is padded, fewer: they are
-#: all alike.
-DRAWN_FROM, BATCHES, ALIKE = 2048, 4, 2
+#: Examples of an epoch from which batches are drawn, and batches drawn of each case at least; of what is padded, fewer:
+#: they are all alike. Where texts are short, more, of so many tokens a text together, since what an epoch costs beside
+#: its batches would weigh on a few short ones as it does on no real epoch.
+DRAWN_FROM, BATCHES, ALIKE, TOKENS = 2048, 4, 2, 200
 #: Examples of dev.
 DEV = 500
 EVAL_BATCH = 64
@@ -68,6 +69,11 @@ class Setting:
     def regression(self) -> bool:
         """Whether the labels are numbers."""
         return self.task.kind == "regression"
+
+    @property
+    def batches(self) -> int:
+        """How many batches stand for an epoch, where they are not padded alike."""
+        return max(BATCHES, int(TOKENS / self.train.lengths.mean()))
 
     def base(self, seed: int = 0) -> Base:
         """A fresh base model with the task's head."""
@@ -131,7 +137,13 @@ def _setting(task: str) -> Setting:
 def circumstances(rounds: int) -> dict[str, Any]:
     """What makes two measurements comparable."""
     clock = os.environ.get(CLOCK, "wall")
-    return {"rounds": rounds, "threads": torch.get_num_threads(), "clock": clock, "processes": len(PROCESSES)}
+    return {
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        "processes": len(PROCESSES),
+        "tokens": TOKENS,
+    }
 
 
 def _described(setting: Setting, found: Mapping[str, list[Times]]) -> dict[str, Any]:
@@ -163,7 +175,7 @@ def evenly(batches: list[np.ndarray], lengths: np.ndarray, count: int) -> list[n
 
 def peer(setting: Setting, method: str, *, padded: bool) -> Run:
     """A ``transformers.Trainer``."""
-    lengths, count = setting.train.lengths, ALIKE if padded else BATCHES
+    lengths, count = setting.train.lengths, ALIKE if padded else setting.batches
     batches = peers.grouped_batches(lengths, BATCH, seed=0)
     if padded:
         batches = [*np.array_split(np.random.default_rng(0).permutation(len(lengths))[: BATCH * 8], 8)]
@@ -199,8 +211,8 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
 
 def own(setting: Setting, case: str) -> Run:
     """One of ours."""
-    base, lengths = setting.base(), setting.train.lengths
-    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, BATCHES)
+    base, lengths, count = setting.base(), setting.train.lengths, setting.batches
+    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, count)
     train = take(setting.train, np.concatenate(chosen))
     dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 1)))
     one = take(setting.train, np.array([int(lengths.argmin())]))
@@ -212,8 +224,8 @@ def own(setting: Setting, case: str) -> Run:
         # the first one took more, but for the prefix, is setting up.
         clock, started = ours.Clock(), now()
         ours.train(base, setting.task, case, train, one, epochs=2, rate=RATES["layernorm"], seed=0, clock=clock)
-        later = clock.steps[-1] - clock.steps[BATCHES - 1]
-        setup = clock.steps[BATCHES - 1] - started - clock.keeping - later
+        later = clock.steps[-1] - clock.steps[count - 1]
+        setup = clock.steps[count - 1] - started - clock.keeping - later
         if not evaluation:
             evaluation.append(ours.evaluation(base, case, dev))
         scored, again = (seconds / len(dev) for seconds in evaluation[0])
@@ -231,9 +243,8 @@ def _seconds(run: Callable[[], object]) -> float:
 def limit(setting: Setting) -> Run:
     """The bare matrix products, over our batches."""
     lengths = setting.train.lengths
-    shapes = [
-        (BATCH, int(lengths[b].max())) for b in evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, BATCHES)
-    ]
+    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, setting.batches)
+    shapes = [(BATCH, int(lengths[batch].max())) for batch in chosen]
     products = Products(Shape.of(setting.base().model.config))
 
     def run() -> Times:
@@ -241,7 +252,7 @@ def limit(setting: Setting) -> Run:
             started = now()
             for shape in shapes:
                 products.step(*shape)
-            seconds = (now() - started) / (BATCHES * BATCH)
+            seconds = (now() - started) / (len(shapes) * BATCH)
         return 0.0, seconds, seconds, 0.0, 0.0
 
     return run

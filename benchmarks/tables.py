@@ -18,13 +18,14 @@ CASES = {
     "peft_tuned": "PEFT, tuned",
     "full_run_glue": "all entries, padded to 128",
     "ours_paper": "ours",
+    "ours_fused": "ours, without a compiler",
     "ours_bfloat16": "ours, products in bfloat16",
-    "ours_prefix": "ours, no dropout, prefix",
-    "ours_best": "ours, also layers 2 to 5 only, bfloat16",
+    "ours_best": "ours, bfloat16, no dropout, prefix",
+    "ours_top": "ours, also layers 2 to 5 only",
     "products": "bare products",
 }
 WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
-SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_bfloat16", "ours_best")
+SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_bfloat16", "ours_best", "ours_top")
 
 
 def main() -> None:
@@ -204,9 +205,11 @@ STEPS = {
     "dropout_torch": "dropout from torch's generator",
     "dropout_fast": "dropout from the fast generator",
     "dropout_fused": "the same, fused layers",
+    "dropout_compiled": "the same, compiled layers",
     "no_dropout": "no dropout",
     "prefix": "no dropout, prefix, LayerNorm of all six layers",
     "prefix_fused": "the same, fused layers",
+    "prefix_compiled": "the same, compiled layers",
     "prefix_top_half_fused": "no dropout, prefix, fused layers, LayerNorm of layers 3 to 5",
 }
 
