@@ -8,8 +8,7 @@ their seeds. Dropout has torch's rates to within 2**-32, and other draws than th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +32,7 @@ class CompiledLayer(Layer):
         return _apply(rows, lower.weight, lower.bias, upper.weight, upper.bias, self, packing.starts)
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """A mask of dropout that is never written down.
 
     Attributes:
@@ -70,22 +68,21 @@ class _Layer(torch.autograd.Function):
     ) -> Tensor:
         module, own, ops = layer.module, layer.module.attention.self, kernels()
         heads = own.num_attention_heads, own.scaling
-        masks = [Mask.of(m.dropout) for m in (own, module.attention.output, module.output)]
-        within, low, up = [(mask.seed, mask.threshold) for mask in masks]
+        within, low, up = (Mask.of(part.dropout) for part in (own, module.attention.output, module.output))
         qkv = layer.qkv(inputs)
         attended, sums = ops.attend(qkv, starts, *heads, *within)
         middle, eps = layer.out(attended), module.attention.output.LayerNorm.eps
         lower, low_mean, low_scale = ops.join(inputs, middle, lower_weight, lower_bias, eps, *low)
         wide = layer.up(lower, layer.up.dtype)
         top, eps = layer.down(ops.gelu(wide), lower.dtype), module.output.LayerNorm.eps
+        outputs: Tensor
         outputs, up_mean, up_scale = ops.join(lower, top, upper_weight, upper_bias, eps, *up)
         saved = [top, up_mean, up_scale, upper_weight]
         if any(ctx.needs_input_grad[:3]):
             saved += [wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts]
         ctx.save_for_backward(*saved)
         ctx.layer, ctx.heads, ctx.masks = layer, heads, (within, low, up)
-        found: Tensor = outputs
-        return found
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -117,7 +114,7 @@ def _back(
     mean: Tensor,
     scale: Tensor,
     weight: Tensor,
-    mask: tuple[int, int],
+    mask: Mask,
     needs: tuple[bool, bool],
 ) -> tuple[Any, ...]:
     """The gradients of what was added, of what was dropped before it was, and of a normalisation's weight and bias."""
@@ -125,4 +122,4 @@ def _back(
         gradient.contiguous(), joined, mean, scale, weight, *mask, any(needs)
     )
     own = [found if needed else None for found, needed in zip(to_norm, needs, strict=True)]
-    return to_joined, to_values if mask[1] else to_joined, *own
+    return to_joined, to_values if mask.threshold else to_joined, *own

@@ -107,7 +107,7 @@ inline Values<double> exponential(Values<double> x) {
   return x;
 }
 
-// exp(x) for x up to 88, to two units in the last place: 2^n times a polynomial (Moshier's Cephes, expf).
+// exp(x) for x up to 88: 2^n times a polynomial (Moshier's Cephes, expf).
 inline Values<float> exponential(Values<float> x) {
   x = x < -87.0f ? Values<float>{} - 87.0f : x;
   const Values<float> shift = Values<float>{} + 12582912.0f;  // adding it rounds to a whole number
@@ -344,7 +344,7 @@ void for_heads(int64_t texts, int64_t heads, const Each& each) {
 void check(const Tensor& starts, const Tensor& qkv, int64_t heads) {
   TORCH_CHECK(starts.scalar_type() == at::kLong && starts.dim() == 1 && starts.is_contiguous(), "starts: int64 rows");
   TORCH_CHECK(qkv.dim() == 2 && qkv.is_contiguous() && qkv.size(1) % (3 * heads) == 0, "qkv: (rows, three widths)");
-  TORCH_CHECK(starts[-1].item<int64_t>() == qkv.size(0), "starts end with the number of rows");
+  TORCH_CHECK(starts.const_data_ptr<int64_t>()[starts.numel() - 1] == qkv.size(0), "starts end with all rows");
 }
 
 // Attention's outputs, (rows, width), and the logarithm of each row's sum of exponentials, (heads, rows).

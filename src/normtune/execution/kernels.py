@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -47,6 +48,11 @@ def kernels() -> Any:
     return torch.ops.normtune
 
 
+def compiler() -> list[str]:
+    """The C++ compiler that is called, and what it is told in any case; whether it is here is another question."""
+    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
+
+
 def _place() -> Path:
     """Where what is built of this source lies, for this torch and this processor."""
     capability = torch.backends.cpu.get_cpu_capability()
@@ -57,11 +63,10 @@ def _place() -> Path:
 
 def _command() -> list[str]:
     """What builds the source, but for what it is written to."""
-    compiler = os.environ.get("CXX", "c++")
     processor = _PROCESSORS.get(torch.backends.cpu.get_cpu_capability(), ())
     home = Path(torch.__file__).parent
     includes = [f"-I{home / 'include'}", f"-I{home / 'include' / 'torch' / 'csrc' / 'api' / 'include'}"]
-    return [compiler, *_FLAGS, *processor, *includes, str(_SOURCE), f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
+    return [*compiler(), *_FLAGS, *processor, *includes, str(_SOURCE), f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
 
 
 def _build(into: Path) -> None:

@@ -18,7 +18,6 @@ from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded
 from normtune.execution.dropping import dropout_of
 from normtune.execution.fused import fused
-from normtune.execution.kernels import kernels
 from normtune.execution.linear import fast_linear
 from normtune.execution.memory import Memory, memory_of
 from normtune.execution.prefix import Prefix, States
@@ -69,7 +68,7 @@ class Passes:
 
     Raises:
         ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
-            layers fused that keep less memory or mix precisions, or compiled where nothing can be.
+            layers fused that keep less memory or mix precisions.
     """
 
     def __init__(
@@ -90,8 +89,6 @@ class Passes:
             raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
         if protocol.layers != "torch" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
-        if protocol.layers == "compiled":
-            kernels()  # without a compiler nothing is begun
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
         self._prefix, self._memory, self._stack = prefix, memory, stack
         self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
