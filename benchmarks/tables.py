@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from harness import RESULTS
@@ -25,7 +26,11 @@ CASES = {
     "products": "bare products",
 }
 WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
-SCORED = ("full_tuned", "peft_tuned", "ours_paper", "ours_bfloat16", "ours_best", "ours_top")
+SCORED = {
+    "full_tuned": "all entries",
+    "peft_tuned": "PEFT",
+    **{case: CASES[case] for case in ("ours_paper", "ours_bfloat16", "ours_best", "ours_top")},
+}
 
 
 def main() -> None:
@@ -58,23 +63,24 @@ def training() -> str:
 
 
 def scores() -> str:
-    """Best dev score x 100, mean and standard deviation over the seeds, by task and case."""
+    """Best dev score x 100, mean and standard deviation over the seeds, by task and case that was scored."""
+    tasks = {task: found for task, found in read("training")["cases"].items() if "quality" in found}
+    cases = {case: said for case, said in SCORED.items() if any(case in found["quality"] for found in tasks.values())}
     rows = []
-    for task, found in read("training")["cases"].items():
-        row = [f"{task} ({found.get('metric', '')})"]
-        for case in SCORED:
-            curves = found.get("quality", {}).get(case, {})
+    for task, found in tasks.items():
+        row = [f"{task} ({found['metric']})"]
+        for case in cases:
+            curves = found["quality"].get(case, {})
             best = [100 * max(curve) for seed, curve in curves.items() if seed != "said"]
-            row.append(f"{statistics.mean(best):.1f} ± {statistics.stdev(best):.1f}" if len(best) > 1 else "")
-        if any(row[1:]):
-            rows.append(row)
-    return markdown(["task", "all entries", "PEFT", *(CASES[case] for case in SCORED[2:])], rows)
+            row.append(f"{statistics.mean(best):.1f} ± {statistics.stdev(best):.1f}" if best else "")
+        rows.append(row)
+    return markdown(["task", *cases.values()], rows)
 
 
-def ratios() -> str:
-    """Their time over ours, over the tasks measured."""
-    rows = [[name.replace("_", " "), f"{value:.2f}"] for name, value in read("training")["ratios"].items()]
-    return markdown(["", "their time over ours"], rows)
+def named(benchmark: str, head: str) -> str:
+    """A benchmark's ratios, each by its name."""
+    rows = [[name.replace("_", " "), f"{value:.2f}"] for name, value in read(benchmark)["ratios"].items()]
+    return markdown(["", head], rows)
 
 
 def memory() -> str:
@@ -99,12 +105,6 @@ def fisher() -> str:
     order = ["layernorm", "component totals", "all entries"]
     rows.sort(key=lambda row: order.index(row[0]))
     return markdown(["", "task", "mean tokens", *WAYS.values()], rows)
-
-
-def fisher_ratios() -> str:
-    """Their time over ours; and what a mask's step costs of LayerNorm's."""
-    rows = [[name.replace("_", " "), f"{value:.2f}"] for name, value in read("fisher")["ratios"].items()]
-    return markdown(["", "ratio"], rows)
 
 
 def memory_times() -> str:
@@ -226,12 +226,13 @@ def fast() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "scores": scores,
-    "ratios": ratios,
+    "ratios": partial(named, "training", "their time over ours"),
+    "linear": partial(named, "linear", "torch's time over ours"),
     "memory": memory,
     "packing": packing,
     "depth": depth,
     "fisher": fisher,
-    "fisher-ratios": fisher_ratios,
+    "fisher-ratios": partial(named, "fisher", "ratio"),
     "memory-times": memory_times,
     "lowered": lowered,
     "lowered-products": lowered_products,

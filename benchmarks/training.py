@@ -2,8 +2,8 @@
 
 The parts are run apart and gathered in ``results/benchmarks/training.json``::
 
-    python benchmarks/training.py --part speed      # all eight tasks: about 8 minutes on two cores, 3 rounds
-    python benchmarks/training.py --part quality    # five tasks: about 15 minutes on two cores
+    python benchmarks/training.py --part speed      # about 15 minutes on two cores, 3 rounds
+    python benchmarks/training.py --part quality    # hours: by --tasks and --cases, a thread each (--threads 1)
     python benchmarks/training.py --part ratios     # reads, prints
 
 Each is written task by task and case by case; what is there already, measured in the same way, is not measured again
@@ -33,8 +33,6 @@ from quality import EPOCHS, SEEDS, train_and_score
 from speed import BATCH, DEV, LENGTH, PROCESSES, RATES, Setting, circumstances, measure
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-#: Tasks that are scored by default.
-SCORED = ("sst2", "cola", "mrpc", "stsb", "rte")
 #: Examples of dev, for the scores, and examples to learn from: twice as many where texts are short.
 SCORE, LEARN, SHORT = DEV, 500, ("cola", "sst2", "stsb", "qqp")
 #: How the cases' scores are found: by the run of which case. What is computed without a compiler is not scored anew.
@@ -87,7 +85,7 @@ def main() -> None:
     """Measure what is asked for, and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", choices=("speed", "quality", "ratios"), required=True)
-    parser.add_argument("--tasks", default="", help="[default: all eight; five for quality]")
+    parser.add_argument("--tasks", default="", help="[default: all eight]")
     parser.add_argument("--cases", default="", help="only these, of quality")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -96,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    names = options.tasks.split(",") if options.tasks else {"speed": TASKS, "quality": SCORED}.get(options.part, ())
+    names = options.tasks.split(",") if options.tasks else TASKS
     if options.part == "quality":
         for name in names:
             score_task(name, options)
@@ -179,7 +177,7 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         curves = found["quality"].get(scored)
         if curves is None or case not in found["speed"]["cases"]:
             continue
-        by_seed = [curve for seed, curve in curves.items() if seed != "said"]
+        by_seed = by_seeds(curves)
         best = [max(curve) for curve in by_seed]
         epochs = [curve.index(max(curve)) + 1 for curve in by_seed]
         result[case] = {
@@ -192,12 +190,17 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return result
 
 
-def level(found: Mapping[str, Any], case: str, by_seed: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Seconds, and epochs, until the seeds' mean score is no worse than PEFT's ever is, beyond the spread of that.
+def by_seeds(scored: Mapping[str, Any]) -> list[list[float]]:
+    """A case's scores after each epoch, of every seed."""
+    return [curve for seed, curve in scored.items() if seed != "said"]
 
-    PEFT's time to that score is measured in the same way, so it may come before its best one.
+
+def level(found: Mapping[str, Any], case: str, by_seed: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Seconds, and epochs, until the seeds' mean score comes within PEFT's spread of PEFT's best mean; or nothing.
+
+    PEFT's own time is found in the same way, so it may come before its best.
     """
-    peers = [curve for seed, curve in found["quality"].get("peft_tuned", {}).items() if seed != "said"]
+    peers = by_seeds(found["quality"].get("peft_tuned", {}))
     if not peers:
         return {}
     after = [statistics.mean(scores) for scores in zip(*peers, strict=True)]
@@ -233,20 +236,12 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
         if each:
             result[f"{name}_geomean"] = statistics.geometric_mean(each)
     for name, theirs, own in BEST_RATIOS:
-        each = [
-            found["to_best"][theirs]["seconds"] / found["to_best"][own]["seconds"]
-            for found in stored.values()
-            if {theirs, own} <= found["to_best"].keys()
-        ]
-        if each:
-            result[f"{name}_geomean"] = statistics.geometric_mean(each)
-    for name, theirs, own in BEST_RATIOS:
-        both = [(found["to_best"].get(theirs, {}), found["to_best"].get(own, {})) for found in stored.values()]
-        each = [
-            a["level_seconds"] / b["level_seconds"] for a, b in both if "level_seconds" in a and "level_seconds" in b
-        ]
-        if each and len(each) == sum(bool(a) and bool(b) for a, b in both):
-            result[f"{name}_to_one_score_geomean"] = statistics.geometric_mean(each)
+        both = [found["to_best"] for found in stored.values() if {theirs, own} <= found["to_best"].keys()]
+        for suffix, seconds in (("", "seconds"), ("_to_one_score", "level_seconds")):
+            # Where one of them does not reach a score, a mean over the other tasks would hide it.
+            if both and all(seconds in found[theirs] and seconds in found[own] for found in both):
+                each = [found[theirs][seconds] / found[own][seconds] for found in both]
+                result[f"{name}{suffix}_geomean"] = statistics.geometric_mean(each)
     scored = [found for found in stored.values() if found["to_best"]]
     for epochs in (EPOCHS, PAPERS_EPOCHS) if scored else ():
         for name, theirs, own in WHOLE_RATIOS:

@@ -58,8 +58,8 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     return _FastLinear(linear_backend() == "onednn", Lowered() if products == "bfloat16" else None)
 
 
-#: A gradient entry by entry does without the dense product but reads memory badly: above this part of a weight's
-#: entries the dense product is the cheaper one on two cores, or nearly so (``benchmarks/linear.py``).
+#: A gradient entry by entry does without the dense product but reads memory badly: the dense product
+#: becomes the cheaper one between one entry in 512 and one in 64, by processor and version (``benchmarks/linear.py``).
 _SPARSE_BELOW = 1 / 256
 
 
