@@ -15,10 +15,11 @@ from normtune.execution.linear import linear_backend
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Processor, cores, threads, accelerator and the library behind float32 products, for a record."""
+    """For a record: processor, what torch uses of it, cores, threads, accelerator, the library of float32 products."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "device": device.type,

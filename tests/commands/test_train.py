@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.execution import lowered
 from normtune.execution.kernels import kernels
 from normtune.training.record import Record
 from tests.conftest import needs_compiler
@@ -356,6 +357,16 @@ def test_layers_are_compiled_where_they_can_be(
     assert error.count("\n") == 1
     assert "need a C++ compiler, and 'no-such-compiler' is none; use --layers fused." in error
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_bfloat16_that_does_not_pay_off_is_said(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(lowered, "pays_off", lambda: native)
+    status, _, error = cli("train", "--task", "rte", "--products", "bfloat16", "--out", tmp_path / "run", *small)
+    assert status == 0, error
+    assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native
 
 
 def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:

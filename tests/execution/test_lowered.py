@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from normtune.execution.entries import Entries, mark
 from normtune.execution.linear import fast_linear
-from normtune.execution.lowered import Lowered
+from normtune.execution.lowered import Lowered, pays_off
 from normtune.execution.sparse import Tuning
 from normtune.selection.expression import select
 
@@ -118,3 +118,21 @@ def test_any_family_learns_nearly_the_same(family: str, make_base) -> None:
         tuning.undo()
     for exact, low in zip(*found, strict=True):
         assert 0 < (low - exact).norm() <= 0.06 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("known", "pays"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, True),
+        ({"architecture": "x86_64", "amx_bf16": True}, True),
+        ({"architecture": "aarch64"}, True),  # not known to be slow
+    ],
+)
+def test_it_pays_off_where_the_processor_has_such_products(
+    known: dict[str, object], pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert pays_off() is pays
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert pays_off()

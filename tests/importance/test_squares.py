@@ -29,7 +29,7 @@ class Elsewhere(Tensor):
 
 
 class Sizes(TorchDispatchMode):
-    """The size of the largest tensor that anything gave within this context."""
+    """How many numbers the largest tensor holds that anything gave within this context; a view repeats none."""
 
     largest = 0
 
@@ -37,7 +37,8 @@ class Sizes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(value, Tensor):
-                self.largest = max(self.largest, value.numel())
+                held = value.untyped_storage().nbytes() // value.element_size()
+                self.largest = max(self.largest, min(value.numel(), held))
         return result
 
 

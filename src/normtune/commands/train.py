@@ -17,6 +17,7 @@ from normtune.commands.options import (
     Suite,
     Threads,
     Track,
+    notes,
     pruning,
     rates,
     seeds,
@@ -159,6 +160,7 @@ def train(
     from normtune.commands.watcher import Watcher
     from normtune.config import protocol as make_protocol
     from normtune.execution.kernels import kernels
+    from normtune.execution.lowered import pays_off
     from normtune.models.device import accelerator
     from normtune.studies.runs import Runner
     from normtune.studies.store import Store
@@ -202,6 +204,8 @@ def train(
     main = session.accelerator.is_main_process  # of several processes, one writes and speaks
     if main:
         outputs.claim()
+        if chosen.products == "bfloat16" and session.accelerator.device.type == "cpu" and not pays_off():
+            notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
     session.accelerator.wait_for_everyone()
     store = Store(records) if records is not None else None
     results = []

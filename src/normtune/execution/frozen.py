@@ -53,14 +53,20 @@ class Frozen:
         if (dtype, back) not in self._laid_out:
             self._laid_out[dtype, back] = self._lay_out(dtype, back=back)
         weight, bias = self._laid_out[dtype, back]
-        return product(rows.to(dtype), weight, bias, self._onednn)
+        return product(rows.to(dtype), weight, bias, self._laid(dtype))
+
+    def _laid(self, dtype: torch.dtype) -> bool:
+        """Whether oneDNN computes products in `dtype`; it refuses bfloat16 where it would have to emulate it."""
+        bfloat16 = dtype == torch.bfloat16
+        return self._onednn and (not bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
     def _lay_out(self, dtype: torch.dtype, *, back: bool) -> tuple[Tensor, Tensor | None]:
         weight = (self._weight.t() if back else self._weight).to(dtype)
         # Not a tensor of the inference mode that it may be laid out in: trainings use it too.
         with torch.inference_mode(False):
-            laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS) if self._onednn else weight
-            return laid, None if back else self._bias.to(dtype)
+            if self._laid(dtype):
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+            return weight, None if back else self._bias.to(dtype)
 
 
 def _bias(layer: nn.Linear) -> Tensor:

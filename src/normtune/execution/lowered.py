@@ -36,6 +36,13 @@ class Lowered:
         return _apply(inputs, self.of(weight), None if bias is None else self.of(bias))
 
 
+def pays_off() -> bool:
+    """Whether this processor may have products of bfloat16, as AVX512-BF16 and AMX are; emulated ones take longer."""
+    ask: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot tell
+    known = ask()
+    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def can_lower(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these are a float32 layer's, of which nothing trains."""
     parts = (inputs, weight) if bias is None else (inputs, weight, bias)
