@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from normtune.config import protocol
+from normtune.config import Layers, protocol
 from normtune.errors import ConfigError
 from normtune.execution.batching import Encoded, encode
-from normtune.execution.prefix import FAMILIES, Point, Prefix
+from normtune.execution.first_token import FAMILIES
+from normtune.execution.point import Point
+from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.selection.expression import select
 from normtune.training.session import Session
-from tests.conftest import BaseFactory
+from tests.conftest import BaseFactory, needs_compiler
 from tests.training.test_session import data, split
 
 METHODS = ["layernorm", "head", "layernorm@2", "attention.output.LayerNorm@1-", "output.dense@0"]
@@ -29,10 +31,13 @@ def examples(base: Base, seed: int = 1, length: int = 64) -> Encoded:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_outputs_and_gradients_are_those_of_the_whole_model(tiny_base: Base, method: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("layers", ["torch", "fused", pytest.param("compiled", marks=needs_compiler)])
+def test_outputs_and_gradients_are_those_of_the_whole_model(
+    tiny_base: Base, method: str, dtype: torch.dtype, layers: Layers
+) -> None:
     tiny_base.model.to(dtype)
     selection, encoded = select(tiny_base.layout, method), examples(tiny_base)
-    states = Prefix(tiny_base, Point.of(tiny_base, selection)).states(encoded)
+    states = Prefix(tiny_base, Point.of(tiny_base, selection), layers=layers).states(encoded)
     tuning, rows = Tuning(tiny_base, selection), np.array([3, 0, 7, 11])
     whole = tiny_base.model(**encoded.batch(rows)).logits
     short = states.logits(tiny_base.model, rows, torch.device("cpu"))
@@ -45,6 +50,29 @@ def test_outputs_and_gradients_are_those_of_the_whole_model(tiny_base: Base, met
         strict=True,
     ):
         assert (one - two).norm() <= bound * one.norm()
+
+
+@pytest.mark.parametrize("layers", ["fused", pytest.param("compiled", marks=needs_compiler)])
+@pytest.mark.parametrize("method", ["layernorm@1-", "head", "attention.output.LayerNorm@1-"])
+def test_it_is_computed_by_the_layers_that_are_asked_for(tiny_base: Base, method: str, layers: Layers) -> None:
+    """torch's own layers are never called, and what was computed in another way is not taken for it."""
+    point, encoded = Point.of(tiny_base, select(tiny_base.layout, method)), examples(tiny_base)
+    plain = Prefix(tiny_base, point)
+    wanted, called = plain.states(encoded).kept, []
+    for layer in tiny_base.model.bert.encoder.layer:
+        layer.register_forward_pre_hook(lambda *_: called.append(True))
+    prefix = Prefix(tiny_base, point, layers=layers)
+    torch.testing.assert_close(prefix.states(encoded).kept, wanted, rtol=1e-5, atol=1e-5)
+    assert not called
+    assert prefix.key(encoded) != plain.key(encoded)
+
+
+def test_where_fused_layers_do_not_fit_it_is_torchs(tiny_base: Base) -> None:
+    """Only normalisations may train in a fused layer, and the prefix lies below all that does in a training."""
+    point, encoded = Point(2, last_norm=True), examples(tiny_base)
+    wanted = Prefix(tiny_base, point).states(encoded).kept
+    tiny_base.model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.GELU()
+    assert torch.equal(Prefix(tiny_base, point, layers="fused").states(encoded).kept, wanted)
 
 
 def test_the_point_is_the_highest_below_what_trains(tiny_base: Base) -> None:

@@ -13,7 +13,8 @@ from normtune.config import Protocol, protocol
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, TrainingError
 from normtune.execution.batching import encode
-from normtune.execution.prefix import Point, Prefix
+from normtune.execution.point import Point
+from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning
 from normtune.execution.stack import Stack
 from normtune.execution.trained import Trained

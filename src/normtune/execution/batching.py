@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from normtune.errors import DataError
+from normtune.execution.unwatched import unwatched
 from normtune.tasks.task import Split
 
 
@@ -38,11 +40,12 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.fields["input_ids"])
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each example."""
         return np.array([len(ids) for ids in self.fields["input_ids"]], dtype=np.int64)
 
+    @unwatched
     def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The model's inputs for the examples at `indices`, each of shape (len(indices), longest of them)."""
         return {

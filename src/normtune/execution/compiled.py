@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from normtune.execution.kernels import kernels
-from normtune.execution.layer import Layer, unwatched
+from normtune.execution.layer import Forward, Layer, NormValues
 from normtune.execution.packing import Packing
 from normtune.execution.stack import Stack
+from normtune.execution.unwatched import unwatched
 
 
 class CompiledLayer(Layer):
@@ -28,8 +29,14 @@ class CompiledLayer(Layer):
         """As `Layer`; the rows have no padding."""
         if stack is not None or self.observe is not None or packing.padding:
             return Layer.__call__(self, rows, packing, stack)
-        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
-        return _apply(rows, lower.weight, lower.bias, upper.weight, upper.bias, self, packing.starts)
+        return _apply(rows, *self.norm_values, self, packing.starts)
+
+    @unwatched
+    def before_last_norm(self, rows: Tensor, packing: Packing) -> Tensor:
+        """As `Layer`."""
+        if packing.padding:
+            return Layer.before_last_norm(self, rows, packing)
+        return _forward(self, rows, self.norm_values, packing.starts, deep=False).top
 
 
 class Mask(NamedTuple):
@@ -66,23 +73,11 @@ class _Layer(torch.autograd.Function):
         layer: CompiledLayer,
         starts: Tensor,
     ) -> Tensor:
-        module, own, ops = layer.module, layer.module.attention.self, kernels()
-        heads = own.num_attention_heads, own.scaling
-        within, low, up = (Mask.of(part.dropout) for part in (own, module.attention.output, module.output))
-        qkv = layer.qkv(inputs)
-        attended, sums = ops.attend(qkv, starts, *heads, *within)
-        middle, eps = layer.out(attended), module.attention.output.LayerNorm.eps
-        lower, low_mean, low_scale = ops.join(inputs, middle, lower_weight, lower_bias, eps, *low)
-        wide = layer.up(lower, layer.up.dtype)
-        top, eps = layer.down(ops.gelu(wide), lower.dtype), module.output.LayerNorm.eps
-        outputs: Tensor
-        outputs, up_mean, up_scale = ops.join(lower, top, upper_weight, upper_bias, eps, *up)
-        saved = [top, up_mean, up_scale, upper_weight]
-        if any(ctx.needs_input_grad[:3]):
-            saved += [wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts]
-        ctx.save_for_backward(*saved)
-        ctx.layer, ctx.heads, ctx.masks = layer, heads, (within, low, up)
-        return outputs
+        values = lower_weight, lower_bias, upper_weight, upper_bias
+        done = _forward(layer, inputs, values, starts, deep=any(ctx.needs_input_grad[:3]))
+        ctx.save_for_backward(*done.kept)
+        ctx.layer, (ctx.heads, *ctx.masks) = layer, done.ways
+        return done.outputs
 
     @staticmethod
     @once_differentiable
@@ -106,6 +101,25 @@ class _Layer(torch.autograd.Function):
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Layer.apply
+
+
+def _forward(layer: CompiledLayer, inputs: Tensor, values: NormValues, starts: Tensor, *, deep: bool) -> Forward:
+    """The forward pass; if not `deep`, only what the upper normalisation's gradients need is kept."""
+    module, own, ops = layer.module, layer.module.attention.self, kernels()
+    lower_weight, lower_bias, upper_weight, upper_bias = values
+    heads = own.num_attention_heads, own.scaling
+    within, low, up = (Mask.of(part.dropout) for part in (own, module.attention.output, module.output))
+    qkv = layer.qkv(inputs)
+    attended, sums = ops.attend(qkv, starts, *heads, *within)
+    middle, eps = layer.out(attended), module.attention.output.LayerNorm.eps
+    lower, low_mean, low_scale = ops.join(inputs, middle, lower_weight, lower_bias, eps, *low)
+    wide = layer.up(lower, layer.up.dtype)
+    top, eps = layer.down(ops.gelu(wide), lower.dtype), module.output.LayerNorm.eps
+    outputs, up_mean, up_scale = ops.join(lower, top, upper_weight, upper_bias, eps, *up)
+    kept = [top, up_mean, up_scale, upper_weight]
+    if deep:
+        kept += [wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts]
+    return Forward(outputs, top, kept, (heads, within, low, up))
 
 
 def _back(

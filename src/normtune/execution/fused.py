@@ -121,10 +121,7 @@ def _encode(
 ) -> BaseModelOutputWithPastAndCrossAttentions:
     """The encoder's forward pass; the last hidden state is that of the first token, of shape (batch, 1, width)."""
     mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
-    own = None if mask is None else mask[:, 0, 0] == 0.0
-    compiled = any(isinstance(layer, CompiledLayer) for layer in layers.values())
-    # Attention in C++ goes text by text: for it no padding is too little to be left out.
-    packing = Packing.of(hidden, own, () if stack is None else stack.sizes, 0.0 if compiled else WASTE)
+    packing = packing_for(layers, hidden, mask, stack)
     for number, layer in enumerate(encoder.layer):
         if "forward" in vars(layer):  # what a frozen prefix leaves of its layer
             hidden = layer.forward(packing.pad(hidden), attention_mask)
@@ -135,6 +132,23 @@ def _encode(
         else:
             hidden = layer(packing.pad(hidden), attention_mask)
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=packing.pad(hidden))
+
+
+def packing_for(
+    layers: Mapping[nn.Module, Layer], hidden: Tensor, mask: Tensor | None, stack: Stack | None = None
+) -> Packing:
+    """How `layers` take a batch of shape (texts, tokens, width).
+
+    Args:
+        layers: As `fusable` gives them.
+        hidden: The batch.
+        mask: Which tokens may be looked at, as a model gives it to its encoder, or added to scores; None where all may.
+        stack: Whose candidates share the batch, if any do.
+    """
+    own = None if mask is None else _added(mask, hidden.dtype)[:, 0, 0] == 0.0
+    compiled = any(isinstance(layer, CompiledLayer) for layer in layers.values())
+    # Attention in C++ goes text by text: for it no padding is too little to be left out.
+    return Packing.of(hidden, own, () if stack is None else stack.sizes, 0.0 if compiled else WASTE)
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

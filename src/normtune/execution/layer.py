@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +19,10 @@ from normtune.execution.grouped import Heads, attend, attend_back, attended
 from normtune.execution.norms import normalised, normalised_back
 from normtune.execution.packing import Packing
 from normtune.execution.stack import Stack
+from normtune.execution.unwatched import unwatched
 
 #: The parts of a layer that may train.
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
-
-
-_Given = ParamSpec("_Given")
-_Found = TypeVar("_Found")
-
-
-def unwatched(run: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-    """`run`, without the modes of torch's that are told of each operation: of these dozens none is theirs to change."""
-
-    @wraps(run)
-    def without_modes(*args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
-        with torch._C.DisableTorchFunction():
-            return run(*args, **kwargs)
-
-    return without_modes
 
 
 @dataclass(frozen=True)
@@ -80,6 +65,26 @@ def fits(layer: Any) -> bool:
     )
 
 
+#: Weight and bias of a layer's lower normalisation, and of its upper one.
+NormValues = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Forward(NamedTuple):
+    """A layer's forward pass.
+
+    Attributes:
+        outputs: Of shape (rows, width).
+        top: What the upper normalisation was given, of the same shape.
+        kept: What the backward pass needs.
+        ways: What else it needs to know.
+    """
+
+    outputs: Tensor
+    top: Tensor
+    kept: Sequence[Tensor | None]
+    ways: tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer as one operation.
@@ -120,6 +125,17 @@ class Layer:
         values = [(n.weight, n.bias) if stack is None else stack.values(n) for n in norms]
         return _apply(rows, *values[0], *values[1], self, packing)
 
+    @unwatched
+    def before_last_norm(self, rows: Tensor, packing: Packing) -> Tensor:
+        """What the last normalisation is given, of shape (rows, width), for such inputs; it has no gradient."""
+        return _forward(self, rows, self.norm_values, packing, deep=False).top
+
+    @property
+    def norm_values(self) -> NormValues:
+        """Weight and bias of the lower normalisation, and of the upper one."""
+        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
+        return lower.weight, lower.bias, upper.weight, upper.bias
+
     @property
     def heads(self) -> Heads:
         """How attention is computed now."""
@@ -145,22 +161,11 @@ class _Layer(torch.autograd.Function):
         layer: Layer,
         packing: Packing,
     ) -> Tensor:
-        module, heads, deep = layer.module, layer.heads, any(ctx.needs_input_grad[:3])
-        joined, attention = attend(layer.qkv(inputs), packing, heads)
-        low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
-        middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
-        low_eps, up_eps = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps
-        lower, low_mean, low_scale = normalised(middle, lower_weight, lower_bias, low_eps, packing.shares)
-        wide = layer.up(lower)
-        top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
-        outputs, up_mean, up_scale = normalised(top, upper_weight, upper_bias, up_eps, packing.shares)
-        saved: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
-        if deep:
-            saved += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
-            saved += [tensor for group in attention for tensor in group.tensors]
-        ctx.save_for_backward(*saved)
-        ctx.layer, ctx.packing, ctx.heads, ctx.rates = layer, packing, heads, (low_rate, up_rate)
-        return outputs
+        values = lower_weight, lower_bias, upper_weight, upper_bias
+        done = _forward(layer, inputs, values, packing, deep=any(ctx.needs_input_grad[:3]))
+        ctx.save_for_backward(*done.kept)
+        ctx.layer, ctx.packing, (ctx.heads, *ctx.rates) = layer, packing, done.ways
+        return done.outputs
 
     @staticmethod
     @once_differentiable
@@ -188,6 +193,24 @@ class _Layer(torch.autograd.Function):
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Layer.apply
+
+
+def _forward(layer: Layer, inputs: Tensor, values: NormValues, packing: Packing, *, deep: bool) -> Forward:
+    """The forward pass; if not `deep`, only what the upper normalisation's gradients need is kept."""
+    module, heads, (lower_weight, lower_bias, upper_weight, upper_bias) = layer.module, layer.heads, values
+    joined, attention = attend(layer.qkv(inputs), packing, heads)
+    low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
+    middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
+    low_eps, up_eps = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps
+    lower, low_mean, low_scale = normalised(middle, lower_weight, lower_bias, low_eps, packing.shares)
+    wide = layer.up(lower)
+    top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
+    outputs, up_mean, up_scale = normalised(top, upper_weight, upper_bias, up_eps, packing.shares)
+    kept: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
+    if deep:
+        kept += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
+        kept += [tensor for group in attention for tensor in group.tensors]
+    return Forward(outputs, top, kept, (heads, low_rate, up_rate))
 
 
 def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:

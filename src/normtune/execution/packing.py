@@ -15,6 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from normtune.execution.unwatched import unwatched
+
 #: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
 ROOM = 16
 
@@ -63,13 +65,13 @@ class Group:
         return cls(start, tuple(lengths), room, places, sources, mask[:, None, None])
 
     @classmethod
-    def padded(cls, hidden: Tensor, own: Tensor | None) -> Self:
-        """All texts of a padded batch of shape (texts, tokens, width), of which `own`, (texts, tokens), is attended."""
-        count, tokens = hidden.shape[:2]
-        group = cls.of(0, (tokens,) * count, hidden)
+    def padded(cls, shape: tuple[int, int], own: Tensor | None, like: Tensor) -> Self:
+        """All texts of a padded batch, (texts, tokens), of which `own`, of that shape, is attended."""
+        count, tokens = shape
+        group = cls.of(0, (tokens,) * count, like)
         if own is None:
             return group
-        mask = hidden.new_full((count, group.room), -torch.inf)
+        mask = like.new_full((count, group.room), -torch.inf)
         mask[:, :tokens].masked_fill_(own, 0.0)
         return replace(group, mask=mask[:, None, None])
 
@@ -133,7 +135,9 @@ class Packing:
         lengths: Rows of each of them, in that order.
         rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
             those.
-        groups: What attention takes together.
+        like: Nothing, of the batch's dtype and on its device.
+        own: True where a token of the padded batch is a text's own; None where all are.
+        sizes: Of a batch that candidates share, the texts of each; else the number of all.
         shares: Of a batch that candidates share, the rows of each, which lie one after the other; else nothing.
         padding: Rows that are no text's own.
     """
@@ -142,7 +146,9 @@ class Packing:
     texts: tuple[int, ...]
     lengths: tuple[int, ...]
     rows: Tensor | None
-    groups: tuple[Group, ...]
+    like: Tensor
+    own: Tensor | None
+    sizes: tuple[int, ...]
     shares: tuple[int, ...] = ()
     padding: int = 0
 
@@ -151,7 +157,20 @@ class Packing:
         """The first row of each text, in their order, and the number of rows at the end: int64."""
         return torch.tensor([0, *accumulate(self.lengths)])
 
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """What attention takes together; made when it is first asked for, since compiled layers take text by text."""
+        if self.rows is None:
+            return (Group.padded(self.shape, self.own, self.like),)
+        starts, found = [0, *accumulate(self.lengths)], []
+        for begin, end in pairwise([0, *accumulate(self.sizes)]):
+            for first, last in _alike(self.lengths[begin:end]):
+                lengths = self.lengths[begin + first : begin + last]
+                found.append(Group.of(starts[begin + first], lengths, self.like))
+        return tuple(found)
+
     @classmethod
+    @unwatched
     def of(cls, hidden: Tensor, own: Tensor | None, sizes: Sequence[int] = (), waste: float = WASTE) -> Self:
         """The packing of a batch.
 
@@ -164,22 +183,21 @@ class Packing:
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
         padding = count * tokens - sum(known)
+        parts, like = tuple(sizes) or (count,), hidden.new_empty(0)
         if own is None or padding == 0 or padding < waste * count * tokens:
-            whole, shares = (Group.padded(hidden, own),), tuple(size * tokens for size in sizes)
-            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, whole, shares, padding)
-        ends = [*accumulate(sizes or [count])]
-        parts = [sorted(range(start, end), key=lambda text: -known[text]) for start, end in pairwise([0, *ends])]
-        order = [text for part in parts for text in part]
-        lengths, groups = [known[text] for text in order], []
-        for start, part in zip([0, *ends], parts, strict=False):
-            for first, last in _alike([known[text] for text in part]):
-                row = sum(lengths[: start + first])
-                groups.append(Group.of(row, lengths[start + first : start + last], hidden))
-        numbers = torch.arange(count * tokens, device=hidden.device).view(count, tokens)
-        rows = torch.cat([numbers[text][own[text]] for text in order])
-        shares = tuple(sum(known[text] for text in part) for part in parts) if sizes else ()
-        return cls((count, tokens), tuple(order), tuple(lengths), rows, tuple(groups), shares)
+            shares = tuple(size * tokens for size in sizes)
+            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, like, own, parts, shares, padding)
+        order: list[int] = []
+        for begin, end in pairwise([0, *accumulate(parts)]):
+            order += sorted(range(begin, end), key=lambda text: -known[text])
+        lengths, shares = tuple(known[text] for text in order), ()
+        places = torch.tensor(order, device=hidden.device)
+        rows = torch.arange(count * tokens, device=hidden.device).view(count, tokens)[places][own[places]]
+        if sizes:
+            shares = tuple(sum(lengths[begin:end]) for begin, end in pairwise([0, *accumulate(sizes)]))
+        return cls((count, tokens), tuple(order), lengths, rows, like, own, parts, shares)
 
+    @unwatched
     def pack(self, hidden: Tensor) -> Tensor:
         """The rows, of shape (rows, width), of a padded batch of shape (texts, tokens, width), or of rows."""
         if hidden.ndim == 2:
@@ -187,6 +205,7 @@ class Packing:
         flat = hidden.reshape(-1, hidden.shape[-1])
         return flat if self.rows is None else _pick(flat, self.rows)
 
+    @unwatched
     def pad(self, rows: Tensor) -> Tensor:
         """The padded batch, with zeros where nothing is a text's own; what is one already is left as it is."""
         if rows.ndim == 3:

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from normtune.errors import ConfigError
+from normtune.config import Layers
 from normtune.execution.batching import Encoded, by_length
-from normtune.execution.first_token import FAMILIES, first_token, reads_first_token
+from normtune.execution.first_token import first_token, reads_first_token
+from normtune.execution.fused import fusable
 from normtune.execution.linear import fast_linear, linear_backend
+from normtune.execution.point import Point, hidden_at
+from normtune.execution.unwatched import unwatched
 from normtune.models.base import Base
-from normtune.selection.selection import Selection
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -39,36 +40,6 @@ BUDGET = 4 << 30
 _SETS = 6
 
 
-@dataclass(frozen=True)
-class Point:
-    """Where the prefix ends.
-
-    Attributes:
-        layer: The first layer that is computed anew, wholly or from its ``output.LayerNorm`` on.
-        last_norm: Whether only its ``output.LayerNorm`` is.
-    """
-
-    layer: int
-    last_norm: bool
-
-    @classmethod
-    def of(cls, base: Base, selection: Selection) -> Point:
-        """The highest point below everything that `selection` trains.
-
-        Raises:
-            ConfigError: If the family is built in another way, or nothing lies below.
-        """
-        if base.layout.model_type not in FAMILIES or base.model.config.is_decoder:
-            known = ", ".join(FAMILIES)
-            raise ConfigError(f"A prefix is known for {known}, not for {base.layout.model_type!r}; leave it out.")
-        low = [-1 if place.layer is None else place.layer for place in selection if "pooler" not in place.component]
-        layer = min(low, default=base.layout.layers)
-        if layer < 0:
-            raise ConfigError("The selection trains embeddings, so that there is no frozen prefix; leave it out.")
-        own = {place.component for place in selection if place.layer == layer}
-        return cls(layer, own == {"output.LayerNorm"})
-
-
 class Prefix:
     """Hidden states at one point of a base, by example.
 
@@ -76,10 +47,11 @@ class Prefix:
         base: The base model.
         point: Where the prefix ends.
         budget: Bytes that one set of examples may take in memory.
+        layers: How what lies below is computed (`normtune.config.Protocol.layers`), in float32 products always.
     """
 
-    def __init__(self, base: Base, point: Point, budget: int = BUDGET) -> None:
-        self._base, self.point, self._budget = base, point, budget
+    def __init__(self, base: Base, point: Point, budget: int = BUDGET, layers: Layers = "torch") -> None:
+        self._base, self.point, self.layers, self._budget = base, point, layers, budget
         self._body: Any = base.model.base_model
         self._kept: dict[str, tuple[Tensor, np.ndarray]] = {}
         #: How many examples were computed rather than found.
@@ -111,7 +83,7 @@ class Prefix:
 
         It is taken anew whenever it is asked for, since torch does not count changes made through ``.data``.
         """
-        digest = hashlib.sha256(f"{self.point} {linear_backend()} {torch.get_num_threads()}".encode())
+        digest = hashlib.sha256(f"{self.point} {self.layers} {linear_backend()} {torch.get_num_threads()}".encode())
         for parameter in self._below():
             digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -131,14 +103,15 @@ class Prefix:
         width = int(self._base.model.config.hidden_size)
         kept = self._room(int(starts[-1]), width)
         training = self._base.model.training
-        self._base.model.eval()
+        model = self._base.model.eval()
+        layers = None if self.layers == "torch" else fusable(model, compiled=self.layers == "compiled")
         with torch.no_grad(), fast_linear():
             for indices in by_length(encoded.lengths, 64):
                 batch = encoded.batch(indices, self._base.device)
-                hidden = self._until(batch)
+                hidden = hidden_at(model, self.point, batch, layers)
                 for row, number, mask in zip(hidden, indices, batch["attention_mask"].bool(), strict=True):
                     kept[starts[number] : starts[number + 1]] = row[mask].to(kept.device)
-        self._base.model.train(training)
+        model.train(training)
         return kept, starts
 
     def _room(self, tokens: int, width: int) -> Tensor:
@@ -150,27 +123,6 @@ class Prefix:
             return torch.from_file(str(Path(folder) / "states"), shared=True, size=tokens * width, dtype=dtype).view(
                 tokens, width
             )
-
-    def _until(self, batch: dict[str, Tensor]) -> Tensor:
-        found: list[Tensor] = []
-
-        def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found.append(args[0])
-            raise _ReachedError
-
-        layers = self._body.encoder.layer
-        if self.point.layer == len(layers):
-            hidden: Tensor = self._body(**batch).last_hidden_state
-            return hidden
-        layer = layers[self.point.layer]
-        hook = (layer.output.LayerNorm if self.point.last_norm else layer).register_forward_pre_hook(stop)
-        try:
-            self._base.model(**batch)
-        except _ReachedError:
-            pass
-        finally:
-            hook.remove()
-        return found[0]
 
     @contextmanager
     def onward(self, hidden: Tensor) -> Iterator[None]:
@@ -217,11 +169,21 @@ class States:
 
     def logits(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Tensor:
         """The outputs of `model` for the examples at `indices`, computed from the prefix's end on."""
-        rows = [self.kept[self.starts[i] : self.starts[i + 1]] for i in indices]
-        hidden = pad_sequence(rows, batch_first=True, padding_side=self.encoded.side).to(device)
-        with self.prefix.onward(hidden):
+        with self.prefix.onward(self.padded(indices).to(device)):
             outputs: Tensor = model(**self.encoded.batch(indices, device)).logits
         return outputs
+
+    @unwatched
+    def padded(self, indices: np.ndarray) -> Tensor:
+        """Those of the examples at `indices`, filled up with zeros: of shape (examples, longest, width)."""
+        starts = self.starts[indices]
+        lengths = self.starts[indices + 1] - starts
+        longest, ends = int(lengths.max()), lengths.cumsum()
+        within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        first = np.arange(len(indices)) * longest + (longest - lengths if self.encoded.side == "left" else 0)
+        rows, places = (torch.from_numpy(within + np.repeat(place, lengths)) for place in (starts, first))
+        hidden = self.kept.new_zeros(len(indices) * longest, self.kept.shape[1])
+        return hidden.index_copy_(0, places, self.kept.index_select(0, rows)).view(len(indices), longest, -1)
 
 
 def _key(values: Hash, encoded: Encoded) -> str:
@@ -232,7 +194,3 @@ def _key(values: Hash, encoded: Encoded) -> str:
         digest.update(np.asarray([len(value) for value in tokens]).tobytes())
         digest.update(torch.cat(tokens).numpy().tobytes())
     return digest.hexdigest()
-
-
-class _ReachedError(Exception):
-    """The point was reached; nothing above it is computed."""

@@ -16,7 +16,8 @@ from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import score
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.memory import Memory
-from normtune.execution.prefix import Point, Prefix
+from normtune.execution.point import Point
+from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning, trained_counts
 from normtune.execution.stack import Stack
 from normtune.importance.change import changes
@@ -274,7 +275,7 @@ class Session:
             Goal(work.data.task, work.encoded.train, work.encoded.pick),
             work.config.protocol,
             self.accelerator,
-            prefix=self._prefix_of(work.selection) if work.config.protocol.prefix else None,
+            prefix=self._prefix_of(work.selection, work.config.protocol) if work.config.protocol.prefix else None,
             memory=self._memory,
             stack=stack,
         )
@@ -311,11 +312,11 @@ class Session:
         )
         return record, delta
 
-    def _prefix_of(self, selection: Selection) -> Prefix:
+    def _prefix_of(self, selection: Selection, protocol: Protocol) -> Prefix:
         """The frozen prefix below `selection`, kept for the runs that follow: rates, seeds and masks share it."""
         point = Point.of(self.base, selection)
-        if self._prefix is None or self._prefix.point != point:
-            self._prefix = Prefix(self.base, point)
+        if self._prefix is None or (self._prefix.point, self._prefix.layers) != (point, protocol.layers):
+            self._prefix = Prefix(self.base, point, layers=protocol.layers)
         return self._prefix
 
     def _scores(

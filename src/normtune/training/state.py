@@ -12,6 +12,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
 from normtune.execution.trained import Trained
+from normtune.execution.unwatched import unwatched
 from normtune.training.checkpoint import Checkpoint, Progress, pack, random_states, set_random_states, unpack
 
 
@@ -49,11 +50,13 @@ class State:
         self.best: dict[str, Tensor] = {}
         self.saved = self._counted = time.monotonic()
 
+    @unwatched
     def clipped(self) -> Tensor:
         """Clip the gradient; its norm before that."""
         norm: Tensor = self._accelerator.clip_grad_norm_(self._parameters, self._clip)
         return norm
 
+    @unwatched
     def step(self) -> float:
         """One step of the optimizer along the gradient, which is then gone, at the learning rate returned."""
         rate = float(self._optimizer.param_groups[0]["lr"])
