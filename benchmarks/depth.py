@@ -1,7 +1,8 @@
 """What leaving out low layers costs and saves: time and score of LayerNorm from each layer on, its Fisher share beside.
 
-With the prefix kept, the lowest layer that trains decides what a step costs. Run ``NORMTUNE_CLOCK=cpu OMP_NUM_THREADS=1
-python benchmarks/depth.py`` with ``NORMTUNE_DATA`` naming a GLUE folder: about four minutes a task. Tasks that are
+With the prefix kept, the lowest layer that trains decides what a step costs, whether only each layer's output norm
+trains above it or its attention's too. Run ``NORMTUNE_CLOCK=cpu OMP_NUM_THREADS=1 python benchmarks/depth.py`` with
+``NORMTUNE_DATA`` naming a GLUE folder: about ten minutes a task. Tasks that are
 measured already are left as they are (``--again`` measures anew). It writes ``results/benchmarks/depth.json`` and the
 docs' figure.
 """
@@ -31,9 +32,14 @@ from normtune.selection.masks import relative_time
 
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 FISHER = Path(__file__).parent.parent / "results" / "fisher"
-TASKS = ("sst2",)
+TASKS = ("sst2", "stsb")
 LAYERS, SEEDS, EPOCHS, EXAMPLES = range(6), (0, 1, 2), 3, 500
-INK, OURS = "#8a8a8a", "#3b7dd8"
+#: What trains from a layer's output norm on: the figure's colour, its name there, and the expression.
+WAYS = {
+    "output": ("#3b7dd8", "output norms", "layernorm@{0}-"),
+    "both": ("#c2571a", "both norms", "layernorm@{0}- + attention.output.LayerNorm@{1}-"),
+}
+INK = "#8a8a8a"
 
 
 def main() -> None:
@@ -57,25 +63,33 @@ def main() -> None:
 def measure(task: str) -> dict[str, Any]:
     """By layer: the best dev score of each seed, and seconds a step of the same; the layers take turns."""
     setting = Setting.of(glue(task), EXAMPLES, DEV)
-    result: dict[str, Any] = {
-        str(layer): {"score": [], "step": [], "products": relative_time(setting.base().layout, layer)}
-        for layer in LAYERS
+    layers: dict[str, Any] = {
+        str(layer): {
+            "products": relative_time(setting.base().layout, layer),
+            "fisher": share,
+            **{way: {"score": [], "step": []} for way in ways(layer)},
+        }
+        for layer, share in zip(LAYERS, information(task), strict=True)
     }
     for seed in SEEDS:
         for layer in LAYERS:
-            score, step = train(setting, layer, seed)
-            result[str(layer)]["score"].append(score)
-            result[str(layer)]["step"].append(step)
+            for way in ways(layer):
+                score, step = train(setting, WAYS[way][2].format(layer, layer + 1), seed)
+                layers[str(layer)][way]["score"].append(score)
+                layers[str(layer)][way]["step"].append(step)
         print(task, "seed", seed, flush=True)
-    for layer, share in enumerate(information(task)):
-        result[str(layer)]["fisher"] = share
-    return {"metric": setting.task.primary, "examples": len(setting.train), "dev": len(setting.dev), "layers": result}
+    return {"metric": setting.task.primary, "examples": len(setting.train), "dev": len(setting.dev), "layers": layers}
 
 
-def train(setting: Setting, layer: int, seed: int) -> tuple[float, float]:
-    """The best dev score of one training from `layer` on, and the median over epochs of its seconds a step."""
+def ways(layer: int) -> tuple[str, ...]:
+    """The keys of `WAYS` that differ from this layer on: the last one's attention lies below its output norm."""
+    return tuple(WAYS) if layer < LAYERS[-1] else ("output",)
+
+
+def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
+    """The best dev score of one training of what `selects` says, and the median over epochs of its seconds a step."""
     clock, epochs = ours.Clock(), EPOCHS
-    way = ours.Case("", Protocol(name="b", dropout=False, prefix=True, layers="fused"), f"layernorm@{layer}-")
+    way = ours.Case("", Protocol(name="b", dropout=False, prefix=True, layers="fused"), selects)
     outcome = ours.train(
         setting.base(seed),
         setting.task,
@@ -103,13 +117,14 @@ def information(task: str) -> list[float]:
     return [round(sum(each[layer:]) / sum(each), 4) for layer in LAYERS]
 
 
-def parts(found: dict[str, Any]) -> list[float]:
-    """By layer the median over seeds of a step's time over that of all layers with the same seed."""
-    whole = found["layers"]["0"]["step"]
-    return [
-        statistics.median(step / all_layers for step, all_layers in zip(row["step"], whole, strict=True))
-        for row in found["layers"].values()
-    ]
+def parts(found: dict[str, Any], way: str) -> dict[int, float]:
+    """By layer the median over seeds of a step's time over that of all layers' output norms with the same seed."""
+    whole = found["layers"]["0"]["output"]["step"]
+    return {
+        int(layer): statistics.median(step / every for step, every in zip(row[way]["step"], whole, strict=True))
+        for layer, row in found["layers"].items()
+        if way in row
+    }
 
 
 def draw(found: dict[str, Any]) -> None:
@@ -126,19 +141,23 @@ def draw(found: dict[str, Any]) -> None:
         _panel(panel, measured)
         panel.set_title(task, fontsize=9)
     axes[0][0].set_ylabel("best dev score x 100")
-    figure.supxlabel("time of a step, all layers = 1", fontsize=9, color=INK)
+    axes[0][0].legend(frameon=False, loc="lower right", fontsize=8, labelcolor=INK)
+    figure.supxlabel("time of a step, output norms of all layers = 1", fontsize=9, color=INK)
     target = ASSETS / "depth.svg"
     figure.savefig(target, metadata={"Date": None}, transparent=True)
     print(target)
 
 
 def _panel(panel: Axes, measured: dict[str, Any]) -> None:
-    times, rows = parts(measured), measured["layers"].values()
-    means = [100 * statistics.mean(row["score"]) for row in rows]
-    spreads = [100 * statistics.stdev(row["score"]) for row in rows]
-    panel.errorbar(times, means, spreads, fmt="o-", color=OURS, markersize=3.5, linewidth=1.2, capsize=2)
-    for layer, (time, mean) in enumerate(zip(times, means, strict=True)):
-        panel.annotate(f"{layer}-", (time, mean), (4, -10), textcoords="offset points", fontsize=8, color=INK)
+    for way, (colour, name, _) in WAYS.items():
+        times = parts(measured, way)
+        scores = [[100 * score for score in measured["layers"][str(layer)][way]["score"]] for layer in times]
+        means, spreads = [statistics.mean(each) for each in scores], [statistics.stdev(each) for each in scores]
+        look: dict[str, Any] = {"fmt": "o-", "markersize": 3.5, "linewidth": 1.2, "capsize": 2}
+        panel.errorbar([*times.values()], means, spreads, color=colour, label=name, **look)
+        below = -11 if way == "output" else 5
+        for (layer, time), mean in zip(times.items(), means, strict=True):
+            panel.annotate(f"{layer}-", (time, mean), (3, below), textcoords="offset points", fontsize=8, color=colour)
     panel.set_xlim(0, 1.1)
     panel.grid(color=INK, alpha=0.25)
 

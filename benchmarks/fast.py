@@ -19,7 +19,8 @@ from normtune.execution.batching import Encoded
 from normtune.execution.dropping import dropout_of
 from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear
-from normtune.execution.prefix import Point, Prefix
+from normtune.execution.point import Point
+from normtune.execution.prefix import Prefix
 from normtune.execution.sparse import Tuning
 from normtune.execution.stack import Share, Stack
 from normtune.models.base import Base, load_base

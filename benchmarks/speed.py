@@ -29,7 +29,8 @@ LENGTH, BATCH = 128, 32
 DRAWN_FROM, BATCHES, ALIKE, TOKENS = 2048, 4, 2, 200
 #: Examples of dev.
 DEV = 500
-EVAL_BATCH = 64
+#: Examples a batch in the Trainer's evaluation, and batches that stand for all of dev.
+EVAL_BATCH, EVAL_BATCHES = 64, 2
 RATES = {"layernorm": 1e-2, "full": 1e-4}
 
 
@@ -143,6 +144,7 @@ def circumstances(rounds: int) -> dict[str, Any]:
         "clock": clock,
         "processes": len(PROCESSES),
         "tokens": TOKENS,
+        "evaluated": EVAL_BATCH * EVAL_BATCHES,
     }
 
 
@@ -173,6 +175,11 @@ def evenly(batches: list[np.ndarray], lengths: np.ndarray, count: int) -> list[n
     return [whole[order[place]] for place in places]
 
 
+def dev_batches(lengths: np.ndarray) -> list[np.ndarray]:
+    """Batches that stand for all of dev, by length: a Trainer that groups by length evaluates so too."""
+    return evenly(by_length(lengths, EVAL_BATCH), lengths, EVAL_BATCHES)
+
+
 def peer(setting: Setting, method: str, *, padded: bool) -> Run:
     """A ``transformers.Trainer``."""
     lengths, count = setting.train.lengths, ALIKE if padded else setting.batches
@@ -181,11 +188,10 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
         batches = [*np.array_split(np.random.default_rng(0).permutation(len(lengths))[: BATCH * 8], 8)]
     chosen = evenly(batches, lengths, count)
     numbers = np.concatenate(chosen)
-    dev_order = np.random.default_rng(1).permutation(len(setting.dev))[:EVAL_BATCH]
     train = peers.items(setting.train, numbers, regression=setting.regression, padded=LENGTH if padded else None)
-    dev = peers.items(setting.dev, dev_order, regression=setting.regression, padded=LENGTH if padded else None)
+    scored = np.concatenate(dev_batches(setting.dev.lengths))
+    dev = peers.items(setting.dev, scored, regression=setting.regression, padded=LENGTH if padded else None)
     model = peers.peer_model(setting.base(), method)
-    evaluation: list[float] = []
 
     def run() -> Times:
         clock = peers.Clock()
@@ -202,9 +208,9 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
         trainer.train()
         setup = clock.times[0] - started
         epoch = (clock.times[-1] - clock.times[0]) / len(train)
-        if not evaluation:
-            evaluation.append(_seconds(lambda: peers.predictions(trainer, dev)) / len(dev))
-        return setup, epoch, epoch, evaluation[0], evaluation[0]
+        peers.predictions(trainer, dev[:1])
+        scored = _seconds(lambda: peers.predictions(trainer, dev)) / len(dev)
+        return setup, epoch, epoch, scored, scored
 
     return run
 
@@ -214,10 +220,8 @@ def own(setting: Setting, case: str) -> Run:
     base, lengths, count = setting.base(), setting.train.lengths, setting.batches
     chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, count)
     train = take(setting.train, np.concatenate(chosen))
-    dev = take(setting.dev, np.concatenate(evenly(by_length(setting.dev.lengths, EVAL_BATCH), setting.dev.lengths, 1)))
+    dev = take(setting.dev, np.concatenate(dev_batches(setting.dev.lengths)))
     one = take(setting.train, np.array([int(lengths.argmin())]))
-
-    evaluation: list[tuple[float, float]] = []
 
     def run() -> Times:
         # Each epoch is followed by the evaluation of a single example. The second one has what the first one kept; what
@@ -226,9 +230,7 @@ def own(setting: Setting, case: str) -> Run:
         ours.train(base, setting.task, case, train, one, epochs=2, rate=RATES["layernorm"], seed=0, clock=clock)
         later = clock.steps[-1] - clock.steps[count - 1]
         setup = clock.steps[count - 1] - started - clock.keeping - later
-        if not evaluation:
-            evaluation.append(ours.evaluation(base, case, dev))
-        scored, again = (seconds / len(dev) for seconds in evaluation[0])
+        scored, again = (seconds / len(dev) for seconds in ours.evaluation(base, case, dev))
         return max(setup, 0.0), (later + clock.keeping) / len(train), later / len(train), scored, again
 
     return run

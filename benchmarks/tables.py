@@ -14,23 +14,13 @@ from typing import Any
 
 from harness import RESULTS
 
-CASES = {
+PEERS = {
     "peft_run_glue": "PEFT, padded to 128",
     "peft_tuned": "PEFT, tuned",
     "full_run_glue": "all entries, padded to 128",
-    "ours_paper": "ours",
-    "ours_fused": "ours, without a compiler",
-    "ours_bfloat16": "ours, products in bfloat16",
-    "ours_best": "ours, bfloat16, no dropout, prefix",
-    "ours_top": "ours, also layers 2 to 5 only",
-    "products": "bare products",
 }
+SCORED = {"full_tuned": "all entries", "peft_tuned": "PEFT"}
 WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
-SCORED = {
-    "full_tuned": "all entries",
-    "peft_tuned": "PEFT",
-    **{case: CASES[case] for case in ("ours_paper", "ours_bfloat16", "ours_best", "ours_top")},
-}
 
 
 def main() -> None:
@@ -51,30 +41,48 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def training() -> str:
-    """Milliseconds an example of a later epoch, by task and case."""
-    rows = []
-    for task, found in read("training")["cases"].items():
-        if "speed" in found:
-            speed = found["speed"]
-            each = {c: statistics.median(v["epoch"]) / speed["examples"] * 1e3 for c, v in speed["cases"].items()}
-            rows.append([task, f"{speed['mean_tokens']:.0f}", *(f"{each[case]:.1f}" for case in CASES)])
-    return markdown(["task", "mean tokens", *CASES.values()], rows)
+def training(name: str) -> str:
+    """Milliseconds an example of a later epoch, by case and task."""
+    record = read(name)
+    speeds = {task: found["speed"] for task, found in record["cases"].items() if "speed" in found}
+    rows = [["tokens a text", *(f"{speed['mean_tokens']:.0f}" for speed in speeds.values())]]
+    for case, said in {**PEERS, **record["said"], "products": "bare products"}.items():
+        each = [1e3 * statistics.median(speed["cases"][case]["epoch"]) / speed["examples"] for speed in speeds.values()]
+        rows.append([said, *(f"{milliseconds:.1f}" for milliseconds in each)])
+    return markdown(["milliseconds an example", *speeds], rows)
 
 
-def scores() -> str:
-    """Best dev score x 100, mean and standard deviation over the seeds, by task and case that was scored."""
-    tasks = {task: found for task, found in read("training")["cases"].items() if "quality" in found}
-    cases = {case: said for case, said in SCORED.items() if any(case in found["quality"] for found in tasks.values())}
+def scores(name: str) -> str:
+    """Best dev score x 100, mean and standard deviation over the seeds, by case that was scored and task."""
+    record = read(name)
+    tasks = {task: found for task, found in record["cases"].items() if "quality" in found}
     rows = []
-    for task, found in tasks.items():
-        row = [f"{task} ({found['metric']})"]
-        for case in cases:
+    for case, said in {**SCORED, **record["said"]}.items():
+        row = []
+        for found in tasks.values():
             curves = found["quality"].get(case, {})
-            best = [100 * max(curve) for seed, curve in curves.items() if seed != "said"]
+            best = [100 * max(curve) for seed, curve in curves.items() if seed.isdecimal()]
             row.append(f"{statistics.mean(best):.1f} ± {statistics.stdev(best):.1f}" if best else "")
-        rows.append(row)
-    return markdown(["task", *cases.values()], rows)
+        if any(row):
+            rows.append([said, *row])
+    return markdown(["score x 100", *(f"{task} ({found['metric']})" for task, found in tasks.items())], rows)
+
+
+def ratios(name: str) -> str:
+    """Their time over ours, geometric means over the tasks, by case of ours."""
+    record = read(name)
+    rows = []
+    for case, said in record["said"].items():
+        own = case.removeprefix("ours_")
+        epoch, best = ("", "to_best_") if own == "paper" else (f"{own}_epoch_", f"{own}_")
+        keys = [f"{epoch}vs_{peer}" for peer in ("peft_run_glue", "peft_tuned", "full")]
+        keys += [f"{best}vs_{peer}{to}" for to in ("", "_to_one_score") for peer in ("peft_run_glue", "peft_tuned")]
+        found = [record["ratios"].get(f"{key}_geomean") for key in keys]
+        rows.append([said, *("" if value is None else f"{value:.2f}" for value in found)])
+    peers = ("PEFT, padded", "PEFT, tuned")
+    head = [*(f"epoch: {peer}" for peer in (*peers, "all entries, padded"))]
+    head += [f"to {score}: {peer}" for score in ("best score", "one score") for peer in peers]
+    return markdown(["their time over ours", *head], rows)
 
 
 def named(benchmark: str, head: str) -> str:
@@ -124,19 +132,19 @@ def depth() -> str:
     """Time of a step, share of Fisher information and score, by task and lowest layer that trains."""
     rows = []
     for task, found in read("depth")["cases"].items():
-        whole = found["layers"]["0"]["step"]
+        whole = found["layers"]["0"]["output"]["step"]
         for layer, row in found["layers"].items():
-            part = statistics.median(step / every for step, every in zip(row["step"], whole, strict=True))
-            score = [100 * value for value in row["score"]]
-            spread = f"{statistics.mean(score):.1f} ± {statistics.stdev(score):.1f}"
-            rows.append([
-                f"{task}, {layer} on",
-                f"{part:.2f}",
-                f"{row['products']:.2f}",
-                f"{row['fisher']:.2f}",
-                spread,
-            ])
-    return markdown(["task, layers", "time of a step", "by products", "Fisher information", "score x 100"], rows)
+            shown = [f"{task}, {layer} on", f"{row['products']:.2f}", f"{row['fisher']:.2f}"]
+            for way in ("output", "both"):
+                if way not in row:
+                    shown += ["", ""]
+                    continue
+                steps, score = row[way]["step"], [100 * value for value in row[way]["score"]]
+                part = statistics.median(step / every for step, every in zip(steps, whole, strict=True))
+                shown += [f"{part:.2f}", f"{statistics.mean(score):.1f} ± {statistics.stdev(score):.1f}"]
+            rows.append(shown)
+    head = ("by products", "Fisher information", "time", "score x 100", "time, both norms", "score x 100, both norms")
+    return markdown(["task, layers", *head], rows)
 
 
 def lowered() -> str:
@@ -224,9 +232,12 @@ def fast() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "training": training,
-    "scores": scores,
+    "training": partial(training, "training"),
+    "scores": partial(scores, "training"),
     "ratios": partial(named, "training", "their time over ours"),
+    "training-avx2": partial(training, "training_avx2"),
+    "scores-avx2": partial(scores, "training_avx2"),
+    "ratios-avx2": partial(ratios, "training_avx2"),
     "linear": partial(named, "linear", "torch's time over ours"),
     "memory": memory,
     "packing": packing,

@@ -6,13 +6,14 @@ The parts are run apart and gathered in ``results/benchmarks/training.json``::
     python benchmarks/training.py --part quality    # hours: by --tasks and --cases, a thread each (--threads 1)
     python benchmarks/training.py --part ratios     # reads, prints
 
-Each is written task by task and case by case; what is there already, measured in the same way, is not measured again
-(``--again`` does). ``NORMTUNE_DATA`` names a GLUE folder. **speed**: an epoch's seconds, from a sample of each case's
-own batches of an epoch, evenly over their lengths; the cases take turns, and a ratio is the median over rounds of two
-cases' times in the same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same
-scores, so one set of runs serves both ways to run PEFT, and both to train the whole model, which is scored if it is
-asked for (``--cases full_tuned``). The time to the best score is that of setting up and of the epochs up to it, each
-with an evaluation of dev.
+``--out training_avx2`` gathers those of a processor without bfloat16. Each is written task by task and case by case;
+what is there already, measured in the same way, is not measured again (``--again`` does). ``NORMTUNE_DATA`` names a
+GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own batches of an epoch, evenly over their
+lengths, and an evaluation's; the cases take turns, and a ratio is the median over rounds of two cases' times in the
+same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same scores, so one set
+of runs serves both ways to run PEFT, and both to train the whole model, which is scored if it is asked for (``--cases
+full_tuned``). The time to the best score is that of setting up and of the epochs up to it, each with an evaluation of
+dev.
 """
 
 from __future__ import annotations
@@ -42,41 +43,29 @@ SCORED_BY = {
     "full_run_glue": "full_tuned",
     **{name: name for name in ours.CASES if name != "ours_fused"},
 }
+#: Peers' cases by what ratios' names call them, and ours by what these begin with; "" has the paper's semantics.
+PEERS = {"peft_run_glue": "peft_run_glue", "peft_tuned": "peft_tuned", "full": "full_run_glue"}
+OURS = {"": "ours_paper", **{name.removeprefix("ours_"): name for name in ours.CASES if name != "ours_paper"}}
 #: Ratios of an epoch's time: name, theirs, ours.
 EPOCH_RATIOS = (
-    ("vs_peft_run_glue", "peft_run_glue", "ours_paper"),
-    ("vs_peft_tuned", "peft_tuned", "ours_paper"),
-    ("vs_full", "full_run_glue", "ours_paper"),
-    ("best_epoch_vs_peft_run_glue", "peft_run_glue", "ours_best"),
-    ("best_epoch_vs_peft_tuned", "peft_tuned", "ours_best"),
-    ("best_epoch_vs_full", "full_run_glue", "ours_best"),
-    ("bfloat16_vs_peft_run_glue", "peft_run_glue", "ours_bfloat16"),
-    ("bfloat16_vs_peft_tuned", "peft_tuned", "ours_bfloat16"),
-    ("fused_vs_peft_run_glue", "peft_run_glue", "ours_fused"),
-    ("fused_vs_peft_tuned", "peft_tuned", "ours_fused"),
-    ("top_epoch_vs_peft_run_glue", "peft_run_glue", "ours_top"),
-    ("top_epoch_vs_peft_tuned", "peft_tuned", "ours_top"),
+    *(
+        (f"{name}_epoch_vs_{peer}" if name else f"vs_{peer}", theirs, own)
+        for name, own in OURS.items()
+        for peer, theirs in PEERS.items()
+    ),
     ("share_of_matmul_limit", "products", "ours_paper"),
     ("best_share_of_matmul_limit", "products", "ours_best"),
 )
 #: Ratios of the time to the best score.
-BEST_RATIOS = (
-    ("to_best_vs_peft_run_glue", "peft_run_glue", "ours_paper"),
-    ("to_best_vs_peft_tuned", "peft_tuned", "ours_paper"),
-    ("bfloat16_to_best_vs_peft_run_glue", "peft_run_glue", "ours_bfloat16"),
-    ("bfloat16_to_best_vs_peft_tuned", "peft_tuned", "ours_bfloat16"),
-    ("best_vs_peft_run_glue", "peft_run_glue", "ours_best"),
-    ("best_vs_peft_tuned", "peft_tuned", "ours_best"),
-    ("best_vs_full", "full_run_glue", "ours_best"),
+BEST_RATIOS = tuple(
+    (f"{name or 'to_best'}_vs_{peer}", theirs, own) for name, own in OURS.items() for peer, theirs in PEERS.items()
 )
-
 #: Ratios of the time of whole trainings, setting up and an evaluation after each epoch included, for epochs of a scored
 #: training and of the paper's.
-WHOLE_RATIOS = (
-    ("vs_peft_run_glue", "peft_run_glue", "ours_paper"),
-    ("vs_peft_tuned", "peft_tuned", "ours_paper"),
-    ("best_vs_peft_run_glue", "peft_run_glue", "ours_best"),
-    ("best_vs_peft_tuned", "peft_tuned", "ours_best"),
+WHOLE_RATIOS = tuple(
+    (f"{name}_vs_{peer}" if name else f"vs_{peer}", PEERS[peer], OURS[name])
+    for name in ("", "best")
+    for peer in ("peft_run_glue", "peft_tuned")
 )
 PAPERS_EPOCHS = 20
 
@@ -90,7 +79,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="measure what is there too")
-    parser.add_argument("--out", default="training")
+    parser.add_argument("--scores-from", default="", help="a record of another machine, whose float32 scores serve")
+    parser.add_argument("--out", default="training", help="the record; [default: that of a processor with bfloat16]")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
@@ -121,9 +111,13 @@ def score_task(name: str, options: argparse.Namespace) -> None:
     size = {"metric": setting.task.primary, "learn": len(setting.train), "score": len(setting.dev)}
     found = read(options.out).get(name, {}).get("quality", {})
     quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case, learn)}
+    elsewhere = read(options.scores_from).get(name, {}).get("quality", {}) if options.scores_from else {}
     scored = [case for case in dict.fromkeys(SCORED_BY.values()) if not case.startswith("full")]
     for case in options.cases.split(",") if options.cases else scored:
-        if options.again or case not in quality:
+        if elsewhere.get(case, {}).get("said") == said(case, learn):
+            quality[case] = {**elsewhere[case], "from": options.scores_from}
+            keep(options.out, name, {**size, "quality": quality})
+        elif options.again or case not in quality:
             quality[case] = {"said": said(case, learn), **train_and_score(setting, case)}
             keep(options.out, name, {**size, "quality": quality})
 
@@ -192,7 +186,7 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def by_seeds(scored: Mapping[str, Any]) -> list[list[float]]:
     """A case's scores after each epoch, of every seed."""
-    return [curve for seed, curve in scored.items() if seed != "said"]
+    return [curve for seed, curve in scored.items() if seed.isdecimal()]
 
 
 def level(found: Mapping[str, Any], case: str, by_seed: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -231,15 +225,18 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
         each = [
             ratio(found["speed"]["cases"][theirs]["epoch"], found["speed"]["cases"][own]["epoch"])
             for found in stored.values()
-            if "measured" in found.get("speed", {})
+            if {theirs, own} <= found.get("speed", {}).get("cases", {}).keys()
         ]
         if each:
             result[f"{name}_geomean"] = statistics.geometric_mean(each)
     for name, theirs, own in BEST_RATIOS:
         both = [found["to_best"] for found in stored.values() if {theirs, own} <= found["to_best"].keys()]
+        # Where a task lacks one of them, a mean over the others would be another one than its neighbours.
+        if not both or len(both) < len(stored):
+            continue
         for suffix, seconds in (("", "seconds"), ("_to_one_score", "level_seconds")):
             # Where one of them does not reach a score, a mean over the other tasks would hide it.
-            if both and all(seconds in found[theirs] and seconds in found[own] for found in both):
+            if all(seconds in found[theirs] and seconds in found[own] for found in both):
                 each = [found[theirs][seconds] / found[own][seconds] for found in both]
                 result[f"{name}{suffix}_geomean"] = statistics.geometric_mean(each)
     scored = [found for found in stored.values() if found["to_best"]]
