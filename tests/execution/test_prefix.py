@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from normtune.config import Layers, protocol
 from normtune.errors import ConfigError
@@ -73,6 +74,15 @@ def test_where_fused_layers_do_not_fit_it_is_torchs(tiny_base: Base) -> None:
     wanted = Prefix(tiny_base, point).states(encoded).kept
     tiny_base.model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.GELU()
     assert torch.equal(Prefix(tiny_base, point, layers="fused").states(encoded).kept, wanted)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> None:
+    states = Prefix(tiny_base, Point(1, last_norm=False)).states(replace(examples(tiny_base), side=side))
+    numbers = np.array([5, 0, 11, 5])
+    own = [states.kept[states.starts[i] : states.starts[i + 1]] for i in numbers]
+    assert len({len(rows) for rows in own}) > 1
+    assert torch.equal(states.padded(numbers), pad_sequence(own, batch_first=True, padding_side=side))
 
 
 def test_the_point_is_the_highest_below_what_trains(tiny_base: Base) -> None:
