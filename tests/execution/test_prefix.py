@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from normtune.config import Layers, protocol
 from normtune.errors import ConfigError
+from normtune.execution import layer as fused_layer
 from normtune.execution.batching import Encoded, encode
 from normtune.execution.first_token import FAMILIES
 from normtune.execution.point import Point
@@ -55,16 +55,21 @@ def test_outputs_and_gradients_are_those_of_the_whole_model(
 
 @pytest.mark.parametrize("layers", ["fused", pytest.param("compiled", marks=needs_compiler)])
 @pytest.mark.parametrize("method", ["layernorm@1-", "head", "attention.output.LayerNorm@1-"])
-def test_it_is_computed_by_the_layers_that_are_asked_for(tiny_base: Base, method: str, layers: Layers) -> None:
+def test_it_is_computed_by_the_layers_that_are_asked_for(
+    tiny_base: Base, method: str, layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch's own layers are never called, and what was computed in another way is not taken for it."""
     point, encoded = Point.of(tiny_base, select(tiny_base.layout, method)), examples(tiny_base)
     plain = Prefix(tiny_base, point)
     wanted, called = plain.states(encoded).kept, []
     for layer in tiny_base.model.bert.encoder.layer:
         layer.register_forward_pre_hook(lambda *_: called.append(True))
+    attended, attend = [], fused_layer.attend
+    monkeypatch.setattr(fused_layer, "attend", lambda *args: attended.append(True) or attend(*args))
     prefix = Prefix(tiny_base, point, layers=layers)
     torch.testing.assert_close(prefix.states(encoded).kept, wanted, rtol=1e-5, atol=1e-5)
     assert not called
+    assert bool(attended) == (layers == "fused")
     assert prefix.key(encoded) != plain.key(encoded)
 
 
@@ -78,11 +83,12 @@ def test_where_fused_layers_do_not_fit_it_is_torchs(tiny_base: Base) -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> None:
-    states = Prefix(tiny_base, Point(1, last_norm=False)).states(replace(examples(tiny_base), side=side))
-    numbers = np.array([5, 0, 11, 5])
-    own = [states.kept[states.starts[i] : states.starts[i + 1]] for i in numbers]
-    assert len({len(rows) for rows in own}) > 1
-    assert torch.equal(states.padded(numbers), pad_sequence(own, batch_first=True, padding_side=side))
+    encoded = replace(examples(tiny_base), side=side)
+    states, numbers = Prefix(tiny_base, Point(1, last_norm=False)).states(encoded), np.array([5, 0, 11, 5])
+    padded, own = states.padded(numbers), encoded.batch(numbers)["attention_mask"].bool()
+    assert not own.all()
+    assert torch.equal(padded[own], torch.cat([states.kept[states.starts[i] : states.starts[i + 1]] for i in numbers]))
+    assert not padded[~own].any()
 
 
 def test_the_point_is_the_highest_below_what_trains(tiny_base: Base) -> None:
@@ -108,6 +114,16 @@ def test_a_whole_training_is_that_without_prefix_and_rates_and_seeds_share_it(ti
         assert fast.score == plain.score
         for name, value in values.values.items():
             assert (value - others.values[name]).norm() <= 1e-5 * value.norm()
+
+
+def test_a_session_computes_it_anew_for_other_layers(tiny_folder: Path) -> None:
+    session, found = Session(str(tiny_folder)), []
+    for layers in ("torch", "fused", "fused"):
+        chosen = protocol("small", epochs=1, batch_size=8, prefix=True, layers=layers)
+        session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())
+        found.append(session._prefix)
+    assert [prefix.layers for prefix in found if prefix is not None] == ["torch", "fused", "fused"]
+    assert found[1] is found[2]
 
 
 def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from normtune.config import Layers
 from normtune.execution.batching import Encoded, by_length
@@ -176,14 +177,8 @@ class States:
     @unwatched
     def padded(self, indices: np.ndarray) -> Tensor:
         """Those of the examples at `indices`, filled up with zeros: of shape (examples, longest, width)."""
-        starts = self.starts[indices]
-        lengths = self.starts[indices + 1] - starts
-        longest, ends = int(lengths.max()), lengths.cumsum()
-        within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-        first = np.arange(len(indices)) * longest + (longest - lengths if self.encoded.side == "left" else 0)
-        rows, places = (torch.from_numpy(within + np.repeat(place, lengths)) for place in (starts, first))
-        hidden = self.kept.new_zeros(len(indices) * longest, self.kept.shape[1])
-        return hidden.index_copy_(0, places, self.kept.index_select(0, rows)).view(len(indices), longest, -1)
+        rows = [self.kept[self.starts[i] : self.starts[i + 1]] for i in indices]
+        return pad_sequence(rows, batch_first=True, padding_side=self.encoded.side)
 
 
 def _key(values: Hash, encoded: Encoded) -> str:
