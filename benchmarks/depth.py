@@ -2,9 +2,8 @@
 
 With the prefix kept, the lowest layer that trains decides what a step costs, whether only each layer's output norm
 trains above it or its attention's too. Run ``NORMTUNE_CLOCK=cpu OMP_NUM_THREADS=1 python benchmarks/depth.py`` with
-``NORMTUNE_DATA`` naming a GLUE folder: about ten minutes a task. Tasks that are
-measured already are left as they are (``--again`` measures anew). It writes ``results/benchmarks/depth.json`` and the
-docs' figure.
+``NORMTUNE_DATA`` naming a GLUE folder: about ten minutes a task. Tasks that are measured already are left as they are
+(``--again`` measures anew). It writes ``results/benchmarks/depth.json`` and the docs' figure.
 """
 
 from __future__ import annotations

@@ -44,7 +44,6 @@ class Case:
 #: nor weight decay.
 SCHEDULE: dict[str, Any] = {"name": "benchmark", "warmup_fraction": 0.0, "weight_decay": 0.0}
 
-
 #: What frozen products are fastest in here.
 _PRODUCTS: Products = "bfloat16" if pays_off() else "float32"
 #: Frozen layers go the fast way in all of them; scores do not tell one way to compute a layer from another.

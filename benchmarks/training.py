@@ -2,7 +2,7 @@
 
 The parts are run apart and gathered in ``results/benchmarks/training.json``::
 
-    python benchmarks/training.py --part speed      # about 15 minutes on two cores, 3 rounds
+    python benchmarks/training.py --part speed      # about 20 minutes on two cores, 3 rounds
     python benchmarks/training.py --part quality    # hours: by --tasks and --cases, a thread each (--threads 1)
     python benchmarks/training.py --part ratios     # reads, prints
 
