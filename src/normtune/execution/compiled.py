@@ -1,7 +1,7 @@
 """Layers as `normtune.execution.layer` has them, with what lies between their products in C++.
 
 Attention of a head stays in the processor's caches, and dropout, the sum that follows and its normalisation are one
-pass (``kernels.cpp``). No probability and no mask is kept for the backward pass: they are computed again, masks from
+pass (``cpp``). No probability and no mask is kept for the backward pass: they are computed again, masks from
 their seeds. Dropout has torch's rates to within 2**-32, and other draws than the fast generator's.
 """
 

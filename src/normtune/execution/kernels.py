@@ -1,4 +1,4 @@
-"""The C++ kernels of compiled layers (``kernels.cpp``), built once for a processor and a version of torch.
+"""The C++ kernels of compiled layers (``cpp/kernels.cpp``), built once for a processor and a version of torch.
 
 They are built when they are first asked for, in seconds, and kept where torch keeps extensions: in the folder that
 ``TORCH_EXTENSIONS_DIR`` names, or in the user's cache.
@@ -20,7 +20,7 @@ import torch
 
 from normtune.errors import ConfigError
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 
 #: What a compiler is told of the processor, by torch's name for what that can do. Nothing more than that: a folder of
 #: kernels may be shared by several machines.
@@ -28,7 +28,7 @@ _PROCESSORS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
 }
-_FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi")
+_FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-Wno-psabi")
 
 
 @cache
@@ -56,7 +56,8 @@ def compiler() -> list[str]:
 def _place() -> Path:
     """Where what is built of this source lies, for this torch and this processor."""
     capability = torch.backends.cpu.get_cpu_capability()
-    made_of = "\n".join([_SOURCE.read_text(encoding="utf-8"), torch.__version__, capability, *_command()])
+    sources = [file.read_text(encoding="utf-8") for file in sorted(_SOURCE.parent.iterdir())]
+    made_of = "\n".join([*sources, torch.__version__, capability, *_command()])
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
     return Path(root) / "normtune" / f"kernels-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
 
