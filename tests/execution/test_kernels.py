@@ -56,6 +56,21 @@ def test_attention_and_its_gradient_are_torchs(
     assert (back - to_qkv).abs().max() <= bound * to_qkv.abs().max()
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("width", [8, 12, 32])
+@pytest.mark.parametrize("threshold", [0, HALF])
+def test_attention_over_bfloat16_is_float32s_rounded(lengths: tuple[int, ...], width: int, threshold: int) -> None:
+    (qkv, starts), ways = parts(lengths, 3, width), (3, width**-0.5, 99, threshold)
+    own = qkv.bfloat16()
+    gradient = torch.randn(len(own), 3 * width).bfloat16()
+    expected, exact_sums = kernels().attend(own.float(), starts, *ways)
+    found, sums = kernels().attend(own, starts, *ways)
+    assert torch.equal(found, expected.bfloat16())
+    assert torch.equal(sums, exact_sums)
+    back = kernels().attend_back(gradient, own, sums, starts, *ways)
+    assert torch.equal(back, kernels().attend_back(gradient.float(), own.float(), sums, starts, *ways).bfloat16())
+
+
 def test_scores_far_from_zero_neither_overflow_nor_vanish() -> None:
     qkv, starts = parts((9, 5), 2, 16)
     qkv[:, :32] = 30.0 * qkv[:, :32] - 100.0
@@ -87,7 +102,7 @@ def test_gradients_with_dropout_are_the_differences_of_outputs(lengths: tuple[in
 def mask(seed: int, rate: float, rows: int = 400, width: int = 100) -> np.ndarray:
     """What dropout makes of ones."""
     values, one = torch.ones(rows, width), torch.ones(width)
-    kernels().join(torch.zeros(rows, width), values, one, one, 1e-12, seed, round(rate * 2**32))
+    kernels().join(torch.zeros(rows, width), values, values, one, one, 1e-12, seed, round(rate * 2**32))
     return values.numpy()
 
 
@@ -143,13 +158,13 @@ def test_a_joined_norm_and_its_gradients_are_torchs(
     residual, values, gradient = (torch.randn(33, width, generator=generator, dtype=torch.float64) for _ in range(3))
     weight, bias = (torch.randn(width, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     ones = torch.ones(33, width, dtype=torch.float64)
-    kernels().join(torch.zeros_like(ones), ones, weight.detach(), bias.detach(), 1e-6, 99, threshold)
+    kernels().join(torch.zeros_like(ones), ones, ones, weight.detach(), bias.detach(), 1e-6, 99, threshold)
     residual.requires_grad_()
     values.requires_grad_()
     expected = torch.nn.functional.layer_norm(residual + values * ones, (width,), weight, bias, 1e-6)
     grads = torch.autograd.grad(expected, [residual, values, weight, bias], gradient)
     given = [each.detach().to(dtype, copy=True) for each in (residual, values, weight, bias)]
-    found, mean, scale = kernels().join(*given, 1e-6, 99, threshold)
+    found, mean, scale = kernels().join(*given[:2], *given[1:], 1e-6, 99, threshold)
     to_joined, to_values, to_weight, to_bias = kernels().join_back(
         gradient.to(dtype), given[1], mean, scale, given[2], 99, threshold, True
     )
@@ -158,6 +173,20 @@ def test_a_joined_norm_and_its_gradients_are_torchs(
         assert (one - two).abs().max() <= bound * one.abs().max()
     without = kernels().join_back(gradient.to(dtype), given[1], mean, scale, given[2], 99, threshold, False)
     assert torch.equal(without[0], to_joined)
+
+
+@pytest.mark.parametrize("width", [5, 16, 37, 384])
+@pytest.mark.parametrize("threshold", [0, HALF])
+def test_bfloat16_is_joined_to_float32(width: int, threshold: int) -> None:
+    residual, values = torch.randn(33, width), torch.randn(33, width).bfloat16()
+    norm, ways = (torch.randn(width), torch.randn(width)), (1e-6, 99, threshold)
+    both, written = values.float(), torch.empty_like(residual)
+    expected = kernels().join(residual, both, both, *norm, *ways)
+    found = kernels().join(residual, values, written, *norm, *ways)
+    assert torch.equal(written, both)
+    assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
+    with pytest.raises(RuntimeError, match="joined to float32"):
+        kernels().join(residual.double(), values, written.double(), *(part.double() for part in norm), *ways)
 
 
 @pytest.mark.parametrize("count", [1, 16, 40000])

@@ -95,8 +95,8 @@ class _Layer(torch.autograd.Function):
         to_inputs, to_out, *to_norm = _back(to_lower, middle, low_mean, low_scale, lower_weight, low, needs[1:3])
         if not needs[0]:
             return None, *to_norm, *to_upper, None, None
-        to_qkv = ops.attend_back(layer.out.back(to_out), qkv, sums, starts, *ctx.heads, *within)
-        return layer.qkv.back(to_qkv).add_(to_inputs), *to_norm, *to_upper, None, None
+        to_qkv = ops.attend_back(layer.out.back(to_out, qkv.dtype), qkv, sums, starts, *ctx.heads, *within)
+        return layer.qkv.back(to_qkv, to_inputs.dtype).add_(to_inputs), *to_norm, *to_upper, None, None
 
 
 #: torch leaves `apply` untyped.
@@ -109,17 +109,24 @@ def _forward(layer: CompiledLayer, inputs: Tensor, values: NormValues, starts: T
     lower_weight, lower_bias, upper_weight, upper_bias = values
     heads = own.num_attention_heads, own.scaling
     within, low, up = (Mask.of(part.dropout) for part in (own, module.attention.output, module.output))
-    qkv = layer.qkv(inputs)
+    qkv = layer.qkv(inputs, layer.qkv.dtype)
     attended, sums = ops.attend(qkv, starts, *heads, *within)
-    middle, eps = layer.out(attended), module.attention.output.LayerNorm.eps
-    lower, low_mean, low_scale = ops.join(inputs, middle, lower_weight, lower_bias, eps, *low)
+    added, eps = layer.out(attended), module.attention.output.LayerNorm.eps
+    middle = _room(added, inputs)
+    lower, low_mean, low_scale = ops.join(inputs, added, middle, lower_weight, lower_bias, eps, *low)
     wide = layer.up(lower, layer.up.dtype)
-    top, eps = layer.down(ops.gelu(wide), lower.dtype), module.output.LayerNorm.eps
-    outputs, up_mean, up_scale = ops.join(lower, top, upper_weight, upper_bias, eps, *up)
+    added, eps = layer.down(ops.gelu(wide)), module.output.LayerNorm.eps
+    top = _room(added, lower)
+    outputs, up_mean, up_scale = ops.join(lower, added, top, upper_weight, upper_bias, eps, *up)
     kept = [top, up_mean, up_scale, upper_weight]
     if deep:
         kept += [wide, middle, low_mean, low_scale, lower_weight, qkv, sums, starts]
     return Forward(outputs, top, kept, (heads, within, low, up))
+
+
+def _room(added: Tensor, residual: Tensor) -> Tensor:
+    """Where the sum of `residual` and `added` is written: over the latter, if it is as exact."""
+    return added if added.dtype == residual.dtype else torch.empty_like(residual)
 
 
 def _back(

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <tuple>
+#include <type_traits>
 
 #include "dropout.h"
 #include "lanes.h"
@@ -19,31 +20,34 @@ namespace normtune {
 
 using at::Tensor;
 
-// `values` become `residual` plus what dropout leaves of them; beside it that normalised, each row's mean, and its
-// reciprocal deviation.
-inline std::tuple<Tensor, Tensor, Tensor> join(const Tensor& residual, Tensor values, const Tensor& weight,
-                                               const Tensor& bias, double eps, int64_t seed, int64_t threshold) {
+// `joined` becomes `residual` plus what dropout leaves of `values`, which are as exact or in bfloat16; it may be the
+// values themselves. Beside it that normalised, each row's mean, and its reciprocal deviation.
+inline std::tuple<Tensor, Tensor, Tensor> join(const Tensor& residual, const Tensor& values, Tensor joined,
+                                               const Tensor& weight, const Tensor& bias, double eps, int64_t seed,
+                                               int64_t threshold) {
   TORCH_CHECK(residual.is_contiguous() && values.is_contiguous() && residual.sizes() == values.sizes(), "alike rows");
+  TORCH_CHECK(joined.is_contiguous() && joined.sizes() == values.sizes(), "alike rows");
+  TORCH_CHECK(joined.scalar_type() == residual.scalar_type(), "one dtype");
   TORCH_CHECK(weight.is_contiguous() && bias.is_contiguous() && weight.numel() == values.size(1), "a weight a column");
   const int64_t rows = values.size(0), width = values.size(1);
-  Tensor outputs = at::empty_like(values), means = at::empty({rows, 1}, values.options());
+  Tensor outputs = at::empty_like(joined), means = at::empty({rows, 1}, joined.options());
   Tensor scales = at::empty_like(means);
   const Dropout drop(seed, threshold);
-  AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "join", [&] {
-    using T = scalar_t;
+  const auto pass = [&]<typename T, typename Held>(const Held* held) {
     constexpr int64_t kLanes = Lanes<T>::count;
     const T *base = residual.const_data_ptr<T>(), *w = weight.const_data_ptr<T>(), *b = bias.const_data_ptr<T>();
-    T *sums = values.mutable_data_ptr<T>(), *to = outputs.mutable_data_ptr<T>();
+    T *sums = joined.mutable_data_ptr<T>(), *to = outputs.mutable_data_ptr<T>();
     T *mean = means.mutable_data_ptr<T>(), *scale = scales.mutable_data_ptr<T>();
     at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         T* row = sums + i * width;
         Values<T> total{}, squares{};
         for (int64_t j = 0; j < width; j += kLanes) {
-          const Values<T> part = load(row + j, width - j) * drop.at<T>(static_cast<uint64_t>(i) * width + j);
-          const Values<T> joined = load(base + i * width + j, width - j) + part;
-          total += joined;
-          store(row + j, joined, width - j);
+          const uint64_t place = static_cast<uint64_t>(i) * width + j;
+          const Values<T> part = load(held + place, width - j) * drop.at<T>(place);
+          const Values<T> both = load(base + place, width - j) + part;
+          total += both;
+          store(row + j, both, width - j);
         }
         const T middle = sum<T>(total) / width;
         for (int64_t j = 0; j < width; j += kLanes) {
@@ -58,6 +62,13 @@ inline std::tuple<Tensor, Tensor, Tensor> join(const Tensor& residual, Tensor va
         }
       }
     });
+  };
+  AT_DISPATCH_FLOATING_TYPES(joined.scalar_type(), "join", [&] {
+    if (values.scalar_type() == joined.scalar_type())
+      return pass.template operator()<scalar_t>(values.const_data_ptr<scalar_t>());
+    if constexpr (std::is_same_v<scalar_t, float>)
+      return pass.template operator()<float>(values.const_data_ptr<at::BFloat16>());
+    TORCH_CHECK(false, "values in bfloat16 are joined to float32");
   });
   return {outputs, means, scales};
 }

@@ -11,15 +11,16 @@
 #include "gelu.h"
 #include "join.h"
 
-// Tensors have the dtype of the first, but for rows' places; `Tensor(a!)` is written over.
+// Tensors have the dtype of the first, but for rows' places; in a layer whose products are in bfloat16 sums are float32.
+// `Tensor(a!)` is written over.
 TORCH_LIBRARY(normtune, library) {
   library.def("attend(Tensor qkv, Tensor starts, int heads, float scale, int seed, int threshold) -> (Tensor, Tensor)");
   library.def(
       "attend_back(Tensor gradient, Tensor qkv, Tensor sums, Tensor starts, int heads, float scale, int seed, "
       "int threshold) -> Tensor");
   library.def(
-      "join(Tensor residual, Tensor(a!) values, Tensor weight, Tensor bias, float eps, int seed, int threshold) -> "
-      "(Tensor, Tensor, Tensor)");
+      "join(Tensor residual, Tensor values, Tensor(a!) joined, Tensor weight, Tensor bias, float eps, int seed, "
+      "int threshold) -> (Tensor, Tensor, Tensor)");
   library.def(
       "join_back(Tensor gradient, Tensor joined, Tensor means, Tensor scales, Tensor weight, int seed, int threshold, "
       "bool needed) -> (Tensor, Tensor, Tensor, Tensor)");

@@ -43,19 +43,38 @@ inline void store(T* to, Values<T> values) {
   *reinterpret_cast<Values<T>*>(to) = values;
 }
 
+// A register of float32 numbers that lie in memory as bfloat16.
+inline Values<float> load(const at::BFloat16* from) {
+  using Own = Lanes<float>;
+  typedef uint16_t Halves __attribute__((vector_size(2 * Own::count), aligned(2), may_alias));
+  const Own::Bits bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Own::Bits) << 16;
+  return reinterpret_cast<const Values<float>&>(bits);
+}
+
+// Rounded to the nearest, to an even one between two.
+inline void store(at::BFloat16* to, Values<float> values) {
+  using Own = Lanes<float>;
+  typedef uint16_t Halves __attribute__((vector_size(2 * Own::count), aligned(2), may_alias));
+  Own::Bits bits = reinterpret_cast<const Own::Bits&>(values);
+  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(bits, Halves);
+}
+
 // The first `count` of them; the others are zero.
 template <typename T>
 inline Values<T> load(const T* from, int64_t count) {
   if (count >= Lanes<T>::count) return load(from);
-  Values<T> values{};
-  std::memcpy(&values, from, count * sizeof(T));
-  return values;
+  T whole[Lanes<T>::count] = {};
+  std::memcpy(whole, from, count * sizeof(T));
+  return load(whole);
 }
 
 template <typename T>
 inline void store(T* to, Values<T> values, int64_t count) {
   if (count >= Lanes<T>::count) return store(to, values);
-  std::memcpy(to, &values, count * sizeof(T));
+  T whole[Lanes<T>::count];
+  store(whole, values);
+  std::memcpy(to, whole, count * sizeof(T));
 }
 
 template <typename T>
@@ -129,23 +148,6 @@ inline Normal<float> normal(Values<float> x) {
     p = p * t + next;
   const Values<float> tail = 0.5f * power * t * p;
   return {x < 0.0f ? tail : 1.0f - tail, 0.39894228040143268f * power};
-}
-
-// A register of float32 numbers that lie in memory as bfloat16.
-inline Values<float> load(const at::BFloat16* from) {
-  using Own = Lanes<float>;
-  typedef uint16_t Halves __attribute__((vector_size(2 * Own::count), aligned(2), may_alias));
-  const Own::Bits bits = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Own::Bits) << 16;
-  return reinterpret_cast<const Values<float>&>(bits);
-}
-
-// Rounded to the nearest, to an even one between two.
-inline void store(at::BFloat16* to, Values<float> values) {
-  using Own = Lanes<float>;
-  typedef uint16_t Halves __attribute__((vector_size(2 * Own::count), aligned(2), may_alias));
-  Own::Bits bits = reinterpret_cast<const Own::Bits&>(values);
-  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(bits, Halves);
 }
 
 }  // namespace normtune
