@@ -47,7 +47,9 @@ class Protocol(Strict):
             statistics and other draws.
         prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
         products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
-            goes in and comes out of them, nothing else. Scores and a prefix are computed in float32 always.
+            goes in and comes out of them, nothing else.
+        inference_products: The same where nothing trains: for the prefix, and for the scores after each epoch, by which
+            the best one is picked. The score of a record is computed in float32 always.
         layers: How an encoder's layers are computed: ``torch``, as they come, or ``fused``: the same but for rounding,
             each one operation, and the last for the first token alone. Dropout is then from the fast generator.
             ``compiled``: fused, with what lies between the products of a layer in C++, and dropout there from its
@@ -74,6 +76,7 @@ class Protocol(Strict):
     dropout_generator: Generator = "torch"
     prefix: bool = False
     products: Products = "float32"
+    inference_products: Products = "float32"
     layers: Layers = "torch"
     together: Annotated[int, Field(ge=1)] = 1
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normtune.config import Products
 from normtune.execution.batching import Encoded, by_length, by_tokens
 from normtune.execution.linear import fast_linear
 from normtune.execution.prefix import States
@@ -30,6 +31,7 @@ def logits(
     batch_size: int = EVAL_BATCH,
     states: States | None = None,
     tokens: int | None = None,
+    products: Products = "float32",
 ) -> np.ndarray:
     """The head's outputs for every example, in their order, with dropout off.
 
@@ -39,6 +41,7 @@ def logits(
         batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches.
         states: Hidden states of the examples at the end of a frozen prefix, to go on from.
         tokens: Tokens a batch, instead of examples.
+        products: What the products of frozen linear layers are computed in; fused layers know it from their context.
 
     Returns:
         Float32, of shape (examples, outputs).
@@ -47,7 +50,7 @@ def logits(
     was_training = model.training
     model.eval()
     results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
-    with torch.inference_mode(), fast_linear():
+    with torch.inference_mode(), fast_linear(inference=products):
         lengths = encoded.lengths
         for indices in by_tokens(lengths, tokens) if tokens is not None else by_length(lengths, batch_size):
             if states is not None:

@@ -360,13 +360,33 @@ def test_layers_are_compiled_where_they_can_be(
 
 
 @pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("option", ["--products", "--inference-products"])
 def test_bfloat16_that_does_not_pay_off_is_said(
-    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, option: str
 ) -> None:
     monkeypatch.setattr(lowered, "pays_off", lambda: native)
-    status, _, error = cli("train", "--task", "rte", "--products", "bfloat16", "--out", tmp_path / "run", *small)
+    status, _, error = cli("train", "--task", "rte", option, "bfloat16", "--out", tmp_path / "run", *small)
     assert status == 0, error
     assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        ("--products", "float32 or bfloat16"),
+        ("--inference-products", "float32 or bfloat16"),
+        ("--layers", "torch, fused or compiled"),
+        ("--dropout-generator", "torch or fast"),
+        ("--memory", "plain, lean, light or layers"),
+    ],
+)
+def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
+    cli: Run, small: list[str], tmp_path: Path, option: str, known: str
+) -> None:
+    status, text, error = cli("train", "--task", "rte", option, "int8", "--out", tmp_path / "run", *small)
+    assert (status, text) == (1, "")
+    assert error == f"Error: {option} takes {known}; got 'int8'.\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:

@@ -68,3 +68,7 @@ def test_in_bfloat16_inputs_weights_and_results_are_rounded_but_scores_are_not(b
     torch.testing.assert_close(
         frozen.back(gradient).double(), exactly(gradient) @ exactly(weight), rtol=2.0**-8, atol=0
     )
+    other = Frozen(layers, inference="bfloat16")
+    with torch.inference_mode():
+        assert torch.equal(other(rows), found)
+    torch.testing.assert_close(other(rows), rows @ weight.t() + bias, rtol=1e-5, atol=1e-5)

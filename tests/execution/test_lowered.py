@@ -68,11 +68,26 @@ def test_a_layer_of_which_anything_trains_is_computed_in_float32(trains: str) ->
     assert off(result, linear(inputs.double(), weight.detach().double(), bias.detach().double())) <= 1e-5
 
 
-def test_in_inference_mode_nothing_is_lowered() -> None:
+def test_in_inference_mode_it_is_said_apart_whether_products_are_lowered() -> None:
     inputs, weight, bias = parts()
-    with fast_linear("bfloat16"), torch.inference_mode():
-        result = linear(inputs, weight, bias)
-    assert off(result, linear(inputs.double(), weight.double(), bias.double())) <= 1e-5
+    exact = linear(inputs.double(), weight.double(), bias.double())
+    rounded = linear(exactly(inputs), exactly(weight), exactly(bias))
+    for ways, where in ((("bfloat16", "float32"), torch.inference_mode), (("float32", "bfloat16"), torch.no_grad)):
+        with fast_linear(*ways), where():
+            assert off(linear(inputs, weight, bias), exact) <= 1e-5
+    with fast_linear(inference="bfloat16"), torch.inference_mode():
+        assert off(linear(inputs, weight, bias), rounded) <= ROUNDED
+        assert off(linear(inputs, weight, bias), exact) > 1e-5
+
+
+def test_a_copy_that_was_made_in_inference_mode_serves_a_training() -> None:
+    inputs, weight, bias = parts()
+    with fast_linear("bfloat16", "bfloat16"):
+        with torch.inference_mode():
+            linear(inputs, weight, bias)
+        linear(inputs.requires_grad_(), weight, bias).sum().backward()
+    assert inputs.grad is not None
+    assert off(inputs.grad, exactly(weight).sum(0).expand_as(inputs)) <= ROUNDED
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

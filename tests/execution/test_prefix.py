@@ -116,14 +116,24 @@ def test_a_whole_training_is_that_without_prefix_and_rates_and_seeds_share_it(ti
             assert (value - others.values[name]).norm() <= 1e-5 * value.norm()
 
 
-def test_a_session_computes_it_anew_for_other_layers(tiny_folder: Path) -> None:
+def test_a_session_computes_it_anew_for_other_layers_and_products(tiny_folder: Path) -> None:
     session, found = Session(str(tiny_folder)), []
-    for layers in ("torch", "fused", "fused"):
-        chosen = protocol("small", epochs=1, batch_size=8, prefix=True, layers=layers)
+    wanted = [("torch", "float32"), ("fused", "float32"), ("fused", "bfloat16"), ("fused", "bfloat16")]
+    for layers, products in wanted:
+        chosen = protocol("small", epochs=1, batch_size=8, prefix=True, layers=layers, inference_products=products)
         session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())
         found.append(session._prefix)
-    assert [prefix.layers for prefix in found if prefix is not None] == ["torch", "fused", "fused"]
-    assert found[1] is found[2]
+    assert [(prefix.layers, prefix.products) for prefix in found if prefix is not None] == wanted
+    assert found[2] is found[3]
+
+
+@pytest.mark.parametrize("layers", ["torch", "fused"])
+def test_its_products_are_computed_in_what_is_asked_for(tiny_base: Base, layers: Layers) -> None:
+    encoded, point = examples(tiny_base), Point(1, True)
+    exact, lower = (Prefix(tiny_base, point, layers=layers, products=products) for products in ("float32", "bfloat16"))
+    assert exact.key(encoded) != lower.key(encoded)
+    off = lower.states(encoded).kept - exact.states(encoded).kept
+    assert 1e-5 < off.norm() / exact.states(encoded).kept.norm() < 2e-2
 
 
 def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:

@@ -129,9 +129,39 @@ def test_products_in_bfloat16_train_otherwise_and_are_scored_in_float32(session:
         assert score(session.base, dev, TASK) == record.scores["dev"]
 
 
-def test_only_products_of_a_float32_model_can_be_lowered(tiny_folder: Path) -> None:
+@pytest.mark.parametrize("layers", ["torch", "fused"])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_inference_in_bfloat16_picks_the_epoch_and_the_record_is_scored_in_float32(
+    session: Session, layers: str, prefix: bool
+) -> None:
+    ways = {"epochs": 4, "batch_size": 8, "prefix": prefix, "layers": layers}
+    exact, lower = protocol("small", **ways), protocol("small", **ways, inference_products="bfloat16")
+    config = session.config("length", "layernorm", 1e-2, 0, lower)
+    (wanted, _), (record, delta) = (
+        session.run(config.model_copy(update={"protocol": exact}), data(NUMBER)),
+        session.run(config, data(NUMBER)),
+    )
+    assert record.id != wanted.id
+    # Only by a prefix does it come into what is learnt.
+    losses = [[point.loss for point in run.curve] for run in (record, wanted)]
+    assert (losses[0] == losses[1]) is not prefix
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    scored = [[point.scores["pearson"] for point in run.curve] for run in (record, wanted)]
+    assert scored[0] != scored[1]
+    assert scored[0] == pytest.approx(scored[1], abs=0.05)
+    assert record.best_epoch is not None
+    picked = [point.scores["spearman"] for point in record.curve]
+    assert record.best_epoch == picked.index(max(picked)) + 1
+    assert record.scores["dev"] != record.curve[record.best_epoch - 1].scores
+    dev = encode(data(NUMBER).splits["dev"], session.base.need_tokenizer(), 128)
+    with delta.apply(session.base):
+        assert record.scores["dev"] == pytest.approx(score(session.base, dev, NUMBER), rel=1e-5)
+
+
+@pytest.mark.parametrize("field", ["products", "inference_products"])
+def test_only_products_of_a_float32_model_can_be_lowered(tiny_folder: Path, field: str) -> None:
     low = Session(str(tiny_folder), dtype="bfloat16")
-    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={"products": "bfloat16"}))
+    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={field: "bfloat16"}))
     with pytest.raises(ConfigError, match="float32 model; leave out --dtype and --precision"):
         low.run(config, data())
 

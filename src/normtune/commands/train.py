@@ -87,6 +87,12 @@ def train(
         str | None,
         typer.Option(help="float32, or bfloat16: products of frozen layers in half the bits, faster on many CPUs."),
     ] = None,
+    inference_products: Annotated[
+        str | None,
+        typer.Option(
+            help="The same for the prefix and for scores after each epoch; the score in the record is float32's."
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -132,8 +138,9 @@ def train(
     """
     if dropout_generator not in {None, "torch", "fast"}:
         raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
-    if products not in {None, "float32", "bfloat16"}:
-        raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
+    for option, value in (("--products", products), ("--inference-products", inference_products)):
+        if value not in {None, "float32", "bfloat16"}:
+            raise ConfigError(f"{option} takes float32 or bfloat16; got {value!r}.")
     if layers not in {None, "torch", "fused", "compiled"}:
         raise ConfigError(f"--layers takes torch, fused or compiled; got {layers!r}.")
     if memory not in {"plain", "lean", "light", "layers"}:
@@ -178,6 +185,7 @@ def train(
         dropout_generator=dropout_generator,
         prefix=prefix,
         products=products,
+        inference_products=inference_products,
         layers=layers,
         together=together,
     )
@@ -204,7 +212,8 @@ def train(
     main = session.accelerator.is_main_process  # of several processes, one writes and speaks
     if main:
         outputs.claim()
-        if chosen.products == "bfloat16" and session.accelerator.device.type == "cpu" and not pays_off():
+        lowered = "bfloat16" in {chosen.products, chosen.inference_products}
+        if lowered and session.accelerator.device.type == "cpu" and not pays_off():
             notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
     session.accelerator.wait_for_everyone()
     store = Store(records) if records is not None else None

@@ -23,23 +23,28 @@ class Frozen:
     Args:
         layers: The layers, of one dtype; what they hold then is what is multiplied with from then on.
         products: ``bfloat16`` rounds inputs, weights and outputs of float32 layers as `normtune.execution.lowered`
-            does, except in inference mode: scores are those of the model as it is.
+            does, except in inference mode.
+        inference: The same in inference mode.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], products: Products = "float32") -> None:
+    def __init__(
+        self, layers: Sequence[nn.Linear], products: Products = "float32", inference: Products = "float32"
+    ) -> None:
         weights = [layer.weight.detach() for layer in layers]
         biases = [_bias(layer) for layer in layers]
         self._weight = weights[0] if len(layers) == 1 else torch.cat(weights)
         self._bias = biases[0] if len(layers) == 1 else torch.cat(biases)
         own = self._weight.dtype
-        self._dtype = torch.bfloat16 if products == "bfloat16" and own == torch.float32 else own
+        self._dtype, self._inference_dtype = (
+            torch.bfloat16 if wanted == "bfloat16" and own == torch.float32 else own for wanted in (products, inference)
+        )
         self._onednn = self._weight.device.type == "cpu" and own == torch.float32 and linear_backend() == "onednn"
         self._laid_out: dict[tuple[torch.dtype, bool], tuple[Tensor, Tensor | None]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
         """What products are computed in now."""
-        return self._weight.dtype if torch.is_inference_mode_enabled() else self._dtype
+        return self._inference_dtype if torch.is_inference_mode_enabled() else self._dtype
 
     def __call__(self, inputs: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Outputs, of shape (rows, outputs), for `inputs` of shape (rows, inputs), in `dtype` or that of the inputs."""

@@ -42,6 +42,7 @@ def fused(
     layers: Mapping[nn.Module, Layer] | None = None,
     stack: Stack | None = None,
     *,
+    inference: Products = "float32",
     compiled: bool = False,
 ) -> Iterator[None]:
     """Within this context the encoder of `model` is computed as this module says.
@@ -53,6 +54,7 @@ def fused(
         model: The model.
         products: What the fused layers' products are computed in, except in inference mode
             (`normtune.execution.lowered`).
+        inference: The same in inference mode.
         layers: What `fusable` gave for this model, where weights that were laid out once serve several contexts.
         stack: Whose candidates share the model, if any do.
         compiled: Whether what lies between products is computed in C++ (`normtune.execution.compiled`).
@@ -66,7 +68,7 @@ def fused(
         known = ", ".join(FAMILIES)
         raise ConfigError(f"Fused layers are known for {known}, not for {config.model_type!r}; leave them out.")
     encoder: Any = model.base_model.encoder
-    layers = fusable(model, products, compiled=compiled) if layers is None else layers
+    layers = fusable(model, products, inference=inference, compiled=compiled) if layers is None else layers
     encoder.forward = partial(_encode, encoder, layers, stack)
     try:
         yield
@@ -79,6 +81,7 @@ def fusable(
     products: Products = "float32",
     observe: Observer | None = None,
     *,
+    inference: Products = "float32",
     compiled: bool = False,
 ) -> dict[nn.Module, Layer]:
     """The layers of a BERT-like `model` that fit, as fused ones, with weights as they are now.
@@ -87,13 +90,14 @@ def fusable(
         model: The model.
         products: As for `fused`.
         observe: Told of what the gradients of normalisations are made of; these are then not computed.
+        inference: As for `fused`.
         compiled: As for `fused`.
     """
     if compiled:
         kernels()
     encoder: Any = model.base_model.encoder
     kind = CompiledLayer if compiled else Layer
-    return {layer: kind.of(layer, products, observe) for layer in encoder.layer if fits(layer)}
+    return {layer: kind.of(layer, products, observe, inference) for layer in encoder.layer if fits(layer)}
 
 
 @cache

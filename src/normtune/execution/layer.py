@@ -106,17 +106,21 @@ class Layer:
     observe: Observer | None = None
 
     @classmethod
-    def of(cls, module: Any, products: Products = "float32", observe: Observer | None = None) -> Self:
-        """The layer with weights as they are now."""
+    def of(
+        cls,
+        module: Any,
+        products: Products = "float32",
+        observe: Observer | None = None,
+        inference: Products = "float32",
+    ) -> Self:
+        """The layer with weights as they are now; products are as `Frozen` has them."""
         own = module.attention.self
-        return cls(
-            module,
-            Frozen([own.query, own.key, own.value], products),
-            Frozen([module.attention.output.dense], products),
-            Frozen([module.intermediate.dense], products),
-            Frozen([module.output.dense], products),
-            observe,
+        qkv = Frozen([own.query, own.key, own.value], products, inference)
+        out, up, down = (
+            Frozen([part.dense], products, inference)
+            for part in (module.attention.output, module.intermediate, module.output)
         )
+        return cls(module, qkv, out, up, down, observe)
 
     @unwatched
     def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:

@@ -45,7 +45,7 @@ def linear_backend() -> str:
     return wanted or ("onednn" if available and _is_wide_amd() else "torch")
 
 
-def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
+def fast_linear(products: Products = "float32", inference: Products = "float32") -> AbstractContextManager[Any]:
     """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
 
     On the CPU that is the backend of `linear_backend`; on every device, a weight of which only some entries train (see
@@ -54,8 +54,9 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     Args:
         products: What the products of linear layers are computed in of which nothing trains, except in inference mode;
             see `normtune.execution.lowered`.
+        inference: The same in inference mode.
     """
-    return _FastLinear(linear_backend() == "onednn", Lowered() if products == "bfloat16" else None)
+    return _FastLinear(linear_backend() == "onednn", products == "bfloat16", inference == "bfloat16")
 
 
 #: A gradient entry by entry does without the dense product but reads memory badly: the dense product
@@ -71,9 +72,11 @@ def _is_wide_amd() -> bool:
 
 
 class _FastLinear(TorchFunctionMode):
-    def __init__(self, onednn: bool, lowered: Lowered | None) -> None:
+    def __init__(self, onednn: bool, lower: bool, lower_inference: bool) -> None:
         super().__init__()
-        self._onednn, self._lowered = onednn, lowered
+        self._onednn, self._lowered = onednn, Lowered()
+        #: Whether products are lowered, by whether inference mode is on.
+        self._lower = {False: lower, True: lower_inference}
 
     def __torch_function__(
         self,
@@ -95,10 +98,9 @@ class _FastLinear(TorchFunctionMode):
         packed = marked(weight)
         if packed is not None and packed[1].share <= _SPARSE_BELOW:
             return _over_tokens(_apply, inputs, weight.detach(), bias, onednn, *packed)
-        # Scores that are computed inside a training, in inference mode, are those of the model as it is.
-        lowered = None if packed is not None or torch.is_inference_mode_enabled() else self._lowered
-        if lowered is not None and can_lower(inputs, weight, bias):
-            return _over_tokens(lowered.linear, inputs, weight, bias)
+        lower = packed is None and self._lower[torch.is_inference_mode_enabled()]
+        if lower and can_lower(inputs, weight, bias):
+            return _over_tokens(self._lowered.linear, inputs, weight, bias)
         return _over_tokens(_apply, inputs, weight, bias, onednn, None, None) if onednn else func(*args)
 
 

@@ -27,7 +27,9 @@ class Lowered:
         """`frozen` in bfloat16, as it is now."""
         known: tuple[int, Tensor] | None = self._copies.get(frozen)
         if known is None or known[0] != frozen._version:
-            known = (frozen._version, frozen.detach().to(torch.bfloat16))
+            # Not a tensor of the inference mode that it may be made in: trainings use it too.
+            with torch.inference_mode(False):
+                known = (frozen._version, frozen.detach().to(torch.bfloat16))
             self._copies[frozen] = known
         return known[1]
 

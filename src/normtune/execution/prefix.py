@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from normtune.config import Layers
+from normtune.config import Layers, Products
 from normtune.execution.batching import Encoded, by_length
 from normtune.execution.first_token import first_token, reads_first_token
 from normtune.execution.fused import fusable
@@ -48,11 +48,19 @@ class Prefix:
         base: The base model.
         point: Where the prefix ends.
         budget: Bytes that one set of examples may take in memory.
-        layers: How what lies below is computed (`normtune.config.Protocol.layers`), in float32 products always.
+        layers: How what lies below is computed (`normtune.config.Protocol.layers`).
+        products: What its products are computed in (`normtune.config.Protocol.inference_products`).
     """
 
-    def __init__(self, base: Base, point: Point, budget: int = BUDGET, layers: Layers = "torch") -> None:
-        self._base, self.point, self.layers, self._budget = base, point, layers, budget
+    def __init__(
+        self,
+        base: Base,
+        point: Point,
+        budget: int = BUDGET,
+        layers: Layers = "torch",
+        products: Products = "float32",
+    ) -> None:
+        self._base, self.point, self.layers, self.products, self._budget = base, point, layers, products, budget
         self._body: Any = base.model.base_model
         self._kept: dict[str, tuple[Tensor, np.ndarray]] = {}
         #: How many examples were computed rather than found.
@@ -84,7 +92,8 @@ class Prefix:
 
         It is taken anew whenever it is asked for, since torch does not count changes made through ``.data``.
         """
-        digest = hashlib.sha256(f"{self.point} {self.layers} {linear_backend()} {torch.get_num_threads()}".encode())
+        ways = self.point, self.layers, self.products, linear_backend(), torch.get_num_threads()
+        digest = hashlib.sha256(" ".join(map(str, ways)).encode())
         for parameter in self._below():
             digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -105,8 +114,8 @@ class Prefix:
         kept = self._room(int(starts[-1]), width)
         training = self._base.model.training
         model = self._base.model.eval()
-        layers = None if self.layers == "torch" else fusable(model, compiled=self.layers == "compiled")
-        with torch.no_grad(), fast_linear():
+        layers = None if self.layers == "torch" else fusable(model, self.products, compiled=self.layers == "compiled")
+        with torch.no_grad(), fast_linear(self.products):
             for indices in by_length(encoded.lengths, 64):
                 batch = encoded.batch(indices, self._base.device)
                 hidden = hidden_at(model, self.point, batch, layers)

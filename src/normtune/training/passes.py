@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from normtune.config import Protocol
+from normtune.config import Products, Protocol
 from normtune.errors import ConfigError
 from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
 from normtune.execution.batching import Encoded
@@ -85,8 +85,11 @@ class Passes:
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
         plain = base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
-        if protocol.products != "float32" and not plain:
-            raise ConfigError("--products lowers those of a float32 model; leave out --dtype and --precision, or it.")
+        if "bfloat16" in {protocol.products, protocol.inference_products} and not plain:
+            raise ConfigError(
+                "--products and --inference-products lower those of a float32 model; leave out --dtype and --precision,"
+                " or them."
+            )
         if protocol.layers != "torch" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
@@ -98,13 +101,18 @@ class Passes:
     @contextmanager
     def ways(self) -> Iterator[None]:
         """Within this context the model is computed as the protocol says."""
-        model = self.base.model
+        with self._ways(self.protocol.inference_products):
+            yield
+
+    @contextmanager
+    def _ways(self, inference: Products) -> Iterator[None]:
+        model, products = self.base.model, self.protocol.products
         with ExitStack() as stack:
             stack.enter_context(dropout_of(self.protocol.dropout_generator))
-            stack.enter_context(fast_linear(self.protocol.products))
+            stack.enter_context(fast_linear(products))
             if self.protocol.layers != "torch":
                 compiled = self.protocol.layers == "compiled"
-                stack.enter_context(fused(model, self.protocol.products, stack=self._stack, compiled=compiled))
+                stack.enter_context(fused(model, products, stack=self._stack, inference=inference, compiled=compiled))
             stack.enter_context(memory_of(model, self._memory))
             yield
 
@@ -139,16 +147,18 @@ class Passes:
 
     def picked(self) -> np.ndarray:
         """The outputs, of shape (examples, outputs), for what the best epoch is picked on."""
-        return self._evaluated(self.goal.pick, self._states[1] if self._states else None)
+        states = self._states[1] if self._states else None
+        return self._evaluated(self.goal.pick, states, self.protocol.inference_products)
 
     def score(self, encoded: Encoded) -> dict[str, float]:
-        """All metrics on `encoded` of the model as it is now, computed in the way that the protocol names."""
+        """All metrics on `encoded` of the model as it is now, in float32, by the layers that the protocol names."""
         assert encoded.labels is not None
-        states = None if self._prefix is None else self._prefix.states(encoded)
-        with self.ways():
-            outputs = self._evaluated(encoded, states)
+        prefix, exact = self._prefix, self.protocol.inference_products == "float32"
+        states = prefix.states(encoded) if prefix is not None and exact else None
+        with self._ways("float32"):
+            outputs = self._evaluated(encoded, states, "float32")
         return score_outputs(outputs, encoded.labels.numpy(), self.goal.task)
 
-    def _evaluated(self, encoded: Encoded, states: States | None) -> np.ndarray:
+    def _evaluated(self, encoded: Encoded, states: States | None, products: Products) -> np.ndarray:
         tokens = EVAL_TOKENS if self.protocol.layers != "torch" else None
-        return logits(self.base, encoded, states=states, tokens=tokens)
+        return logits(self.base, encoded, states=states, tokens=tokens, products=products)

@@ -285,8 +285,7 @@ class Session:
     ) -> tuple[Record, Delta]:
         """Record and delta of a training, while the model has the values of its best epoch."""
         config, task = work.config, work.data.task
-        # Under a name that says so, what was not scored yet goes the way of the training too.
-        scores = self._scores(work.encoded, outcome, task, passes.score if config.protocol.layers != "torch" else None)
+        scores = self._scores(work, outcome, passes)
         delta = self._delta(config, task, work.selection, outcome, work.identity)
         record = Record(
             id=work.identity,
@@ -315,20 +314,24 @@ class Session:
     def _prefix_of(self, selection: Selection, protocol: Protocol) -> Prefix:
         """The frozen prefix below `selection`, kept for the runs that follow: rates, seeds and masks share it."""
         point = Point.of(self.base, selection)
-        if self._prefix is None or (self._prefix.point, self._prefix.layers) != (point, protocol.layers):
-            self._prefix = Prefix(self.base, point, layers=protocol.layers)
-        return self._prefix
+        kept, ways = self._prefix, (point, protocol.layers, protocol.inference_products)
+        if kept is None or (kept.point, kept.layers, kept.products) != ways:
+            kept = Prefix(self.base, point, layers=protocol.layers, products=protocol.inference_products)
+        self._prefix = kept
+        return kept
 
-    def _scores(
-        self,
-        encoded: EncodedParts,
-        outcome: Outcome,
-        task: Task,
-        by: Callable[[Encoded], dict[str, float]] | None,
-    ) -> dict[str, dict[str, float]]:
-        """Scores at the best epoch, by split; what picked the epoch was scored there already."""
-        known, by = outcome.curve[outcome.best].scores, by or (lambda part: score(self.base, part, task))
-        return {name: known if part is encoded.pick else by(part) for name, part in encoded.dev.items()}
+    def _scores(self, work: _Work, outcome: Outcome, passes: Passes) -> dict[str, dict[str, float]]:
+        """Scores at the best epoch, by split; what picked the epoch in float32 was scored there already."""
+        task, protocol, encoded = work.data.task, work.config.protocol, work.encoded
+        known = encoded.pick if protocol.inference_products == "float32" else None
+
+        def scored(part: Encoded) -> dict[str, float]:
+            if part is known:
+                return outcome.curve[outcome.best].scores
+            # Under a name that says so, what was not scored yet goes the way of the training too.
+            return passes.score(part) if protocol.layers != "torch" else score(self.base, part, task)
+
+        return {name: scored(part) for name, part in encoded.dev.items()}
 
     def _delta(self, config: RunConfig, task: Task, selection: Selection, outcome: Outcome, identity: str) -> Delta:
         return Delta.of(
