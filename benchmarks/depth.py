@@ -89,7 +89,7 @@ def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
     """The best dev score of one training of what `selects` says, and the median over epochs of its seconds a step."""
     clock, epochs = ours.Clock(), EPOCHS
     way = ours.Case("", Protocol(name="b", dropout=False, prefix=True, layers="fused"), selects)
-    outcome = ours.train(
+    trained = ours.train(
         setting.base(seed),
         setting.task,
         way,
@@ -102,7 +102,7 @@ def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
     )
     # What lies between two steps of one epoch is a step; between two epochs lies an evaluation.
     each = np.diff(np.array(clock.steps).reshape(epochs, -1), axis=1).mean(axis=1)
-    return outcome.curve[outcome.best].scores[setting.task.primary], round(float(np.median(each)), 5)
+    return trained.scores[setting.task.primary], round(float(np.median(each)), 5)
 
 
 def information(task: str) -> list[float]:

@@ -15,11 +15,12 @@ from normtune.execution.batching import Encoded
 from normtune.execution.fused import fused
 from normtune.execution.lowered import pays_off
 from normtune.execution.point import Point
-from normtune.execution.prefix import Prefix
+from normtune.execution.prefix import Prefix, States
 from normtune.execution.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.selection.expression import select
+from normtune.selection.selection import Selection
 from normtune.tasks.task import Task
 from normtune.training.loop import Loop, Outcome
 from normtune.training.passes import Goal, Passes
@@ -49,8 +50,11 @@ _PRODUCTS: Products = "bfloat16" if pays_off() else "float32"
 #: Frozen layers go the fast way in all of them; scores do not tell one way to compute a layer from another.
 _FAST: dict[str, Any] = {**SCHEDULE, "layers": "compiled"}
 _DROPOUT: dict[str, Any] = {**_FAST, "dropout_generator": "fast"}
-_NO_DROPOUT: dict[str, Any] = {**_FAST, "dropout": False, "prefix": True, "products": _PRODUCTS}
-_WITHOUT = "ours, without dropout, prefix kept, " + ("frozen products in bfloat16, " if pays_off() else "")
+_LOWERED: dict[str, Any] = {"products": _PRODUCTS, "inference_products": _PRODUCTS}
+_NO_DROPOUT: dict[str, Any] = {**_FAST, "dropout": False, "prefix": True, **_LOWERED}
+_WITHOUT = "ours, without dropout, prefix kept, " + (
+    "frozen products and inference in bfloat16, " if pays_off() else ""
+)
 
 CASES = {
     "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(**_DROPOUT)),
@@ -67,6 +71,19 @@ if pays_off():
     CASES["ours_bfloat16"] = Case(
         "ours, dropout as in the paper, frozen products in bfloat16", Protocol(**_DROPOUT, products="bfloat16")
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave.
+
+    Attributes:
+        outcome: Its curve and its best epoch's values.
+        scores: Of its best epoch, in float32, as a record has them.
+    """
+
+    outcome: Outcome
+    scores: dict[str, float]
 
 
 class Clock:
@@ -88,7 +105,7 @@ def train(
     rate: float,
     seed: int,
     clock: Clock | None = None,
-) -> Outcome:
+) -> Trained:
     """One whole training.
 
     Args:
@@ -112,7 +129,7 @@ def train(
         undo.callback(base.put_head(HeadSpec(task.kind, task.labels), seed).undo)
         selection = select(base.layout, way.selects)
         tuning = Tuning(base, selection)
-        prefix = Prefix(base, Point.of(base, selection), layers=protocol.layers) if protocol.prefix else None
+        prefix = _prefix(base, selection, protocol) if protocol.prefix else None
         undo.callback(tuning.undo)
         accelerator = Accelerator()
         undo.callback(accelerator.free_memory)
@@ -121,7 +138,15 @@ def train(
             clock.keeping = computing(prefix, train)
         passes = Passes(base, Goal(task, train, dev), protocol, accelerator, prefix=prefix)
         loop = Loop(tuning, passes, rate=rate, seed=seed, watch=lambda _: clock.steps.append(now()))
-        return loop.run()
+        outcome = loop.run()
+        if protocol.inference_products == "float32":
+            return Trained(outcome, outcome.curve[outcome.best].scores)
+        tuning.load(outcome.values, outcome.head)
+        return Trained(outcome, passes.score(dev))
+
+
+def _prefix(base: Base, selection: Selection, protocol: Protocol) -> Prefix:
+    return Prefix(base, Point.of(base, selection), layers=protocol.layers, products=protocol.inference_products)
 
 
 def computing(prefix: Prefix, encoded: Encoded) -> float:
@@ -133,18 +158,32 @@ def computing(prefix: Prefix, encoded: Encoded) -> float:
     return (computed - started) - (now() - computed)
 
 
-def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float]:
-    """Seconds of a first evaluation in the way of a case, with the prefix if it keeps one, and of a later one."""
+def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float]:
+    """Seconds of an evaluation in the way of a case: a first one, a later one, and the last one.
+
+    The first has the prefix to compute, if one is kept. The last is that of the best epoch in float32, which takes no
+    time where it was scored so before.
+    """
     protocol, states, keeping = CASES[case].protocol, None, 0.0
     if protocol.prefix:
-        point = Point.of(base, select(base.layout, CASES[case].selects))
-        prefix = Prefix(base, point, layers=protocol.layers)
+        prefix = _prefix(base, select(base.layout, CASES[case].selects), protocol)
         keeping, states = computing(prefix, dev), prefix.states(dev)
+    first, later = _evaluated(base, protocol, dev, states)
+    last = 0.0
+    if protocol.inference_products != "float32":
+        exact = protocol.model_copy(update={"inference_products": "float32"})
+        _, last = _evaluated(base, exact, dev, None)
+    return keeping + first, later, last
+
+
+def _evaluated(base: Base, protocol: Protocol, dev: Encoded, states: States | None) -> tuple[float, float]:
+    """Seconds of a first evaluation and of one after it."""
+    compiled, inference = protocol.layers == "compiled", protocol.inference_products
+    seconds = []
     # A training stays in this context from its first step to its last.
-    with fused(base.model, protocol.products, compiled=protocol.layers == "compiled"):
-        seconds = []
+    with fused(base.model, protocol.products, inference=inference, compiled=compiled):
         for _ in range(2):
             started = now()
-            logits(base, dev, states=states, tokens=EVAL_TOKENS)
+            logits(base, dev, states=states, tokens=EVAL_TOKENS, products=inference)
             seconds.append(now() - started)
-    return keeping + seconds[0], seconds[1]
+    return seconds[0], seconds[1]

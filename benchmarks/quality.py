@@ -15,14 +15,17 @@ from normtune.evaluation import score_outputs
 SEEDS, EPOCHS = (0, 1, 2), 10
 
 
-def train_and_score(setting: Setting, case: str) -> dict[str, list[float]]:
-    """The primary metric on dev after each epoch, by seed."""
-    run = _own if case in ours.CASES else _peer
-    return {str(seed): [round(score, 5) for score in run(setting, case, seed)] for seed in SEEDS}
+def train_and_score(setting: Setting, case: str) -> dict[str, Any]:
+    """The primary metric on dev after each epoch, by seed; under ``best``, that of the best epoch in float32."""
+    run, curves, best = _own if case in ours.CASES else _peer, {}, {}
+    for seed in SEEDS:
+        curve, score = run(setting, case, seed)
+        curves[str(seed)], best[str(seed)] = [round(each, 5) for each in curve], round(score, 5)
+    return {**curves, "best": best}
 
 
-def _own(setting: Setting, case: str, seed: int) -> list[float]:
-    outcome = ours.train(
+def _own(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
+    trained = ours.train(
         setting.base(seed),
         setting.task,
         case,
@@ -32,10 +35,11 @@ def _own(setting: Setting, case: str, seed: int) -> list[float]:
         rate=RATES["layernorm"],
         seed=seed,
     )
-    return [point.scores[setting.task.primary] for point in outcome.curve]
+    primary = setting.task.primary
+    return [point.scores[primary] for point in trained.outcome.curve], trained.scores[primary]
 
 
-def _peer(setting: Setting, case: str, seed: int) -> list[float]:
+def _peer(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
     method = "full" if case.startswith("full") else "layernorm"
     curve: list[float] = []
 
@@ -61,4 +65,4 @@ def _peer(setting: Setting, case: str, seed: int) -> list[float]:
         dev=peers.items(setting.dev, np.argsort(setting.dev.lengths, kind="stable"), **every),
         compute_metrics=scored,
     ).train()
-    return curve
+    return curve, max(curve)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,25 @@ PEERS = {
     "full_run_glue": "all entries, padded to 128",
 }
 SCORED = {"full_tuned": "all entries", "peft_tuned": "PEFT"}
+#: Columns of `ratios`.
+OF_EPOCHS = {
+    "PEFT, padded to 128": "{epoch}vs_peft_run_glue",
+    "PEFT, tuned": "{epoch}vs_peft_tuned",
+    "all entries, padded to 128": "{epoch}vs_full",
+}
+TO_SCORES = {
+    "best score: PEFT, padded": "{best}vs_peft_run_glue",
+    "best score: PEFT, tuned": "{best}vs_peft_tuned",
+    "and in float32: PEFT, padded": "{best}vs_peft_run_glue_exact",
+    "and in float32: PEFT, tuned": "{best}vs_peft_tuned_exact",
+    "one score: PEFT, padded": "{best}vs_peft_run_glue_to_one_score",
+    "one score: PEFT, tuned": "{best}vs_peft_tuned_to_one_score",
+}
+WHOLE = {
+    f"{epochs} epochs: {said}": f"{epochs}_epochs_{{whole}}vs_{peer}"
+    for epochs in (10, 20)
+    for peer, said in (("peft_run_glue", "PEFT, padded"), ("peft_tuned", "PEFT, tuned"))
+}
 WAYS = {"ours": "ours", "loop": "loop", "opacus": "Opacus", "vmap": "vmap", "products": "bare products"}
 
 
@@ -61,28 +80,34 @@ def scores(name: str) -> str:
         row = []
         for found in tasks.values():
             curves = found["quality"].get(case, {})
-            best = [100 * max(curve) for seed, curve in curves.items() if seed.isdecimal()]
+            known = curves.get("best", {})
+            best = [100 * known.get(seed, max(curve)) for seed, curve in curves.items() if seed.isdecimal()]
             row.append(f"{statistics.mean(best):.1f} ± {statistics.stdev(best):.1f}" if best else "")
         if any(row):
             rows.append([said, *row])
     return markdown(["score x 100", *(f"{task} ({found['metric']})" for task, found in tasks.items())], rows)
 
 
-def ratios(name: str) -> str:
-    """Their time over ours, geometric means over the tasks, by case of ours."""
-    record = read(name)
-    rows = []
+def ratios(name: str, columns: Mapping[str, str]) -> str:
+    """Their time over ours, geometric means over the tasks, by case of ours.
+
+    Args:
+        name: The record's.
+        columns: What a column shows, by its head: a ratio's name, but for what comes before it in those of a case.
+    """
+    record, rows = read(name), []
     for case, said in record["said"].items():
         own = case.removeprefix("ours_")
-        epoch, best = ("", "to_best_") if own == "paper" else (f"{own}_epoch_", f"{own}_")
-        keys = [f"{epoch}vs_{peer}" for peer in ("peft_run_glue", "peft_tuned", "full")]
-        keys += [f"{best}vs_{peer}{to}" for to in ("", "_to_one_score") for peer in ("peft_run_glue", "peft_tuned")]
+        ways = {"epoch": f"{own}_epoch_", "best": f"{own}_", "whole": f"{own}_"}
+        if own == "paper":
+            ways = {"epoch": "", "best": "to_best_", "whole": ""}
+        keys = [column.format(**ways) for column in columns.values()]
         found = [record["ratios"].get(f"{key}_geomean") for key in keys]
-        rows.append([said, *("" if value is None else f"{value:.2f}" for value in found)])
-    peers = ("PEFT, padded", "PEFT, tuned")
-    head = [*(f"epoch: {peer}" for peer in (*peers, "all entries, padded"))]
-    head += [f"to {score}: {peer}" for score in ("best score", "one score") for peer in peers]
-    return markdown(["their time over ours", *head], rows)
+        if any(found):
+            rows.append([said, *("" if value is None else f"{value:.2f}" for value in found)])
+    shown = [number for number, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    head = ["their time over ours", *columns]
+    return markdown([head[number] for number in shown], ([row[number] for number in shown] for row in rows))
 
 
 def named(benchmark: str, head: str) -> str:
@@ -234,10 +259,13 @@ def fast() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "training": partial(training, "training"),
     "scores": partial(scores, "training"),
-    "ratios": partial(named, "training", "their time over ours"),
+    "epochs": partial(ratios, "training", OF_EPOCHS),
+    "to-scores": partial(ratios, "training", TO_SCORES),
     "training-avx2": partial(training, "training_avx2"),
     "scores-avx2": partial(scores, "training_avx2"),
-    "ratios-avx2": partial(ratios, "training_avx2"),
+    "whole": partial(ratios, "training", WHOLE),
+    "epochs-avx2": partial(ratios, "training_avx2", OF_EPOCHS),
+    "to-scores-avx2": partial(ratios, "training_avx2", TO_SCORES),
     "linear": partial(named, "linear", "torch's time over ours"),
     "memory": memory,
     "packing": packing,

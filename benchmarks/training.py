@@ -10,10 +10,11 @@ The parts are run apart and gathered in ``results/benchmarks/training.json``::
 what is there already, measured in the same way, is not measured again (``--again`` does). ``NORMTUNE_DATA`` names a
 GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own batches of an epoch, evenly over their
 lengths, and an evaluation's; the cases take turns, and a ratio is the median over rounds of two cases' times in the
-same round. **quality**: dev scores after every epoch, three seeds. What is padded more has the same scores, so one set
-of runs serves both ways to run PEFT, and both to train the whole model, which is scored if it is asked for (``--cases
-full_tuned``). The time to the best score is that of setting up and of the epochs up to it, each with an evaluation of
-dev.
+same round. **quality**: dev scores after every epoch, three seeds, and in float32 the best one's. What is padded more
+has the same scores, so one set of runs serves both ways to run PEFT, and both to train the whole model, which is scored
+if it is asked for (``--cases full_tuned``). The time to the best score is that of setting up and of the epochs up to
+it, each with an evaluation of dev; it is given once more with the evaluation of the best epoch in float32, where those
+before were not.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ EPOCH_RATIOS = (
 BEST_RATIOS = tuple(
     (f"{name or 'to_best'}_vs_{peer}", theirs, own) for name, own in OURS.items() for peer, theirs in PEERS.items()
 )
-#: Ratios of the time of whole trainings, setting up and an evaluation after each epoch included, for epochs of a scored
-#: training and of the paper's.
+#: What that time is until, by the end of a ratio's name: the best score, its being known in float32 too, PEFT's.
+TO_SCORE = (("", "seconds"), ("_exact", "seconds_exact"), ("_to_one_score", "level_seconds"))
+#: Ratios of the time of whole trainings, setting up and all evaluations included, for the epochs of a scored training
+#: and for the paper's.
 WHOLE_RATIOS = tuple(
     (f"{name}_vs_{peer}" if name else f"vs_{peer}", PEERS[peer], OURS[name])
     for name in ("", "best")
@@ -172,10 +175,11 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         if curves is None or case not in found["speed"]["cases"]:
             continue
         by_seed = by_seeds(curves)
-        best = [max(curve) for curve in by_seed]
+        best = best_of(curves)
         epochs = [curve.index(max(curve)) + 1 for curve in by_seed]
         result[case] = {
             "seconds": statistics.mean(seconds_to(found, case, count) for count in epochs),
+            "seconds_exact": statistics.mean(seconds_to(found, case, count, last=True) for count in epochs),
             **level(found, case, by_seed),
             "epochs": statistics.mean(epochs),
             "score": statistics.mean(best),
@@ -187,6 +191,11 @@ def to_best(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def by_seeds(scored: Mapping[str, Any]) -> list[list[float]]:
     """A case's scores after each epoch, of every seed."""
     return [curve for seed, curve in scored.items() if seed.isdecimal()]
+
+
+def best_of(scored: Mapping[str, Any]) -> list[float]:
+    """A case's best score, of every seed."""
+    return [*scored["best"].values()] if "best" in scored else [max(curve) for curve in by_seeds(scored)]
 
 
 def level(found: Mapping[str, Any], case: str, by_seed: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -208,12 +217,22 @@ def level(found: Mapping[str, Any], case: str, by_seed: Sequence[Sequence[float]
     return {"level_epochs": reached[0], "level_seconds": seconds_to(found, case, reached[0])}
 
 
-def seconds_to(found: Mapping[str, Any], case: str, epochs: int) -> float:
-    """Seconds of `epochs` epochs of the training that was scored, with an evaluation after each."""
+def seconds_to(found: Mapping[str, Any], case: str, epochs: int, *, last: bool = False) -> float:
+    """Seconds of `epochs` epochs of the training that was scored, with an evaluation after each.
+
+    Args:
+        found: What was measured.
+        case: Which case's.
+        epochs: How many epochs.
+        last: With the evaluation of the best epoch in float32, where those before were not.
+    """
     speed = found["speed"]
     times = {name: statistics.median(values) for name, values in speed["cases"][case].items()}
     epoch = (times["first_epoch"] + (epochs - 1) * times["epoch"]) * found["learn"] / speed["examples"]
-    scored = (times["first_evaluation"] + (epochs - 1) * times["evaluation"]) * found["score"] / speed["dev"]
+    evaluations = times["first_evaluation"] + (epochs - 1) * times["evaluation"]
+    if last:
+        evaluations += times.get("last_evaluation", 0.0)
+    scored = evaluations * found["score"] / speed["dev"]
     total: float = times["setup"] + epoch + scored
     return total
 
@@ -234,7 +253,7 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
         # Where a task lacks one of them, a mean over the others would be another one than its neighbours.
         if not both or len(both) < len(stored):
             continue
-        for suffix, seconds in (("", "seconds"), ("_to_one_score", "level_seconds")):
+        for suffix, seconds in TO_SCORE:
             # Where one of them does not reach a score, a mean over the other tasks would hide it.
             if all(seconds in found[theirs] and seconds in found[own] for found in both):
                 each = [found[theirs][seconds] / found[own][seconds] for found in both]
@@ -242,7 +261,10 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
     scored = [found for found in stored.values() if found["to_best"]]
     for epochs in (EPOCHS, PAPERS_EPOCHS) if scored else ():
         for name, theirs, own in WHOLE_RATIOS:
-            each = [seconds_to(found, theirs, epochs) / seconds_to(found, own, epochs) for found in scored]
+            each = [
+                seconds_to(found, theirs, epochs, last=True) / seconds_to(found, own, epochs, last=True)
+                for found in scored
+            ]
             result[f"{epochs}_epochs_{name}_geomean"] = statistics.geometric_mean(each)
     return result
 
