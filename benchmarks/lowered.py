@@ -4,13 +4,13 @@ The parts are run apart and gathered in ``results/benchmarks/lowered.json``::
 
     python benchmarks/lowered.py --part products   # seconds
     python benchmarks/lowered.py --part steps      # about two minutes on one core
-    python benchmarks/lowered.py --part compiled   # about two minutes
-    python benchmarks/lowered.py --part scores     # about five minutes; NORMTUNE_DATA names a GLUE folder
+    python benchmarks/lowered.py --part compiled   # about three minutes
+    python benchmarks/lowered.py --part scores     # a quarter of an hour; NORMTUNE_DATA names a GLUE folder
 
 **products**: one linear layer, rounding of inputs included, and how far the result is from float32's. **steps**:
 forward and backward pass of LayerNorm training without dropout, the cases taking turns. **compiled**: the same through
 ``torch.compile``, and how long it takes to compile. **scores**: dev scores after training on 1,000 examples for three
-epochs without dropout, three seeds. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock.
+epochs without dropout, with a prefix, three seeds. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from typing import Any
 import torch
 from harness import RESULTS, alternate, glue, ratio, write
 from torch import Tensor
+from torch._inductor import config
 from transformers import BertConfig, BertForSequenceClassification
 
-from normtune.config import Products, Protocol
+from normtune.config import Protocol
+from normtune.execution.fused import fused
 from normtune.execution.linear import fast_linear, infer
 from normtune.execution.lowered import Lowered
 from normtune.execution.sparse import Tuning
@@ -42,8 +44,13 @@ Case = Callable[[], object]
 STEPS = {"cola": ("minilm", 32, 11), "mrpc": ("minilm", 32, 53), "rte": ("minilm", 32, 70), "large": ("large", 8, 128)}
 #: Tokens, inputs and outputs of a layer.
 LAYERS = {"minilm": (1696, 384, 1536), "large": (1024, 1024, 4096)}
-TASKS, SEEDS, LEARN, RATE = ("sst2", "cola"), (0, 1, 2), 1000, 1e-2
-LOW: tuple[Products, Products] = ("float32", "bfloat16")
+TASKS, SEEDS, LEARN, RATE = ("sst2", "stsb"), (0, 1, 2), 1000, 1e-2
+#: Fields of a protocol, by what a table calls them.
+LOW: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "training in bfloat16": {"products": "bfloat16"},
+    "training and inference in bfloat16": {"products": "bfloat16", "inference_products": "bfloat16"},
+}
 
 
 def main() -> None:
@@ -133,7 +140,7 @@ def step(
     Tuning(base, select(base.layout, "layernorm"))
     ids = torch.randint(1000, 20000, (batch, tokens), generator=torch.Generator().manual_seed(0))
     labels, entered = torch.arange(batch) % 2, Kept(context)
-    runs = model or base.model
+    runs = base.model if model is None else model
 
     def run() -> None:
         with entered:
@@ -159,20 +166,22 @@ class Kept(AbstractContextManager[None]):
 
 
 def compiled(rounds: int) -> dict[str, Any]:
-    """A step through ``torch.compile``, which needs a C++ compiler, beside ours and torch's own."""
+    """A step through ``torch.compile``, which needs a C++ compiler, beside torch's own and our compiled layers."""
     found: dict[str, Any] = {"cases": {}, "ratios": {}, "compile_seconds": {}}
+    config.force_disable_caches = True  # what an earlier run left would make compiling look cheap
     for name in ("cola", "mrpc"):
         model, batch, tokens = STEPS[name]
-        base = made(model)
+        base, own = made(model), made(model)
         ways = {
-            "ours": step(made(model), batch, tokens, fast_linear),
+            "ours": step(own, batch, tokens, fast_linear),
             "torch": step(made(model), batch, tokens, nullcontext),
             "compiled": step(base, batch, tokens, nullcontext, torch.compile(base.model)),
         }
         started = time.perf_counter()
         ways["compiled"]()
         found["compile_seconds"][name] = round(time.perf_counter() - started, 1)
-        seconds = alternate(ways, rounds)
+        with fused(own.model, compiled=True):
+            seconds = alternate(ways, rounds)
         found["cases"][name] = seconds
         for way in ("ours", "torch"):
             found["ratios"][f"step_{name}_{way}_vs_compiled"] = ratio(seconds[way], seconds["compiled"])
@@ -185,8 +194,8 @@ def scores(_: int) -> dict[str, Any]:
     found: dict[str, Any] = {"cases": {}, "seconds": {}}
     for name in TASKS:
         data = glue(name)
-        for low in LOW:
-            protocol = Protocol(name="b", epochs=3, max_train=LEARN, dropout=False, products=low)
+        for low, fields in LOW.items():
+            protocol = Protocol(name="b", epochs=3, max_train=LEARN, dropout=False, prefix=True, **fields)
             runs = [session.run(session.config(name, "layernorm", RATE, s, protocol), data)[0] for s in SEEDS]
             found["cases"].setdefault(name, {})[low] = [round(run.score or 0.0, 5) for run in runs]
             found["seconds"].setdefault(name, {})[low] = [run.seconds for run in runs]

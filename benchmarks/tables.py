@@ -218,7 +218,7 @@ def compiled() -> str:
         ]
         for shape, seconds in found["compile_seconds"].items()
     ]
-    return markdown(["", "ours over compiled", "torch's over compiled", "seconds to compile"], rows)
+    return markdown(["", "compiled layers over it", "torch's layers over it", "seconds to compile"], rows)
 
 
 def scaling() -> str:
