@@ -19,6 +19,15 @@ PEERS = {
     "peft_tuned": "PEFT, tuned",
     "full_run_glue": "all entries, padded to 128",
 }
+#: Ours, in short; the pages say what each does, and so do the records.
+OURS = {
+    "ours_paper": "ours, paper",
+    "ours_fused": "ours, no compiler",
+    "ours_bfloat16": "ours, paper, bfloat16",
+    "ours_prefix": "ours, prefix",
+    "ours_upper": "ours, layers 1 to 5",
+    "ours_best": "ours, both norms",
+}
 SCORED = {"full_tuned": "all entries", "peft_tuned": "PEFT"}
 #: Columns of `ratios`.
 OF_EPOCHS = {
@@ -60,12 +69,17 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def of_ours(record: Mapping[str, Any]) -> dict[str, str]:
+    """What to call each case of ours that a record has."""
+    return {case: short for case, short in OURS.items() if case in record["said"]}
+
+
 def training(name: str) -> str:
     """Milliseconds an example of a later epoch, by case and task."""
     record = read(name)
     speeds = {task: found["speed"] for task, found in record["cases"].items() if "speed" in found}
     rows = [["tokens a text", *(f"{speed['mean_tokens']:.0f}" for speed in speeds.values())]]
-    for case, said in {**PEERS, **record["said"], "products": "bare products"}.items():
+    for case, said in {**PEERS, **of_ours(record), "products": "bare products"}.items():
         each = [1e3 * statistics.median(speed["cases"][case]["epoch"]) / speed["examples"] for speed in speeds.values()]
         rows.append([said, *(f"{milliseconds:.1f}" for milliseconds in each)])
     return markdown(["milliseconds an example", *speeds], rows)
@@ -76,7 +90,7 @@ def scores(name: str) -> str:
     record = read(name)
     tasks = {task: found for task, found in record["cases"].items() if "quality" in found}
     rows = []
-    for case, said in {**SCORED, **record["said"]}.items():
+    for case, said in {**SCORED, **of_ours(record)}.items():
         row = []
         for found in tasks.values():
             curves = found["quality"].get(case, {})
@@ -96,7 +110,7 @@ def ratios(name: str, columns: Mapping[str, str]) -> str:
         columns: What a column shows, by its head: a ratio's name, but for what comes before it in those of a case.
     """
     record, rows = read(name), []
-    for case, said in record["said"].items():
+    for case, said in of_ours(record).items():
         own = case.removeprefix("ours_")
         ways = {"epoch": f"{own}_epoch_", "best": f"{own}_", "whole": f"{own}_"}
         if own == "paper":
