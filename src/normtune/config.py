@@ -45,7 +45,8 @@ class Protocol(Strict):
         dropout: Whether the model's own dropout is on in training.
         dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
             statistics and other draws.
-        prefix: Whether what lies below the lowest trained entry is computed once and kept; only with dropout off.
+        prefix: Whether what lies below the lowest trained entry, if anything does, is computed once and kept; only with
+            dropout off.
         products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
             goes in and comes out of them, nothing else.
         inference_products: The same where nothing trains: for the prefix, and for the scores after each epoch, by which
@@ -89,6 +90,9 @@ class Protocol(Strict):
 PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(name="paper"),
     "held-out": Protocol(name="held-out", held_out=0.1),
+    "reduced": Protocol(
+        name="reduced", epochs=10, max_train=5000, max_dev=2000, rates=3, dropout=False, prefix=True, layers="fused"
+    ),
     "small": Protocol(name="small", epochs=3, max_train=2000, dropout=False, rates=3),
     "fast": Protocol(name="fast", dropout=False, prefix=True),
 }

@@ -70,7 +70,7 @@ def train(
     prune: Prune = False,
     prune_margin: PruneMargin = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
-    protocol: Annotated[str, typer.Option(help="paper, held-out, small or fast.")] = "paper",
+    protocol: Annotated[str, typer.Option(help="paper, held-out, reduced, small or fast.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,

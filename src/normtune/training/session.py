@@ -311,9 +311,12 @@ class Session:
         )
         return record, delta
 
-    def _prefix_of(self, selection: Selection, protocol: Protocol) -> Prefix:
-        """The frozen prefix below `selection`, kept for the runs that follow: rates, seeds and masks share it."""
-        point = Point.of(self.base, selection)
+    def _prefix_of(self, selection: Selection, protocol: Protocol) -> Prefix | None:
+        """The frozen prefix below `selection`, kept for the runs that follow; None where nothing lies below it."""
+        try:
+            point = Point.of(self.base, selection)
+        except ConfigError:
+            return None
         kept, ways = self._prefix, (point, protocol.layers, protocol.inference_products)
         if kept is None or (kept.point, kept.layers, kept.products) != ways:
             kept = Prefix(self.base, point, layers=protocol.layers, products=protocol.inference_products)
