@@ -41,12 +41,12 @@ from bank_load import adding, memory
 from bank_peers import Clock, Figures, Switching, against_peft, one_process_a_task
 from harness import CLOCK, RESULTS, alternate, ratio, summary, write
 
+from normtune.data.suites import load_task
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
+from normtune.deltas.predictor import Predictor
 from normtune.evaluation import logits
 from normtune.models.base import Base, load_base
-from normtune.prediction import Predictor
-from normtune.tasks.suites import load_task
 
 COUNTS = "10,100,1000"
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -9,16 +9,16 @@ from itertools import cycle
 import numpy as np
 import torch
 
+from normtune.data.encode import Encoded, encode
+from normtune.data.suites import load_task
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.deltas.entry import Prepared
-from normtune.execution.batching import Encoded, encode
-from normtune.execution.linear import fast_linear
-from normtune.execution.sparse import Tuning
+from normtune.fast.linear import fast_linear
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.tasks.suites import load_task
 
 WINDOW, TOKENS, SHORT = 64, 53, 8
 STEPS = 12

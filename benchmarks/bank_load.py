@@ -17,9 +17,9 @@ from bank_deltas import SHORT, filled, variations, windows
 
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta, DeltaInfo
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
 
 #: Tasks whose resident memory is measured, and tasks that are added under load, one every so many seconds.
 RESIDENT, ADDED, PAUSE = 1000, 40, 0.1

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.deltas.entry import Prepared
-from normtune.execution.linear import fast_linear
+from normtune.deltas.predictor import Predictor
+from normtune.fast.linear import fast_linear
 from normtune.models.base import Base, load_base
-from normtune.prediction import Predictor
 
 #: Processes that are alive at once when their memory is measured.
 PROCESSES = 3

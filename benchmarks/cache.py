@@ -23,15 +23,15 @@ from bank_deltas import variations
 from harness import summary, write
 from scipy.optimize import brentq
 
+from normtune.data.suites import load_task
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import load_base
-from normtune.selection.expression import select
 from normtune.serving.cache import Cache
 from normtune.serving.catalogue import Catalogue
 from normtune.serving.folder import DeltaFolder
-from normtune.tasks.suites import load_task
 
 EXPONENTS = (0.8, 1.0, 1.2)
 PARTS = (0.001, 0.01, 0.1)

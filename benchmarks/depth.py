@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from speed import BATCH, DEV, RATES, Setting
 
 from normtune.config import Protocol
-from normtune.selection.masks import relative_time
+from normtune.importance.masks import relative_time
 
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 FISHER = Path(__file__).parent.parent / "results" / "fisher"

@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from harness import RESULTS, glue, write
 
-from normtune.execution.batching import encode
+from normtune.data.encode import encode
 from normtune.importance.fisher import Estimation, Request, scores, totals
+from normtune.importance.masks import top
 from normtune.importance.ranking import component_means, concordance
-from normtune.importance.record import information
 from normtune.importance.stability import overlap, rounds
-from normtune.importance.tally import merged
-from normtune.importance.tolerance import Look, Tolerance
+from normtune.importance.tally import information, merged
+from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
-from normtune.selection.masks import top
+from normtune.records.fisher import Look, Tolerance
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "mnli", "qqp")
 FRACTION = 0.1

@@ -15,16 +15,16 @@ import torch
 from harness import now, ratio, summary, write
 
 from normtune.config import Generator, Layers
-from normtune.execution.batching import Encoded
-from normtune.execution.dropping import dropout_of
-from normtune.execution.fused import fused
-from normtune.execution.linear import fast_linear
-from normtune.execution.point import Point
-from normtune.execution.prefix import Prefix
-from normtune.execution.sparse import Tuning
-from normtune.execution.stack import Share, Stack
+from normtune.data.encode import Encoded
+from normtune.fast.dropping import dropout_of
+from normtune.fast.fused import fused
+from normtune.fast.linear import fast_linear
+from normtune.fast.point import Point
+from normtune.fast.prefix import Prefix
+from normtune.fast.stack import Share, Stack
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
 
 ROUNDS = 5
 #: Shapes of batches: 32 pairs of MRPC are about 53 tokens long, 32 sentences of CoLA about 11.

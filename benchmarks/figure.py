@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from normtune.studies.store import Store
-from normtune.studies.table import Table, tabulate
-from normtune.tasks.glue import GLUE
+from normtune.data.glue import GLUE
+from normtune.records.aggregate import Table, tabulate
+from normtune.records.store import Store
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("stsb", "sst2", "cola", "mrpc", "rte")

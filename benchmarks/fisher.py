@@ -33,15 +33,15 @@ from harness import RESULTS, alternate, glue, ratio, summary, write
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from normtune.execution.batching import Encoded, encode
-from normtune.execution.frozen import Frozen
+from normtune.data.encode import Encoded, encode
+from normtune.data.task import Task
+from normtune.fast.frozen import Frozen
 from normtune.importance import norms
 from normtune.importance.fisher import Counter, Request, fisher
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Task
 
 TASKS = ("cola", "sst2", "stsb", "mrpc", "rte")
 #: Steps of a mask, beside the tasks.

@@ -28,13 +28,13 @@ from products import Products, Shape
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from normtune.execution.batching import Encoded, buckets
-from normtune.execution.dropping import dropout_of
-from normtune.execution.linear import fast_linear
-from normtune.execution.sparse import Tuning
+from normtune.data.encode import Encoded, buckets
+from normtune.fast.dropping import dropout_of
+from normtune.fast.linear import fast_linear
 from normtune.files import write_atomically
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, wrap
-from normtune.selection.expression import select
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from normtune.data.suites import load_task
+from normtune.data.task import TaskData
 from normtune.files import write_atomically
 from normtune.machine import machine
-from normtune.tasks.suites import load_task
-from normtune.tasks.task import TaskData
 from normtune.versions import versions
 
 #: Names another clock than the wall's.

@@ -11,11 +11,11 @@ from contextlib import nullcontext
 import torch
 from harness import alternate, ratio, summary, write
 
-from normtune.execution.entries import Entries
-from normtune.execution.linear import fast_linear, linear_backend
-from normtune.execution.sparse import Tuning
+from normtune.fast.linear import fast_linear, linear_backend
+from normtune.methods.entries import Entries
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
 
 METHODS = ("layernorm", "bitfit", "random", "full")
 ROUNDS = 7

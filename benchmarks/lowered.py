@@ -31,12 +31,12 @@ from torch._inductor import config
 from transformers import BertConfig, BertForSequenceClassification
 
 from normtune.config import Protocol
-from normtune.execution.fused import fused
-from normtune.execution.linear import fast_linear, infer
-from normtune.execution.lowered import Lowered
-from normtune.execution.sparse import Tuning
+from normtune.fast.fused import fused
+from normtune.fast.linear import fast_linear, infer
+from normtune.fast.lowered import Lowered
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base, wrap
-from normtune.selection.expression import select
 from normtune.training.session import Session
 
 Case = Callable[[], object]

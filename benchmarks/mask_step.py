@@ -17,12 +17,12 @@ import torch
 from harness import alternate, ratio, summary, write
 from torch import Tensor
 
-from normtune.execution.linear import fast_linear, linear_backend
-from normtune.execution.sparse import Tuning
+from normtune.fast.linear import fast_linear, linear_backend
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection, at, where
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
-from normtune.models.components import Place
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection, at, where
+from normtune.models.layout import Place
 
 ROUNDS = 15
 #: Shape of MRPC's batches: 32 pairs of about 53 tokens.

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from harness import glue
 
-from normtune.cli import app
+from normtune.cli.app import app
 from normtune.config import PROTOCOLS
-from normtune.selection.masks import Mask
+from normtune.importance.masks import Mask
+from normtune.records.aggregate import tabulate
+from normtune.records.store import Store
 from normtune.studies.runs import Runner, mask_cells
-from normtune.studies.store import Store
-from normtune.studies.table import tabulate
 from normtune.training.session import Session
 
 #: Where masks, Fisher information and records are kept and found.

@@ -28,13 +28,13 @@ from products import Products, Shape
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from normtune.execution.dropping import dropout_of
-from normtune.execution.linear import fast_linear
-from normtune.execution.memory import Memory, give_back, memory_of
-from normtune.execution.sparse import Tuning
+from normtune.fast.dropping import dropout_of
+from normtune.fast.linear import fast_linear
+from normtune.fast.memory import Memory, give_back, memory_of
 from normtune.machine import peak_memory, reset_peak_memory
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import wrap
-from normtune.selection.expression import select
 
 #: By name: what trains it, and how much it computes again.
 CASES: dict[str, tuple[str, Memory]] = {

@@ -10,20 +10,20 @@ from accelerate import Accelerator
 from harness import now
 
 from normtune.config import Products, Protocol
+from normtune.data.encode import Encoded
+from normtune.data.task import Task
 from normtune.evaluation import EVAL_TOKENS, logits
-from normtune.execution.batching import Encoded
-from normtune.execution.fused import fused
-from normtune.execution.lowered import pays_off
-from normtune.execution.point import Point
-from normtune.execution.prefix import Prefix, States
-from normtune.execution.sparse import Tuning
+from normtune.fast.fused import fused
+from normtune.fast.lowered import pays_off
+from normtune.fast.point import Point
+from normtune.fast.prefix import Prefix, States
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Task
+from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Loop, Outcome
-from normtune.training.passes import Goal, Passes
 
 
 @dataclass(frozen=True)

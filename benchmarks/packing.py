@@ -14,12 +14,12 @@ import torch
 from harness import alternate, ratio, summary, write
 from torch import Tensor, nn
 
-from normtune.execution import packing
-from normtune.execution.fused import fusable, fused
-from normtune.execution.layer import Layer
-from normtune.execution.sparse import Tuning
+from normtune.fast import unpadded as packing
+from normtune.fast.fused import fusable, fused
+from normtune.fast.layer import Layer
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
 
 ROUNDS, STEPS, BATCH = 9, 2, 32
 #: Shortest and longest text of a batch; lengths between are drawn evenly.

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from normtune.execution.batching import Encoded
+from normtune.data.encode import Encoded
 from normtune.models.base import Base
 
 #: Exactly ``output.LayerNorm``: a list of names would take ``attention.output.LayerNorm`` too.

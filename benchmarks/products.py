@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from normtune.execution.linear import linear_backend, product
+from normtune.fast.linear import linear_backend, product
 
 
 @dataclass(frozen=True)

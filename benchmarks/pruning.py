@@ -14,10 +14,10 @@ from harness import RESULTS, write
 from tables import markdown, read
 
 from normtune.config import Pruning
+from normtune.records.run import Record
+from normtune.records.store import Store
 from normtune.studies.pruning import trial_order, verdict
 from normtune.studies.runs import picked
-from normtune.studies.store import Store
-from normtune.training.record import Record
 
 RUNS = RESULTS.parent / "runs"
 MARGINS = (0.0, 0.01, 0.02, 0.05, 0.1)

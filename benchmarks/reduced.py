@@ -16,8 +16,8 @@ import torch
 from harness import glue
 
 from normtune.config import PROTOCOLS
+from normtune.records.store import Store
 from normtune.studies.runs import Cell, Runner
-from normtune.studies.store import Store
 from normtune.training.session import Session
 
 METHODS = "head,layernorm,random,bitfit,full"

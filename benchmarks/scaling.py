@@ -32,13 +32,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from products import Products, Shape
 
-from normtune.execution.batching import Encoded
-from normtune.execution.dropping import dropout_of
-from normtune.execution.linear import fast_linear
-from normtune.execution.sparse import Tuning
+from normtune.data.encode import Encoded
+from normtune.data.glue import GLUE
+from normtune.fast.dropping import dropout_of
+from normtune.fast.linear import fast_linear
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import load_base
-from normtune.selection.expression import select
-from normtune.tasks.glue import GLUE
 
 BATCH, TOKENS = 32, 64
 LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)

@@ -30,11 +30,11 @@ import numpy as np
 from bank_deltas import variations
 from harness import write
 
+from normtune.data.suites import load_task
 from normtune.deltas.delta import Delta
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import load_base
-from normtune.selection.expression import select
-from normtune.tasks.suites import load_task
 
 TASKS = 100
 QUEUE = 256
@@ -74,7 +74,7 @@ def save(folder: Path) -> None:
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """The server's address, while it runs; it must end well."""
-    code = "from normtune.cli import main; main()"
+    code = "from normtune.cli.app import main; main()"
     limits = ["--threads", "1", "--max-queue", str(QUEUE), "--port", "0"]
     files = [str(file) for file in sorted(folder.iterdir())]
     command = [sys.executable, "-c", code, "serve", *files, *limits]

@@ -16,10 +16,10 @@ from apart import Apart
 from harness import CLOCK, glue, now
 from products import Products, Shape
 
-from normtune.execution.batching import Encoded, buckets, by_length, encode
+from normtune.data.encode import Encoded, buckets, by_length, encode
+from normtune.data.task import Split, Task, TaskData
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.tasks.task import Split, Task, TaskData
 
 #: Tokens that ``run_glue.py`` pads to, and examples a step.
 LENGTH, BATCH = 128, 32

@@ -27,8 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from normtune.cli import main
-from normtune.execution.kernels import compiler
+from normtune.cli.app import main
+from normtune.fast.kernels import compiler
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
 

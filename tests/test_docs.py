@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.studies.store import Store
+from normtune.records.store import Store
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,7 +50,7 @@ def test_every_example_runs(page: Path, cli: Run, tmp_path: Path, monkeypatch: p
 def test_every_command_in_the_text_exists() -> None:
     from typer.main import get_command
 
-    from normtune.cli import app
+    from normtune.cli.app import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for page in PAGES:

@@ -17,13 +17,14 @@ ROOT = Path(normtune.__file__).parent
 
 #: The design's order: a module imports from its own level or from lower ones.
 LEVELS = {
-    **dict.fromkeys(("cli", "commands", "serving"), 7),
-    **dict.fromkeys(("studies", "report"), 6),
-    **dict.fromkeys(("training", "evaluation", "answers", "prediction", "importance", "deltas", "submission"), 5),
-    **dict.fromkeys(("execution", "machine"), 4),
-    **dict.fromkeys(("selection",), 3),
-    **dict.fromkeys(("models", "tasks"), 2),
-    **dict.fromkeys(("config", "files", "saved", "versions"), 1),
+    **dict.fromkeys(("cli", "serving"), 8),
+    **dict.fromkeys(("report",), 7),
+    **dict.fromkeys(("studies",), 6),
+    **dict.fromkeys(("training", "evaluation", "importance", "deltas", "submission", "statistics"), 5),
+    **dict.fromkeys(("fast", "machine"), 4),
+    **dict.fromkeys(("methods",), 3),
+    **dict.fromkeys(("models", "data", "records"), 2),
+    **dict.fromkeys(("config", "files", "modes", "versions"), 1),
     **dict.fromkeys(("errors",), 0),
 }
 
@@ -97,22 +98,22 @@ def cycle(edges: dict[str, set[str]]) -> list[str]:
 def test_the_checks_can_fail():
     source = """
 from __future__ import annotations
-import normtune.cli
+import normtune.cli.app
 from typing import TYPE_CHECKING
 from normtune.models import base, nothing
 from .sibling import name
 if TYPE_CHECKING:
-    from normtune.training.record import Record
+    from normtune.records.run import Record
 def lazily():
     from normtune.errors import ModelError
 """
-    known = {"normtune.cli", "normtune.models.base", "normtune.tasks.sibling"}
+    known = {"normtune.cli.app", "normtune.models.base", "normtune.data.sibling"}
     every = [
-        *("normtune.cli", "normtune.models.base", "normtune.models", "normtune.tasks.sibling"),
-        *("normtune.training.record", "normtune.errors"),
+        *("normtune.cli.app", "normtune.models.base", "normtune.models", "normtune.data.sibling"),
+        *("normtune.records.run", "normtune.errors"),
     ]
-    assert [*imports(source, "normtune.tasks.here", known)] == every
-    assert [*imports(source, "normtune.tasks.here", known, typing=False)] == [*every[:4], every[5]]
+    assert [*imports(source, "normtune.data.here", known)] == every
+    assert [*imports(source, "normtune.data.here", known, typing=False)] == [*every[:4], every[5]]
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert cycle({"a": {"b", "c"}, "b": {"c"}}) == []
 
@@ -183,7 +184,7 @@ def test_importing_the_package_is_cheap():
 
 
 def test_importing_the_command_line_is_cheap():
-    assert not {"torch", "transformers", "accelerate", "sklearn"} & {*after("import normtune.cli")}
+    assert not {"torch", "transformers", "accelerate", "sklearn"} & {*after("import normtune.cli.app")}
 
 
 def test_importing_the_package_changes_nothing():

@@ -18,22 +18,22 @@ _PUBLIC = {
     "Base": "models.base",
     "Delta": "deltas.delta",
     "HeadSpec": "models.head",
-    "METHODS": "selection.methods",
+    "METHODS": "methods.method",
     "NormtuneError": "errors",
     "PROTOCOLS": "config",
-    "Prediction": "answers",
-    "Predictor": "prediction",
-    "Record": "training.record",
-    "Selection": "selection.selection",
+    "Prediction": "deltas.answers",
+    "Predictor": "deltas.predictor",
+    "Record": "records.run",
+    "Selection": "methods.selection",
     "Session": "training.session",
-    "Split": "tasks.task",
-    "Task": "tasks.task",
-    "TaskData": "tasks.task",
-    "Tuning": "execution.sparse",
+    "Split": "data.task",
+    "Task": "data.task",
+    "TaskData": "data.task",
+    "Tuning": "methods.sparse",
     "load_base": "models.base",
-    "load_glue": "tasks.glue",
+    "load_glue": "data.glue",
     "protocol": "config",
-    "select": "selection.expression",
+    "select": "methods.expression",
     "skeleton": "models.base",
     "wrap": "models.base",
 }
@@ -41,27 +41,27 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from normtune.answers import Prediction as Prediction
     from normtune.config import PROTOCOLS as PROTOCOLS
     from normtune.config import protocol as protocol
+    from normtune.data.glue import load_glue as load_glue
+    from normtune.data.task import Split as Split
+    from normtune.data.task import Task as Task
+    from normtune.data.task import TaskData as TaskData
+    from normtune.deltas.answers import Prediction as Prediction
     from normtune.deltas.bank import Bank as Bank
     from normtune.deltas.delta import Delta as Delta
+    from normtune.deltas.predictor import Predictor as Predictor
     from normtune.errors import NormtuneError as NormtuneError
-    from normtune.execution.sparse import Tuning as Tuning
+    from normtune.methods.expression import select as select
+    from normtune.methods.method import METHODS as METHODS
+    from normtune.methods.selection import Selection as Selection
+    from normtune.methods.sparse import Tuning as Tuning
     from normtune.models.base import Base as Base
     from normtune.models.base import load_base as load_base
     from normtune.models.base import skeleton as skeleton
     from normtune.models.base import wrap as wrap
     from normtune.models.head import HeadSpec as HeadSpec
-    from normtune.prediction import Predictor as Predictor
-    from normtune.selection.expression import select as select
-    from normtune.selection.methods import METHODS as METHODS
-    from normtune.selection.selection import Selection as Selection
-    from normtune.tasks.glue import load_glue as load_glue
-    from normtune.tasks.task import Split as Split
-    from normtune.tasks.task import Task as Task
-    from normtune.tasks.task import TaskData as TaskData
-    from normtune.training.record import Record as Record
+    from normtune.records.run import Record as Record
     from normtune.training.session import Session as Session
 
 

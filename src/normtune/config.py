@@ -18,14 +18,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-#: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.execution.dropout`).
+#: A component's sub-component.
+Sub = Literal["weight", "bias"]
+
+#: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.fast.dropout`).
 Generator = Literal["torch", "fast"]
 
-#: What the products of frozen linear layers are computed in (`normtune.execution.lowered`).
+#: What the products of frozen linear layers are computed in (`normtune.fast.lowered`).
 Products = Literal["float32", "bfloat16"]
 
-#: How the layers of an encoder are computed: as they come, each as one operation (`normtune.execution.fused`), or the
-#: same with what lies between its products in C++ (`normtune.execution.compiled`).
+#: How the layers of an encoder are computed: as they come, each as one operation (`normtune.fast.fused`), or the
+#: same with what lies between its products in C++ (`normtune.fast.compiled`).
 Layers = Literal["torch", "fused", "compiled"]
 
 

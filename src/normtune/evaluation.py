@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from normtune.config import Products
-from normtune.execution.batching import Encoded, by_length, by_tokens
-from normtune.execution.linear import fast_linear
-from normtune.execution.prefix import States
+from normtune.data.encode import Encoded, by_length, by_tokens
+from normtune.data.metrics import ClassScore, classification_report, compute
+from normtune.data.task import Split, Task
+from normtune.fast.linear import fast_linear
+from normtune.fast.prefix import States
 from normtune.models.base import Base
-from normtune.tasks.metrics import ClassScore, classification_report, compute
-from normtune.tasks.task import Split, Task
 
 #: Examples a batch when nothing is trained.
 EVAL_BATCH = 64

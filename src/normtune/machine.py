@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from normtune.execution.linear import linear_backend
+from normtune.fast.linear import linear_backend
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from normtune.answers import Text, examples
+from normtune.data.encode import encode
 from normtune.deltas.answering import task_of
+from normtune.deltas.answers import Text, examples
 from normtune.deltas.delta import Delta
 from normtune.evaluation import logits
-from normtune.execution.batching import encode
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection
 
 TWO = HeadSpec("classification", ("no", "yes"))
 FIVE = HeadSpec("classification", tuple("abcde"))

@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from normtune.deltas.delta import Delta
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
 
 THREE = HeadSpec("classification", ("no", "may be", 'a "yes"'))
 NUMBER = HeadSpec("regression")

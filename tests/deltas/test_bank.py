@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from normtune.answers import Text
+from normtune.deltas import sites
+from normtune.deltas.answers import Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
+from normtune.deltas.predictor import Predictor
 from normtune.errors import DataError, DeltaError, UnknownNameError
-from normtune.execution import sites
+from normtune.methods.expression import select
+from normtune.methods.selection import at
 from normtune.models.base import Base, load_base
-from normtune.prediction import Predictor
-from normtune.selection.expression import select
-from normtune.selection.selection import at
 from tests.conftest import BaseFactory, FolderFactory, ModelFactory
 from tests.deltas.banked import FIVE, NUMBER, TEXTS, TWO, alone, assert_as_alone, changed
 

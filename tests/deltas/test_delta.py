@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from normtune.data.encode import encode
+from normtune.data.task import Split
 from normtune.deltas.delta import FILE, Delta
 from normtune.errors import DeltaError, OutputError
 from normtune.evaluation import logits
-from normtune.execution.batching import encode
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.selection import at
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import at
-from normtune.tasks.task import Split
 
 SPEC = HeadSpec("classification", ("no", "maybe", "yes"))
 METHODS = ["layernorm", "random", "bitfit", "head", "full", "layernorm.bias@1 + pooler.dense.weight"]

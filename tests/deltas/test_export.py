@@ -18,11 +18,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from normtune.deltas.delta import Delta
 from normtune.deltas.export import CONFIG, NOTE, WEIGHTS, export_peft, import_peft
+from normtune.deltas.predictor import Predictor
 from normtune.errors import DeltaError, OutputError, SelectionError
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.models.sources import locate, quiet
-from normtune.prediction import Predictor
 from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
 
 # What PEFT itself warns of: every norm that it wraps, and what transformers now calls otherwise.

@@ -15,10 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from normtune.deltas.delta import Delta
 from normtune.deltas.merge import fresh_folder, merge
+from normtune.deltas.predictor import Predictor
 from normtune.errors import DeltaError, OutputError
 from normtune.models.base import Base, load_base
 from normtune.models.sources import quiet
-from normtune.prediction import Predictor
 from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
 
 

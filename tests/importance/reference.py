@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from normtune.execution.batching import Encoded
-from normtune.importance.estimators import Estimator
+from normtune.data.encode import Encoded
+from normtune.data.task import Task
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.tasks.task import Task
+from normtune.records.fisher import Estimator
 
 #: Every kind of task; the last one is trained on (y - 2.5) / 1.5, but its Fisher information is that of y.
 TASKS = {

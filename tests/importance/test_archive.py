@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from normtune.data.encode import encode
+from normtune.data.task import Split, TaskData
 from normtune.errors import DataError, SelectionError
-from normtune.execution.batching import encode
 from normtune.importance import archive
 from normtune.importance.archive import Archive, Measured, read_scores
-from normtune.importance.estimators import Estimator
 from normtune.importance.fisher import Fisher, Request, fisher
-from normtune.importance.record import FisherConfig, FisherRecord
 from normtune.importance.stability import until_stable
-from normtune.importance.tolerance import Tolerance
+from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
-from normtune.selection.expression import select
-from normtune.tasks.task import Split, TaskData
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
 from tests.training.test_session import NUMBER, TASK, data
 
 #: Small and quick: one component summed over and kept.

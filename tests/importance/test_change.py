@@ -7,10 +7,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from normtune.execution.sparse import Tuning
-from normtune.importance.change import Change, changes
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection, everything, nothing
+from normtune.importance.change import changes
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection, everything, nothing
+from normtune.methods.sparse import Tuning
+from normtune.records.run import Change
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import torch
 from pydantic import ValidationError
 
 from normtune.errors import ConfigError, UnknownNameError
-from normtune.importance.estimators import ESTIMATORS, Estimator
+from normtune.importance.estimators import passes
+from normtune.records.fisher import ESTIMATORS, Estimator
 from tests.importance.reference import TASKS
 
 LOGITS = [[0.3, -1.2, 2.0], [0.0, 0.0, 0.0], [5.0, 1.0, -7.0], [-0.4, 0.9, 0.1]]
@@ -27,8 +28,8 @@ def gradients(estimator, task, numbers=NUMBERS, outputs=None):
     """Each pass's gradient with respect to the outputs: of shape (passes, B, outputs)."""
     outputs = outputs_for(task) if outputs is None else outputs
     labels = labels_for(task) if estimator.needs_labels else None
-    passes = estimator.passes(outputs, task, labels, numbers)
-    return torch.stack([torch.autograd.grad(own.sum(), outputs, retain_graph=True)[0] for own in passes])
+    found = passes(estimator, outputs, task, labels, numbers)
+    return torch.stack([torch.autograd.grad(own.sum(), outputs, retain_graph=True)[0] for own in found])
 
 
 def squares(estimator, task, **options):

@@ -10,13 +10,13 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional
 
+from normtune.data.encode import Encoded
 from normtune.errors import ConfigError, DataError, ImportanceError, ModelError, SelectionError, UnknownNameError
-from normtune.execution.batching import Encoded
-from normtune.importance.estimators import ESTIMATORS, Estimator
 from normtune.importance.fisher import Counter, Request, fisher
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection, everything, nothing, where
 from normtune.models.base import wrap
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection, everything, nothing, where
+from normtune.records.fisher import ESTIMATORS, Estimator
 from tests.importance.reference import TASKS, assert_same, by_loop, in_float64, stay_in_float64, texts
 
 #: The module, whose name the function took.

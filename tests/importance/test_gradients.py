@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional
 
 from normtune.errors import ModelError
-from normtune.importance import gradients, squares
-from normtune.importance.estimators import Estimator
+from normtune.importance import estimators, gradients, squares
 from normtune.importance.gradients import PerExample
 from normtune.importance.tally import Tally
 from normtune.models.base import wrap
+from normtune.records.fisher import Estimator
 from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
 from tests.importance.test_squares import Sizes
 from tests.importance.test_uses import Norm
@@ -120,7 +120,7 @@ def put(make_model, function, shapes):
 
 
 def passes(outputs, _):
-    return Estimator(name="exact").passes(outputs, TASKS["two"], None, ())
+    return estimators.passes(Estimator(name="exact"), outputs, TASKS["two"], None, ())
 
 
 def by_hand(base, encoded, numbers=None):

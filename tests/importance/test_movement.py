@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from normtune.errors import DataError, UnknownNameError
-from normtune.importance.change import Change, changes
+from normtune.importance.change import changes
 from normtune.importance.movement import MEASURES, Average, Total, average, movement, ranks, total
-from normtune.selection.selection import everything
+from normtune.methods.selection import everything
+from normtune.records.run import Change
 
 
 def moved(base, seed):

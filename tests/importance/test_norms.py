@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normtune.execution.batching import Encoded, encode
-from normtune.execution.first_token import FAMILIES
+from normtune.data.encode import Encoded, encode
+from normtune.data.task import Split
+from normtune.fast.first_token import FAMILIES
 from normtune.importance import gradients, norms
-from normtune.importance.estimators import ESTIMATORS, Estimator
 from normtune.importance.fisher import Counter, Fisher, Request, fisher
 from normtune.importance.gradients import PerExample
+from normtune.importance.masks import top
 from normtune.importance.norms import FusedNorms
+from normtune.importance.scores import Scores
 from normtune.importance.squares import norm_sums
 from normtune.importance.tally import Tally
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.selection.expression import select
-from normtune.selection.masks import top
-from normtune.selection.scores import Scores
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Split
+from normtune.records.fisher import ESTIMATORS, Estimator
 from tests.conftest import BaseFactory
 from tests.importance.reference import TASKS, assert_same, by_loop, in_float64, texts
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from normtune.config import Sub
 from normtune.importance.ranking import between_heads, component_means, concordance, ranking, shares
-from normtune.importance.record import Information
-from normtune.models.components import Sub
+from normtune.records.fisher import Information
 
 SUBS: tuple[Sub, ...] = ("weight", "bias")
 NAMES = ("query", "output.dense", "output.LayerNorm", "attention.output.LayerNorm")

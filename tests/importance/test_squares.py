@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normtune.execution.linear import VARIABLE, linear_backend
+from normtune.fast.linear import VARIABLE, linear_backend
 from normtune.importance import squares
 from normtune.importance.squares import (
     by_tokens,

@@ -10,16 +10,15 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from normtune.execution.batching import Encoded
+from normtune.data.encode import Encoded
 from normtune.importance import stability
-from normtune.importance.estimators import Estimator
 from normtune.importance.fisher import Counter, Estimation, Fisher, Request, fisher
 from normtune.importance.stability import GROUPS, Round, overlap, rounds, until_stable
 from normtune.importance.tally import Tally
-from normtune.importance.tolerance import Tolerance
+from normtune.methods.expression import select
+from normtune.methods.selection import at, nothing
 from normtune.models.base import Base
-from normtune.selection.expression import select
-from normtune.selection.selection import at, nothing
+from normtune.records.fisher import Estimator, Tolerance
 from tests.importance.reference import TASKS, texts
 
 TASK = TASKS["three"]

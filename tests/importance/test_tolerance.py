@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from normtune.errors import ConfigError
-from normtune.importance.tolerance import Look, Stability, Tolerance
+from normtune.records.fisher import Look, Stability, Tolerance
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, 2.0, float("nan"), float("inf")])

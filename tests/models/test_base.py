@@ -13,11 +13,11 @@ from transformers.utils import logging as transformers_logging
 
 import normtune.models.base as base_module
 from normtune.errors import ModelError
+from normtune.methods.selection import everything
 from normtune.models.base import load_base, skeleton, wrap
-from normtune.models.components import layout
 from normtune.models.head import HeadSpec
+from normtune.models.layout import layout
 from normtune.models.sources import locate, quiet
-from normtune.selection.selection import everything
 
 
 def assert_refused(said, name, **options):

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from normtune.config import RunConfig, fingerprint, protocol
-from normtune.importance.change import Change
-from normtune.importance.record import FisherConfig, FisherRecord, Information
-from normtune.studies.published import RANKING
-from normtune.training.record import Counts, DataFacts, EpochScore, Record
+from normtune.records.fisher import FisherConfig, FisherRecord, Information
+from normtune.records.run import Change, Counts, DataFacts, EpochScore, Record
+from normtune.statistics.published import RANKING
 
 METRICS = {"stsb": "spearman", "cola": "matthews", "mrpc": "f1", "rte": "accuracy"}
 DEV = {"stsb": 1500, "cola": 1043, "mrpc": 408, "rte": 277}

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+from normtune.records.results import read
 from normtune.report.comparisons import ours, ours_table, theirs, theirs_table
 from normtune.report.evidence import claims_table, evidence
-from normtune.report.findings import findings
-from normtune.report.records import read
 from normtune.report.scores import Scores
-from normtune.studies.claims import CLAIMS
+from normtune.report.summary import findings
+from normtune.statistics.claims import CLAIMS
 from tests.report import made
 
 

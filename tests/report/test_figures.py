@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 
 from normtune.importance.movement import movement
+from normtune.records.results import read
+from normtune.records.run import Record
 from normtune.report.curves import Curves, ticks
 from normtune.report.figures import ENDS, Heat, figure1, figure2, figure3, figure4, figure5
 from normtune.report.multiples import VIRIDIS, colour, heat_maps
-from normtune.report.records import read
 from normtune.report.scores import Scores
 from normtune.report.svg import curves
-from normtune.training.record import Record
 from tests.report import made
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from normtune.records.results import read
 from normtune.report.page import Report, page
-from normtune.report.records import read
 from normtune.report.writing import write
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from normtune.report import ledger
-from normtune.report.records import Run, read
+from normtune.data.glue_tasks import GLUE
+from normtune.records.aggregate import tabulate
+from normtune.records.results import read
+from normtune.records.run import Pruned, Record
+from normtune.records.store import Store
+from normtune.report import appendix
 from normtune.report.scores import PAPER, Column, Scores
-from normtune.studies import published
-from normtune.studies.store import Store
-from normtune.studies.table import tabulate
-from normtune.tasks.glue_tasks import GLUE
-from normtune.training.record import Pruned
+from normtune.statistics import published
 from tests.report import made
 
 
@@ -62,7 +62,7 @@ def test_mnli_has_two_columns():
     base = made.record("rte", "head", 0).model_dump()
     base["config"]["task"] = "mnli"
     base["scores"]["dev_mismatched"] = {"accuracy": 0.25}
-    run = Run.model_validate(base)
+    run = Record.model_validate(base)
     results = type("Results", (), {"done": (run,), "planned": ()})()
     scores = Scores(results)
     assert [scores.cell("head", c).mean for c in PAPER if c.task == "mnli"] == [run.score, 0.25]
@@ -81,7 +81,7 @@ def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
     results = read(tmp_path)
     scores = Scores(results)
     assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
-    assert "1 dropped early" in dict(ledger.facts(results, scores))["records"]
-    shelves = ledger.shelves(results, scores, ledger.Marks("M"), ledger.Marks("V"))
+    assert "1 dropped early" in dict(appendix.facts(results, scores))["records"]
+    shelves = appendix.shelves(results, scores, appendix.Marks("M"), appendix.Marks("V"))
     shown = next(shelf for shelf in shelves if shelf.title == "head on RTE").table.groups[0].rows
     assert [(row[3].text, row[3].tip) for row in shown if row[0].text == "dropped"] == [("pruned", f"{why}.")]

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from normtune.report.floors import DEV, floor
-from normtune.report.ledger import Marks, data_table, facts, shelves
-from normtune.report.records import read
+from normtune.records.results import read
+from normtune.records.submission import Answered, SubmissionRecord
+from normtune.report.appendix import Marks, data_table, facts, shelves
+from normtune.report.baselines import DEV, floor
 from normtune.report.scores import PAPER, Scores
 from normtune.report.table import Entry, Group, Table, as_csv, as_latex, as_markdown
 from normtune.report.tables import table1, table1_sums, table2, table3, table4
-from normtune.studies import published
-from normtune.submission.record import Answered, SubmissionRecord
+from normtune.statistics import published
 from tests.report import made
 
 
@@ -87,7 +87,7 @@ def test_table4_is_the_papers():
 
 
 def test_the_floors_are_those_of_a_constant_answer(folder):
-    from normtune.tasks.metrics import compute
+    from normtune.data.metrics import compute
 
     runs = read(folder).done
     for column in PAPER:

@@ -129,7 +129,7 @@ class Command:
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from normtune.cli import main; main()", "serve", *map(str, arguments)],
+            [sys.executable, "-c", "from normtune.cli.app import main; main()", "serve", *map(str, arguments)],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "TERM": "dumb", **environment},

@@ -11,20 +11,19 @@ from typing import Any
 import pytest
 
 from normtune.config import Pruning, protocol
+from normtune.records.aggregate import by_rate, tabulate
+from normtune.records.run import EpochScore, Record
+from normtune.records.store import Store
 from normtune.studies.conduct import Study
-from normtune.studies.executors import Here
+from normtune.studies.executors.executor import Here
+from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, Result, TrainJob
-from normtune.studies.pool import Pool
 from normtune.studies.pruning import pruned_identity, trial_order, verdict
 from normtune.studies.runs import Cell, Runner, picked
 from normtune.studies.schedule import Schedule
-from normtune.studies.store import Store
 from normtune.studies.study import StudyConfig
-from normtune.studies.table import by_rate, tabulate
 from normtune.studies.work import Place
-from normtune.training.checkpoint import EpochScore
 from normtune.training.loop import PrunedError, Tick
-from normtune.training.record import Record
 from normtune.training.session import Session
 from tests.studies.tiny import RULES, config, contents
 from tests.training.test_session import comparable, data

@@ -10,12 +10,12 @@ import pytest
 
 from normtune.config import RunConfig, protocol
 from normtune.errors import ConfigError, SelectionError, TrainingError
-from normtune.importance.scores import random_scores
+from normtune.importance.combined import random_scores
+from normtune.importance.masks import Mask
+from normtune.methods.expression import select
 from normtune.models.base import Base
-from normtune.selection.expression import select
-from normtune.selection.masks import Mask
+from normtune.records.store import Store
 from normtune.studies.runs import Cell, Finished, Runner, cells, mask_cells
-from normtune.studies.store import Store
 from normtune.training.session import Session
 from tests.training.test_session import TASK, data
 

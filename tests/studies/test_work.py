@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from normtune.data.suites import load_task
 from normtune.errors import UnknownNameError
 from normtune.importance.archive import Archive
-from normtune.selection.masks import Mask
+from normtune.importance.masks import Mask
+from normtune.records.store import Store
 from normtune.studies.conduct import Study
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
 from normtune.studies.runs import Runner, cells, mask_cells
-from normtune.studies.store import Store
 from normtune.studies.study import StudyConfig
 from normtune.studies.work import Mode, Place, check_mode, survey
-from normtune.tasks.suites import load_task
-from normtune.training.parts import parts_of
 from normtune.training.session import Session
+from normtune.training.splits import parts_of
 from tests.studies.tiny import RULES, config, contents
 
 

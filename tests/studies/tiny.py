@@ -9,9 +9,9 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from normtune.config import protocol
-from normtune.importance.record import FisherRecord
-from normtune.selection.masks import read_info
-from normtune.studies.store import Store
+from normtune.importance.masks import read_info
+from normtune.records.fisher import FisherRecord
+from normtune.records.store import Store
 from normtune.studies.study import StudyConfig
 from tests.training.test_session import comparable
 

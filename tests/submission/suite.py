@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
+from normtune.data.glue_tasks import GLUE
 from normtune.deltas.delta import Delta
-from normtune.execution.sparse import Tuning
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
 from normtune.submission.files import FILES
-from normtune.tasks.glue_tasks import GLUE
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 #: Rows of each test file of the small GLUE.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from normtune.data.glue_tasks import GLUE
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError, DeltaError
 from normtune.models.base import Base
@@ -17,7 +18,6 @@ from normtune.submission.answering import answer, plan
 from normtune.submission.files import FILES
 from normtune.submission.sources import named
 from normtune.submission.writing import Place, write_submission
-from normtune.tasks.glue_tasks import GLUE
 from tests.submission.suite import SMALL, TASKS, Text, make_delta, outputs, read_zip, save_deltas, texts, write_suite
 
 

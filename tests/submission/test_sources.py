@@ -7,8 +7,8 @@ import pytest
 from normtune.config import RunConfig, protocol
 from normtune.errors import ConfigError, DataError, DeltaError, UnknownNameError
 from normtune.models.base import Base
+from normtune.records.run import Counts, DataFacts, Record
 from normtune.submission.sources import best_runs, named
-from normtune.training.record import Counts, DataFacts, Record
 from tests.submission.suite import make_delta, texts
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from normtune.errors import ConfigError, DataError, OutputError
+from normtune.records.submission import SubmissionRecord
 from normtune.submission import writing
 from normtune.submission.answering import Answers, Part
 from normtune.submission.files import FILES
-from normtune.submission.record import SubmissionRecord
 from normtune.submission.writing import Place, record_scores, write_submission
 from tests.submission.suite import read_zip
 

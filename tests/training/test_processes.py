@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from normtune.tasks.templates import write
+from normtune.data.templates import write
 
-CODE = "from normtune.cli import main; main()"
+CODE = "from normtune.cli.app import main; main()"
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ from statistics import mean
 
 import pytest
 
+from normtune.methods.expression import select
+from normtune.methods.method import METHODS
+from normtune.methods.selection import nothing
 from normtune.models.base import skeleton
-from normtune.selection.expression import select
-from normtune.selection.methods import METHODS
-from normtune.selection.selection import nothing
-from normtune.studies.store import Store
-from normtune.studies.table import by_rate
+from normtune.records.aggregate import by_rate
+from normtune.records.store import Store
 from normtune.training.rates import NARROW, grid, width_of
 
 RUNS = Path(__file__).parents[2] / "results" / "runs"

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from normtune.config import protocol
+from normtune.data.encode import encode
+from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import logits, score
-from normtune.execution.batching import encode
-from normtune.execution.memory import Memory
+from normtune.fast.memory import Memory
+from normtune.methods.expression import select
 from normtune.models.base import Base
-from normtune.selection.expression import select
-from normtune.tasks.task import Split, Task, TaskData
+from normtune.records.run import Record
 from normtune.training import loop
 from normtune.training.loop import Tick
-from normtune.training.parts import parts_of
-from normtune.training.record import Record
 from normtune.training.session import Session
+from normtune.training.splits import parts_of
 
 WORDS = ("the", "a", "cat", "dog", "bird", "sat", "ran", "on", "mat")
 TASK = Task("animals", "Animals", "classification", ("no", "yes"), ("accuracy", "macro_f1"), pair=False)

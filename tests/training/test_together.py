@@ -10,22 +10,22 @@ import torch
 from accelerate import Accelerator
 
 from normtune.config import Protocol, protocol
+from normtune.data.encode import encode
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, TrainingError
-from normtune.execution.batching import encode
-from normtune.execution.point import Point
-from normtune.execution.prefix import Prefix
-from normtune.execution.sparse import Tuning
-from normtune.execution.stack import Stack
-from normtune.execution.trained import Trained
+from normtune.fast.point import Point
+from normtune.fast.prefix import Prefix
+from normtune.fast.stack import Stack
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Tuning
+from normtune.methods.trainable import Trained
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection
+from normtune.records.run import Record
 from normtune.training import loop
+from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Loop, Outcome, PrunedError, Tick
-from normtune.training.passes import Goal, Passes
-from normtune.training.record import Record
 from normtune.training.session import Session
 from normtune.training.together import Together, Trial
 from tests.conftest import needs_compiler

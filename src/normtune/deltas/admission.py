@@ -11,8 +11,8 @@ from torch import Tensor
 from normtune.deltas.answering import task_of
 from normtune.deltas.delta import Delta
 from normtune.deltas.entry import Entry
+from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DeltaError, ModelError, SelectionError
-from normtune.execution.rows import Row, RowModel
 from normtune.models.base import Base
 from normtune.models.head import head_shapes
 

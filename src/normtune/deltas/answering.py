@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from normtune.data.task import Task
 from normtune.deltas.delta import Delta
-from normtune.tasks.task import Task
 
 
 def task_of(delta: Delta) -> Task:

@@ -10,16 +10,16 @@ from types import MappingProxyType
 
 import numpy as np
 
-from normtune.answers import Prediction, Text, predictions
+from normtune.data.encode import by_length
 from normtune.deltas.admission import Admission
+from normtune.deltas.answers import Prediction, Text, predictions
 from normtune.deltas.delta import Delta, is_applied
 from normtune.deltas.entry import Entry, Prepared
 from normtune.deltas.preparing import Preparer
+from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DataError, DeltaError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
-from normtune.execution.batching import by_length
-from normtune.execution.rows import Row, RowModel
-from normtune.execution.sparse import refuse_sharded
+from normtune.methods.sparse import refuse_sharded
 from normtune.models.base import Base
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from normtune.deltas.delta import DeltaInfo
 
 if TYPE_CHECKING:
-    from normtune.training.record import Record
+    from normtune.records.run import Record
 
 _BODY = """---
 {data}

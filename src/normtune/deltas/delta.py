@@ -22,14 +22,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
+from normtune.data.task import Kind
 from normtune.errors import DeltaError, OutputError
-from normtune.execution.sparse import Tuning, raise_norms, refuse_sharded
 from normtune.files import write_atomically
+from normtune.methods.positions import PACKED, pack, unpack
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Tuning, raise_norms, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
-from normtune.selection.positions import PACKED, pack, unpack
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Kind
 from normtune.versions import versions
 
 FORMAT = 1

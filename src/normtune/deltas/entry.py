@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from normtune.data.task import Task
 from normtune.deltas.delta import Delta, DeltaInfo
-from normtune.execution.rows import Row
-from normtune.tasks.task import Task
+from normtune.deltas.row_model import Row
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,10 @@ from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.models.sources import PACKAGED
-from normtune.selection.selection import Selection
 
 WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "normtune.json"
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from normtune.data.encode import encode
+from normtune.data.task import Split
 from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.errors import DeltaError
 from normtune.evaluation import logits
-from normtune.execution.batching import encode
 from normtune.files import fresh_folder
 from normtune.models.base import Base
 from normtune.models.sources import quiet
-from normtune.tasks.task import Split
 
 # What a scaled head is tried on; any texts do.
 _TEXTS = Split(("a", "is this so ?"))

@@ -8,10 +8,10 @@ from threading import Lock
 
 from transformers import PreTrainedTokenizerBase
 
-from normtune.answers import Text, examples
+from normtune.data.encode import Encoded, encode, padding
+from normtune.deltas.answers import Text, examples
 from normtune.deltas.entry import Entry, Prepared
 from normtune.errors import DataError
-from normtune.execution.batching import Encoded, encode, padding
 
 
 class Preparer:

@@ -16,19 +16,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from normtune.config import fingerprint
+from normtune.data.encode import encode
+from normtune.data.glue_tasks import GLUE
+from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
-from normtune.execution.batching import encode
 from normtune.files import write_atomically
 from normtune.importance.fisher import Request, fisher
-from normtune.importance.record import FisherConfig, FisherRecord, information
+from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
+from normtune.importance.tally import information
 from normtune.machine import machine
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.selection.expression import select
-from normtune.selection.scores import Scores
-from normtune.selection.selection import Selection
-from normtune.tasks.glue_tasks import GLUE
-from normtune.tasks.task import Split, Task, TaskData
+from normtune.records.fisher import FisherConfig, FisherRecord
 from normtune.versions import versions
 
 # A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.

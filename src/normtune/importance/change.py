@@ -6,33 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from normtune.config import Strict
-from normtune.models.components import Sub
-from normtune.selection.selection import Selection
-
-
-class Change(Strict):
-    """How far the selected entries of one parameter moved.
-
-    Attributes:
-        component: The component it belongs to.
-        layer: Number of its layer from 0, or None outside the layers.
-        sub: Its sub-component.
-        entries: How many entries were compared.
-        mean: D, the mean of |fine-tuned - pre-trained| over them (equation 1).
-        relative: D divided by the mean of |pre-trained|; None where that is zero.
-        l0: How many of them differ (appendix B).
-        l1: The sum of |fine-tuned - pre-trained| (appendix B).
-    """
-
-    component: str
-    layer: int | None
-    sub: Sub
-    entries: int
-    mean: float
-    relative: float | None
-    l0: int
-    l1: float
+from normtune.methods.selection import Selection
+from normtune.records.run import Change
 
 
 def changes(selection: Selection, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:

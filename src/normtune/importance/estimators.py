@@ -18,89 +18,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normtune.config import Strict
-from normtune.errors import ConfigError, UnknownNameError
-from normtune.tasks.task import Task
-
-ESTIMATORS = ("empirical", "exact", "monte-carlo")
+from normtune.data.task import Task
+from normtune.records.fisher import Estimator
 
 
-class Estimator(Strict):
-    """Which labels the gradients are taken at.
+def passes(
+    estimator: Estimator, outputs: Tensor, task: Task, labels: Tensor | None, numbers: Sequence[int]
+) -> Iterator[Tensor]:
+    """What to differentiate, pass by pass.
 
-    Attributes:
-        name: ``empirical``, ``exact`` or ``monte-carlo``.
-        samples: For ``monte-carlo``, how many labels are drawn for each example.
-        seed: For ``monte-carlo``, seeds the draws, example by example, whatever the batches.
+    Args:
+        estimator: Which labels the gradients are taken at.
+        outputs: The head's outputs, of shape (B, outputs), with their graph.
+        task: Says what they mean.
+        labels: The true labels of these examples, of shape (B,), where the estimator needs them.
+        numbers: Numbers of these examples in the data, which seed the draws.
+
+    Yields:
+        For each pass one number an example, of shape (B,).
     """
+    if task.kind == "regression":
+        predicted = outputs[:, 0] * task.scale + task.center
+        yield from _numbers(estimator, predicted, labels, numbers)
+        return
+    log_p = outputs.log_softmax(1)
+    if estimator.name == "empirical":
+        assert labels is not None
+        yield log_p.gather(1, labels[:, None])[:, 0]
+    elif estimator.name == "exact":
+        roots = log_p.detach().exp().sqrt()
+        for label in range(outputs.shape[1]):
+            yield roots[:, label] * log_p[:, label]
+    else:
+        drawn = _labels(estimator, log_p.detach(), numbers)
+        for pick in drawn.T:
+            yield log_p.gather(1, pick[:, None])[:, 0] / estimator.samples**0.5
 
-    name: str = "empirical"
-    samples: int = 1
-    seed: int = 0
 
-    def model_post_init(self, _: object) -> None:
-        """Check the fields.
+def _numbers(
+    estimator: Estimator, predicted: Tensor, labels: Tensor | None, numbers: Sequence[int]
+) -> Iterator[Tensor]:
+    if estimator.name == "exact":
+        yield predicted
+    elif estimator.name == "empirical":
+        assert labels is not None
+        yield -((labels.to(predicted.dtype) - predicted) ** 2) / 2
+    else:
+        noise = np.array([
+            np.random.default_rng([estimator.seed, n]).standard_normal(estimator.samples) for n in numbers
+        ])
+        for column in torch.from_numpy(noise).to(predicted).T:
+            # d/dw of -(y - f)^2 / 2 is (y - f) df/dw, and y - f is the noise itself.
+            yield column * predicted / estimator.samples**0.5
 
-        Raises:
-            UnknownNameError: If there is no such estimator.
-            ConfigError: If the number of samples is not positive, or the seed negative.
-        """
-        if self.name not in ESTIMATORS:
-            raise UnknownNameError("estimator", self.name, ESTIMATORS)
-        if self.samples < 1:
-            raise ConfigError(f"An estimate takes at least 1 sample an example; got {self.samples}.")
-        if self.seed < 0:
-            raise ConfigError(f"A seed is a whole number from 0; got {self.seed}.")
 
-    @property
-    def needs_labels(self) -> bool:
-        """Whether the true labels enter."""
-        return self.name == "empirical"
-
-    def passes(self, outputs: Tensor, task: Task, labels: Tensor | None, numbers: Sequence[int]) -> Iterator[Tensor]:
-        """What to differentiate, pass by pass.
-
-        Args:
-            outputs: The head's outputs, of shape (B, outputs), with their graph.
-            task: Says what they mean.
-            labels: The true labels of these examples, of shape (B,), where the estimator needs them.
-            numbers: Numbers of these examples in the data, which seed the draws.
-
-        Yields:
-            For each pass one number an example, of shape (B,).
-        """
-        if task.kind == "regression":
-            predicted = outputs[:, 0] * task.scale + task.center
-            yield from self._numbers(predicted, labels, numbers)
-            return
-        log_p = outputs.log_softmax(1)
-        if self.name == "empirical":
-            assert labels is not None
-            yield log_p.gather(1, labels[:, None])[:, 0]
-        elif self.name == "exact":
-            roots = log_p.detach().exp().sqrt()
-            for label in range(outputs.shape[1]):
-                yield roots[:, label] * log_p[:, label]
-        else:
-            drawn = self._labels(log_p.detach(), numbers)
-            for pick in drawn.T:
-                yield log_p.gather(1, pick[:, None])[:, 0] / self.samples**0.5
-
-    def _numbers(self, predicted: Tensor, labels: Tensor | None, numbers: Sequence[int]) -> Iterator[Tensor]:
-        if self.name == "exact":
-            yield predicted
-        elif self.name == "empirical":
-            assert labels is not None
-            yield -((labels.to(predicted.dtype) - predicted) ** 2) / 2
-        else:
-            noise = np.array([np.random.default_rng([self.seed, n]).standard_normal(self.samples) for n in numbers])
-            for column in torch.from_numpy(noise).to(predicted).T:
-                # d/dw of -(y - f)^2 / 2 is (y - f) df/dw, and y - f is the noise itself.
-                yield column * predicted / self.samples**0.5
-
-    def _labels(self, log_p: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Labels drawn from the model, of shape (B, samples), by inverting the distribution function."""
-        uniform = np.array([np.random.default_rng([self.seed, n]).random(self.samples) for n in numbers])
-        below = log_p.double().exp().cumsum(1)
-        drawn = torch.searchsorted(below, torch.from_numpy(uniform).to(below.device))
-        return drawn.clamp(max=log_p.shape[1] - 1)
+def _labels(estimator: Estimator, log_p: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Labels drawn from the model, of shape (B, samples), by inverting the distribution function."""
+    uniform = np.array([np.random.default_rng([estimator.seed, n]).random(estimator.samples) for n in numbers])
+    below = log_p.double().exp().cumsum(1)
+    drawn = torch.searchsorted(below, torch.from_numpy(uniform).to(below.device))
+    return drawn.clamp(max=log_p.shape[1] - 1)

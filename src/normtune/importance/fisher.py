@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normtune.data.encode import Encoded
+from normtune.data.task import Task
 from normtune.errors import DataError, ImportanceError
-from normtune.execution.batching import Encoded
-from normtune.importance.estimators import Estimator
+from normtune.importance.estimators import passes
 from normtune.importance.gradients import PerExample, Plan
+from normtune.importance.scores import Scores
 from normtune.importance.tally import Tally
+from normtune.methods.selection import Selection, nothing
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.selection.scores import Scores
-from normtune.selection.selection import Selection, nothing
-from normtune.tasks.task import Task
+from normtune.records.fisher import Estimator
 
 #: Tokens of a batch, padding included, which bound the memory whatever the lengths.
 TOKENS = {"cpu": 2048, "cuda": 1 << 17}
@@ -272,7 +273,7 @@ class Counter:
     def _passes(self, outputs: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:
         labels = self._encoded.labels
         own = None if labels is None else labels[torch.from_numpy(numbers)].to(outputs.device)
-        return self._estimator.passes(outputs, self._task, own, numbers.tolist())
+        return passes(self._estimator, outputs, self._task, own, numbers.tolist())
 
 
 def totals(tally: Tally, within: Selection) -> dict[str, float]:

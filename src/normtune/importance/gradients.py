@@ -4,7 +4,7 @@ One forward and one backward pass a batch, with every parameter frozen (see `nor
 first batch, the shortest and the longest example are computed together and one by one; a parameter for which the two
 differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
 
-Where a family's head reads the first token alone, so does the last layer in batches (`normtune.execution.first_token`).
+Where a family's head reads the first token alone, so does the last layer in batches (`normtune.fast.first_token`).
 Where only its normalisations are wanted besides, the gradients come out of fused layers (`normtune.importance.norms`).
 """
 
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normtune.data.encode import Encoded
 from normtune.errors import ModelError
-from normtune.execution.batching import Encoded
-from normtune.execution.first_token import can_shorten, shortened
-from normtune.execution.linear import fast_linear
+from normtune.fast.first_token import can_shorten, shortened
+from normtune.fast.linear import fast_linear
 from normtune.importance.norms import FusedNorms, can_fuse
 from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
 from normtune.importance.tally import Tally

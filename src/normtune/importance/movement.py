@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal, get_args
 
+from normtune.config import Sub
 from normtune.errors import DataError, UnknownNameError
-from normtune.importance.change import Change
-from normtune.models.components import Sub
+from normtune.records.run import Change
 
 Measure = Literal["mean", "relative", "l0", "l1"]
 

@@ -1,6 +1,6 @@
 """Per-example gradients of normalisations, from fused layers' own backward pass.
 
-A fused layer (`normtune.execution.fused`) is one operation, which knows the gradient of a normalisation's outputs and
+A fused layer (`normtune.fast.fused`) is one operation, which knows the gradient of a normalisation's outputs and
 what it saw. Where nothing but normalisations of a BERT-like encoder is wanted, that is all that is needed: each
 example's rows are added up on the spot, and no gradient of a whole batch is ever formed.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from normtune.execution.first_token import can_shorten
-from normtune.execution.fused import fusable, fused
-from normtune.execution.layer import NORMS, Normalised, fits
+from normtune.fast.first_token import can_shorten
+from normtune.fast.fused import fusable, fused
+from normtune.fast.layer import NORMS, Normalised, fits
 from normtune.importance.squares import norm_sums
 from normtune.importance.uses import Factor
 

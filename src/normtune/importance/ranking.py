@@ -5,31 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Protocol
 
-
-class Information(Protocol):
-    """Fisher information of one parameter, as records hold it."""
-
-    @property
-    def component(self) -> str:
-        """The component it belongs to."""
-
-    @property
-    def layer(self) -> int | None:
-        """Number of its layer, or None outside the layers."""
-
-    @property
-    def entries(self) -> int:
-        """How many entries were summed over."""
-
-    @property
-    def total(self) -> float:
-        """The sum of their Fisher information: the mean over head seeds."""
-
-    @property
-    def by_seed(self) -> tuple[float, ...]:
-        """The same for each head seed."""
+from normtune.records.fisher import Information
 
 
 def component_means(information: Iterable[Information], head: int | None = None) -> dict[str, float]:

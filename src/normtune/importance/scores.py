@@ -1,130 +1,112 @@
-"""Importances as scores of every candidate, and how those of several tasks are put together."""
+"""Scores: one number for every entry of a set of candidates, which a mask is taken from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
-from operator import add
-from typing import get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError, UnknownNameError
-from normtune.models.base import Base
-from normtune.selection.masks import Scope
-from normtune.selection.scores import Scores
-from normtune.selection.selection import Selection
-
-SCOPES: tuple[str, ...] = get_args(Scope)
+from normtune.errors import SelectionError
+from normtune.methods.selection import Selection
 
 
-def magnitude(base: Base, within: Selection) -> Scores:
-    """|pre-trained| of every candidate.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How much each of some entries matters, by whatever importance.
 
-    Args:
-        base: The base model, as it was loaded.
+    Attributes:
         within: The candidates.
-
-    Returns:
-        Their scores.
+        values: For each parameter with candidates one number each, float64, in the order of `within.indices`.
     """
-    return Scores(within, {name: np.abs(values) for name, values in _pretrained(base, within).items()})
+
+    within: Selection
+    values: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        """Check that there is one finite number for every candidate; they cannot be written to afterwards.
+
+        Raises:
+            SelectionError: If a parameter's are missing, too many or too few, or not finite, or nobody asked for them.
+        """
+        names = self.within.chosen.keys()
+        for name in names - self.values.keys():
+            raise SelectionError(f"{name!r} has candidates but no scores.")
+        for name in self.values.keys() - names:
+            raise SelectionError(f"{name!r} has scores but no candidates.")
+        tidy = {name: _tidy(name, self.values[name], self.within.count(name)) for name in names}
+        object.__setattr__(self, "values", tidy)
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.within)
+
+    @property
+    def total(self) -> float:
+        """The sum over all candidates."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.sum([values.sum() for values in self.values.values()]))
+
+    def normalised(self) -> Scores:
+        """Divided by their own sum over all candidates, so that they add up to 1.
+
+        Raises:
+            SelectionError: If that sum is zero, negative or not finite.
+        """
+        total = self.total
+        if not 0 < total < np.inf:
+            raise SelectionError(f"Scores that add up to {total:g} cannot be divided by their sum.")
+        return Scores(self.within, {name: values / total for name, values in self.values.items()})
+
+    def restrict(self, within: Selection) -> Scores:
+        """The scores of fewer candidates.
+
+        Args:
+            within: Which, all of them among the present ones.
+
+        Returns:
+            Their scores, as they are.
+
+        Raises:
+            SelectionError: If one of them has no score, or they are of another model.
+        """
+        beyond = len(within - self.within)
+        if beyond:
+            raise SelectionError(f"{beyond:,} of the {len(within):,} candidates have no score.")
+        return Scores(within, {name: self._of(name, within) for name in within.chosen})
+
+    def _of(self, name: str, within: Selection) -> np.ndarray:
+        values = self.values[name]
+        if within.count(name) == values.size:
+            return values
+        wanted = within.indices(name)
+        whole = self.within.is_whole(name)
+        return values[wanted if whole else np.searchsorted(self.within.indices(name), wanted)]
+
+    def __add__(self, other: Scores) -> Scores:
+        """Sums of two scores of the same candidates.
+
+        Raises:
+            SelectionError: If the candidates differ.
+        """
+        if self.within != other.within:
+            raise SelectionError("Scores of different candidates cannot be added.")
+        return Scores(self.within, {name: values + other.values[name] for name, values in self.values.items()})
+
+    def __neg__(self) -> Scores:
+        """The other way round, so that the top is what had the least."""
+        return Scores(self.within, {name: -values for name, values in self.values.items()})
+
+    def __repr__(self) -> str:
+        return f"Scores({len(self):,} candidates in {len(self.values)} parameters)"
 
 
-def random_scores(within: Selection, seed: int = 0) -> Scores:
-    """A uniform draw for every candidate, so that a mask is one without replacement.
-
-    Args:
-        within: The candidates.
-        seed: Seeds the draw.
-
-    Returns:
-        Their scores.
-    """
-    generator = np.random.default_rng([seed, 0x5C0E])
-    return Scores(within, {place.parameter: generator.random(within.count(place.parameter)) for place in within})
-
-
-def change_scores(base: Base, within: Selection, delta: Delta) -> Scores:
-    """|fine-tuned - pre-trained| of every candidate, from a run that trained all of them.
-
-    Args:
-        base: The base model, as it was loaded.
-        within: The candidates.
-        delta: What the run left, such as one of full fine-tuning.
-
-    Returns:
-        Their scores.
-
-    Raises:
-        SelectionError: If the run did not train one of them.
-    """
-    trained = delta.selection(base)
-    missing = len(within - trained)
-    if missing:
-        raise SelectionError(
-            f"The run of {delta.info.method or 'unknown method'!r} did not train {missing:,}"
-            f" of the {len(within):,} candidates; take a full fine-tuning."
-        )
-    # Of the parameters in question only, since a full fine-tuning holds the whole model.
-    there = Selection(base.layout, {name: trained.chosen[name] for name in within.chosen})
-    moved = {name: np.abs(_plain(delta.values[name]) - old) for name, old in _pretrained(base, there).items()}
-    return Scores(there, moved).restrict(within)
-
-
-def combined(per_task: Mapping[str, Callable[[], Scores]], scope: str, target: str | None = None) -> Scores:
-    """The scores that a mask of this scope is taken from.
-
-    Args:
-        per_task: For each task what gives its scores; only what `scope` needs is called, so that ``leave-one-out``
-            never reads its target. All are of the same candidates, and none is negated yet.
-        scope: ``individual``, the target's own; ``global``, every task's divided by its own sum over the candidates,
-            then added; or ``leave-one-out``, the same without the target.
-        target: The task that the mask is for; ``global`` needs none.
-
-    Returns:
-        The scores.
-
-    Raises:
-        UnknownNameError: If there is no such scope, or the target is none of the tasks.
-        ConfigError: If there is no target, or no other task than the target.
-    """
-    if scope not in SCOPES:
-        raise UnknownNameError("scope", scope, SCOPES)
-    if scope == "global":
-        return _shares(per_task, per_task)
-    if target is None:
-        raise ConfigError(f"A mask of the scope {scope!r} is for one task; name it as the target.")
-    if target not in per_task:
-        raise UnknownNameError("target task", target, per_task)
-    if scope == "individual":
-        return per_task[target]()
-    return _shares(per_task, [task for task in per_task if task != target])
-
-
-def _shares(per_task: Mapping[str, Callable[[], Scores]], tasks: Iterable[str]) -> Scores:
-    ordered = sorted(tasks)  # so that the sum is the same to the bit, in whatever order the tasks were given
-    if not ordered:
-        raise ConfigError("There is no task left to take scores from.")
-    return reduce(add, (_share(task, per_task[task]()) for task in ordered))
-
-
-def _share(task: str, scores: Scores) -> Scores:
-    try:
-        return scores.normalised()
-    except SelectionError as error:
-        raise SelectionError(f"{task}: {error}") from error
-
-
-def _pretrained(base: Base, within: Selection) -> dict[str, np.ndarray]:
-    parameters = dict(base.model.named_parameters())
-    values = {name: _plain(parameters[name]) for name in within.chosen}
-    return {name: v if within.is_whole(name) else v[within.indices(name)] for name, v in values.items()}
-
-
-def _plain(values: Tensor) -> np.ndarray:
-    """Values flattened, in float64."""
-    plain: np.ndarray = values.detach().reshape(-1).double().cpu().numpy()
-    return plain
+def _tidy(name: str, values: np.ndarray, count: int) -> np.ndarray:
+    tidy = np.asarray(values, np.float64).view()
+    if tidy.shape != (count,):
+        raise SelectionError(f"The scores of {name!r} have the shape {tidy.shape}, its candidates ({count},).")
+    if not np.isfinite(tidy).all():
+        first = int(np.flatnonzero(~np.isfinite(tidy))[0])
+        raise SelectionError(f"The scores of {name!r} are not finite: number {first} of {count:,} is {tidy[first]}.")
+    tidy.flags.writeable = False
+    return tidy

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import hadamard
 
-from normtune.execution.batching import Encoded
+from normtune.data.encode import Encoded
+from normtune.data.task import Task
 from normtune.importance.fisher import Counter, Estimation, Fisher, Request, scores, totals
+from normtune.importance.masks import top
 from normtune.importance.ranking import component_means, concordance
-from normtune.importance.record import information
-from normtune.importance.tally import Tally, merged
-from normtune.importance.tolerance import Look, Stability, Tolerance
+from normtune.importance.tally import Tally, information, merged
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.selection.masks import top
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Task
+from normtune.records.fisher import Look, Stability, Tolerance
 
 GROUPS = 8
 #: Examples before the first look, and by how much their number grows until the next.

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from normtune.errors import ModelError
-from normtune.models.components import Layout, layout
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, new_head, read_spec, set_labels
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
+from normtune.models.layout import Layout, layout
 from normtune.models.sources import first_line, locate, quiet, read_config, read_tokenizer, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from normtune.data.task import Kind
 from normtune.errors import DeltaError, ModelError
 from normtune.models.precision import in_float32
-from normtune.tasks.task import Kind
 
 
 @dataclass(frozen=True)

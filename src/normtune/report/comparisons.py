@@ -10,10 +10,10 @@ from normtune.report.evidence import signed
 from normtune.report.scores import Scores
 from normtune.report.table import Entry, Group, Kind, Table
 from normtune.report.tables import METHODS, NAMES
-from normtune.studies import published
-from normtune.studies import scores as paired
-from normtune.studies.comparison import Comparison, Pair, compare
-from normtune.studies.statistics import LEAST
+from normtune.statistics import published
+from normtune.statistics import scores as paired
+from normtune.statistics.comparison import Comparison, Pair, compare
+from normtune.statistics.paired import LEAST
 
 AGAINST = "layernorm"
 _HEADER = (

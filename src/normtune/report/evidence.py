@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from normtune.importance.ranking import component_means
+from normtune.records.fisher import FisherRecord
+from normtune.records.results import Results
 from normtune.report.figures import LAYERNORM, component_changes, fractions, layer_sums
-from normtune.report.records import Fisher, Results
 from normtune.report.scores import Column, Scores, order, title
 from normtune.report.table import Entry, Group, Kind, Table
 from normtune.report.tables import NAMES
-from normtune.studies.claims import MARGIN, Judged, Measured, judge
+from normtune.statistics.claims import MARGIN, Judged, Measured, judge
 
 SECOND = "attention.output.LayerNorm"
 _KINDS: dict[str, Kind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
 
 
 def evidence(scores: Scores, results: Results) -> dict[str, Measured]:
-    """What is measured for the claims, by the names in `normtune.studies.claims`."""
+    """What is measured for the claims, by the names in `normtune.statistics.claims`."""
     everything = {
         "change": _change(scores),
         **_ranks(results.fisher),
@@ -43,7 +44,7 @@ def _change(scores: Scores) -> Measured:
     return _ratio("change of output.LayerNorm over that of the component that comes next", values)
 
 
-def _ranks(fisher: Sequence[Fisher]) -> dict[str, Measured]:
+def _ranks(fisher: Sequence[FisherRecord]) -> dict[str, Measured]:
     first: dict[str, list[float]] = {}
     second: dict[str, list[float]] = {}
     for each in fisher:
@@ -58,7 +59,7 @@ def _ranks(fisher: Sequence[Fisher]) -> dict[str, Measured]:
     }
 
 
-def _layers(fisher: Sequence[Fisher]) -> Measured:
+def _layers(fisher: Sequence[FisherRecord]) -> Measured:
     def halves(sums: Mapping[tuple[int, str], float]) -> tuple[float, float]:
         layers = sorted({layer for layer, _ in sums})
         early, late = {*layers[: len(layers) // 2]}, {*layers[(len(layers) + 1) // 2 :]}
@@ -68,7 +69,7 @@ def _layers(fisher: Sequence[Fisher]) -> Measured:
     return _ratio("information in the later half of the layers over that in the earlier half", _by_head(fisher, halves))
 
 
-def _bias(fisher: Sequence[Fisher]) -> Measured:
+def _bias(fisher: Sequence[FisherRecord]) -> Measured:
     def subs(sums: Mapping[tuple[int, str], float]) -> tuple[float, float]:
         bias, weight = (sum(v for (_, own), v in sums.items() if own == sub) for sub in ("bias", "weight"))
         return bias, weight
@@ -77,7 +78,7 @@ def _bias(fisher: Sequence[Fisher]) -> Measured:
 
 
 def _by_head(
-    fisher: Sequence[Fisher], two: Callable[[Mapping[tuple[int, str], float]], tuple[float, float]]
+    fisher: Sequence[FisherRecord], two: Callable[[Mapping[tuple[int, str], float]], tuple[float, float]]
 ) -> dict[str, list[float]]:
     values = {}
     for each in fisher:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
+from normtune.records.fisher import FisherRecord
+from normtune.records.results import Results
+from normtune.records.run import Record
 from normtune.report.curves import Curves, Look, Point, Series
 from normtune.report.heatmap import HeatMap
-from normtune.report.records import Fisher, Results, Run
 from normtune.report.scores import PAPER, Cell, Column, Scores, order, title
 
 LAYERNORM = "output.LayerNorm"
@@ -82,12 +84,12 @@ def figure1(scores: Scores) -> Drawing:
     )
 
 
-def component_changes(run: Run) -> dict[str, float]:
+def component_changes(run: Record) -> dict[str, float]:
     """Equation 1 for each component of the layers, over all of its entries."""
     return _changes(run, lambda _: "")[""]
 
 
-def _changes(run: Run, spot: Callable[[int], str]) -> dict[str, dict[str, float]]:
+def _changes(run: Record, spot: Callable[[int], str]) -> dict[str, dict[str, float]]:
     sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for each in run.changes:
         if each.layer is not None:
@@ -100,7 +102,7 @@ def _changes(run: Run, spot: Callable[[int], str]) -> dict[str, dict[str, float]
     return result
 
 
-def _change(task: str, runs: Sequence[Run], wanted: Sequence[int]) -> Heat | None:
+def _change(task: str, runs: Sequence[Record], wanted: Sequence[int]) -> Heat | None:
     grids = [_changes(run, str) for run in runs]
     if not grids or not grids[0]:
         return None
@@ -124,7 +126,7 @@ def _change(task: str, runs: Sequence[Run], wanted: Sequence[int]) -> Heat | Non
     return Heat(shown, tuple(tips), shown.limits, f"runs-full-on-{task}")
 
 
-def layer_sums(fisher: Fisher, head: int | None = None) -> dict[tuple[int, str], float]:
+def layer_sums(fisher: FisherRecord, head: int | None = None) -> dict[tuple[int, str], float]:
     """Sums of the Fisher information of each layer's LayerNorm by layer and sub-component."""
     return {
         (row.layer, row.sub): row.total if head is None else row.by_seed[head]

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
-from normtune.report import ledger
+from normtune.records.results import Results
+from normtune.report import appendix
 from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.curves import Curves, Look
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, Heat, figure1, figure2, figure3, figure4, figure5
-from normtune.report.findings import findings
 from normtune.report.multiples import heat_maps
-from normtune.report.records import Results
 from normtune.report.scores import Scores
+from normtune.report.summary import findings
 from normtune.report.svg import curves, key_of
 from normtune.report.table import Table
 from normtune.report.tables import setting, table1, table2, table3, table4
@@ -55,7 +55,7 @@ class Report:
             table4(),
             ours_table(self.scores),
             theirs_table(),
-            ledger.data_table(self.results),
+            appendix.data_table(self.results),
         )
         return {table.key: table for table in shown}
 
@@ -84,8 +84,8 @@ def page(report: Report) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    machines, versions = ledger.Marks("M"), ledger.Marks("V")
-    shelves = ledger.shelves(report.results, report.scores, machines, versions)
+    machines, versions = appendix.Marks("M"), appendix.Marks("V")
+    shelves = appendix.shelves(report.results, report.scores, machines, versions)
     looks = _looks(report)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html.j2")).render(
@@ -94,7 +94,7 @@ def page(report: Report) -> str:
         figures=report.figures,
         drawings={key: Markup(_drawn(drawing, looks)) for key, drawing in report.figures.items()},
         findings=findings(report.scores, report.results),
-        facts=ledger.facts(report.results, report.scores),
+        facts=appendix.facts(report.results, report.scores),
         shelves=shelves,
         machines=machines.legend,
         versions=versions.legend,

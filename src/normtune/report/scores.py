@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from normtune.report.records import Results, Run
-from normtune.tasks.glue_tasks import GLUE
+from normtune.data.glue_tasks import GLUE
+from normtune.records.results import Results
+from normtune.records.run import Record
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Cell:
     column: Column
     values: dict[int, float]
     wanted: tuple[int, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[Record, ...]
 
     @cached_property
     def mean(self) -> float | None:
@@ -106,7 +107,7 @@ class Scores:
     """
 
     def __init__(self, results: Results) -> None:
-        groups: dict[tuple[str, str], dict[float, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+        groups: dict[tuple[str, str], dict[float, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
         for run in results.done:
             # Of runs that differ in threads or device only, the first stands for its seed.
             rates = groups[run.config.method, run.config.task]
@@ -140,7 +141,7 @@ class Scores:
         return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
 
 
-def _chosen(rates: Iterable[dict[int, Run]]) -> dict[int, Run]:
+def _chosen(rates: Iterable[dict[int, Record]]) -> dict[int, Record]:
     """The runs at the rate with the most seeds; among equals, at that with the best first seed."""
     return max(rates, key=lambda group: (len(group), group[min(group)].score or 0.0))
 

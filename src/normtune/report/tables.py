@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from normtune.data.glue_tasks import GLUE
 from normtune.importance.ranking import component_means, ranking, shares
-from normtune.report.floors import floor
-from normtune.report.records import Fisher, Results, Run
+from normtune.records.fisher import FisherRecord
+from normtune.records.results import Results
+from normtune.records.run import Record
+from normtune.records.submission import SubmissionRecord
+from normtune.report.baselines import floor
 from normtune.report.scores import PAPER, Cell, Column, Scores, order, title
 from normtune.report.table import Entry, Group, Table
-from normtune.studies import published
-from normtune.submission.record import SubmissionRecord
-from normtune.tasks.glue_tasks import GLUE
+from normtune.statistics import published
 
 #: The paper's methods, and the control that it does not have.
 METHODS = ("full", "bitfit", "layernorm", "random", "head")
@@ -21,7 +23,7 @@ OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in 
 _NO_RUN = "—"
 
 
-def table1_sums(fisher: Iterable[Fisher]) -> dict[str, float]:
+def table1_sums(fisher: Iterable[FisherRecord]) -> dict[str, float]:
     """Each task's shares added over tasks, by component, the largest first."""
     return ranking({each.config.task: component_means(each.information) for each in fisher})
 
@@ -55,7 +57,7 @@ def table1(results: Results) -> Table:
     )
 
 
-def _share(value: float | None, fisher: Fisher, name: str) -> Entry:
+def _share(value: float | None, fisher: FisherRecord, name: str) -> Entry:
     if value is None:
         return Entry(_NO_RUN, kind="missing")
     each = [shares(component_means(fisher.information, head))[name] for head in range(len(fisher.config.head_seeds))]
@@ -90,7 +92,7 @@ def _ours(results: Results) -> str:
 
 def setting(results: Results) -> str:
     """On which model and how, in words."""
-    each: list[Run | Fisher] = [*results.runs, *results.fisher]
+    each: list[Record | FisherRecord] = [*results.runs, *results.fisher]
     name = each[0].config.model.rstrip("/").rsplit("/", 1)[-1] if each else "no model"
     return f"{name}, protocol {results.runs[0].config.protocol.name}" if results.runs else name
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from normtune.answers import Prediction
+from normtune.deltas.answers import Prediction
 from normtune.deltas.bank import Bank
 from normtune.deltas.entry import Prepared
 from normtune.errors import NormtuneError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import RLock
 
-from normtune.answers import Text
+from normtune.deltas.answers import Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.deltas.entry import Entry, Prepared

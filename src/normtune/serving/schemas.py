@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from normtune.answers import Prediction, Text
+from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.entry import Entry
 from normtune.serving.folder import NAME
 

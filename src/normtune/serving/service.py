@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from normtune.answers import Text
+from normtune.deltas.answers import Text
 from normtune.errors import NormtuneError
 from normtune.serving.batcher import Batcher
 from normtune.serving.catalogue import Catalogue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from normtune.studies.executors import Executor, Here, Report, Silent
+from normtune.studies.executors.executor import Executor, Here, Report, Silent
 from normtune.studies.jobs import Job, Result
 from normtune.studies.plan import plan
 from normtune.studies.schedule import Schedule

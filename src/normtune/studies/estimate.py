@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from normtune.data.task import Split
 from normtune.errors import NormtuneError
 from normtune.importance.archive import Archive
-from normtune.importance.record import FisherRecord
-from normtune.importance.scores import random_scores
+from normtune.importance.combined import random_scores
+from normtune.importance.masks import top
 from normtune.machine import machine
-from normtune.selection.masks import top
+from normtune.records.fisher import FisherRecord
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
 from normtune.studies.plan import CANDIDATES
 from normtune.studies.work import Work
-from normtune.tasks.task import Split
-from normtune.training.parts import parts_of
+from normtune.training.splits import parts_of
 
 Source = Literal["records", "trial", "none"]
 

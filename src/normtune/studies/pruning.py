@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from normtune.config import Pruning, fingerprint
-from normtune.training.checkpoint import EpochScore
+from normtune.records.run import EpochScore, Pruned, Record
 from normtune.training.loop import Judge
-from normtune.training.record import Pruned, Record
 
 
 def trial_order(rates: Sequence[float]) -> tuple[float, ...]:

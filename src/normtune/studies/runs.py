@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normtune.config import Protocol, Pruning, RunConfig
+from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, TrainingError
-from normtune.selection.masks import Mask
-from normtune.selection.selection import Selection
+from normtune.importance.masks import Mask
+from normtune.methods.selection import Selection
+from normtune.records.run import Record
+from normtune.records.store import Store
 from normtune.studies.pruning import judge, pruned_identity, trial_order
-from normtune.studies.store import Store
 from normtune.studies.unfinished import pruned
-from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.rates import Grid
-from normtune.training.record import Record
 from normtune.training.session import Session
 from normtune.training.together import Trial
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from normtune.config import Pruning, RunConfig
-from normtune.execution.sparse import trained_counts
+from normtune.data.task import TaskData
 from normtune.machine import machine, peak_memory
-from normtune.selection.selection import Selection
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import trained_counts
+from normtune.records.run import Counts, Record
 from normtune.studies.pruning import pruned_identity, verdict
-from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError
-from normtune.training.parts import facts_of, parts_of
-from normtune.training.record import Counts, Record
 from normtune.training.session import Session
+from normtune.training.splits import facts_of, parts_of
 from normtune.versions import versions
 
 

@@ -12,28 +12,28 @@ from typing import Any, Literal, get_args
 import torch
 
 from normtune.config import RunConfig, Strict, fingerprint
+from normtune.data.suites import load_task
+from normtune.data.task import TaskData
 from normtune.errors import NormtuneError, TrainingError, UnknownNameError
 from normtune.importance.archive import Archive, read_scores
-from normtune.importance.record import FisherConfig, FisherRecord
-from normtune.importance.scores import combined, random_scores
+from normtune.importance.combined import combined, random_scores
+from normtune.importance.masks import Mask
+from normtune.importance.scores import Scores
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
 from normtune.models.device import accelerator
-from normtune.selection.expression import select
-from normtune.selection.masks import Mask
-from normtune.selection.scores import Scores
-from normtune.selection.selection import Selection
+from normtune.records.fisher import FisherConfig, FisherRecord
+from normtune.records.run import Record
+from normtune.records.store import Store
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, best_rate, hindrance
 from normtune.studies.plan import CANDIDATES
 from normtune.studies.pruning import judge, pruned_identity
 from normtune.studies.runs import picked
-from normtune.studies.store import Store
 from normtune.studies.study import StudyConfig
 from normtune.studies.unfinished import failed, pruned
-from normtune.tasks.suites import load_task
-from normtune.tasks.task import TaskData
 from normtune.training.loop import PrunedError
-from normtune.training.parts import parts_of
-from normtune.training.record import Record
 from normtune.training.session import Session
+from normtune.training.splits import parts_of
 from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from normtune.data.encode import encode
+from normtune.data.glue import load_glue, survey
+from normtune.data.glue_tasks import GLUE
+from normtune.data.task import Split
 from normtune.deltas.answering import task_of
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError, DeltaError
 from normtune.evaluation import EVAL_BATCH, decide, logits
-from normtune.execution.batching import encode
 from normtune.models.base import Base
 from normtune.submission.files import FILES, WNLI_MAJORITY, AnswerFile
 from normtune.submission.sources import Choice
-from normtune.tasks.glue import load_glue, survey
-from normtune.tasks.glue_tasks import GLUE
-from normtune.tasks.task import Split
 
 #: Texts that are tokenised at a time: QQP's 390,965 pairs would not fit beside a large model.
 CHUNK = 128 * EVAL_BATCH

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normtune.tasks.glue import HIGHEST_SCORE
-from normtune.tasks.glue_tasks import GLUE, LAYOUTS
+from normtune.data.glue import HIGHEST_SCORE
+from normtune.data.glue_tasks import GLUE, LAYOUTS
 
 #: What WNLI is answered with: ``not_entailment``, 323 of the 635 training examples. Models that are fine-tuned on it
 #: do worse than that, so its score says nothing of a method.

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
+from normtune.data.glue_tasks import GLUE, plain
 from normtune.errors import DataError, UnknownNameError
 from normtune.submission.files import FILES, AnswerFile
-from normtune.tasks.glue_tasks import GLUE, plain
 
 #: A score is of a file and a metric; the average over tasks is of neither.
 Key = tuple[str, str]

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normtune.data.glue import canonical_name
+from normtune.data.glue_tasks import GLUE
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.deltas.hub import fetch
 from normtune.errors import ConfigError, DataError, DeltaError
+from normtune.records.run import Record
+from normtune.records.submission import Source
 from normtune.submission.files import FILES
-from normtune.submission.record import Source
-from normtune.tasks.glue import canonical_name
-from normtune.tasks.glue_tasks import GLUE
-from normtune.training.record import Record
 
 #: The tasks that need a delta, in the server's order.
 TASKS = tuple(dict.fromkeys(file.model for file in FILES if file.model is not None))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from normtune.errors import ConfigError, DataError, OutputError
 from normtune.files import write_atomically
+from normtune.records.submission import Answered, SubmissionRecord
 from normtune.submission.answering import Answers
 from normtune.submission.files import content, pack
-from normtune.submission.record import Answered, SubmissionRecord
 from normtune.submission.scores import read_scores
 from normtune.versions import versions
 

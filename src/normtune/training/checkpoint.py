@@ -15,22 +15,7 @@ from torch import Tensor
 
 from normtune.config import Strict
 from normtune.files import write_atomically
-
-
-class EpochScore(Strict):
-    """One point of the training curve.
-
-    Attributes:
-        epoch: Number of the epoch, from 1.
-        loss: Mean training loss over the epoch.
-        scores: All metrics on the data that the epoch is picked on, the primary one first.
-        seconds: Time since the start, evaluation included.
-    """
-
-    epoch: int
-    loss: float
-    scores: dict[str, float]
-    seconds: float
+from normtune.records.run import EpochScore
 
 
 class Progress(Strict):

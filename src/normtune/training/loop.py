@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normtune.data.encode import buckets
 from normtune.errors import NormtuneError, TrainingError
 from normtune.evaluation import score_outputs
-from normtune.execution.batching import buckets
-from normtune.execution.trained import Trained
-from normtune.training.checkpoint import EpochScore, unpack
-from normtune.training.passes import Passed, Passes
+from normtune.methods.trainable import Trained
+from normtune.records.run import EpochScore
+from normtune.training.checkpoint import unpack
+from normtune.training.forward import Passed, Passes
 from normtune.training.state import State
 
 #: Seconds between two checkpoints inside an epoch.

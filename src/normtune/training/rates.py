@@ -9,8 +9,8 @@ of full fine-tuning or of LayerNorm, by the number of its entries.
 from __future__ import annotations
 
 from normtune.config import Strict
-from normtune.models.components import Layout
-from normtune.selection.selection import Selection
+from normtune.methods.selection import Selection
+from normtune.models.layout import Layout
 
 #: Hidden sizes below this are narrow: the measured grids are used; from it on the paper's.
 NARROW_BELOW = 512

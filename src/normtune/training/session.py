@@ -11,27 +11,27 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from normtune.config import Protocol, RunConfig, fingerprint
+from normtune.data.encode import Encoded, encode
+from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import score
-from normtune.execution.batching import Encoded, encode
-from normtune.execution.memory import Memory
-from normtune.execution.point import Point
-from normtune.execution.prefix import Prefix
-from normtune.execution.sparse import Tuning, trained_counts
-from normtune.execution.stack import Stack
+from normtune.fast.memory import Memory
+from normtune.fast.point import Point
+from normtune.fast.prefix import Prefix
+from normtune.fast.stack import Stack
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Tuning, trained_counts
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.selection.expression import select
-from normtune.selection.selection import Selection
-from normtune.tasks.task import Split, Task, TaskData
+from normtune.records.run import Counts, Record
+from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Judge, Loop, Outcome, PrunedError, Tick
-from normtune.training.parts import EncodedParts, Parts, facts_of, identities, parts_of
-from normtune.training.passes import Goal, Passes
 from normtune.training.rates import Grid, grid, width_of
-from normtune.training.record import Counts, Record
+from normtune.training.splits import EncodedParts, Parts, facts_of, identities, parts_of
 from normtune.training.together import Together, Trial, check
 from normtune.training.tracking import logged
 from normtune.versions import versions

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
-from normtune.execution.trained import Trained
-from normtune.execution.unwatched import unwatched
+from normtune.methods.trainable import Trained
+from normtune.modes import unwatched
 from normtune.training.checkpoint import Checkpoint, Progress, pack, random_states, set_random_states, unpack
 
 

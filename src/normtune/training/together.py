@@ -13,9 +13,9 @@ from accelerate import Accelerator
 
 from normtune.config import RunConfig
 from normtune.errors import ConfigError, TrainingError
-from normtune.execution.stack import Candidate, Share, Stack
+from normtune.fast.stack import Candidate, Share, Stack
+from normtune.training.forward import Passed, Passes
 from normtune.training.loop import Judge, Loop, Outcome, PrunedError, Tick
-from normtune.training.passes import Passed, Passes
 
 #: What a training of several gives: what it gave, or why it ended early.
 Result = Outcome | TrainingError | PrunedError

@@ -14,7 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 
 from normtune.config import RunConfig
 from normtune.errors import ConfigError, UnknownNameError
-from normtune.training.checkpoint import EpochScore
+from normtune.records.run import EpochScore
 from normtune.training.loop import Judge, Tick
 
 #: What trackers group runs by: an experiment of MLflow, a project of W&B.

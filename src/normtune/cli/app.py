@@ -1,0 +1,121 @@
+"""The command line: gathers the commands and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from normtune.cli import (
+    change,
+    compare,
+    components,
+    evaluate,
+    export,
+    fisher,
+    import_,
+    mask,
+    merge,
+    predict,
+    push,
+    report,
+    runs,
+    serve,
+    study,
+    submit,
+    table,
+    tasks,
+    train,
+)
+from normtune.errors import NormtuneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Fine-tune a transformer by training only a chosen sliver of it, by default its output LayerNorm.",
+)
+for module in (
+    components,
+    tasks,
+    train,
+    evaluate,
+    predict,
+    serve,
+    table,
+    compare,
+    study,
+    change,
+    fisher,
+    report,
+    runs,
+    mask,
+    merge,
+    export,
+    import_,
+    push,
+    submit,
+):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; a known error becomes one sentence on standard error and exit status 1.
+
+    Raises:
+        OSError: If the system refuses something that is no matter of space or permission: a defect of ours.
+    """
+    # Progress bars of the libraries underneath would break ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The hub's client logs each of its retries; one sentence at the end says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        with _stoppable():
+            app()
+    except NormtuneError as error:
+        _fail(str(error))
+    except _StoppedError:
+        _fail("Stopped. A training that was given an output folder is continued by the same command.", status=130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is their choice and no error.
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+            raise
+        _fail(f"Cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}.")
+
+
+class _StoppedError(BaseException):
+    """A wish to stop, from keyboard or system; no KeyboardInterrupt, since click answers those in its own way."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within this context SIGINT and SIGTERM raise `_StoppedError`, and what was begun is cleaned up on the way out."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _StoppedError
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fail(message: str, status: int = 1) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]Error:[/]", end=" ")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+    sys.exit(status)

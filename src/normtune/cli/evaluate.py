@@ -1,0 +1,135 @@
+"""``normtune evaluate``: how well a delta does a task."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from normtune.cli.options import Data, Device, Json, Suite, Threads, console, set_threads
+from normtune.errors import DeltaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from normtune.data.metrics import ClassScore
+    from normtune.data.task import Split, Task
+    from normtune.deltas.delta import Delta
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
+    task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
+    suite: Suite = "glue",
+    split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
+    file: Annotated[Path | None, typer.Option(help="File of your own to score on, instead of a task.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
+    model: Annotated[str | None, typer.Option(help="Where its base model is, if not where it was.")] = None,
+    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
+    data: Data = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Score a delta on a task: all the task's metrics, and a report per class.
+
+    Examples:
+    `normtune evaluate runs/rte-layernorm --task rte`
+
+    `normtune evaluate runs/intents --file later.csv`
+    """
+    set_threads(threads)
+    from normtune.cli.loading import base_of
+    from normtune.data.encode import encode
+    from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
+    from normtune.evaluation import logits, report
+
+    loaded = Delta.load(fetch(delta))
+    if file is not None:
+        asked, examples = _own(loaded, file, text, text_pair, label)
+        where = file.name
+    else:
+        asked, examples = _suite(loaded, task or loaded.info.task, suite, split, data)
+        where = split
+    examples = examples.sample(max_dev, 0)
+    base = base_of(loaded, model, device)
+    encoded = encode(examples, base.need_tokenizer(), loaded.info.max_length)
+    with loaded.apply(base):
+        outputs = logits(base, encoded)
+    result = report(outputs, examples, asked)
+    if as_json:
+        facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
+        print(json.dumps({**facts, **dataclasses.asdict(result)}, indent=1))
+        return
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
+    console.print(f"[bold]{asked.name}[/] {where}, {len(examples):,} examples: {shown}", highlight=False)
+    if encoded.truncated:
+        console.print(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens", highlight=False)
+    if result.classes:
+        console.print(_classes(result.classes))
+    if result.phenomena:
+        console.print(_phenomena(result.phenomena, asked.primary))
+
+
+def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
+    """The task of a suite, and its examples.
+
+    Raises:
+        DeltaError: If its labels are not the delta's.
+    """
+    from normtune.data.suites import load_task
+
+    source = load_task(name, suite, data)
+    if (source.task.kind, source.task.labels) != (delta.info.kind, delta.info.labels):
+        raise DeltaError(f"The delta answers {delta.info.task!r}; its labels are not those of {source.task.name!r}.")
+    task = dataclasses.replace(source.task, center=delta.info.center, scale=delta.info.scale)
+    return task, source.labelled(split)
+
+
+def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: str | None) -> tuple[Task, Split]:
+    """The delta's own task, and the examples of a file."""
+    from normtune.data.files import read_split
+    from normtune.deltas.answering import task_of
+
+    known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
+    asked = read_split(
+        file,
+        text=text or known[0],
+        pair=(pair or known[1]) if delta.info.pair else None,
+        label=label or known[-1],
+        names=delta.info.labels,
+    )
+    return task_of(delta), asked
+
+
+def _classes(report: Sequence[ClassScore]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("class")
+    for name in ("precision", "recall", "f1", "examples"):
+        table.add_column(name, justify="right")
+    for line in report:
+        table.add_row(line.name, f"{line.precision:.3f}", f"{line.recall:.3f}", f"{line.f1:.3f}", f"{line.support:,}")
+    return table
+
+
+def _phenomena(scores: Mapping[str, tuple[float, int]], metric: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("phenomenon")
+    for name in (metric, "examples"):
+        table.add_column(name, justify="right")
+    for name, (value, count) in scores.items():
+        table.add_row(name, f"{value:.3f}", f"{count:,}")
+    return table

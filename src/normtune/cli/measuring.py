@@ -1,0 +1,121 @@
+"""Measuring Fisher information task by task, for the commands that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from normtune.cli.options import names, notes
+from normtune.config import protocol as make_protocol
+from normtune.data.glue import canonical_name
+from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import load_task
+from normtune.importance.archive import Archive, Measured
+from normtune.records.fisher import FisherConfig
+
+if TYPE_CHECKING:
+    from normtune.config import Protocol
+    from normtune.data.task import TaskData
+    from normtune.models.base import Base
+
+#: What the paper adds over: GLUE without WNLI, MNLI once, and without the diagnostic set.
+ALL = tuple(name for name in GLUE if name not in {"wnli", "ax"})
+
+
+def task_names(text: str, target: str | None = None) -> list[str]:
+    """The tasks of a comma-separated list, each once, and the target; ``all`` stands for GLUE's eight."""
+    given = list(ALL) if text.strip() == "all" else names(text)
+    return list(dict.fromkeys(canonical_name(name) for name in [*given, *([target] if target else [])]))
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures the tasks of one suite on one base model.
+
+    Attributes:
+        base: The base model.
+        config: What is measured; its task is filled in.
+        protocol: Says which part of the training data may be looked at.
+        archive: Where measurements are kept and found.
+        suite: The suite that the tasks are of.
+        data: GLUE's folder, or None for the hub.
+        bar: Shows how far it has come.
+    """
+
+    base: Base
+    config: FisherConfig
+    protocol: Protocol
+    archive: Archive
+    suite: str
+    data: Path | None
+    bar: Progress
+
+    def keeping(self, entries: str) -> Measurer:
+        """The same, keeping every single entry of an expression."""
+        return replace(self, config=self.config.model_copy(update={"entries": entries}))
+
+    def measure(self, task: str) -> Measured:
+        """Fisher information on the task called `task`, whose data is read only now."""
+        from normtune.training.splits import parts_of
+
+        found: TaskData = load_task(task, self.suite, self.data)
+        train = parts_of(found, self.protocol).train
+        config = self.config.model_copy(update={"task": found.task.name})
+        count = min(len(train), config.examples or len(train))
+        line = self.bar.add_task(found.task.name, total=count * len(config.head_seeds))
+        measured = self.archive.measure(
+            self.base, found, train, config, progress=lambda done: self.bar.advance(line, done)
+        )
+        done = measured.record.examples * len(config.head_seeds)
+        self.bar.update(line, total=done, completed=done)
+        return measured
+
+
+@contextmanager
+def measurer(
+    config: FisherConfig,
+    *,
+    protocol: str,
+    suite: str,
+    data: Path | None,
+    folder: Path | None,
+    device: str,
+    base: Base | None = None,
+) -> Iterator[Measurer]:
+    """A measurer on a base model.
+
+    Args:
+        config: What is measured.
+        protocol: Name of the protocol.
+        suite: The suite that the tasks are of.
+        data: GLUE's folder, or None for the hub.
+        folder: Where measurements are kept and found, or None.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        base: The base model, where it is loaded already.
+
+    Yields:
+        The measurer; its progress is shown within this context.
+    """
+    from normtune.models.base import load_base
+    from normtune.models.device import accelerator
+
+    rules = make_protocol(protocol)
+    if base is None:
+        base = load_base(config.model, revision=config.revision, dtype=config.dtype)
+        base.model.to(accelerator(device).device)
+    known = config.model_copy(update={"model": base.name, "revision": base.revision, "max_length": rules.max_length})
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=notes) as bar:
+        yield Measurer(base, known, rules, Archive(folder), suite, data, bar)

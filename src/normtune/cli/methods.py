@@ -1,0 +1,114 @@
+"""``normtune study methods``: the methods side by side on the embedded suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from normtune.cli.options import console
+from normtune.cli.watcher import Watcher
+
+if TYPE_CHECKING:
+    from normtune.data.task import TaskData
+    from normtune.records.run import Record
+
+TASKS = "sst2,stsb,rte"
+METHODS = "head,full,bitfit,layernorm,random"
+EPOCHS, MAX_TRAIN = 3, 1000
+
+
+def compare(
+    model: str,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    *,
+    seed: int,
+    epochs: int,
+    max_train: int,
+    as_json: bool,
+) -> None:
+    """Train every method once on every task of the embedded suite, and show the scores.
+
+    Args:
+        model: Hub id, folder or packaged name.
+        tasks: Tasks of the embedded suite.
+        methods: Methods to compare, each at its default rate, under the protocol small.
+        seed: The seed.
+        epochs: Passes over the training data.
+        max_train: Training examples of each task.
+        as_json: Whether to print JSON.
+    """
+    from normtune.config import protocol
+    from normtune.data.suites import load_task
+    from normtune.models.device import accelerator
+    from normtune.studies.runs import Runner, cells
+    from normtune.training.session import Session
+
+    chosen = protocol("small", epochs=epochs, max_train=max_train)
+    sources = [load_task(name, "templates") for name in tasks]
+    session = Session(model, accelerator=accelerator())
+    plan = cells(session, sources, methods, [seed], protocol=chosen, rates=None, search=False)
+    with Watcher(sum(cell.runs for cell in plan)) as watcher:
+        runner = Runner(session, chosen, begin=watcher.begin, end=watcher.end, fail=watcher.fail)
+        records = [run.record for cell in plan for run in runner.cell(cell)]
+    majority = {source.task.name: majority_score(source) for source in sources}
+    if as_json:
+        plain = [record.model_dump(mode="json", exclude={"changes"}) for record in records]
+        print(json.dumps({"majority": majority, "records": plain}, indent=1))
+        return
+    console.print(_table(records, majority))
+    facts = f"{records[0].data.train:,} examples, {epochs} epochs, seed {seed}, each method at its default rate"
+    console.print(f"Embedded suite (not GLUE), {model}, {facts}.", style="dim")
+    console.print("Scores are on dev, x 100; seconds a mean over tasks; memory the process's largest.", style="dim")
+
+
+def majority_score(data: TaskData) -> float:
+    """The primary metric on dev of always answering train's commonest label, or train's mean."""
+    import numpy as np
+
+    from normtune.data.metrics import compute
+
+    train, dev = data.labelled("train").labels, data.labelled("dev").labels
+    assert train is not None
+    assert dev is not None
+    constant = train.mean() if data.task.kind == "regression" else np.bincount(train).argmax()
+    guesses = np.full(len(dev), constant)
+    return compute([data.task.primary], guesses, dev, positive=data.task.positive)[data.task.primary]
+
+
+def _table(records: list[Record], majority: dict[str, float]) -> Table:
+    from normtune.records.aggregate import tabulate
+
+    scores = tabulate(records)
+    table = Table(title="Dev scores of each method", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("method")
+    primaries = {record.config.task: record.primary for record in records}
+    for name in scores.tasks:
+        table.add_column(f"{name}\n[dim]{primaries[name]}[/]", justify="right")
+    for name in ("trained\nentries", "share", "seconds\na task", "peak\nmemory", "delta"):
+        table.add_column(name, justify="right")
+    table.add_row("majority class", *(f"{100 * majority[name]:.1f}" for name in scores.tasks), style="dim")
+    for method in scores.methods:
+        own = [record for record in records if record.config.method == method]
+        cells = [scores.scores.get((method, name)) for name in scores.tasks]
+        table.add_row(
+            method,
+            *("missing" if score is None else f"{100 * score.mean:.1f}" for score in cells),
+            f"{own[0].counts.trained:,}",
+            f"{own[0].counts.share:.3%}",
+            f"{mean(record.seconds for record in own):.0f}",
+            f"{max(record.peak_memory for record in own) / 2**20:,.0f} MiB",
+            _bytes(max(record.delta_bytes for record in own)),
+        )
+    return table
+
+
+def _bytes(count: int) -> str:
+    if count < 10_000:
+        return f"{count:,} B"
+    return f"{count / 1000:,.0f} kB" if count < 10_000_000 else f"{count / 1e6:,.0f} MB"

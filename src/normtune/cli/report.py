@@ -1,0 +1,60 @@
+"""``normtune report``: a results folder as one page, with its figures and tables as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normtune.cli.options import notes
+from normtune.errors import UnknownNameError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("report")(report)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Results folder, with records in runs/ and fisher/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report: absent or empty.")] = Path("report"),
+    model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,
+    title: Annotated[str, typer.Option(help="What stands on top of the page.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier report in the folder.")] = False,
+    table: Annotated[
+        str | None, typer.Option(help="Write nothing, but print one table in Markdown: claims, table1, statistics, ...")
+    ] = None,
+) -> None:
+    """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
+
+    The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown, LaTeX, CSV).
+    Records are read only; what is missing is shown as missing.
+
+    Examples:
+    `normtune report results --out report`
+
+    `normtune report runs/study --protocol paper --model bert-large-cased --force`
+
+    `normtune report results --table claims`
+    """
+    from normtune.records.results import read
+    from normtune.report.page import Report
+    from normtune.report.table import rows_as_markdown
+    from normtune.report.writing import check, write
+
+    if table is None:
+        check()
+    results = read(folder, model=model, protocol=protocol)
+    made = Report(results, title)
+    if table is not None:
+        if table not in made.tables:
+            raise UnknownNameError("table", table, made.tables)
+        print(rows_as_markdown(made.tables[table]))
+        return
+    page = write(made, out, force=force)
+    notes.print(
+        f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information", highlight=False
+    )
+    print(page)

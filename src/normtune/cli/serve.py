@@ -1,0 +1,162 @@
+"""``normtune serve``: many tasks from one frozen base model, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normtune.cli.options import Device, Threads, notes, set_threads
+from normtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from normtune.deltas.delta import Delta
+    from normtune.serving.service import Service
+    from normtune.serving.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("serve")(serve)
+
+
+def serve(
+    deltas: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders or files of deltas, or hub ids; NAME=DELTA names the task.", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base model. [default: that of the first delta]")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    deltas_folder: Annotated[
+        Path | None, typer.Option(help="The only folder that tasks may be added from while it serves.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Every delta in that folder is a task, loaded when it is asked for.")
+    ] = False,
+    cache_mb: Annotated[int, typer.Option(min=1, help="Memory for the tasks loaded with --follow, in MB.")] = 256,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Also take deltas that cannot share batches; they run by themselves.")
+    ] = False,
+    fixed: Annotated[bool, typer.Option("--fixed", help="Refuse the calls that add or remove tasks.")] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token for calls that change tasks. [default: the variable NORMTUNE_TOKEN]"),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 64,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long an idle model waits for a batch to fill.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; beyond, a request gets 503.")] = 1024,
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 256,
+    max_text: Annotated[int, typer.Option(min=1, help="Characters a text.")] = 20_000,
+    max_body_kb: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="After SIGTERM, how long it says that it is not ready before it stops.")
+    ] = 0.0,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Answer for many tasks from one base model in memory, over HTTP.
+
+    Requests for different tasks share batches. The address /docs shows every call, with examples to try.
+
+    Examples:
+    `normtune serve runs/intents runs/spam --deltas-folder runs`
+
+    `normtune serve --model minilm --deltas-folder deltas --follow --fixed --host 0.0.0.0`
+    """
+    if not deltas and model is None:
+        raise ConfigError("Give deltas, or the base model with --model.")
+    if follow and deltas_folder is None:
+        raise ConfigError("--follow needs the folder: --deltas-folder.")
+    try:
+        import fastapi as fastapi
+    except ImportError as error:
+        raise ConfigError("Serving needs more packages: pip install 'normtune[serve]'.") from error
+    from normtune.serving.settings import Settings, check_open, read_token
+
+    token = read_token(token_file)
+    check_open(host, token, fixed=fixed)
+    set_threads(threads)
+    settings = Settings(
+        max_batch=max_batch,
+        max_wait=max_wait_ms / 1000,
+        max_queue=max_queue,
+        max_rows=max_rows,
+        max_text=max_text,
+        max_body=max_body_kb * 1024,
+        drain_seconds=drain_seconds,
+        cache_bytes=cache_mb * 10**6,
+        apart=apart,
+        fixed=fixed,
+        token=token,
+    )
+    from normtune.serving.server import Server
+
+    service = _service(deltas or [], model, deltas_folder, follow, settings, device)
+    Server(service, host, port, lambda address: _welcome(address, service, open_=not fixed)).run()
+    notes.print("Stopped; every accepted request was answered.", highlight=False)
+
+
+def _service(
+    deltas: list[str], model: str | None, folder: Path | None, follow: bool, settings: Settings, device: str
+) -> Service:
+    from normtune.cli.loading import base_of
+    from normtune.deltas.bank import Bank
+    from normtune.models.base import load_base
+    from normtune.models.device import accelerator
+    from normtune.serving.catalogue import Catalogue
+    from normtune.serving.folder import DeltaFolder
+    from normtune.serving.service import Service
+
+    place = None if folder is None else DeltaFolder(folder)
+    named = _named(deltas)
+    if named:
+        base = base_of(next(iter(named.values())), model, device)
+    else:
+        base = load_base(str(model))
+        base.model.to(accelerator(device).device)
+    bank = Bank(base, max_batch=settings.max_batch)
+    catalogue = Catalogue(
+        bank, place, follow=follow, cache_bytes=settings.cache_bytes, recheck=settings.recheck, apart=settings.apart
+    )
+    for name, delta in named.items():
+        catalogue.give(name, delta)
+    return Service(catalogue, settings)
+
+
+def _named(deltas: list[str]) -> dict[str, Delta]:
+    """The deltas by the names of their tasks: those given, or else those of their folders.
+
+    Raises:
+        ConfigError: If a name stands twice, or is none.
+    """
+    import re
+
+    from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
+    from normtune.serving.folder import NAME
+
+    named: dict[str, Delta] = {}
+    for text in deltas:
+        given, _, source = text.rpartition("=")
+        name = given or Path(source).name.removesuffix(".safetensors")
+        if not re.fullmatch(NAME, name):
+            raise ConfigError(f"{name!r} cannot name a task: letters, digits, dots, dashes and underscores can.")
+        if name in named:
+            raise ConfigError(f"Two deltas are called {name!r}; name one of them: NAME={source}.")
+        named[name] = Delta.load(fetch(source))
+    return named
+
+
+def _welcome(address: str, service: Service, *, open_: bool) -> None:
+    tasks, settings = service.catalogue.names(), service.settings
+    shown = ", ".join(tasks[:5]) + (f" and {len(tasks) - 5:,} more" if len(tasks) > 5 else "")
+    lines = [
+        f"Serving {len(tasks):,} {'task' if len(tasks) == 1 else 'tasks'} at {address}{f': {shown}' if shown else ''}",
+        f"Documentation: {address}/docs   metrics: {address}/metrics   stop: Ctrl-C",
+    ]
+    if open_ and settings.token is None:
+        lines.append("Calls from this machine may change the tasks; there is no token.")
+    for line in lines:
+        notes.print(line, highlight=False, markup=False, soft_wrap=True)

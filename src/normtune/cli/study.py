@@ -1,0 +1,262 @@
+"""``normtune study``: the paper, or a part of it, planned and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normtune.cli import methods as side_by_side
+from normtune.cli.options import (
+    Data,
+    Device,
+    Examples,
+    HeadSeeds,
+    Json,
+    Prune,
+    PruneMargin,
+    Revision,
+    Suite,
+    Threads,
+    Track,
+    methods,
+    names,
+    pruning,
+    seeds,
+    set_threads,
+    trackers,
+)
+from normtune.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from normtune.studies.executors.executor import Executor
+    from normtune.studies.work import Work
+
+EXECUTORS = ("here", "pool", "ray")
+#: Without an argument, and the options that it takes.
+DEMO = "methods"
+_DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "epochs", "max_train", "threads", "as_json"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("study")(study)
+
+
+def study(
+    context: typer.Context,
+    what: Annotated[
+        str,
+        typer.Argument(help="paper, table1, table2, figure1 to figure5, or methods: a first look without any data."),
+    ] = DEMO,
+    model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
+    suite: Suite = "glue",
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", "--task", help="Tasks separated by commas. [default: the paper's eight]")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--methods", "--method", help="Methods of table 2. [default: the head and the paper's]"),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option("--seeds", "--seed", help="Seeds separated by commas; rates are searched on the first.")
+    ] = "0",
+    fractions: Annotated[
+        str | None, typer.Option(help="Fractions of LayerNorm in figures 2 and 5. [default: the paper's eight]")
+    ] = None,
+    masks: Annotated[
+        str, typer.Option(help="Masks of figure 5: individual, global, leave-one-out, random, least-fisher.")
+    ] = "individual,global,leave-one-out",
+    fisher_tasks: Annotated[
+        str | None, typer.Option(help="Tasks whose Fisher goes into masks of several. [default: the paper's eight]")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
+    max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
+    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
+    dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
+    search_masks: Annotated[
+        bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
+    ] = False,
+    prune: Prune = False,
+    prune_margin: PruneMargin = None,
+    head_seeds: HeadSeeds = "0,1,2",
+    examples: Examples = None,
+    results: Annotated[
+        Path, typer.Option(help="Folder of records, Fisher information and masks: what is in it is not done again.")
+    ] = Path("runs/study"),
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be run, and how long it takes.")] = False,
+    mode: Annotated[
+        str, typer.Option(help="cached; retry (what failed); force (everything); read-only (nothing).")
+    ] = "cached",
+    executor: Annotated[str, typer.Option(help="here (this process), pool (of processes) or ray.")] = "here",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of the pool. [default: 2]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; auto for this machine's. [default: a new one, here]")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
+    gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
+    checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
+    track: Track = None,
+    data: Data = None,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Run the paper's study, or one of its tables and figures, on any model; what is done is never done again.
+
+    A study that was stopped is continued by the same command. The threads of a run are part of its record's identity:
+    by default all cores in this process, in a pool each worker's share of them.
+
+    Examples:
+    `normtune study`
+
+    `normtune study paper --protocol small --seeds 0,1,2 --threads 1 --plan`
+
+    `normtune study table2 --tasks rte,mrpc --protocol small --results runs/small --executor pool --workers 2`
+    """
+    if what == DEMO:
+        _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
+        return
+    _check_executor(executor, workers, address, cpus, gpus)
+    tracked = trackers(track)
+    from normtune.cli.conducting import conduct
+    from normtune.config import protocol as make_protocol
+    from normtune.data.glue import canonical_name
+    from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
+    from normtune.studies.work import Place, check_mode
+
+    config = StudyConfig(
+        parts=parts(what),
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        suite=suite,
+        tasks=TASKS if tasks is None else tuple(map(canonical_name, names(tasks))),
+        methods=METHODS if method is None else tuple(methods(method)),
+        seeds=tuple(seeds(seed, "--seeds")),
+        fractions=FRACTIONS if fractions is None else _fractions(fractions),
+        masks=check_masks(names(masks)),
+        sources=TASKS if fisher_tasks is None else tuple(map(canonical_name, names(fisher_tasks))),
+        protocol=make_protocol(
+            protocol,
+            epochs=epochs,
+            batch_size=batch_size,
+            max_length=max_length,
+            max_train=max_train,
+            max_dev=max_dev,
+            dropout=dropout,
+        ),
+        prune=pruning(prune, prune_margin),
+        search_masks=search_masks,
+        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        examples=examples,
+        device=device,
+        precision=precision,
+        threads=threads or _threads(executor, workers, cpus),
+    )
+    place = Place(
+        results=results.absolute(),
+        data=None if data is None else data.absolute(),
+        mode=check_mode(mode),
+        checkpoints=checkpoints,
+        track=tracked,
+    )
+
+    def engine(work: Work) -> Executor:
+        return _executor(executor, workers, address, cpus, gpus, work)
+
+    conduct(config, place, engine, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
+
+
+def _demo(
+    context: typer.Context,
+    model: str,
+    tasks: str | None,
+    method: str | None,
+    seed: str,
+    epochs: int | None,
+    max_train: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    beyond = sorted(name.replace("_", "-") for name in {*given} - _DEMO_OPTIONS)
+    if beyond:
+        raise ConfigError(f"--{beyond[0]} goes with a study of the paper; name one, such as: normtune study table2.")
+    seed_list = seeds(seed)
+    if len(seed_list) > 1:
+        raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
+    set_threads(threads)
+    side_by_side.compare(
+        model,
+        names(tasks or side_by_side.TASKS),
+        methods(method or side_by_side.METHODS),
+        seed=seed_list[0],
+        epochs=epochs or side_by_side.EPOCHS,
+        max_train=max_train or side_by_side.MAX_TRAIN,
+        as_json=as_json,
+    )
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    """Reads ``--fractions``.
+
+    Raises:
+        ConfigError: If one is no number from 0 to 1.
+    """
+    try:
+        values = tuple(float(part) for part in names(text))
+    except ValueError as error:
+        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.") from error
+    if not all(0 <= value <= 1 for value in values):
+        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.")
+    return values
+
+
+def _check_executor(
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
+) -> None:
+    """Check that options of an executor go with it."""
+    if name not in EXECUTORS:
+        raise UnknownNameError("executor", name, EXECUTORS)
+    if workers is not None and name != "pool":
+        raise ConfigError("--workers goes with --executor pool.")
+    if name != "ray" and (address, cpus, gpus) != (None, None, None):
+        raise ConfigError("--address, --cpus and --gpus go with --executor ray.")
+
+
+def _workers(executor: str, workers: int | None) -> int:
+    return (workers or 2) if executor == "pool" else 1
+
+
+def _threads(executor: str, workers: int | None, cpus: float | None) -> int:
+    """Threads of a run where none are named: its share of the cores."""
+    from normtune.studies.executors.executor import fair_threads
+
+    if executor == "ray":
+        return max(1, int(cpus or 1))
+    return fair_threads(_workers(executor, workers))
+
+
+def _executor(
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None, work: Work
+) -> Executor:
+    if name == "pool":
+        from normtune.studies.executors.pool import Pool
+
+        return Pool(_workers(name, workers))
+    if name == "ray":
+        from normtune.studies.executors.ray import Cluster
+
+        return Cluster(address, cpus=cpus, gpus=gpus or 0)
+    from normtune.studies.executors.executor import Here
+
+    return Here(work)

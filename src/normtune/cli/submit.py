@@ -1,0 +1,150 @@
+"""``normtune submit``: the zip that the GLUE server takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from normtune.cli.options import Data, Device, Json, Threads, console, names, notes, set_threads
+from normtune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from normtune.records.submission import SubmissionRecord
+    from normtune.submission.answering import Answers, Plan
+    from normtune.submission.sources import Choice
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("submit")(submit)
+
+
+def submit(
+    deltas: Annotated[
+        str | None, typer.Option(help="Deltas, separated by commas: TASK=DELTA, or DELTA, which knows its task.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Output folder of a training; of each task the best run on dev answers.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Method whose runs answer, where --runs holds several.")] = None,
+    out: Annotated[Path, typer.Option(help="The zip; its record and a page are put beside it.")] = Path(
+        "submission.zip"
+    ),
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Write what there is, for a trial; the server will not take it.")
+    ] = False,
+    scores: Annotated[
+        Path | None, typer.Option(help="The server's reply to --out, JSON, CSV or TSV; it is put into its record.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Where the base model is, if not where it was.")] = None,
+    data: Data = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Write the zip that the GLUE server takes, and record what it replies.
+
+    AX is answered by MNLI's delta, WNLI by its majority class. An incomplete submission is refused.
+
+    Examples:
+    `normtune submit --runs runs/all --method layernorm --out submission.zip`
+
+    `normtune submit --deltas runs/rte,mnli=runs/nli --allow-missing --out trial.zip`
+
+    `normtune submit --out submission.zip --scores reply.csv`
+    """
+    if scores is not None and (deltas or runs):
+        raise ConfigError("--scores records the reply to a submission that is there; leave out --deltas and --runs.")
+    if scores is None and (deltas is None) == (runs is None):
+        raise ConfigError("Give either --deltas, one for each task, or --runs, the output folder of a training.")
+    if method is not None and runs is None:
+        raise ConfigError("--method chooses among the runs of --runs.")
+    set_threads(threads)
+    from normtune.submission.writing import Place, record_scores, write_submission
+
+    place = Place(out)
+    if scores is not None:
+        _show_scores(record_scores(place, scores), as_json)
+        return
+    place.claim()
+    planned = _plan(_choices(deltas, runs, method), data, allow_missing)
+    record = write_submission(place, _answers(planned, data, model, device), planned.problems)
+    _show(record, out, as_json)
+
+
+def _choices(deltas: str | None, runs: Path | None, method: str | None) -> dict[str, Choice]:
+    from normtune.submission.sources import best_runs, named
+
+    if runs is not None:
+        return best_runs(runs, method)
+    return named(names(deltas or ""))
+
+
+def _plan(choices: dict[str, Choice], data: Path | None, allow_missing: bool) -> Plan:
+    """What is to be answered.
+
+    Raises:
+        DataError: If the server would not take it, or there is nothing to answer.
+    """
+    from normtune.submission.answering import plan
+
+    planned = plan(choices, data)
+    problems = "; ".join(planned.problems)
+    if problems and not allow_missing:
+        raise DataError(f"The GLUE server would not take this submission: {problems} (--allow-missing for a trial).")
+    if not planned.rows:
+        raise DataError(f"There is nothing to answer: {problems}.")
+    return planned
+
+
+def _answers(planned: Plan, data: Path | None, model: str | None, device: str) -> list[Answers]:
+    from normtune.cli.loading import base_of
+    from normtune.submission.answering import answer
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notes, transient=True) as bar:
+        line = bar.add_task("texts answered", total=planned.rows)
+        return answer(planned, data, lambda delta: base_of(delta, model, device), lambda done: bar.advance(line, done))
+
+
+def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
+    from normtune.submission.writing import cells
+
+    if as_json:
+        print(record.model_dump_json(indent=1))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("file", "rows", "answered by", "dev"):
+        table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
+    for answered in record.answers:
+        *shown, _ = cells(answered)  # the remarks stand below, where a narrow terminal cuts none of them
+        table.add_row(*map(Text, shown))
+    console.print(table)
+    lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
+    cut = sum(answered.truncated for answered in record.answers)
+    lines += [f"{cut:,} texts were cut to their delta's limit of tokens"] if cut else []
+    lines.append(f"Wrote {out}; its record and a page are beside it")
+    if not record.complete:
+        lines.append(f"A trial: the GLUE server will not take it, since {'; '.join(record.problems)}.")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_scores(record: SubmissionRecord, as_json: bool) -> None:
+    if as_json:
+        print(record.model_dump_json(indent=1))
+        return
+    table = Table(title="The server's scores x 100", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("file", "metric", "score", "remark"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for answered in record.answers:
+        for metric, value in record.scores.get(answered.title, {}).items():
+            table.add_row(answered.title, metric, f"{100 * value:.1f}", answered.remark)
+    if record.overall is not None:
+        table.add_row("overall", "", f"{100 * record.overall:.1f}")
+    console.print(table)

@@ -1,0 +1,164 @@
+"""From texts to batches: encoded once, bucketed by length, padded only to the longest of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from normtune.data.task import Split
+from normtune.errors import DataError
+from normtune.modes import unwatched
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as token numbers.
+
+    Attributes:
+        fields: The tokenizer's fields (``input_ids``, ``token_type_ids``, ...): for each example a vector of int64.
+        labels: Class numbers (int64) or targets (float64), or None.
+        truncated: How many examples were longer than the limit.
+        pad: The number that fills up each field, by field.
+        side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
+        cut: Positions of the examples that were longer than the limit.
+    """
+
+    fields: dict[str, tuple[Tensor, ...]]
+    labels: Tensor | None
+    truncated: int
+    pad: dict[str, int]
+    side: str = "right"
+    cut: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.fields["input_ids"])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Number of tokens of each example."""
+        return np.array([len(ids) for ids in self.fields["input_ids"]], dtype=np.int64)
+
+    @unwatched
+    def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The model's inputs for the examples at `indices`, each of shape (len(indices), longest of them)."""
+        return {
+            name: pad_sequence(
+                [values[i] for i in indices], batch_first=True, padding_value=self.pad[name], padding_side=self.side
+            ).to(device)
+            for name, values in self.fields.items()
+        }
+
+
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Tokenize `split`, cutting what is longer than `max_length` tokens or than the model takes.
+
+    Args:
+        split: The examples.
+        tokenizer: The base model's tokenizer.
+        max_length: Limit in tokens, special ones included; of a pair the longer text is cut first.
+
+    Returns:
+        Token numbers and labels, with the count of examples that were cut.
+
+    Raises:
+        DataError: If a text is empty, or there is none.
+    """
+    if not len(split):
+        raise DataError("There are no texts.")
+    for number, text in enumerate(split.texts):
+        if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
+            raise DataError(f"Text {number + 1} of {len(split)} is empty.")
+    limit = min(max_length, tokenizer.model_max_length)
+    pairs = None if split.pairs is None else list(split.pairs)
+    # Tokenized whole first: only so is it known how many are too long.
+    whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False)
+    long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
+    if long:
+        cut = tokenizer(
+            [split.texts[i] for i in long],
+            None if pairs is None else [pairs[i] for i in long],
+            truncation=True,
+            max_length=limit,
+        )
+        for name, values in cut.items():
+            for i, value in zip(long, values, strict=True):
+                whole[name][i] = value
+    pad = padding(tokenizer)
+    return Encoded(
+        fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},
+        labels=None if split.labels is None else torch.from_numpy(split.labels),
+        truncated=len(long),
+        pad=pad,
+        side=tokenizer.padding_side,
+        cut=tuple(long),
+    )
+
+
+def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The number that fills up each of the fields that models are given."""
+    return {
+        "input_ids": int(tokenizer.pad_token_id or 0),
+        "token_type_ids": int(tokenizer.pad_token_type_id),
+        "attention_mask": 0,
+    }
+
+
+def buckets(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """Batches of one epoch of training: every example once, batches of like length, in random order.
+
+    Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and the batches shuffled.
+
+    Args:
+        lengths: Number of tokens of each example.
+        size: Examples a batch; the last one may hold fewer.
+        seed: Seeds the order, together with `epoch`.
+        epoch: Number of the epoch.
+
+    Returns:
+        Positions of the examples of each batch.
+    """
+    generator = np.random.default_rng([seed, epoch, 0xB0C])
+    order = generator.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), size * POOL):
+        pool = order[start : start + size * POOL]
+        batches.extend(_cut(pool[np.argsort(lengths[pool], kind="stable")], size))
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+#: Batches a pool: within a pool of this many, examples are sorted by length.
+POOL = 64
+
+
+def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Batches for evaluation, sorted by length: the longest first, so that memory runs out at once or never."""
+    return list(_cut(np.argsort(-lengths, kind="stable"), size))
+
+
+def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Batches for evaluation, sorted by length, the longest first: as many examples as fit in `budget` tokens.
+
+    Args:
+        lengths: Number of tokens of each example.
+        budget: Tokens a batch, padding included; an example that is longer is a batch by itself.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        size = max(1, budget // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def _cut(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

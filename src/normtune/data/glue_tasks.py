@@ -1,0 +1,166 @@
+"""GLUE's tasks, and where their columns and splits are in the official files and on the hub.
+
+Wang et al., *GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding* (2018).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from normtune.data.task import Task
+from normtune.errors import UnknownNameError
+
+_INFERENCE = ("entailment", "neutral", "contradiction")
+_ENTAILED = ("entailment", "not_entailment")
+_ACCURACY = ("accuracy", "macro_f1")
+_F1 = ("f1", "accuracy", "macro_f1")
+_MATTHEWS = ("matthews", "macro_f1")
+
+
+def _classes(
+    name: str, title: str, labels: tuple[str, ...], metrics: tuple[str, ...], about: str, *, pair: bool = True
+) -> Task:
+    return Task(name, title, "classification", labels, metrics, pair, about=about)
+
+
+GLUE: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        _classes(
+            "cola", "CoLA", ("unacceptable", "acceptable"), _MATTHEWS, "Is the sentence good English?", pair=False
+        ),
+        _classes("sst2", "SST-2", ("negative", "positive"), _ACCURACY, "Does the review like the film?", pair=False),
+        _classes("mrpc", "MRPC", ("not_equivalent", "equivalent"), _F1, "Do two sentences of the news say the same?"),
+        Task("stsb", "STS-B", "regression", (), ("spearman", "pearson"), pair=True, about="How alike are two texts?"),
+        _classes("qqp", "QQP", ("not_duplicate", "duplicate"), _F1, "Do two questions ask the same?"),
+        _classes("mnli", "MNLI", _INFERENCE, _ACCURACY, "Does the second text follow, contradict, or neither?"),
+        _classes("qnli", "QNLI", _ENTAILED, _ACCURACY, "Does the sentence answer the question?"),
+        _classes("rte", "RTE", _ENTAILED, _ACCURACY, "Does the second text follow from the first?"),
+        _classes("wnli", "WNLI", _ENTAILED[::-1], _ACCURACY, "Is the pronoun resolved as the second text says?"),
+        _classes("ax", "AX", _INFERENCE, _MATTHEWS, "GLUE's diagnostics: MNLI's question, test only."),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a task's columns are, in its files and on the hub.
+
+    Attributes:
+        texts: Names of the text columns in the files.
+        label: Name of the label column in the files.
+        named: Whether labels stand in the files by name; otherwise by number.
+        hub_texts: Names of the text columns on the hub, where they differ.
+        header: Names of all columns of the train and dev files, where these have no header line.
+        folders: Names that its folder may also have.
+        files: For each split the names that its file may have.
+        hub_splits: For each split its name on the hub.
+        flawed: Whether the official train and dev files hold broken rows, which are left out.
+        unsettled: What stands for the label where annotators did not agree; such rows are left out.
+    """
+
+    texts: tuple[str, ...]
+    label: str = "label"
+    named: bool = False
+    hub_texts: tuple[str, ...] = ()
+    header: tuple[str, ...] | None = None
+    folders: tuple[str, ...] = ()
+    files: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("train", ("train.tsv",)),
+        ("dev", ("dev.tsv",)),
+        ("test", ("test.tsv",)),
+    )
+    hub_splits: tuple[tuple[str, str], ...] = (("train", "train"), ("dev", "validation"), ("test", "test"))
+    flawed: bool = False
+    unsettled: str | None = None
+
+
+_SENTENCES = ("sentence1", "sentence2")
+LAYOUTS = {
+    "cola": Layout(("sentence",), header=("source", "label", "original", "sentence")),
+    "sst2": Layout(("sentence",)),
+    "mrpc": Layout(("#1 String", "#2 String"), label="Quality", hub_texts=_SENTENCES),
+    "stsb": Layout(_SENTENCES, label="score"),
+    "qqp": Layout(("question1", "question2"), label="is_duplicate", flawed=True),
+    "mnli": Layout(
+        _SENTENCES,
+        label="gold_label",
+        named=True,
+        hub_texts=("premise", "hypothesis"),
+        files=(
+            ("train", ("train.tsv",)),
+            ("dev", ("dev_matched.tsv",)),
+            ("dev_mismatched", ("dev_mismatched.tsv",)),
+            ("test", ("test_matched.tsv",)),
+            ("test_mismatched", ("test_mismatched.tsv",)),
+        ),
+        hub_splits=(
+            ("train", "train"),
+            ("dev", "validation_matched"),
+            ("dev_mismatched", "validation_mismatched"),
+            ("test", "test_matched"),
+            ("test_mismatched", "test_mismatched"),
+        ),
+        unsettled="-",
+    ),
+    "qnli": Layout(("question", "sentence"), named=True, folders=("QNLIv2",)),
+    "rte": Layout(_SENTENCES, named=True),
+    "wnli": Layout(_SENTENCES),
+    "ax": Layout(
+        _SENTENCES,
+        hub_texts=("premise", "hypothesis"),
+        folders=("diagnostic",),
+        files=(("test", ("test.tsv", "AX.tsv", "diagnostic.tsv")),),
+        hub_splits=(("test", "test"),),
+    ),
+}
+
+
+def plain(name: str) -> str:
+    """A name without case, hyphens and the like, as tasks and folders are compared."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_NAMES = {
+    **{plain(name): task.name for task in GLUE.values() for name in (task.name, task.title)},
+    **dict.fromkeys(("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"), "mnli"),
+    "diagnostic": "ax",
+}
+
+
+def canonical_name(name: str) -> str:
+    """The hub's name of a GLUE task.
+
+    Args:
+        name: The hub's name or GLUE's own, in any case: ``sst2``, ``SST-2``. Both parts of MNLI (``MNLI-m``,
+            ``MNLI-mm``) are ``mnli``, one task with two dev splits.
+
+    Returns:
+        A key of `GLUE`.
+
+    Raises:
+        UnknownNameError: If GLUE has no such task.
+    """
+    key = plain(name)
+    if key not in _NAMES:
+        raise UnknownNameError("GLUE task", name, GLUE)
+    return _NAMES[key]
+
+
+def spelled(name: str, known: Iterable[str]) -> str:
+    """The one of some tasks' names that is `name` in another spelling, such as ``SST-2`` for ``sst2``.
+
+    Args:
+        name: A task's name in any case, with or without hyphens; GLUE's as `canonical_name` knows them.
+        known: Names of tasks of any suite.
+
+    Returns:
+        The known name; `name` itself where it is known, or none of them is meant.
+    """
+    names = [*known]
+    if name in names:
+        return name
+    wanted = _NAMES.get(plain(name), plain(name))
+    return next((own for own in names if wanted in {own, plain(own)}), name)

@@ -1,0 +1,252 @@
+"""Modules some of whose values differ from row to row of a batch.
+
+A site stands in the place of a module's forward pass. It is given values, one for each row or one for all rows,
+computes what all rows share once, and the rest row by row in as few passes over memory as torch allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+from torch.nn.functional import linear as torch_linear
+from torch.nn.utils.rnn import pad_sequence
+
+from normtune.errors import ModelError
+from normtune.fast.linear import infer
+
+
+class Site:
+    """A module whose vectors, its ``weight`` or its ``bias``, can differ from row to row.
+
+    Args:
+        module: The module; its forward pass is replaced.
+    """
+
+    #: What the module gives for inputs of shape (rows, ..., width).
+    forward: Callable[..., Tensor]
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._own_forward = module.forward
+        #: By name the vector of all rows, of shape (width), or those of each row, of shape (rows, width).
+        self.values: dict[str, Tensor] = {}
+        module.forward = self.forward
+
+
+class NormSite(Site):
+    """A torch LayerNorm: normalised once, then scaled and shifted row by row in one pass."""
+
+    _module: nn.LayerNorm
+
+    def __init__(self, module: nn.LayerNorm) -> None:
+        super().__init__(module)
+        self._neutral: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        weight, bias = self.values.get("weight"), self.values.get("bias")
+        if weight is None and bias is None:
+            return self._normalised(inputs, self._module.weight, self._module.bias)
+        result = self._with(inputs.float(), weight, bias)
+        return result.to(inputs.dtype)
+
+    def _with(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        weight = _lifted(self._module.weight) if weight is None else weight
+        bias = _lifted(self._module.bias) if bias is None else bias
+        ones, zeros = self._ones_and_zeros(inputs)
+        if weight is None or weight.ndim == 1:
+            if bias is None or bias.ndim == 1:
+                return self._normalised(inputs, weight, bias)
+            return self._normalised(inputs, weight, zeros).add_(by_row(bias, inputs))
+        # torch normalises faster with a neutral weight and bias than without any.
+        normalised = self._normalised(inputs, ones, zeros)
+        if bias is None:
+            return normalised.mul_(by_row(weight, inputs))
+        return torch.addcmul(by_row(bias, inputs), normalised, by_row(weight, inputs), out=normalised)
+
+    def _normalised(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return layer_norm(inputs, self._module.normalized_shape, weight, bias, self._module.eps)
+
+    def _ones_and_zeros(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if self._neutral is None or self._neutral[0].device != inputs.device:
+            shape = self._module.normalized_shape
+            self._neutral = torch.ones(shape, device=inputs.device), torch.zeros(shape, device=inputs.device)
+        return self._neutral
+
+
+class LinearSite(Site):
+    """A torch Linear: one product for all rows, then each row's bias."""
+
+    _module: nn.Linear
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        bias = self.values.get("bias")
+        weight = self._module.weight
+        if bias is None:
+            return infer(inputs, weight, self._module.bias)
+        if bias.ndim == 1:
+            return infer(inputs, weight, bias.to(weight.dtype))
+        return infer(inputs, weight, None).add_(by_row(bias.to(weight.dtype), inputs))
+
+
+class AnySite(Site):
+    """Any other module: it runs with other tensors in the place of its own vectors."""
+
+    def _run(self, inputs: tuple[Tensor, ...], vectors: Mapping[str, Tensor]) -> Tensor:
+        module = self._module
+        own = {name: module._parameters.pop(name) for name in vectors}
+        for name, vector in vectors.items():
+            setattr(module, name, vector)
+        try:
+            result: Tensor = self._own_forward(*inputs)
+        finally:
+            for name, parameter in own.items():
+                delattr(module, name)
+                module._parameters[name] = parameter
+        return result
+
+
+class BiasSite(AnySite):
+    """Any other module that adds its bias last: it runs with a bias of zeros, and each row's own is added."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        bias = self.values.get("bias")
+        if bias is None:
+            return self._run(inputs, {})
+        if bias.ndim == 1:
+            return self._run(inputs, {"bias": bias.to(inputs[0].dtype)})
+        zeros = bias.new_zeros(bias.shape[1], dtype=inputs[0].dtype)
+        result = self._run(inputs, {"bias": zeros})
+        return result.add_(by_row(bias, result).to(result.dtype))
+
+
+class ScaleSite(AnySite):
+    """Any other norm, such as RMSNorm: it runs with vectors that broadcast over the rows in the place of its own."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        if not self.values:
+            return self._run(inputs, {})
+        vectors = {name: v if v.ndim == 1 else by_row(v, inputs[0]) for name, v in self.values.items()}
+        # As `normtune.models.precision.RaisedNorm` has it: in float32, and lowered again.
+        result = self._run(tuple(value.float() for value in inputs), vectors)
+        return result.to(inputs[0].dtype)
+
+
+class HeadSite(Site):
+    """A Linear of the head, of which every row has its own, with as many outputs as its task has.
+
+    Rows with fewer outputs than others are filled up with zeros.
+    """
+
+    def __init__(self, module: nn.Linear) -> None:
+        super().__init__(module)
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+        self._groups: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._outputs = 0
+
+    def bind(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
+        """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
+        self.free()
+        self._outputs = max(len(weight) for weight in weights)
+        if len(weights) == 1:
+            self._weight, self._bias = weights[0], None if biases is None else biases[0]
+        elif max(weight.numel() for weight in weights) <= _STACKED:
+            self._weight, self._bias = _stack(weights), None if biases is None else _stack(biases)
+        else:
+            self._groups = _grouped(weights, biases)
+
+    def free(self) -> None:
+        """Let go of the rows' values."""
+        self._weight = self._bias = None
+        self._groups = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Float32 outputs for inputs of shape (rows, ..., width).
+
+        Raises:
+            ModelError: If the inputs have another number of rows.
+        """
+        inputs = inputs.float()
+        if self._groups:
+            return self._by_group(inputs)
+        weight, bias = self._weight, self._bias
+        if weight is None or weight.ndim == 2:
+            return self._own_forward(inputs) if weight is None else torch_linear(inputs, weight, bias)
+        if len(inputs) != len(weight):
+            raise ModelError(_MIXED)
+        tokens = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        outputs = tokens @ weight.transpose(1, 2)
+        if bias is not None:
+            outputs += bias.unsqueeze(1)
+        return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
+
+    def _by_group(self, inputs: Tensor) -> Tensor:
+        if len(inputs) != sum(len(rows) for rows, _, _ in self._groups):
+            raise ModelError(_MIXED)
+        outputs = inputs.new_zeros(*inputs.shape[:-1], self._outputs)
+        for rows, weight, bias in self._groups:
+            outputs[rows, ..., : len(weight)] = torch_linear(inputs[rows], weight, bias)
+        return outputs
+
+
+#: Entries of a head's weight up to which the weights of all rows are copied side by side for one batched product.
+_STACKED = 1 << 16
+
+_MIXED = "This model does not keep the rows of a batch apart from its first dimension."
+
+
+def site_of(module: nn.Module, parameter: str) -> type[Site] | None:
+    """The kind of site that lets the vector called `parameter` of `module` differ from row to row, or None."""
+    if type(module) is nn.LayerNorm:
+        return NormSite
+    if type(module) is nn.Linear and parameter == "bias":
+        return LinearSite
+    weight = module._parameters.get("weight")
+    if parameter == "weight" or (weight is not None and weight.ndim == 1):
+        return ScaleSite if parameter in {"weight", "bias"} else None
+    return BiasSite if parameter == "bias" and weight is not None else None
+
+
+def by_row(values: Tensor, inputs: Tensor) -> Tensor:
+    """Vectors of each row, of shape (rows, width), made to broadcast over `inputs`, of shape (rows, ..., width).
+
+    One vector of all rows, of shape (width), broadcasts as it is. Some families lay the tokens of all rows one after
+    the other, in the shape (rows * tokens, width).
+
+    Raises:
+        ModelError: If the inputs cannot be of so many rows.
+    """
+    if values.ndim == 1:
+        return values
+    rows, width = values.shape
+    if len(inputs) == rows:
+        return values.view(rows, *(1,) * (inputs.ndim - 2), width)
+    if inputs.ndim == 2 and len(inputs) % rows == 0:
+        return values.repeat_interleave(len(inputs) // rows, dim=0)
+    raise ModelError(_MIXED)
+
+
+def _lifted(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.float()
+
+
+def _stack(values: Sequence[Tensor]) -> Tensor:
+    same = all(value.shape == values[0].shape for value in values)
+    return torch.stack(list(values)) if same else pad_sequence(list(values), batch_first=True)
+
+
+def _grouped(weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    rows: dict[int, list[int]] = {}
+    for row, weight in enumerate(weights):
+        rows.setdefault(id(weight), []).append(row)
+    return [
+        (torch.tensor(same, device=weights[0].device), weights[same[0]], None if biases is None else biases[same[0]])
+        for same in rows.values()
+    ]

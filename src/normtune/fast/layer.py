@@ -1,0 +1,238 @@
+"""One layer of a BERT-like encoder as one operation with a backward pass of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import parametrize
+from transformers.activations import GELUActivation
+
+from normtune.config import Products
+from normtune.fast.dropout import Rate, draw_bits, dropped
+from normtune.fast.frozen import Frozen
+from normtune.fast.grouped import Heads, attend, attend_back, attended
+from normtune.fast.norms import normalised, normalised_back
+from normtune.fast.stack import Stack
+from normtune.fast.unpadded import Packing
+from normtune.modes import unwatched
+
+#: The parts of a layer that may train.
+NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What the gradients of one normalisation's weight and bias are made of, in a backward pass.
+
+    Attributes:
+        norm: The normalisation.
+        grad: The gradient of its outputs, of shape (rows, width).
+        inputs: Of the same shape.
+        mean: Of each row, of shape (rows, 1).
+        scale: The reciprocal deviation of each row, of shape (rows, 1).
+        packing: Which rows are each example's.
+    """
+
+    norm: nn.LayerNorm
+    grad: Tensor
+    inputs: Tensor
+    mean: Tensor
+    scale: Tensor
+    packing: Packing
+
+
+#: Told of each normalisation that trains, in the backward pass, in place of which its gradients are not computed.
+Observer = Callable[[Normalised], None]
+
+
+def fits(layer: Any) -> bool:
+    """Whether `Layer` can stand for this layer of a BERT-like encoder."""
+    return (
+        isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
+        and layer.chunk_size_feed_forward == 0
+        and all(
+            value.device.type == "cpu"
+            and value.dtype == layer.output.dense.weight.dtype in {torch.float32, torch.float64}
+            and (name.startswith(NORMS) or not value.requires_grad)
+            for name, value in layer.named_parameters()
+        )
+        and not any(parametrize.is_parametrized(m) for m in layer.modules() if not isinstance(m, nn.LayerNorm))
+    )
+
+
+#: Weight and bias of a layer's lower normalisation, and of its upper one.
+NormValues = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Forward(NamedTuple):
+    """A layer's forward pass.
+
+    Attributes:
+        outputs: Of shape (rows, width).
+        top: What the upper normalisation was given, of the same shape.
+        kept: What the backward pass needs.
+        ways: What else it needs to know.
+    """
+
+    outputs: Tensor
+    top: Tensor
+    kept: Sequence[Tensor | None]
+    ways: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as one operation.
+
+    Attributes:
+        module: torch's layer, which holds the normalisations and says whether dropout is on.
+        qkv: Queries, keys and values.
+        out: What follows attention.
+        up: The first half of the feed-forward block.
+        down: The second half.
+        observe: Told of what the gradients of its normalisations are made of; these are then not computed.
+    """
+
+    module: Any
+    qkv: Frozen
+    out: Frozen
+    up: Frozen
+    down: Frozen
+    observe: Observer | None = None
+
+    @classmethod
+    def of(
+        cls,
+        module: Any,
+        products: Products = "float32",
+        observe: Observer | None = None,
+        inference: Products = "float32",
+    ) -> Self:
+        """The layer with weights as they are now; products are as `Frozen` has them."""
+        own = module.attention.self
+        qkv = Frozen([own.query, own.key, own.value], products, inference)
+        out, up, down = (
+            Frozen([part.dense], products, inference)
+            for part in (module.attention.output, module.intermediate, module.output)
+        )
+        return cls(module, qkv, out, up, down, observe)
+
+    @unwatched
+    def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:
+        """Outputs of shape (rows, width) for such inputs, which lie as `packing` says; normalised as `stack` says."""
+        norms = (self.module.attention.output.LayerNorm, self.module.output.LayerNorm)
+        values = [(n.weight, n.bias) if stack is None else stack.values(n) for n in norms]
+        return _apply(rows, *values[0], *values[1], self, packing)
+
+    @unwatched
+    def before_last_norm(self, rows: Tensor, packing: Packing) -> Tensor:
+        """What the last normalisation is given, of shape (rows, width), for such inputs; it has no gradient."""
+        return _forward(self, rows, self.norm_values, packing, deep=False).top
+
+    @property
+    def norm_values(self) -> NormValues:
+        """Weight and bias of the lower normalisation, and of the upper one."""
+        lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
+        return lower.weight, lower.bias, upper.weight, upper.bias
+
+    @property
+    def heads(self) -> Heads:
+        """How attention is computed now."""
+        own = self.module.attention.self
+        return Heads(int(own.num_attention_heads), float(own.scaling), self.drop(own.dropout))
+
+    def drop(self, module: nn.Dropout) -> Rate | None:
+        """The rate at which `module`, one of this layer's, drops out now."""
+        return Rate.of(module.p) if module.training and module.p > 0.0 else None
+
+
+class _Layer(torch.autograd.Function):
+    """Over (rows, width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        lower_weight: Tensor,
+        lower_bias: Tensor,
+        upper_weight: Tensor,
+        upper_bias: Tensor,
+        layer: Layer,
+        packing: Packing,
+    ) -> Tensor:
+        values = lower_weight, lower_bias, upper_weight, upper_bias
+        done = _forward(layer, inputs, values, packing, deep=any(ctx.needs_input_grad[:3]))
+        ctx.save_for_backward(*done.kept)
+        ctx.layer, ctx.packing, (ctx.heads, *ctx.rates) = layer, packing, done.ways
+        return done.outputs
+
+    @staticmethod
+    @once_differentiable
+    @unwatched
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
+        top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
+        deep = any(needs[:3])
+        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.packing)
+        to_top, *to_upper = _normalised_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
+        if not deep:
+            return None, None, None, *to_upper, None, None
+        up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
+        to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
+        torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
+        to_lower = layer.up.back(to_wide).add_(to_top)
+        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.packing)
+        to_middle, *to_norm = _normalised_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
+        if not needs[0]:
+            return None, *to_norm, *to_upper, None, None
+        to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
+        to_qkv = attend_back(to_joined, ctx.packing, ctx.heads, attended(kept))
+        return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None
+
+
+#: torch leaves `apply` untyped.
+_apply: Callable[..., Tensor] = _Layer.apply
+
+
+def _forward(layer: Layer, inputs: Tensor, values: NormValues, packing: Packing, *, deep: bool) -> Forward:
+    """The forward pass; if not `deep`, only what the upper normalisation's gradients need is kept."""
+    module, heads, (lower_weight, lower_bias, upper_weight, upper_bias) = layer.module, layer.heads, values
+    joined, attention = attend(layer.qkv(inputs), packing, heads)
+    low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
+    middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
+    low_eps, up_eps = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps
+    lower, low_mean, low_scale = normalised(middle, lower_weight, lower_bias, low_eps, packing.shares)
+    wide = layer.up(lower)
+    top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
+    outputs, up_mean, up_scale = normalised(top, upper_weight, upper_bias, up_eps, packing.shares)
+    kept: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
+    if deep:
+        kept += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
+        kept += [tensor for group in attention for tensor in group.tensors]
+    return Forward(outputs, top, kept, (heads, low_rate, up_rate))
+
+
+def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:
+    """`residual` plus `values`, of which some are dropped, and the random bits; `values` are overwritten."""
+    if rate is None:
+        return values.add_(residual), None
+    bits = draw_bits(values.shape)
+    kept = torch.ge(bits, rate.threshold, out=torch.empty_like(values))
+    return torch.addcmul(residual, kept, values, value=rate.scale, out=values), bits
+
+
+def _normalised_back(
+    of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
+) -> tuple[Any, ...]:
+    """The gradients of inputs, weight and bias that are needed; those of the last two an observer takes over."""
+    if observe is not None and any(needs[1:]):
+        observe(of)
+        needs = [needs[0], False, False]
+    if not any(needs):
+        return None, None, None
+    return normalised_back(of.grad, of.inputs, of.mean, of.scale, weight, bias, needs, of.packing.shares)

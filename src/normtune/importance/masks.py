@@ -1,0 +1,312 @@
+"""Masks: the top fraction of a set of candidates by an importance, and the file that keeps one.
+
+One safetensors file holds a mask: for each parameter with selected entries ``mask/NAME`` (packed bits) or
+``index/NAME`` (positions), whichever is shorter, or an empty ``whole/NAME`` where all of it is selected. Its header
+carries as JSON where the mask comes from. It holds no head, so that tasks with different labels can share it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from normtune.config import Strict
+from normtune.errors import ConfigError, OutputError, SelectionError
+from normtune.files import write_atomically
+from normtune.importance.scores import Scores
+from normtune.methods.positions import pack, unpack
+from normtune.methods.selection import Indices, Selection
+from normtune.models.base import Base
+from normtune.models.layout import Layout
+from normtune.versions import versions
+
+FORMAT = 1
+_KEY = "normtune-mask"
+
+Scope = Literal["individual", "global", "leave-one-out"]
+
+
+def top(scores: Scores, *, fraction: float | None = None, entries: int | None = None) -> Selection:
+    """The candidates with the highest scores, ranked jointly over layers, weight and bias.
+
+    Of equal scores the one that comes first in the layout's order is taken first: by parameter, then by position. So
+    the same scores give the same mask on every machine.
+
+    Args:
+        scores: One number for each candidate.
+        fraction: How many of them: exactly ``round(fraction * candidates)``, where a half rounds to the even number.
+        entries: How many, instead of a fraction.
+
+    Returns:
+        The chosen entries; none at all for 0.
+
+    Raises:
+        ConfigError: If not one of `fraction` and `entries` is given, or it is out of range.
+        SelectionError: If there are no candidates.
+    """
+    count = _count(len(scores), fraction, entries)
+    threshold, left = _threshold(scores, count)
+    chosen: dict[str, Indices] = {}
+    for place in scores.within:
+        name = place.parameter
+        values = scores.values[name]
+        taken = values > threshold
+        ties = np.flatnonzero(values == threshold)[:left]
+        taken[ties] = True
+        left -= ties.size
+        kept = np.flatnonzero(taken)
+        chosen[name] = kept if scores.within.is_whole(name) else scores.within.indices(name)[kept]
+    return Selection(scores.within.layout, chosen)
+
+
+def relative_time(layout: Layout, layer: int) -> float:
+    """A step's time where only LayerNorm from `layer` on trains, over the whole LayerNorm's, by counting products.
+
+    With a frozen prefix a step passes the layers above `layer` forth and back, and of `layer` itself only its norm;
+    without one the whole LayerNorm passes every layer forth, and all but the first back.
+    """
+    return 2 * (layout.layers - 1 - layer) / (2 * layout.layers - 1)
+
+
+def first_layer(layout: Layout, max_time: float) -> int:
+    """The lowest layer from which LayerNorm trains within `max_time` (see `relative_time`): it keeps most candidates.
+
+    Raises:
+        ConfigError: If `max_time` is not above 0, or is below what any layer takes.
+    """
+    fits = [layer for layer in range(layout.layers) if relative_time(layout, layer) <= max_time]
+    if max_time <= 0 or not fits:
+        raise ConfigError(f"The time of a mask is a part above 0 of the whole LayerNorm's; got {max_time:g}.")
+    return fits[0]
+
+
+def _count(candidates: int, fraction: float | None, entries: int | None) -> int:
+    if (fraction is None) == (entries is None):
+        raise ConfigError("A mask takes either a fraction of its candidates or a number of entries.")
+    if not candidates:
+        raise SelectionError("There are no candidates to take a mask from.")
+    if fraction is not None:
+        if not 0 <= fraction <= 1:
+            raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {fraction}.")
+        return round(fraction * candidates)
+    assert entries is not None
+    if not 0 <= entries <= candidates:
+        raise ConfigError(f"A mask takes between 0 and all {candidates:,} candidates; got {entries}.")
+    return entries
+
+
+def _threshold(scores: Scores, count: int) -> tuple[float, int]:
+    """The lowest score that is taken, and how many with that very score are."""
+    if not count:
+        return np.inf, 0
+    joint = np.concatenate(list(scores.values.values()))
+    joint.partition(joint.size - count)  # linear in time, and in place: one copy of the scores at most
+    threshold = float(joint[joint.size - count])
+    return threshold, count - int(np.count_nonzero(joint > threshold))
+
+
+class MaskInfo(Strict):
+    """What a mask says of itself.
+
+    Attributes:
+        format: Version of the file's layout.
+        base: Name of the base model, as its user called it.
+        base_identity: Its content hash; the mask goes on no other.
+        layout: Fingerprint of the base's parameter names and shapes.
+        importance: What entries were ranked by: ``fisher``, ``least-fisher``, ``change``, ``magnitude`` or ``random``.
+        scope: Whose importance, where it depends on a task.
+        tasks: The tasks whose importance went in.
+        target: The task that it was made for, where it was made for one.
+        within: The candidates, as an expression.
+        candidates: How many there were.
+        entries: How many were taken.
+        fraction: The fraction asked for, or None where a number of entries was.
+        seed: Seed of a random importance.
+        examples: How many examples each task's importance was measured on.
+        estimator: How a Fisher was estimated.
+        head_seeds: Seeds of the heads that it was averaged over.
+        note: What its author says of it.
+        versions: Versions of the libraries that made it.
+        content: Fingerprint of the selection; a file that does not match it is refused.
+    """
+
+    format: int = FORMAT
+    base: str
+    base_identity: str
+    layout: str
+    importance: str
+    scope: Scope | None = None
+    tasks: tuple[str, ...] = ()
+    target: str | None = None
+    within: str = "layernorm"
+    candidates: int
+    entries: int
+    fraction: float | None = None
+    seed: int | None = None
+    examples: dict[str, int] = Field(default_factory=dict)
+    estimator: str | None = None
+    head_seeds: tuple[int, ...] = ()
+    note: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    content: str
+
+    @property
+    def name(self) -> str:
+        """The mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
+        size = self.entries if self.fraction is None else self.fraction
+        within = "" if self.within == "layernorm" else f" of {self.within}"
+        return f"{'-'.join(filter(None, (self.importance, self.scope)))}@{size}{within}"
+
+    def name_on(self, task: str) -> str:
+        """The name in a record of `task`; it says whose mask it is where that is another task's."""
+        return self.name if self.target in {None, task} else f"{self.name} for {self.target}"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A selection and where it comes from.
+
+    Attributes:
+        selection: The chosen entries.
+        info: What the mask says of itself.
+    """
+
+    selection: Selection
+    info: MaskInfo
+
+    def __post_init__(self) -> None:
+        """Check that `info` speaks of `selection`.
+
+        Raises:
+            SelectionError: If it speaks of another one.
+        """
+        if self.info.content != self.selection.fingerprint or self.info.entries != len(self.selection):
+            raise SelectionError("The mask's entries do not match what it says of itself.")
+
+    @classmethod
+    def make(
+        cls, base: Base, scores: Scores, *, fraction: float | None = None, entries: int | None = None, **info: object
+    ) -> Mask:
+        """The mask of the highest `scores`.
+
+        Args:
+            base: The base model that they were measured on.
+            scores: One number for each candidate; negated for a mask of the least.
+            fraction: How many candidates to take (see `top`).
+            entries: How many, instead of a fraction.
+            **info: Fields of `MaskInfo` that the scores do not know: ``importance``, ``scope``, ``target``, ...
+
+        Returns:
+            The mask.
+
+        Raises:
+            SelectionError: If the scores are of another model.
+        """
+        if scores.within.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError(f"The scores are of another model than {base.name!r}.")
+        selection = top(scores, fraction=fraction, entries=entries)
+        fields = {
+            "base": base.name,
+            "base_identity": base.identity,
+            "layout": base.layout.fingerprint,
+            "candidates": len(scores),
+            "entries": len(selection),
+            "fraction": fraction,
+            "versions": versions(),
+            "content": selection.fingerprint,
+        }
+        return cls(selection, MaskInfo.model_validate({**fields, **info}))
+
+    @property
+    def name(self) -> str:
+        """Its name as a method (see `MaskInfo.name`)."""
+        return self.info.name
+
+    def check(self, base: Base) -> None:
+        """Check that the mask is of `base`.
+
+        Raises:
+            SelectionError: If it is of another model.
+        """
+        _check(self.info, base)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the mask to the file `path`, whole or not at all.
+
+        Raises:
+            OutputError: If the file exists, or cannot be written.
+        """
+        file = Path(path)
+        if file.exists():
+            raise OutputError(f"{file} exists already; choose another place or remove it first.")
+        tensors: dict[str, Tensor] = {}
+        for name, indices in self.selection.chosen.items():
+            whole = {f"whole/{name}": torch.empty(0, dtype=torch.uint8)}
+            tensors.update(whole if indices is None else pack(name, indices))
+        # One key alone, since safetensors writes several in any order and equal masks should be equal files.
+        write_atomically(file, serialise(tensors, {_KEY: self.info.model_dump_json()}))
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path, base: Base) -> Mask:
+        """Read a mask of `base`.
+
+        Raises:
+            SelectionError: If there is none, it is truncated, corrupt or of a later version, or of another model.
+        """
+        info = read_info(path)
+        _check(info, base)
+        try:
+            with safe_open(path, "pt") as stored:
+                chosen = dict(_unpack(name, stored.get_tensor(name)) for name in stored.keys())  # noqa: SIM118
+            return cls(Selection(base.layout, chosen), info)
+        except (OSError, SafetensorError, SelectionError) as error:
+            raise SelectionError(f"The mask {path} is corrupt: {error}") from error
+
+
+def read_info(path: str | Path) -> MaskInfo:
+    """What the mask in the file `path` says of itself; its entries are not read.
+
+    Raises:
+        SelectionError: If there is none, or it is truncated, corrupt or of a later version.
+    """
+    if not Path(path).is_file():
+        raise SelectionError(f"There is no mask at {path}.")
+    try:
+        with safe_open(path, "pt") as stored:
+            metadata = stored.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise SelectionError(f"The mask {path} is truncated or corrupt: {error}") from error
+    try:
+        raw = json.loads(metadata[_KEY])
+    except (KeyError, ValueError) as error:
+        raise SelectionError(f"{path} is no normtune mask: its header says nothing of one.") from error
+    found = raw.get("format") if isinstance(raw, dict) else None
+    if found != FORMAT:
+        raise SelectionError(f"{path} has format {found!r}; this version of normtune reads format {FORMAT}.")
+    try:
+        return MaskInfo.model_validate(raw)
+    except ValidationError as error:
+        raise SelectionError(f"The metadata of {path} is damaged: {error.errors()[0]['msg']}.") from error
+
+
+def _check(info: MaskInfo, base: Base) -> None:
+    if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
+        raise SelectionError(
+            f"This mask belongs to the base model {info.base!r} ({info.base_identity[:12]}),"
+            f" not to {base.name!r} ({base.identity[:12]})."
+        )
+
+
+def _unpack(key: str, stored: Tensor) -> tuple[str, Indices | None]:
+    part, _, name = key.partition("/")
+    return name, None if part == "whole" else unpack(part, stored)

@@ -1,0 +1,97 @@
+"""An expression for a selection of one's own, by component, sub-component and layers.
+
+A term is a method's name, or a component's whole name with an optional sub-component and layers::
+
+    layernorm
+    output.LayerNorm.bias@3-5
+    attention.self.*@4-
+    last-layers@2
+
+``*`` stands for one part of a name. Layers are counted from 0: ``@3``, ``@3-5`` (both ends included), ``@4-`` (to the
+last one) or ``@0,2-4``; after ``last-layers`` stands how many. Terms are joined from left to right by ``+`` (and also),
+``&`` (only what both have) and ``-`` (without), each with a space on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.method import METHODS, last_layers, random
+from normtune.methods.selection import Selection, where
+from normtune.models.layout import Layout, Place
+
+_OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
+_LAYERS = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
+
+
+def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
+    """The selection that `expression` describes.
+
+    Args:
+        layout: The model's parameters.
+        expression: A method's name or an expression (see the module).
+        seed: Seeds `random`.
+
+    Returns:
+        The selection.
+
+    Raises:
+        UnknownNameError: If a name is neither a method nor a component of this model.
+        SelectionError: If the expression cannot be read, or a term selects nothing.
+    """
+    parts = [part for part in _OPERATOR.split(expression.strip()) if part is not None]
+    selection = _term(layout, parts[0], seed)
+    for operator, text in zip(parts[1::2], parts[2::2], strict=True):
+        term = _term(layout, text, seed)
+        if operator == "+":
+            selection |= term
+        elif operator == "&":
+            selection &= term
+        else:
+            selection -= term
+    return selection
+
+
+def _term(layout: Layout, text: str, seed: int) -> Selection:
+    name, marked, layers = text.strip().partition("@")
+    if not name or (marked and not _LAYERS.fullmatch(layers)):
+        raise SelectionError(f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@3-5 or NAME@4-.")
+    if name == "last-layers" and marked and layers.isdigit():
+        return last_layers(layout, layers=int(layers))
+    selection = _method(layout, name, seed) if name in METHODS else _named(layout, name)
+    if marked:
+        selection &= _layers(layout, layers)
+        if not len(selection):
+            raise SelectionError(f"{text.strip()!r} selects nothing: this model's layers are 0 to {layout.layers - 1}.")
+    return selection
+
+
+def _method(layout: Layout, name: str, seed: int) -> Selection:
+    return random(layout, seed=seed) if name == "random" else METHODS[name](layout)
+
+
+def _named(layout: Layout, name: str) -> Selection:
+    selection = where(layout, lambda place: _matches(place, name))
+    if not len(selection):
+        known = [component.name for component in layout.components if not component.head]
+        raise UnknownNameError("method or component", name, [*METHODS, *known])
+    return selection
+
+
+def _matches(place: Place, pattern: str) -> bool:
+    """Whole names only, part by part, so that ``output.LayerNorm`` is not found in a longer name."""
+    wanted = pattern.split(".")
+    return any(
+        len(own) == len(wanted) and all(map(fnmatchcase, own, wanted))
+        for own in (place.component.split("."), [*place.component.split("."), place.sub])
+    )
+
+
+def _layers(layout: Layout, text: str) -> Selection:
+    wanted: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        wanted.update(range(int(first), (int(last) if last else layout.layers - 1) + 1) if dash else (int(first),))
+    return where(layout, lambda place: place.layer in wanted)

@@ -1,0 +1,97 @@
+"""A frozen parameter whose entries train: their values are put into it, and it is used as it is, never copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from normtune.methods.entries import Entries, mark
+
+
+class Packed(nn.Module):
+    """Puts the packed values into the frozen parameter; one for all modules that share it.
+
+    Args:
+        frozen: The parameter.
+        entries: Which of its entries train.
+        in_place: Whether they may be put into `frozen` itself; otherwise into a copy, in every forward pass.
+    """
+
+    def __init__(self, frozen: nn.Parameter, entries: Entries, *, in_place: bool) -> None:
+        super().__init__()
+        self._entries = entries
+        self._original = frozen.detach().reshape(-1).index_select(0, entries.indices)
+        # In a tuple, so that they are not registered: the leaf already is, and what is frozen is none of the state.
+        self._tensors = (frozen, nn.Parameter(self._original.to(torch.float32, copy=True)))
+        self._in_place = in_place and frozen.is_contiguous()
+        self._written: int | None = None
+
+    @property
+    def leaf(self) -> nn.Parameter:
+        """The values that train."""
+        return self._tensors[1]
+
+    def forward(self, leaf: Tensor) -> Tensor:
+        """The parameter with the values of `leaf` in place."""
+        frozen = self._tensors[0]
+        # Of other tensors in the leaf's place (`torch.func.functional_call`, replicas) nothing may stay behind.
+        if leaf is not self.leaf or not self._in_place or torch.compiler.is_compiling():
+            values = leaf.to(frozen.dtype)
+            composed = frozen.reshape(-1).scatter(0, self._entries.indices, values).view(frozen.shape)
+            return mark(composed, leaf, self._entries)
+        self._place()
+        return mark(_alias(leaf, frozen, self._entries.indices), leaf, self._entries)
+
+    def right_inverse(self, _: Tensor) -> tuple[Tensor]:
+        """The leaf's values; torch asks for them when the parametrization is registered."""
+        return (self.leaf.detach(),)
+
+    def restore(self) -> None:
+        """Put back the frozen parameter's own values."""
+        frozen = self._tensors[0]
+        if self._in_place:
+            with torch.no_grad():
+                frozen.view(-1).scatter_(0, self._entries.indices, self._original)
+
+    def _place(self) -> None:
+        """Put the leaf's values into the frozen parameter.
+
+        torch counts the changes of a tensor, and refuses to differentiate what was computed before the last one. What
+        is written here counts if the leaf's own count has gone up; else it is what is there already, or was changed
+        through ``.data``, which torch does not count either.
+        """
+        frozen, leaf = self._tensors
+        target = frozen.data if leaf._version == self._written else frozen
+        with torch.no_grad():
+            target.view(-1).scatter_(0, self._entries.indices, leaf.detach().to(frozen.dtype))
+        self._written = leaf._version
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the model to a device or dtype, as its parameters do."""
+        frozen = self._tensors[0]
+        frozen.data = fn(frozen.data)
+        self._original = fn(self._original)
+        self._entries = Entries(fn(self._entries.indices), frozen.shape)
+        return self
+
+
+class _Alias(torch.autograd.Function):
+    """The frozen tensor itself, with the gradient of the entries that train."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, frozen: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        return frozen.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (indices,) = ctx.saved_tensors
+        grad = grads[0].to_dense() if grads[0].is_sparse else grads[0]
+        return grad.reshape(-1).index_select(0, indices), None, None
+
+
+#: torch leaves `apply` untyped.
+_alias: Callable[..., Tensor] = _Alias.apply

@@ -1,0 +1,230 @@
+"""Which component a parameter belongs to, for any family of transformers.
+
+Names are matched whole: a component's name is the path of the module that owns the parameter, without the
+prefix that the checkpoint puts before every name and without the layer's own path and number. So
+``bert.encoder.layer.3.attention.output.LayerNorm.bias`` is the sub-component ``bias`` of
+``attention.output.LayerNorm`` in layer 3, and nothing that asks for ``output.LayerNorm`` can catch it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from normtune.config import Sub
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one parameter stands in the model.
+
+    Attributes:
+        parameter: Its full name in the model.
+        component: The component it belongs to.
+        sub: Its sub-component, ``weight`` or ``bias``.
+        layer: Number of its layer from 0, or None outside the layers.
+        shape: Its shape.
+        head: Whether it belongs to the head.
+        norm: Whether a normalisation module owns it.
+    """
+
+    parameter: str
+    component: str
+    sub: Sub
+    layer: int | None
+    shape: tuple[int, ...]
+    head: bool
+    norm: bool
+
+    @property
+    def size(self) -> int:
+        """Number of its entries."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Component:
+    """All the parameters of one component, over every layer.
+
+    Attributes:
+        name: The component's name.
+        subs: Its sub-components.
+        layers: Numbers of the layers that have it; empty outside the layers.
+        entries: Number of entries, all layers and sub-components together.
+        head: Whether it belongs to the head.
+        norm: Whether it is a normalisation.
+    """
+
+    name: str
+    subs: tuple[Sub, ...]
+    layers: tuple[int, ...]
+    entries: int
+    head: bool
+    norm: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parameters of a model in its own order, each shared tensor once.
+
+    Attributes:
+        model_type: The family, as its configuration calls it (``bert``).
+        places: One for each parameter.
+    """
+
+    model_type: str
+    places: tuple[Place, ...]
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self.places)
+
+    @cached_property
+    def body(self) -> tuple[Place, ...]:
+        """The pre-trained parameters: all but the head."""
+        return tuple(place for place in self.places if not place.head)
+
+    @cached_property
+    def head(self) -> tuple[Place, ...]:
+        """The parameters of the head."""
+        return tuple(place for place in self.places if place.head)
+
+    @cached_property
+    def by_name(self) -> dict[str, Place]:
+        """Places by parameter name."""
+        return {place.parameter: place for place in self.places}
+
+    @cached_property
+    def size(self) -> int:
+        """Number of pre-trained entries."""
+        return sum(place.size for place in self.body)
+
+    @cached_property
+    def head_size(self) -> int:
+        """Number of entries of the head."""
+        return sum(place.size for place in self.head)
+
+    @cached_property
+    def layers(self) -> int:
+        """Number of layers of the deepest stack."""
+        return 1 + max((place.layer for place in self.body if place.layer is not None), default=-1)
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """The components, in the order in which the model first names them."""
+        groups: dict[str, list[Place]] = defaultdict(list)
+        for place in self.places:
+            groups[place.component].append(place)
+        return tuple(_component(name, places) for name, places in groups.items())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over names and shapes of the pre-trained parameters; selections are checked against it."""
+        text = "\n".join(f"{place.parameter} {place.shape}" for place in self.body)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _component(name: str, places: list[Place]) -> Component:
+    return Component(
+        name=name,
+        subs=tuple(sub for sub in ("weight", "bias") if any(place.sub == sub for place in places)),
+        layers=tuple(sorted({place.layer for place in places if place.layer is not None})),
+        entries=sum(place.size for place in places),
+        head=places[0].head,
+        norm=places[0].norm,
+    )
+
+
+def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
+    """The layout of `model`, whose parameters named in `head` are its head.
+
+    Args:
+        model: A sequence classifier; its weights are not read, so it may lie on the meta device.
+        head: Names of the head's parameters.
+
+    Returns:
+        Every parameter of the model with the one component that it belongs to.
+    """
+    head_names = set(head)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    body = [name for name in shapes if name not in head_names]
+    prefix = f"{model.base_model_prefix}."
+    paths = {name: _Path(name.removeprefix(prefix)) for name in body}
+    single = _single_lists(paths.values())
+    stacks = {path.stack for path in paths.values() if path.layer is not None}
+    places = []
+    for name, shape in shapes.items():
+        module, leaf = _split_leaf(name)
+        path = paths.get(name)
+        places.append(
+            Place(
+                parameter=name,
+                component=path.component(stacks, single) if path else _own_component(name.removeprefix(prefix)),
+                sub="bias" if leaf == "bias" or leaf.endswith("_bias") else "weight",
+                layer=path.layer if path else None,
+                shape=shape,
+                head=name in head_names,
+                norm=is_norm(model.get_submodule(module)),
+            )
+        )
+    return Layout(model.config.model_type, tuple(places))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether `module` normalises: torch's LayerNorm, or one of the many classes named after their kind of norm."""
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith("norm")
+
+
+def _split_leaf(name: str) -> tuple[str, str]:
+    module, _, leaf = name.rpartition(".")
+    return module, leaf
+
+
+def _own_component(path: str) -> str:
+    """The owning module's path; a parameter that is no module's weight or bias is a component of its own."""
+    module, leaf = _split_leaf(path)
+    return module if leaf in {"weight", "bias"} and module else path
+
+
+class _Path:
+    """A parameter's path without the base's prefix, taken apart at the first number: stack, layer and the rest."""
+
+    def __init__(self, path: str) -> None:
+        parts = path.split(".")
+        at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        self.layer = None if at is None else int(parts[at])
+        self.stack = "" if at is None else ".".join(parts[:at])
+        self.rest = parts if at is None else parts[at + 1 :]
+
+    def lists(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], int]]:
+        """The lists inside the layer that this path goes through, with the position in each."""
+        for i, part in enumerate(self.rest):
+            if part.isdigit():
+                yield (self.stack, tuple(self.rest[:i])), int(part)
+
+    def component(self, stacks: set[str], single: set[tuple[str, tuple[str, ...]]]) -> str:
+        dropped = {
+            len(inside) + step for (_, inside), _ in self.lists() if (self.stack, inside) in single for step in (-1, 0)
+        }
+        rest = ".".join(part for i, part in enumerate(self.rest) if i not in dropped)
+        name = _own_component(rest)
+        if self.layer is None or len(stacks) < 2:
+            return name
+        first = self.stack.split(".")[0]
+        clash = sum(stack.split(".")[0] == first for stack in stacks) > 1
+        return f"{self.stack if clash else first}.{name}"
+
+
+def _single_lists(paths: Iterable[_Path]) -> set[tuple[str, tuple[str, ...]]]:
+    """Lists inside a layer that hold one module only (ALBERT's inner groups): their number tells nothing."""
+    positions: dict[tuple[str, tuple[str, ...]], set[int]] = defaultdict(set)
+    for path in paths:
+        for inner, position in path.lists():
+            positions[inner].add(position)
+    return {inner for inner, seen in positions.items() if seen == {0}}

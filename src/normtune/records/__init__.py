@@ -1,0 +1,1 @@
+"""What a run and a measurement leave behind, read without torch."""

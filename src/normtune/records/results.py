@@ -1,0 +1,140 @@
+"""The one reader of a results folder: the records of runs, measurements and submissions that belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from normtune.errors import ConfigError, DataError
+from normtune.records.fisher import FisherRecord
+from normtune.records.run import Record
+from normtune.records.submission import SubmissionRecord
+
+Kind = TypeVar("Kind", Record, FisherRecord)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of one base model under one protocol.
+
+    Attributes:
+        folder: Where they were read from.
+        runs: Finished and failed runs, and those that were dropped early.
+        fisher: One measurement of Fisher information a task.
+        planned: The seeds that ``study.json`` asks for, where there is one.
+        submissions: Submissions to the GLUE server (``submission*.json``), with its reply where it was recorded.
+    """
+
+    folder: Path
+    runs: tuple[Record, ...]
+    fisher: tuple[FisherRecord, ...]
+    planned: tuple[int, ...] = ()
+    submissions: tuple[SubmissionRecord, ...] = ()
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        """The runs that finished."""
+        return tuple(run for run in self.runs if run.status == "done" and run.score is not None)
+
+
+def read(folder: Path, *, model: str | None = None, protocol: str | None = None) -> Results:
+    """Read a results folder: ``runs/*.json``, ``fisher/*.json``, and ``study.json`` and ``submission*.json`` if any.
+
+    Args:
+        folder: The folder.
+        model: Only records of this model, as its user called it, or None for the only one there is.
+        protocol: Only runs of this protocol, likewise.
+
+    Returns:
+        The records of one base model and protocol.
+
+    Raises:
+        DataError: If there is no such folder, nothing in it fits, or a record is damaged.
+        ConfigError: If the records are of several models, protocols, or sets of data.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no results folder at {folder}.")
+    runs = [run for run in _all(folder / "runs", Record) if model in {None, run.config.model}]
+    fisher = [each for each in _all(folder / "fisher", FisherRecord) if model in {None, each.config.model}]
+    runs = [run for run in runs if protocol in {None, run.config.protocol.name}]
+    if not runs and not fisher:
+        given = [f"of {kind} {name}" for kind, name in (("model", model), ("protocol", protocol)) if name]
+        raise DataError(f"There are no records{''.join(f' {each}' for each in given)} in {folder}/runs or /fisher.")
+    _one_setting(runs, fisher)
+    plan = _json(folder / "study.json")
+    seeds = plan.get("seeds", ()) if isinstance(plan, dict) else ()
+    return Results(
+        folder,
+        tuple(runs),
+        tuple(_one_each(fisher)),
+        tuple(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else (),
+        tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
+    )
+
+
+def _all(folder: Path, kind: type[Kind]) -> list[Kind]:
+    return [kind.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None where there is none.
+
+    Raises:
+        DataError: If it is no JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}.") from error
+
+
+def _one_setting(runs: Sequence[Record], fisher: Sequence[FisherRecord]) -> None:
+    """Refuse to show records side by side that differ in model, protocol or data.
+
+    Raises:
+        ConfigError: If they do.
+    """
+    models: dict[Any, str] = {}
+    every: list[Record | FisherRecord] = [*runs, *fisher]
+    for each in every:
+        models[each.base_identity, each.config.dtype] = f"{each.config.model} ({each.config.dtype})"
+    _refuse_several("models", models.values(), "--model")
+    protocols = {run.config.protocol: run.config.protocol.name for run in runs}
+    _refuse_several("protocols", protocols.values(), "--protocol")
+    for task in {run.config.task for run in runs}:
+        kinds = {tuple(sorted(run.data.identity.items())) for run in runs if run.config.task == task}
+        if len(kinds) > 1:
+            raise ConfigError(f"The runs of {task} are on different data; keep their records in folders apart.")
+
+
+def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
+    """Refuse more than one.
+
+    Raises:
+        ConfigError: If there are several.
+    """
+    found = sorted(names)
+    if len(found) > 1:
+        known = ", ".join(sorted(set(found)))
+        hint = f"choose one with {option}" if len(set(found)) > 1 else "keep them in folders apart"
+        raise ConfigError(f"These records are of several {kind}, {known}; {hint}.")
+
+
+def _one_each(fisher: Iterable[FisherRecord]) -> list[FisherRecord]:
+    """Of several measurements on one task the one with most examples, then most head seeds."""
+    weight: Callable[[FisherRecord], tuple[bool, int, int]] = lambda each: (  # noqa: E731
+        each.config.within == "full",
+        each.examples,
+        len(each.config.head_seeds),
+    )
+    best: dict[str, FisherRecord] = {}
+    for each in fisher:
+        known = best.get(each.config.task)
+        if known is None or weight(each) > weight(known):
+            best[each.config.task] = each
+    return list(best.values())

@@ -1,0 +1,178 @@
+"""The complete record of one run, as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from normtune.config import RunConfig, Strict, Sub
+from normtune.records.saved import Saved
+
+
+class Change(Strict):
+    """How far the selected entries of one parameter moved.
+
+    Attributes:
+        component: The component it belongs to.
+        layer: Number of its layer from 0, or None outside the layers.
+        sub: Its sub-component.
+        entries: How many entries were compared.
+        mean: D, the mean of |fine-tuned - pre-trained| over them (equation 1).
+        relative: D divided by the mean of |pre-trained|; None where that is zero.
+        l0: How many of them differ (appendix B).
+        l1: The sum of |fine-tuned - pre-trained| (appendix B).
+    """
+
+    component: str
+    layer: int | None
+    sub: Sub
+    entries: int
+    mean: float
+    relative: float | None
+    l0: int
+    l1: float
+
+
+class EpochScore(Strict):
+    """One point of the training curve.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        loss: Mean training loss over the epoch.
+        scores: All metrics on the data that the epoch is picked on, the primary one first.
+        seconds: Time since the start, evaluation included.
+    """
+
+    epoch: int
+    loss: float
+    scores: dict[str, float]
+    seconds: float
+
+
+class DataFacts(Strict):
+    """What a run was trained and scored on.
+
+    Attributes:
+        source: Where the data was read from: the folder's or the hub's name.
+        train: Examples trained on.
+        train_of: Examples that the training split holds; more than `train` where a sample was taken.
+        dev: Examples scored on.
+        dev_of: Examples that the dev split holds.
+        held_out: Examples of the training split that rate and epoch were picked on; 0 where dev did that.
+        identity: Content hashes of the examples used, by split.
+        truncated: Examples cut to the limit of tokens, by split.
+        dropped: Rows that the reader left out, by split.
+    """
+
+    source: str
+    train: int
+    train_of: int
+    dev: int
+    dev_of: int
+    held_out: int
+    identity: dict[str, str]
+    truncated: dict[str, int]
+    dropped: dict[str, int]
+
+
+class Counts(Strict):
+    """How many entries trained.
+
+    Attributes:
+        selected: Entries of the pre-trained model.
+        head: Entries of the head.
+        trained: Both.
+        total: Entries of the whole model.
+        share: `selected` over all pre-trained entries.
+    """
+
+    selected: int
+    head: int
+    trained: int
+    total: int
+    share: float
+
+
+class Pruned(Strict):
+    """Why a run was dropped before its end (`normtune.studies.pruning`).
+
+    Attributes:
+        epoch: The epoch after which it was dropped.
+        of: Epochs that a whole run has.
+        score: Its best score until then, on the data that the epoch is picked on.
+        leader: Identity of the whole run, at another rate, that led at that epoch.
+        leader_rate: Its rate.
+        leader_score: Its best score until that epoch.
+        margin: How far behind it a run had to be.
+        after: Part of the epochs before the end of which none is dropped.
+    """
+
+    epoch: int
+    of: int
+    score: float
+    leader: str
+    leader_rate: float
+    leader_score: float
+    margin: float
+    after: float
+
+    def __str__(self) -> str:
+        return (
+            f"dropped after epoch {self.epoch} of {self.of}: its best score {self.score:.4f} is more than"
+            f" {self.margin:g} below {self.leader_score:.4f} of rate {self.leader_rate:g}"
+        )
+
+
+class Record(Saved):
+    """Everything about one run.
+
+    Attributes:
+        id: Fingerprint of all that changes a number: configuration, model, data, selection, threads, device.
+        status: ``done``; ``failed``; or ``pruned``, where it was dropped early as asked for. Only what is done has
+            scores.
+        error: What went wrong, or why it was dropped.
+        config: What the user chose.
+        base_identity: Content hash of the base model.
+        selection: Fingerprint of what was trained.
+        counts: How many entries.
+        outputs: Width of the head: the number of labels, or 1 for regression.
+        data: On what.
+        primary: Name of the metric that `score` is.
+        score: That metric at the best epoch: on dev.
+        scores: All metrics on dev at the best epoch, by split (``dev``; for MNLI ``dev_mismatched`` too).
+        best_epoch: Number of the best epoch, from 1.
+        curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
+        steps: Optimizer steps.
+        seconds: Time of the training, evaluation included.
+        peak_memory: Largest memory of the process during the run, in bytes.
+        delta_bytes: Bytes of the delta's tensors beside the head.
+        changes: How far each trained parameter moved (equation 1).
+        machine: What it ran on.
+        versions: With which libraries.
+        pruned: Why it was dropped, where it was; absent from the file otherwise.
+    """
+
+    id: str
+    status: Literal["done", "failed", "pruned"]
+    error: str | None = None
+    config: RunConfig
+    base_identity: str
+    selection: str
+    counts: Counts
+    outputs: int = 0
+    data: DataFacts
+    primary: str
+    score: float | None = None
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
+    best_epoch: int | None = None
+    curve: tuple[EpochScore, ...] = ()
+    steps: int = 0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    delta_bytes: int = 0
+    changes: tuple[Change, ...] = ()
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    # Left out where it is None, so that records of whole runs are what they were before there was pruning.
+    pruned: Pruned | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -1,0 +1,41 @@
+"""Records: validated values that lie in a JSON file of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import ValidationError
+
+from normtune.config import Strict
+from normtune.errors import DataError
+from normtune.files import write_atomically
+
+
+class Saved(Strict):
+    """A record that is written whole or not at all, and that says what is wrong with its file."""
+
+    #: What a message calls it.
+    noun: ClassVar[str] = "record"
+
+    def save(self, path: Path) -> None:
+        """Write the record to `path`, whole or not at all."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"There is no {cls.noun} at {path}.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"The record {path} is damaged{f' at {where}' if where else ''}: {first['msg']}."
+            ) from error

@@ -1,0 +1,1 @@
+"""Tests, comparisons and the paper's claims, from records and tables of scores."""

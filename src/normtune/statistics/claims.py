@@ -1,0 +1,141 @@
+"""The paper's eight claims, judged by what was measured: one rule for all of them.
+
+Each claim says that something is larger than something else, or no worse than it. Both are measured on the same tasks
+and seeds, so what is judged is the mean of their differences over tasks, with a bootstrap interval over tasks and
+seeds. A claim is confirmed where the whole interval is on its side, refuted where the whole interval is on the other,
+and undecided otherwise: few tasks or a wide spread decide nothing. A claim of two parts needs both and falls with
+either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Literal
+
+from normtune.statistics.paired import LEAST, bootstrap_interval
+
+Verdict = Literal["confirmed", "refuted", "undecided"]
+Kind = Literal["ratio", "difference"]
+
+#: A difference of scores below it counts as none.
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        text: What is claimed.
+        where: Where in the paper.
+        parts: What is measured for it: names of `Measured`.
+    """
+
+    text: str
+    where: str
+    parts: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim("output.LayerNorm changes most in full fine-tuning", "figure 1", ("change",)),
+    Claim(
+        "output.LayerNorm has the largest mean Fisher information, attention.output.LayerNorm the second",
+        "table 1",
+        ("first", "second"),
+    ),
+    Claim("LayerNorm alone is comparable with full fine-tuning and BitFit", "tables 2, 3", ("full", "bitfit")),
+    Claim("Random entries of the same number are worse", "tables 2, 3", ("random",)),
+    Claim("A small fraction of LayerNorm is enough, f = 0.1", "figure 2", ("fraction",)),
+    Claim("Later layers carry more information", "figures 3, 4", ("layers",)),
+    Claim("The bias carries more information than the weight", "figures 3, 4", ("bias",)),
+    Claim("Global and leave-one-out masks do as well as individual ones", "figure 5", ("global", "left-out")),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured for a claim, or for a part of it.
+
+    Attributes:
+        name: What it is, in words.
+        kind: ``ratio``: natural logarithms of a ratio that the claim has above 1. ``difference``: differences of scores
+            that the claim has above minus `margin`.
+        values: By task, a value a seed.
+        margin: By how much a difference may be negative.
+        left_out: Tasks that lack runs for it.
+    """
+
+    name: str
+    kind: Kind
+    values: Mapping[str, Sequence[float]]
+    margin: float = 0.0
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """The fewest seeds of any task."""
+        return min((len(each) for each in self.values.values()), default=0)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over tasks: a ratio, or a difference."""
+        if not self.values:
+            return None
+        return self._shown(mean(mean(each) for each in self.values.values()))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval; None with fewer tasks than a test needs."""
+        if len(self.values) < LEAST:
+            return None
+        low, high = bootstrap_interval([list(each) for each in self.values.values()])
+        return self._shown(low), self._shown(high)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows for this part."""
+        interval = self.interval
+        if interval is None:
+            return "undecided"
+        bound = 1.0 if self.kind == "ratio" else -self.margin
+        return "confirmed" if interval[0] > bound else "refuted" if interval[1] < bound else "undecided"
+
+    def _shown(self, value: float) -> float:
+        return math.exp(value) if self.kind == "ratio" else value
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what was measured for it.
+
+    Attributes:
+        claim: The claim.
+        parts: What was measured; fewer than the claim has where there are no records for the others.
+    """
+
+    claim: Claim
+    parts: tuple[Measured, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows."""
+        verdicts = {part.verdict for part in self.parts}
+        if "refuted" in verdicts:
+            return "refuted"
+        whole = len(self.parts) == len(self.claim.parts)
+        return "confirmed" if whole and verdicts == {"confirmed"} else "undecided"
+
+
+def judge(measured: Mapping[str, Measured]) -> list[Judged]:
+    """The paper's claims, each with what was measured for it.
+
+    Args:
+        measured: By the names in the claims' `parts`; what was not measured is not there.
+
+    Returns:
+        One judgement a claim, in the paper's order.
+    """
+    return [Judged(claim, tuple(measured[part] for part in claim.parts if part in measured)) for claim in CLAIMS]

@@ -1,0 +1,169 @@
+"""A Ray cluster, for a study's jobs: each with its processors and accelerators, on whatever node has them free."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, final
+
+from normtune.errors import ConfigError, NormtuneError
+from normtune.studies.executors.executor import Executor, Report, tell_blocked
+from normtune.studies.jobs import Job, Result, read_job
+from normtune.studies.schedule import Schedule
+from normtune.studies.study import StudyConfig
+from normtune.studies.work import Place, Work
+
+#: How often Ray begins a job again whose node or process died.
+RETRIES = 5
+#: Seconds to wait for jobs before looking again.
+_PAUSE = 1.0
+#: Seconds in which a cluster must answer.
+_PATIENCE = 10.0
+
+
+@final
+class Cluster(Executor):
+    """Does jobs on a Ray cluster whose nodes share the study's folder.
+
+    A node that dies loses nothing but time: its jobs begin again elsewhere, where they left a checkpoint from there.
+
+    Args:
+        address: The cluster's address, ``auto`` for the one that this machine belongs to, or None for one on this
+            machine alone.
+        cpus: Processors of each job; by default as many as it has threads.
+        gpus: Accelerators of each job.
+
+    Raises:
+        ConfigError: If Ray is not installed, or the numbers make no sense.
+    """
+
+    def __init__(self, address: str | None = None, *, cpus: float | None = None, gpus: float = 0) -> None:
+        if (cpus is not None and cpus <= 0) or gpus < 0:
+            raise ConfigError(f"A job takes some processors and no negative accelerators; got {cpus} and {gpus}.")
+        self._ray = _ray()
+        self._address, self._cpus, self._gpus = address, cpus, gpus
+
+    def run(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+        """Do all jobs that are left (see `Executor.run`).
+
+        Raises:
+            ConfigError: If there is no cluster at the address, or none of its nodes is large enough for a job.
+        """
+        ray = self._ray
+        _knock(self._address)
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"There is no Ray cluster at {self._address!r}: {_first_line(error)}") from error
+        try:
+            self._check(config)
+            self._work_off(schedule, config, place, report)
+        finally:
+            ray.shutdown()  # ends what still runs
+
+    def _check(self, config: StudyConfig) -> None:
+        """Refuse jobs that would wait for ever.
+
+        Raises:
+            ConfigError: If no node is large enough.
+        """
+        wanted = {"CPU": self._cpus or config.threads, "GPU": self._gpus}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
+            raise ConfigError(
+                f"No node of the Ray cluster has {wanted['CPU']:g} processors and {wanted['GPU']:g} accelerators."
+            )
+
+    def _work_off(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+        ray = self._ray
+        remote = ray.remote(call).options(
+            num_cpus=self._cpus or config.threads, num_gpus=self._gpus, max_retries=RETRIES
+        )
+        texts = config.model_dump_json(), place.model_dump_json()
+        running: dict[Any, Job] = {}
+        tell_blocked(schedule, report)
+        while schedule.left:
+            while (job := schedule.take()) is not None:
+                needs = {key: result.model_dump_json() for key, result in schedule.needs(job).items()}
+                running[remote.remote(*texts, job.model_dump_json(), needs)] = job
+                report.begin(job)
+            finished, _ = ray.wait(list(running), timeout=_PAUSE)
+            for reference in finished:
+                job = running.pop(reference)
+                result = self._result(reference, job)
+                schedule.settle(result)
+                report.end(job, result)
+            tell_blocked(schedule, report)
+
+    def _result(self, reference: Any, job: Job) -> Result:
+        try:
+            return Result.model_validate_json(self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
+
+
+def _knock(address: str | None) -> None:
+    """Find out at once that nobody is there, since Ray itself goes on asking for minutes.
+
+    Raises:
+        ConfigError: If the address is a host and a port where nobody answers.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(f"There is no Ray cluster at {address!r}: {error.strerror or error}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _ray() -> Any:
+    """The library, kept quiet.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    for name, value in {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("A cluster needs Ray; install it with: pip install 'normtune[cluster]'.") from error
+    return ray
+
+
+def call(config: str, place: str, job: str, needs: Mapping[str, str]) -> str:
+    """Do one job in a process that may live on: the base model is kept for the next. Everything is JSON.
+
+    Args:
+        config: The study.
+        place: Where it lies.
+        job: The job.
+        needs: What became of those that it needs, by key.
+
+    Returns:
+        What became of it.
+    """
+    results = {key: Result.model_validate_json(text) for key, text in needs.items()}
+    own = read_job(job)
+    try:
+        result = _kept(config, place).run(own, results)
+    except NormtuneError as error:
+        result = Result(key=own.key, state="failed", error=str(error))
+    return result.model_dump_json()
+
+
+_WORK: dict[tuple[str, str], Work] = {}
+
+
+def _kept(config: str, place: str) -> Work:
+    if (config, place) not in _WORK:
+        _WORK.clear()
+        _WORK[config, place] = Work(StudyConfig.model_validate_json(config), Place.model_validate_json(place))
+    return _WORK[config, place]

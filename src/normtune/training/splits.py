@@ -1,0 +1,79 @@
+"""The examples of a run: how a protocol cuts a task's data, and what a record says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from normtune.config import Protocol
+from normtune.data.encode import Encoded
+from normtune.data.task import Split, TaskData
+from normtune.records.run import DataFacts
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The examples of one run: what it learns from, what picks the epoch, and what is scored at the end."""
+
+    train: Split
+    pick: Split
+    dev: dict[str, Split]
+
+
+def parts_of(data: TaskData, protocol: Protocol) -> Parts:
+    """Cut `data` as `protocol` says.
+
+    Under ``held_out`` the training split's seeded slice picks the epoch, and dev is only scored at the end. Samples and
+    slice depend on the protocol's ``sample_seed``, not on the run's seed.
+
+    Raises:
+        DataError: If a split is missing, empty or unlabelled.
+    """
+    train, dev = data.labelled("train"), data.labelled("dev")
+    scored = {"dev": dev.sample(protocol.max_dev, protocol.sample_seed)}
+    if "dev_mismatched" in data.splits:
+        scored["dev_mismatched"] = data.labelled("dev_mismatched").sample(protocol.max_dev, protocol.sample_seed)
+    if not protocol.held_out:
+        return Parts(train.sample(protocol.max_train, protocol.sample_seed), scored["dev"], scored)
+    order = np.random.default_rng([protocol.sample_seed, 0x4E1D]).permutation(len(train))
+    cut = max(1, round(protocol.held_out * len(train)))
+    rest = train.take(np.sort(order[cut:]))
+    return Parts(rest.sample(protocol.max_train, protocol.sample_seed), train.take(np.sort(order[:cut])), scored)
+
+
+@dataclass(frozen=True)
+class EncodedParts:
+    """The parts of a run as token numbers."""
+
+    train: Encoded
+    pick: Encoded
+    dev: dict[str, Encoded]
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Texts that were cut, by split."""
+        return {"train": self.train.truncated, **{name: part.truncated for name, part in self.dev.items()}}
+
+
+def identities(parts: Parts) -> dict[str, str]:
+    """Content hashes of the examples of a run, by split."""
+    splits = {"train": parts.train, "pick": parts.pick, **parts.dev}
+    return {name: split.identity()[:16] for name, split in splits.items()}
+
+
+def facts_of(data: TaskData, parts: Parts, truncated: Mapping[str, int]) -> DataFacts:
+    """What a run of `parts` of `data` was trained and scored on, of which so many texts were cut, by split."""
+    return DataFacts(
+        source=Path(data.source).name,
+        train=len(parts.train),
+        train_of=len(data.splits["train"]),
+        dev=len(parts.dev["dev"]),
+        dev_of=len(data.splits["dev"]),
+        held_out=0 if parts.pick is parts.dev["dev"] else len(parts.pick),
+        identity=identities(parts),
+        truncated=dict(truncated),
+        dropped=dict(data.dropped),
+    )

@@ -1,0 +1,184 @@
+"""What ``normtune fisher`` shows, from records made up by hand."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from normtune.cli.informed import by_layer, heatmaps, in_markdown, plain, shown
+from normtune.config import Sub
+from normtune.importance.scores import Scores
+from normtune.methods.expression import select
+from normtune.models.base import Base
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Information, Look, Stability, Tolerance
+
+#: Mean Fisher information by component.
+MEANS = {"query": 3.0, "output.dense": 1.0, "output.LayerNorm": 6.0}
+
+
+def record(task: str, means: dict[str, tuple[float, ...]] | dict[str, float] = MEANS, **changes: Any) -> FisherRecord:
+    """A record with these means, the same in the weight (9 entries) and the bias (3) of each of two layers."""
+    subs: tuple[tuple[Sub, int], ...] = (("weight", 9), ("bias", 3))
+    rows = [
+        Information(
+            component=name,
+            layer=layer,
+            sub=sub,
+            entries=size,
+            total=float(np.mean(mean)) * size,
+            by_seed=tuple(float(own) * size for own in np.atleast_1d(mean)),
+        )
+        for name, mean in means.items()
+        for layer in range(2)
+        for sub, size in subs
+    ]
+    heads = len(rows[0].by_seed)
+    config = FisherConfig(model="/models/tiny", task=task, head_seeds=tuple(range(heads)), estimator=Estimator())
+    return FisherRecord.model_validate({
+        **{"id": f"id-{task}", "config": config, "base_identity": "b", "selection": "s", "source": "glue"},
+        **{"examples": 1200, "available": 34567, "identity": "i", "truncated": 0, "information": tuple(rows)},
+        **{"seconds": 1.0, "machine": {}, "versions": {}, **changes},
+    })
+
+
+def text(*records: FisherRecord, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, _environ={})
+    for part in shown(records):
+        console.print(part, highlight=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def body(shown_text: str) -> list[list[str]]:
+    return [line.split() for line in shown_text.splitlines() if line.strip()[:1].isdigit()]
+
+
+def test_the_table() -> None:
+    other = {"query": 0.0001, "output.dense": 1.0, "output.LayerNorm": 1.0}
+    found = text(record("rte"), record("intents", other))
+    assert "components of tiny, empirical: share of each task, in %" in found
+    assert body(found) == [
+        ["1", "output.LayerNorm", "1.100", "60.0", "50.0"],
+        ["2", "output.dense", "0.600", "10.0", "50.0"],
+        ["3", "query", "0.300", "30.0", "<0.1"],
+    ]
+    assert "Examples: RTE 1,200 of 34,567, intents 1,200 of 34,567." in found
+    assert "order alike" not in found
+    assert "Still changing" not in found
+
+
+def test_markdown_says_the_same() -> None:
+    lines = in_markdown([record("rte")]).splitlines()
+    assert lines[:3] == [
+        "|  | component | sum | rte |",
+        "| ---: | --- | ---: | ---: |",
+        "| 1 | output.LayerNorm | 0.600 | 60.0 |",
+    ]
+    assert lines[5:] == ["", "Examples: RTE 1,200 of 34,567."]
+
+
+def test_a_component_that_a_task_lacks_is_left_blank() -> None:
+    one, other = record("rte"), record("sst2", {"query": 1.0, "extra": 1.0})
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:]]
+        for cells in (line.strip("| ").split("|") for line in in_markdown([one, other]).splitlines()[2:6])
+    }
+    assert rows["extra"] == ["0.500", "", "50.0"]
+    assert rows["query"] == ["0.800", "30.0", "50.0"]
+
+
+def test_long_names_are_folded_and_numbers_never() -> None:
+    means = {"decoder." + "x" * 70: 1.0, "y": 3.0}
+    found = text(*(record(f"task{n}", means) for n in range(5)), width=80)
+    assert max(map(len, found.splitlines())) <= 80
+    assert "…" not in found
+    assert found.count("75.0") == found.count("25.0") == 5
+    assert found.count("x") >= 70
+
+
+def test_how_much_it_depends_on_the_head() -> None:
+    two = {"query": (3.0, 1.0), "output.dense": (1.0, 2.0), "output.LayerNorm": (6.0, 6.0)}
+    found = record("rte", two)
+    assert "Pairs of components that two of the 2 heads order alike: RTE 67 %." in text(found)
+    assert plain([found])["tasks"]["rte"]["between_heads"] == pytest.approx(2 / 3)  # type: ignore[index]
+
+
+def test_what_did_not_become_stable_is_named() -> None:
+    def known(reached: bool) -> Stability:
+        looks = (Look(examples=64, agreement=0.5, error=0.1),)
+        return Stability(asked=Tolerance(), reached=reached, examples=64, available=64, looks=looks)
+
+    records = [record("rte", stability=known(False)), record("cola", stability=known(True)), record("sst2")]
+    assert "Still changing when the examples ran out: RTE." in in_markdown(records)
+    assert "Still changing" not in in_markdown(records[1:])
+    tasks: Any = plain(records)["tasks"]
+    assert tasks["rte"]["stability"]["looks"] == [{"examples": 64, "agreement": 0.5, "error": 0.1}]
+    assert tasks["sst2"]["stability"] is None
+
+
+def test_what_is_slow_is_said() -> None:
+    found = in_markdown([record("rte"), record("sst2", slow=("a.weight", "b.weight"))])
+    assert "2 parameters had to be computed example by example, such as a.weight." in found
+    assert "example by example" not in in_markdown([record("rte")])
+
+
+def test_plain() -> None:
+    found: Any = plain([record("rte"), record("sst2", {"query": 1.0, "output.dense": 0.0, "output.LayerNorm": 0.0})])
+    assert found["ranking"] == pytest.approx({"query": 1.3, "output.LayerNorm": 0.6, "output.dense": 0.1})
+    assert found["tasks"]["rte"]["mean"] == MEANS
+    assert {key: found["tasks"]["rte"][key] for key in ("id", "examples", "available")} == {
+        "id": "id-rte",
+        "examples": 1200,
+        "available": 34567,
+    }
+
+
+def test_sums_by_layer(tiny_base: Base) -> None:
+    within = select(tiny_base.layout, "random + embeddings.LayerNorm")
+    draw = np.random.default_rng(0)
+    scores = Scores(within, {p.parameter: draw.random(within.count(p.parameter)) for p in within})
+    found = by_layer(scores)
+    wanted: dict[tuple[int, str], float] = {}
+    for name, values in scores.values.items():
+        if ".layer." in name:
+            spot = int(name.split(".layer.")[1].split(".")[0]), name.rpartition(".")[2]
+            wanted[spot] = wanted.get(spot, 0.0) + sum(values.tolist())
+    assert found == pytest.approx(wanted)
+    assert len(found) > 3
+
+
+SUMS: dict[str, dict[tuple[int, Sub], float]] = {
+    "rte": {(0, "weight"): 1.0, (0, "bias"): 2.0, (1, "weight"): 3.0, (1, "bias"): 4.0},
+    "intents": {(0, "weight"): 30.0, (0, "bias"): 30.0, (1, "weight"): 20.0, (1, "bias"): 20.0},
+}
+
+
+def test_the_maps_have_the_last_layer_on_top_and_tasks_across() -> None:
+    weight, bias = heatmaps(SUMS, normalised=False)
+    assert (weight.title, bias.title) == ("weight", "bias")
+    assert (weight.rows, weight.columns) == (("1", "0"), ("RTE", "intents"))
+    assert weight.values == ((3.0, 20.0), (1.0, 30.0))
+    assert bias.values == ((4.0, 20.0), (2.0, 30.0))
+    assert weight.unit == "sum of Fisher information"
+
+
+def test_normalised_each_task_adds_up_to_one_over_both_maps() -> None:
+    weight, bias = heatmaps(SUMS, normalised=True)
+    assert weight.columns == ("RTE", "intents", "mean")
+    assert weight.values == (pytest.approx((0.3, 0.2, 0.25)), pytest.approx((0.1, 0.3, 0.2)))
+    assert bias.values == (pytest.approx((0.4, 0.2, 0.3)), pytest.approx((0.2, 0.3, 0.25)))
+    assert "share" in weight.unit
+
+
+def test_what_a_map_lacks() -> None:
+    (only,) = heatmaps({"rte": {(0, "bias"): 1.0, (2, "bias"): 3.0}}, normalised=True)
+    assert (only.title, only.rows, only.values) == ("bias", ("2", "0"), ((0.75, 0.75), (0.25, 0.25)))
+    (nothing,) = heatmaps({"rte": {(0, "weight"): 0.0}, "sst2": {(0, "weight"): 2.0}}, normalised=True)
+    assert nothing.values == ((None, 1.0, 0.5),)
+    weight, bias = heatmaps({"rte": {(0, "weight"): 1.0}, "sst2": {(0, "bias"): 2.0}}, normalised=False)
+    assert (weight.values, bias.values) == (((1.0, None),), ((None, 2.0),))
+    assert heatmaps({}, normalised=False) == []

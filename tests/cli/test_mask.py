@@ -1,0 +1,541 @@
+"""``normtune mask``, as its users call it, on a tiny model: which entries it takes, and what it refuses."""
+
+# ruff: noqa: F811 (arguments are called like the fixtures imported here)
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normtune.cli import measuring
+from normtune.data.encode import encode
+from normtune.data.glue import load_glue
+from normtune.deltas.delta import Delta
+from normtune.importance import archive
+from normtune.importance.fisher import Request, fisher
+from normtune.importance.masks import Mask
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.models.base import Base
+from normtune.records.fisher import Estimator, FisherRecord
+from normtune.records.run import Record
+from tests.cli.test_train import small, suite  # noqa: F401
+from tests.training.test_session import assert_same_delta
+
+Run = Callable[..., tuple[int, str, str]]
+Make = Callable[..., Mask]
+Train = Callable[..., Path]
+
+TASKS = ("rte", "sst2", "stsb")
+
+
+@pytest.fixture
+def options(tiny_folder: Path, suite: Path) -> list[object]:
+    """Options of every mask here."""
+    return ["mask", "--model", tiny_folder, "--data", suite, "--device", "cpu"]
+
+
+@pytest.fixture
+def make(cli: Run, options: list[object], tiny_base: Base, tmp_path: Path) -> Make:
+    """Runs the command and gives the mask that it saved."""
+    made: list[Path] = []
+
+    def run(*more: object) -> Mask:
+        file = tmp_path / "masks" / f"{len(made)}.safetensors"
+        made.append(file)
+        status, _, error = cli(*options, *more, "--out", file)
+        assert status == 0, error
+        return Mask.load(file, tiny_base)
+
+    return run
+
+
+def flat(base: Base, suite: Path, task: str, within: str = "layernorm", **more: Any) -> np.ndarray:
+    """Fisher information of the candidates through the Python API, in the layout's order."""
+    data = load_glue(task, suite)
+    candidates = select(base.layout, within)
+    encoded = encode(data.labelled("train"), base.need_tokenizer(), 128)
+    found = fisher(base, data.task, encoded, Request(candidates, candidates, **more))
+    assert found.scores is not None
+    return np.concatenate([found.scores.values[place.parameter] for place in candidates])
+
+
+def positions(selection: Selection, base: Base, within: str = "layernorm") -> set[int]:
+    """Where the chosen entries stand among the candidates."""
+    found, start = set(), 0
+    for place in select(base.layout, within):
+        own = select(base.layout, within).indices(place.parameter)
+        found |= {start + int(i) for i in np.flatnonzero(np.isin(own, selection.indices(place.parameter)))}
+        start += own.size
+    assert len(found) == len(selection)  # and none outside them
+    return found
+
+
+def best(values: np.ndarray, count: int) -> set[int]:
+    """The highest by plain sorting."""
+    return {*np.argsort(-values, kind="stable")[:count].tolist()}
+
+
+def said(error: str) -> str:
+    """The one sentence of an error."""
+    (line,) = [line for line in error.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in error
+    return line
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.335, 1.0])
+def test_individual_is_the_top_of_the_tasks_own_fisher(
+    make: Make, tiny_base: Base, suite: Path, fraction: float
+) -> None:
+    mask = make("--tasks", "rte", "--fraction", fraction)
+    count = round(fraction * 192)
+    assert positions(mask.selection, tiny_base) == best(flat(tiny_base, suite, "rte"), count)
+    info = mask.info
+    assert (info.entries, info.candidates, info.fraction, info.within) == (count, 192, fraction, "layernorm")
+    assert (info.importance, info.scope, info.tasks, info.target) == ("fisher", "individual", ("rte",), "rte")
+    assert (info.examples, info.estimator, info.head_seeds) == ({"rte": 16}, "empirical", (0,))
+    assert mask.name == f"fisher-individual@{fraction}"
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_global_adds_each_tasks_fisher_divided_by_its_own_sum(
+    make: Make, tiny_base: Base, suite: Path, fraction: float
+) -> None:
+    mask = make("--tasks", "stsb,rte,SST-2", "--scope", "global", "--fraction", fraction)
+    own = [flat(tiny_base, suite, task) for task in TASKS]
+    values = sum(task / task.sum() for task in own)
+    assert isinstance(values, np.ndarray)
+    count = round(fraction * 192)
+    assert positions(mask.selection, tiny_base) == best(values, count)
+    assert best(values, count) != best(np.sum(own, axis=0), count)  # not divided, one task drowns the others
+    assert (mask.info.scope, mask.info.tasks, mask.info.target) == ("global", TASKS, None)
+    assert mask.info.examples == {"rte": 16, "sst2": 24, "stsb": 16}
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_leave_one_out_is_global_without_its_target(make: Make, tiny_base: Base, suite: Path, fraction: float) -> None:
+    mask = make("--tasks", "rte,sst2,stsb", "--scope", "leave-one-out", "--target", "STS-B", "--fraction", fraction)
+    own = [flat(tiny_base, suite, task) for task in ("rte", "sst2")]
+    count = round(fraction * 192)
+    assert positions(mask.selection, tiny_base) == best(sum(task / task.sum() for task in own), count)  # type: ignore[arg-type]
+    assert (mask.info.scope, mask.info.tasks, mask.info.target) == ("leave-one-out", ("rte", "sst2"), "stsb")
+    assert mask.info.examples.keys() == {"rte", "sst2"}
+    other = make("--tasks", "rte,sst2", "--scope", "global", "--fraction", fraction)
+    assert other.selection == mask.selection
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "forbidden"])
+def test_leave_one_out_never_reads_its_target(
+    make: Make, suite: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["--scope", "leave-one-out", "--target", "stsb", "--fraction", "0.2"]
+    whole = make("--tasks", "rte,sst2,stsb", *common)
+    if damage == "missing":
+        shutil.rmtree(suite / "STS-B")
+    elif damage == "garbage":
+        for file in (suite / "STS-B").iterdir():
+            file.write_bytes(b"\xff\xfe\x00no table at all")
+    else:
+        asked: list[str] = []
+        real = measuring.load_task
+
+        def watched(name: str, *more: Any) -> Any:
+            asked.append(name)
+            assert name != "stsb"
+            return real(name, *more)
+
+        monkeypatch.setattr(measuring, "load_task", watched)
+    without = make("--tasks", "rte,sst2,stsb", *common, "--records", tmp_path / "records")
+    assert without.selection == whole.selection
+    assert without.info == whole.info
+    if damage == "forbidden":
+        assert asked == ["rte", "sst2"]
+    assert {FisherRecord.load(path).config.task for path in (tmp_path / "records").glob("*.json")} == {"rte", "sst2"}
+    # The target need not even be among the tasks named.
+    assert make("--tasks", "rte,sst2", *common).selection == whole.selection
+
+
+def test_a_target_among_several_tasks_is_read_alone(make: Make, suite: Path) -> None:
+    alone = make("--tasks", "rte", "--fraction", "0.1")
+    shutil.rmtree(suite / "SST-2")
+    named = make("--tasks", "rte,sst2,stsb", "--target", "rte", "--fraction", "0.1")
+    assert named.info == alone.info
+
+
+def test_any_number_of_entries_over_the_whole_model(make: Make, tiny_base: Base, suite: Path) -> None:
+    mask = make("--tasks", "sst2", "--within", "full", "--entries", 333)
+    assert positions(mask.selection, tiny_base, "full") == best(flat(tiny_base, suite, "sst2", "full"), 333)
+    assert (mask.info.entries, mask.info.fraction, mask.info.candidates) == (333, None, tiny_base.layout.size)
+    assert mask.name == "fisher-individual@333 of full"
+    assert len({place.component for place in mask.selection}) > 2
+    assert not any(place.head for place in mask.selection)
+    none, every = (make("--tasks", "sst2", "--within", "bitfit", "--entries", n) for n in (0, 32))
+    assert (len(none.selection), len(every.selection)) == (0, 32)
+
+
+def test_least_fisher_is_the_bottom(make: Make, tiny_base: Base, suite: Path) -> None:
+    values = flat(tiny_base, suite, "rte")
+    assert len({*values.tolist()}) == 192
+    least = make("--tasks", "rte", "--importance", "least-fisher", "--fraction", "0.25")
+    most = make("--tasks", "rte", "--fraction", "0.75")
+    assert positions(least.selection, tiny_base) == {*np.argsort(values)[:48].tolist()}
+    assert least.selection == select(tiny_base.layout, "layernorm") - most.selection
+    assert (least.name, least.info.importance) == ("least-fisher-individual@0.25", "least-fisher")
+    scoped = make("--tasks", "rte,sst2", "--importance", "least-fisher", "--scope", "global", "--fraction", "0.25")
+    both = sum(own / own.sum() for own in (values, flat(tiny_base, suite, "sst2")))
+    assert positions(scoped.selection, tiny_base) == {*np.argsort(both)[:48].tolist()}
+
+
+def test_magnitude(make: Make, tiny_base: Base) -> None:
+    mask = make("--importance", "magnitude", "--fraction", "0.1", "--within", "attention.self.*")
+    state = tiny_base.model.state_dict()
+    candidates = select(tiny_base.layout, "attention.self.*")
+    values = np.concatenate([state[place.parameter].flatten().abs().double().numpy() for place in candidates])
+    count = round(0.1 * len(candidates))
+    assert len(candidates) == 3 * 3 * 32 * 33
+    assert positions(mask.selection, tiny_base, "attention.self.*") == best(values, count)
+    assert (mask.info.scope, mask.info.tasks, mask.name) == (None, (), "magnitude@0.1 of attention.self.*")
+
+
+def test_random_is_drawn_by_its_seed(make: Make, tiny_base: Base) -> None:
+    one, same, other = (make("--importance", "random", "--fraction", "0.25", "--seed", seed) for seed in (1, 1, 2))
+    assert one.info == same.info
+    assert one.selection == same.selection
+    assert one.selection != other.selection
+    assert len(one.selection) == len(other.selection) == 48
+    assert (one.info.seed, other.info.seed) == (1, 2)
+    assert 0 < len(one.selection & other.selection) < 48
+
+
+@pytest.mark.parametrize(
+    ("more", "request_"),
+    [
+        (["--estimator", "exact"], {"estimator": Estimator(name="exact")}),
+        (["--estimator", "monte-carlo", "--samples", 2], {"estimator": Estimator(name="monte-carlo", samples=2)}),
+        (["--head-seeds", "3,1"], {"head_seeds": (3, 1)}),
+    ],
+)
+def test_how_the_fisher_is_measured(make: Make, tiny_base: Base, suite: Path, more, request_: dict[str, Any]) -> None:
+    common = ["--tasks", "sst2", "--within", "full", "--entries", 1000]
+    mask = make(*common, *more)
+    assert positions(mask.selection, tiny_base, "full") == best(
+        flat(tiny_base, suite, "sst2", "full", **request_), 1000
+    )
+    assert mask.info.head_seeds == request_.get("head_seeds", (0,))
+    assert mask.info.estimator == request_.get("estimator", Estimator()).name
+    assert mask.selection != make(*common).selection
+
+
+def test_until_stable_watches_the_mask_that_is_made(make: Make, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    common = ["--tasks", "sst2", "--until-stable", "--tolerance", "0.3", "--records", records]
+    make(*common, "--fraction", "0.2")
+    make(*common, "--entries", "48", "--importance", "least-fisher")
+    found = [FisherRecord.load(path).stability for path in records.glob("*.json")]
+    assert all(stability is not None for stability in found)
+    asked = {(s.asked.of, s.asked.fraction, s.asked.tolerance) for s in found if s is not None}
+    assert asked == {("mask", 0.2, 0.3), ("least-mask", 0.25, 0.3)}
+
+
+def test_entries_that_fisher_kept_are_not_measured_again(
+    cli: Run, make: Make, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = ["--records", tmp_path / "records"]
+    alone = make("--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.1")
+    status, _, error = cli("fisher", *options[1:], "--tasks", "rte,sst2", *records)
+    assert status == 0, error
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patched:
+        for name in ("encode", "fisher"):
+            patched.setattr(archive, name, forbidden)
+        found = make("--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.1", *records)
+        make("--tasks", "rte", "--fraction", "0.3", *records)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == stamps
+    assert found.info == alone.info
+    # Another candidate set is another measurement, which is kept beside the first.
+    make("--tasks", "rte", "--fraction", "0.3", "--within", "bitfit", *records)
+    assert len([*(tmp_path / "records").iterdir()]) == len(stamps) + 2
+
+
+@pytest.fixture
+def train(cli: Run, small: list[str], tmp_path: Path) -> Train:
+    """Makes a real full fine-tuning of a task, and gives its folder."""
+
+    def run(task: str, seed: int = 0, rate: float = 1e-3) -> Path:
+        out = tmp_path / "runs" / f"{task}-{seed}-{rate}"
+        options = ["--task", task, "--method", "full", "--lr", rate, "--seed", seed, "--out", out]
+        status, _, error = cli("train", *options, *small)
+        assert status == 0, error
+        return out
+
+    return run
+
+
+def changed(base: Base, folder: Path, within: str = "layernorm") -> np.ndarray:
+    """|fine-tuned - pre-trained| by hand, in the layout's order."""
+    delta, state = Delta.load(folder), base.model.state_dict()
+    return np.concatenate([
+        (delta.values[p.parameter].double() - state[p.parameter].double().flatten()).abs().numpy()
+        for p in select(base.layout, within)
+    ])
+
+
+def test_change_is_read_off_full_runs(make: Make, train: Train, tiny_base: Base) -> None:
+    runs = {"rte": train("rte"), "sst2": train("sst2"), "again": train("sst2", seed=1), "stsb": train("stsb")}
+    common = ["--importance", "change", "--fraction", "0.1"]
+    own = {name: changed(tiny_base, folder) for name, folder in runs.items()}
+    assert all((values > 0).mean() > 0.9 for values in own.values())
+
+    one = make(*common, "--runs", runs["rte"])
+    assert positions(one.selection, tiny_base) == best(own["rte"], 19)
+    assert (one.info.tasks, one.info.target, one.name) == (("rte",), "rte", "change-individual@0.1")
+
+    two = make(*common, "--runs", f"{runs['sst2']},{runs['again']}")
+    assert positions(two.selection, tiny_base) == best(own["sst2"] + own["again"], 19)
+
+    every = ",".join(map(str, runs.values()))
+    per_task = {"rte": own["rte"], "sst2": own["sst2"] + own["again"], "stsb": own["stsb"]}
+    whole = make(*common, "--runs", every, "--scope", "global")
+    values: Any = sum(task / task.sum() for task in per_task.values())
+    assert positions(whole.selection, tiny_base) == best(values, 19)
+    assert whole.info.tasks == TASKS
+
+    out = make(*common, "--runs", every, "--scope", "leave-one-out", "--target", "rte")
+    rest: Any = sum(task / task.sum() for name, task in per_task.items() if name != "rte")
+    assert positions(out.selection, tiny_base) == best(rest, 19)
+    assert (out.info.tasks, out.info.target) == (("sst2", "stsb"), "rte")
+
+    named = make(*common, "--runs", every, "--target", "rte")
+    assert named.info == one.info
+    wide = make("--importance", "change", "--entries", 100, "--within", "full", "--runs", runs["rte"])
+    assert positions(wide.selection, tiny_base, "full") == best(changed(tiny_base, runs["rte"], "full"), 100)
+
+
+def test_change_leaves_out_the_targets_run(make: Make, train: Train) -> None:
+    """Whatever the target's own run holds, its leave-one-out mask is the same."""
+    common = ["--importance", "change", "--fraction", "0.2"]
+    other, own = train("sst2"), [train("rte"), train("rte", rate=3e-2)]
+    without = [make(*common, "--scope", "leave-one-out", "--target", "rte", "--runs", f"{other},{run}") for run in own]
+    assert without[0].info == without[1].info
+    assert make(*common, "--runs", own[0]).selection != make(*common, "--runs", own[1]).selection
+
+
+def test_a_run_of_a_task_of_ones_own(make: Make, train: Train, tiny_base: Base, tmp_path: Path) -> None:
+    run = train("rte")
+    delta = Delta.load(run)
+    info = delta.info.model_copy(update={"task": "my intents"})
+    Delta(info, delta.indices, delta.values, delta.head).save(tmp_path / "own.safetensors")
+    both = f"{tmp_path / 'own.safetensors'},{train('sst2')}"
+    common = ["--importance", "change", "--fraction", "0.1", "--runs", both]
+    mask = make(*common, "--target", "my intents")
+    assert positions(mask.selection, tiny_base) == best(changed(tiny_base, run), 19)
+    assert mask.info.target == "my intents"
+    other = make(*common, "--scope", "leave-one-out", "--target", "my intents")
+    assert other.info.tasks == ("sst2",)
+
+
+def test_it_says_how_many_it_took_and_from_what(
+    cli: Run, options: list[object], tiny_base: Base, tmp_path: Path
+) -> None:
+    file = tmp_path / "mask.safetensors"
+    common = [*options, "--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.1"]
+    status, text, error = cli(*common, "--out", file)
+    assert status == 0, error
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert lines[0] == "fisher-global@0.1: 19 of 192 entries of layernorm"
+    assert lines[1] == "from rte (16), sst2 (24) examples"
+    assert lines[-1].endswith(f"Saved to {file}; train it with --mask {file}")
+    rows = [line.split() for line in lines if line.strip().startswith("output.LayerNorm")]
+    assert sum(int(cell) for row in rows for cell in row[2:]) == 19
+    assert {row[1] for row in rows} <= {"0", "1", "2"}
+
+    status, text, _ = cli(
+        *options, "--importance", "random", "--entries", "5000", "--within", "full", "--out", tmp_path / "b"
+    )
+    assert status == 0
+    assert text.startswith(f"random@5000 of full: 5,000 of {tiny_base.layout.size:,} entries of full\n")
+    assert "more parts of the model" in text
+
+
+def test_json(cli: Run, options: list[object], tiny_base: Base, tmp_path: Path) -> None:
+    file = tmp_path / "mask.safetensors"
+    status, text, _ = cli(*options, "--tasks", "rte", "--fraction", "0.1", "--out", file, "--json")
+    assert status == 0
+    assert json.loads(text) == Mask.load(file, tiny_base).info.model_dump(mode="json")
+
+
+def test_the_same_command_gives_the_same_file(make: Make, tmp_path: Path) -> None:
+    for _ in range(2):
+        make("--tasks", "sst2,rte", "--scope", "global", "--fraction", "0.3")
+    make("--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.3")
+    one, same, turned = (path.read_bytes() for path in sorted((tmp_path / "masks").iterdir()))
+    assert one == same == turned
+
+
+def test_what_it_makes_trains(cli: Run, make: Make, small: list[str], tiny_base: Base, tmp_path: Path) -> None:
+    mask = make("--tasks", "sst2", "--fraction", "0.2", "--within", "full")
+    options = ["--task", "sst2", "--lr", "0.01", *small]
+    file, out = tmp_path / "masks" / "0.safetensors", tmp_path / "out"
+    status, _, error = cli("train", *options, "--mask", file, "--out", out)
+    assert status == 0, error
+    delta = Delta.load(out)
+    assert delta.selection(tiny_base) == mask.selection
+    assert Record.load(out / "record.json").config.method == "fisher-individual@0.2 of full"
+
+
+def test_a_fraction_of_zero_is_the_head_alone(cli: Run, make: Make, small: list[str], tmp_path: Path) -> None:
+    mask = make("--tasks", "sst2", "--fraction", "0")
+    assert len(mask.selection) == mask.info.entries == 0
+    options = ["--task", "sst2", *small]
+    for name, what in (("mask", ["--mask", tmp_path / "masks" / "0.safetensors"]), ("head", ["--method", "head"])):
+        status, _, error = cli("train", *options, *what, "--out", tmp_path / name)
+        assert status == 0, error
+    assert_same_delta(Delta.load(tmp_path / "mask"), Delta.load(tmp_path / "head"))
+    assert not Delta.load(tmp_path / "mask").values
+
+
+def test_a_mask_of_another_model_is_refused(
+    cli: Run, make_model, make_folder, small: list[str], tmp_path: Path
+) -> None:
+    other = make_folder(make_model("bert", seed=7).base_model)
+    file, out = tmp_path / "other.safetensors", tmp_path / "out"
+    status, _, error = cli("mask", "--model", other, "--importance", "random", "--fraction", "0.1", "--out", file)
+    assert status == 0, error
+    status, text, error = cli("train", "--task", "sst2", "--mask", file, "--out", out, *small)
+    assert (status, text) == (1, "")
+    assert "This mask belongs to the base model" in said(error)
+    assert not out.exists()
+
+
+RTE, TENTH = ["--tasks", "rte"], ["--fraction", "0.1"]
+BAD: list[tuple[list[str], str]] = [
+    ([*RTE, *TENTH, "--importance", "fischer"], "Unknown importance 'fischer'. Did you mean 'fisher'?"),
+    ([*RTE, *TENTH, "--scope", "globl"], "Unknown scope 'globl'. Did you mean 'global'?"),
+    ([*RTE, *TENTH, "--estimator", "exakt"], "Unknown estimator 'exakt'. Did you mean 'exact'?"),
+    ([*RTE, *TENTH, "--suite", "glew"], "Unknown suite 'glew'. Did you mean 'glue'?"),
+    ([*RTE, *TENTH, "--protocol", "smal"], "Unknown protocol 'smal'."),
+    ([*RTE, *TENTH, "--within", "layrnorm"], "Unknown"),
+    ([*TENTH, "--tasks", "rtee"], "Unknown GLUE task 'rtee'. Did you mean 'rte'?"),
+    ([*RTE, *TENTH, "--target", "rtee"], "Unknown GLUE task 'rtee'."),
+    ([*RTE, "--fraction", "1.01"], "--fraction takes a number from 0 to 1; got 1.01"),
+    ([*RTE, "--fraction", "-0.1"], "--fraction takes a number from 0 to 1; got -0.1"),
+    ([*RTE, "--fraction", "nan"], "--fraction takes a number from 0 to 1; got nan"),
+    ([*RTE, "--fraction", "inf"], "--fraction takes a number from 0 to 1; got inf"),
+    (RTE, "Give either --fraction or --entries"),
+    ([*RTE, *TENTH, "--entries", "3"], "Give either --fraction or --entries"),
+    ([*RTE, "--entries", "193"], "--entries takes from 0 to all 192 candidates; got 193"),
+    ([*RTE, "--entries", "193", "--until-stable"], "--entries takes from 0 to all 192 candidates; got 193"),
+    ([*RTE, "--entries", "-1"], "--entries takes from 0 to all 192 candidates; got -1"),
+    ([*RTE, *TENTH, "--within", "head"], "There are no candidates: 'head' selects nothing"),
+    (["--importance", "magnitude", *TENTH, "--within", "layernorm - layernorm"], "There are no candidates"),
+    (TENTH, "The importance 'fisher' is measured on tasks; name them with --tasks"),
+    ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "name them with --tasks"),
+    ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with --importance change"),
+    ([*TENTH, "--importance", "change"], "name their folders with --runs"),
+    ([*RTE, *TENTH, "--importance", "change", "--runs", "somewhere"], "leave out --tasks"),
+    ([*TENTH, "--importance", "change", "--runs", "nowhere"], "There is no delta at nowhere"),
+    ([*TENTH, "--importance", "change", "--runs", ""], "no comma-separated list"),
+    ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave out --tasks and --target"),
+    ([*TENTH, "--importance", "random", "--target", "rte"], "is the same for every task"),
+    ([*TENTH, "--tasks", "rte,sst2"], "A mask of the scope 'individual' is for one task; name it as the target"),
+    ([*TENTH, "--tasks", "rte,sst2", "--scope", "leave-one-out"], "name it as the target"),
+    ([*RTE, *TENTH, "--scope", "leave-one-out", "--target", "rte"], "There is no task left to take scores from"),
+    ([*TENTH, "--tasks", "rte,"], "no comma-separated list"),
+    ([*TENTH, "--tasks", "ax"], "Task 'ax' has no 'train' split"),
+    ([*TENTH, "--tasks", "qnli"], "'label'"),
+    ([*TENTH, "--tasks", "mrpc"], "No data of MRPC"),
+    ([*RTE, *TENTH, "--until-stable", "--tolerance", "1"], "A tolerance is a share from 0 to below 1; got 1"),
+    ([*RTE, *TENTH, "--until-stable", "--tolerance", "nan"], "A tolerance is a share from 0 to below 1; got nan"),
+    ([*RTE, "--fraction", "0", "--until-stable"], "a fraction between 0 and 1; got 0"),
+    ([*RTE, *TENTH, "--head-seeds", "0,x"], "--head-seeds takes different whole numbers"),
+    ([*RTE, *TENTH, "--head-seeds", "1,1"], "--head-seeds takes different whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("more", "wanted"), BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    cli: Run, options: list[object], suite: Path, tmp_path: Path, more: list[str], wanted: str
+) -> None:
+    for name, file, head in (("AX", "AX.tsv", "sentence1\tsentence2"), ("QNLI", "train.tsv", "question\tsentence")):
+        (suite / name).mkdir()
+        (suite / name / file).write_text(f"index\t{head}\n0\tthe cat\ta cat\n")
+    out, records = tmp_path / "mask.safetensors", tmp_path / "records"
+    status, text, error = cli(*options, *more, "--out", out, "--records", records)
+    assert (status, text) == (1, ""), error
+    assert wanted in said(error)
+    assert not out.exists()
+    assert not records.exists()
+
+
+def test_a_file_that_is_there_stays(cli: Run, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "mask.safetensors"
+    out.write_text("precious")
+    status, _, error = cli(*options, *RTE, *TENTH, "--out", out, "--records", tmp_path / "records")
+    assert status == 1
+    assert f"{out} exists already; choose another place or remove it first." in said(error)
+    assert out.read_text() == "precious"
+    assert not (tmp_path / "records").exists()
+
+
+def test_runs_that_will_not_do(cli: Run, options: list[object], small, make_model, make_folder, tmp_path: Path) -> None:
+    other = make_folder(make_model("bert", seed=8).base_model)
+    trained = (
+        ("norm", small, ["--method", "layernorm"], "did not train .* take a full fine-tuning"),
+        (
+            "other",
+            ["--model", str(other), *small[2:]],
+            ["--method", "full"],
+            "belongs to the base model",
+        ),
+    )
+    for name, common, method, wanted in trained:
+        folder, out = tmp_path / name, tmp_path / "mask.safetensors"
+        status, _, error = cli("train", "--task", "sst2", *method, "--out", folder, *common)
+        assert status == 0, error
+        more = ["--importance", "change", "--runs", folder, "--entries", "9", "--within", "bitfit"]
+        status, text, error = cli(*options, *more, "--out", out)
+        assert (status, text) == (1, "")
+        assert re.search(wanted, said(error))
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("limit", [("--from-layer", 1), ("--max-time", 0.5)])
+def test_a_mask_under_a_limit_takes_the_best_of_the_layers_that_are_left(
+    options: list[object], cli: Run, tmp_path: Path, tiny_base: Base, limit: tuple[str, float]
+) -> None:
+    file = tmp_path / "top.safetensors"
+    status, _, error = cli(*options, "--out", file, "--importance", "magnitude", "--entries", 64, *limit)
+    assert status == 0, error
+    made = Mask.load(file, tiny_base)
+    assert made.info.within == "layernorm@1-"
+    assert made.info.candidates == len(select(tiny_base.layout, "layernorm@1-")) == 128
+    assert all(place.layer is not None and place.layer >= 1 for place in made.selection)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--from-layer", 1, "--max-time", 0.5), "either --from-layer or --max-time"),
+        (("--from-layer", 1, "--within", "layernorm@2"), "write the layers into"),
+        (("--max-time", 0.5, "--within", "bitfit"), "modelled for --within layernorm"),
+        (("--max-time", -1), "part above 0"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(
+    options: list[object], cli: Run, tmp_path: Path, wrong: tuple[object, ...], said: str
+) -> None:
+    status, _, error = cli(*options, "--out", tmp_path / "mask", "--importance", "magnitude", "--fraction", 0.5, *wrong)
+    assert status != 0
+    assert said in " ".join(error.split())
+    assert "Traceback" not in error

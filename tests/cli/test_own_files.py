@@ -1,0 +1,211 @@
+"""Files of one's own: from a table to answers in two commands, and fifty of them in one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normtune.records.run import Record
+
+Run = Callable[..., tuple[int, str, str]]
+ODD = (
+    'quo"te',
+    "comma, here",
+    "tab\there",
+    "línea",
+    "日本語",
+    "🙂",
+    "ملف",
+    "e\u0301",
+    "a=b",
+    "semi;colon",
+    "-dash",
+    "#hash",
+)
+
+
+def write(path: Path, classes: int, each: int, columns: tuple[str, str] = ("body", "intent")) -> list[str]:
+    """A file with as many labels, some of them odd, and as many texts a label."""
+    names = [*ODD[:classes], *(f"intent {i}" for i in range(classes - len(ODD)))]
+    rows = [(f'please {i} of {name}\nnow, "{j}"', name) for i, name in enumerate(names) for j in range(each)]
+    random.Random(0).shuffle(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return names
+
+
+def test_77_classes_with_odd_characters_in_two_commands(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    names = write(tmp_path / "intents.csv", 77, 4)
+    options = ["--text", "body", "--label", "intent", "--model", tiny_folder, "--epochs", "1", "--device", "cpu"]
+    status, _, error = cli("train", "--train", tmp_path / "intents.csv", *options, "--out", tmp_path / "out")
+    assert status == 0, error
+    assert "77 classes" in error
+    status, text, _ = cli("predict", tmp_path / "out", "--text", "please 🙂 now", "--json")
+    assert status == 0
+    assert set(json.loads(text)["probabilities"]) == set(names)
+    status, text, _ = cli("evaluate", tmp_path / "out", "--file", tmp_path / "intents.csv", "--json")
+    assert status == 0
+    assert json.loads(text)["examples"] == 77 * 4
+    status, text, _ = cli("predict", tmp_path / "out", "--file", tmp_path / "intents.csv")
+    assert status == 0
+    answers = list(csv.DictReader(text.splitlines(keepends=True)))
+    with (tmp_path / "intents.csv").open(encoding="utf-8", newline="") as file:
+        assert [a["text"] for a in answers] == [row["body"] for row in csv.DictReader(file)]
+
+
+def test_a_number_comes_back_on_its_own_scale(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "the " * (i % 9 + 1), "label": 1000.0 + 100 * (i % 9)} for i in range(60)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, error = cli(
+        *("train", "--train", tmp_path / "t.jsonl", "--regression", "--model", tiny_folder, "--method", "full"),
+        *("--epochs", "10", "--out", tmp_path / "out", "--device", "cpu"),
+    )
+    assert status == 0, error
+    status, text, _ = cli("predict", tmp_path / "out", "--text", "the the the", "--json")
+    assert 700 < json.loads(text)["value"] < 2200
+
+
+def test_a_very_long_text_is_cut_and_counted(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([
+            ("text", "label"),
+            *[("the cat " * (12_500 if i == 0 else 1), i % 2) for i in range(30)],
+        ])
+    options = [
+        "--model",
+        tiny_folder,
+        "--epochs",
+        "1",
+        "--max-length",
+        "32",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    status, _, error = cli("train", "--train", tmp_path / "t.csv", *options)
+    assert status == 0, error
+    assert sum(Record.load(tmp_path / "out" / "record.json").data.truncated.values()) == 1
+
+
+BAD = [
+    ("text,b\nx,1\n", [], "no column 'label'"),
+    ("text,label\nx,1\ny,1\n", [], "only one label"),
+    ("text,label\nx,1\ny,two\n", ["--regression"], "two"),
+    ("text,label\n", [], "t.csv"),
+    ("", [], "t.csv"),
+    ("text,label\nx,1\n,2\n", [], "line 3"),
+    ("text,label\nx,1\ny,2\n", ["--dev", "none.csv"], "none.csv"),
+]
+
+
+@pytest.mark.parametrize(("content", "options", "message"), BAD)
+def test_bad_files_are_refused_in_one_sentence(
+    cli: Run, tiny_folder: Path, tmp_path: Path, content: str, options: list[str], message: str
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    status, text, error = cli(
+        "train", "--train", tmp_path / "t.csv", "--model", tiny_folder, "--out", tmp_path / "o", *options
+    )
+    assert (status, text) == (1, "")
+    assert len([line for line in error.splitlines() if line.startswith("Error: ")]) == 1
+    assert message in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("t.csv", "d.csv"):
+        (tmp_path / name).write_text("text,label\n" + "".join(f"the cat {i},{i % 2}\n" for i in range(12)))
+    options = [
+        "--dev",
+        tmp_path / "d.csv",
+        "--model",
+        tiny_folder,
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "o",
+        "--device",
+        "cpu",
+    ]
+    status, _, error = cli("train", "--train", tmp_path / "t.csv", *options)
+    assert status == 0
+    assert any("12" in line and line.startswith("Note: ") for line in error.splitlines())
+
+
+def manifest(folder: Path, model: Path, tasks: int, broken: bool) -> Path:
+    """A manifest of generated tasks, the third of which may be broken."""
+    lines = [f"model: {model}", "protocol: small", "epochs: 1", "tasks:"]
+    for i in range(tasks):
+        write(folder / f"{i}.csv", 2 + i % 5, 8)
+        lines += [f"- name: task-{i:02}", f"  train: {i}.csv", "  text: body", "  label: intent"]
+    if broken:
+        (folder / "2.csv").write_bytes(b"body,intent\n\xff,1\n")
+    (folder / "tasks.yaml").write_text("\n".join(lines))
+    return folder / "tasks.yaml"
+
+
+def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    path = manifest(tmp_path, tiny_folder, 4, broken=True)
+    status, text, error = cli("train", "--manifest", path, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 1
+    assert "1 of 4 tasks failed: task-02" in error
+    assert "UTF-8" in text
+    assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/record.json")) == ["task-00", "task-01", "task-03"]
+    write(tmp_path / "2.csv", 3, 8)
+    before = {p: p.read_bytes() for p in (tmp_path / "out").glob("*/record.json")}
+    status, text, _ = cli("train", "--manifest", path, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 0
+    assert text.count("done before") == 3
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("tasks: []", "tasks"),
+        ("tasks:\n- {name: a, train: a.csv, txt: body}", "txt"),
+        ("tasks:\n- {name: a, train: a.csv}\n- {name: a, train: b.csv}", "names a task twice: a"),
+        ("tasks: [", "no YAML"),
+        ("- 1", "does not fit"),
+        ("method: layernrom\ntasks:\n- {name: a, train: a.csv}", "layernorm"),
+    ],
+)
+def test_a_manifest_that_does_not_fit(cli: Run, tiny_folder: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\n{content}" if content[0] != "-" else content)
+    status, _, error = cli("train", "--manifest", tmp_path / "m.yaml", "--out", tmp_path / "out")
+    assert status == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_fifty_tasks_survive_a_kill(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    path = manifest(tmp_path, tiny_folder, 50, broken=True)
+    call = ["train", "--manifest", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    code = "from normtune.cli.app import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *call], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    done = tmp_path / "out"
+    deadline = time.monotonic() + 120
+    while len(list(done.glob("*/record.json"))) < 10 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = {p: p.read_bytes() for p in done.glob("*/record.json")}
+    assert 10 <= len(first) < 49
+    status, text, _ = cli(*call)
+    assert status == 1
+    assert text.count("done before") == len(first)
+    assert len(list(done.glob("*/record.json"))) == 49
+    assert all(p.read_bytes() == content for p, content in first.items())
+    assert not list(done.glob("*/.unfinished/records"))

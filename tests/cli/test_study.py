@@ -1,0 +1,162 @@
+"""``normtune study``: the plan, the run, the summary, and one sentence for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normtune.cli import conducting
+from normtune.studies.jobs import Result, TrainJob
+from normtune.studies.study import StudyConfig
+from tests.studies.tiny import OPTIONS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def arguments(what: str, model: Path, results: Path, *more: str) -> list[str]:
+    return ["study", what, "--model", str(model), *OPTIONS, "--tasks", "rte", "--results", str(results), *more]
+
+
+def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    methods = ("--method", "head,random", "--seed", "0,1")
+    trained = cli(
+        *("train", "--model", tiny_folder, *OPTIONS, "--task", "rte", *methods, "--lr", "auto"),
+        *("--records", tmp_path / "runs"),
+    )
+    assert trained[0] == 0, trained[2]
+    before = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(before) == 2 * (3 + 1)
+    status, out, error = cli(*arguments("table2", tiny_folder, tmp_path, *methods, "--mode", "read-only"))
+    assert status == 0, error
+    assert "8 jobs: 8 known." in out
+    assert not (tmp_path / "study.json").exists()
+    status, out, error = cli(*arguments("table2", tiny_folder, tmp_path, "--method", "head,full", "--seed", "0,1"))
+    assert status == 0, error
+    assert "8 jobs: 4 done, 4 known." in out
+    assert "4 of 8 jobs are known." in error
+    after = cli(
+        *("train", "--model", tiny_folder, *OPTIONS, "--task", "rte", "--method", "full", "--seed", "0,1"),
+        *("--lr", "auto", "--records", tmp_path / "runs"),
+    )
+    assert after[2].count("found in the store") == 4
+    assert StudyConfig.load(tmp_path).methods == ("head", "full")
+
+
+def test_the_plan_runs_nothing_and_says_what_it_is_read_from(
+    cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conducting.console, "width", 200)
+    options = ("--fractions", "0,0.1,1", "--fisher-tasks", "rte,cola", "--examples", "12", "--plan")
+    status, out, error = cli(*arguments("figure5", tiny_folder, tmp_path / "none", *options))
+    assert status == 0, error
+    assert not (tmp_path / "none").exists()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert ["train", "rte", "head", "3", "0", "3"] in [row[:6] for row in rows]
+    assert ["mask", "rte", "fisher-leave-one-out", "fisher of cola", "1", "0", "1"] in [row[:7] for row in rows]
+    assert ["train", "rte", "fisher-global", "best of 3 rates of layernorm, its mask", "1"] in [r[:5] for r in rows]
+    assert "9 runs, 2 measurements, 3 masks: 0 of 14 known" in out
+    assert "1 thread each, which are part of a record's identity" in out
+    assert "Throughput from a trial of a few steps: head, layernorm, fisher, mask." in out
+    assert re.search(r"Time left: about \d+ s with 1 worker on this machine", out)
+
+
+def test_the_plan_as_json_and_from_records(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    small = ("--method", "head", "--seed", "0")
+    assert cli(*arguments("table2", tiny_folder, tmp_path, *small))[0] == 0
+    status, out, error = cli(
+        *arguments("table2", tiny_folder, tmp_path, "--method", "head,bitfit", "--seed", "0,1", "--plan", "--json")
+    )
+    assert status == 0, error
+    plan = json.loads(out)
+    assert (plan["jobs"], plan["known"], plan["workers"]) == (8, 3, 1)
+    assert plan["sources"] == {"head": "records", "bitfit": "trial"}
+    assert plan["seconds"] == pytest.approx(sum(job["seconds"] or 0 for job in plan["plan"]))
+    states = [(job["method"], job["rate"] is None, job["state"]) for job in plan["plan"]]
+    assert states == [
+        *[("head", False, "known")] * 0,
+        *[("head", False, "done")] * 3,
+        ("head", True, "missing"),
+        *[("bitfit", False, "missing")] * 3,
+        ("bitfit", True, "missing"),
+    ]
+    assert plan["plan"][3]["needs"] == [job["key"] for job in plan["plan"][:3]]
+    assert StudyConfig.model_validate(plan["config"]).seeds == (0, 1)
+
+
+def test_what_is_missing_fails_a_reading(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    status, out, error = cli(*arguments("table2", tiny_folder, tmp_path, "--method", "head", "--mode", "read-only"))
+    assert status == 1
+    assert "3 jobs: 3 missing." in out
+    assert "missing: rte head rate 0.1 seed 0: not run yet" in out
+    assert "3 of 3 jobs have no result, such as: rte head rate 0.1 seed 0." in error
+    status, out, _ = cli(
+        *arguments("table2", tiny_folder, tmp_path, "--method", "head", "--mode", "read-only", "--json")
+    )
+    assert status == 1
+    assert json.loads(out)["missing"] == 3
+
+
+def test_one_failed_rate_of_a_search_is_no_gap() -> None:
+    low, high = (TrainJob(task="rte", method="head", seed=0, rate=rate) for rate in (0.1, 0.3))
+    other = TrainJob(task="rte", method="head", seed=1, best_of=(low.key, high.key))
+    jobs = (low, high, other)
+    done = {job.key: Result(key=job.key, state="done") for job in jobs}
+    failed = Result(key=high.key, state="failed", error="too hot")
+    assert conducting.unanswered(jobs, done) == []
+    assert conducting.unanswered(jobs, {**done, high.key: failed}) == []
+    assert conducting.unanswered(jobs, {low.key: done[low.key], other.key: done[other.key]}) == [high]
+    none = {low.key: failed, high.key: failed, other.key: Result(key=other.key, state="blocked")}
+    assert conducting.unanswered(jobs, none) == [low, high, other]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("study", "tabel2"), "Unknown study 'tabel2'. Did you mean 'table2'?"),
+        (("study", "table2", "--mode", "again"), "Unknown mode 'again'."),
+        (("study", "table2", "--executor", "poll"), "Unknown executor 'poll'. Did you mean 'pool'?"),
+        (("study", "table2", "--workers", "2"), "--workers goes with --executor pool."),
+        (("study", "table2", "--address", "auto"), "--address, --cpus and --gpus go with --executor ray."),
+        (("study", "table2", "--tasks", "rta"), "Unknown GLUE task 'rta'."),
+        (("study", "table2", "--seeds", "0,x"), "--seeds takes different whole numbers from 0"),
+        (("study", "table2", "--protocol", "big"), "Unknown protocol 'big'."),
+        (("study", "figure2", "--fractions", "0.1,2"), "--fractions takes numbers from 0 to 1"),
+        (("study", "figure2", "--fractions", "some"), "--fractions takes numbers from 0 to 1"),
+        (("study", "figure5", "--masks", "local"), "Unknown kind of mask 'local'."),
+        (("study", "figure5", "--tasks", "rte", "--fisher-tasks", "rte"), "needs Fisher information of another task"),
+        (("study", "table2", "--tasks", "rte,RTE"), "A study takes each of its tasks once"),
+        (("study", "--plan"), "--plan goes with a study of the paper"),
+        (("study", "methods", "--results", "x"), "--results goes with a study of the paper"),
+        (("study", "--seed", "0,1"), "normtune study methods takes one seed"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(cli: Run, given: tuple[str, ...], said: str) -> None:
+    status, out, error = cli(*given)
+    assert (status, out) == (1, "")
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_model_or_a_method_that_is_not_there_is_refused(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    status, _, error = cli(*arguments("table2", tmp_path / "no-model", tmp_path / "r"))
+    assert status == 1
+    assert len(error.splitlines()) == 1
+    status, _, error = cli(*arguments("table2", tiny_folder, tmp_path / "r", "--method", "bitfitt"))
+    assert status == 1
+    assert "bitfitt" in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_without_an_argument_it_is_the_methods_side_by_side(cli: Run, tiny_folder: Path) -> None:
+    small = ("--model", tiny_folder, "--tasks", "rte", "--method", "head", "--epochs", "1", "--max-train", "32")
+    shown = [cli("study", *words, *small, "--threads", "1") for words in ((), ("methods",))]
+    for status, out, error in shown:
+        assert status == 0, error
+        assert "Dev scores of each method" in out
+        assert "majority class" in out
+        assert re.search(r"^\s*head\s+\d", out, re.MULTILINE)
+        assert "32 examples, 1 epochs, seed 0, each method at its default rate" in " ".join(out.split())

@@ -1,0 +1,402 @@
+"""``normtune train`` and what follows it, as its users call it, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normtune.fast import lowered
+from normtune.fast.kernels import kernels
+from normtune.records.run import Record
+from tests.conftest import needs_compiler
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A folder in GLUE's layout with a small SST-2, RTE and STS-B of our own."""
+    words = ("cat", "dog", "bird", "mat")
+    films = [f"the {word} {verb}\t{int(verb == 'sat')}" for word in words for verb in ("sat", "ran")] * 3
+    pairs = [
+        f"{i}\tthe {a} sat\ta {b} sat\t{'entailment' if a == b else 'not_entailment'}"
+        for i, (a, b) in enumerate((a, b) for a in words for b in words)
+    ]
+    scores = [
+        "\t".join([*["-"] * 7, f"the {a} sat", f"the {b} sat", f"{5 * (a == b):.3f}"]) for a in words for b in words
+    ]
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+    for name, head, rows in (
+        ("SST-2", "sentence\tlabel", films),
+        ("RTE", "index\tsentence1\tsentence2\tlabel", pairs),
+        ("STS-B", header, scores),
+    ):
+        folder = tmp_path / "glue" / name
+        folder.mkdir(parents=True)
+        for split in ("train", "dev"):
+            (folder / f"{split}.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "glue"
+
+
+@pytest.fixture
+def small(tiny_folder: Path, suite: Path) -> list[str]:
+    """Options of every training here."""
+    return [
+        "--model",
+        str(tiny_folder),
+        "--data",
+        str(suite),
+        "--protocol",
+        "small",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+
+
+def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, text, _ = cli("train", "--task", "sst2", "--out", out, *small)
+    assert status == 0
+    assert "accuracy" in text
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "curve.csv", "delta.safetensors", "record.json"]
+    record = Record.load(out / "record.json")
+    assert (record.status, record.config.protocol.name, record.data.train) == ("done", "small*", 24)
+
+    status, text, _ = cli("evaluate", out, "--data", suite, "--json")
+    assert status == 0
+    scored = json.loads(text)
+    assert scored["scores"] == record.scores["dev"]
+    assert [line["name"] for line in scored["classes"]] == ["negative", "positive"]
+    assert sum(line["support"] for line in scored["classes"]) == 24
+
+    status, text, _ = cli("predict", out, "--text", "the cat sat", "--json")
+    answer = json.loads(text)
+    assert status == 0
+    assert answer["label"] in {"negative", "positive"}
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+def test_predict_from_a_file_into_a_file_and_from_standard_input(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    out = tmp_path / "out"
+    cli("train", "--task", "rte", "--out", out, *small)
+    rows = [{"text": "the cat sat", "text_pair": 'a "dog", it ran'}, {"text": "a bird", "text_pair": "the mat"}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, _ = cli("predict", out, "--file", source, "--out", tmp_path / "answers.csv")
+    assert status == 0
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert [answer["text_pair"] for answer in answers] == [row["text_pair"] for row in rows]
+    assert all(answer["label"] in {"entailment", "not_entailment"} for answer in answers)
+    assert all(float(a["p(entailment)"]) + float(a["p(not_entailment)"]) == pytest.approx(1, abs=1e-5) for a in answers)
+    status, _, error = cli("predict", out, "--file", source, "--out", tmp_path / "answers.csv")
+    assert status == 1
+    assert "exists already" in error
+
+    cli("train", "--task", "sst2", "--out", tmp_path / "sst2", *small)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat sat\na dog ran\n"))
+    status, text, _ = cli("predict", tmp_path / "sst2", "--file", "-")
+    assert status == 0
+    assert len(text.splitlines()) == 3
+
+
+def test_lists_make_a_table_and_a_folder_a_run(cli: Run, small: list[str], tmp_path: Path) -> None:
+    out, store = tmp_path / "many", tmp_path / "records"
+    options = [
+        "--task",
+        "sst2,STS-B",
+        "--method",
+        "head,output.LayerNorm.bias@0,1",
+        "--seed",
+        "0,1",
+        "--records",
+        store,
+    ]
+    status, text, error = cli("train", *options, "--out", out, *small)
+    assert status == 0, error
+    assert "output.LayerNorm.bias@0,1" in text
+    assert len(list(store.glob("*.json"))) == 8
+    assert len(list(out.glob("*/*/*/record.json"))) == 8
+    status, text, _ = cli("table", store, "--markdown", "--methods", "head,full", "--tasks", "STS-B")
+    assert status == 0
+    assert text.splitlines()[0] == "| method | entries | stsb |"
+    assert text.splitlines()[3] == "| full | 0 | missing |"
+
+
+def test_what_is_recorded_is_not_run_again(cli: Run, small: list[str], tmp_path: Path) -> None:
+    options = ["--task", "sst2", "--method", "head", "--records", tmp_path / "records", *small]
+    cli("train", *options)
+    _, _, error = cli("train", *options)
+    assert "found in the store" in error
+
+
+def test_rate_search_tries_the_grid(cli: Run, small: list[str], tmp_path: Path) -> None:
+    cli("train", "--task", "sst2", "--method", "layernorm", "--lr", "auto", "--records", tmp_path / "records", *small)
+    tried = {Record.load(path).config.rate for path in (tmp_path / "records").iterdir()}
+    assert len(tried) == 3
+
+
+def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "glue" / "MNLI"
+    folder.mkdir(parents=True)
+    header = "index promptID pairID genre s1_bp s2_bp s1_p s2_p sentence1 sentence2 label1 gold_label".replace(
+        " ", "\t"
+    )
+    rows = [
+        "\t".join([*["-"] * 8, "the cat sat", f"a {w} sat", "-", label])
+        for w in ("cat", "dog")
+        for label in ("entailment", "neutral", "contradiction")
+    ]
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (folder / f"{name}.tsv").write_text("\n".join([header, *rows]) + "\n")
+    status, _, error = cli(
+        "train",
+        "--task",
+        "mnli",
+        "--model",
+        tiny_folder,
+        "--data",
+        tmp_path / "glue",
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    )
+    assert status == 0, error
+    assert set(Record.load(tmp_path / "out" / "record.json").scores) == {"dev", "dev_mismatched"}
+
+
+BAD = [
+    (["--task", "rtee"], r"Unknown GLUE task 'rtee'. Did you mean 'rte'\?"),
+    (["--task", "sst2,"], "no comma-separated list"),
+    (["--task", "sst2", "--method", "layernrom"], r"Did you mean 'layernorm'\?"),
+    (["--task", "sst2", "--method", "output.LayerNrom"], r"Did you mean 'output.LayerNorm'\?"),
+    (["--task", "sst2", "--method", "layernorm@9"], "selects nothing"),
+    (["--task", "sst2", "--lr", "fast"], "'auto' or positive numbers"),
+    (["--task", "sst2", "--lr", "-1"], "positive numbers"),
+    (["--task", "sst2", "--seed", "0,0"], "different whole numbers"),
+    (["--task", "sst2", "--protocol", "tiny"], r"Unknown protocol 'tiny'"),
+    (["--task", "sst2", "--dtype", "int4"], "Unknown dtype 'int4'"),
+    (["--task", "sst2", "--precision", "fp8"], "Unknown precision"),
+    (["--task", "sst2", "--device", "tpu"], "Unknown device"),
+    (["--task", "cola"], "CoLA"),
+    ([], "Give either --task"),
+    (["--task", "sst2", "--train", "x.csv"], "Give either --task"),
+    (["--task", "sst2", "--lr", "1e30", "--method", "full"], r"stopped being finite at step \d+ of 1; try a smaller"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[" ".join(options) or "nothing" for options, _ in BAD])
+def test_bad_input_is_one_sentence_and_loses_nothing(
+    cli: Run, small: list[str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    import re
+
+    out = tmp_path / "out"
+    status, text, error = cli("train", "--out", out, *small, *options)
+    assert status == 1
+    assert text == ""
+    lines = [line for line in error.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert "Traceback" not in error
+    assert not (out / "delta.safetensors").exists()
+
+
+def test_an_option_that_does_not_exist_is_refused(cli: Run) -> None:
+    status, _, error = cli("train", "--task", "sst2", "--epoch", "3")
+    assert status == 2
+    assert "No such option" in error
+
+
+def test_a_folder_in_use_is_left_alone(cli: Run, small: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("dear")
+    status, _, error = cli("train", "--task", "sst2", "--out", out, *small)
+    assert status == 1
+    assert "in use" in error
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("SST-2", b"sentence\tlabel\nfine\t1\nbad\t7\n", r"train.tsv.*line 3"),
+        ("SST-2", b"sentence\tlabel\nfine\t1\n\t1\n", r"train.tsv.*line 3"),
+        ("SST-2", b"sentence\tlabel\nfine\t1\nna\xefve\t1\n", "UTF-8"),
+        ("SST-2", b"sentence\tlabel\n", "no examples|no rows|empty"),
+    ],
+)
+def test_damaged_data_names_file_and_line(
+    cli: Run, small: list[str], suite: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    import re
+
+    (suite / name / "train.tsv").write_bytes(content)
+    status, _, error = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
+    assert status == 1
+    assert re.search(message, error.replace("\n", " "))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_says_where_it_looked(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    status, _, error = cli("train", "--task", "rte", "--model", tiny_folder, "--data", tmp_path / "none")
+    assert status == 1
+    assert str(tmp_path / "none") in error
+
+
+def test_no_space_left_is_one_sentence_and_the_run_continues_later(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        status, _, error = cli("train", "--task", "sst2", "--out", out, *small)
+    assert status == 1
+    assert "No space left on device" in error
+    assert not (out / "record.json").exists()
+    status, _, error = cli("train", "--task", "sst2", "--out", out, *small)
+    assert status == 0
+    assert "Continuing" in error
+    assert (out / "record.json").exists()
+    assert not (out / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_delta_that_is_not_there_or_damaged(cli: Run, tmp_path: Path, command: str) -> None:
+    more = ["--text", "a"] if command == "predict" else []
+    status, _, error = cli(command, tmp_path / "none", *more)
+    assert status == 1
+    assert "There is no delta" in error
+    (tmp_path / "delta.safetensors").write_bytes(b"\x08")
+    status, _, error = cli(command, tmp_path, *more)
+    assert status == 1
+    assert "truncated or corrupt" in error
+
+
+def test_predict_refuses_what_does_not_fit(cli: Run, small: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cli("train", "--task", "sst2", "--out", out, *small)
+    for options, message in (
+        (["--text", "a", "--text-pair", "b"], "reads single texts"),
+        (["--text", "  "], "is empty"),
+        ([], "either --text or --file"),
+        (["--file", tmp_path / "no.csv"], "no.csv"),
+        (["--text", "a", "--out", "answers.xlsx"], "--out writes"),
+    ):
+        status, text, error = cli("predict", out, *options)
+        assert (status, text) == (1, "")
+        assert message in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_it_says_how_to_go_on(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from normtune.training.loop import Loop
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish_epoch", lambda self: os.kill(os.getpid(), number))
+        status, text, error = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
+    assert (status, text) == (130, "")
+    assert "is continued by the same command" in error
+    assert signal.getsignal(number) == before
+    status, _, _ = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
+    assert status == 0
+
+
+def test_rates_and_seeds_share_passes(cli: Run, small: list[str], tmp_path: Path) -> None:
+    options = ("train", "--task", "rte", "--lr", "1e-2,3e-3,1e-3", "--seed", "0,1", *small)
+    found = []
+    for name, more in (("alone", ()), ("group", ("--together", "2"))):
+        status, _, error = cli(*options, *more, "--records", tmp_path / name)
+        assert status == 0, error
+        records = [Record.load(file) for file in (tmp_path / name).glob("*.json")]
+        assert {record.config.protocol.together for record in records} == {2 if more else 1}
+        found.append(sorted((r.config.rate, r.config.seed, round(r.curve[0].loss, 4), r.score) for r in records))
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+    status, _, error = cli(*options, "--together", "2", "--records", tmp_path / "group")
+    assert (status, error.count("found in the store")) == (0, 4)
+
+
+@needs_compiler
+def test_layers_are_compiled_where_they_can_be(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("train", "--task", "rte", "--layers", "compiled", *small)
+    status, _, error = cli(*options, "--out", tmp_path / "run")
+    assert status == 0, error
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    kernels.cache_clear()
+    status, text, error = cli(*options, "--out", tmp_path / "other")
+    kernels.cache_clear()
+    assert (status, text) == (1, "")
+    assert error.count("\n") == 1
+    assert "need a C++ compiler, and 'no-such-compiler' is none; use --layers fused." in error
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("option", ["--products", "--inference-products"])
+def test_bfloat16_that_does_not_pay_off_is_said(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, option: str
+) -> None:
+    monkeypatch.setattr(lowered, "pays_off", lambda: native)
+    status, _, error = cli("train", "--task", "rte", option, "bfloat16", "--out", tmp_path / "run", *small)
+    assert status == 0, error
+    assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        ("--products", "float32 or bfloat16"),
+        ("--inference-products", "float32 or bfloat16"),
+        ("--layers", "torch, fused or compiled"),
+        ("--dropout-generator", "torch or fast"),
+        ("--memory", "plain, lean, light or layers"),
+    ],
+)
+def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
+    cli: Run, small: list[str], tmp_path: Path, option: str, known: str
+) -> None:
+    status, text, error = cli("train", "--task", "rte", option, "int8", "--out", tmp_path / "run", *small)
+    assert (status, text) == (1, "")
+    assert error == f"Error: {option} takes {known}; got 'int8'.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:
+    options = ("train", "--task", "rte", "--lr", "1e-2,1e-3", "--together", "2", "--out", tmp_path / "out", *small)
+    for more, message in (
+        (("--dropout",), "only with dropout off"),
+        (("--prune",), "leave out --prune, or --together"),
+        (("--method", "bitfit"), "is selected too, so leave out --together"),
+        (("--track", "tensorboard"), "leave out --track, or --together"),
+    ):
+        status, text, error = cli(*options, *more)
+        assert (status, text) == (1, "")
+        assert message in error

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pytest
+
+from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.expression import select
+from normtune.methods.method import METHODS, last_layers, random
+from normtune.methods.selection import nothing, where
+
+
+@pytest.fixture(scope="module")
+def layout(make_base):
+    return make_base("bert", num_hidden_layers=6).layout
+
+
+def parameters(layout, component, subs=("weight", "bias"), layers=range(6)):
+    return {f"bert.encoder.layer.{layer}.{component}.{sub}" for layer in layers for sub in subs}
+
+
+def named(selection):
+    return {place.parameter for place in selection}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_by_its_name(method, layout):
+    assert select(layout, method) == METHODS[method](layout)
+
+
+@pytest.mark.parametrize(
+    ("expression", "component", "subs", "layers"),
+    [
+        ("output.LayerNorm", "output.LayerNorm", ("weight", "bias"), range(6)),
+        ("output.LayerNorm.bias", "output.LayerNorm", ("bias",), range(6)),
+        ("attention.output.LayerNorm.weight", "attention.output.LayerNorm", ("weight",), range(6)),
+        ("output.LayerNorm@3", "output.LayerNorm", ("weight", "bias"), [3]),
+        ("output.LayerNorm@3-5", "output.LayerNorm", ("weight", "bias"), [3, 4, 5]),
+        ("output.LayerNorm.bias@4-", "output.LayerNorm", ("bias",), [4, 5]),
+        ("output.LayerNorm@0,2-4", "output.LayerNorm", ("weight", "bias"), [0, 2, 3, 4]),
+        ("output.LayerNorm@0,3,5-", "output.LayerNorm", ("weight", "bias"), [0, 3, 5]),
+        ("output.LayerNorm@4-99", "output.LayerNorm", ("weight", "bias"), [4, 5]),
+        ("  output.LayerNorm@1  ", "output.LayerNorm", ("weight", "bias"), [1]),
+        ("layernorm@2", "output.LayerNorm", ("weight", "bias"), [2]),
+    ],
+)
+def test_a_component_its_part_and_its_layers(expression, component, subs, layers, layout):
+    assert named(select(layout, expression)) == parameters(layout, component, subs, layers)
+
+
+@pytest.mark.parametrize(
+    ("expression", "components"),
+    [
+        ("attention.self.*", ("attention.self.query", "attention.self.key", "attention.self.value")),
+        ("attention.*.dense", ("attention.output.dense",)),
+        ("*.LayerNorm", ("output.LayerNorm",)),
+        ("*.output.LayerNorm", ("attention.output.LayerNorm",)),
+        ("*.*.LayerNorm", ("attention.output.LayerNorm",)),
+        ("output.*", ("output.dense", "output.LayerNorm")),
+    ],
+)
+def test_a_star_stands_for_one_part(expression, components, layout):
+    assert named(select(layout, f"{expression}@0-")) == set().union(
+        *(parameters(layout, component) for component in components)
+    )
+
+
+def test_a_star_for_the_part_of_a_component(layout):
+    assert select(layout, "output.LayerNorm.*") == select(layout, "output.LayerNorm")
+    assert select(layout, "attention.self.*.bias@2") == where(
+        layout, lambda place: place.component.startswith("attention.self.") and place.sub == "bias" and place.layer == 2
+    )
+
+
+def test_names_are_whole(layout):
+    assert not named(select(layout, "output.LayerNorm")) & named(select(layout, "attention.output.LayerNorm"))
+    for name in (
+        "LayerNorm",
+        "output",
+        "utput.LayerNorm",
+        "output.Layer",
+        "put.LayerNorm",
+        "OUTPUT.LAYERNORM",
+        "dense",
+    ):
+        with pytest.raises(UnknownNameError):
+            select(layout, name)
+
+
+def test_terms_are_joined_from_left_to_right(layout):
+    norm, bias, last = (select(layout, term) for term in ("layernorm", "bitfit", "last-layers@2"))
+    assert select(layout, "layernorm + bitfit") == norm | bias
+    assert select(layout, "layernorm+bitfit") == norm | bias
+    assert select(layout, "layernorm & bitfit") == norm & bias
+    assert select(layout, "bitfit - layernorm") == bias - norm
+    assert select(layout, "layernorm + bitfit & last-layers@2") == (norm | bias) & last
+    assert select(layout, "full - last-layers@2 + layernorm - bitfit") == ((~last) | norm) - bias
+    assert select(layout, "layernorm\t&  bitfit") == norm & bias
+
+
+def test_without_a_space_a_dash_is_part_of_a_name(layout):
+    assert select(layout, "attention-layernorm") == METHODS["attention-layernorm"](layout)
+    with pytest.raises(UnknownNameError):
+        select(layout, "bitfit-layernorm")
+
+
+def test_what_two_terms_leave_can_be_nothing(layout):
+    assert select(layout, "layernorm - layernorm") == nothing(layout)
+
+
+def test_the_number_of_last_layers(layout):
+    assert select(layout, "last-layers@3") == last_layers(layout, layers=3)
+    assert select(layout, "last-layers") == last_layers(layout)
+    with pytest.raises(SelectionError, match="1 to 6 layers"):
+        select(layout, "last-layers@7")
+
+
+@pytest.mark.parametrize("expression", ["random", "random + layernorm", "layernorm + random", "random@0-2"])
+def test_the_seed_reaches_random(expression, layout):
+    first = select(layout, expression, seed=1)
+    assert first == select(layout, expression, seed=1)
+    assert first != select(layout, expression, seed=2)
+
+
+def test_random_takes_the_seed_that_is_given(layout):
+    assert select(layout, "random", seed=4) == random(layout, seed=4)
+    lower = where(layout, lambda place: place.layer in {0, 1, 2})
+    assert select(layout, "random@0-2", seed=4) == random(layout, seed=4) & lower
+
+
+@pytest.mark.parametrize(
+    ("expression", "guess"),
+    [
+        ("layernrom", "layernorm"),
+        ("bit-fit", "bitfit"),
+        ("output.LayerNrom", "output.LayerNorm"),
+        ("atention.self.query", "attention.self.query"),
+        ("layernorm + bitfat", "bitfit"),
+    ],
+)
+def test_an_unknown_name_says_what_is_known_and_what_was_meant(expression, guess, layout):
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{guess}'") as raised:
+        select(layout, expression)
+    message = str(raised.value)
+    assert "last-layers" in message
+    assert "attention.self.key" in message
+    assert "classifier" not in message
+    assert "\n" not in message
+
+
+def test_the_head_is_no_component_to_select(layout):
+    with pytest.raises(UnknownNameError):
+        select(layout, "classifier")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "   ", "@3", "layernorm@", "layernorm@x", "layernorm@-3", "layernorm@3-2-1", "layernorm@1,", "layernorm@1 2"],
+)
+def test_what_cannot_be_read_is_refused(expression, layout):
+    with pytest.raises(SelectionError, match="Cannot read"):
+        select(layout, expression)
+
+
+@pytest.mark.parametrize(
+    "expression", ["layernorm +", "+ layernorm", "layernorm + + bitfit", "layernorm -", "& bitfit"]
+)
+def test_an_operator_has_two_sides(expression, layout):
+    with pytest.raises((SelectionError, UnknownNameError)):
+        select(layout, expression)
+
+
+@pytest.mark.parametrize("expression", ["layernorm@6", "layernorm@6-", "layernorm@5-3", "pooler.dense@0", "head@1"])
+def test_layers_that_select_nothing_are_refused(expression, layout):
+    with pytest.raises(SelectionError, match="selects nothing: this model's layers are 0 to 5"):
+        select(layout, expression)
+
+
+def test_components_of_two_stacks(make_base):
+    layout = make_base("t5").layout
+    chosen = select(layout, "encoder.layer.0.layer_norm@1")
+    assert named(chosen) == {"transformer.encoder.block.1.layer.0.layer_norm.weight"}
+    both = select(layout, "*.layer.0.layer_norm@1")
+    assert named(both) == named(chosen) | {"transformer.decoder.block.1.layer.0.layer_norm.weight"}

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from normtune.errors import SelectionError
+from normtune.methods.method import attention_layernorm, layernorm
+from normtune.models.families import FAMILIES, norms_of
+from normtune.models.layout import Layout, Place
+
+#: By hand: the parameters of layer 1, which the paper's method and its counterpart of the attention train.
+BY_HAND = {
+    "bert": (["bert.encoder.layer.1.output.LayerNorm"], ["bert.encoder.layer.1.attention.output.LayerNorm"]),
+    "roberta": (["roberta.encoder.layer.1.output.LayerNorm"], ["roberta.encoder.layer.1.attention.output.LayerNorm"]),
+    "mpnet": (["mpnet.encoder.layer.1.output.LayerNorm"], ["mpnet.encoder.layer.1.attention.LayerNorm"]),
+    "distilbert": (
+        ["distilbert.transformer.layer.1.output_layer_norm"],
+        ["distilbert.transformer.layer.1.sa_layer_norm"],
+    ),
+    "xlnet": (["transformer.layer.1.ff.layer_norm"], ["transformer.layer.1.rel_attn.layer_norm"]),
+    "gpt2": (["transformer.h.1.ln_2"], ["transformer.h.1.ln_1"]),
+    "llama": (["model.layers.1.post_attention_layernorm"], ["model.layers.1.input_layernorm"]),
+    "gemma2": (["model.layers.1.post_feedforward_layernorm"], ["model.layers.1.post_attention_layernorm"]),
+    "modernbert": (["model.layers.1.mlp_norm"], ["model.layers.1.attn_norm"]),
+    "t5": (
+        ["transformer.encoder.block.1.layer.1.layer_norm", "transformer.decoder.block.1.layer.2.layer_norm"],
+        ["transformer.encoder.block.1.layer.0.layer_norm", "transformer.decoder.block.1.layer.0.layer_norm"],
+    ),
+    "bart": (
+        ["model.encoder.layers.1.final_layer_norm", "model.decoder.layers.1.final_layer_norm"],
+        ["model.encoder.layers.1.self_attn_layer_norm", "model.decoder.layers.1.self_attn_layer_norm"],
+    ),
+}
+
+
+def owners(selection, layer):
+    return list(dict.fromkeys(place.parameter.rpartition(".")[0] for place in selection if place.layer == layer))
+
+
+LAYER = re.compile(r"(.*?\.\d+)\.")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_of_every_stack_has_its_closing_norm(family, make_base):
+    layout = make_base(family).layout
+    selection = layernorm(layout)
+    assert all(place.norm and selection.is_whole(place.parameter) for place in selection)
+    layers = {match.group(1) for place in layout.body if (match := LAYER.match(place.parameter))}
+    chosen = {place.parameter.rpartition(".")[0] for place in selection}
+    assert sorted(LAYER.match(module).group(1) for module in chosen) == sorted(layers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_closing_norm_runs_last_of_its_layer(family, make_base):
+    base = make_base(family)
+    ran: dict[str, list[str]] = {}
+
+    def note(path, layer):
+        base.model.get_submodule(path).register_forward_hook(lambda *_: ran.setdefault(layer, []).append(path))
+
+    for path in {place.parameter.rpartition(".")[0] for place in base.layout.body if place.norm}:
+        if match := LAYER.match(f"{path}."):
+            note(path, match.group(1))
+    base.model(input_ids=torch.tensor([[2, 7, 8, 9, 3]]))
+    closing = {place.parameter.rpartition(".")[0] for place in layernorm(base.layout)}
+    attention = {place.parameter.rpartition(".")[0] for place in attention_layernorm(base.layout)}
+    assert {order[-1] for order in ran.values()} == closing
+    assert attention <= {path for order in ran.values() for path in order[:-1]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_attentions_norm_is_another(family, make_base):
+    layout = make_base(family).layout
+    attention, output = attention_layernorm(layout), layernorm(layout)
+    assert not (attention & output)
+    assert all(place.norm for place in attention)
+    # ModernBERT's first layer has no norm before its attention.
+    missing = 1 if family == "modernbert" else 0
+    assert len({p.layer for p in attention}) == layout.layers - missing
+
+
+@pytest.mark.parametrize("family", BY_HAND)
+def test_norms_by_hand(family, make_base):
+    layout = make_base(family).layout
+    output, attention = BY_HAND[family]
+    assert owners(layernorm(layout), 1) == output
+    assert owners(attention_layernorm(layout), 1) == attention
+
+
+def test_albert_by_hand(make_base):
+    layout = make_base("albert").layout
+    layer = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+    assert owners(layernorm(layout), 0) == [f"{layer}.full_layer_layer_norm"]
+    assert owners(attention_layernorm(layout), 0) == [f"{layer}.attention.LayerNorm"]
+
+
+def test_an_unknown_family_is_told_the_norms_that_it_has():
+    places = (
+        Place("x.layers.0.some_norm.weight", "some_norm", "weight", 0, (4,), head=False, norm=True),
+        Place("x.layers.0.dense.weight", "dense", "weight", 0, (4,), head=False, norm=False),
+        Place("x.final_norm.weight", "final_norm", "weight", None, (4,), head=False, norm=True),
+    )
+    with pytest.raises(SelectionError, match=r"'nope' model; its layers have: some_norm\. Name one"):
+        norms_of(Layout("nope", places))
+    with pytest.raises(SelectionError, match="its layers have: none"):
+        norms_of(Layout("nope", places[1:2]))

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from normtune.methods.selection import where
+from normtune.models.layout import Layout, is_norm, layout
+
+BERT_LAYER = {
+    "attention.self.query": 32 * 32 + 32,
+    "attention.self.key": 32 * 32 + 32,
+    "attention.self.value": 32 * 32 + 32,
+    "attention.output.dense": 32 * 32 + 32,
+    "attention.output.LayerNorm": 64,
+    "intermediate.dense": 32 * 48 + 48,
+    "output.dense": 48 * 32 + 32,
+    "output.LayerNorm": 64,
+}
+BERT_OUTSIDE = {
+    "embeddings.word_embeddings": (("weight",), False),
+    "embeddings.position_embeddings": (("weight",), False),
+    "embeddings.token_type_embeddings": (("weight",), False),
+    "embeddings.LayerNorm": (("weight", "bias"), False),
+    "pooler.dense": (("weight", "bias"), False),
+    "classifier": (("weight", "bias"), True),
+}
+
+
+class Fake(nn.Module):
+    """As much of a transformers model as `layout` reads."""
+
+    base_model_prefix = "base"
+
+    def __init__(self, **modules: nn.Module) -> None:
+        super().__init__()
+        self.base = nn.ModuleDict(modules)
+        self.config = SimpleNamespace(model_type="fake")
+
+
+def components_of(layout: Layout) -> set[str]:
+    return {component.name for component in layout.components}
+
+
+def test_every_parameter_is_in_exactly_one_component(family, make_model):
+    model = make_model(family)
+    prefix = f"{model.base_model_prefix}."
+    head = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+    places = layout(model, head)
+
+    assert [place.parameter for place in places] == [name for name, _ in model.named_parameters()]
+    assert {p.parameter: p.shape for p in places} == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert [place.parameter for place in places.head] == head
+    assert {*places.body, *places.head} == {*places}
+    assert not {*places.body} & {*places.head}
+    assert len(components_of(places)) == len(places.components)
+    for component in places.components:
+        own = [place for place in places if place.component == component.name]
+        assert component.entries == sum(place.size for place in own)
+        assert {place.head for place in own} == {component.head}
+        assert {place.norm for place in own} == {component.norm}
+        assert {place.sub for place in own} == {*component.subs}
+        assert {place.layer for place in own} - {None} == {*component.layers}
+        # A component has one parameter a layer and sub-component: nothing else hides under its name.
+        assert max(Counter((place.layer, place.sub) for place in own).values()) == 1
+    assert sum(component.entries for component in places.components) == places.size + places.head_size
+
+
+def test_shared_tensors_count_once(family, make_base):
+    base = make_base(family)
+    storages = {
+        parameter.data_ptr(): parameter.numel() for _, parameter in base.model.named_parameters(remove_duplicate=False)
+    }
+    assert base.layout.size + base.layout.head_size == sum(storages.values())
+
+
+def test_layers_are_numbered_and_norms_found_by_their_class(family, make_base):
+    for place in make_base(family).layout:
+        number = re.search(r"\.(\d+)\.", place.parameter)
+        expected = None if number is None or place.head else int(number.group(1))
+        assert place.layer == expected, place
+        # Here by name, there by class.
+        owner = place.parameter.rpartition(".")[0].rpartition(".")[2].lower()
+        assert place.norm == ("norm" in owner or owner.startswith("ln_")), place
+
+
+def test_bert_has_the_components_of_the_papers(make_base):
+    components = {component.name: component for component in make_base("bert").layout.components}
+    assert components.keys() == {*BERT_LAYER, *BERT_OUTSIDE}
+    for name, entries in BERT_LAYER.items():
+        component = components[name]
+        assert (component.layers, component.subs, component.head) == ((0, 1, 2), ("weight", "bias"), False)
+        assert component.entries == 3 * entries
+        assert component.norm == name.endswith("LayerNorm")
+    for name, (subs, head) in BERT_OUTSIDE.items():
+        component = components[name]
+        assert (component.subs, component.head, component.layers) == (subs, head, ())
+
+
+def test_output_layernorm_never_catches_that_of_the_attention(make_base):
+    layout = make_base("bert").layout
+    named = [place.parameter for place in layout if place.component == "output.LayerNorm"]
+    assert named == [f"bert.encoder.layer.{i}.output.LayerNorm.{sub}" for i in range(3) for sub in ("weight", "bias")]
+    attention = [place.parameter for place in layout if place.component == "attention.output.LayerNorm"]
+    assert len(attention) == 6
+    assert not {*named} & {*attention}
+
+
+def test_albert_has_its_shared_layer_once(make_base):
+    layout = make_base("albert").layout
+    assert layout.layers == 1
+    by_name = {component.name: component for component in layout.components}
+    assert by_name["attention.query"].entries == 32 * 32 + 32
+    assert by_name["full_layer_layer_norm"].layers == (0,)
+    assert by_name["encoder.embedding_hidden_mapping_in"].layers == ()
+
+
+def test_albert_with_two_groups_keeps_them_apart(make_base):
+    layout = make_base("albert", num_hidden_groups=2).layout
+    assert layout.layers == 2
+    by_name = {component.name: component for component in layout.components}
+    assert by_name["attention.query"].layers == (0, 1)
+
+
+def test_t5_shares_its_embeddings_between_stacks(make_base):
+    base = make_base("t5")
+    model = base.model.transformer
+    assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
+    embeddings = [place for place in base.layout if place.shape == (model.config.vocab_size, 32)]
+    assert [place.component for place in embeddings] == ["shared"]
+
+
+@pytest.mark.parametrize(("family", "encoder", "decoder"), [("t5", 2, 3), ("bart", 2, 3)])
+def test_two_stacks_have_components_of_their_own(family, encoder, decoder, make_base):
+    layout = make_base(family).layout
+    layered = [component for component in layout.components if component.layers]
+    assert {component.name.split(".")[0] for component in layered} == {"encoder", "decoder"}
+    for component in layered:
+        depth = encoder if component.name.startswith("encoder.") else decoder
+        # T5's first layer alone holds the stack's relative positions.
+        expected = (0,) if "relative_attention_bias" in component.name else tuple(range(depth))
+        assert component.layers == expected
+    assert layout.layers == decoder
+
+
+def test_t5_tells_its_blocks_apart_by_their_number(make_base):
+    names = components_of(make_base("t5").layout)
+    assert {f"encoder.layer.{i}.layer_norm" for i in range(2)} <= names
+    assert {f"decoder.layer.{i}.layer_norm" for i in range(3)} <= names
+
+
+def test_one_stack_has_no_prefix(make_base):
+    names = components_of(make_base("opt").layout)
+    assert {"self_attn.q_proj", "fc1", "final_layer_norm"} <= names
+    assert "decoder.final_layer_norm" in names  # the one after all layers, outside them
+
+
+def test_parameters_that_belong_to_no_module_are_their_own_component(make_base):
+    layout = make_base("xlnet").layout
+    by_name = {component.name: component for component in layout.components}
+    assert by_name["rel_attn.q"].subs == ("weight",)
+    assert by_name["rel_attn.r_w_bias"].subs == ("bias",)
+    assert by_name["mask_emb"].layers == ()
+
+
+def test_stacks_that_start_alike_are_named_in_full():
+    def block() -> nn.ModuleList:
+        return nn.ModuleList([nn.ModuleDict({"dense": nn.Linear(2, 2)})])
+
+    model = Fake(net=nn.ModuleDict({"left": block(), "right": block()}))
+    assert components_of(layout(model, [])) == {"net.left.dense", "net.right.dense"}
+    model = Fake(left=block(), right=block())
+    assert components_of(layout(model, [])) == {"left.dense", "right.dense"}
+    model = Fake(left=block())
+    assert components_of(layout(model, [])) == {"dense"}
+
+
+def test_a_list_of_one_inside_a_layer_leaves_no_number():
+    layer = nn.ModuleDict({"experts": nn.ModuleList([nn.ModuleDict({"up": nn.Linear(2, 2)})])})
+    assert components_of(layout(Fake(stack=nn.ModuleList([layer])), [])) == {"up"}
+    layer["experts"].append(nn.ModuleDict({"up": nn.Linear(2, 2)}))
+    assert components_of(layout(Fake(stack=nn.ModuleList([layer])), [])) == {"experts.0.up", "experts.1.up"}
+
+
+def test_the_fingerprint_leaves_the_head_out(make_base):
+    two = make_base("bert").layout
+    assert two.fingerprint == make_base("bert", num_labels=5).layout.fingerprint
+    assert two.fingerprint != make_base("bert", num_hidden_layers=2).layout.fingerprint
+    assert two.fingerprint != make_base("bert", intermediate_size=64).layout.fingerprint
+
+
+def test_a_meta_model_has_the_same_layout(make_model):
+    model = make_model("bert")
+    with torch.device("meta"):
+        twin = type(model)(model.config)
+    assert layout(twin, ["classifier.weight", "classifier.bias"]) == layout(
+        model, ["classifier.weight", "classifier.bias"]
+    )
+
+
+def test_a_pooler_can_be_of_the_head(make_model):
+    model = make_model("bert")
+    whole = layout(model, ["classifier.weight", "classifier.bias"])
+    less = layout(model, [name for name, _ in model.named_parameters() if "pooler" in name or "classifier" in name])
+    assert whole.size - less.size == less.head_size - whole.head_size == 32 * 32 + 32
+    assert not where(less, lambda place: "pooler" in place.component)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [(nn.LayerNorm(2), True), (nn.RMSNorm(2), True), (nn.Linear(2, 2), False)]
+)
+def test_is_norm(module, expected):
+    assert is_norm(module) is expected

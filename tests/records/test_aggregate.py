@@ -1,0 +1,73 @@
+"""The table: what is behind a cell is shown, and a gap is never averaged over."""
+
+from __future__ import annotations
+
+import pytest
+
+from normtune.cli.outputs import markdown_table
+from normtune.config import RunConfig, protocol
+from normtune.records.aggregate import tabulate
+from normtune.records.run import Counts, DataFacts, EpochScore, Record
+
+
+def record(method: str, task: str, seed: int, rate: float, score: float) -> Record:
+    """A finished run with this score."""
+    facts = DataFacts(
+        source="x", train=1, train_of=1, dev=1, dev_of=1, held_out=0, identity={}, truncated={}, dropped={}
+    )
+    return Record(
+        id=f"{method}{task}{seed}{rate}",
+        status="done",
+        config=RunConfig(model="m", task=task, method=method, rate=rate, seed=seed, protocol=protocol("small")),
+        base_identity="b",
+        selection="s",
+        counts=Counts(selected=10, head=2, trained=12, total=100, share=0.1),
+        data=facts,
+        primary="accuracy",
+        score=score,
+        scores={"dev": {"accuracy": score}},
+        best_epoch=1,
+        curve=(EpochScore(epoch=1, loss=1.0, scores={"accuracy": score}, seconds=1.0),),
+        machine={},
+        versions={},
+    )
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    table = tabulate(record("head", "rte", seed, 1e-2, score) for seed, score in enumerate((0.5, 0.6, 0.8)))
+    cell = table.scores["head", "rte"]
+    assert cell.mean == pytest.approx(1.9 / 3)
+    assert cell.spread == pytest.approx(
+        (((0.5 - 1.9 / 3) ** 2 + (0.6 - 1.9 / 3) ** 2 + (0.8 - 1.9 / 3) ** 2) / 2) ** 0.5
+    )
+    assert str(cell) == "63.3 ± 15.3"
+
+
+def test_a_seed_that_was_run_twice_counts_once() -> None:
+    runs = [record("head", "rte", seed, 1e-2, score) for seed, score in enumerate((0.5, 0.6))]
+    other = runs[1].model_copy(update={"id": "elsewhere", "score": 0.9, "machine": {"threads": 2}})
+    cell = tabulate([*runs, other]).scores["head", "rte"]
+    assert (cell.seeds, cell.mean) == (2, pytest.approx(0.55))
+
+
+def test_a_search_is_read_as_it_was_made_best_first_seed_then_its_other_seeds() -> None:
+    runs = [record("head", "rte", 0, rate, score) for rate, score in ((1e-3, 0.5), (1e-2, 0.7), (1e-1, 0.9))]
+    assert tabulate(runs).scores["head", "rte"].rate == 1e-1
+    runs.append(record("head", "rte", 1, 1e-2, 0.1))
+    cell = tabulate(runs).scores["head", "rte"]
+    assert (cell.rate, cell.seeds, cell.mean) == (1e-2, 2, pytest.approx(0.4))
+
+
+def test_a_gap_is_shown() -> None:
+    runs = [
+        record("head", "rte", 0, 1e-2, 0.5),
+        record("head", "rte", 1, 1e-2, 0.5),
+        record("full", "cola", 0, 1e-4, 0.25),
+    ]
+    lines = markdown_table(tabulate(runs)).splitlines()
+    assert lines == [
+        "| method | entries | rte | cola |",
+        "| --- | ---: | ---: | ---: |",
+        "| head | 10 | 50.0 ± 0.0 | missing |",
+        "| full | 10 | missing | 25.0 (1 of 2 seeds) |",
+    ]

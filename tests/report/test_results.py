@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normtune.errors import ConfigError, DataError
+from normtune.records.results import read
+from normtune.records.run import Record
+from tests.report import made
+
+
+def test_what_is_read_is_what_was_written(folder):
+    found = read(folder)
+    one = next(run for run in found.done if run.config.method == "full")
+    whole = Record.load(folder / "runs" / f"{one.id}.json")
+    assert (one.score, one.config, one.seconds) == (whole.score, whole.config, whole.seconds)
+    assert sum(each.l1 for each in one.changes) == sum(each.l1 for each in whole.changes)
+    assert {each.config.task for each in found.fisher} >= {"qqp", "stsb"}
+
+
+def test_no_folder_and_no_records_are_said(tmp_path):
+    with pytest.raises(DataError, match="no results folder"):
+        read(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no records"):
+        read(tmp_path)
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], information=False)
+    with pytest.raises(DataError, match="no records of protocol paper"):
+        read(tmp_path, protocol="paper")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "ab.json").write_text("{}")
+    with pytest.raises(DataError, match=r"ab\.json is damaged at id"):
+        read(tmp_path)
+
+
+def test_several_protocols_need_a_choice(tmp_path):
+    for name in ("small", "paper"):
+        own = made.record("rte", "head", 0)
+        changed = own.config.model_copy(update={"protocol": own.config.protocol.model_copy(update={"name": name})})
+        own.model_copy(update={"config": changed, "id": name}).save(tmp_path / "runs" / f"{name}.json")
+    with pytest.raises(ConfigError, match="several protocols, paper, small; choose one with --protocol"):
+        read(tmp_path)
+    assert [run.id for run in read(tmp_path, protocol="paper").runs] == ["paper"]
+
+
+def test_several_models_need_a_choice(tmp_path):
+    made.record("rte", "head", 0).save(tmp_path / "runs" / "a.json")
+    made.fisher("rte", base_identity="c" * 64).save(tmp_path / "fisher" / "b.json")
+    with pytest.raises(ConfigError, match="several models"):
+        read(tmp_path)
+
+
+def test_other_data_is_refused(tmp_path):
+    own = made.record("rte", "head", 0)
+    own.save(tmp_path / "runs" / "a.json")
+    other = own.data.model_copy(update={"identity": {"train": "else"}})
+    own.model_copy(update={"id": "b", "data": other}).save(tmp_path / "runs" / "b.json")
+    with pytest.raises(ConfigError, match="rte are on different data"):
+        read(tmp_path)
+
+
+def test_the_plan_says_which_seeds_there_should_be(tmp_path):
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], seeds=[0], information=False)
+    (tmp_path / "study.json").write_text(json.dumps({"seeds": [0, 1, 2], "else": 1}))
+    assert read(tmp_path).planned == (0, 1, 2)
+
+
+def test_a_report_imports_no_torch(folder, tmp_path: Path):
+    code = f"""
+import sys
+from pathlib import Path
+from normtune.report.page import Report
+from normtune.records.results import read
+from normtune.report.writing import write
+write(Report(read(Path({str(folder)!r}))), Path({str(tmp_path / "out")!r}))
+assert not {{"torch", "transformers"}} & {{*sys.modules}}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr

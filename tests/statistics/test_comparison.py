@@ -1,0 +1,69 @@
+"""Pairs of methods: corrected, and what follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.statistics.comparison import Settings, compare, pairs_of
+from normtune.statistics.paired import holm
+from normtune.statistics.published import scores
+from normtune.statistics.scores import Scores
+
+
+def table(**methods: list[float]) -> Scores:
+    values = np.array([*methods.values()]).T[:, None, :]
+    return Scores(tuple(methods), tuple(f"t{n}" for n in range(len(values))), tuple(values), (("",),) * len(values))
+
+
+BASE = [0.5, 0.6, 0.7, 0.8, 0.55, 0.65, 0.75, 0.85]
+TINY = [0.001, -0.001, 0.002, -0.002, 0.003, -0.003, 0.0, 0.0015]
+
+
+def test_every_two_methods_or_one_against_the_others():
+    paper = scores("dev")
+    assert len(compare(paper).pairs) == 6
+    assert pairs_of(paper, "layernorm") == [(m, "layernorm") for m in ("full", "bitfit", "random")]
+    with pytest.raises(UnknownNameError, match="Did you mean 'layernorm'"):
+        pairs_of(paper, "layernrom")
+
+
+def test_corrections_run_over_the_pairs():
+    pairs = compare(scores("dev")).pairs
+    assert [pair.holm for pair in pairs] == holm([pair.signed_rank.p for pair in pairs])
+    assert [pair.equivalence_holm for pair in pairs] == holm([pair.equivalence.p for pair in pairs])
+    assert all(pair.signed_rank.p <= pair.fdr <= pair.holm for pair in pairs)
+    for pair in pairs:
+        assert pair.equivalent == (pair.smallest_margin <= 0.01)
+
+
+def test_the_four_verdicts():
+    far = [value + 0.05 + 0.01 * n / 8 for n, value in enumerate(BASE)]
+    near = [value + 0.001 * (n + 1) / 2 for n, value in enumerate(BASE)]
+    wild = [value + 0.1 * (-1) ** n for n, value in enumerate(BASE)]
+    same = [value + tiny for value, tiny in zip(BASE, TINY, strict=True)]
+    found = [compare(table(a=other, b=BASE)).pairs[0].verdict for other in (far, near, wild, same)]
+    assert found == ["different", "different within the margin", "undecided", "equivalent"]
+
+
+def test_the_unpaired_test_overlooks_random():
+    pairs = {(pair.first, pair.second): pair for pair in compare(scores("dev")).pairs}
+    assert pairs["layernorm", "random"].overlooked
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(DataError, match="at least two methods; there is only a"):
+        compare(table(a=BASE))
+    with pytest.raises(DataError, match="at least 3 tasks; there are 2: t0, t1"):
+        compare(table(a=BASE[:2], b=BASE[:2]))
+    with pytest.raises(DataError, match="1,001 tasks"):
+        compare(table(a=[0.1] * 1001, b=[0.1] * 1001))
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": 0}, {"alpha": 0.6}, {"margin": 0}, {"margin": 1}, {"margin": float("nan")}]
+)
+def test_settings_out_of_range(options):
+    with pytest.raises(ConfigError):
+        Settings(**options)
