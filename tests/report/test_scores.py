@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 
 from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import Column
 from normtune.records.aggregate import tabulate
 from normtune.records.results import read
 from normtune.records.run import Pruned, Record
 from normtune.records.store import Store
 from normtune.report import appendix
-from normtune.report.scores import PAPER, Column, Scores
+from normtune.report.scores import PAPER, Scores
 from normtune.statistics import published
 from tests.report import made
 

@@ -125,12 +125,14 @@ class TaskData:
             ``test_mismatched``. Only those that were found.
         source: Where the data was read from, for people and for the record.
         dropped: Rows that were left out although the file holds them, by split, with the count.
+        suite: The suite that the task is of (`normtune.data.suites`); empty for files of the user's own.
     """
 
     task: Task
     splits: Mapping[str, Split]
     source: str
     dropped: Mapping[str, int] = field(default_factory=dict)
+    suite: str = ""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.splits)

@@ -29,6 +29,7 @@ from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
+from normtune.models.families import known_norms
 from normtune.records.fisher import FisherConfig, FisherRecord
 from normtune.versions import versions
 
@@ -112,6 +113,8 @@ class Archive:
             id=identity,
             config=config,
             base_identity=base.identity,
+            norms=known_norms(base.layout),
+            suite=data.suite,
             selection=both.fingerprint,
             source=Path(data.source).name,
             examples=len(measured.examples),

@@ -38,7 +38,7 @@ def layernorm(layout: Layout) -> Selection:
     Raises:
         SelectionError: If the family's norms are not known.
     """
-    return _components(layout, norms_of(layout).output)
+    return _components(layout, norms_of(layout).closing)
 
 
 def attention_layernorm(layout: Layout) -> Selection:

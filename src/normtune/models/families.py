@@ -6,28 +6,23 @@ before each block instead, it is the one in front of the feed-forward block, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from normtune.errors import SelectionError
 from normtune.models.layout import Layout
+from normtune.records.run import Norms
 
 
-@dataclass(frozen=True)
-class Norms:
-    """Component names of a layer's norms: those of the attention, and those that close the layer."""
-
-    attention: tuple[str, ...]
-    output: tuple[str, ...]
+def _norms(attention: tuple[str, ...], closing: tuple[str, ...]) -> Norms:
+    return Norms(attention=attention, closing=closing)
 
 
-_BERT = Norms(("attention.output.LayerNorm",), ("output.LayerNorm",))
-_LLAMA = Norms(("input_layernorm",), ("post_attention_layernorm",))
-_GEMMA = Norms(("post_attention_layernorm",), ("post_feedforward_layernorm",))
-_BART = Norms(
+_BERT = _norms(("attention.output.LayerNorm",), ("output.LayerNorm",))
+_LLAMA = _norms(("input_layernorm",), ("post_attention_layernorm",))
+_GEMMA = _norms(("post_attention_layernorm",), ("post_feedforward_layernorm",))
+_BART = _norms(
     ("encoder.self_attn_layer_norm", "decoder.self_attn_layer_norm"),
     ("encoder.final_layer_norm", "decoder.final_layer_norm"),
 )
-_T5 = Norms(
+_T5 = _norms(
     ("encoder.layer.0.layer_norm", "decoder.layer.0.layer_norm"),
     ("encoder.layer.1.layer_norm", "decoder.layer.2.layer_norm"),
 )
@@ -40,13 +35,13 @@ FAMILIES: dict[str, Norms] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
     **dict.fromkeys(("bart", "mbart"), _BART),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    "albert": Norms(("attention.LayerNorm",), ("full_layer_layer_norm",)),
-    "distilbert": Norms(("sa_layer_norm",), ("output_layer_norm",)),
-    "mpnet": Norms(("attention.LayerNorm",), ("output.LayerNorm",)),
-    "xlnet": Norms(("rel_attn.layer_norm",), ("ff.layer_norm",)),
-    "gpt2": Norms(("ln_1",), ("ln_2",)),
-    "opt": Norms(("self_attn_layer_norm",), ("final_layer_norm",)),
-    "modernbert": Norms(("attn_norm",), ("mlp_norm",)),
+    "albert": _norms(("attention.LayerNorm",), ("full_layer_layer_norm",)),
+    "distilbert": _norms(("sa_layer_norm",), ("output_layer_norm",)),
+    "mpnet": _norms(("attention.LayerNorm",), ("output.LayerNorm",)),
+    "xlnet": _norms(("rel_attn.layer_norm",), ("ff.layer_norm",)),
+    "gpt2": _norms(("ln_1",), ("ln_2",)),
+    "opt": _norms(("self_attn_layer_norm",), ("final_layer_norm",)),
+    "modernbert": _norms(("attn_norm",), ("mlp_norm",)),
 }
 
 
@@ -64,3 +59,8 @@ def norms_of(layout: Layout) -> Norms:
             f" its layers have: {', '.join(own) or 'none'}. Name one as the method instead."
         )
     return norms
+
+
+def known_norms(layout: Layout) -> Norms:
+    """The norms of the layers of `layout`; empty where the family is not known."""
+    return FAMILIES.get(layout.model_type, Norms())

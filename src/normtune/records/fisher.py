@@ -6,6 +6,7 @@ from typing import Literal
 
 from normtune.config import Strict, Sub
 from normtune.errors import ConfigError, UnknownNameError
+from normtune.records.run import Norms
 from normtune.records.saved import Saved
 
 ESTIMATORS = ("empirical", "exact", "monte-carlo")
@@ -164,6 +165,8 @@ class FisherRecord(Saved):
         id: Fingerprint of all that changes a number.
         config: What the user chose.
         base_identity: Content hash of the base model.
+        norms: What the model's family calls its norms; empty in records from before, and for an unknown family.
+        suite: The suite that the task is of; empty for files of the user's own, and in records from before.
         selection: Fingerprint of what was summed over.
         source: Where the data was read from: the folder's or the hub's name.
         examples: Examples that it is a mean over.
@@ -181,6 +184,8 @@ class FisherRecord(Saved):
     id: str
     config: FisherConfig
     base_identity: str
+    norms: Norms = Norms()
+    suite: str = ""
     selection: str
     source: str
     examples: int

@@ -50,11 +50,24 @@ class EpochScore(Strict):
     seconds: float
 
 
+class Norms(Strict):
+    """Names of the components that normalise a layer in a family of models (`normtune.models.families`).
+
+    Attributes:
+        attention: Those of the attention; in most families one.
+        closing: Those that close the layer, which the paper trains; in most families one.
+    """
+
+    attention: tuple[str, ...] = ()
+    closing: tuple[str, ...] = ()
+
+
 class DataFacts(Strict):
     """What a run was trained and scored on.
 
     Attributes:
         source: Where the data was read from: the folder's or the hub's name.
+        suite: The suite that the task is of; empty for files of the user's own, and in records from before.
         train: Examples trained on.
         train_of: Examples that the training split holds; more than `train` where a sample was taken.
         dev: Examples scored on.
@@ -66,6 +79,7 @@ class DataFacts(Strict):
     """
 
     source: str
+    suite: str = ""
     train: int
     train_of: int
     dev: int
@@ -134,6 +148,7 @@ class Record(Saved):
         error: What went wrong, or why it was dropped.
         config: What the user chose.
         base_identity: Content hash of the base model.
+        norms: What the model's family calls its norms; empty in records from before, and for an unknown family.
         selection: Fingerprint of what was trained.
         counts: How many entries.
         outputs: Width of the head: the number of labels, or 1 for regression.
@@ -158,6 +173,7 @@ class Record(Saved):
     error: str | None = None
     config: RunConfig
     base_identity: str
+    norms: Norms = Norms()
     selection: str
     counts: Counts
     outputs: int = 0

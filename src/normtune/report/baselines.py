@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import Column
 from normtune.records.run import Record
-from normtune.report.scores import Column, Scores
+from normtune.report.scores import Scores
 
 
 @dataclass(frozen=True)

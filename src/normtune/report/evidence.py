@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
+from normtune.data.suites import Column
 from normtune.importance.ranking import component_means
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.report.figures import LAYERNORM, component_changes, fractions, layer_sums
-from normtune.report.scores import Column, Scores, order, title
+from normtune.report.scores import Scores, order, title
 from normtune.report.table import Entry, Group, Kind, Table
 from normtune.report.tables import NAMES
 from normtune.statistics.claims import MARGIN, Judged, Measured, judge

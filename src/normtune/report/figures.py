@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
+from normtune.data.suites import Column
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Record
 from normtune.report.curves import Curves, Look, Point, Series
 from normtune.report.heatmap import HeatMap
-from normtune.report.scores import PAPER, Cell, Column, Scores, order, title
+from normtune.report.scores import PAPER, Cell, Scores, order, title
 
 LAYERNORM = "output.LayerNorm"
 #: The paper draws its figures 2 and 5 over these.

@@ -9,37 +9,12 @@ from functools import cached_property
 from statistics import mean, stdev
 
 from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import SUITES, Column
 from normtune.records.results import Results
 from normtune.records.run import Record
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the paper's tables: a task, and which of its dev splits.
-
-    Attributes:
-        title: Its name in print.
-        task: The task.
-        split: The split of the scores.
-    """
-
-    title: str
-    task: str
-    split: str = "dev"
-
-
 #: The paper's nine, in its order.
-PAPER = (
-    Column("QNLI", "qnli"),
-    Column("SST-2", "sst2"),
-    Column("MNLI-m", "mnli"),
-    Column("MNLI-mm", "mnli", "dev_mismatched"),
-    Column("CoLA", "cola"),
-    Column("MRPC", "mrpc"),
-    Column("STS-B", "stsb"),
-    Column("RTE", "rte"),
-    Column("QQP", "qqp"),
-)
+PAPER = SUITES["glue"].columns
 
 
 @dataclass(frozen=True)

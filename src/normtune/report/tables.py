@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import Column
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Record
 from normtune.records.submission import SubmissionRecord
 from normtune.report.baselines import floor
-from normtune.report.scores import PAPER, Cell, Column, Scores, order, title
+from normtune.report.scores import PAPER, Cell, Scores, order, title
 from normtune.report.table import Entry, Group, Table
 from normtune.statistics import published
 

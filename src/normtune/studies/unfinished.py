@@ -9,6 +9,7 @@ from normtune.data.task import TaskData
 from normtune.machine import machine, peak_memory
 from normtune.methods.selection import Selection
 from normtune.methods.sparse import trained_counts
+from normtune.models.families import known_norms
 from normtune.records.run import Counts, Record
 from normtune.studies.pruning import pruned_identity, verdict
 from normtune.training.loop import PrunedError
@@ -74,6 +75,7 @@ def _record(session: Session, config: RunConfig, data: TaskData, selection: Sele
     return Record(
         config=config,
         base_identity=base.identity,
+        norms=known_norms(base.layout),
         selection=own.fingerprint,
         counts=Counts.model_validate(trained_counts(base.layout, own)),
         outputs=data.task.outputs,

@@ -26,6 +26,7 @@ from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.methods.sparse import Tuning, trained_counts
 from normtune.models.base import Base, load_base
+from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
 from normtune.records.run import Counts, Record
 from normtune.training.forward import Goal, Passes
@@ -292,6 +293,7 @@ class Session:
             status="done",
             config=config,
             base_identity=self.base.identity,
+            norms=known_norms(self.base.layout),
             selection=work.selection.fingerprint,
             counts=Counts.model_validate(trained_counts(self.base.layout, work.selection)),
             outputs=task.outputs,

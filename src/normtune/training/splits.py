@@ -68,6 +68,7 @@ def facts_of(data: TaskData, parts: Parts, truncated: Mapping[str, int]) -> Data
     """What a run of `parts` of `data` was trained and scored on, of which so many texts were cut, by split."""
     return DataFacts(
         source=Path(data.source).name,
+        suite=data.suite,
         train=len(parts.train),
         train_of=len(data.splits["train"]),
         dev=len(parts.dev["dev"]),
