@@ -58,9 +58,6 @@ class Protocol(Strict):
             each one operation, and the last for the first token alone. Dropout is then from the fast generator.
             ``compiled``: fused, with what lies between the products of a layer in C++, and dropout there from its
             own generator.
-        together: How many candidates (rates and seeds of one task and method) share a pass at most: one forward and
-            backward pass over the batches of all of them, which gives each its own training but for rounding. Only
-            with dropout off.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -82,7 +79,6 @@ class Protocol(Strict):
     products: Products = "float32"
     inference_products: Products = "float32"
     layers: Layers = "torch"
-    together: Annotated[int, Field(ge=1)] = 1
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None
@@ -108,7 +104,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol.
-        ConfigError: If it would keep a prefix or share passes with dropout on, or fuse layers with torch's dropout.
+        ConfigError: If it would keep a prefix with dropout on, or fuse layers with torch's dropout.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
@@ -117,8 +113,6 @@ def protocol(name: str, **changes: Any) -> Protocol:
     changed = Protocol.model_validate({**known.model_dump(), **given})
     if changed.prefix and changed.dropout:
         raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
-    if changed.together > 1 and changed.dropout:
-        raise ConfigError("Candidates share a pass only with dropout off; add --no-dropout or leave out --together.")
     if changed.layers != "torch" and changed.dropout and changed.dropout_generator != "fast":
         raise ConfigError("Fused layers draw dropout from the fast generator; add --dropout-generator fast.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})

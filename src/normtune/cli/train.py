@@ -99,10 +99,6 @@ def train(
             help="torch; fused: each layer one operation, the last for one token; compiled: that in C++, fastest."
         ),
     ] = None,
-    together: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rates or seeds that share a pass at most; only with dropout off. [default: 1]"),
-    ] = None,
     memory: Annotated[
         str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
     ] = "plain",
@@ -187,14 +183,9 @@ def train(
         products=products,
         inference_products=inference_products,
         layers=layers,
-        together=together,
     )
     if chosen.layers == "compiled":
         kernels()  # where nothing can be built, nothing is begun
-    if rule is not None and chosen.together > 1:
-        raise ConfigError("A rate is dropped by what was whole before it; leave out --prune, or --together.")
-    if tracked and chosen.together > 1:
-        raise ConfigError("Trackers log one run at a time; leave out --track, or --together.")
     found = sources(task, suite, data, own)
     for source in found:
         parts_of(source, chosen)  # what is missing is said before anything is loaded or written

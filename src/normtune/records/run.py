@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from normtune.config import RunConfig, Strict, Sub
+from normtune.config import Protocol, RunConfig, Strict, Sub
 from normtune.records.saved import Saved
 
 
@@ -138,6 +138,16 @@ class Pruned(Strict):
         )
 
 
+#: Fields that protocols had while they said how fast a run is computed, and what `Record.ways` calls their values.
+_WAYS: dict[str, dict[Any, str]] = {
+    "prefix": {True: "prefix"},
+    "layers": {"fused": "fused layers", "compiled": "compiled layers"},
+    "dropout_generator": {"fast": "fast dropout"},
+    "together": {},
+    "inference_products": {"bfloat16": "evaluation in bfloat16"},
+}
+
+
 class Record(Saved):
     """Everything about one run.
 
@@ -159,6 +169,7 @@ class Record(Saved):
         best_epoch: Number of the best epoch, from 1.
         curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
         steps: Optimizer steps.
+        ways: The faster ways in which it was computed; empty for plain torch.
         seconds: Time of the training, evaluation included.
         peak_memory: Largest memory of the process during the run, in bytes.
         delta_bytes: Bytes of the delta's tensors beside the head.
@@ -184,6 +195,7 @@ class Record(Saved):
     best_epoch: int | None = None
     curve: tuple[EpochScore, ...] = ()
     steps: int = 0
+    ways: tuple[str, ...] = ()
     seconds: float = 0.0
     peak_memory: int = 0
     delta_bytes: int = 0
@@ -192,3 +204,17 @@ class Record(Saved):
     versions: dict[str, str]
     # Left out where it is None, so that records of whole runs are what they were before there was pruning.
     pruned: Pruned | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_before(cls, raw: Any) -> Any:
+        """Read a record from before: what its protocol says of speed is moved to `ways`."""
+        try:
+            protocol = dict(raw["config"]["protocol"])
+        except (KeyError, TypeError, ValueError):
+            return raw  # made in this process, or damaged, which the fields will say
+        gone = {name: protocol.pop(name) for name in _WAYS if name in protocol and name not in Protocol.model_fields}
+        if not gone:
+            return raw
+        ways = [_WAYS[name][value] for name, value in gone.items() if value in _WAYS[name]]
+        return {**raw, "config": {**raw["config"], "protocol": protocol}, "ways": (*raw.get("ways", ()), *ways)}

@@ -19,7 +19,6 @@ from normtune.studies.unfinished import pruned
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.rates import Grid
 from normtune.training.session import Session
-from normtune.training.together import Trial
 
 Watch = Callable[[Tick], None]
 
@@ -80,9 +79,6 @@ class Runner:
         fail: Told of each run whose loss stopped being finite.
         prune: When clearly lost rates of a cell are dropped early; None never does.
         drop: Told of each run that was dropped, with its record.
-
-    Raises:
-        ConfigError: If rates are to be dropped early that share a pass.
     """
 
     def __init__(
@@ -98,8 +94,6 @@ class Runner:
         prune: Pruning | None = None,
         drop: Callable[[Record], None] = lambda _: None,
     ) -> None:
-        if prune is not None and protocol.together > 1:
-            raise ConfigError("A rate is dropped by what was whole before it; leave out --prune, or --together.")
         self._session, self._protocol, self._aside = session, protocol, aside
         stores = [store, Store(aside / "records") if aside is not None else None]
         self._stores = [known for known in stores if known is not None]
@@ -138,28 +132,8 @@ class Runner:
         return tried
 
     def _several(self, cell: Cell, pairs: Sequence[tuple[float, int]]) -> list[Ended]:
-        """Runs at these rates and seeds, as many in one pass as the protocol lets."""
-        size = self._protocol.together
-        if size == 1:
-            return [self._try(cell, rate, seed) for rate, seed in pairs]
-        groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        return [run for group in groups for run in self._group(cell, group)]
-
-    def _group(self, cell: Cell, pairs: Sequence[tuple[float, int]]) -> list[Ended]:
-        """Runs in one pass, of which those that were finished before are left out."""
-        configs = [self._config(cell, rate, seed) for rate, seed in pairs]
-        identities = [self._session.identify(config, cell.data, cell.selection) for config in configs]
-        watches = [self._begin(config) for config in configs]
-        known = [self._known(identity) for identity in identities]
-        new = [number for number, run in enumerate(known) if run is None]
-        trials = [Trial(configs[number], self._checkpoint(identities[number]), watches[number]) for number in new]
-        results = self._session.together(trials, cell.data, selection=cell.selection) if new else []
-        made = {
-            number: self._kept(result, trial.checkpoint)
-            for number, trial, result in zip(new, trials, results, strict=True)
-        }
-        ended = [run or made[number] for number, run in enumerate(known)]
-        return [self._told(config, run) for config, run in zip(configs, ended, strict=True)]
+        """Runs at these rates and seeds."""
+        return [self._try(cell, rate, seed) for rate, seed in pairs]
 
     def _config(self, cell: Cell, rate: float, seed: int) -> RunConfig:
         return self._session.config(cell.data.task.name, cell.method, rate, seed, self._protocol, cell.selection)
@@ -221,10 +195,6 @@ class Runner:
             self._put(lost, checkpoint)
             return lost
         return self._finish(record, delta, checkpoint)
-
-    def _kept(self, result: tuple[Record, Delta] | TrainingError | PrunedError, checkpoint: Path | None) -> Ended:
-        assert not isinstance(result, PrunedError)  # a group is never judged
-        return result if isinstance(result, TrainingError) else self._finish(*result, checkpoint)
 
     def _finish(self, record: Record, delta: Delta, checkpoint: Path | None) -> Finished:
         """A run that was finished now, of which everything is kept that is to be."""

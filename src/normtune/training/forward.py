@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from normtune.fast.fused import fused
 from normtune.fast.linear import fast_linear
 from normtune.fast.memory import Memory, memory_of
 from normtune.fast.prefix import Prefix, States
-from normtune.fast.stack import Stack
 from normtune.models.base import Base
 
 
@@ -41,19 +39,6 @@ class Goal:
     pick: Encoded
 
 
-@dataclass(frozen=True)
-class Passed:
-    """What a forward and backward pass over a batch gave a training.
-
-    Attributes:
-        loss: The batch's mean loss; gradients are where the optimizer looks for them.
-        seconds: The time that it took, or the training's share of it.
-    """
-
-    loss: float
-    seconds: float
-
-
 class Passes:
     """A base model's passes over one task.
 
@@ -64,7 +49,6 @@ class Passes:
         accelerator: Where.
         prefix: The frozen prefix of what trains, where the protocol keeps it.
         memory: What is kept for the backward pass; it changes no number.
-        stack: Whose candidates share the passes, if any do.
 
     Raises:
         ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
@@ -80,7 +64,6 @@ class Passes:
         *,
         prefix: Prefix | None = None,
         memory: Memory = "plain",
-        stack: Stack | None = None,
     ) -> None:
         if prefix is not None and protocol.dropout:
             raise ConfigError("A prefix is computed once only with dropout off.")
@@ -93,7 +76,7 @@ class Passes:
         if protocol.layers != "torch" and (memory != "plain" or accelerator.mixed_precision != "no"):
             raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
-        self._prefix, self._memory, self._stack = prefix, memory, stack
+        self._prefix, self._memory = prefix, memory
         self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
         self._model = accelerator.prepare(base.model)
         self._loss = loss_of(goal.task)
@@ -112,13 +95,13 @@ class Passes:
             stack.enter_context(fast_linear(products))
             if self.protocol.layers != "torch":
                 compiled = self.protocol.layers == "compiled"
-                stack.enter_context(fused(model, products, stack=self._stack, inference=inference, compiled=compiled))
+                stack.enter_context(fused(model, products, inference=inference, compiled=compiled))
             stack.enter_context(memory_of(model, self._memory))
             yield
 
-    def one(self, indices: np.ndarray) -> Passed:
-        """Forward and backward over the training examples at `indices`."""
-        accelerator, started = self.accelerator, time.monotonic()
+    def backward(self, indices: np.ndarray) -> float:
+        """Forward and backward over the training examples at `indices`; their mean loss."""
+        accelerator = self.accelerator
         mine = indices[accelerator.process_index :: accelerator.num_processes]
         # Each process takes its share of the batch; the factor makes their mean the batch's mean. A process that
         # gets none of a short last batch still takes part, with a weight of zero.
@@ -126,8 +109,7 @@ class Passes:
         mine = mine if len(mine) else indices[:1]
         share = self.loss(self.outputs(mine), mine) * factor
         accelerator.backward(share)
-        value = float(accelerator.reduce(share.detach(), "mean"))
-        return Passed(value, time.monotonic() - started)
+        return float(accelerator.reduce(share.detach(), "mean"))
 
     def outputs(self, indices: np.ndarray) -> Tensor:
         """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""

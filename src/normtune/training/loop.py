@@ -1,14 +1,13 @@
 """The training loop: AdamW, warm-up and linear decay, clipping, an evaluation an epoch, the best epoch kept.
 
-It never sees a method's name, only what trains. Who computes the passes is not its business either: it says which
-examples it wants one over, and goes on with what the pass gave.
+It never sees a method's name, only what trains.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from normtune.evaluation import score_outputs
 from normtune.methods.trainable import Trained
 from normtune.records.run import EpochScore
 from normtune.training.checkpoint import unpack
-from normtune.training.forward import Passed, Passes
+from normtune.training.forward import Passes
 from normtune.training.state import State
 
 #: Seconds between two checkpoints inside an epoch.
@@ -122,10 +121,9 @@ class Loop:
         self._state = State(
             trained, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )
-        self._course = self._courses()
 
     def run(self) -> Outcome:
-        """Train to the end, with passes of its own.
+        """Train to the end.
 
         Returns:
             The best epoch's values, and the curve.
@@ -139,38 +137,21 @@ class Loop:
         with torch.random.fork_rng(), passes.ways():
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
-            wanted = self.next()
-            while wanted is not None:
-                wanted = self.next(passes.one(wanted))
+            self._state.resume()
+            self._ask()
+            while self._state.progress.epoch < self._protocol.epochs:
+                self._epoch()
+                self._finish_epoch()
+                self._ask()
         model.train(was_training)
-        return self.outcome
-
-    def next(self, passed: Passed | None = None) -> np.ndarray | None:
-        """Go on to the next pass.
-
-        Args:
-            passed: What the last one gave; None at the start.
-
-        Returns:
-            Positions of the training examples that a pass is wanted over; None at the end.
-
-        Raises:
-            TrainingError: If loss or gradient stop being finite.
-            PrunedError: If it was judged to be lost.
-        """
-        try:
-            return self._course.send(passed)
-        except StopIteration:
-            return None
+        return self._outcome()
 
     @property
     def step(self) -> int:
         """Steps done."""
         return self._state.progress.epoch * self._batches + self._state.progress.batch
 
-    @property
-    def outcome(self) -> Outcome:
-        """What it gave, at its end."""
+    def _outcome(self) -> Outcome:
         progress, best = self._state.progress, self._state.best
         assert progress.best is not None
         return Outcome(
@@ -182,24 +163,12 @@ class Loop:
             seconds=progress.seconds,
         )
 
-    def _courses(self) -> Generator[np.ndarray, Passed | None, None]:
-        self._state.resume()
-        self._ask()
-        while self._state.progress.epoch < self._protocol.epochs:
-            yield from self._epoch()
-            self._finish_epoch()
-            self._ask()
-
-    def _epoch(self) -> Generator[np.ndarray, Passed | None, None]:
+    def _epoch(self) -> None:
         state, train = self._state, self._goal.train
         self.trained.base.model.train(self._protocol.dropout)
         order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
         for indices in order[state.progress.batch :]:
-            state.advance()
-            passed = yield indices
-            assert passed is not None
-            state.spend(passed.seconds)
-            self._learn(passed.loss, len(indices))
+            self._learn(self._passes.backward(indices), len(indices))
             if time.monotonic() - state.saved > SAVE_EVERY:
                 state.save()
 

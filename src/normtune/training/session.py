@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,11 @@ from normtune.config import Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError, TrainingError
+from normtune.errors import ConfigError, SelectionError
 from normtune.evaluation import score
 from normtune.fast.memory import Memory
 from normtune.fast.point import Point
 from normtune.fast.prefix import Prefix
-from normtune.fast.stack import Stack
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import select
@@ -30,10 +29,9 @@ from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
 from normtune.records.run import Counts, Record
 from normtune.training.forward import Goal, Passes
-from normtune.training.loop import Judge, Loop, Outcome, PrunedError, Tick
+from normtune.training.loop import Judge, Loop, Outcome, Tick
 from normtune.training.rates import Grid, grid, width_of
 from normtune.training.splits import EncodedParts, Parts, facts_of, identities, parts_of
-from normtune.training.together import Together, Trial, check
 from normtune.training.tracking import logged
 from normtune.versions import versions
 
@@ -177,11 +175,6 @@ class Session:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        if config.protocol.together > 1:
-            (result,) = self.together([Trial(config, checkpoint, watch, judge)], data, selection=selection)
-            if isinstance(result, Exception):
-                raise result
-            return result
         work = self._work(config, data, selection)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
@@ -208,57 +201,6 @@ class Session:
             log.best(record.scores, outcome.curve[outcome.best].epoch, outcome.steps)
         return record, delta
 
-    def together(
-        self, trials: Sequence[Trial], data: TaskData, *, selection: Selection | None = None
-    ) -> list[tuple[Record, Delta] | TrainingError | PrunedError]:
-        """Train several runs in lockstep, with one pass a step over the batches of all of them, and score each.
-
-        Args:
-            trials: What to train; their configurations differ in rate and seed alone.
-            data: The task and its data.
-            selection: What trains, as in `run`.
-
-        Returns:
-            For each its record and delta, or why it ended early. The base model is left as it was.
-
-        Raises:
-            ConfigError: If they differ otherwise or are too many, dropout is on, more than LayerNorm trains, or runs
-                are tracked.
-        """
-        check(trials, self.accelerator)
-        works = [self._work(trial.config, data, selection) for trial in trials]
-        with ExitStack() as undo:
-            undo.callback(self.base.refresh)
-            undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), works[0].config.seed).undo)
-            undo.callback(self.accelerator.free_memory)
-            stack = Stack(self.base, works[0].selection)
-            passes = self._passes(works[0], stack)
-            candidates = [stack.candidate(trial.config.seed) for trial in trials]
-            before = candidates[0].values()
-            loops = {
-                candidate: Loop(
-                    candidate,
-                    passes,
-                    rate=trial.config.rate,
-                    seed=trial.config.seed,
-                    run=work.identity,
-                    checkpoint=trial.checkpoint,
-                    watch=trial.watch,
-                    judge=trial.judge,
-                )
-                for candidate, trial, work in zip(candidates, trials, works, strict=True)
-            }
-            results: list[tuple[Record, Delta] | TrainingError | PrunedError] = []
-            outcomes = Together(stack, passes, loops).run()
-            for candidate, work, outcome in zip(candidates, works, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    results.append(outcome)
-                    continue
-                candidate.load(outcome.values, outcome.head)
-                with stack.alone(candidate):
-                    results.append(self._finished(work, passes, outcome, before))
-        return results
-
     def _work(self, config: RunConfig, data: TaskData, selection: Selection | None) -> _Work:
         parts, chosen = parts_of(data, config.protocol), self._selected(config, selection)
         encoded = EncodedParts(
@@ -270,7 +212,7 @@ class Session:
         reset_peak_memory(self.accelerator.device)
         return _Work(config, data, parts, encoded, chosen, identity)
 
-    def _passes(self, work: _Work, stack: Stack | None = None) -> Passes:
+    def _passes(self, work: _Work) -> Passes:
         return Passes(
             self.base,
             Goal(work.data.task, work.encoded.train, work.encoded.pick),
@@ -278,7 +220,6 @@ class Session:
             self.accelerator,
             prefix=self._prefix_of(work.selection, work.config.protocol) if work.config.protocol.prefix else None,
             memory=self._memory,
-            stack=stack,
         )
 
     def _finished(

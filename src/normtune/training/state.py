@@ -67,15 +67,10 @@ class State:
 
     def advance(self, **changes: object) -> None:
         """Change the progress, and count the time since it was last counted."""
-        self._count(time.monotonic() - self._counted, changes)
-
-    def spend(self, seconds: float) -> None:
-        """Count so many seconds instead of the time since it was last counted."""
-        self._count(seconds, {})
-
-    def _count(self, seconds: float, changes: dict[str, object]) -> None:
-        self._counted = time.monotonic()
-        self.progress = self.progress.model_copy(update={"seconds": self.progress.seconds + seconds, **changes})
+        now = time.monotonic()
+        seconds = self.progress.seconds + now - self._counted
+        self._counted = now
+        self.progress = self.progress.model_copy(update={"seconds": seconds, **changes})
 
     def present(self) -> dict[str, Tensor]:
         """The values as they are now."""
