@@ -20,7 +20,7 @@ def record(method: str, task: str, seed: int, rate: float, score: float) -> Reco
         status="done",
         config=RunConfig(model="m", task=task, method=method, rate=rate, seed=seed, protocol=protocol("small")),
         base_identity="b",
-        selection="s",
+        trains="s",
         counts=Counts(selected=10, head=2, trained=12, total=100, share=0.1),
         data=facts,
         primary="accuracy",

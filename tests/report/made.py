@@ -42,7 +42,7 @@ def record(task: str, method: str, seed: int, below: float = 0.0, **changes: Any
         "status": "done",
         "config": config,
         "base_identity": "b" * 64,
-        "selection": "s" * 64,
+        "trains": "s" * 64,
         "counts": Counts(selected=selected, head=66, trained=selected + 66, total=20_066, share=selected / 20_000),
         "data": DataFacts(
             source=task, train=2000, train_of=5000, dev=DEV[task], dev_of=DEV[task], held_out=0,

@@ -131,7 +131,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
         ("leave-one-out", "rte"): scores["sst2"],
         ("leave-one-out", "sst2"): scores["rte"],
     }
-    layernorm = work.session.selection("layernorm")
+    layernorm = work.session.spec("layernorm")
     for job in study.jobs:
         if isinstance(job, MaskJob):
             mask = Mask.load(finished / "masks" / study.known[job.key].id, base)

@@ -7,13 +7,13 @@ from statistics import mean
 
 import pytest
 
-from normtune.methods.expression import select
+from normtune.methods.expression import select, specify
 from normtune.methods.method import METHODS
 from normtune.methods.selection import nothing
 from normtune.models.base import skeleton
 from normtune.records.aggregate import by_rate
 from normtune.records.store import Store
-from normtune.training.rates import NARROW, grid, width_of
+from normtune.training.rates import grid, width_of
 
 RUNS = Path(__file__).parents[2] / "results" / "runs"
 MEASURED = ("head", "full", "bitfit", "layernorm", "random")
@@ -23,7 +23,7 @@ MEASURED = ("head", "full", "bitfit", "layernorm", "random")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_four_rates_at_every_width(method: str, width: int) -> None:
     layout = skeleton("minilm")
-    rates = grid(method, select(layout, method), width)
+    rates = grid(method, specify(layout, method), width)
     assert len(set(rates.rates)) == 4
     assert rates.first(3) == tuple(sorted(rates.rates[:3]))
     assert rates.default == sorted(rates.rates[:3])[1]
@@ -39,8 +39,8 @@ def test_the_papers_grids_at_the_papers_width() -> None:
 def test_an_expression_takes_the_grid_of_its_size() -> None:
     layout = skeleton("minilm")
     for expression, like in (("attention.output.dense", "full"), ("output.LayerNorm.bias@3-", "layernorm")):
-        assert grid(expression, select(layout, expression), 384) == NARROW[like]
-    assert grid("last-layers@3", select(layout, "last-layers@3"), 384) == NARROW["full"]
+        assert grid(expression, select(layout, expression), 384) == grid(like, select(layout, like), 384)
+    assert grid("last-layers@3", select(layout, "last-layers@3"), 384) == grid("full", select(layout, "full"), 384)
     assert width_of(layout) == 384
 
 
@@ -51,5 +51,5 @@ def test_the_narrow_grid_is_the_best_window_of_the_measured_rates(method: str) -
     rates = list(scores)
     windows = [tuple(rates[i : i + 3]) for i in range(len(rates) - 2)]
     best = max(windows, key=lambda window: mean(scores[rate] for rate in window))
-    assert NARROW[method].first(3) == best
+    assert tuple(sorted(METHODS[method].narrow[:3])) == best
     assert max(scores, key=scores.__getitem__) not in {rates[0], rates[-1]}

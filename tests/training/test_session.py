@@ -73,7 +73,7 @@ def test_every_method_learns_and_leaves_the_base_to_the_bit(session: Session, me
     record, delta = session.run(config, data())
     assert record.curve[-1].loss < record.curve[0].loss
     assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
-    assert record.counts.selected == delta.entries == len(session.selection(method))
+    assert record.counts.selected == delta.entries == len(session.spec(method))
 
 
 def test_the_delta_scores_what_the_record_says(session: Session) -> None:
@@ -298,18 +298,18 @@ def test_outputs_do_not_depend_on_padding(session: Session) -> None:
 
 
 def test_a_selection_of_ones_own_trains_as_the_method_that_makes_it(session: Session) -> None:
-    selection = session.selection("layernorm")
+    selection = select(session.base.layout, "layernorm")
     config = session.config("animals", "mine", 1e-2, 0, SMALL, selection)
     record, delta = session.run(config, data(), selection=selection)
     expected, delta_expected = session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
     assert_same_delta(delta, delta_expected)
-    assert (record.scores, record.selection) == (expected.scores, expected.selection)
+    assert (record.scores, record.trains) == (expected.scores, expected.trains)
     assert (record.config.method, delta.info.method, record.config.mask) == ("mine", "mine", selection.fingerprint[:16])
     assert record.id == session.identify(config, data(), selection) != expected.id
 
 
 def test_a_configuration_goes_with_the_selection_it_was_made_with(session: Session) -> None:
-    selection, other = session.selection("layernorm"), session.selection("bitfit")
+    selection, other = select(session.base.layout, "layernorm"), select(session.base.layout, "bitfit")
     own, method = (session.config("animals", "random@2", 1e-2, 0, SMALL, chosen) for chosen in (selection, None))
     for config, given in ((own, None), (own, other), (method, selection)):
         with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):

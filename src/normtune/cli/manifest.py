@@ -50,7 +50,7 @@ def train_manifest(path: Path, out: Path | None, device: str, precision: str, as
     manifest = read_manifest(path)
     chosen = protocol(manifest.protocol, epochs=manifest.epochs)
     session = Session(manifest.model, accelerator=accelerator(device, precision))
-    session.selection(manifest.method)  # a method that does not exist is refused once, not for every task
+    session.spec(manifest.method)  # a method that does not exist is refused once, not for every task
     root = out or Path("runs") / path.stem
     with Watcher(len(manifest.tasks)) as watcher:
         results = [_one(session, manifest, entry, chosen, root / entry.name, watcher) for entry in manifest.tasks]

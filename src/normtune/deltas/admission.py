@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from normtune.deltas.answering import task_of
@@ -13,6 +12,8 @@ from normtune.deltas.delta import Delta
 from normtune.deltas.entry import Entry
 from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DeltaError, ModelError, SelectionError
+from normtune.methods.selection import Selection
+from normtune.methods.sparse import Sparse
 from normtune.models.base import Base
 from normtune.models.head import head_shapes
 
@@ -59,34 +60,28 @@ class Admission:
             ) from error
 
     def _row(self, delta: Delta) -> Row:
-        for name in delta.values:
+        own = delta.spec(self._base).vectors(delta.values)
+        for name in own:
             if name not in self._model.vectors:
                 raise ModelError(f"it changes {name}, and only vectors can differ from row to row.")
-        row = self._model.row({name: self._whole(delta, name) for name in delta.values}, delta.head)
+        row = self._model.row({name: self._whole(name, *values) for name, values in own.items()}, delta.head)
         if not self._model.is_proven(row.names):
             with self._quiet:
                 self._model.prove(row.names)
         return row
 
-    def _whole(self, delta: Delta, name: str) -> Tensor:
-        values, indices = delta.values[name], delta.indices[name]
-        if indices is None:
-            return values
+    def _whole(self, name: str, indices: Tensor, values: Tensor) -> Tensor:
         whole = self._model.vectors[name].to("cpu", copy=True)
-        whole[torch.from_numpy(indices)] = values.float()
+        whole[indices] = values.float()
         return whole
 
     def _check_values(self, name: str, delta: Delta) -> None:
         try:
-            selection = delta.selection(self._base)
+            spec = delta.spec(self._base)
         except SelectionError as error:
             raise DeltaError(f"The delta {name!r} is damaged: {error}") from error
-        for parameter, values in delta.values.items():
-            if values.numel() != selection.count(parameter):
-                raise DeltaError(
-                    f"The delta {name!r} is damaged: it has {values.numel()} values for {selection.count(parameter)}"
-                    f" entries of {parameter}."
-                )
+        if isinstance(spec, Sparse):
+            _check_sizes(name, delta, spec.selection)
         for parameter, values in (*delta.values.items(), *delta.head.items()):
             if not bool(values.isfinite().all()):
                 raise DeltaError(f"The delta {name!r} is damaged: a value of {parameter} is not finite.")
@@ -102,3 +97,12 @@ class Admission:
                     f"The head of the delta {name!r} does not fit: {parameter} has the shape"
                     f" {tuple(delta.head[parameter].shape)} instead of {wanted}."
                 )
+
+
+def _check_sizes(name: str, delta: Delta, selection: Selection) -> None:
+    for parameter, values in delta.values.items():
+        if values.numel() != selection.count(parameter):
+            raise DeltaError(
+                f"The delta {name!r} is damaged: it has {values.numel()} values for {selection.count(parameter)}"
+                f" entries of {parameter}."
+            )

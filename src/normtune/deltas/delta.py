@@ -1,9 +1,9 @@
-"""A delta: the new values of the selected entries, the head, and the identity of the base model.
+"""A delta: what training changed or added, the head, and the identity of the base model.
 
-It stores values, not differences, so that restoring is exact. One safetensors file holds it: ``values/NAME`` for each
-parameter with selected entries (its whole, in its shape, or a packed vector), ``mask/NAME`` (packed bits) or
-``index/NAME`` (int32 positions) for the packed ones, whichever is shorter, and ``head/NAME``. Its header carries the
-metadata as JSON.
+It stores values, not differences, so that restoring is exact. One safetensors file holds it: ``values/NAME``, a vector,
+for each parameter with selected entries and for each parameter that was added; of a parameter that was not selected
+whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32), whichever is shorter; and
+``head/NAME``. Its header carries the metadata as JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from normtune.config import Strict
 from normtune.data.task import Kind
-from normtune.errors import DeltaError, OutputError
+from normtune.errors import DeltaError, NormtuneError, OutputError, UnknownNameError
 from normtune.files import write_atomically
+from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Tuning, raise_norms, refuse_sharded
+from normtune.methods.sparse import Sparse
+from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
 from normtune.versions import versions
@@ -46,7 +49,9 @@ class DeltaInfo(Strict):
         base_revision: Its commit or package version, where there is one.
         base_identity: Its content hash; the delta goes on no other.
         layout: Fingerprint of the base's parameter names and shapes.
-        method: The method or expression that made the selection, for people.
+        method: The method or expression, for people.
+        added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where entries of its own
+            were trained.
         task: The task's name.
         kind: ``classification`` or ``regression``.
         labels: Label names in class order.
@@ -66,6 +71,7 @@ class DeltaInfo(Strict):
     base_identity: str
     layout: str
     method: str = ""
+    added: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
     task: str = ""
     kind: Kind
     labels: tuple[str, ...] = ()
@@ -90,8 +96,9 @@ class Delta:
 
     Attributes:
         info: What it says of itself.
-        indices: For each parameter with selected entries their positions in the flattened parameter, or None for all.
-        values: Their new values: float32, packed, by parameter name.
+        indices: For each parameter with selected entries their positions in the flattened parameter, or None for all;
+            empty where parameters were added instead.
+        values: The values, float32 vectors: new ones of the selected entries, or those of what was added, by name.
         head: The head's values: float32, by parameter name.
     """
 
@@ -101,39 +108,62 @@ class Delta:
     head: Mapping[str, Tensor]
 
     @classmethod
-    def capture(cls, tuning: Tuning, **info: object) -> Delta:
+    def capture(cls, trainable: Trainable, **info: object) -> Delta:
         """The delta of a model as it is trained now.
 
         Args:
-            tuning: The model in training.
+            trainable: The model in training.
             **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``method``, ``note``, ...
 
         Returns:
             A copy of what trains.
         """
-        return cls.of(tuning.base, tuning.selection, tuning.values(), tuning.head_values(), **info)
+        return cls.of(trainable.base, trainable.spec, trainable.values(), trainable.head_values(), **info)
 
     @classmethod
     def of(
-        cls, base: Base, selection: Selection, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
+        cls, base: Base, spec: Spec, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
     ) -> Delta:
-        """A delta of the values that `Tuning.values` and `Tuning.head_values` gave for `selection`."""
-        spec = base.head
+        """A delta of the values that `Trainable.values` and `Trainable.head_values` gave for `spec`."""
+        answers = base.head
         fields = {
             "base": base.name,
             "base_revision": base.revision,
             "base_identity": base.identity,
             "layout": base.layout.fingerprint,
-            "kind": spec.kind,
-            "labels": spec.labels,
+            "added": spec.describe(),
+            "kind": answers.kind,
+            "labels": answers.labels,
             "versions": versions(),
         }
-        return cls(DeltaInfo.model_validate({**fields, **info}), dict(selection.chosen), dict(values), dict(head))
+        indices = dict(spec.selection.chosen) if isinstance(spec, Sparse) else {}
+        return cls(DeltaInfo.model_validate({**fields, **info}), indices, dict(values), dict(head))
+
+    def spec(self, base: Base) -> Spec:
+        """What was trained, on `base`, which must be the delta's.
+
+        Raises:
+            DeltaError: If it is another model, or the delta is of a method that this version does not know.
+            SelectionError: If the delta's positions lie outside its parameters.
+        """
+        self.check(base)
+        if self.info.added is None:
+            return Sparse(Selection(base.layout, self.indices))
+        try:
+            return read(base.layout, self.info.added)
+        except UnknownNameError as error:
+            raise DeltaError(f"This delta needs another version of normtune: {error}") from error
 
     def selection(self, base: Base) -> Selection:
-        """The delta's selection on `base`, which must be its base."""
-        self.check(base)
-        return Selection(base.layout, self.indices)
+        """The entries of `base`, which must be the delta's, that were trained.
+
+        Raises:
+            DeltaError: If it is another model, or parameters were added instead.
+        """
+        spec = self.spec(base)
+        if not isinstance(spec, Sparse):
+            raise DeltaError(f"This delta adds parameters of its own ({self.info.method}) and changes no entries.")
+        return spec.selection
 
     @property
     def entries(self) -> int:
@@ -158,20 +188,21 @@ class Delta:
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
 
-    def apply(self, base: Base) -> Applied:
-        """Put the delta on `base`: the selected values, the head, its labels and its problem type.
+    def apply(self, base: Base, *, merge: bool = False) -> Applied:
+        """Put the delta on `base`: its values, the head, its labels and its problem type.
 
         Args:
             base: The delta's base model; its model is changed in place.
+            merge: Whether added parameters go into the base's own, so that its modules and their names stay.
 
         Returns:
             A handle whose `remove` puts back what was there, to the bit.
 
         Raises:
-            DeltaError: If `base` is another model, or carries a delta already.
+            DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
         """
         self.check(base)
-        return Applied(base, self)
+        return Applied(base, self, merge=merge)
 
     def save(self, path: str | Path) -> Path:
         """Write the delta to `path`, a folder (as ``delta.safetensors``) or a file, whole or not at all.
@@ -212,7 +243,7 @@ class Delta:
         tensors = {f"head/{name}": value.contiguous() for name, value in self.head.items()}
         for name, value in self.values.items():
             tensors[f"values/{name}"] = value.reshape(-1).contiguous()
-            indices = self.indices[name]
+            indices = self.indices.get(name)
             if indices is not None:
                 tensors.update(pack(name, indices))
         return tensors
@@ -224,29 +255,26 @@ class Applied:
     Args:
         base: The base model.
         delta: The delta, which must belong to it.
+        merge: Whether added parameters go into the base's own.
 
     Raises:
-        DeltaError: If the base carries a delta already.
+        DeltaError: If the base carries a delta already, or the delta does not fit it.
     """
 
-    def __init__(self, base: Base, delta: Delta) -> None:
+    def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
-        refuse_sharded(base.model)
-        selection = Selection(base.layout, delta.indices)
+        spec = delta.spec(base)
         self._base = base
         self._head = HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head)
         base.refresh()
-        self._norms = raise_norms(base.model, selection)
-        self._kept: dict[str, Tensor] = {}
-        parameters = dict(base.model.named_parameters())
-        with torch.no_grad():
-            for name, values in delta.values.items():
-                flat = parameters[name].data.view(-1)
-                where = torch.from_numpy(selection.indices(name)).to(flat.device)
-                self._kept[name] = flat[where].clone()
-                flat[where] = values.to(flat)
-        self._where = {name: selection.indices(name) for name in delta.values}
+        try:
+            put = spec.merge if merge else spec.apply
+            self._values = put(base, delta.values)
+        except NormtuneError:
+            self._head.undo()
+            base.refresh()
+            raise
         setattr(base.model, _MARK, self)
 
     def remove(self) -> None:
@@ -257,13 +285,7 @@ class Applied:
         """
         if getattr(self._base.model, _MARK, None) is not self:
             raise DeltaError("This delta is not on the base model.")
-        parameters = dict(self._base.model.named_parameters())
-        with torch.no_grad():
-            for name, values in self._kept.items():
-                flat = parameters[name].data.view(-1)
-                flat[torch.from_numpy(self._where[name]).to(flat.device)] = values
-        for norm in self._norms:
-            norm.undo()
+        self._values.undo()
         self._head.undo()
         self._base.refresh()
         delattr(self._base.model, _MARK)
@@ -295,7 +317,8 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
         part, _, name = key.partition("/")
         if part == "values":
             values[name] = tensor
-            indices.setdefault(name, None)
+            if info.added is None:
+                indices.setdefault(name, None)
         elif part in PACKED:
             indices[name] = unpack(part, tensor)
         elif part == "head":

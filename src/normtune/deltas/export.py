@@ -22,6 +22,7 @@ from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
+from normtune.methods.sparse import Sparse
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.models.sources import PACKAGED
@@ -133,7 +134,7 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
         **info,
     }
     selection = Selection(base.layout, dict.fromkeys(body))
-    delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
+    delta = Delta.of(base, Sparse(selection), {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
     with delta.apply(base):  # a head whose parts do not fit together is refused here, not when it is first used

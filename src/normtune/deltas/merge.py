@@ -39,7 +39,7 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
         DeltaError: If `base` is another model or carries a delta already, or the head cannot take a regression's scale.
         OutputError: If something is in the folder, or it cannot be written.
     """
-    with delta.apply(base):
+    with delta.apply(base, merge=True):
         if is_scaled(delta.info):
             _absorb_scale(base, delta.info)
         with fresh_folder(Path(folder)) as aside:

@@ -20,7 +20,7 @@ from normtune.errors import ConfigError
 from normtune.fast.first_token import FAMILIES
 from normtune.methods.selection import Selection
 from normtune.methods.sparse import refuse_sharded
-from normtune.methods.trainable import Trained
+from normtune.methods.trainable import Trainable as Trained
 from normtune.models.base import Base
 from normtune.models.head import new_head
 
@@ -108,7 +108,7 @@ class Stack:
 
     def candidate(self, seed: int) -> Candidate:
         """A new candidate, with the head that `seed` draws."""
-        return Candidate(self._base, self._selection, seed)
+        return Candidate(self._base, self._selection, seed)  # type: ignore[abstract]
 
     def show(self, *shares: Share) -> None:
         """From now on the model takes joint batches of these shares, or any batch for a single candidate."""

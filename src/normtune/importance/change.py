@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from normtune.methods.selection import Selection
+from normtune.models.layout import Place
 from normtune.records.run import Change
 
 
-def changes(selection: Selection, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:
+def changes(places: Iterable[Place], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:
     """How far each parameter's selected entries moved, in the model's order, the head left out.
 
     Args:
-        selection: Which entries were trained.
+        places: The parameters whose entries were trained.
         before: Their pre-trained values, packed, by parameter name.
         after: Their fine-tuned values, likewise.
 
@@ -22,7 +22,7 @@ def changes(selection: Selection, before: Mapping[str, Tensor], after: Mapping[s
         One entry a parameter, summed in float64.
     """
     result = []
-    for place in selection:
+    for place in places:
         old, new = before[place.parameter].double(), after[place.parameter].double()
         moved = (new - old).abs()
         scale = float(old.abs().mean())

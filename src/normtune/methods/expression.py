@@ -18,12 +18,40 @@ import re
 from fnmatch import fnmatchcase
 
 from normtune.errors import SelectionError, UnknownNameError
-from normtune.methods.method import METHODS, last_layers, random
+from normtune.methods.method import METHODS
 from normtune.methods.selection import Selection, where
+from normtune.methods.sparse import Sparse
+from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout, Place
 
 _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
 _LAYERS = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
+
+
+def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
+    """What a method's name or an expression trains.
+
+    Args:
+        layout: The model's parameters.
+        text: A method's name, with ``@`` and a number where it takes one, or an expression (see the module).
+        seed: Seeds what the method draws.
+
+    Returns:
+        Its spec.
+
+    Raises:
+        UnknownNameError: If a name is neither a method nor a component of this model.
+        SelectionError: If the expression cannot be read, or a term selects nothing.
+    """
+    name, _, option = text.strip().partition("@")
+    method = METHODS.get(name)
+    if method is not None and method.read is not None:
+        if option and not option.isdigit():
+            raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands a number, its {method.option}.")
+        made = method(layout, seed=seed, option=int(option) if option else None)
+        assert isinstance(made, Spec)
+        return made
+    return Sparse(select(layout, text, seed=seed))
 
 
 def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
@@ -58,9 +86,10 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
     name, marked, layers = text.strip().partition("@")
     if not name or (marked and not _LAYERS.fullmatch(layers)):
         raise SelectionError(f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@3-5 or NAME@4-.")
-    if name == "last-layers" and marked and layers.isdigit():
-        return last_layers(layout, layers=int(layers))
-    selection = _method(layout, name, seed) if name in METHODS else _named(layout, name)
+    method = METHODS.get(name)
+    if method is not None and method.option and layers.isdigit():
+        return _selected(name, method(layout, seed=seed, option=int(layers)))
+    selection = _named(layout, name) if method is None else _selected(name, method(layout, seed=seed))
     if marked:
         selection &= _layers(layout, layers)
         if not len(selection):
@@ -68,8 +97,10 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
     return selection
 
 
-def _method(layout: Layout, name: str, seed: int) -> Selection:
-    return random(layout, seed=seed) if name == "random" else METHODS[name](layout)
+def _selected(name: str, made: Selection | Spec) -> Selection:
+    if isinstance(made, Spec):
+        raise SelectionError(f"{name!r} has parameters of its own, so it stands alone and not in an expression.")
+    return made
 
 
 def _named(layout: Layout, name: str) -> Selection:

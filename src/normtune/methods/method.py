@@ -1,14 +1,18 @@
-"""Methods: named ways to make a selection of a model's pre-trained entries."""
+"""METHODS: the named ways to make something trainable out of a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from normtune.errors import SelectionError
+from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.peft import Peft, lora
 from normtune.methods.selection import Selection, at, everything, nothing, where
+from normtune.methods.trainable import Spec
 from normtune.models.families import norms_of
 from normtune.models.layout import Layout
 
@@ -77,12 +81,12 @@ def random(layout: Layout, *, seed: int = 0) -> Selection:
     return at(layout, generator.choice(layout.size, size=size, replace=False, shuffle=False))
 
 
-def last_layers(layout: Layout, *, layers: int | None = None) -> Selection:
+def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
     """Everything from the last layers up, a pooler included (Lee et al., 2019, "What would ELSA do?").
 
     Args:
         layout: The model's parameters.
-        layers: How many layers; a quarter of them, rounded up, unless given.
+        option: How many layers; a quarter of them, rounded up, unless given.
 
     Returns:
         The whole of these layers, and of the pooler where the checkpoint holds one.
@@ -90,7 +94,7 @@ def last_layers(layout: Layout, *, layers: int | None = None) -> Selection:
     Raises:
         SelectionError: If the model does not have that many layers.
     """
-    count = math.ceil(layout.layers / 4) if layers is None else layers
+    count = math.ceil(layout.layers / 4) if option is None else option
     if not 1 <= count <= layout.layers:
         raise SelectionError(f"last-layers takes 1 to {layout.layers} layers of this model; got {count}.")
     first = layout.layers - count
@@ -100,17 +104,90 @@ def last_layers(layout: Layout, *, layers: int | None = None) -> Selection:
     )
 
 
-#: Methods by name. `random` also takes a seed and `last-layers` a number of layers.
-METHODS: dict[str, Callable[[Layout], Selection]] = {
-    "head": head,
-    "full": full,
-    "bitfit": bitfit,
-    "layernorm": layernorm,
-    "attention-layernorm": attention_layernorm,
-    "all-layernorm": all_layernorm,
-    "random": random,
-    "last-layers": last_layers,
+@dataclass(frozen=True)
+class Method:
+    """A named way to make something trainable.
+
+    Attributes:
+        make: Gives what trains for a layout: a selection of its entries, or a spec with parameters of its own. It takes
+            ``seed`` where it draws, and ``option`` where it takes a number.
+        about: What trains, in a few words.
+        paper: Where it comes from.
+        option: What the number after an ``@`` stands for; empty where it takes none.
+        seeded: Whether it draws.
+        wide: Learning rates for wide models, in the order in which a search takes them, the default first.
+        narrow: The same for narrow ones (`normtune.training.rates`).
+        read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
+    """
+
+    make: Callable[..., Selection | Spec]
+    about: str
+    paper: str = ""
+    option: str = ""
+    seeded: bool = False
+    wide: tuple[float, ...] = (7e-4, 4e-4, 1e-3, 1e-4)
+    narrow: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-3)
+    read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
+
+    def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection | Spec:
+        """What trains of a model with this layout.
+
+        Args:
+            layout: The model's parameters.
+            seed: Seeds what is drawn.
+            option: The number after an ``@``, or None for the method's own.
+        """
+        given: dict[str, Any] = {"seed": seed} if self.seeded else {}
+        if option is not None:
+            given["option"] = option
+        return self.make(layout, **given)
+
+
+#: The paper's rates for BERT-large, and those measured on MiniLM (``docs/rates.md``).
+_WIDE_FULL, _NARROW_FULL = (3e-5, 2e-5, 5e-5, 1e-5), (3e-5, 1e-4, 1e-5, 3e-4)
+
+METHODS: dict[str, Method] = {
+    "head": Method(head, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2)),
+    "full": Method(full, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL),
+    "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=(3e-3, 1e-3, 1e-2, 3e-4)),
+    "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
+    "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),
+    "all-layernorm": Method(all_layernorm, "every norm"),
+    "random": Method(random, "as many random entries as layernorm has", seeded=True, narrow=(1e-1, 3e-2, 3e-1, 1e-2)),
+    "last-layers": Method(
+        last_layers,
+        "the last layers, a quarter of them",
+        "Lee et al. 2019",
+        "layers",
+        wide=_WIDE_FULL,
+        narrow=_NARROW_FULL,
+    ),
+    "lora": Method(
+        lora,
+        "low-rank matrices beside those of the attention, of rank 8",
+        "Hu et al. 2021",
+        "rank",
+        seeded=True,
+        narrow=(3e-3, 1e-3, 1e-2, 3e-4),
+        read=Peft.read,
+    ),
 }
+
+
+def read(layout: Layout, description: Mapping[str, Any]) -> Spec:
+    """The spec that `Spec.describe` described.
+
+    Args:
+        layout: The parameters of the model that it is for.
+        description: What `Spec.describe` gave.
+
+    Raises:
+        UnknownNameError: If there is no such method in this version.
+    """
+    method = METHODS.get(str(description.get("method")))
+    if method is None or method.read is None:
+        raise UnknownNameError("method", str(description.get("method")), METHODS)
+    return method.read(layout, description)
 
 
 def _components(layout: Layout, names: tuple[str, ...]) -> Selection:

@@ -10,8 +10,9 @@ As with any weight that torch trains, outputs of before a change can then no lon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,102 @@ from normtune.errors import ModelError, SelectionError
 from normtune.methods.entries import Entries
 from normtune.methods.packed import Packed
 from normtune.methods.selection import Selection
-from normtune.methods.trainable import Trained
+from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, decays
 from normtune.models.base import Base
-from normtune.models.layout import Layout
+from normtune.models.layout import Layout, Place
 from normtune.models.precision import RaisedNorm
 
 
-class Tuning(Trained):
+@final
+@dataclass(frozen=True)
+class Sparse(Spec):
+    """The entries of a selection, which train in their own places.
+
+    Attributes:
+        selection: The entries.
+    """
+
+    selection: Selection
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """The parameters that it selects from."""
+        return self.selection.layout
+
+    def __len__(self) -> int:
+        return len(self.selection)
+
+    @property
+    def fingerprint(self) -> str:
+        """The selection's."""
+        return self.selection.fingerprint
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The parameters with selected entries."""
+        return tuple(self.selection)
+
+    @property
+    def added(self) -> int:
+        """None is added."""
+        return 0
+
+    def put(self, base: Base) -> Tuning:
+        """The selected entries as leaves (see `Spec.put`)."""
+        return Tuning(base, self.selection)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
+        """The values in the base's own parameters (see `Spec.apply`)."""
+        return Placed(base, self.selection, state)
+
+    def merge(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
+        """As `apply` has it: nothing is added."""
+        return Placed(base, self.selection, state)
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The selected entries and their values (see `Spec.vectors`)."""
+        return {name: (torch.from_numpy(self.selection.indices(name)), values) for name, values in state.items()}
+
+    def describe(self) -> None:
+        """Nothing: a delta holds the positions themselves."""
+
+
+@final
+class Placed(Applied):
+    """Values in the place of a base's own.
+
+    Args:
+        base: The base model.
+        selection: Where they go.
+        values: The values, packed, by parameter name.
+    """
+
+    def __init__(self, base: Base, selection: Selection, values: Mapping[str, Tensor]) -> None:
+        refuse_sharded(base.model)
+        self._base, self._selection = base, selection
+        self._norms = raise_norms(base.model, selection)
+        self._kept: dict[str, Tensor] = {}
+        for name, own in values.items():
+            flat, at = self._flat(name)
+            self._kept[name] = flat[at].clone()
+            flat[at] = own.to(flat)
+
+    def _flat(self, name: str) -> tuple[Tensor, Tensor]:
+        """A parameter as a vector, and the positions of the values in it."""
+        flat = self._base.model.get_parameter(name).data.view(-1)
+        return flat, torch.from_numpy(self._selection.indices(name)).to(flat.device)
+
+    def undo(self) -> None:
+        """Put back the base's own values, to the bit."""
+        for name, own in self._kept.items():
+            flat, at = self._flat(name)
+            flat[at] = own.to(flat.device)
+        for norm in self._norms:
+            norm.undo()
+
+
+@final
+class Tuning(Trainable):
     """A model whose selected entries and head train, and nothing else.
 
     Args:
@@ -44,9 +134,9 @@ class Tuning(Trained):
         if selection.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("The selection is of another model.")
         refuse_sharded(base.model)
-        self.base, self.selection = base, selection
-        self._flags = {parameter: parameter.requires_grad for parameter in base.model.parameters()}
-        base.model.requires_grad_(False)
+        self.base, self.spec, self.selection = base, Sparse(selection), selection
+        self._frozen = Frozen(base)
+        self.head = self._frozen.head
         self._norms = raise_norms(base.model, selection)
         parameters = dict(base.model.named_parameters())
         self._kept: dict[str, Tensor] = {}
@@ -57,10 +147,10 @@ class Tuning(Trained):
         self.leaves: dict[str, nn.Parameter] = {}
         for place in selection:
             self._add(place.parameter, parameters[place.parameter])
-        self.head = {place.parameter: parameters[place.parameter] for place in base.layout.head}
-        for parameter in self.head.values():
-            parameter.requires_grad_()
-        self._kept.update({name: value.detach().clone() for name, value in self.head.items()})
+
+    def decays(self, name: str) -> bool:
+        """Whether the parameter called `name` has weight decay."""
+        return decays(self.base.layout.by_name[name])
 
     def _add(self, name: str, parameter: nn.Parameter) -> None:
         if self.selection.is_whole(name) and parameter.dtype == torch.float32:
@@ -100,8 +190,7 @@ class Tuning(Trained):
                 self.base.model.get_parameter(name).copy_(value)
         for norm in self._norms:
             norm.undo()
-        for parameter, flag in self._flags.items():
-            parameter.requires_grad_(flag).grad = None
+        self._frozen.undo()
 
 
 def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:
@@ -132,14 +221,3 @@ def _holders(model: PreTrainedModel, parameter: nn.Parameter) -> Iterator[tuple[
         for name, own in module._parameters.items():
             if own is parameter:
                 yield module, name
-
-
-def trained_counts(layout: Layout, selection: Selection) -> dict[str, int | float]:
-    """How many entries train: those of the selection, of the head, both, and the selection's share of the model."""
-    return {
-        "selected": len(selection),
-        "head": layout.head_size,
-        "trained": len(selection) + layout.head_size,
-        "total": layout.size + layout.head_size,
-        "share": selection.share,
-    }

@@ -12,7 +12,7 @@ Kind = Literal["configuration", "machine", "outcome"]
 
 #: Which part of a record is what; the rest is outcome.
 KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("config", "base_identity", "selection", "counts", "outputs", "data"), "configuration"),
+    **dict.fromkeys(("config", "base_identity", "trains", "counts", "outputs", "data"), "configuration"),
     **dict.fromkeys(("machine", "versions"), "machine"),
 }
 #: A name, and lists with an entry an epoch or a parameter: too long to set side by side.

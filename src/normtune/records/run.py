@@ -159,7 +159,7 @@ class Record(Saved):
         config: What the user chose.
         base_identity: Content hash of the base model.
         norms: What the model's family calls its norms; empty in records from before, and for an unknown family.
-        selection: Fingerprint of what was trained.
+        trains: Fingerprint of what was trained.
         counts: How many entries.
         outputs: Width of the head: the number of labels, or 1 for regression.
         data: On what.
@@ -185,7 +185,7 @@ class Record(Saved):
     config: RunConfig
     base_identity: str
     norms: Norms = Norms()
-    selection: str
+    trains: str
     counts: Counts
     outputs: int = 0
     data: DataFacts
@@ -208,13 +208,14 @@ class Record(Saved):
     @model_validator(mode="before")
     @classmethod
     def _from_before(cls, raw: Any) -> Any:
-        """Read a record from before: what its protocol says of speed is moved to `ways`."""
+        """Read a record from before: what its protocol says of speed goes to `ways`; `selection` is `trains` now."""
         try:
             protocol = dict(raw["config"]["protocol"])
         except (KeyError, TypeError, ValueError):
             return raw  # made in this process, or damaged, which the fields will say
         gone = {name: protocol.pop(name) for name in _WAYS if name in protocol and name not in Protocol.model_fields}
-        if not gone:
-            return raw
+        raw = dict(raw)
+        if "selection" in raw:
+            raw["trains"] = raw.pop("selection")
         ways = [_WAYS[name][value] for name, value in gone.items() if value in _WAYS[name]]
         return {**raw, "config": {**raw["config"], "protocol": protocol}, "ways": (*raw.get("ways", ()), *ways)}

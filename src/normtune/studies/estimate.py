@@ -13,6 +13,7 @@ from normtune.importance.archive import Archive
 from normtune.importance.combined import random_scores
 from normtune.importance.masks import top
 from normtune.machine import machine
+from normtune.methods.expression import select
 from normtune.records.fisher import FisherRecord
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
 from normtune.studies.plan import CANDIDATES
@@ -142,7 +143,7 @@ class _Clock:
         work, rules = self._work, self._work.config.protocol
         count = _TRIAL_BATCHES * rules.batch_size
         short = rules.model_copy(update={"name": "trial", "epochs": 1, "max_train": count, "max_dev": rules.batch_size})
-        layernorm = work.session.selection(CANDIDATES)
+        layernorm = select(work.session.base.layout, CANDIDATES)
         selection = None if job.mask is None else top(random_scores(layernorm), fraction=0.1)
         data = work.data(job.task)
         config = work.session.config(job.task, job.method, 1e-6, job.seed, short, selection)

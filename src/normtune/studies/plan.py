@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from normtune.importance.combined import random_scores
 from normtune.importance.masks import top
+from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
@@ -131,7 +132,7 @@ class _Planner:
 
     def _sized(self, fraction: float) -> Selection:
         """Any selection of a mask's size: a grid of rates depends on nothing else of it."""
-        return top(random_scores(self._session.selection(CANDIDATES)), fraction=fraction)
+        return top(random_scores(select(self._session.base.layout, CANDIDATES)), fraction=fraction)
 
 
 def _at_best(job: TrainJob, tried: list[str], rates: tuple[float, ...]) -> TrainJob:

@@ -8,9 +8,9 @@ from normtune.config import Pruning, RunConfig
 from normtune.data.task import TaskData
 from normtune.machine import machine, peak_memory
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import trained_counts
+from normtune.methods.sparse import Sparse
 from normtune.models.families import known_norms
-from normtune.records.run import Counts, Record
+from normtune.records.run import Record
 from normtune.studies.pruning import pruned_identity, verdict
 from normtune.training.loop import PrunedError
 from normtune.training.session import Session
@@ -71,13 +71,13 @@ def pruned(
 
 def _record(session: Session, config: RunConfig, data: TaskData, selection: Selection | None, **facts: Any) -> Record:
     base, parts = session.base, parts_of(data, config.protocol)
-    own = session.selection(config.method, config.seed) if selection is None else selection
+    spec = session.spec(config.method, config.seed) if selection is None else Sparse(selection)
     return Record(
         config=config,
         base_identity=base.identity,
         norms=known_norms(base.layout),
-        selection=own.fingerprint,
-        counts=Counts.model_validate(trained_counts(base.layout, own)),
+        trains=spec.fingerprint,
+        counts=spec.counts(base.layout),
         outputs=data.task.outputs,
         data=facts_of(data, parts, {}),
         primary=data.task.primary,

@@ -18,7 +18,7 @@ from torch import Tensor
 from normtune.data.encode import buckets
 from normtune.errors import NormtuneError, TrainingError
 from normtune.evaluation import score_outputs
-from normtune.methods.trainable import Trained
+from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
 from normtune.training.checkpoint import unpack
 from normtune.training.forward import Passes
@@ -92,7 +92,7 @@ class Loop:
     """One training, from its start or from its checkpoint to its end.
 
     Args:
-        trained: What trains.
+        trainable: What trains.
         passes: Passes over task and data, as the protocol says.
         rate: Peak learning rate.
         seed: Seeds the order of the data and dropout.
@@ -104,7 +104,7 @@ class Loop:
 
     def __init__(
         self,
-        trained: Trained,
+        trainable: Trainable,
         passes: Passes,
         *,
         rate: float,
@@ -114,12 +114,12 @@ class Loop:
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
     ) -> None:
-        self.trained, self._passes, self._seed, self._watch, self._judge = trained, passes, seed, watch, judge
+        self.trainable, self._passes, self._seed, self._watch, self._judge = trainable, passes, seed, watch, judge
         self._goal, self._protocol = passes.goal, passes.protocol
         self._batches = math.ceil(len(self._goal.train) / self._protocol.batch_size)
         self.steps = self._batches * self._protocol.epochs
         self._state = State(
-            trained, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
+            trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )
 
     def run(self) -> Outcome:
@@ -132,7 +132,7 @@ class Loop:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        passes, model = self._passes, self.trained.base.model
+        passes, model = self._passes, self.trainable.base.model
         was_training = model.training
         with torch.random.fork_rng(), passes.ways():
             # Each process drops out on its own; the first draws as a single process would.
@@ -165,7 +165,7 @@ class Loop:
 
     def _epoch(self) -> None:
         state, train = self._state, self._goal.train
-        self.trained.base.model.train(self._protocol.dropout)
+        self.trainable.base.model.train(self._protocol.dropout)
         order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
         for indices in order[state.progress.batch :]:
             self._learn(self._passes.backward(indices), len(indices))

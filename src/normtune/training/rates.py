@@ -9,7 +9,9 @@ of full fine-tuning or of LayerNorm, by the number of its entries.
 from __future__ import annotations
 
 from normtune.config import Strict
+from normtune.methods.method import METHODS
 from normtune.methods.selection import Selection
+from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
 #: Hidden sizes below this are narrow: the measured grids are used; from it on the paper's.
@@ -31,30 +33,12 @@ class Grid(Strict):
         return tuple(sorted(self.rates[:count]))
 
 
-_PAPER_FULL = Grid(rates=(3e-5, 2e-5, 5e-5, 1e-5))
-_PAPER_EFFICIENT = Grid(rates=(7e-4, 4e-4, 1e-3, 1e-4))
-
-PAPER: dict[str, Grid] = {"full": _PAPER_FULL, "last-layers": _PAPER_FULL}
-_NARROW_FULL = Grid(rates=(3e-5, 1e-4, 1e-5, 3e-4))
-_NARROW_NORM = Grid(rates=(1e-2, 3e-3, 3e-2, 1e-3))
-NARROW: dict[str, Grid] = {
-    "full": _NARROW_FULL,
-    "last-layers": _NARROW_FULL,
-    "bitfit": Grid(rates=(3e-3, 1e-3, 1e-2, 3e-4)),
-    "layernorm": _NARROW_NORM,
-    "attention-layernorm": _NARROW_NORM,
-    "all-layernorm": _NARROW_NORM,
-    "random": Grid(rates=(1e-1, 3e-2, 3e-1, 1e-2)),
-    "head": Grid(rates=(3e-1, 1e-1, 1.0, 3e-2)),
-}
-
-
-def grid(method: str | None, selection: Selection, width: int) -> Grid:
+def grid(method: str | None, spec: Spec | Selection, width: int) -> Grid:
     """The rates to try for `method` on a model of `width` hidden units.
 
     Args:
-        method: A method's name or an expression, or None for a selection that comes from a mask.
-        selection: What it selects; decides for an expression and for a mask.
+        method: A method's name or an expression, or None for a mask.
+        spec: What trains; decides for an expression and for a mask.
         width: The model's hidden size.
 
     Returns:
@@ -62,19 +46,9 @@ def grid(method: str | None, selection: Selection, width: int) -> Grid:
         in a hundred, else LayerNorm's; for an empty mask the head's.
     """
     if method is None:
-        method = "" if len(selection) else "head"
-    if width >= NARROW_BELOW:
-        return PAPER.get(_nearest(method, selection, PAPER), _PAPER_EFFICIENT)
-    return NARROW[_nearest(method, selection, NARROW)]
-
-
-def _nearest(method: str, selection: Selection, known: dict[str, Grid]) -> str:
-    if method in known:
-        return method
-    name = method.split("@")[0]
-    if name in known:
-        return name
-    return "full" if selection.share > 0.01 else "layernorm"
+        method = "" if len(spec) else "head"
+    known = METHODS.get(method.split("@")[0]) or METHODS["full" if spec.share > 0.01 else "layernorm"]
+    return Grid(rates=known.narrow if width < NARROW_BELOW else known.wide)
 
 
 def width_of(layout: Layout) -> int:

@@ -21,13 +21,14 @@ from normtune.fast.point import Point
 from normtune.fast.prefix import Prefix
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
-from normtune.methods.expression import select
+from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Tuning, trained_counts
+from normtune.methods.sparse import Sparse
+from normtune.methods.trainable import Spec
 from normtune.models.base import Base, load_base
 from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
-from normtune.records.run import Counts, Record
+from normtune.records.run import Record
 from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Judge, Loop, Outcome, Tick
 from normtune.training.rates import Grid, grid, width_of
@@ -36,7 +37,7 @@ from normtune.training.tracking import logged
 from normtune.versions import versions
 
 # A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
-_SCHEMA = 1
+_SCHEMA = 2
 
 #: Encoded splits that a session keeps.
 _KEPT = 8
@@ -74,15 +75,15 @@ class Session:
         self._encoded: dict[tuple[str, int], Encoded] = {}
         self._prefix: Prefix | None = None
 
-    def selection(self, method: str, seed: int = 0) -> Selection:
-        """What `method` selects on this base; `seed` is for `random`."""
-        return select(self.base.layout, method, seed=seed)
+    def spec(self, method: str, seed: int = 0) -> Spec:
+        """What `method` trains of this base; `seed` is for methods that draw."""
+        return specify(self.base.layout, method, seed=seed)
 
     def grid(self, method: str, selection: Selection | None = None) -> Grid:
         """The rates to try on this base for `method`, or for a `selection` of one's own, whatever it is called."""
         if selection is not None:
             return grid(None, selection, width_of(self.base.layout))
-        return grid(method, self.selection(method), width_of(self.base.layout))
+        return grid(method, self.spec(method), width_of(self.base.layout))
 
     def config(
         self, task: str, method: str, rate: float, seed: int, protocol: Protocol, selection: Selection | None = None
@@ -114,9 +115,9 @@ class Session:
 
     def identify(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> str:
         """The run's identity: a fingerprint of all that changes a number."""
-        return self._identity(config, data.task, parts_of(data, config.protocol), self._selected(config, selection))
+        return self._identity(config, data.task, parts_of(data, config.protocol), self._spec(config, selection))
 
-    def _selected(self, config: RunConfig, selection: Selection | None) -> Selection:
+    def _spec(self, config: RunConfig, selection: Selection | None) -> Spec:
         """What a run trains: what was given, or what its method says.
 
         Raises:
@@ -126,19 +127,19 @@ class Session:
         if config.mask != (None if selection is None else _mask(selection)):
             raise ConfigError(f"The configuration of {config.method!r} was not made with the selection given here.")
         if selection is None:
-            return self.selection(config.method, config.seed)
+            return self.spec(config.method, config.seed)
         if selection.layout.fingerprint != self.base.layout.fingerprint:
             raise SelectionError(f"The selection {config.method!r} is of another model than {self.base.name!r}.")
-        return selection
+        return Sparse(selection)
 
-    def _identity(self, config: RunConfig, task: Task, parts: Parts, selection: Selection) -> str:
+    def _identity(self, config: RunConfig, task: Task, parts: Parts, spec: Spec) -> str:
         here = machine(self.accelerator.device)
         return fingerprint({
             "schema": _SCHEMA,
             # Without defaults, so that a field added later leaves the identity of earlier runs alone.
             "config": config.model_dump(mode="json", exclude_defaults=True),
             "base": self.base.identity,
-            "selection": selection.fingerprint,
+            "trains": spec.fingerprint,
             "data": identities(parts),
             "device": here["device"],
             "threads": here["threads"],
@@ -179,14 +180,14 @@ class Session:
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
-            tuning = Tuning(self.base, work.selection)
+            trainable = work.spec.put(self.base)
             undo.callback(self.accelerator.free_memory)
-            undo.callback(tuning.undo)
-            before = tuning.values()
+            undo.callback(trainable.undo)
+            before = trainable.values()
             log = undo.enter_context(logged(self.accelerator, config, work.identity))
             passes = self._passes(work)
             loop = Loop(
-                tuning,
+                trainable,
                 passes,
                 rate=config.rate,
                 seed=config.seed,
@@ -196,21 +197,21 @@ class Session:
                 judge=log.judging(judge),
             )
             outcome = loop.run()
-            tuning.load(outcome.values, outcome.head)
+            trainable.load(outcome.values, outcome.head)
             record, delta = self._finished(work, passes, outcome, before)
             log.best(record.scores, outcome.curve[outcome.best].epoch, outcome.steps)
         return record, delta
 
     def _work(self, config: RunConfig, data: TaskData, selection: Selection | None) -> _Work:
-        parts, chosen = parts_of(data, config.protocol), self._selected(config, selection)
+        parts, spec = parts_of(data, config.protocol), self._spec(config, selection)
         encoded = EncodedParts(
             train=self._encode(parts.train, config.protocol.max_length),
             pick=self._encode(parts.pick, config.protocol.max_length),
             dev={name: self._encode(split, config.protocol.max_length) for name, split in parts.dev.items()},
         )
-        identity = self._identity(config, data.task, parts, chosen)
+        identity = self._identity(config, data.task, parts, spec)
         reset_peak_memory(self.accelerator.device)
-        return _Work(config, data, parts, encoded, chosen, identity)
+        return _Work(config, data, parts, encoded, spec, identity)
 
     def _passes(self, work: _Work) -> Passes:
         return Passes(
@@ -218,7 +219,7 @@ class Session:
             Goal(work.data.task, work.encoded.train, work.encoded.pick),
             work.config.protocol,
             self.accelerator,
-            prefix=self._prefix_of(work.selection, work.config.protocol) if work.config.protocol.prefix else None,
+            prefix=self._prefix_of(work.spec, work.config.protocol) if work.config.protocol.prefix else None,
             memory=self._memory,
         )
 
@@ -228,15 +229,15 @@ class Session:
         """Record and delta of a training, while the model has the values of its best epoch."""
         config, task = work.config, work.data.task
         scores = self._scores(work, outcome, passes)
-        delta = self._delta(config, task, work.selection, outcome, work.identity)
+        delta = self._delta(config, task, work.spec, outcome, work.identity)
         record = Record(
             id=work.identity,
             status="done",
             config=config,
             base_identity=self.base.identity,
             norms=known_norms(self.base.layout),
-            selection=work.selection.fingerprint,
-            counts=Counts.model_validate(trained_counts(self.base.layout, work.selection)),
+            trains=work.spec.fingerprint,
+            counts=work.spec.counts(self.base.layout),
             outputs=task.outputs,
             data=facts_of(work.data, work.parts, work.encoded.truncated),
             primary=task.primary,
@@ -248,17 +249,19 @@ class Session:
             seconds=round(outcome.seconds, 3),
             peak_memory=peak_memory(self.accelerator.device),
             delta_bytes=delta.body_bytes,
-            changes=tuple(changes(work.selection, before, outcome.values)),
+            changes=tuple(changes(work.spec.places, before, outcome.values)),
             machine=machine(self.accelerator.device),
             versions=versions(),
         )
         return record, delta
 
-    def _prefix_of(self, selection: Selection, protocol: Protocol) -> Prefix | None:
-        """The frozen prefix below `selection`, kept for the runs that follow; None where nothing lies below it."""
+    def _prefix_of(self, spec: Spec, protocol: Protocol) -> Prefix | None:
+        """The frozen prefix below `spec`, kept for the runs that follow; None where nothing lies below it."""
         try:
-            point = Point.of(self.base, selection)
+            point = Point.of(self.base, spec.selection) if isinstance(spec, Sparse) else None
         except ConfigError:
+            return None
+        if point is None:
             return None
         kept, ways = self._prefix, (point, protocol.layers, protocol.inference_products)
         if kept is None or (kept.point, kept.layers, kept.products) != ways:
@@ -279,10 +282,10 @@ class Session:
 
         return {name: scored(part) for name, part in encoded.dev.items()}
 
-    def _delta(self, config: RunConfig, task: Task, selection: Selection, outcome: Outcome, identity: str) -> Delta:
+    def _delta(self, config: RunConfig, task: Task, spec: Spec, outcome: Outcome, identity: str) -> Delta:
         return Delta.of(
             self.base,
-            selection,
+            spec,
             outcome.values,
             outcome.head,
             method=config.method,
@@ -313,7 +316,7 @@ class _Work:
     data: TaskData
     parts: Parts
     encoded: EncodedParts
-    selection: Selection
+    spec: Spec
     identity: str
 
 

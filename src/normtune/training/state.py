@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol
-from normtune.methods.trainable import Trained
+from normtune.methods.trainable import Trainable
 from normtune.modes import unwatched
 from normtune.training.checkpoint import Checkpoint, Progress, pack, random_states, set_random_states, unpack
 
@@ -20,7 +20,7 @@ class State:
     """AdamW, warm-up and linear decay, and the file that all of it is kept in.
 
     Args:
-        trained: What trains.
+        trainable: What trains.
         protocol: Weight decay, warm-up and clipping.
         accelerator: Where it runs.
         rate: Peak learning rate.
@@ -31,7 +31,7 @@ class State:
 
     def __init__(
         self,
-        trained: Trained,
+        trainable: Trainable,
         protocol: Protocol,
         accelerator: Accelerator,
         *,
@@ -40,10 +40,10 @@ class State:
         run: str,
         file: Path | None,
     ) -> None:
-        optimizer = torch.optim.AdamW(trained.param_groups(protocol.weight_decay), lr=rate, fused=True)
+        optimizer = torch.optim.AdamW(trainable.param_groups(protocol.weight_decay), lr=rate, fused=True)
         self._schedule = get_linear_schedule_with_warmup(optimizer, round(steps * protocol.warmup_fraction), steps)
         self._optimizer = accelerator.prepare(optimizer)
-        self._trained, self._parameters = trained, list(trained.parameters())
+        self._trainable, self._parameters = trainable, list(trainable.parameters())
         self._accelerator, self._clip, self._file = accelerator, protocol.clip, file
         self.progress = Progress(run=run)
         #: The best epoch's values.
@@ -74,7 +74,7 @@ class State:
 
     def present(self) -> dict[str, Tensor]:
         """The values as they are now."""
-        return {**pack("values", self._trained.values()), **pack("head", self._trained.head_values())}
+        return {**pack("values", self._trainable.values()), **pack("head", self._trainable.head_values())}
 
     def save(self) -> None:
         """Write the checkpoint, if there is to be one."""
@@ -97,7 +97,7 @@ class State:
             return
         self.progress = stored.progress
         now = unpack("now", stored.tensors)
-        self._trained.load(unpack("values", now), unpack("head", now))
+        self._trainable.load(unpack("values", now), unpack("head", now))
         self.best = unpack("best", stored.tensors)
         set_random_states(unpack("random", stored.tensors))
         for number, parameter in enumerate(self._parameters):

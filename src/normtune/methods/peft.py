@@ -1,0 +1,292 @@
+"""Methods whose parameters PEFT adds to a model: its adapters are put into the modules, and taken out again.
+
+Only PEFT's layers are used, not its models: names, head and configuration stay the base's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from normtune.config import fingerprint
+from normtune.errors import DeltaError, ModelError, SelectionError
+from normtune.methods.sparse import refuse_sharded
+from normtune.methods.trainable import Applied, Frozen, Spec, Trainable
+from normtune.models.base import Base
+from normtune.models.layout import Layout, Place
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+#: PEFT's name for an adapter, which stands in the names of its parameters.
+_ADAPTER = "default"
+
+
+def lora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
+    """Low-rank matrices beside those of the attention (LoRA, Hu et al. 2021, section 4).
+
+    The matrices are those that PEFT takes for the family by default (for BERT query and value); in a family that PEFT
+    has no default for, every matrix of the layers. The update is scaled by alpha over rank, with alpha twice the rank.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the first of the two matrices; the second starts at zero.
+        option: The rank.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no such matrices.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    if option < 1:
+        raise SelectionError(f"lora takes a rank of 1 or more; got {option}.")
+    targets = matrices(layout, KNOWN.get(layout.model_type))
+    config = {"peft_type": "LORA", "r": option, "lora_alpha": 2 * option, "lora_dropout": 0.0}
+    return Peft(layout, "lora", json.dumps(config, sort_keys=True), targets, seed)
+
+
+def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
+    """Modules of the layers with a matrix for a weight.
+
+    Args:
+        layout: The model's parameters.
+        names: The last parts of their names; None takes all.
+
+    Raises:
+        SelectionError: If there are none.
+    """
+    wanted = None if names is None else {*names}
+    found = tuple(
+        place.parameter.removesuffix(".weight")
+        for place in layout.body
+        if place.layer is not None and len(place.shape) == 2 and place.parameter.endswith(".weight")
+        if wanted is None or place.parameter.split(".")[-2] in wanted
+    )
+    if not found:
+        raise SelectionError(
+            f"This {layout.model_type!r} model has no matrices of the names {', '.join(wanted or ())}."
+        )
+    return found
+
+
+@final
+@dataclass(frozen=True)
+class Peft(Spec):
+    """Parameters that PEFT adds to some modules.
+
+    Attributes:
+        layout: The model's parameters.
+        method: The method's name.
+        config: PEFT's configuration as JSON, without the modules.
+        targets: The modules.
+        seed: Seeds the values that the parameters begin with.
+    """
+
+    layout: Layout
+    method: str
+    config: str
+    targets: tuple[str, ...]
+    seed: int = 0
+
+    @classmethod
+    def read(cls, layout: Layout, description: Mapping[str, Any]) -> Peft:
+        """The spec that `describe` described.
+
+        Raises:
+            DeltaError: If the description is damaged, or names modules that this model does not have.
+        """
+        try:
+            config, targets = dict(description["config"]), tuple(map(str, description["targets"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DeltaError("The delta does not say what PEFT is to add, or where.") from error
+        missing = [name for name in targets if f"{name}.weight" not in layout.by_name]
+        if missing:
+            raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
+        return cls(layout, str(description["method"]), json.dumps(config, sort_keys=True), targets)
+
+    def describe(self) -> dict[str, Any]:
+        """Method, configuration and modules."""
+        return {"method": self.method, "config": json.loads(self.config), "targets": list(self.targets)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over the layout and all that is added, the seed included."""
+        return fingerprint({"layout": self.layout.fingerprint, **self.describe(), "seed": self.seed})
+
+    @cached_property
+    def added(self) -> int:
+        """Number of added entries: PEFT is let loose on matrices of the same shapes that hold nothing."""
+        twin = nn.Module()
+        for target in self.targets:
+            rows, columns = self.layout.by_name[f"{target}.weight"].shape
+            _set(twin, target, nn.Linear(columns, rows, bias=False, device="meta"))
+        own = {*twin.parameters()}
+        _inject(twin, self)
+        return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
+
+    def __len__(self) -> int:
+        return self.added
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """None: the pre-trained entries stay as they are."""
+        return ()
+
+    def put(self, base: Base) -> Adapted:
+        """The added parameters as leaves (see `Spec.put`)."""
+        return Adapted(base, self)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Injection:
+        """The added parameters with these values (see `Spec.apply`).
+
+        Raises:
+            DeltaError: If names or sizes are not theirs.
+        """
+        injection = Injection(base, self)
+        try:
+            injection.load(state)
+        except DeltaError:
+            injection.undo()
+            raise
+        return injection
+
+    def merge(self, base: Base, state: Mapping[str, Tensor]) -> Injection:
+        """The base's own matrices with what the added parameters contribute (see `Spec.merge`)."""
+        injection = self.apply(base, state)
+        injection.merge()
+        return injection
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Never: the rows of a batch share the base's matrices.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(f"it adds parameters of its own ({self.method}).")
+
+
+@final
+class Injection(Applied):
+    """PEFT's parameters in a base's modules, none of which train yet.
+
+    Args:
+        base: The base model.
+        spec: What is added.
+
+    Raises:
+        SelectionError: If it is for another model.
+        ModelError: If the model is being tuned already, or its parameters are sharded.
+    """
+
+    def __init__(self, base: Base, spec: Peft) -> None:
+        model = base.model
+        if spec.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError(f"This {spec.method} is for another model.")
+        refuse_sharded(model)
+        if hasattr(model, "peft_config"):
+            raise ModelError("This model is being tuned already; undo that first.")
+        self._model = model
+        self._modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
+        self._flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        self._weights: dict[str, Tensor] = {}
+        _inject(model, spec)
+        added = {name: p for name, p in model.named_parameters() if p not in self._flags and p.requires_grad}
+        #: The added parameters, float32, by name.
+        self.parameters: dict[str, nn.Parameter] = {}
+        for name, parameter in added.items():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(False)
+            self.parameters[name.replace(f".{_ADAPTER}", "")] = parameter
+        for parameter, flag in self._flags.items():
+            parameter.requires_grad_(flag)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Set the added parameters.
+
+        Raises:
+            DeltaError: If names or sizes are not theirs.
+        """
+        if odd := sorted(state.keys() ^ self.parameters.keys()):
+            raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if state[name].numel() != parameter.numel():
+                    raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
+                parameter.copy_(state[name].reshape(parameter.shape))
+
+    def merge(self) -> None:
+        """Add what the parameters contribute to the base's matrices, and put the base's modules back."""
+        for name, module in self._modules.items():
+            layer: Any = self._model.get_submodule(name)
+            self._weights[name] = module.weight.detach().clone()
+            layer.merge()
+            self._model.set_submodule(name, module, strict=True)
+
+    def undo(self) -> None:
+        """Put back the base's modules, which hold their own values."""
+        for name, module in self._modules.items():
+            self._model.set_submodule(name, module, strict=True)
+            if name in self._weights:
+                module.weight.data.copy_(self._weights[name])
+        delattr(self._model, "peft_config")
+        for parameter, flag in self._flags.items():
+            parameter.requires_grad_(flag)
+
+
+@final
+class Adapted(Trainable):
+    """A model in which PEFT's parameters and the head train, and nothing else.
+
+    Args:
+        base: The base model; it is changed in place until `undo`.
+        spec: What is added.
+    """
+
+    def __init__(self, base: Base, spec: Peft) -> None:
+        self.base, self.spec = base, spec
+        self._injection = Injection(base, spec)
+        self._frozen = Frozen(base)
+        self.head, self.leaves = self._frozen.head, self._injection.parameters
+        for leaf in self.leaves.values():
+            leaf.requires_grad_()
+
+    def decays(self, name: str) -> bool:
+        """Matrices have weight decay, vectors none."""
+        return self.leaves[name].ndim > 1
+
+    def undo(self) -> None:
+        """Take the parameters out, to the bit."""
+        self._frozen.undo()
+        self._injection.undo()
+
+
+def _inject(model: nn.Module, spec: Peft) -> None:
+    from peft import inject_adapter_in_model
+
+    # Drawn on the CPU, so that a seed means the same values on every device.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        inject_adapter_in_model(_config(spec), model, _ADAPTER)
+
+
+def _config(spec: Peft) -> PeftConfig:
+    from peft import get_peft_config
+
+    config = get_peft_config({**json.loads(spec.config), "target_modules": list(spec.targets)})
+    return config
+
+
+def _set(tree: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path, with empty modules on the way."""
+    *parents, last = path.split(".")
+    for name in parents:
+        if not hasattr(tree, name):
+            tree.add_module(name, nn.Module())
+        tree = tree.get_submodule(name)
+    tree.add_module(last, module)
