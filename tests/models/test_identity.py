@@ -169,3 +169,17 @@ def test_the_index_of_a_sharded_checkpoint_lists_every_tensor(tiny_folder, make_
     sharded = make_folder(make_model("bert").base_model, max_shard_size="30KB")
     index = json.loads((sharded / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == load_file(tiny_folder / WEIGHTS).keys()
+
+
+def test_statistics_of_norms_are_part_of_it(make_model):
+    """A BatchNorm's running mean and variance change what a model computes; other buffers are made anew."""
+    model = make_model("bert")
+    plain = wrap(model).identity
+    model.bert.pooler.add_module("norm", torch.nn.BatchNorm1d(32))
+    with_norm = wrap(model).identity
+    model.bert.pooler.norm.running_mean += 1
+    assert len({plain, with_norm, wrap(model).identity}) == 3
+    model.bert.embeddings.position_ids += 1
+    assert wrap(model).identity != plain
+    model.bert.pooler.norm.running_mean -= 1
+    assert wrap(model).identity == with_norm

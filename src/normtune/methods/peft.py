@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.config import fingerprint
-from normtune.errors import DeltaError, ModelError, SelectionError
+from normtune.errors import DeltaError, ModelError, NormtuneError, SelectionError
 from normtune.methods.sparse import refuse_sharded
 from normtune.methods.trainable import Applied, Frozen, Spec, Trainable
 from normtune.models.base import Base
@@ -189,8 +189,6 @@ class Injection(Applied):
         if spec.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError(f"This {spec.method} is for another model.")
         refuse_sharded(model)
-        if hasattr(model, "peft_config"):
-            raise ModelError("This model is being tuned already; undo that first.")
         self._model = model
         self._modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
         self._flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -250,8 +248,12 @@ class Adapted(Trainable):
 
     def __init__(self, base: Base, spec: Peft) -> None:
         self.base, self.spec = base, spec
-        self._injection = Injection(base, spec)
         self._frozen = Frozen(base)
+        try:
+            self._injection = Injection(base, spec)
+        except NormtuneError:
+            self._frozen.undo()
+            raise
         self.head, self.leaves = self._frozen.head, self._injection.parameters
         for leaf in self.leaves.values():
             leaf.requires_grad_()
@@ -262,8 +264,8 @@ class Adapted(Trainable):
 
     def undo(self) -> None:
         """Take the parameters out, to the bit."""
-        self._frozen.undo()
         self._injection.undo()
+        self._frozen.undo()
 
 
 def _inject(model: nn.Module, spec: Peft) -> None:

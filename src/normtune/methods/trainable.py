@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normtune.errors import ModelError
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 from normtune.records.run import Counts
@@ -177,10 +178,16 @@ class Frozen:
 
     Args:
         base: The base model.
+
+    Raises:
+        ModelError: If the model is being tuned already.
     """
 
     def __init__(self, base: Base) -> None:
         model = base.model
+        if hasattr(model, _MARK):
+            raise ModelError("This model is being tuned already; undo that first.")
+        setattr(model, _MARK, True)
         self._model = model
         self._flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
         model.requires_grad_(False)
@@ -198,3 +205,8 @@ class Frozen:
                 own[name].copy_(value)
         for parameter, flag in self._flags.items():
             parameter.requires_grad_(flag).grad = None
+        delattr(self._model, _MARK)
+
+
+#: An attribute of a model that is being tuned.
+_MARK = "_normtune_tuned"

@@ -17,7 +17,7 @@ from transformers import (
 from normtune.errors import ModelError
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, new_head, read_spec, set_labels
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
-from normtune.models.layout import Layout, layout
+from normtune.models.layout import Layout, layout, statistics
 from normtune.models.sources import first_line, locate, quiet, read_config, read_tokenizer, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -132,7 +132,7 @@ def load_base(
         tokenizer=read_tokenizer(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=_stored_identity(path, revision, model.base_model_prefix, places),
+        identity=_stored_identity(path, revision, model, places),
         layout=places,
         roots=roots,
         head_seed=None if keep_head else head_seed,
@@ -158,8 +158,9 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = Non
     prefix = f"{model.base_model_prefix}."
     head_names = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
     places = layout(model, head_names)
-    parameters = dict(model.named_parameters())
-    body = {canonical_name(p.parameter, model.base_model_prefix): parameters[p.parameter] for p in places.body}
+    stored = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = [*(place.parameter for place in places.body), *statistics(model)]
+    body = {canonical_name(name, model.base_model_prefix): stored[name] for name in names}
     return Base(
         model=model,
         tokenizer=tokenizer,
@@ -246,6 +247,8 @@ def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> 
         )
 
 
-def _stored_identity(path: str, revision: str | None, prefix: str, places: Layout) -> str:
-    own = [canonical_name(place.parameter, prefix) for place in places.body]
+def _stored_identity(path: str, revision: str | None, model: PreTrainedModel, places: Layout) -> str:
+    prefix = model.base_model_prefix
+    names = [*(place.parameter for place in places.body), *statistics(model)]
+    own = [canonical_name(name, prefix) for name in names]
     return checkpoint_identity(weight_files(path, revision), prefix, own)

@@ -34,7 +34,7 @@ def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) 
     Args:
         files: The checkpoint's safetensors files.
         prefix: The family's base prefix (``bert``).
-        own: Canonical names of the parameters that the loaded encoder took from the checkpoint.
+        own: Canonical names of what the loaded encoder took from the checkpoint: parameters, and norms' statistics.
 
     Returns:
         A hexadecimal SHA-256.

@@ -176,6 +176,16 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     return Layout(model.config.model_type, tuple(places))
 
 
+def statistics(model: nn.Module) -> list[str]:
+    """Names of the buffers in which norms keep statistics of what they saw (BatchNorm's running mean and variance)."""
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name in module._buffers
+        if name in {"running_mean", "running_var"}
+    ]
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether `module` normalises: torch's LayerNorm, or one of the many classes named after their kind of norm."""
     return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith("norm")

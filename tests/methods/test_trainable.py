@@ -1,0 +1,254 @@
+"""What every method owes the rest of the package, one table of tests for all of METHODS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from normtune.data.encode import encode
+from normtune.data.task import Split
+from normtune.deltas.bank import Bank
+from normtune.deltas.delta import Delta
+from normtune.deltas.merge import merge
+from normtune.errors import DeltaError, ModelError, SelectionError
+from normtune.evaluation import logits
+from normtune.methods.expression import specify
+from normtune.methods.method import METHODS
+from normtune.methods.trainable import Trainable
+from normtune.models.base import Base, load_base, wrap
+
+TEXTS = Split(("the cat sat", "a good film", "one dull old book is not very great"))
+EVERY = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture
+def base(tiny_folder: Path) -> Base:
+    return load_base(str(tiny_folder), head=3)
+
+
+def state(base: Base) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in base.model.state_dict().items()}
+
+
+def batch(base: Base) -> dict[str, Tensor]:
+    return encode(TEXTS, base.need_tokenizer(), 16).batch([0, 1, 2])
+
+
+def trained(base: Base, method: str, steps: int = 3) -> Trainable:
+    """The method on the base after a few large steps with much weight decay."""
+    trainable = specify(base.layout, method, seed=5).put(base)
+    optimizer = torch.optim.AdamW(trainable.param_groups(0.5), lr=0.05)
+    for _ in range(steps):
+        base.model(**batch(base), labels=torch.tensor([0, 1, 2])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return trainable
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@EVERY
+def test_it_counts_what_an_optimizer_sees(base: Base, method: str) -> None:
+    spec = specify(base.layout, method, seed=5)
+    trainable = spec.put(base)
+    counts = spec.counts(base.layout)
+    groups = trainable.param_groups(0.1)
+    assert len(spec) == sum(leaf.numel() for leaf in trainable.leaves.values()) == counts.selected
+    assert sum(p.numel() for group in groups for p in group["params"]) == counts.trained
+    assert counts.total == base.layout.size + base.layout.head_size + spec.added
+    assert {p for group in groups for p in group["params"]} == {p for p in base.model.parameters() if p.requires_grad}
+    trainable.undo()
+
+
+@EVERY
+def test_its_fingerprint_says_what_trains(base: Base, method: str) -> None:
+    one, again, other = (specify(base.layout, method, seed=seed).fingerprint for seed in (5, 5, 6))
+    assert one == again
+    assert (one == other) is not METHODS[method].seeded
+    assert len({specify(base.layout, name).fingerprint for name in METHODS}) == len(METHODS)
+
+
+@EVERY
+def test_nothing_else_moves_and_undo_is_to_the_bit(base: Base, method: str) -> None:
+    before, flags = state(base), {p: p.requires_grad for p in base.model.parameters()}
+    own = {*vars(base.model)}
+    trainable = trained(base, method)
+    places = {place.parameter for place in trainable.spec.places} | trainable.head.keys()
+    for name, parameter in base.model.named_parameters():
+        if name in before and name not in places:
+            assert torch.equal(before[name], parameter), name
+    trainable.undo()
+    assert same(before, state(base))
+    assert {*vars(base.model)} == own
+    assert {p: p.requires_grad for p in base.model.parameters()} == flags
+    assert all(p.grad is None for p in base.model.parameters())
+
+
+@EVERY
+def test_its_state_comes_back(base: Base, method: str) -> None:
+    trainable = trained(base, method)
+    values, head, found = trainable.values(), trainable.head_values(), logits(base, encoded(base))
+    assert all(value.dtype == torch.float32 and value.ndim == 1 for value in values.values())
+    trainable.undo()
+    again = specify(base.layout, method, seed=5).put(base)
+    again.load(values, head)
+    assert same(again.values(), values)
+    assert np.array_equal(logits(base, encoded(base)), found)
+    again.undo()
+
+
+def encoded(base: Base):  # type: ignore[no-untyped-def]
+    return encode(TEXTS, base.need_tokenizer(), 16)
+
+
+def captured(base: Base, method: str) -> tuple[Delta, np.ndarray]:
+    """A trained delta, and what the model answered while it trained."""
+    trainable = trained(base, method)
+    delta, found = Delta.capture(trainable, method=method, task="mine", max_length=16), logits(base, encoded(base))
+    trainable.undo()
+    return delta, found
+
+
+@EVERY
+def test_its_delta_answers_as_it_did_and_leaves_no_trace(base: Base, method: str, tmp_path: Path) -> None:
+    delta, found = captured(base, method)
+    before = state(base)
+    loaded = Delta.load(delta.save(tmp_path / "delta"))
+    with loaded.apply(base):
+        assert np.array_equal(logits(base, encoded(base)), found)
+    assert same(before, state(base))
+    assert loaded.spec(base).fingerprint == specify(base.layout, method, seed=5).fingerprint or METHODS[method].read
+
+
+@EVERY
+def test_merged_it_is_a_plain_model(base: Base, method: str, tmp_path: Path) -> None:
+    delta, found = captured(base, method)
+    before = state(base)
+    merge(delta, base, tmp_path / "merged")
+    assert same(before, state(base))
+    plain = load_base(str(tmp_path / "merged"), keep_head=True)
+    np.testing.assert_allclose(logits(plain, encoded(plain)), found, rtol=1e-5, atol=1e-5)
+    assert [*plain.model.state_dict()] == [*base.model.state_dict()]
+
+
+@EVERY
+def test_a_bank_answers_with_it_in_the_same_call_as_with_others(base: Base, method: str) -> None:
+    deltas = {name: captured(base, name) for name in (method, "layernorm")}
+    bank = Bank(base)
+    for name, (delta, _) in deltas.items():
+        bank.add(name, delta, apart=True)
+    prepared = bank.prepare_many([text for text in TEXTS.texts for _ in deltas], [*deltas] * len(TEXTS))
+    found = bank.logits(prepared)
+    for number, name in enumerate(deltas):
+        np.testing.assert_allclose(np.stack(found[number :: len(deltas)]), deltas[name][1], rtol=1e-4, atol=1e-5)
+
+
+def test_in_a_new_process_they_answer_the_same(base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for method in METHODS:
+        delta, answers = captured(base, method)
+        delta.save(tmp_path / method)
+        found[method] = answers.tolist()
+    code = f"""
+import json, sys
+from pathlib import Path
+from normtune.data.encode import encode
+from normtune.data.task import Split
+from normtune.deltas.delta import Delta
+from normtune.evaluation import logits
+from normtune.models.base import load_base
+import torch
+torch.set_num_threads(1)
+base = load_base({str(tiny_folder)!r})
+texts = Split({TEXTS.texts!r})
+answers = {{}}
+for method in {[*METHODS]!r}:
+    with Delta.load(Path({str(tmp_path)!r}) / method).apply(base):
+        answers[method] = logits(base, encode(texts, base.tokenizer, 16)).tolist()
+print(json.dumps(answers))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == found
+
+
+ADDING = [name for name, method in METHODS.items() if method.read is not None]
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_added_parameters_stand_alone_in_a_name(base: Base, method: str) -> None:
+    for text in (f"{method} + layernorm", f"layernorm & {method}"):
+        with pytest.raises(SelectionError, match="stands alone"):
+            specify(base.layout, text)
+    with pytest.raises(SelectionError, match=r"after .* stands a number"):
+        specify(base.layout, f"{method}@2-3")
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_added_parameters_that_do_not_fit_are_refused_and_leave_the_base(base: Base, method: str) -> None:
+    delta, _ = captured(base, method)
+    before = state(base)
+    name = next(iter(delta.values))
+    for values in ({}, {**delta.values, name: torch.zeros(3)}, {**delta.values, "more": torch.zeros(3)}):
+        with pytest.raises(DeltaError, match="does not fit this model"):
+            Delta(delta.info, {}, values, delta.head).apply(base)
+        assert same(before, state(base))
+    for added in ({}, {"method": "nobody's"}, {**(delta.info.added or {}), "targets": ["nowhere"]}):
+        damaged = Delta(delta.info.model_copy(update={"added": added}), {}, delta.values, delta.head)
+        with pytest.raises(DeltaError):
+            damaged.apply(base)
+        assert same(before, state(base))
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_two_on_one_base_are_refused(base: Base, method: str) -> None:
+    trainable = specify(base.layout, method).put(base)
+    for other in (method, "bitfit"):
+        with pytest.raises(ModelError, match="being tuned already"):
+            specify(base.layout, other).put(base)
+    trainable.undo()
+
+
+def test_lora_is_the_papers_update(base: Base) -> None:
+    """W x + (alpha / r) B A x (Hu et al. 2021, section 4.1), with B = 0 in the beginning."""
+    layer = "bert.encoder.layer.1.attention.self.query"
+    own: Any = base.model.get_submodule(layer)
+    weight, bias = own.weight.detach().double(), own.bias.detach().double()
+    inputs = torch.randn(4, weight.shape[1], dtype=torch.float64)
+    spec = specify(base.layout, "lora@2")
+    assert len(spec) == 2 * 3 * 2 * (32 + 32)  # rank x layers x (query, value) x (rows + columns)
+    trainable = spec.put(base)
+    module = base.model.get_submodule(layer)
+    torch.testing.assert_close(module(inputs.float()).double(), inputs @ weight.T + bias, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        for leaf in trainable.leaves.values():
+            leaf.normal_()
+    a, b = (trainable.leaves[f"{layer}.lora_{part}.weight"].detach().double() for part in "AB")
+    wanted = inputs @ weight.T + bias + 4 / 2 * inputs @ a.T @ b.T
+    torch.testing.assert_close(module(inputs.float()).double(), wanted, rtol=1e-4, atol=1e-4)
+    trainable.undo()
+
+
+def test_a_rank_of_nothing_is_refused(base: Base) -> None:
+    with pytest.raises(SelectionError, match="rank of 1 or more"):
+        specify(base.layout, "lora@0")
+
+
+@EVERY
+def test_statistics_that_a_norm_keeps_as_it_trains_are_put_back(base: Base, method: str) -> None:
+    base.model.set_submodule("bert.pooler.activation", torch.nn.BatchNorm1d(32))
+    found = wrap(base.model, base.tokenizer)
+    found.model.train()
+    before = state(found)
+    trained(found, method).undo()
+    assert same(before, state(found))
