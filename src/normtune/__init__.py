@@ -5,7 +5,7 @@ The public names are loaded when they are first used, so that importing the pack
     import normtune as nt
 
     base = nt.load_base("minilm", head=2)
-    tuning = nt.Tuning(base, nt.select(base.layout, "layernorm"))
+    tuning = nt.tune(base, "layernorm")
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _PUBLIC = {
     "Split": "data.task",
     "Task": "data.task",
     "TaskData": "data.task",
-    "Tuning": "methods.sparse",
+    "Trainable": "methods.trainable",
     "load_base": "models.base",
     "load_glue": "data.glue",
     "protocol": "config",
     "select": "methods.expression",
     "skeleton": "models.base",
+    "tune": "methods.expression",
     "wrap": "models.base",
 }
 
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
     from normtune.deltas.predictor import Predictor as Predictor
     from normtune.errors import NormtuneError as NormtuneError
     from normtune.methods.expression import select as select
+    from normtune.methods.expression import tune as tune
     from normtune.methods.method import METHODS as METHODS
     from normtune.methods.selection import Selection as Selection
-    from normtune.methods.sparse import Tuning as Tuning
+    from normtune.methods.trainable import Trainable as Trainable
     from normtune.models.base import Base as Base
     from normtune.models.base import load_base as load_base
     from normtune.models.base import skeleton as skeleton

@@ -21,11 +21,32 @@ from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.method import METHODS
 from normtune.methods.selection import Selection, where
 from normtune.methods.sparse import Sparse
-from normtune.methods.trainable import Spec
+from normtune.methods.trainable import Spec, Trainable
+from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 
 _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
 _LAYERS = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
+
+
+def tune(base: Base, what: str | Selection, *, seed: int = 0) -> Trainable:
+    """Make a model train what is said, and its head, and nothing else, until `Trainable.undo`.
+
+    Args:
+        base: The base model; its model is changed in place.
+        what: A method's name, an expression (see the module), or a selection such as a mask's.
+        seed: Seeds what the method draws.
+
+    Returns:
+        What trains: give its `param_groups` to an optimizer.
+
+    Raises:
+        UnknownNameError: If a name is neither a method nor a component of this model.
+        SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
+        ModelError: If the model is being tuned already, or its parameters are sharded.
+    """
+    spec = Sparse(what) if isinstance(what, Selection) else specify(base.layout, what, seed=seed)
+    return spec.put(base)
 
 
 def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
