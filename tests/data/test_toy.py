@@ -19,7 +19,7 @@ from normtune.data.toy_words import WORDS, Word
 from normtune.errors import ConfigError, DataError, UnknownNameError
 
 NAMES = [*TOY]
-VOWEL_SOUND = re.compile(r"^(?!useful)[aeiou]", re.IGNORECASE)
+VOWEL_SOUND = re.compile(r"^(?!useful)[aeiou]|^hour", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def sentences(split: Split) -> list[str]:
 def test_draws_are_pinned() -> None:
     # Guards the promise that an update of Python or of this package does not silently change the data of a seed.
     identities = "".join(generate(name, train=50, dev=20, seed=0).split("train").identity() for name in NAMES)
-    assert hashlib.sha256(identities.encode()).hexdigest()[:16] == "eb9257fac9398415"
+    assert hashlib.sha256(identities.encode()).hexdigest()[:16] == "85467125beaae058"
 
 
 def test_seeds_differ() -> None:
@@ -84,8 +84,7 @@ def test_sentences_are_well_formed(name: str, data: dict[str, TaskData]) -> None
 def good_sentences(data: TaskData, name: str) -> Iterator[str]:
     """All sentences but those that are meant to be bad English."""
     for split in data.splits.values():
-        for text in sentences(split) if name != "cola" else split.take(np.flatnonzero(labels_of(split))).texts:
-            yield text
+        yield from sentences(split) if name != "cola" else split.take(np.flatnonzero(labels_of(split))).texts
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -92,14 +92,14 @@ FRAMES: Mapping[str, str] = {
         the {x} {move.past} in {city} {time} > {time}, it was the {x} in {city} who [{act.past} the {thing}|{move.past}]
         """,
     "stsb": """
-        the {x} is {act.ing} the {thing} {where} {when} > the {x*} is {act*.ing} the {thing*} {where*} {when*}
+        the {x} is {act.ing} the {thing} {where} {when} > {where*}, the {x*} is {act*.ing} the {thing*} {when*}
         the {x} is {act.ing} the {thing} {where} {when} > {when*}, the {x*} is {act*.ing} the {thing*} {where*}
         {where}, the {x} is {act.ing} the {thing} {when} > {when*}, the {x*} is {act*.ing} the {thing*} {where*}
         the {x} is {act.ing} the {thing} {where} {when} > it is the {x*} who is {act*.ing} the {thing*} {where*} {when*}
         the {x} is {act.ing} the {thing} {where} {when} > the {thing*} is being {act*.past} by the {x*} {where*} {when*}
-        the {x.same} is {act.same.ing} the {thing} {where} {when} > the {x*} is {act*.ing} the {thing*} {where*} {when*}
+        {when}, the {x.same} is {act.same.ing} the {thing} {where} > the {x*} is {act*.ing} the {thing*} {where*} {when*}
         the {x} is {act.ing} the {thing} {where} {when}
-            > the {x*} is {act*.ing} the {thing*.same} {where*.same} {when*.same}
+            > {when*.same}, the {x*} is {act*.ing} the {thing*.same} {where*.same}
         """,
     "qqp": """
         how can I learn {hobby} in {city}? > what is the best way to learn {hobby[2|]} in {city}?
@@ -129,7 +129,7 @@ FRAMES: Mapping[str, str] = {
             > [somebody {act.past} this {thing}|{name} {move.past}|nobody {act.past} this {thing}] in {city}
         in {city}, the {x} {move.past} {time}
             > the {[x|y|x]} [{move.past} {time}|{move.past} again|did not {move}] in {city}
-        the {x} {act.past} the {thing}
+        the {x} {act.past} the {thing} in {city}
             > the {x} [{act.past} the {thing}|{act2.past} the {thing2}|did not {act} the {thing}]
         the {x} and {name} {act.past} the {thing} > {name} [{act.past}|{act.past}|did not {act}] the {thing[|2|]}
         the {x}, who was very {mood}, {move.past} in {city} > the {x} was {mood[.same|2|.opposite]}
