@@ -26,8 +26,8 @@ HEADS: dict[int, tuple[str, ...]] = {2: ("no", "yes"), 3: ("no", "maybe", "yes")
 
 
 def short_training(base: Base, method: str) -> Delta:
-    """A delta of a few real steps on the embedded sentiment task."""
-    encoded = encode(load_task("sst2", "templates").labelled("train"), base.need_tokenizer(), 64)
+    """A delta of a few real steps on the toy sentiment task."""
+    encoded = encode(load_task("sst2", "toy").labelled("train"), base.need_tokenizer(), 64)
     swap = base.put_head(HeadSpec("classification", HEADS[2]))
     tuning = Tuning(base, select(base.layout, method))
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=3e-3)

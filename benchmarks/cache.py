@@ -97,7 +97,7 @@ def measured() -> dict[str, Any]:
     tuning = Tuning(base, select(base.layout, "layernorm"))
     delta = Delta.capture(tuning, task="made", method="layernorm")
     tuning.undo()
-    texts = load_task("sst2", "templates").labelled("dev").texts
+    texts = load_task("sst2", "toy").labelled("dev").texts
     with tempfile.TemporaryDirectory() as place:
         files = [one.save(Path(place) / f"{name}.safetensors") for name, one in variations(delta, FILES).items()]
         names = [file.stem for file in files]

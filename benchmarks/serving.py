@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each rate")
     parser.add_argument("--name", default="serving", help="name of the file that is written")
     options = parser.parse_args()
-    texts = load_task("sst2", "templates").labelled("dev").texts
+    texts = load_task("sst2", "toy").labelled("dev").texts
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
         with serving(Path(folder)) as url:

@@ -94,12 +94,10 @@ class Report:
     Attributes:
         scores: All the task's metrics, the primary one first.
         classes: Precision, recall, F1 and support of each class; empty for regression.
-        phenomena: For data that names phenomena, the primary metric and the number of examples of each; else empty.
     """
 
     scores: dict[str, float]
     classes: tuple[ClassScore, ...]
-    phenomena: dict[str, tuple[float, int]]
 
 
 def report(outputs: np.ndarray, examples: Split, task: Task) -> Report:
@@ -108,12 +106,7 @@ def report(outputs: np.ndarray, examples: Split, task: Task) -> Report:
     assert labels is not None
     decided = decide(outputs, task)
     classes = () if task.kind == "regression" else tuple(classification_report(decided, labels, task.labels))
-    phenomena = {}
-    for tag in dict.fromkeys(examples.tags or ()):
-        own = np.array([known == tag for known in examples.tags or ()])
-        value = compute([task.primary], decided[own], labels[own], positive=task.positive)[task.primary]
-        phenomena[tag] = (value, int(own.sum()))
-    return Report(score_outputs(outputs, labels, task), classes, phenomena)
+    return Report(score_outputs(outputs, labels, task), classes)
 
 
 def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:

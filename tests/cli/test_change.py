@@ -152,7 +152,7 @@ def test_a_run_that_is_not_recorded_is_made_and_then_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--protocol", "small", "--epochs", 1, "--max-train", 32, "--max-dev", 16, "--device", "cpu", "--json"]
-    call = ["change", "--model", tiny_folder, "--task", "sst2,RTE", "--suite", "templates", "--seed", "0,1", *options]
+    call = ["change", "--model", tiny_folder, "--task", "sst2,RTE", "--suite", "toy", "--seed", "0,1", *options]
     status, first, error = cli(*call)
     assert status == 0, error
     assert len(list(Path("runs/records").glob("*.json"))) == 4
@@ -215,7 +215,7 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence(cli: Run, made: Path, t
     assert "--model and --task" in refused(cli, "--model", "minilm")
     assert "Unknown protocol" in refused(cli, "--model", "minilm", "--task", "rte", "--protocol", "large")
     assert "Unknown suite" in refused(cli, "--model", "minilm", "--task", "rte", "--suite", "templat")
-    options = ["--suite", "templates", "--task", "rte", "--protocol", "small"]
+    options = ["--suite", "toy", "--task", "rte", "--protocol", "small"]
     assert "--lr takes" in refused(cli, "--model", "minilm", *options, "--lr", "fast")
     assert "--seed takes" in refused(cli, "--model", "minilm", *options, "--seed", "x")
 

@@ -1,4 +1,4 @@
-"""``normtune fisher``, as its users call it, on a tiny model and the embedded suite."""
+"""``normtune fisher``, as its users call it, on a tiny model and the toy suite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def records(tmp_path: Path) -> Path:
 def options(tiny_folder: Path, records: Path) -> list[object]:
     """Options of every measurement here."""
     return [
-        *("fisher", "--model", tiny_folder, "--suite", "templates", "--examples", EXAMPLES),
+        *("fisher", "--model", tiny_folder, "--suite", "toy", "--examples", EXAMPLES),
         *("--device", "cpu", "--records", records),
     ]
 
@@ -61,7 +61,7 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[list[HeatMap]]:
 
 def by_api(base: Base, task: str, **more: Any) -> Fisher:
     """The same through the Python API."""
-    data = load_task(task, "templates")
+    data = load_task(task, "toy")
     encoded = encode(data.labelled("train").sample(EXAMPLES, 0), base.need_tokenizer(), 128)
     whole = select(base.layout, "full")
     return fisher(base, data.task, encoded, Request(whole, whole, **more))

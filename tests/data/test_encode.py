@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from normtune.data.encode import POOL, buckets, by_length, by_tokens, encode
+from normtune.data.encode import ENCODERS, POOL, Encoded, buckets, by_length, by_tokens, encode
 from normtune.data.task import Split
 from normtune.errors import DataError
 
@@ -36,7 +36,7 @@ def pieces(tokenizer, text):
 
 
 def test_texts_become_numbers(tiny_tokenizer):
-    encoded = encode(Split(TEXTS), tiny_tokenizer, 64)
+    encoded = encode(Split.of_texts(TEXTS), tiny_tokenizer, 64)
     assert len(encoded) == 5
     assert [*encoded.fields] == ["input_ids", "token_type_ids", "attention_mask"]
     for i, text in enumerate(TEXTS):
@@ -49,7 +49,7 @@ def test_texts_become_numbers(tiny_tokenizer):
 
 
 def test_pairs_are_read_together(tiny_tokenizer):
-    encoded = encode(Split(TEXTS, PAIRS), tiny_tokenizer, 64)
+    encoded = encode(Split.of_texts(TEXTS, PAIRS), tiny_tokenizer, 64)
     for i, (first, second) in enumerate(zip(TEXTS, PAIRS, strict=True)):
         one, other = pieces(tiny_tokenizer, first), pieces(tiny_tokenizer, second)
         assert encoded.fields["input_ids"][i].tolist() == tiny_tokenizer(first, second)["input_ids"]
@@ -59,7 +59,7 @@ def test_pairs_are_read_together(tiny_tokenizer):
 
 @pytest.mark.parametrize("limit", range(4, 16))
 def test_what_is_too_long_is_cut_and_counted(limit, tiny_tokenizer):
-    encoded = encode(Split(TEXTS), tiny_tokenizer, limit)
+    encoded = encode(Split.of_texts(TEXTS), tiny_tokenizer, limit)
     whole = [pieces(tiny_tokenizer, text) + 2 for text in TEXTS]
     assert encoded.truncated == sum(length > limit for length in whole)
     assert encoded.lengths.tolist() == [min(length, limit) for length in whole]
@@ -73,7 +73,7 @@ def test_what_is_too_long_is_cut_and_counted(limit, tiny_tokenizer):
 
 @pytest.mark.parametrize("limit", [6, 9, 12])
 def test_of_a_pair_the_longer_text_is_cut_first(limit, tiny_tokenizer):
-    encoded = encode(Split(TEXTS, PAIRS), tiny_tokenizer, limit)
+    encoded = encode(Split.of_texts(TEXTS, PAIRS), tiny_tokenizer, limit)
     cut = 0
     for i, (first, second) in enumerate(zip(TEXTS, PAIRS, strict=True)):
         one, other = pieces(tiny_tokenizer, first), pieces(tiny_tokenizer, second)
@@ -89,7 +89,7 @@ def test_of_a_pair_the_longer_text_is_cut_first(limit, tiny_tokenizer):
 def test_a_models_own_limit_holds_too(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.model_max_length = 7
-    encoded = encode(Split(TEXTS), tokenizer, 64)
+    encoded = encode(Split.of_texts(TEXTS), tokenizer, 64)
     assert encoded.lengths.max() == 7
     assert encoded.truncated == sum(pieces(tokenizer, text) + 2 > 7 for text in TEXTS)
 
@@ -97,28 +97,28 @@ def test_a_models_own_limit_holds_too(tiny_tokenizer):
 @pytest.mark.parametrize("empty", ["", " ", "\n\t"])
 def test_empty_texts_are_refused(empty, tiny_tokenizer):
     with pytest.raises(DataError, match="Text 2 of 3 is empty"):
-        encode(Split(("a", empty, "b")), tiny_tokenizer, 16)
+        encode(Split.of_texts(("a", empty, "b")), tiny_tokenizer, 16)
     with pytest.raises(DataError, match="Text 3 of 3 is empty"):
-        encode(Split(("a", "b", "c"), ("a", "b", empty)), tiny_tokenizer, 16)
+        encode(Split.of_texts(("a", "b", "c"), ("a", "b", empty)), tiny_tokenizer, 16)
 
 
 def test_no_texts_are_refused(tiny_tokenizer):
-    with pytest.raises(DataError, match="There are no texts"):
-        encode(Split(()), tiny_tokenizer, 16)
+    with pytest.raises(DataError, match="There are no examples"):
+        encode(Split.of_texts(()), tiny_tokenizer, 16)
 
 
 def test_labels_keep_their_kind_and_values(tiny_tokenizer):
-    classes = encode(Split(("a", "b"), labels=np.array([1, 0])), tiny_tokenizer, 16).labels
+    classes = encode(Split.of_texts(("a", "b"), labels=np.array([1, 0])), tiny_tokenizer, 16).labels
     assert classes.dtype == torch.int64
     assert classes.tolist() == [1, 0]
-    targets = encode(Split(("a", "b"), labels=np.array([3.8, 0.1])), tiny_tokenizer, 16).labels
+    targets = encode(Split.of_texts(("a", "b"), labels=np.array([3.8, 0.1])), tiny_tokenizer, 16).labels
     assert targets.is_floating_point()
     assert targets.tolist() == pytest.approx([3.8, 0.1])
-    assert encode(Split(("a", "b")), tiny_tokenizer, 16).labels is None
+    assert encode(Split.of_texts(("a", "b")), tiny_tokenizer, 16).labels is None
 
 
 def test_a_batch_is_padded_to_its_longest_only(tiny_tokenizer):
-    encoded = encode(Split(TEXTS, PAIRS), tiny_tokenizer, 64)
+    encoded = encode(Split.of_texts(TEXTS, PAIRS), tiny_tokenizer, 64)
     for indices in ([0], [1, 3], [3, 0, 1], np.array([4, 2]), [0, 1, 2, 3, 4]):
         batch = encoded.batch(indices)
         longest = max(encoded.lengths[i] for i in indices)
@@ -136,7 +136,7 @@ def test_padding_takes_the_tokenizers_numbers(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.pad_token = "[MASK]"
     tokenizer._pad_token_type_id = 3
-    encoded = encode(Split(TEXTS), tokenizer, 64)
+    encoded = encode(Split.of_texts(TEXTS), tokenizer, 64)
     assert encoded.pad == {"input_ids": 4, "token_type_ids": 3, "attention_mask": 0}
     assert [values[0, -1].item() for values in encoded.batch([1, 0]).values()] == [4, 3, 0]
 
@@ -159,14 +159,14 @@ def assert_padding_changes_nothing(model, tokenizer, split):
     ],
 )
 def test_padding_changes_no_answer(family, pairs, make_model, tiny_tokenizer):
-    assert_padding_changes_nothing(make_model(family), tiny_tokenizer, Split(TEXTS, pairs))
+    assert_padding_changes_nothing(make_model(family), tiny_tokenizer, Split.of_texts(TEXTS, pairs))
 
 
 @pytest.mark.parametrize("family", ["xlnet", "llama"])
 def test_neither_where_the_tokenizer_pads_on_the_left(family, make_model, tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.padding_side = "left"  # as XLNet's does, which reads its answer off the last token
-    assert_padding_changes_nothing(make_model(family), tokenizer, Split(TEXTS))
+    assert_padding_changes_nothing(make_model(family), tokenizer, Split.of_texts(TEXTS))
 
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 997)
@@ -231,7 +231,7 @@ def test_for_evaluation_the_longest_come_first(size):
 
 
 def test_minilm_reads_real_text(minilm):
-    encoded = encode(Split(("The cat sat.", "Hello"), ("On what?", "world")), minilm.need_tokenizer(), 16)
+    encoded = encode(Split.of_texts(("The cat sat.", "Hello"), ("On what?", "world")), minilm.need_tokenizer(), 16)
     assert encoded.fields["input_ids"][1].tolist() == [101, 7592, 102, 2088, 102]
     assert texts_of(encoded, minilm.need_tokenizer()) == ["the cat sat. on what?", "hello world"]
 
@@ -246,3 +246,16 @@ def test_batches_by_tokens_hold_every_example_once_within_the_budget():
         assert len(batch) == 1 or lengths[batch].max() * len(batch) <= 256
         assert lengths[batch].max() * (len(batch) + 1) > 256
         assert lengths[batch].min() >= lengths[after].max()
+
+
+def test_a_kind_of_input_adds_its_encoder(monkeypatch):
+    def pictures(split, processor, limit):
+        pixels = tuple(processor * torch.full((3, 2, 2), float(value[0])) for value in split.columns["picture"])
+        return Encoded({"pixel_values": pixels}, None, 0, {})
+
+    monkeypatch.setitem(ENCODERS, "picture", pictures)
+    encoded = encode(Split({"picture": (b"\x01", b"\x02", b"\x03")}, np.array([0, 1, 0])), 10.0, 64)
+    assert (len(encoded), encoded.lengths.tolist(), encoded.labels.tolist()) == (3, [1, 1, 1], [0, 1, 0])
+    batch = encoded.batch([2, 0])["pixel_values"]
+    assert batch.shape == (2, 3, 2, 2)
+    assert batch[:, 0, 0, 0].tolist() == [30.0, 10.0]

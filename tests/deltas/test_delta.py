@@ -42,7 +42,7 @@ def trained(base: Base, method: str, seed: int = 0) -> Delta:
 
 
 def outputs(base: Base) -> np.ndarray:
-    split = Split(("the cat sat", "a dog", "the bird sat on the mat"))
+    split = Split.of_texts(("the cat sat", "a dog", "the bird sat on the mat"))
     return logits(base, encode(split, base.need_tokenizer(), 32))
 
 

@@ -17,10 +17,10 @@ from normtune.records.fisher import Estimator
 
 #: Every kind of task; the last one is trained on (y - 2.5) / 1.5, but its Fisher information is that of y.
 TASKS = {
-    "two": Task("two", "Two", "classification", ("no", "yes"), ("accuracy",), pair=False),
-    "three": Task("three", "Three", "classification", ("a", "b", "c"), ("accuracy",), pair=False),
-    "number": Task("number", "Number", "regression", (), ("pearson",), pair=False),
-    "scaled": Task("scaled", "Scaled", "regression", (), ("pearson",), pair=False, center=2.5, scale=1.5),
+    "two": Task("two", "Two", "classification", ("no", "yes"), ("accuracy",)),
+    "three": Task("three", "Three", "classification", ("a", "b", "c"), ("accuracy",)),
+    "number": Task("number", "Number", "regression", (), ("pearson",)),
+    "scaled": Task("scaled", "Scaled", "regression", (), ("pearson",), center=2.5, scale=1.5),
 }
 
 LENGTHS = (5, 9, 3, 8, 12, 4, 7)

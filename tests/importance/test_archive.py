@@ -178,7 +178,7 @@ def test_all_that_changes_a_number_changes_the_id(
         *((tiny_base, having(train), SMALL.model_copy(update=change)) for change in CHANGES.values()),
         (other, having(train), SMALL),
         (tiny_base, having(replace(train, labels=labels)), SMALL),
-        (tiny_base, having(replace(train, texts=("the cat", *train.texts[1:]))), SMALL),
+        (tiny_base, having(replace(train, columns={"text": ("the cat", *train.texts[1:])})), SMALL),
         (tiny_base, having(shuffled), SMALL),
         (tiny_base, having(train.take(range(39))), SMALL),
         (tiny_base, having(train, labels=("no", "yes", "perhaps")), SMALL),
@@ -349,12 +349,12 @@ def test_entries_beyond_what_is_summed_over_are_summed_over_too(tiny_base: Base,
 
 def test_bad_input_leaves_nothing(tiny_base: Base, animals: TaskData, tmp_path: Path) -> None:
     folder = tmp_path / "records"
-    empty = TaskData(TASK, {"train": Split((), labels=np.empty(0, np.int64))}, "memory")
-    unlabelled = TaskData(TASK, {"train": Split(("the cat",))}, "memory")
+    empty = TaskData(TASK, {"train": Split.of_texts((), labels=np.empty(0, np.int64))}, "memory")
+    unlabelled = TaskData(TASK, {"train": Split.of_texts(("the cat",))}, "memory")
     for found, config, error, said in (
         (animals, {"within": "nothing"}, Exception, "Unknown"),
         (animals, {"within": "head", "entries": "head"}, Exception, "empty set of entries"),
-        (empty, {}, DataError, "There are no texts"),
+        (empty, {}, DataError, "There are no examples"),
         (unlabelled, {}, DataError, "needs labels"),
     ):
         with pytest.raises(error, match=said):

@@ -124,7 +124,7 @@ def in_double(minilm: Base) -> Base:
 
 
 def test_minilm_on_real_texts_is_the_loop_in_float64(minilm: Base, in_double: Base) -> None:
-    split = Split(texts=SENTENCES, pairs=None, labels=np.array([1, 0, 1, 0, 0, 1, 1]))
+    split = Split.of_texts(SENTENCES, labels=np.array([1, 0, 1, 0, 0, 1, 1]))
     encoded = encode(split, minilm.need_tokenizer(), 128)
     assert len(set(encoded.lengths)) > 4
     within = select(minilm.layout, BOTH)

@@ -293,7 +293,7 @@ def test_whole_runs_that_are_known_are_taken(finished: Path, tiny_folder: Path, 
 
 def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     sized = (
-        *("--model", tiny_folder, "--suite", "templates", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
+        *("--model", tiny_folder, "--suite", "toy", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
         *("--max-length", "32", "--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
         *("--task", "sst2", "--method", "layernorm", "--prune", "--prune-margin", "0"),
     )

@@ -69,7 +69,7 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
     study = whole(tiny_folder)
     session, store = Session(str(tiny_folder)), Store(tmp_path)
-    data = [load_task(task, "templates") for task in study.tasks]
+    data = [load_task(task, "toy") for task in study.tasks]
     own = cells(session, data, study.methods, study.seeds, protocol=RULES, rates=None, search=True)
     for cell in own:
         Runner(session, RULES, store=store).cell(cell)
@@ -84,7 +84,7 @@ def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
 ) -> None:
     session = Session(str(tiny_folder))
     masks = [Mask.load(file, session.base) for file in sorted((finished / "masks").iterdir())]
-    data = [load_task(task, "templates") for task in ("rte", "sst2")]
+    data = [load_task(task, "toy") for task in ("rte", "sst2")]
     runs = [*Store(finished / "runs")]
     wanted = set()
     for own in data:

@@ -1,4 +1,4 @@
-"""A tiny study on the embedded suite, and how two results folders are compared."""
+"""A tiny study on the toy suite, and how two results folders are compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULES = protocol("small", epochs=1, batch_size=16, max_length=32, max_train=48, 
 )
 #: The same for the command line, but for the number of rates.
 OPTIONS = (
-    *("--suite", "templates", "--protocol", "small", "--epochs", "1", "--batch-size", "16", "--max-length", "32"),
+    *("--suite", "toy", "--protocol", "small", "--epochs", "1", "--batch-size", "16", "--max-length", "32"),
     *("--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
 )
 
@@ -29,7 +29,7 @@ def config(model: Path, **changes: Any) -> StudyConfig:
     """Two tasks, two seeds, two fractions."""
     given = {
         "model": str(model),
-        "suite": "templates",
+        "suite": "toy",
         "tasks": ("rte", "sst2"),
         "sources": ("rte", "sst2"),
         "methods": ("head", "layernorm", "random"),

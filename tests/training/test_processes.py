@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from normtune.data.templates import write
+from normtune.data.holdout import labels_of
+from normtune.data.toy import generate
 
 CODE = "from normtune.cli.app import main; main()"
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) -> None:
-    write(tmp_path / "glue", train=37, dev=16, seed=0, tasks=["rte"])
+    data = generate("rte", train=37, dev=16, seed=0)
+    (tmp_path / "glue" / "RTE").mkdir(parents=True)
+    for name, split in data.splits.items():
+        rows = zip(split.texts, split.pairs or (), labels_of(split), strict=True)
+        lines = [f"{one}\t{two}\t{data.task.labels[label]}\n" for one, two, label in rows]
+        (tmp_path / "glue" / "RTE" / f"{name}.tsv").write_text("sentence1\tsentence2\tlabel\n" + "".join(lines))
     (tmp_path / "run.py").write_text(CODE)
     curves = []
     for processes in (1, 2):

@@ -26,8 +26,8 @@ from normtune.training.session import Session
 from normtune.training.splits import parts_of
 
 WORDS = ("the", "a", "cat", "dog", "bird", "sat", "ran", "on", "mat")
-TASK = Task("animals", "Animals", "classification", ("no", "yes"), ("accuracy", "macro_f1"), pair=False)
-NUMBER = Task("length", "Length", "regression", (), ("spearman", "pearson"), pair=False)
+TASK = Task("animals", "Animals", "classification", ("no", "yes"), ("accuracy", "macro_f1"))
+NUMBER = Task("length", "Length", "regression", (), ("spearman", "pearson"))
 SMALL = protocol("small", epochs=2, batch_size=8)
 
 
@@ -35,7 +35,7 @@ def split(size: int, seed: int) -> Split:
     """Sentences that are true where they speak of a cat."""
     generator = np.random.default_rng(seed)
     texts = tuple(" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(size))
-    return Split(texts, labels=np.array(["cat" in text for text in texts], dtype=np.int64))
+    return Split.of_texts(texts, labels=np.array(["cat" in text for text in texts], dtype=np.int64))
 
 
 def data(task: Task = TASK) -> TaskData:

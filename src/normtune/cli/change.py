@@ -127,7 +127,7 @@ def recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, proto
         ConfigError: If the runs are of several models or protocols, or a task's are on different data.
         UnknownNameError: If no record and no suite has such a task.
     """
-    from normtune.data.glue import GLUE
+    from normtune.data.suites import in_order, known_task, spelled
     from normtune.records.store import Store
 
     if not folder.is_dir():
@@ -143,11 +143,10 @@ def recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, proto
         which = "".join(f" {kind} {name}" for kind, name in given.items() if name)
         hint = f"run one with `normtune train --method {METHOD} --records {folder}`"
         raise DataError(f"There is no full fine-tuning{which} in {folder}; {hint}.")
-    order = [*GLUE]
-    have = sorted({r.config.task for r in full}, key=lambda t: (order.index(t) if t in order else len(order), t))
-    wanted = have if tasks is None else [*dict.fromkeys(map(_task_name, tasks))]
+    have, trained = in_order(r.config.task for r in full), {r.config.task for r in every}
+    wanted = have if tasks is None else [*dict.fromkeys(spelled(task, in_order(trained)) for task in tasks)]
     for name in wanted:
-        if name not in {*have, *order, *(record.config.task for record in every)}:
+        if name not in trained and known_task(name) is None:
             raise UnknownNameError("task", name, have)
         if name not in have:
             hint = f"run it with `normtune train --task {name} --method {METHOD} --records {folder}`"
@@ -182,16 +181,6 @@ def _one_setting(records: Sequence[Record]) -> None:
     if len(protocols) > 1:
         names = ", ".join(sorted(protocols.values()))
         raise ConfigError(f"These records are of several protocols, {names}; choose one with --protocol.")
-
-
-def _task_name(name: str) -> str:
-    """A task's own name; GLUE's tasks may be written as GLUE does (``STS-B``)."""
-    from normtune.data.glue import canonical_name
-
-    try:
-        return canonical_name(name)
-    except UnknownNameError:
-        return name
 
 
 def run(

@@ -15,7 +15,7 @@ from normtune.cli.options import Data, Device, Json, Suite, Threads, console, se
 from normtune.errors import DeltaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from normtune.data.metrics import ClassScore
     from normtune.data.task import Split, Task
@@ -80,8 +80,6 @@ def evaluate(
         console.print(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens", highlight=False)
     if result.classes:
         console.print(_classes(result.classes))
-    if result.phenomena:
-        console.print(_phenomena(result.phenomena, asked.primary))
 
 
 def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
@@ -122,14 +120,4 @@ def _classes(report: Sequence[ClassScore]) -> Table:
         table.add_column(name, justify="right")
     for line in report:
         table.add_row(line.name, f"{line.precision:.3f}", f"{line.recall:.3f}", f"{line.f1:.3f}", f"{line.support:,}")
-    return table
-
-
-def _phenomena(scores: Mapping[str, tuple[float, int]], metric: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("phenomenon")
-    for name in (metric, "examples"):
-        table.add_column(name, justify="right")
-    for name, (value, count) in scores.items():
-        table.add_row(name, f"{value:.3f}", f"{count:,}")
     return table

@@ -45,7 +45,7 @@ def fisher(
         Path | None, typer.Argument(help="Folder of records to show. Without it, what is missing is measured.")
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all for GLUE's eight.")
+        str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all that tables show.")
     ] = "all",
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
     within: Annotated[
@@ -106,7 +106,7 @@ def fisher(
         check(figure)
     elif normalised:
         raise ConfigError("--normalised is about the figure; name its file with --figure.")
-    chosen = task_names(tasks)
+    chosen = task_names(tasks, suite)
     if folder is not None:
         if figure is not None:
             raise ConfigError("A figure needs the single entries; leave out the folder and name it with --records.")
@@ -164,7 +164,7 @@ def _show(records: Sequence[FisherRecord], markdown: bool, as_json: bool) -> Non
 
 
 def recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
-    """The measurements in a folder, one a task, in GLUE's order.
+    """The measurements in a folder, one a task, in the order of their suites.
 
     Args:
         folder: The records.
@@ -177,7 +177,7 @@ def recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
         DataError: If there is no such folder, or a task has no record in it.
         ConfigError: If they were not all measured in the same way.
     """
-    from normtune.data.glue_tasks import GLUE
+    from normtune.data.suites import in_order
     from normtune.records.fisher import FisherRecord
 
     if not folder.is_dir():
@@ -190,5 +190,4 @@ def recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
     ways = {(record.base_identity, record.config.model_copy(update={"task": ""})) for record in every}
     if len(ways) > 1:
         raise ConfigError(f"The measurements in {folder} were not all made in the same way; keep them apart.")
-    order = [*GLUE]
-    return sorted(found.values(), key=lambda own: order.index(own.config.task) if own.config.task in order else 99)
+    return [found[task] for task in in_order(found)]

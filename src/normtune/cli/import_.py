@@ -19,7 +19,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of an LN-tuning adapter, as PEFT saves it.")],
     model: Annotated[str, typer.Option(help="The model that it was trained on: hub id, folder or packaged name.")],
     out: Annotated[Path, typer.Option(help="Folder for the delta.")],
-    task: Annotated[str | None, typer.Option(help="Name of its task; one of GLUE brings labels and pairs.")] = None,
+    task: Annotated[str | None, typer.Option(help="Name of its task; one of a suite brings labels and pairs.")] = None,
     labels: Annotated[str | None, typer.Option(help="Names of its labels in class order, separated by commas.")] = None,
     pair: Annotated[bool | None, typer.Option(help="Whether it reads pairs of texts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens that it was trained with.")] = None,
@@ -53,8 +53,8 @@ def import_(
 
 
 def _of_suite(task: str | None) -> dict[str, Any]:
-    """What is known of a task of GLUE: its labels, and whether it reads pairs."""
-    from normtune.data.glue_tasks import GLUE
+    """What is known of a task of a suite: its labels, and whether it reads pairs."""
+    from normtune.data.suites import known_task
 
-    known = GLUE.get(task or "")
+    known = known_task(task or "")
     return {} if known is None else {"labels": known.labels, "pair": known.pair}

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normtune.config import Sub
-from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import title_of
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
 from normtune.report.heatmap import HeatMap
 
@@ -89,7 +89,7 @@ def heatmaps(by_task: Mapping[str, Mapping[tuple[int, Sub], float]], normalised:
     spots = {spot for sums in by_task.values() for spot in sums}
     layers = sorted({layer for layer, _ in spots})
     wholes = [sum(sums.values()) if normalised else 1.0 for sums in by_task.values()]
-    tasks = [_title_of(task) for task in by_task] + (["mean"] if normalised else [])
+    tasks = [title_of(task) for task in by_task] + (["mean"] if normalised else [])
     maps = []
     subs: tuple[Sub, ...] = ("weight", "bias")
     for sub in subs:
@@ -157,8 +157,4 @@ def _each(records: Sequence[FisherRecord], text: Callable[[FisherRecord], str]) 
 
 
 def _task(record: FisherRecord) -> str:
-    return _title_of(record.config.task)
-
-
-def _title_of(name: str) -> str:
-    return GLUE[name].title if name in GLUE else name
+    return title_of(record.config.task)

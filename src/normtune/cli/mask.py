@@ -58,7 +58,8 @@ def register(app: typer.Typer) -> None:
 def mask(
     out: Annotated[Path, typer.Option(help="File for the mask, such as mask.safetensors.")],
     tasks: Annotated[
-        str | None, typer.Option("--tasks", "--task", help="Tasks whose Fisher goes in, or all for GLUE's eight.")
+        str | None,
+        typer.Option("--tasks", "--task", help="Tasks whose Fisher goes in, or all that tables show."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Task that the mask is for. [default: the only one of --tasks]")
@@ -159,7 +160,7 @@ def mask(
             config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device
         ) as own:
             measured: dict[str, FisherRecord] = {}
-            found, more = scoped(_fishers(own, task_names(tasks or "", target), measured), scope, target)
+            found, more = scoped(_fishers(own, task_names(tasks or "", suite, target), measured), scope, target)
         facts |= more | _provenance(config, measured)
         scores = -found if importance == "least-fisher" else found
     made = Mask.make(base, scores, fraction=fraction, entries=entries, **facts)
@@ -217,7 +218,7 @@ def scoped(sources: Mapping[str, Lazy], scope: str, target: str | None) -> tuple
     Returns:
         The scores and the mask's fields: scope, tasks, target.
     """
-    from normtune.data.glue import canonical_name
+    from normtune.data.suites import spelled
     from normtune.importance.combined import combined
 
     asked: dict[str, None] = {}
@@ -229,8 +230,7 @@ def scoped(sources: Mapping[str, Lazy], scope: str, target: str | None) -> tuple
 
         return give
 
-    # A run may be of a task of the user's own.
-    named = target if target is None or target in sources else canonical_name(target)
+    named = None if target is None else spelled(target, sources)
     if named is None and scope == "individual" and len(sources) == 1:
         (named,) = sources
     scores = combined({task: noting(task, source) for task, source in sources.items()}, scope, named)

@@ -12,9 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from normtune.cli.options import names, notes
 from normtune.config import protocol as make_protocol
-from normtune.data.glue import canonical_name
-from normtune.data.glue_tasks import GLUE
-from normtune.data.suites import load_task
+from normtune.data.suites import load_task, suite_of
 from normtune.importance.archive import Archive, Measured
 from normtune.records.fisher import FisherConfig
 
@@ -23,14 +21,12 @@ if TYPE_CHECKING:
     from normtune.data.task import TaskData
     from normtune.models.base import Base
 
-#: What the paper adds over: GLUE without WNLI, MNLI once, and without the diagnostic set.
-ALL = tuple(name for name in GLUE if name not in {"wnli", "ax"})
 
-
-def task_names(text: str, target: str | None = None) -> list[str]:
-    """The tasks of a comma-separated list, each once, and the target; ``all`` stands for GLUE's eight."""
-    given = list(ALL) if text.strip() == "all" else names(text)
-    return list(dict.fromkeys(canonical_name(name) for name in [*given, *([target] if target else [])]))
+def task_names(text: str, suite: str, target: str | None = None) -> list[str]:
+    """The tasks of a comma-separated list, each once, and the target; ``all`` stands for those that tables show."""
+    chosen = suite_of(suite)
+    given = list(chosen.reported) if text.strip() == "all" else names(text)
+    return list(dict.fromkeys(chosen.resolve(name) for name in [*given, *([target] if target else [])]))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``normtune study methods``: the methods side by side on the embedded suite."""
+"""``normtune study methods``: the methods side by side on the toy suite."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def compare(
     max_train: int,
     as_json: bool,
 ) -> None:
-    """Train every method once on every task of the embedded suite, and show the scores.
+    """Train every method once on every task of the toy suite, and show the scores.
 
     Args:
         model: Hub id, folder or packaged name.
-        tasks: Tasks of the embedded suite.
+        tasks: Tasks of the toy suite.
         methods: Methods to compare, each at its default rate, under the protocol small.
         seed: The seed.
         epochs: Passes over the training data.
@@ -50,7 +50,7 @@ def compare(
     from normtune.training.session import Session
 
     chosen = protocol("small", epochs=epochs, max_train=max_train)
-    sources = [load_task(name, "templates") for name in tasks]
+    sources = [load_task(name, "toy") for name in tasks]
     session = Session(model, accelerator=accelerator())
     plan = cells(session, sources, methods, [seed], protocol=chosen, rates=None, search=False)
     with Watcher(sum(cell.runs for cell in plan)) as watcher:
@@ -63,7 +63,7 @@ def compare(
         return
     console.print(_table(records, majority))
     facts = f"{records[0].data.train:,} examples, {epochs} epochs, seed {seed}, each method at its default rate"
-    console.print(f"Embedded suite (not GLUE), {model}, {facts}.", style="dim")
+    console.print(f"Toy suite (not GLUE), {model}, {facts}.", style="dim")
     console.print("Scores are on dev, x 100; seconds a mean over tasks; memory the process's largest.", style="dim")
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from normtune.cli.heatmap import View, number, unit
 from normtune.config import Sub
-from normtune.data.glue import GLUE
+from normtune.data.suites import title_of
 from normtune.errors import ConfigError, DataError
 from normtune.importance.movement import MEASURES, Average, Measure, Movement, movement, ranks
 from normtune.records.run import Record
@@ -36,7 +36,7 @@ class Case:
     @property
     def title(self) -> str:
         """The task's name in print."""
-        return GLUE[self.task].title if self.task in GLUE else self.task
+        return title_of(self.task)
 
     @property
     def setting(self) -> str:

@@ -24,7 +24,7 @@ Data = Annotated[
         "--data", envvar="NORMTUNE_DATA", help="Folder in GLUE's layout. Without it the data comes from the hub."
     ),
 ]
-Suite = Annotated[str, typer.Option(help="glue, or templates for the embedded suite.")]
+Suite = Annotated[str, typer.Option(help="Suite of the tasks: glue, or toy, which needs no data.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]

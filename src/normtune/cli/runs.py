@@ -80,7 +80,7 @@ def listed(
 
     found = rows(folder)
     if "task" in wanted:
-        from normtune.data.glue_tasks import spelled
+        from normtune.data.suites import spelled
 
         wanted = {**wanted, "task": spelled(wanted["task"], [row["task"] for row in found])}
     found = select(found, wanted)

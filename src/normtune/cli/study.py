@@ -128,22 +128,23 @@ def study(
     tracked = trackers(track)
     from normtune.cli.conducting import conduct
     from normtune.config import protocol as make_protocol
-    from normtune.data.glue import canonical_name
-    from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
+    from normtune.data.suites import suite_of
+    from normtune.studies.study import FRACTIONS, METHODS, StudyConfig, check_masks, parts
     from normtune.studies.work import Place, check_mode
 
+    chosen = suite_of(suite)
     config = StudyConfig(
         parts=parts(what),
         model=model,
         revision=revision,
         dtype=dtype,
         suite=suite,
-        tasks=TASKS if tasks is None else tuple(map(canonical_name, names(tasks))),
+        tasks=chosen.reported if tasks is None else tuple(map(chosen.resolve, names(tasks))),
         methods=METHODS if method is None else tuple(methods(method)),
         seeds=tuple(seeds(seed, "--seeds")),
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
         masks=check_masks(names(masks)),
-        sources=TASKS if fisher_tasks is None else tuple(map(canonical_name, names(fisher_tasks))),
+        sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
         protocol=make_protocol(
             protocol,
             epochs=epochs,

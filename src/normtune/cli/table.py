@@ -38,7 +38,7 @@ def table(
     """
     from normtune.cli import options
     from normtune.cli.outputs import markdown_table, rate_table, rich_table
-    from normtune.data.glue_tasks import spelled
+    from normtune.data.suites import spelled
     from normtune.records.aggregate import by_rate, tabulate
     from normtune.records.store import Store
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich import box
 from rich.table import Table
 
 from normtune.cli.options import Data, Json, console
+
+if TYPE_CHECKING:
+    from normtune.data.suites import Suite
 
 
 def register(app: typer.Typer) -> None:
@@ -23,27 +28,34 @@ def tasks(data: Data = None, as_json: Json = False) -> None:
 
     Example: `NORMTUNE_DATA=glue normtune tasks`
     """
-    from normtune.data.glue import survey
+    from normtune.data.suites import SUITES
 
-    listings = survey(data)
     if as_json:
-        print(json.dumps([dataclasses.asdict(listing) for listing in listings], indent=1, default=str))
+        listings = [(name, listing) for name, suite in SUITES.items() for listing in suite.listings(data)]
+        plain = [{"suite": name, **dataclasses.asdict(listing)} for name, listing in listings]
+        print(json.dumps(plain, indent=1, default=str))
         return
-    where = f"in {data}" if data else "on the hub (nyu-mll/glue); --data or NORMTUNE_DATA names a folder"
-    table = Table(title=f"GLUE {where}", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("task", "title", "metric"):
-        table.add_column(name)
-    for name in ("train", "dev", "test"):
-        table.add_column(name, justify="right")
+    for name, suite in SUITES.items():
+        console.print(_table(name, suite, data))
+    if data is None:
+        console.print("What lies on the hub is fetched when it is used; --data or NORMTUNE_DATA names a folder.")
+
+
+def _table(name: str, suite: Suite, data: Path | None) -> Table:
+    table = Table(title=f"--suite {name}", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("task", "title", "metric"):
+        table.add_column(column)
+    for column in ("train", "dev", "test"):
+        table.add_column(column, justify="right")
     table.add_column("found in")
-    for item in listings:
+    missing = "the package" if suite.survey is None else "not found" if data else "hub"
+    for item in suite.listings(data):
         sizes = [_sizes(item.sizes, split) for split in ("train", "dev", "test")]
-        found = Path(item.found).name if item.found else ("not found" if data else "hub")
-        table.add_row(item.name, item.title, item.primary, *sizes, found, style="" if item.found else "dim")
-    console.print(table)
+        found = Path(item.found).name if item.found else missing
+        table.add_row(item.name, item.title, item.primary, *sizes, found, style="" if item.sizes else "dim")
+    return table
 
 
-def _sizes(sizes: object, split: str) -> str:
-    assert isinstance(sizes, dict)
+def _sizes(sizes: Mapping[str, int], split: str) -> str:
     found = [f"{count:,}" for name, count in sizes.items() if name == split or name.startswith(f"{split}_")]
     return " + ".join(found)

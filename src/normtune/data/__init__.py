@@ -1,1 +1,1 @@
-"""Tasks: GLUE, one's own files, the embedded suite, and the metrics they are scored by."""
+"""Tasks: GLUE, the toy suite, the user's own files, and the metrics they are scored by."""

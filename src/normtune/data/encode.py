@@ -1,10 +1,11 @@
-"""From texts to batches: encoded once, bucketed by length, padded only to the longest of each batch."""
+"""From examples to batches: encoded once, bucketed by length, padded only to the longest of each batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,14 @@ from normtune.modes import unwatched
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split as token numbers.
+    """A split as a model reads it.
 
     Attributes:
-        fields: The tokenizer's fields (``input_ids``, ``token_type_ids``, ...): for each example a vector of int64.
+        fields: The model's inputs by name (``input_ids``, ``token_type_ids``, ...): for each example a tensor. Of texts
+            it is a vector of int64, as long as the text; other tensors have one shape for all examples.
         labels: Class numbers (int64) or targets (float64), or None.
         truncated: How many examples were longer than the limit.
-        pad: The number that fills up each field, by field.
+        pad: The number that fills up each field of vectors, by field.
         side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
         cut: Positions of the examples that were longer than the limit.
     """
@@ -38,40 +40,56 @@ class Encoded:
     cut: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.fields["input_ids"])
+        return len(next(iter(self.fields.values())))
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each example."""
-        return np.array([len(ids) for ids in self.fields["input_ids"]], dtype=np.int64)
+        """Number of tokens of each example; 1 for what is no sequence."""
+        first = next(iter(self.fields.values()))
+        return np.array([len(values) if values.ndim == 1 else 1 for values in first], dtype=np.int64)
 
     @unwatched
     def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The model's inputs for the examples at `indices`, each of shape (len(indices), longest of them)."""
+        """The model's inputs for the examples at `indices`, of texts of shape (len(indices), longest of them)."""
         return {
             name: pad_sequence(
-                [values[i] for i in indices], batch_first=True, padding_value=self.pad[name], padding_side=self.side
+                [values[i] for i in indices],
+                batch_first=True,
+                padding_value=self.pad.get(name, 0),
+                padding_side=self.side,
             ).to(device)
             for name, values in self.fields.items()
         }
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenize `split`, cutting what is longer than `max_length` tokens or than the model takes.
+def encode(split: Split, processor: Any, limit: int) -> Encoded:
+    """Encode `split` by its kind of input, which the name of its first column says.
 
     Args:
         split: The examples.
-        tokenizer: The base model's tokenizer.
-        max_length: Limit in tokens, special ones included; of a pair the longer text is cut first.
+        processor: What the base model brings for its inputs: its tokenizer.
+        limit: The most tokens that an example may have.
 
     Returns:
-        Token numbers and labels, with the count of examples that were cut.
+        The model's inputs and labels.
 
     Raises:
-        DataError: If a text is empty, or there is none.
+        DataError: If there are no examples, or one cannot be encoded.
     """
     if not len(split):
-        raise DataError("There are no texts.")
+        raise DataError("There are no examples.")
+    encoded = ENCODERS[next(iter(split.columns))](split, processor, limit)
+    return replace(encoded, labels=None if split.labels is None else torch.from_numpy(split.labels))
+
+
+def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Tokenize texts or pairs, cutting what is longer than `max_length` tokens or than the model takes.
+
+    Special tokens count; of a pair the longer text is cut first.
+
+    Raises:
+        DataError: If a text is empty.
+    """
     for number, text in enumerate(split.texts):
         if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
             raise DataError(f"Text {number + 1} of {len(split)} is empty.")
@@ -93,12 +111,16 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     pad = padding(tokenizer)
     return Encoded(
         fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},
-        labels=None if split.labels is None else torch.from_numpy(split.labels),
+        labels=None,
         truncated=len(long),
         pad=pad,
         side=tokenizer.padding_side,
         cut=tuple(long),
     )
+
+
+#: How each kind of input is encoded, by the name of its first column.
+ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {"text": _encode_texts}
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.rows import Rows, read_rows
-from normtune.data.task import Split, Task, TaskData
+from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
 
 LONG_TEXT = 20_000
@@ -47,7 +47,7 @@ class _Examples:
     labels: list[str]
 
     def split(self, labels: np.ndarray) -> Split:
-        return Split(tuple(self.texts), None if self.pairs is None else tuple(self.pairs), labels)
+        return Split.of_texts(self.texts, self.pairs, labels)
 
 
 def load_files(
@@ -209,7 +209,7 @@ def _classification(name: str, names: tuple[str, ...], *, pair: bool, weights: t
         kind="classification",
         labels=names,
         metrics=("accuracy", "macro_f1", *(("f1", "matthews") if len(names) == 2 else ())),
-        pair=pair,
+        inputs=PAIR if pair else TEXT,
         about=f"Which of {len(names)} labels does a {'pair of texts' if pair else 'text'} have?",
         weights=weights,
     )
@@ -234,7 +234,7 @@ def _regression(name: str, train: Split, source: str) -> Task:
         kind="regression",
         labels=(),
         metrics=("spearman", "pearson", "mse"),
-        pair=train.pairs is not None,
+        inputs=tuple(train.columns),
         about=f"What number does a {'pair of texts' if train.pairs is not None else 'text'} have?",
         center=center,
         scale=scale,

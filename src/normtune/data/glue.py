@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from normtune.data.glue_tasks import GLUE, LAYOUTS, canonical_name, plain
-from normtune.data.task import Split, Task, TaskData
+from normtune.data.glue_tasks import GLUE, LAYOUTS, canonical_name
+from normtune.data.task import Listing, Split, Task, TaskData, plain
 from normtune.data.tsv import count_rows, read_table
 from normtune.errors import DataError
 
-__all__ = ["GLUE", "HUB_DATASET", "Listing", "canonical_name", "load_glue", "survey"]
+__all__ = ["GLUE", "HUB_DATASET", "canonical_name", "load_glue", "survey"]
 
 HUB_DATASET = "nyu-mll/glue"
 HIGHEST_SCORE = 5.0
@@ -48,25 +48,6 @@ def load_glue(name: str, data: Path | None) -> TaskData:
         raise DataError(f"No data of {task.title}: {reason}none of these files is there: {looked}.")
     read = {split: _read_file(task, path, split) for split, path in files.items()}
     return _gather(task, read, str(next(iter(files.values())).parent))
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What there is of a task, for a listing.
-
-    Attributes:
-        name: The task's name.
-        title: Its name in print.
-        primary: Its primary metric.
-        found: The folder with its files, or None where there is none.
-        sizes: Rows by split as the files hold them, before any are dropped.
-    """
-
-    name: str
-    title: str
-    primary: str
-    found: Path | None
-    sizes: Mapping[str, int]
 
 
 def survey(data: Path | None) -> list[Listing]:
@@ -183,11 +164,8 @@ def _check(task: Task, rows: _Rows) -> tuple[Split, int]:
         if labelled:
             labels.append(_label(task, label, rows.codes, f"{rows.place} {number}"))
     kind = np.int64 if task.kind == "classification" else np.float64
-    return Split(
-        texts=tuple([words[0] for words in texts]),
-        pairs=tuple([words[1] for words in texts]) if task.pair else None,
-        labels=np.array(labels, dtype=kind) if labelled else None,
-    ), dropped
+    columns = {name: tuple([words[i] for words in texts]) for i, name in enumerate(task.inputs)}
+    return Split(columns, np.array(labels, dtype=kind) if labelled else None), dropped
 
 
 def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float:

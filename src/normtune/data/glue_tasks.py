@@ -5,12 +5,10 @@ Wang et al., *GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Lan
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from normtune.data.task import Task
-from normtune.errors import UnknownNameError
+from normtune.data.task import PAIR, TEXT, Task, resolve
 
 _INFERENCE = ("entailment", "neutral", "contradiction")
 _ENTAILED = ("entailment", "not_entailment")
@@ -20,20 +18,23 @@ _MATTHEWS = ("matthews", "macro_f1")
 
 
 def _classes(
-    name: str, title: str, labels: tuple[str, ...], metrics: tuple[str, ...], about: str, *, pair: bool = True
+    name: str,
+    title: str,
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...],
+    about: str,
+    inputs: tuple[str, ...] = PAIR,
 ) -> Task:
-    return Task(name, title, "classification", labels, metrics, pair, about=about)
+    return Task(name, title, "classification", labels, metrics, inputs, about=about)
 
 
 GLUE: Mapping[str, Task] = {
     task.name: task
     for task in (
-        _classes(
-            "cola", "CoLA", ("unacceptable", "acceptable"), _MATTHEWS, "Is the sentence good English?", pair=False
-        ),
-        _classes("sst2", "SST-2", ("negative", "positive"), _ACCURACY, "Does the review like the film?", pair=False),
+        _classes("cola", "CoLA", ("unacceptable", "acceptable"), _MATTHEWS, "Is the sentence good English?", TEXT),
+        _classes("sst2", "SST-2", ("negative", "positive"), _ACCURACY, "Does the review like the film?", TEXT),
         _classes("mrpc", "MRPC", ("not_equivalent", "equivalent"), _F1, "Do two sentences of the news say the same?"),
-        Task("stsb", "STS-B", "regression", (), ("spearman", "pearson"), pair=True, about="How alike are two texts?"),
+        Task("stsb", "STS-B", "regression", (), ("spearman", "pearson"), PAIR, about="How alike are two texts?"),
         _classes("qqp", "QQP", ("not_duplicate", "duplicate"), _F1, "Do two questions ask the same?"),
         _classes("mnli", "MNLI", _INFERENCE, _ACCURACY, "Does the second text follow, contradict, or neither?"),
         _classes("qnli", "QNLI", _ENTAILED, _ACCURACY, "Does the sentence answer the question?"),
@@ -118,16 +119,8 @@ LAYOUTS = {
 }
 
 
-def plain(name: str) -> str:
-    """A name without case, hyphens and the like, as tasks and folders are compared."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_NAMES = {
-    **{plain(name): task.name for task in GLUE.values() for name in (task.name, task.title)},
-    **dict.fromkeys(("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"), "mnli"),
-    "diagnostic": "ax",
-}
+#: Further names: both parts of MNLI are one task.
+ALIASES = {**dict.fromkeys(("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"), "mnli"), "diagnostic": "ax"}
 
 
 def canonical_name(name: str) -> str:
@@ -138,29 +131,6 @@ def canonical_name(name: str) -> str:
             ``MNLI-mm``) are ``mnli``, one task with two dev splits.
 
     Returns:
-        A key of `GLUE`.
-
-    Raises:
-        UnknownNameError: If GLUE has no such task.
+        A key of `GLUE`; `normtune.data.task.resolve` raises an error where there is none.
     """
-    key = plain(name)
-    if key not in _NAMES:
-        raise UnknownNameError("GLUE task", name, GLUE)
-    return _NAMES[key]
-
-
-def spelled(name: str, known: Iterable[str]) -> str:
-    """The one of some tasks' names that is `name` in another spelling, such as ``SST-2`` for ``sst2``.
-
-    Args:
-        name: A task's name in any case, with or without hyphens; GLUE's as `canonical_name` knows them.
-        known: Names of tasks of any suite.
-
-    Returns:
-        The known name; `name` itself where it is known, or none of them is meant.
-    """
-    names = [*known]
-    if name in names:
-        return name
-    wanted = _NAMES.get(plain(name), plain(name))
-    return next((own for own in names if wanted in {own, plain(own)}), name)
+    return resolve(name, GLUE, "GLUE task", ALIASES)

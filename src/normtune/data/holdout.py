@@ -21,10 +21,10 @@ def labels_of(split: Split) -> np.ndarray:
     return split.labels
 
 
-def alike(split: Split) -> dict[tuple[str, str], list[int]]:
+def alike(split: Split) -> dict[tuple[str, ...], list[int]]:
     """The numbers of the examples that have the same texts, by these."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for index, key in enumerate(zip(split.texts, split.pairs or [""] * len(split), strict=True)):
+    found: dict[tuple[str, ...], list[int]] = {}
+    for index, key in enumerate(zip(*split.columns.values(), strict=True)):
         found.setdefault(key, []).append(index)
     return found
 

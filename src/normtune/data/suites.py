@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from normtune.data.glue import canonical_name, load_glue
-from normtune.data.task import TaskData
-from normtune.data.templates import generate
+from normtune.data.glue import load_glue, survey
+from normtune.data.glue_tasks import ALIASES, GLUE
+from normtune.data.task import Listing, Task, TaskData, plain, resolve
+from normtune.data.toy import TOY, load_toy
 from normtune.errors import UnknownNameError
 
 
@@ -33,21 +35,38 @@ class Suite:
 
     Attributes:
         title: Its name in print.
+        tasks: Its tasks by name, in order.
         columns: The columns of its tables and the panels of its figures, in order.
         load: Reads the task of a name, from a folder where the suite lies in one (None takes it from the hub).
+        survey: Lists what a folder holds of its tasks, or None where they are always there.
+        aliases: Further names of tasks, as `normtune.data.task.plain` gives them.
     """
 
     title: str
+    tasks: Mapping[str, Task]
     columns: tuple[Column, ...]
     load: Callable[[str, Path | None], TaskData]
+    survey: Callable[[Path | None], list[Listing]] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Names of the tasks that its tables show."""
+        return tuple(name for name in self.tasks if name in {column.task for column in self.columns})
 
-#: Size of the embedded suite's splits, and the seed that they are generated with.
-TEMPLATE_TRAIN, TEMPLATE_DEV, TEMPLATE_SEED = 2000, 500, 0
+    def resolve(self, name: str) -> str:
+        """The name of a task in any spelling; `normtune.data.task.resolve` raises an error where there is none."""
+        return resolve(name, self.tasks, f"{self.title} task", self.aliases)
 
-
-def _template(name: str, _: Path | None) -> TaskData:
-    return generate(canonical_name(name), train=TEMPLATE_TRAIN, dev=TEMPLATE_DEV, seed=TEMPLATE_SEED)
+    def listings(self, data: Path | None) -> list[Listing]:
+        """What there is of each task; `data` is the folder of a suite that lies in one."""
+        if self.survey is not None:
+            return self.survey(data)
+        found = {name: self.load(name, None).splits for name in self.tasks}
+        return [
+            Listing(task.name, task.title, task.primary, sizes={split: len(own) for split, own in found[name].items()})
+            for name, task in self.tasks.items()
+        ]
 
 
 #: GLUE's columns in the paper's order.
@@ -64,25 +83,66 @@ _GLUE = (
 )
 
 SUITES: dict[str, Suite] = {
-    "glue": Suite("GLUE", _GLUE, load_glue),
-    "templates": Suite("the embedded suite", _GLUE, _template),
+    "glue": Suite("GLUE", GLUE, _GLUE, load_glue, survey, ALIASES),
+    "toy": Suite("toy", TOY, _GLUE, load_toy),
 }
+
+
+def suite_of(name: str) -> Suite:
+    """The suite called `name`.
+
+    Raises:
+        UnknownNameError: If there is no such suite.
+    """
+    if name not in SUITES:
+        raise UnknownNameError("suite", name, SUITES)
+    return SUITES[name]
 
 
 def load_task(name: str, suite: str = "glue", data: Path | None = None) -> TaskData:
     """The task called `name` in `suite`, with its data.
 
     Args:
-        name: The task's name in the suite; of GLUE the hub's (``rte``), or GLUE's own (``RTE``).
-        suite: One of `SUITES`.
+        name: The task's name in the suite, in any spelling (``rte``, ``RTE``).
+        suite: One of `SUITES`; others raise an `UnknownNameError`, as names of no task do.
         data: A folder in the suite's layout; None takes it from the hub, where the suite is on one.
 
     Returns:
         The task with its data, which names the suite.
-
-    Raises:
-        UnknownNameError: If there is no such suite, or no such task in it.
     """
-    if suite not in SUITES:
-        raise UnknownNameError("suite", suite, SUITES)
-    return replace(SUITES[suite].load(name, data), suite=suite)
+    chosen = suite_of(suite)
+    return replace(chosen.load(chosen.resolve(name), data), suite=suite)
+
+
+def known_task(name: str) -> Task | None:
+    """The task that has this name in any suite; None where it is one of the user's own."""
+    return next((suite.tasks[name] for suite in SUITES.values() if name in suite.tasks), None)
+
+
+def title_of(name: str) -> str:
+    """A task's name in print."""
+    found = known_task(name)
+    return name if found is None else found.title
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of tasks, each once, in the order of their suites; the user's own after them, by name."""
+    order = list(dict.fromkeys(name for suite in SUITES.values() for name in suite.tasks))
+    return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def spelled(name: str, known: Iterable[str]) -> str:
+    """The one of some tasks' names that is `name` in another spelling, such as ``SST-2`` for ``sst2``.
+
+    Args:
+        name: A task's name in any case, with or without hyphens.
+        known: Names of tasks of any suite, or of the user's own.
+
+    Returns:
+        The known name; `name` itself where it is known, or none of them is meant.
+    """
+    names, meant = [*known], {plain(name)}
+    for suite in SUITES.values():
+        with suppress(UnknownNameError):
+            meant.add(suite.resolve(name))
+    return name if name in names else next((own for own in names if meant & {own, plain(own)}), name)

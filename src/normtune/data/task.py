@@ -1,17 +1,21 @@
-"""A task: what is asked of a text or a pair of texts, and the data to learn it from."""
+"""A task: what is asked of a text, a pair of texts or a picture, and the data to learn it from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from normtune.errors import DataError
+from normtune.errors import DataError, UnknownNameError
 
 Kind = Literal["classification", "regression"]
+#: The columns of a task that reads one text, and of one that reads two.
+TEXT, PAIR = ("text",), ("text", "pair")
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Task:
         kind: ``classification`` (one label of several) or ``regression`` (one number).
         labels: Label names in the order of their class numbers; empty for regression.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
-        pair: Whether an example is a pair of texts.
+        inputs: The columns that an example consists of: `TEXT`, `PAIR`, or another kind (`normtune.data.encode`).
         positive: For metrics that need one, the class number that counts as positive.
         about: One line that says what is asked.
         center: For regression, what is taken from a target before training and added to a prediction.
@@ -38,13 +42,18 @@ class Task:
     kind: Kind
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    pair: bool
+    inputs: tuple[str, ...] = TEXT
     positive: int = 1
     about: str = ""
     center: float = 0.0
     scale: float = 1.0
     weights: tuple[float, ...] | None = None
     columns: tuple[str, ...] = ()
+
+    @property
+    def pair(self) -> bool:
+        """Whether an example is a pair of texts."""
+        return self.inputs == PAIR
 
     @property
     def primary(self) -> str:
@@ -57,39 +66,99 @@ class Task:
         return len(self.labels) if self.kind == "classification" else 1
 
 
+def plain(name: str) -> str:
+    """A name without case, hyphens and the like, as tasks and folders are compared."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[str, str] | None = None) -> str:
+    """The name of a task in any spelling, such as ``SST-2`` for ``sst2``.
+
+    Args:
+        name: The task's name or title, in any case, with or without hyphens.
+        tasks: The tasks that there are, by name.
+        kind: What an unknown name is called in the error.
+        aliases: Further names, as `plain` gives them.
+
+    Returns:
+        A key of `tasks`.
+
+    Raises:
+        UnknownNameError: If there is no such task.
+    """
+    known = {plain(given): own for own, task in tasks.items() for given in (own, task.title)} | dict(aliases or {})
+    if plain(name) not in known:
+        raise UnknownNameError(kind, name, tasks)
+    return known[plain(name)]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What there is of a task, for a listing.
+
+    Attributes:
+        name: The task's name.
+        title: Its name in print.
+        primary: Its primary metric.
+        found: The folder with its files, or None where there is none.
+        sizes: Examples by split; of files the rows that they hold, before any are dropped.
+    """
+
+    name: str
+    title: str
+    primary: str
+    found: Path | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some examples of a task, in order.
 
     Attributes:
-        texts: First texts.
-        pairs: Second texts, or None where the task has none.
+        columns: What the task reads, by the names in `Task.inputs`; the first name says how it is encoded. Texts are
+            strings; other values can be turned into bytes.
         labels: Class numbers (int64) or targets (float64), or None where they are not known.
-        tags: For each example the named phenomenon that it tests, or None where the data names none.
     """
 
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[Any, ...]]
     labels: np.ndarray | None = None
-    tags: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "labels", "tags"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.texts):
-                raise DataError(f"A split has {len(self.texts)} texts but {len(column)} {name}.")
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        if self.labels is not None:
+            lengths["labels"] = len(self.labels)
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(f"The columns of a split differ in length: {told}.")
+
+    @classmethod
+    def of_texts(
+        cls, texts: Iterable[str], pairs: Iterable[str] | None = None, labels: np.ndarray | None = None
+    ) -> Split:
+        """A split of texts, or of pairs of texts."""
+        first = {"text": tuple(texts)}
+        return cls(first if pairs is None else {**first, "pair": tuple(pairs)}, labels)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The first texts."""
+        return self.columns["text"]
+
+    @property
+    def pairs(self) -> tuple[str, ...] | None:
+        """The second texts, or None where the task has none."""
+        return self.columns.get("pair")
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The examples at `indices`, in that order."""
         chosen = [int(i) for i in indices]
         return Split(
-            texts=tuple(self.texts[i] for i in chosen),
-            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in chosen),
-            labels=None if self.labels is None else self.labels[chosen],
-            tags=None if self.tags is None else tuple(self.tags[i] for i in chosen),
+            {name: tuple(column[i] for i in chosen) for name, column in self.columns.items()},
+            None if self.labels is None else self.labels[chosen],
         )
 
     def sample(self, size: int | None, seed: int) -> Split:
@@ -103,12 +172,13 @@ class Split:
         return self.take(np.sort(drawn))
 
     def identity(self) -> str:
-        """A content hash over texts and labels, in order (hexadecimal SHA-256)."""
+        """A content hash over all columns and labels, in order (hexadecimal SHA-256)."""
         digest = hashlib.sha256()
-        for column in (self.texts, self.pairs or ()):
+        # A missing column of texts counts as an empty one: records and Fisher files name hashes that were made so.
+        for column in {**dict.fromkeys(PAIR, ()), **self.columns}.values():
             digest.update(f"{len(column)}\n".encode())
-            for text in column:
-                raw = text.encode()
+            for value in column:
+                raw = value.encode() if isinstance(value, str) else bytes(value)
                 digest.update(f"{len(raw)}:".encode() + raw)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).tobytes())

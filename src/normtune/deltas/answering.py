@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normtune.data.task import Task
+from normtune.data.task import PAIR, TEXT, Task
 from normtune.deltas.delta import Delta
 
 
@@ -16,7 +16,7 @@ def task_of(delta: Delta) -> Task:
         kind=info.kind,
         labels=info.labels,
         metrics=("spearman", "pearson") if info.kind == "regression" else classes,
-        pair=info.pair,
+        inputs=PAIR if info.pair else TEXT,
         center=info.center,
         scale=info.scale,
     )

@@ -39,8 +39,8 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
         wanted = "pairs of texts" if task.pair else "single texts"
         raise DataError(f"The task {task.name!r} reads {wanted}.")
     if not task.pair:
-        return Split(tuple(str(text) for text in texts))
-    return Split(tuple(text[0] for text in texts), tuple(text[1] for text in texts))
+        return Split.of_texts(str(text) for text in texts)
+    return Split.of_texts((text[0] for text in texts), (text[1] for text in texts))
 
 
 def predictions(outputs: Sequence[np.ndarray], tasks: Sequence[Task]) -> list[Prediction]:

@@ -20,7 +20,7 @@ from normtune.models.base import Base
 from normtune.models.sources import quiet
 
 # What a scaled head is tried on; any texts do.
-_TEXTS = Split(("a", "is this so ?"))
+_TEXTS = Split.of_texts(("a", "is this so ?"))
 
 
 def merge(delta: Delta, base: Base, folder: str | Path) -> None:

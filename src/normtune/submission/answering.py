@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +174,7 @@ def _by_choice(parts: Sequence[Part]) -> list[tuple[Choice, list[Part]]]:
 
 
 def _chunks(examples: Split) -> Iterator[Split]:
-    pairs = examples.pairs
-    filled = dataclasses.replace(
-        examples,
-        texts=tuple(text or EMPTY for text in examples.texts),
-        pairs=None if pairs is None else tuple(text or EMPTY for text in pairs),
-    )
+    filled = Split({name: tuple(text or EMPTY for text in column) for name, column in examples.columns.items()})
     for start in range(0, len(filled), CHUNK):
         yield filled.take(range(start, min(start + CHUNK, len(filled))))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
-from normtune.data.glue_tasks import GLUE, plain
+from normtune.data.glue_tasks import GLUE
+from normtune.data.task import plain
 from normtune.errors import DataError, UnknownNameError
 from normtune.submission.files import FILES, AnswerFile
 
