@@ -20,7 +20,8 @@ from normtune.data.glue import load_glue
 from normtune.deltas.delta import Delta
 from normtune.importance import archive
 from normtune.importance.fisher import Request, fisher
-from normtune.importance.masks import Mask
+from normtune.importance.masks import Mask, top
+from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores, magnitude, wanda
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -212,6 +213,45 @@ def test_random_is_drawn_by_its_seed(make: Make, tiny_base: Base) -> None:
     assert len(one.selection) == len(other.selection) == 48
     assert (one.info.seed, other.info.seed) == (1, 2)
     assert 0 < len(one.selection & other.selection) < 48
+
+
+@pytest.mark.parametrize("per", ["set", "row"])
+def test_wanda_takes_a_sample_of_the_tasks_texts(make: Make, tiny_base: Base, suite: Path, per: str) -> None:
+    common = ["--importance", "wanda", "--within", "intermediate.dense", "--fraction", "0.25", "--per", per]
+    mask = make(*common, "--tasks", "rte,sst2", "--scope", "leave-one-out", "--target", "rte", "--examples", "10")
+    sample = load_glue("sst2", suite).labelled("train").sample(10, 0)
+    candidates = select(tiny_base.layout, "intermediate.dense")
+    scores = wanda(Given(tiny_base, candidates, texts=encode(sample, tiny_base.need_tokenizer(), 128)))
+    assert mask.selection == top(scores.by_row() if per == "row" else scores, fraction=0.25)
+    assert mask.name == f"wanda-leave-one-out@0.25{' by row' if per == 'row' else ''} of intermediate.dense"
+    assert (mask.info.tasks, mask.info.examples, mask.info.seed) == (("sst2",), {"sst2": 10}, 0)
+
+
+def test_an_importance_that_is_added_at_run_time(
+    cli: Run, make: Make, small: list[str], tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One function and its line in the table: command, file and record follow."""
+
+    def spread(given: Given) -> Scores:
+        """How far from the mean of its parameter an entry is, over the number of texts."""
+        assert given.texts is not None
+        values = magnitude(given).values
+        return Scores(given.within, {name: np.abs(v - v.mean()) / len(given.texts) for name, v in values.items()})
+
+    monkeypatch.setitem(IMPORTANCES, "spread", Importance("distance from the mean", "texts", spread))
+    mask = make("--importance", "spread", "--tasks", "sst2", "--fraction", "0.1")
+    state = tiny_base.model.state_dict()
+    values = [state[p.parameter].abs().double().numpy() for p in select(tiny_base.layout, "layernorm")]
+    assert positions(mask.selection, tiny_base) == best(np.concatenate([np.abs(v - v.mean()) for v in values]), 19)
+    assert mask.name == "spread-individual@0.1"
+    out = tmp_path / "out"
+    options = ["--task", "sst2", "--mask", tmp_path / "masks" / "0.safetensors", "--lr", "0.01", *small]
+    status, _, error = cli("train", *options, "--out", out)
+    assert status == 0, error
+    assert Record.load(out / "record.json").config.method == "spread-individual@0.1"
+    status, _, error = cli("mask", "--importance", "spred", "--fraction", "0.1", "--out", tmp_path / "no")
+    assert status == 1
+    assert "Did you mean 'spread'?" in said(error)
 
 
 @pytest.mark.parametrize(
@@ -421,6 +461,7 @@ def test_a_mask_of_another_model_is_refused(
 RTE, TENTH = ["--tasks", "rte"], ["--fraction", "0.1"]
 BAD: list[tuple[list[str], str]] = [
     ([*RTE, *TENTH, "--importance", "fischer"], "Unknown importance 'fischer'. Did you mean 'fisher'?"),
+    ([*RTE, *TENTH, "--per", "rows"], "Unknown comparison 'rows'. Did you mean 'row'?"),
     ([*RTE, *TENTH, "--scope", "globl"], "Unknown scope 'globl'. Did you mean 'global'?"),
     ([*RTE, *TENTH, "--estimator", "exakt"], "Unknown estimator 'exakt'. Did you mean 'exact'?"),
     ([*RTE, *TENTH, "--suite", "glew"], "Unknown suite 'glew'. Did you mean 'glue'?"),
@@ -428,25 +469,25 @@ BAD: list[tuple[list[str], str]] = [
     ([*RTE, *TENTH, "--within", "layrnorm"], "Unknown"),
     ([*TENTH, "--tasks", "rtee"], "Unknown GLUE task 'rtee'. Did you mean 'rte'?"),
     ([*RTE, *TENTH, "--target", "rtee"], "Unknown GLUE task 'rtee'."),
-    ([*RTE, "--fraction", "1.01"], "--fraction takes a number from 0 to 1; got 1.01"),
-    ([*RTE, "--fraction", "-0.1"], "--fraction takes a number from 0 to 1; got -0.1"),
-    ([*RTE, "--fraction", "nan"], "--fraction takes a number from 0 to 1; got nan"),
-    ([*RTE, "--fraction", "inf"], "--fraction takes a number from 0 to 1; got inf"),
-    (RTE, "Give either --fraction or --entries"),
-    ([*RTE, *TENTH, "--entries", "3"], "Give either --fraction or --entries"),
-    ([*RTE, "--entries", "193"], "--entries takes from 0 to all 192 candidates; got 193"),
-    ([*RTE, "--entries", "193", "--until-stable"], "--entries takes from 0 to all 192 candidates; got 193"),
-    ([*RTE, "--entries", "-1"], "--entries takes from 0 to all 192 candidates; got -1"),
+    ([*RTE, "--fraction", "1.01"], "between 0 and 1; got 1.01"),
+    ([*RTE, "--fraction", "-0.1"], "between 0 and 1; got -0.1"),
+    ([*RTE, "--fraction", "nan"], "between 0 and 1; got nan"),
+    ([*RTE, "--fraction", "inf"], "between 0 and 1; got inf"),
+    (RTE, "either a fraction of its candidates or a number of entries"),
+    ([*RTE, *TENTH, "--entries", "3"], "either a fraction of its candidates or a number of entries"),
+    ([*RTE, "--entries", "193"], "between 0 and all 192 candidates; got 193"),
+    ([*RTE, "--entries", "193", "--until-stable"], "between 0 and all 192 candidates; got 193"),
+    ([*RTE, "--entries", "-1"], "between 0 and all 192 candidates; got -1"),
     ([*RTE, *TENTH, "--within", "head"], "There are no candidates: 'head' selects nothing"),
     (["--importance", "magnitude", *TENTH, "--within", "layernorm - layernorm"], "There are no candidates"),
-    (TENTH, "The importance 'fisher' is measured on tasks; name them with --tasks"),
-    ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "name them with --tasks"),
-    ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with --importance change"),
+    (TENTH, "The importance 'fisher' is measured on tasks; name one or more"),
+    ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "is measured on tasks"),
+    ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with an importance that is read off runs"),
     ([*TENTH, "--importance", "change"], "name their folders with --runs"),
     ([*RTE, *TENTH, "--importance", "change", "--runs", "somewhere"], "leave out --tasks"),
     ([*TENTH, "--importance", "change", "--runs", "nowhere"], "There is no delta at nowhere"),
     ([*TENTH, "--importance", "change", "--runs", ""], "no comma-separated list"),
-    ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave out --tasks and --target"),
+    ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave the tasks out"),
     ([*TENTH, "--importance", "random", "--target", "rte"], "is the same for every task"),
     ([*TENTH, "--tasks", "rte,sst2"], "A mask of the scope 'individual' is for one task; name it as the target"),
     ([*TENTH, "--tasks", "rte,sst2", "--scope", "leave-one-out"], "name it as the target"),

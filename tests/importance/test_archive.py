@@ -138,6 +138,27 @@ def test_without_a_folder_nothing_is_kept(tiny_base: Base, animals: TaskData, tm
     assert listed(tmp_path) == []
 
 
+def test_a_study_finds_it_reads_it_by_its_id_and_makes_it_anew(
+    tiny_base: Base, animals: TaskData, tmp_path: Path
+) -> None:
+    own, train = Archive(tmp_path), animals.labelled("train")
+    candidates = select(tiny_base.layout, "layernorm")
+    assert own.find(tiny_base, animals, train, SMALL) is None
+    with pytest.raises(DataError, match="There is no Fisher information called animals-abc"):
+        own.read("animals", "abc", candidates)
+    made = measure(tmp_path, tiny_base, animals)
+    found = own.find(tiny_base, animals, train, SMALL)
+    assert found is not None
+    for same in (found, own.read("animals", made.record.id, candidates)):
+        assert same.record == made.record
+        assert_same_scores(same, made)
+    files = listed(tmp_path)
+    again = own.measure(tiny_base, animals, train, SMALL, force=True)
+    assert not again.cached
+    assert again.record.information == made.record.information
+    assert listed(tmp_path) == files
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "examples": {"examples": 30},
     "sample_seed": {"examples": 30, "sample_seed": 1},
