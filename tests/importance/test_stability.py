@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 
 from normtune.data.encode import Encoded
 from normtune.importance import stability
-from normtune.importance.fisher import Counter, Estimation, Fisher, Request, fisher
+from normtune.importance.fisher import Estimation, Fisher, Request, fisher
 from normtune.importance.stability import GROUPS, Round, overlap, rounds, until_stable
 from normtune.importance.tally import Tally
 from normtune.methods.expression import select
@@ -25,7 +25,7 @@ TASK = TASKS["three"]
 
 
 class Ticks:
-    """In place of a counter: marks for each example that it was added, and how often."""
+    """In place of an estimation: marks for each example that it was added, and how often."""
 
     def __init__(self, available: int) -> None:
         self._names = {"ticks": torch.zeros(available)}
@@ -47,8 +47,8 @@ def ticks(tally: Tally) -> np.ndarray:
 
 
 def states(available: int, seed: int = 0) -> Iterator[Round]:
-    counter: Any = Ticks(available)
-    return rounds(counter, available, seed)
+    estimation: Any = Ticks(available)
+    return rounds(estimation, available, seed)
 
 
 @pytest.fixture(autouse=True)
@@ -272,12 +272,12 @@ def test_the_model_is_left_as_it_was(base: Base, encoded: Encoded, request_: Req
     assert [parameter.requires_grad for parameter in base.model.parameters()] == flags
 
 
-def test_groups_of_a_real_counter_are_fisher_of_their_examples(base: Base, encoded: Encoded) -> None:
+def test_groups_are_fisher_of_their_examples(base: Base, encoded: Encoded) -> None:
     within = select(base.layout, "layernorm")
     request = Request(within)
-    with Estimation(base, TASK, encoded, request).counter(0) as counter:
-        assert isinstance(counter, Counter)
-        last = [*rounds(counter, 150, 0)][-1]
+    estimation = Estimation(base, TASK, encoded, request)
+    with estimation.head(0):
+        last = [*rounds(estimation, 150, 0)][-1]
     for number, group in enumerate(last.groups):
         wanted = fisher(base, TASK, encoded, request, examples=last.order[number::8])
         sums = {name: total / group.examples for name, total in group.totals().items()}

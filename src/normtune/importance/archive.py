@@ -22,10 +22,9 @@ from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.files import write_atomically
-from normtune.importance.fisher import Request, fisher
+from normtune.importance.fisher import Request, fisher, information
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
-from normtune.importance.tally import information
 from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection

@@ -9,9 +9,6 @@ since the gradient of its outputs is zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-
 import torch
 from torch import Tensor
 
@@ -78,28 +75,6 @@ def token_products(values: Tensor) -> Tensor:
 def per_example(values: Tensor) -> Tensor:
     """The sum over an example's tokens: of shape (B, O) for values of shape (B, ..., O)."""
     return values.flatten(1, -2).sum(1) if values.ndim > 2 else values
-
-
-def norm_sums(grad: Tensor, lengths: Sequence[int], normalised: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-    """Per-example gradients of what a normalisation adds or, with what it saw, of what it multiplies by.
-
-    Args:
-        grad: The gradient of its outputs, of shape (rows, O); an example's rows lie one after the other.
-        lengths: How many rows each example has.
-        normalised: Its inputs, of shape (rows, O), and each row's mean and reciprocal deviation, of shape (rows, 1).
-
-    Returns:
-        Of shape (B, O).
-    """
-    if normalised is not None:
-        inputs, mean, scale = normalised
-        grad = torch.addcmul(-mean * scale, inputs, scale).mul_(grad)
-    sums, start = [], 0
-    for length, alike in groupby(lengths):  # examples of one length at once
-        count = len(list(alike))
-        sums.append(grad[start : start + count * length].view(count, length, grad.shape[1]).sum(1))
-        start += count * length
-    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
