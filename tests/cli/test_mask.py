@@ -28,6 +28,7 @@ from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherRecord
 from normtune.records.run import Record
 from tests.cli.test_train import small, suite  # noqa: F401
+from tests.deltas.banked import changed as moved_values
 from tests.training.test_session import assert_same_delta
 
 Run = Callable[..., tuple[int, str, str]]
@@ -309,15 +310,12 @@ def test_entries_that_fisher_kept_are_not_measured_again(
 
 
 @pytest.fixture
-def train(cli: Run, small: list[str], tmp_path: Path) -> Train:
-    """Makes a real full fine-tuning of a task, and gives its folder."""
+def train(tiny_base: Base, tmp_path: Path) -> Train:
+    """What a run on a task leaves, with values that moved by chance."""
 
-    def run(task: str, seed: int = 0, rate: float = 1e-3) -> Path:
-        out = tmp_path / "runs" / f"{task}-{seed}-{rate}"
-        options = ["--task", task, "--method", "full", "--lr", rate, "--seed", seed, "--out", out]
-        status, _, error = cli("train", *options, *small)
-        assert status == 0, error
-        return out
+    def run(task: str, seed: int = 0, method: str = "full", base: Base = tiny_base) -> Path:
+        out = tmp_path / "runs" / f"{task}-{seed}-{method}"
+        return moved_values(base, method, seed=seed + 10 * len(task), task=task, method=method).save(out)
 
     return run
 
@@ -365,7 +363,7 @@ def test_change_is_read_off_full_runs(make: Make, train: Train, tiny_base: Base)
 def test_change_leaves_out_the_targets_run(make: Make, train: Train) -> None:
     """Whatever the target's own run holds, its leave-one-out mask is the same."""
     common = ["--importance", "change", "--fraction", "0.2"]
-    other, own = train("sst2"), [train("rte"), train("rte", rate=3e-2)]
+    other, own = train("sst2"), [train("rte"), train("rte", seed=1)]
     without = [make(*common, "--scope", "leave-one-out", "--target", "rte", "--runs", f"{other},{run}") for run in own]
     assert without[0].info == without[1].info
     assert make(*common, "--runs", own[0]).selection != make(*common, "--runs", own[1]).selection
@@ -529,21 +527,13 @@ def test_a_file_that_is_there_stays(cli: Run, options: list[object], tmp_path: P
     assert not (tmp_path / "records").exists()
 
 
-def test_runs_that_will_not_do(cli: Run, options: list[object], small, make_model, make_folder, tmp_path: Path) -> None:
-    other = make_folder(make_model("bert", seed=8).base_model)
-    trained = (
-        ("norm", small, ["--method", "layernorm"], "did not train .* take a full fine-tuning"),
-        (
-            "other",
-            ["--model", str(other), *small[2:]],
-            ["--method", "full"],
-            "belongs to the base model",
-        ),
+def test_runs_that_will_not_do(cli: Run, options: list[object], train: Train, make_base, tmp_path: Path) -> None:
+    cases = (
+        (train("sst2", method="layernorm"), "did not train .* take a full fine-tuning"),
+        (train("stsb", base=make_base("bert", seed=8)), "belongs to the base model"),
     )
-    for name, common, method, wanted in trained:
-        folder, out = tmp_path / name, tmp_path / "mask.safetensors"
-        status, _, error = cli("train", "--task", "sst2", *method, "--out", folder, *common)
-        assert status == 0, error
+    for folder, wanted in cases:
+        out = tmp_path / "mask.safetensors"
         more = ["--importance", "change", "--runs", folder, "--entries", "9", "--within", "bitfit"]
         status, text, error = cli(*options, *more, "--out", out)
         assert (status, text) == (1, "")

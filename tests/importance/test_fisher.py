@@ -17,7 +17,7 @@ from normtune.methods.expression import select
 from normtune.methods.selection import Selection, everything, nothing, where
 from normtune.models.base import wrap
 from normtune.records.fisher import ESTIMATORS, Estimator
-from tests.importance.reference import TASKS, assert_same, by_loop, in_float64, stay_in_float64, texts
+from tests.importance.reference import LENGTHS, TASKS, assert_same, by_loop, in_float64, stay_in_float64, texts
 
 #: The module, whose name the function took.
 counting = importlib.import_module("normtune.importance.fisher")
@@ -77,7 +77,7 @@ def sum_of(found):
 def test_every_estimator_is_the_loop_by_hand(family, task, name, make_base):
     base = in_float64(make_base(family, **LAYERS.get(family, {"num_hidden_layers": 2} if family != "bart" else {})))
     task, estimator = TASKS[task], Estimator(name=name, samples=2, seed=3)
-    encoded = texts(task, types=family in TYPED)
+    encoded = texts(task, LENGTHS[:5], types=family in TYPED)
     wanted = by_loop(base, task, encoded, estimator, seed=5)
     whole = everything(base.layout)
     found = fisher(base, task, encoded, Request(whole, whole, estimator, (5,), tokens=30))

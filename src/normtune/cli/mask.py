@@ -108,7 +108,6 @@ def mask(
     from normtune.importance.masks import first_layer
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
     from normtune.importance.scores import importance_of
-    from normtune.methods.expression import select
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
@@ -135,9 +134,10 @@ def mask(
         from_layer = first_layer(base.layout, max_time)
     if from_layer is not None:
         recipe = recipe.model_copy(update={"within": f"{within}@{from_layer}-"})
+    candidates = recipe.candidates(base)
     stable = None
     if until_stable:
-        share = fraction if fraction is not None else (entries or 0) / max(1, len(select(base.layout, recipe.within)))
+        share = fraction if fraction is not None else (entries or 0) / len(candidates)
         stable = Tolerance(of="least-mask" if of.least else "mask", tolerance=tolerance, fraction=share)
     config = FisherConfig(
         model=model,

@@ -22,7 +22,7 @@ from normtune.data.encode import Encoded
 from normtune.errors import ModelError
 from normtune.fast.first_token import can_shorten, shortened
 from normtune.fast.linear import fast_linear
-from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
+from normtune.importance.squares import linear_entries, linear_total, per_example, table_rows
 from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
 from normtune.models.base import Base
@@ -156,8 +156,8 @@ class PerExample:
         with watch, shortened(self._base.model) if self.plan.short else nullcontext():
             outputs = self._outputs(indices)
         collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
-        for scalars, more in _with_more(passes(outputs, indices) if outputs.requires_grad else ()):
-            scalars.sum().backward(retain_graph=more)
+        for scalars in passes(outputs, indices) if outputs.requires_grad else ():
+            scalars.sum().backward(retain_graph=True)
             collector.finish()
         return watch
 
@@ -186,7 +186,6 @@ class _Collector:
         self.uses: dict[str, int] = {}
         self._tally = tally
         self._waiting: dict[str, list[Factor]] = defaultdict(list)
-        self._products: tuple[Tensor, Tensor] | None = None
 
     def take(self, name: str, factor: Factor) -> None:
         if name not in self.uses:
@@ -199,7 +198,6 @@ class _Collector:
         """Square what is still waiting, for uses that the outputs do not depend on."""
         for name in list(self._waiting):
             self._square(name, self._waiting.pop(name))
-        self._products = None
 
     def _square(self, name: str, factors: list[Factor]) -> None:
         if len({(factor.kind, factor.turned) for factor in factors}) > 1:
@@ -220,20 +218,7 @@ class _Collector:
             squares = linear_entries(_working(inputs), grad)
             self._tally.add(name, squares.t() if factors[0].turned else squares)
         else:
-            self._tally.add(name, self._total(inputs, grad))
-
-    def _total(self, inputs: Tensor, grad: Tensor) -> Tensor:
-        """Query, key and value see the same inputs, whose products are then computed once."""
-        if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
-            return linear_total(_working(inputs), grad)
-        if self._products is None or not _same(self._products[0], inputs):
-            self._products = (inputs, token_products(_working(inputs)))
-        return linear_total(_working(inputs), grad, self._products[1])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same memory, seen in the same way."""
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+            self._tally.add(name, linear_total(_working(inputs), grad))
 
 
 def _working(values: Tensor) -> Tensor:
@@ -247,17 +232,6 @@ def _spread(lengths: np.ndarray) -> np.ndarray:
     The shortest twice, so that what adds up two examples' gradients at the same place is found.
     """
     return np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
-
-
-def _with_more(passes: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """What to differentiate, and whether more comes, so that the last pass can let go of what it has gone through."""
-    held = None
-    for scalars in passes:
-        if held is not None:
-            yield held, True
-        held = scalars
-    if held is not None:
-        yield held, False
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:

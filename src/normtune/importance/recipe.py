@@ -73,9 +73,7 @@ class MaskRecipe(Strict):
         if self.fraction is not None and not 0 <= self.fraction <= 1:
             raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {self.fraction:g}.")
         if not self.per_task and (self.tasks or self.target):
-            raise ConfigError(
-                f"The importance {self.importance!r} is the same for every task, so it takes no task and no target."
-            )
+            raise ConfigError(f"The importance {self.importance!r} is the same for every task; leave the tasks out.")
         if self.per_task and not self.tasks:
             raise ConfigError(f"The importance {self.importance!r} is measured on tasks; name one or more.")
 
@@ -103,6 +101,20 @@ class MaskRecipe(Strict):
     def per_task(self) -> bool:
         """Whether the importance depends on the task."""
         return IMPORTANCES[self.importance].needs != "nothing"
+
+    def candidates(self, base: Base) -> Selection:
+        """The candidates in a base model.
+
+        Raises:
+            SelectionError: If there are none.
+            ConfigError: If there are fewer than `entries`.
+        """
+        candidates = select(base.layout, self.within)
+        if not len(candidates):
+            raise SelectionError(f"There are no candidates: {self.within!r} selects nothing but the head.")
+        if self.entries is not None and not 0 <= self.entries <= len(candidates):
+            raise ConfigError(f"A mask takes between 0 and all {len(candidates):,} candidates; got {self.entries}.")
+        return candidates
 
     @property
     def name(self) -> str:
@@ -170,11 +182,7 @@ def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) ->
         SelectionError: If there are no candidates, or their scores cannot be put together.
         ConfigError: If the recipe's target or tasks do not fit its scope, or nothing gives what the importance needs.
     """
-    candidates = select(base.layout, recipe.within)
-    if not len(candidates):
-        raise SelectionError(f"There are no candidates: {recipe.within!r} selects nothing but the head.")
-    if recipe.entries is not None and not 0 <= recipe.entries <= len(candidates):
-        raise ConfigError(f"A mask takes between 0 and all {len(candidates):,} candidates; got {recipe.entries}.")
+    candidates = recipe.candidates(base)
     importance = IMPORTANCES[recipe.importance]
     facts: dict[str, Any] = {"seed": recipe.seed} if importance.seeded else {}
     if recipe.per_task:

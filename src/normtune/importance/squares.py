@@ -42,7 +42,7 @@ def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
     return total
 
 
-def linear_total(inputs: Tensor, grad: Tensor, known: Tensor | None = None) -> Tensor:
+def linear_total(inputs: Tensor, grad: Tensor) -> Tensor:
     """The sum of `linear_entries` over all entries, in the cheaper of two ways.
 
     The squared Frobenius norm of ``G^T X`` is the sum of ``(X X^T) * (G G^T)``, two matrices of T by T, so that no
@@ -51,25 +51,18 @@ def linear_total(inputs: Tensor, grad: Tensor, known: Tensor | None = None) -> T
     Args:
         inputs: What the layer saw, of shape (B, T, I).
         grad: The gradient of its outputs, of shape (B, T, O).
-        known: ``token_products(inputs)``, where it is at hand.
 
     Returns:
         A number, in float64.
     """
     if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
         return linear_entries(inputs, grad).sum(dtype=torch.float64)
-    own = token_products(inputs) if known is None else known
-    return torch.dot(own.view(-1), token_products(grad).view(-1)).double()
+    return torch.dot(*(torch.bmm(own, own.transpose(1, 2)).view(-1) for own in (inputs, grad))).double()
 
 
 def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
     """Whether products of tokens are cheaper than the gradient of the weight."""
     return tokens * (inputs + outputs) < inputs * outputs
-
-
-def token_products(values: Tensor) -> Tensor:
-    """The products of an example's tokens with each other: of shape (B, T, T) for values of shape (B, T, anything)."""
-    return torch.bmm(values, values.transpose(1, 2))
 
 
 def per_example(values: Tensor) -> Tensor:
