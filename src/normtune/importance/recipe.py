@@ -15,7 +15,7 @@ from normtune.errors import ConfigError, SelectionError, UnknownNameError
 from normtune.importance.activations import transposed
 from normtune.importance.archive import Measured
 from normtune.importance.masks import Mask, Scope, mask_name
-from normtune.importance.scores import IMPORTANCES, Given, Scores, importance_of
+from normtune.importance.scores import IMPORTANCES, Given, Needs, Scores, importance_of
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -98,9 +98,14 @@ class MaskRecipe(Strict):
         raise UnknownNameError("kind of mask", kind, [*IMPORTANCES, *SCOPES])
 
     @property
+    def needs(self) -> Needs:
+        """What the importance is computed from."""
+        return IMPORTANCES[self.importance].needs
+
+    @property
     def per_task(self) -> bool:
         """Whether the importance depends on the task."""
-        return IMPORTANCES[self.importance].needs != "nothing"
+        return self.needs != "nothing"
 
     def candidates(self, base: Base) -> Selection:
         """The candidates in a base model.
