@@ -19,11 +19,11 @@ import torch
 from harness import RESULTS, glue, write
 
 from normtune.data.encode import encode
-from normtune.importance.fisher import Estimation, Request, scores, totals
+from normtune.importance.fisher import Estimation, Request, information, scores, totals
 from normtune.importance.masks import top
 from normtune.importance.ranking import component_means, concordance
 from normtune.importance.stability import overlap, rounds
-from normtune.importance.tally import information, merged
+from normtune.importance.tally import merged
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
 from normtune.records.fisher import Look, Tolerance
@@ -64,8 +64,9 @@ def case(base: Base, name: str) -> dict[str, Any]:
     asked = {kind: Tolerance(of=kind, fraction=FRACTION) for kind in ("ranking", "mask")}
     looks: list[dict[str, Any]] = []
     states = []
-    with Estimation(base, data.task, encoded, request).counter(0) as counter:
-        for state in rounds(counter, len(encoded), 0):
+    estimation = Estimation(base, data.task, encoded, request)
+    with estimation.head(0):
+        for state in rounds(estimation, len(encoded), 0):
             whole = merged(state.groups)
             means = component_means(information(request.within, [totals(whole, request.within)]))
             states.append((means, top(scores([whole], request.single), fraction=FRACTION)))

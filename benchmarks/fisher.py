@@ -6,9 +6,6 @@ every entry of the whole model. The texts are training examples of five GLUE tas
 Times are per example. Ours takes as many examples as a small use has, its check of the model included. The others take
 a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are. On those
 few, ours is compared with the loop: beside each time stands the largest relative difference over the parameters' sums.
-Beside LayerNorm's times stands what the bare matrix products of ours take, in our batches and without any padding: what
-computes the same gradients in float32 by the same library cannot be faster. Ours computes LayerNorm's by fused layers;
-beside it stands the same with torch's layers, as everything else is computed.
 
 Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about six minutes on two cores; Opacus
 is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after each part; ``--parts`` measures some anew
@@ -30,14 +27,12 @@ import mask_step
 import numpy as np
 import torch
 from harness import RESULTS, alternate, glue, ratio, summary, write
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Task
-from normtune.fast.frozen import Frozen
-from normtune.importance import norms
-from normtune.importance.fisher import Counter, Request, fisher
+from normtune.importance.fisher import Request, fisher
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base, load_base
@@ -54,8 +49,6 @@ WANTED = {
     "component_totals": ("full", None),
     "all_entries": ("full", "full"),
 }
-#: More tokens than any data has.
-NEVER = 1 << 62
 Sums = dict[str, float]
 Case = Callable[[], Sums]
 
@@ -144,12 +137,8 @@ def compare(setting: Setting, wanted: str, against: list[str], rounds: int) -> d
     """Seconds an example of each, the difference of its sums from the loop's, and the peers' times over ours."""
     few = replace(setting, encoded=spread(setting.encoded, FEW))
     peers = {name: PEERS[name](few) for name in against}
-    own: dict[str, Callable[[], object]] = {"ours": ours(setting)}
+    own = {"ours": ours(setting)}
     checked = {"loop": loop(few), "ours": ours(few), **peers}
-    if wanted == "layernorm":
-        own |= {"torch_layers": from_tokens(setting, NEVER), "products": products(setting)}
-        # The few have fewer tokens than fused layers pay for.
-        checked |= {"ours": from_tokens(few, 0), "torch_layers": from_tokens(few, NEVER)}
     sums = {name: run() for name, run in checked.items()}
     taken = alternate({**own, **peers}, rounds, warmup=0)
     seconds = {
@@ -158,7 +147,7 @@ def compare(setting: Setting, wanted: str, against: list[str], rounds: int) -> d
     return {
         "mean_tokens": {"ours": float(setting.encoded.lengths.mean()), "others": float(few.encoded.lengths.mean())},
         **{
-            name: {**summary(values), **({"difference": _difference(sums[name], sums["loop"])} if name in sums else {})}
+            name: {**summary(values), "difference": _difference(sums[name], sums["loop"])}
             for name, values in seconds.items()
         },
         "ratios": {f"{wanted}_vs_{name}": ratio(seconds[name], seconds["ours"]) for name in seconds if name != "ours"},
@@ -180,59 +169,6 @@ def ours(setting: Setting) -> Case:
             name: total * len(setting.encoded)
             for name, total in fisher(setting.base, setting.task, setting.encoded, request).totals.items()
         }
-
-    return run
-
-
-def from_tokens(setting: Setting, tokens: int) -> Case:
-    """Ours, with fused layers from so many tokens on."""
-    run = ours(setting)
-
-    def changed() -> Sums:
-        before, norms.WORTH = norms.WORTH, tokens
-        try:
-            return run()
-        finally:
-            norms.WORTH = before
-
-    return changed
-
-
-def products(setting: Setting) -> Callable[[], None]:
-    """The matrix products, and nothing else, that LayerNorm's gradients need of a BERT, in our batches.
-
-    Forward through all layers but the last, backward through all of those but the first, of whose own parts nothing
-    below its last norm is gone through; the last layer for the first tokens alone. Weights lie ready.
-    """
-    config, request = setting.base.model.config, Request(setting.within, setting.entries)
-    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    square, up, down = (Frozen([nn.Linear(*shape)]) for shape in ((width, width), (width, inner), (inner, width)))
-    qkv = Frozen([nn.Linear(width, width) for _ in range(3)])
-    lengths = setting.encoded.lengths
-    counter = Counter(setting.base, setting.task, setting.encoded, request)
-    sizes = [(len(batch), int(lengths[batch].sum())) for batch in counter.batches(np.arange(len(lengths)))]
-    most = max(tokens for _, tokens in sizes)
-    outside, inside, three = (torch.randn(most, size) for size in (width, inner, 3 * width))
-
-    def forward(rows: int) -> None:
-        for layer, given in ((qkv, outside), (square, outside), (up, outside), (down, inside)):
-            layer(given[:rows])
-
-    def back(rows: int) -> None:
-        for layer, given in ((down, outside), (up, inside), (square, outside), (qkv, three)):
-            layer.back(given[:rows])
-
-    forward(1)  # lays the weights out
-    back(1)
-
-    def run() -> None:
-        for examples, tokens in sizes:
-            for number in range(layers - 1):
-                forward(tokens)
-                if number:
-                    back(tokens)
-            forward(examples)
-            back(examples)
 
     return run
 

@@ -20,13 +20,15 @@ from normtune.data.glue import load_glue
 from normtune.deltas.delta import Delta
 from normtune.importance import archive
 from normtune.importance.fisher import Request, fisher
-from normtune.importance.masks import Mask
+from normtune.importance.masks import Mask, top
+from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores, magnitude, wanda
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherRecord
 from normtune.records.run import Record
 from tests.cli.test_train import small, suite  # noqa: F401
+from tests.deltas.banked import changed as moved_values
 from tests.training.test_session import assert_same_delta
 
 Run = Callable[..., tuple[int, str, str]]
@@ -214,6 +216,45 @@ def test_random_is_drawn_by_its_seed(make: Make, tiny_base: Base) -> None:
     assert 0 < len(one.selection & other.selection) < 48
 
 
+@pytest.mark.parametrize("per", ["set", "row"])
+def test_wanda_takes_a_sample_of_the_tasks_texts(make: Make, tiny_base: Base, suite: Path, per: str) -> None:
+    common = ["--importance", "wanda", "--within", "intermediate.dense", "--fraction", "0.25", "--per", per]
+    mask = make(*common, "--tasks", "rte,sst2", "--scope", "leave-one-out", "--target", "rte", "--examples", "10")
+    sample = load_glue("sst2", suite).labelled("train").sample(10, 0)
+    candidates = select(tiny_base.layout, "intermediate.dense")
+    scores = wanda(Given(tiny_base, candidates, texts=encode(sample, tiny_base.need_tokenizer(), 128)))
+    assert mask.selection == top(scores.by_row() if per == "row" else scores, fraction=0.25)
+    assert mask.name == f"wanda-leave-one-out@0.25{' by row' if per == 'row' else ''} of intermediate.dense"
+    assert (mask.info.tasks, mask.info.examples, mask.info.seed) == (("sst2",), {"sst2": 10}, 0)
+
+
+def test_an_importance_that_is_added_at_run_time(
+    cli: Run, make: Make, small: list[str], tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One function and its line in the table: command, file and record follow."""
+
+    def spread(given: Given) -> Scores:
+        """How far from the mean of its parameter an entry is, over the number of texts."""
+        assert given.texts is not None
+        values = magnitude(given).values
+        return Scores(given.within, {name: np.abs(v - v.mean()) / len(given.texts) for name, v in values.items()})
+
+    monkeypatch.setitem(IMPORTANCES, "spread", Importance("distance from the mean", "texts", spread))
+    mask = make("--importance", "spread", "--tasks", "sst2", "--fraction", "0.1")
+    state = tiny_base.model.state_dict()
+    values = [state[p.parameter].abs().double().numpy() for p in select(tiny_base.layout, "layernorm")]
+    assert positions(mask.selection, tiny_base) == best(np.concatenate([np.abs(v - v.mean()) for v in values]), 19)
+    assert mask.name == "spread-individual@0.1"
+    out = tmp_path / "out"
+    options = ["--task", "sst2", "--mask", tmp_path / "masks" / "0.safetensors", "--lr", "0.01", *small]
+    status, _, error = cli("train", *options, "--out", out)
+    assert status == 0, error
+    assert Record.load(out / "record.json").config.method == "spread-individual@0.1"
+    status, _, error = cli("mask", "--importance", "spred", "--fraction", "0.1", "--out", tmp_path / "no")
+    assert status == 1
+    assert "Did you mean 'spread'?" in said(error)
+
+
 @pytest.mark.parametrize(
     ("more", "request_"),
     [
@@ -269,15 +310,12 @@ def test_entries_that_fisher_kept_are_not_measured_again(
 
 
 @pytest.fixture
-def train(cli: Run, small: list[str], tmp_path: Path) -> Train:
-    """Makes a real full fine-tuning of a task, and gives its folder."""
+def train(tiny_base: Base, tmp_path: Path) -> Train:
+    """What a run on a task leaves, with values that moved by chance."""
 
-    def run(task: str, seed: int = 0, rate: float = 1e-3) -> Path:
-        out = tmp_path / "runs" / f"{task}-{seed}-{rate}"
-        options = ["--task", task, "--method", "full", "--lr", rate, "--seed", seed, "--out", out]
-        status, _, error = cli("train", *options, *small)
-        assert status == 0, error
-        return out
+    def run(task: str, seed: int = 0, method: str = "full", base: Base = tiny_base) -> Path:
+        out = tmp_path / "runs" / f"{task}-{seed}-{method}"
+        return moved_values(base, method, seed=seed + 10 * len(task), task=task, method=method).save(out)
 
     return run
 
@@ -325,7 +363,7 @@ def test_change_is_read_off_full_runs(make: Make, train: Train, tiny_base: Base)
 def test_change_leaves_out_the_targets_run(make: Make, train: Train) -> None:
     """Whatever the target's own run holds, its leave-one-out mask is the same."""
     common = ["--importance", "change", "--fraction", "0.2"]
-    other, own = train("sst2"), [train("rte"), train("rte", rate=3e-2)]
+    other, own = train("sst2"), [train("rte"), train("rte", seed=1)]
     without = [make(*common, "--scope", "leave-one-out", "--target", "rte", "--runs", f"{other},{run}") for run in own]
     assert without[0].info == without[1].info
     assert make(*common, "--runs", own[0]).selection != make(*common, "--runs", own[1]).selection
@@ -421,6 +459,7 @@ def test_a_mask_of_another_model_is_refused(
 RTE, TENTH = ["--tasks", "rte"], ["--fraction", "0.1"]
 BAD: list[tuple[list[str], str]] = [
     ([*RTE, *TENTH, "--importance", "fischer"], "Unknown importance 'fischer'. Did you mean 'fisher'?"),
+    ([*RTE, *TENTH, "--per", "rows"], "Unknown comparison 'rows'. Did you mean 'row'?"),
     ([*RTE, *TENTH, "--scope", "globl"], "Unknown scope 'globl'. Did you mean 'global'?"),
     ([*RTE, *TENTH, "--estimator", "exakt"], "Unknown estimator 'exakt'. Did you mean 'exact'?"),
     ([*RTE, *TENTH, "--suite", "glew"], "Unknown suite 'glew'. Did you mean 'glue'?"),
@@ -428,25 +467,25 @@ BAD: list[tuple[list[str], str]] = [
     ([*RTE, *TENTH, "--within", "layrnorm"], "Unknown"),
     ([*TENTH, "--tasks", "rtee"], "Unknown GLUE task 'rtee'. Did you mean 'rte'?"),
     ([*RTE, *TENTH, "--target", "rtee"], "Unknown GLUE task 'rtee'."),
-    ([*RTE, "--fraction", "1.01"], "--fraction takes a number from 0 to 1; got 1.01"),
-    ([*RTE, "--fraction", "-0.1"], "--fraction takes a number from 0 to 1; got -0.1"),
-    ([*RTE, "--fraction", "nan"], "--fraction takes a number from 0 to 1; got nan"),
-    ([*RTE, "--fraction", "inf"], "--fraction takes a number from 0 to 1; got inf"),
-    (RTE, "Give either --fraction or --entries"),
-    ([*RTE, *TENTH, "--entries", "3"], "Give either --fraction or --entries"),
-    ([*RTE, "--entries", "193"], "--entries takes from 0 to all 192 candidates; got 193"),
-    ([*RTE, "--entries", "193", "--until-stable"], "--entries takes from 0 to all 192 candidates; got 193"),
-    ([*RTE, "--entries", "-1"], "--entries takes from 0 to all 192 candidates; got -1"),
+    ([*RTE, "--fraction", "1.01"], "between 0 and 1; got 1.01"),
+    ([*RTE, "--fraction", "-0.1"], "between 0 and 1; got -0.1"),
+    ([*RTE, "--fraction", "nan"], "between 0 and 1; got nan"),
+    ([*RTE, "--fraction", "inf"], "between 0 and 1; got inf"),
+    (RTE, "either a fraction of its candidates or a number of entries"),
+    ([*RTE, *TENTH, "--entries", "3"], "either a fraction of its candidates or a number of entries"),
+    ([*RTE, "--entries", "193"], "between 0 and all 192 candidates; got 193"),
+    ([*RTE, "--entries", "193", "--until-stable"], "between 0 and all 192 candidates; got 193"),
+    ([*RTE, "--entries", "-1"], "between 0 and all 192 candidates; got -1"),
     ([*RTE, *TENTH, "--within", "head"], "There are no candidates: 'head' selects nothing"),
     (["--importance", "magnitude", *TENTH, "--within", "layernorm - layernorm"], "There are no candidates"),
-    (TENTH, "The importance 'fisher' is measured on tasks; name them with --tasks"),
-    ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "name them with --tasks"),
-    ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with --importance change"),
+    (TENTH, "The importance 'fisher' is measured on tasks; name one or more"),
+    ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "is measured on tasks"),
+    ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with an importance that is read off runs"),
     ([*TENTH, "--importance", "change"], "name their folders with --runs"),
     ([*RTE, *TENTH, "--importance", "change", "--runs", "somewhere"], "leave out --tasks"),
     ([*TENTH, "--importance", "change", "--runs", "nowhere"], "There is no delta at nowhere"),
     ([*TENTH, "--importance", "change", "--runs", ""], "no comma-separated list"),
-    ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave out --tasks and --target"),
+    ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave the tasks out"),
     ([*TENTH, "--importance", "random", "--target", "rte"], "is the same for every task"),
     ([*TENTH, "--tasks", "rte,sst2"], "A mask of the scope 'individual' is for one task; name it as the target"),
     ([*TENTH, "--tasks", "rte,sst2", "--scope", "leave-one-out"], "name it as the target"),
@@ -488,21 +527,13 @@ def test_a_file_that_is_there_stays(cli: Run, options: list[object], tmp_path: P
     assert not (tmp_path / "records").exists()
 
 
-def test_runs_that_will_not_do(cli: Run, options: list[object], small, make_model, make_folder, tmp_path: Path) -> None:
-    other = make_folder(make_model("bert", seed=8).base_model)
-    trained = (
-        ("norm", small, ["--method", "layernorm"], "did not train .* take a full fine-tuning"),
-        (
-            "other",
-            ["--model", str(other), *small[2:]],
-            ["--method", "full"],
-            "belongs to the base model",
-        ),
+def test_runs_that_will_not_do(cli: Run, options: list[object], train: Train, make_base, tmp_path: Path) -> None:
+    cases = (
+        (train("sst2", method="layernorm"), "did not train .* take a full fine-tuning"),
+        (train("stsb", base=make_base("bert", seed=8)), "belongs to the base model"),
     )
-    for name, common, method, wanted in trained:
-        folder, out = tmp_path / name, tmp_path / "mask.safetensors"
-        status, _, error = cli("train", "--task", "sst2", *method, "--out", folder, *common)
-        assert status == 0, error
+    for folder, wanted in cases:
+        out = tmp_path / "mask.safetensors"
         more = ["--importance", "change", "--runs", folder, "--entries", "9", "--within", "bitfit"]
         status, text, error = cli(*options, *more, "--out", out)
         assert (status, text) == (1, "")

@@ -16,8 +16,8 @@ import torch
 
 from normtune.cli.watcher import Watcher
 from normtune.deltas.delta import Delta
-from normtune.importance.combined import magnitude, random_scores
 from normtune.importance.masks import Mask
+from normtune.importance.scores import Given, magnitude, random_scores
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
 from normtune.records.run import Record
@@ -165,7 +165,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     cli("train", "--task", "sst2", "--method", "head", "--out", tmp_path / "head", *small)
     other = make_base("bert", seed=4)
     foreign = Mask.make(
-        other, magnitude(other, select(other.layout, "layernorm")), fraction=0.1, importance="magnitude"
+        other, magnitude(Given(other, select(other.layout, "layernorm"))), fraction=0.1, importance="magnitude"
     )
     rte, mrpc = save("rte", target="rte", **own), save("mrpc", target="mrpc", **own)
     out = tmp_path / "out"

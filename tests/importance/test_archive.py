@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from normtune.data.encode import encode
-from normtune.data.task import Split, TaskData
+from normtune.data.encode import Encoded, encode
+from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.importance import archive
 from normtune.importance.archive import Archive, Measured, read_scores
 from normtune.importance.fisher import Fisher, Request, fisher
+from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
-from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Stability, Tolerance
 from tests.training.test_session import NUMBER, TASK, data
 
 #: Small and quick: one component summed over and kept.
@@ -138,6 +139,27 @@ def test_without_a_folder_nothing_is_kept(tiny_base: Base, animals: TaskData, tm
     assert listed(tmp_path) == []
 
 
+def test_a_study_finds_it_reads_it_by_its_id_and_makes_it_anew(
+    tiny_base: Base, animals: TaskData, tmp_path: Path
+) -> None:
+    own, train = Archive(tmp_path), animals.labelled("train")
+    candidates = select(tiny_base.layout, "layernorm")
+    assert own.find(tiny_base, animals, train, SMALL) is None
+    with pytest.raises(DataError, match="There is no Fisher information called animals-abc"):
+        own.read("animals", "abc", candidates)
+    made = measure(tmp_path, tiny_base, animals)
+    found = own.find(tiny_base, animals, train, SMALL)
+    assert found is not None
+    for same in (found, own.read("animals", made.record.id, candidates)):
+        assert same.record == made.record
+        assert_same_scores(same, made)
+    files = listed(tmp_path)
+    again = own.measure(tiny_base, animals, train, SMALL, force=True)
+    assert not again.cached
+    assert again.record.information == made.record.information
+    assert listed(tmp_path) == files
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "examples": {"examples": 30},
     "sample_seed": {"examples": 30, "sample_seed": 1},
@@ -159,9 +181,20 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+def stand_in(base: Base, task: Task, encoded: Encoded, request: Request, **_: object) -> Fisher:
+    """In place of `fisher`, where any numbers will do."""
+    single = {name: np.ones(request.single.count(name)) for name in request.single.chosen}
+    kept = None if request.entries is None else Scores(request.single, single)
+    by_seed = tuple(dict.fromkeys(request.within.chosen, 1.0) for _ in request.head_seeds)
+    return Fisher(request, by_seed, kept, np.arange(len(encoded)), slow=(), seconds=0.0)
+
+
 def test_all_that_changes_a_number_changes_the_id(
-    tiny_base: Base, make_model, make_folder, tmp_path: Path, no_computing: Callable[[], None]
+    tiny_base: Base, make_model, make_folder, tmp_path: Path, monkeypatch, no_computing: Callable[[], None]
 ) -> None:
+    monkeypatch.setattr(archive, "fisher", stand_in)
+    none = Stability(asked=Tolerance(), reached=True, examples=1, available=1, looks=())
+    monkeypatch.setattr(archive, "until_stable", lambda *own, **_: (stand_in(*own[:4]), none))
     train = data().labelled("train")
     assert train.labels is not None
     labels = train.labels.copy()

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from normtune.errors import ModelError
-from normtune.importance import estimators, gradients, squares
+from normtune.importance import estimators, squares
 from normtune.importance.gradients import PerExample
 from normtune.importance.tally import Tally
 from normtune.models.base import wrap
@@ -274,25 +274,11 @@ def test_a_layer_in_chunks_of_tokens(make_base):
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])
 @pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "t5"])
 def test_totals_by_both_ways(family, tokens, make_base, monkeypatch):
-    for module in (gradients, squares):
-        monkeypatch.setattr(module, "by_tokens", lambda *_: tokens)
+    monkeypatch.setattr(squares, "by_tokens", lambda *_: tokens)
     base, encoded = make_base(family), texts(TASKS["two"])
     base.model.double()
     tally, _ = count(base, encoded, entries=False)
     assert_same(tally.totals(), by_hand(base, encoded))
-
-
-def test_query_key_and_value_share_the_products_of_their_inputs(make_base, monkeypatch):
-    asked = []
-    original = gradients.token_products
-    monkeypatch.setattr(gradients, "token_products", lambda own: asked.append(own.shape) or original(own))
-    base, encoded = make_base("bert", num_hidden_layers=2), texts(TASKS["two"])
-    names = [place.parameter for place in base.layout.body if place.parameter.endswith("weight") and place.layer == 0]
-    per_example = PerExample(base, names, encoded)
-    asked.clear()
-    per_example.add(np.arange(7), passes, Tally(names, [], per_example.parameters))
-    # Two passes; the inputs of the four dense layers that see different ones.
-    assert len(asked) == 2 * 4
 
 
 def test_one_example_alone(make_base):
@@ -379,11 +365,6 @@ def test_it_works_where_gradients_are_off(make_base):
     with torch.no_grad():
         tally, _ = count(base, encoded)
     assert_same(flat(tally), wanted)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_the_last_pass_is_known(count):
-    assert list(gradients._with_more(torch.arange(count))) == [(i, i < count - 1) for i in range(count)]
 
 
 def test_the_memory_of_entries_is_bounded_whatever_the_batch(make_base):

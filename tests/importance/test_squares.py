@@ -15,7 +15,6 @@ from normtune.importance.squares import (
     linear_total,
     per_example,
     table_rows,
-    token_products,
 )
 
 #: Examples, tokens, inputs, outputs.
@@ -103,22 +102,6 @@ def test_the_way_is_the_cheaper_one():
     for tokens, inputs, outputs in [(31, 64, 64), (33, 64, 64), (20, 24, 1000), (30, 24, 1000)]:
         cheaper = tokens**2 * (inputs + outputs) < tokens * inputs * outputs
         assert by_tokens(tokens, inputs, outputs) == cheaper
-
-
-def test_known_products_are_taken(monkeypatch):
-    monkeypatch.setattr(squares, "by_tokens", lambda *_: True)
-    inputs, grad = layer((2, 3, 4, 5))
-    known = token_products(inputs)
-    assert float(linear_total(inputs, grad, known)) == pytest.approx(float(linear_total(inputs, grad)), rel=1e-14)
-    doubled = linear_total(torch.full_like(inputs, torch.nan), grad, known * 2)
-    assert float(doubled) == pytest.approx(2 * float(by_hand(inputs, grad).sum()), rel=1e-12)
-
-
-@pytest.mark.parametrize("where", [Tensor, Elsewhere])
-def test_token_products(where):
-    values, _ = layer((3, 4, 5, 1))
-    found = token_products(values.as_subclass(where)).as_subclass(Tensor)
-    torch.testing.assert_close(found, torch.einsum("bti,bsi->bts", values, values))
 
 
 def test_in_float32_by_each_library(backend):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import kendalltau
 
 from normtune.data.encode import Encoded
 from normtune.importance import stability
-from normtune.importance.fisher import Counter, Estimation, Fisher, Request, fisher
+from normtune.importance.fisher import Estimation, Fisher, Request, fisher
 from normtune.importance.stability import GROUPS, Round, overlap, rounds, until_stable
 from normtune.importance.tally import Tally
 from normtune.methods.expression import select
@@ -25,7 +26,7 @@ TASK = TASKS["three"]
 
 
 class Ticks:
-    """In place of a counter: marks for each example that it was added, and how often."""
+    """In place of an estimation: marks for each example that it was added, and how often."""
 
     def __init__(self, available: int) -> None:
         self._names = {"ticks": torch.zeros(available)}
@@ -47,8 +48,8 @@ def ticks(tally: Tally) -> np.ndarray:
 
 
 def states(available: int, seed: int = 0) -> Iterator[Round]:
-    counter: Any = Ticks(available)
-    return rounds(counter, available, seed)
+    estimation: Any = Ticks(available)
+    return rounds(estimation, available, seed)
 
 
 @pytest.fixture(autouse=True)
@@ -145,25 +146,45 @@ def test_some_give_what_fisher_gives_on_those(base: Base, encoded: Encoded, requ
     assert_same_fisher(found, fisher(base, TASK, encoded, request_, examples=np.sort(found.examples)))
 
 
+def thirty(base: Base) -> tuple[Encoded, Request]:
+    """Thirty short texts, and every entry of the model."""
+    whole = select(base.layout, "full")
+    return texts(TASK, lengths=np.random.default_rng(2).integers(3, 9, 30).tolist(), seed=2), Request(whole, whole)
+
+
+Groups = tuple[list[np.ndarray], list[Fisher]]
+
+
+@pytest.fixture(scope="module")
+def by_group(base: Base) -> Callable[[int], Groups]:
+    """The eight groups of so many of them, and each one's own Fisher information, computed once."""
+    order = np.random.default_rng([2, 0xF15]).permutation(30)
+    encoded, request = thirty(base)
+
+    @cache
+    def make(count: int) -> Groups:
+        groups = [order[:count][number::8] for number in range(8)]
+        return groups, [fisher(base, TASK, encoded, request, examples=group) for group in groups]
+
+    return make
+
+
 @pytest.mark.parametrize("of", ["ranking", "mask", "least-mask"])
-def test_a_look_by_hand(base: Base, of, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_by_hand(base: Base, of, by_group, monkeypatch: pytest.MonkeyPatch) -> None:
     """Agreement and its error from each group's own Fisher information, by scipy and plain sorting."""
     monkeypatch.setattr(stability, "FIRST", 15)
-    encoded = texts(TASK, lengths=np.random.default_rng(2).integers(3, 9, 30).tolist(), seed=2)
-    whole = select(base.layout, "full")
-    request = Request(whole, whole)
+    encoded, request = thirty(base)
+    whole = request.within
     asked = Tolerance(of=of, tolerance=0.0, fraction=0.2, seed=2)
     _, known = until_stable(base, TASK, encoded, request, asked)
     assert [look.examples for look in known.looks] in ([15, 30], [15])
     assert known.looks[0].agreement < 1
-    order = np.random.default_rng([2, 0xF15]).permutation(30)
     places = {place.parameter: place for place in whole}
     inside = sorted({place.component for place in whole if place.layer is not None})
     components = [[p.parameter for p in whole if p.component == name] for name in inside]
     signs = np.array([[(-1) ** (row & group).bit_count() for group in range(8)] for row in range(1, 8)])
     for look in known.looks:
-        groups = [order[: look.examples][number::8] for number in range(8)]
-        own = [fisher(base, TASK, encoded, request, examples=group) for group in groups]
+        groups, own = by_group(look.examples)
         shares = []
         for row in signs:
             halves = []
@@ -272,12 +293,12 @@ def test_the_model_is_left_as_it_was(base: Base, encoded: Encoded, request_: Req
     assert [parameter.requires_grad for parameter in base.model.parameters()] == flags
 
 
-def test_groups_of_a_real_counter_are_fisher_of_their_examples(base: Base, encoded: Encoded) -> None:
+def test_groups_are_fisher_of_their_examples(base: Base, encoded: Encoded) -> None:
     within = select(base.layout, "layernorm")
     request = Request(within)
-    with Estimation(base, TASK, encoded, request).counter(0) as counter:
-        assert isinstance(counter, Counter)
-        last = [*rounds(counter, 150, 0)][-1]
+    estimation = Estimation(base, TASK, encoded, request)
+    with estimation.head(0):
+        last = [*rounds(estimation, 150, 0)][-1]
     for number, group in enumerate(last.groups):
         wanted = fisher(base, TASK, encoded, request, examples=last.order[number::8])
         sums = {name: total / group.examples for name, total in group.totals().items()}

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from normtune.methods.selection import where
+from normtune.models import layout as layouts
 from normtune.models.layout import Layout, is_norm, layout
+from normtune.models.sources import quiet
+from tests.conftest import FAMILIES
 
 BERT_LAYER = {
     "attention.self.query": 32 * 32 + 32,
@@ -210,8 +215,125 @@ def test_a_pooler_can_be_of_the_head(make_model):
     assert not where(less, lambda place: "pooler" in place.component)
 
 
-@pytest.mark.parametrize(
-    ("module", "expected"), [(nn.LayerNorm(2), True), (nn.RMSNorm(2), True), (nn.Linear(2, 2), False)]
+class OwnNorm(nn.Module):
+    """What families define for themselves, under a name that does not say so."""
+
+    def __init__(self, width: int, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.offset = nn.Parameter(torch.zeros(width)), offset
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        scale = torch.rsqrt(hidden.float().square().mean(-1, keepdim=True) + 1e-6)
+        return hidden * scale * (self.offset + self.weight)
+
+
+class GemmaLike(OwnNorm):
+    """With one plus its weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, offset=1.0)
+
+
+class ScaleNorm(OwnNorm):
+    """Scales, and normalises nothing, whatever its name says."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden * self.weight
+
+
+class Unused(OwnNorm):
+    """Normalises, without its weight."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.normalize(hidden, dim=-1)
+
+
+class Holder(OwnNorm):
+    """Has a module inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.inner = nn.Identity()
+
+
+NORMS = (
+    *(partial(nn.LayerNorm, 6), partial(nn.RMSNorm, 6), partial(nn.GroupNorm, 2, 6), partial(nn.BatchNorm1d, 6)),
+    *(partial(nn.BatchNorm2d, 6), partial(nn.InstanceNorm2d, 6, affine=True), partial(OwnNorm, 6)),
+    partial(GemmaLike, 6),
 )
-def test_is_norm(module, expected):
+OTHERS = (
+    *(partial(nn.Linear, 6, 6), partial(nn.Linear, 1, 6), partial(nn.Embedding, 6, 6), partial(nn.Conv1d, 6, 6, 1)),
+    *(nn.PReLU, nn.Identity, partial(ScaleNorm, 6), partial(Unused, 6), partial(Holder, 6)),
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("make", "expected"), [*((make, True) for make in NORMS), *((make, False) for make in OTHERS)], ids=str
+)
+def test_is_norm_goes_by_what_a_module_computes(monkeypatch, make, expected, device):
+    monkeypatch.setattr(layouts, "_TRIED", {})  # so that each device is tried
+    with torch.device(device):
+        module = make()
+    state = torch.get_rng_state()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
     assert is_norm(module) is expected
+    assert torch.equal(torch.get_rng_state(), state)
+    assert device == "meta" or all(map(torch.equal, before, module.parameters()))
+
+
+def test_is_norm_runs_no_hook_and_takes_any_dtype():
+    norm = OwnNorm(6).to(torch.bfloat16)
+    norm.register_forward_hook(lambda *_: pytest.fail("a hook ran"))
+    assert is_norm(norm)
+
+
+WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+#: Models of pictures.
+PICTURES = {
+    "vit": {**WIDTHS, "image_size": 16, "patch_size": 8},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+}
+#: Components that are norms, said by hand.
+BY_HAND = {
+    "bert": {"embeddings.LayerNorm", "attention.output.LayerNorm", "output.LayerNorm"},
+    "llama": {"input_layernorm", "post_attention_layernorm", "norm"},
+    "qwen3": {"input_layernorm", "post_attention_layernorm", "norm", "self_attn.q_norm", "self_attn.k_norm"},
+    "gemma3_text": {
+        *("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        *("norm", "self_attn.q_norm", "self_attn.k_norm"),
+    },
+    "olmo2": {
+        *("post_attention_layernorm", "post_feedforward_layernorm", "norm", "self_attn.q_norm", "self_attn.k_norm")
+    },
+    "modernbert": {"embeddings.norm", "attn_norm", "mlp_norm", "final_norm"},
+    "vit": {"layernorm_before", "layernorm_after", "layernorm"},
+}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "olmo2", *PICTURES])
+def test_the_norms_of_every_family(monkeypatch, family):
+    kind = AutoModelForImageClassification if family in PICTURES else AutoModel
+    options = PICTURES.get(family) or FAMILIES.get(family, WIDTHS)
+    config = AutoConfig.for_model(family, **options)
+    found = []
+    for device in ("cpu", "meta"):
+        monkeypatch.setattr(layouts, "_TRIED", {})
+        with torch.device(device), quiet():
+            model = kind.from_config(config)
+        found.append({place.parameter for place in layout(model, []) if place.norm})
+        # Every class of theirs says so in its name, which `is_norm` does not read.
+        named = {
+            f"{name}.{leaf}"
+            for name, module in model.named_modules()
+            if re.search(r"norm(\dd)?$", type(module).__name__, re.IGNORECASE)
+            for leaf, _ in module.named_parameters(recurse=False)
+        }
+        assert found[-1] == named
+        assert named
+        assert not any("embeddings.weight" in name or "layer_scale" in name for name in found[-1])
+    assert found[0] == found[1]
+    components = {place.component for place in layout(model, []) if place.norm}
+    if family in BY_HAND:
+        assert BY_HAND[family] <= components

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.importance.tally import information
+from normtune.importance.fisher import information
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base

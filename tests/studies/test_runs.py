@@ -10,8 +10,8 @@ import pytest
 
 from normtune.config import RunConfig, protocol
 from normtune.errors import ConfigError, SelectionError, TrainingError
-from normtune.importance.combined import random_scores
 from normtune.importance.masks import Mask
+from normtune.importance.scores import random_scores
 from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.store import Store

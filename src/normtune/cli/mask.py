@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -31,20 +28,13 @@ from normtune.cli.options import (
     seeds,
     set_threads,
 )
-from normtune.errors import ConfigError, OutputError, SelectionError, UnknownNameError
+from normtune.data.suites import suite_of
+from normtune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from normtune.cli.measuring import Measurer
+    from normtune.deltas.delta import Delta
     from normtune.importance.masks import Mask
-    from normtune.importance.scores import Scores
-    from normtune.methods.selection import Selection
-    from normtune.models.base import Base
-    from normtune.records.fisher import FisherConfig, FisherRecord
-
-    Lazy = Callable[[], Scores]
-
-IMPORTANCES = ("fisher", "least-fisher", "change", "magnitude", "random")
-SCOPES = ("individual", "global", "leave-one-out")
+    from normtune.importance.scores import Importance
 
 #: Parts of the model that are listed.
 _ROWS = 16
@@ -67,9 +57,12 @@ def mask(
     scope: Annotated[
         str, typer.Option(help="individual, global or leave-one-out (all of --tasks but the target).")
     ] = "individual",
-    importance: Annotated[str, typer.Option(help="fisher, least-fisher, change, magnitude or random.")] = "fisher",
+    importance: Annotated[
+        str, typer.Option(help="fisher, least-fisher, change, wanda, magnitude, random or an added one.")
+    ] = "fisher",
     fraction: Annotated[float | None, typer.Option(help="Fraction of the candidates to take, from 0 to 1.")] = None,
     entries: Annotated[int | None, typer.Option(help="How many to take, instead of a fraction.")] = None,
+    per: Annotated[str, typer.Option(help="set ranks all candidates together, row those of each output row.")] = "set",
     within: Annotated[str, typer.Option(help="The candidates: a method or an expression; full for all.")] = "layernorm",
     from_layer: Annotated[int | None, typer.Option(min=0, help="Take candidates from this layer on only.")] = None,
     max_time: Annotated[
@@ -79,7 +72,7 @@ def mask(
     runs: Annotated[
         str | None, typer.Option(help="For change: folders of full fine-tunings, separated by commas.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For random, and for a sample of texts.")] = 0,
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
     examples: Examples = None,
     until_stable: UntilStable = False,
@@ -108,79 +101,64 @@ def mask(
 
     `normtune mask --tasks rte --within full --entries 4608 --out sparse.safetensors`
     """
-    _check(importance, scope, fraction, entries)
-    _check_sources(importance, tasks, target, runs)
-    _check_layers(within, from_layer, max_time)
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
+    _check_layers(within, from_layer, max_time)
     set_threads(threads)
     from normtune.cli.measuring import measurer, task_names
-    from normtune.importance.combined import magnitude, random_scores
-    from normtune.importance.masks import Mask, first_layer
-    from normtune.methods.expression import select
+    from normtune.importance.masks import first_layer
+    from normtune.importance.recipe import MaskRecipe, Sources, make_mask
+    from normtune.importance.scores import importance_of
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
 
+    of = importance_of(importance)
+    deltas = _deltas(of, tasks, runs)
+    # A run's task may be of the user's own, so that GLUE does not know it.
+    named = [*deltas] or ([] if tasks is None else task_names(tasks, suite, target))
+    recipe = MaskRecipe(
+        importance=importance,
+        scope=scope,
+        tasks=tuple(named),
+        target=target if target is None or target in named else suite_of(suite).resolve(target),
+        within=within,
+        fraction=fraction,
+        entries=entries,
+        per=per,
+        seed=seed,
+        examples=examples,
+    )
     base = load_base(model, revision=revision, dtype=dtype)
     base.model.to(accelerator(device).device)
     if max_time is not None:
         from_layer = first_layer(base.layout, max_time)
     if from_layer is not None:
-        within = f"{within}@{from_layer}-"
-    candidates = select(base.layout, within)
-    if not len(candidates):
-        raise SelectionError(f"There are no candidates: {within!r} selects nothing but the head.")
-    if entries is not None and not 0 <= entries <= len(candidates):
-        raise ConfigError(f"--entries takes from 0 to all {len(candidates):,} candidates; got {entries}.")
-    facts: dict[str, object] = {"importance": importance, "within": within}
-    if importance == "magnitude":
-        scores = magnitude(base, candidates)
-    elif importance == "random":
-        scores, facts["seed"] = random_scores(candidates, seed), seed
-    elif importance == "change":
-        scores, more = scoped(_changes(base, candidates, names(runs or "")), scope, target)
-        facts |= more
-    else:
-        share = fraction if fraction is not None else (entries or 0) / max(1, len(candidates))
-        watched: Literal["mask", "least-mask"] = "mask" if importance == "fisher" else "least-mask"
-        config = FisherConfig(
-            model=model,
-            revision=revision,
-            dtype=dtype,
-            task="",
-            within=within,
-            entries=within,
-            estimator=Estimator(name=estimator, samples=samples),
-            head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
-            examples=examples,
-            stable=Tolerance(of=watched, tolerance=tolerance, fraction=share) if until_stable else None,
-        )
-        with measurer(
-            config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device
-        ) as own:
-            measured: dict[str, FisherRecord] = {}
-            found, more = scoped(_fishers(own, task_names(tasks or "", suite, target), measured), scope, target)
-        facts |= more | _provenance(config, measured)
-        scores = -found if importance == "least-fisher" else found
-    made = Mask.make(base, scores, fraction=fraction, entries=entries, **facts)
+        recipe = recipe.model_copy(update={"within": f"{within}@{from_layer}-"})
+    candidates = recipe.candidates(base)
+    stable = None
+    if until_stable:
+        share = fraction if fraction is not None else (entries or 0) / len(candidates)
+        stable = Tolerance(of="least-mask" if of.least else "mask", tolerance=tolerance, fraction=share)
+    config = FisherConfig(
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        task="",
+        within=recipe.within,
+        entries=recipe.within,
+        estimator=Estimator(name=estimator, samples=samples),
+        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        examples=examples,
+        stable=stable,
+    )
+    with measurer(config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device) as own:
+        made = make_mask(base, recipe, Sources(fisher=own.measure, runs=deltas.__getitem__, texts=own.texts))
     made.save(out)
     if as_json:
         print(made.info.model_dump_json(indent=1))
     else:
         show(made, out)
-
-
-def _check(importance: str, scope: str, fraction: float | None, entries: int | None) -> None:
-    """Check what needs no model, before one is loaded."""
-    if importance not in IMPORTANCES:
-        raise UnknownNameError("importance", importance, IMPORTANCES)
-    if scope not in SCOPES:
-        raise UnknownNameError("scope", scope, SCOPES)
-    if (fraction is None) == (entries is None):
-        raise ConfigError("Give either --fraction or --entries, for how many of the candidates to take.")
-    if fraction is not None and not 0 <= fraction <= 1:
-        raise ConfigError(f"--fraction takes a number from 0 to 1; got {fraction:g}.")
 
 
 def _check_layers(within: str, from_layer: int | None, max_time: float | None) -> None:
@@ -193,87 +171,22 @@ def _check_layers(within: str, from_layer: int | None, max_time: float | None) -
         raise ConfigError("--max-time is modelled for --within layernorm; give --from-layer instead.")
 
 
-def _check_sources(importance: str, tasks: str | None, target: str | None, runs: str | None) -> None:
-    """Check that what the importance is taken from is named, and nothing else."""
-    if importance in {"fisher", "least-fisher"} and tasks is None:
-        raise ConfigError(f"The importance {importance!r} is measured on tasks; name them with --tasks.")
-    if importance == "change" and runs is None:
-        raise ConfigError("The importance 'change' is read off full fine-tunings; name their folders with --runs.")
-    if importance == "change" and tasks is not None:
-        raise ConfigError("The tasks of the importance 'change' are those of --runs; leave out --tasks.")
-    if importance != "change" and runs is not None:
-        raise ConfigError("--runs goes with --importance change.")
-    if importance in {"magnitude", "random"} and (tasks is not None or target is not None):
-        raise ConfigError(f"The importance {importance!r} is the same for every task; leave out --tasks and --target.")
-
-
-def scoped(sources: Mapping[str, Lazy], scope: str, target: str | None) -> tuple[Scores, dict[str, object]]:
-    """The scores of a scope, and what a mask says of them.
-
-    Args:
-        sources: For each task what gives its scores; only those that the scope needs are asked.
-        scope: ``individual``, ``global`` or ``leave-one-out``.
-        target: The task that the mask is for; the only one there is, by default.
-
-    Returns:
-        The scores and the mask's fields: scope, tasks, target.
-    """
-    from normtune.data.suites import spelled
-    from normtune.importance.combined import combined
-
-    asked: dict[str, None] = {}
-
-    def noting(task: str, source: Lazy) -> Lazy:
-        def give() -> Scores:
-            asked[task] = None
-            return source()
-
-        return give
-
-    named = None if target is None else spelled(target, sources)
-    if named is None and scope == "individual" and len(sources) == 1:
-        (named,) = sources
-    scores = combined({task: noting(task, source) for task, source in sources.items()}, scope, named)
-    return scores, {"scope": scope, "tasks": tuple(sorted(asked)), "target": None if scope == "global" else named}
-
-
-def _fishers(own: Measurer, tasks: Sequence[str], measured: dict[str, FisherRecord]) -> dict[str, Lazy]:
-    """Fisher information by task, measured when it is asked for; its records are put into `measured`."""
-
-    def lazily(task: str) -> Lazy:
-        def give() -> Scores:
-            found = own.measure(task)
-            measured[task] = found.record
-            assert found.scores is not None
-            return found.scores
-
-        return give
-
-    return {task: lazily(task) for task in tasks}
-
-
-def _changes(base: Base, candidates: Selection, folders: Sequence[str]) -> dict[str, Lazy]:
-    """Change by task, from the deltas of full fine-tunings."""
+def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict[str, list[Delta]]:
+    """What the folders named in `runs` hold, by task, where the importance is read off runs."""
     from normtune.deltas.delta import Delta
-    from normtune.importance.combined import change_scores
 
-    deltas = {folder: Delta.load(folder) for folder in folders}
+    if importance.needs != "runs":
+        if runs is not None:
+            raise ConfigError("--runs goes with an importance that is read off runs, such as --importance change.")
+        return {}
+    if runs is None:
+        raise ConfigError("This importance is read off full fine-tunings; name their folders with --runs.")
+    if tasks is not None:
+        raise ConfigError("The tasks of this importance are those of --runs; leave out --tasks.")
     by_task: dict[str, list[Delta]] = defaultdict(list)
-    for delta in deltas.values():
+    for delta in map(Delta.load, dict.fromkeys(names(runs))):
         by_task[delta.info.task].append(delta)
-
-    def lazily(own: list[Delta]) -> Lazy:
-        return lambda: reduce(add, (change_scores(base, candidates, delta) for delta in own))
-
-    return {task: lazily(own) for task, own in by_task.items()}
-
-
-def _provenance(config: FisherConfig, measured: Mapping[str, FisherRecord]) -> dict[str, object]:
-    return {
-        "examples": {task: record.examples for task, record in sorted(measured.items())},
-        "estimator": config.estimator.name,
-        "head_seeds": config.head_seeds,
-    }
+    return dict(by_task)
 
 
 def show(made: Mask, file: Path) -> None:

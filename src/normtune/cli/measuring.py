@@ -12,13 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from normtune.cli.options import names, notes
 from normtune.config import protocol as make_protocol
+from normtune.data.encode import Encoded, encode
 from normtune.data.suites import load_task, suite_of
 from normtune.importance.archive import Archive, Measured
 from normtune.records.fisher import FisherConfig
 
 if TYPE_CHECKING:
     from normtune.config import Protocol
-    from normtune.data.task import TaskData
+    from normtune.data.task import Split, TaskData
     from normtune.models.base import Base
 
 
@@ -55,12 +56,21 @@ class Measurer:
         """The same, keeping every single entry of an expression."""
         return replace(self, config=self.config.model_copy(update={"entries": entries}))
 
-    def measure(self, task: str) -> Measured:
-        """Fisher information on the task called `task`, whose data is read only now."""
+    def _train(self, task: str) -> tuple[TaskData, Split]:
+        """A task, read only now, and its training examples."""
         from normtune.training.splits import parts_of
 
-        found: TaskData = load_task(task, self.suite, self.data)
-        train = parts_of(found, self.protocol).train
+        found = load_task(task, self.suite, self.data)
+        return found, parts_of(found, self.protocol).train
+
+    def texts(self, task: str, count: int, seed: int) -> Encoded:
+        """A sample of a task's training texts."""
+        sample = self._train(task)[1].sample(count, seed)
+        return encode(sample, self.base.need_tokenizer(), self.protocol.max_length)
+
+    def measure(self, task: str) -> Measured:
+        """Fisher information on the task called `task`."""
+        found, train = self._train(task)
         config = self.config.model_copy(update={"task": found.task.name})
         count = min(len(train), config.examples or len(train))
         line = self.bar.add_task(found.task.name, total=count * len(config.head_seeds))

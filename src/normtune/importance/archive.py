@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,9 @@ from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.files import write_atomically
-from normtune.importance.fisher import Request, fisher
+from normtune.importance.fisher import Request, fisher, information
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
-from normtune.importance.tally import information
 from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
@@ -67,6 +67,31 @@ class Archive:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
+    def find(self, base: Base, data: TaskData, train: Split, config: FisherConfig) -> Measured | None:
+        """The measurement of this, where it is there.
+
+        Args:
+            base: The base model.
+            data: The task.
+            train: Those of its training examples that may be looked at.
+            config: What is wanted.
+
+        Returns:
+            The measurement, or what a wider one kept of these entries; None where there is neither.
+        """
+        return self._find(_Wanted(base, data, train, config))
+
+    def read(self, task: str, identity: str, entries: Selection) -> Measured:
+        """The measurement called `identity`, with the scores of `entries`, which are those that it kept.
+
+        Raises:
+            DataError: If it is not there, or its files are damaged.
+        """
+        found = self._get(task, identity, entries)
+        if found is None:
+            raise DataError(f"There is no Fisher information called {task}-{identity} in {self.folder}.")
+        return found
+
     def measure(
         self,
         base: Base,
@@ -75,6 +100,7 @@ class Archive:
         config: FisherConfig,
         *,
         progress: Callable[[int], None] = lambda _: None,
+        force: bool = False,
     ) -> Measured:
         """Measure Fisher information, or find it.
 
@@ -84,33 +110,26 @@ class Archive:
             train: Those of its training examples that may be looked at.
             config: What is wanted.
             progress: Told how many further examples are done.
+            force: Measure it though it is there.
 
         Returns:
             The measurement.
         """
-        within = select(base.layout, config.within)
-        entries = None if config.entries is None else select(base.layout, config.entries)
-        sample = train.sample(config.examples, config.sample_seed)
-        identity = _identity(base, config, within, entries, sample, data.task)
-        found = self._get(config.task, identity, entries)
-        if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
-            # What was kept while more was summed over will do as well.
-            whole, wider = select(base.layout, WHOLE), config.model_copy(update={"within": WHOLE})
-            found = self._get(config.task, _identity(base, wider, whole, entries, sample, data.task), entries)
-            found = found and replace(found, record=_narrowed(found.record, whole, within, config))
+        wanted = _Wanted(base, data, train, config)
+        found = None if force else self._find(wanted)
         if found is not None:
             return found
         started = time.monotonic()
-        encoded = encode(sample, base.need_tokenizer(), config.max_length)
-        both = within if entries is None else within | entries
-        request = Request(both, entries, config.estimator, config.head_seeds)
+        encoded = encode(wanted.sample, base.need_tokenizer(), config.max_length)
+        both = wanted.within if wanted.entries is None else wanted.within | wanted.entries
+        request = Request(both, wanted.entries, config.estimator, config.head_seeds)
         stability = None
         if config.stable is None:
             measured = fisher(base, data.task, encoded, request, progress=progress)
         else:
             measured, stability = until_stable(base, data.task, encoded, request, config.stable, progress=progress)
         record = FisherRecord(
-            id=identity,
+            id=wanted.identity,
             config=config,
             base_identity=base.identity,
             norms=known_norms(base.layout),
@@ -119,7 +138,7 @@ class Archive:
             source=Path(data.source).name,
             examples=len(measured.examples),
             available=len(data.split("train")),
-            identity=sample.identity()[:16],
+            identity=wanted.sample.identity()[:16],
             truncated=encoded.truncated,
             information=information(both, measured.by_seed),
             stability=stability,
@@ -130,6 +149,16 @@ class Archive:
         )
         self._put(record, measured.scores)
         return Measured(record, measured.scores, cached=False)
+
+    def _find(self, wanted: _Wanted) -> Measured | None:
+        config, within = wanted.config, wanted.within
+        found = self._get(config.task, wanted.identity, wanted.entries)
+        if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
+            # What was kept while more was summed over will do as well.
+            wider = replace(wanted, config=config.model_copy(update={"within": WHOLE}))
+            found = self._get(config.task, wider.identity, wanted.entries)
+            found = found and replace(found, record=_narrowed(found.record, wider.within, within, config))
+        return found
 
     def _files(self, task: str, identity: str) -> tuple[Path, Path]:
         assert self.folder is not None
@@ -184,20 +213,41 @@ def _narrowed(record: FisherRecord, whole: Selection, within: Selection, config:
     return record.model_copy(update={"config": config, "selection": within.fingerprint, "information": own})
 
 
-def _identity(
-    base: Base, config: FisherConfig, within: Selection, entries: Selection | None, sample: Split, task: Task
-) -> str:
-    # What GLUE's tasks ask is known by their names.
-    own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
-    return fingerprint({
-        **own,
-        "schema": _SCHEMA,
-        "config": config.model_dump(mode="json", exclude_defaults=True),
-        "base": base.identity,
-        "within": within.fingerprint,
-        "entries": None if entries is None else entries.fingerprint,
-        "data": sample.identity(),
-    })
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of one task."""
+
+    base: Base
+    data: TaskData
+    train: Split
+    config: FisherConfig
+
+    @cached_property
+    def within(self) -> Selection:
+        return select(self.base.layout, self.config.within)
+
+    @cached_property
+    def entries(self) -> Selection | None:
+        return None if self.config.entries is None else select(self.base.layout, self.config.entries)
+
+    @cached_property
+    def sample(self) -> Split:
+        return self.train.sample(self.config.examples, self.config.sample_seed)
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of all that changes a number. What GLUE's tasks ask is known by their names."""
+        task = self.data.task
+        own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
+        return fingerprint({
+            **own,
+            "schema": _SCHEMA,
+            "config": self.config.model_dump(mode="json", exclude_defaults=True),
+            "base": self.base.identity,
+            "within": self.within.fingerprint,
+            "entries": None if self.entries is None else self.entries.fingerprint,
+            "data": self.sample.identity(),
+        })
 
 
 def _asks(task: Task) -> tuple[object, ...]:

@@ -19,13 +19,13 @@ from normtune.data.encode import Encoded
 from normtune.data.task import Task
 from normtune.errors import DataError, ImportanceError
 from normtune.importance.estimators import passes
-from normtune.importance.gradients import PerExample, Plan
+from normtune.importance.gradients import PerExample
 from normtune.importance.scores import Scores
 from normtune.importance.tally import Tally
 from normtune.methods.selection import Selection, nothing
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.records.fisher import Estimator
+from normtune.records.fisher import Estimator, Information
 
 #: Tokens of a batch, padding included, which bound the memory whatever the lengths.
 TOKENS = {"cpu": 2048, "cuda": 1 << 17}
@@ -132,48 +132,96 @@ def fisher(
 
 
 class Estimation:
-    """The estimation of Fisher information on one task, head seed by head seed.
+    """The estimation of Fisher information on one task: sums of squared gradients over batches, head seed by head seed.
 
     Args:
         base: The base model; heads are put on it and taken off again.
         task: What the examples ask.
         encoded: The examples.
         request: What is wanted.
+
+    Raises:
+        DataError: If there are no examples, or no labels where the estimator needs them.
     """
 
     def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request) -> None:
+        if not len(encoded):
+            raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
+        if request.estimator.needs_labels and encoded.labels is None:
+            raise DataError(f"The {request.estimator.name} Fisher information of task {task.name!r} needs labels.")
         self.request = request
         self._base, self._task, self._encoded = base, task, encoded
-        self._plan: Plan | None = None
+        # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
+        partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
+        self._single = {*request.single.chosen, *partial}
+        self._gradients: PerExample | None = None
         self._started = time.monotonic()
 
     @contextmanager
-    def counter(self, seed: int) -> Iterator[Counter]:
-        """A counter for one head seed; the head is on the model within this context only.
-
-        Args:
-            seed: The head's seed.
-
-        Yields:
-            The counter.
-        """
+    def head(self, seed: int) -> Iterator[None]:
+        """The head of this seed is on the model within this context; `add` and `tally` need one."""
         before = self._base.head_seed
         swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
         try:
-            counter = Counter(self._base, self._task, self._encoded, self.request, self._plan)
-            yield counter
-            self._plan = counter.plan
+            if self._gradients is None:
+                self._gradients = PerExample(self._base, self.request.within.chosen, self._encoded)
+            yield
         finally:
             swap.undo()
             self._base.head_seed = before
             self._base.refresh()
 
+    @property
+    def gradients(self) -> PerExample:
+        """What computes the squared gradients, once a head has been on the model."""
+        assert self._gradients is not None
+        return self._gradients
+
+    def tally(self) -> Tally:
+        """Sums of no examples yet."""
+        names = self.gradients.parameters
+        return Tally([name for name in names if name not in self._single], self._single, names)
+
+    def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
+        """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
+        device = self._base.device.type
+        tokens = self.request.tokens or TOKENS.get(device, TOKENS["cpu"])
+        padding = PADDING.get(device, PADDING["cpu"])
+        lengths = self._encoded.lengths[numbers]
+        order = np.argsort(-lengths, kind="stable")
+        lengths = lengths[order]
+        start = 0
+        while start < len(order):
+            longest = int(lengths[start])
+            fitting = lengths[start : start + max(1, tokens // longest)]
+            size = int(np.searchsorted((longest - fitting).cumsum(), padding, side="right"))
+            yield numbers[order[start : start + size]]
+            start += size
+
+    def add(self, batch: np.ndarray, tally: Tally) -> None:
+        """Add the examples of one batch.
+
+        Args:
+            batch: Their numbers.
+            tally: Where to.
+
+        Raises:
+            ImportanceError: If a gradient is not finite; the example is named.
+        """
+        self.gradients.add(batch, self._passes, tally)
+        if not tally.finite:
+            number = next((n for n in batch if not self._is_finite(n)), batch[0])
+            raise ImportanceError(
+                f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
+                " look at that text, or load the model in float32."
+            )
+
     def count(self, seed: int, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
         """The sums over the examples at `numbers` for one head seed."""
-        with self.counter(seed) as counter:
-            tally = counter.tally()
-            for batch in counter.batches(numbers):
-                counter.add(batch, tally)
+        with self.head(seed):
+            tally = self.tally()
+            for batch in self.batches(numbers):
+                self.add(batch, tally)
                 progress(len(batch))
         return tally
 
@@ -189,91 +237,19 @@ class Estimation:
             by_seed=tuple(totals(tally, self.request.within) for tally in tallies),
             scores=scores(tallies, self.request.single) if self.request.entries is not None else None,
             examples=examples,
-            slow=() if self._plan is None else self._plan.slow,
+            slow=self.gradients.slow,
             seconds=time.monotonic() - self._started,
         )
 
-
-class Counter:
-    """Adds up squared gradients of examples for one head.
-
-    Args:
-        base: The model with the task's head.
-        task: What the examples ask.
-        encoded: The examples.
-        request: What is wanted.
-        plan: How the model uses its parameters, where that is known.
-
-    Raises:
-        DataError: If there are no examples, or no labels where the estimator needs them.
-    """
-
-    def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request, plan: Plan | None = None) -> None:
-        if not len(encoded):
-            raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
-        self._estimator = request.estimator
-        if self._estimator.needs_labels and encoded.labels is None:
-            raise DataError(f"The {self._estimator.name} Fisher information of task {task.name!r} needs labels.")
-        self._task, self._encoded = task, encoded
-        self._tokens = request.tokens or TOKENS.get(base.device.type, TOKENS["cpu"])
-        # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
-        partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
-        self._single = {*request.single.chosen, *partial}
-        self._gradients = PerExample(base, request.within.chosen, encoded, plan)
-        # Fused layers take rows without any padding.
-        packed = self.plan.norms is not None
-        self._padding = self._tokens if packed else PADDING.get(base.device.type, PADDING["cpu"])
-
-    @property
-    def plan(self) -> Plan:
-        """How the model uses its parameters."""
-        return self._gradients.plan
-
-    def tally(self) -> Tally:
-        """Sums of no examples yet."""
-        names = self._gradients.parameters
-        return Tally([name for name in names if name not in self._single], self._single, names)
-
-    def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
-        """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
-        lengths = self._encoded.lengths[numbers]
-        order = np.argsort(-lengths, kind="stable")
-        lengths = lengths[order]
-        start = 0
-        while start < len(order):
-            longest = int(lengths[start])
-            fitting = lengths[start : start + max(1, self._tokens // longest)]
-            size = int(np.searchsorted((longest - fitting).cumsum(), self._padding, side="right"))
-            yield numbers[order[start : start + size]]
-            start += size
-
-    def add(self, batch: np.ndarray, tally: Tally) -> None:
-        """Add the examples of one batch.
-
-        Args:
-            batch: Their numbers.
-            tally: Where to.
-
-        Raises:
-            ImportanceError: If a gradient is not finite; the example is named.
-        """
-        self._gradients.add(batch, self._passes, tally)
-        if not tally.finite:
-            number = next((n for n in batch if not self._is_finite(n)), batch[0])
-            raise ImportanceError(
-                f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
-                " look at that text, or load the model in float32."
-            )
-
     def _is_finite(self, number: int) -> bool:
         alone = self.tally()
-        self._gradients.alone(number, self._passes, alone)
+        self.gradients.alone(number, self._passes, alone)
         return alone.finite
 
     def _passes(self, outputs: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:
         labels = self._encoded.labels
         own = None if labels is None else labels[torch.from_numpy(numbers)].to(outputs.device)
-        return passes(self._estimator, outputs, self._task, own, numbers.tolist())
+        return passes(self.request.estimator, outputs, self._task, own, numbers.tolist())
 
 
 def totals(tally: Tally, within: Selection) -> dict[str, float]:
@@ -291,6 +267,24 @@ def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
         # As a file keeps them, so that a mask is the same before and after.
         values[name] = (each[0] if len(each) == 1 else np.mean(each, axis=0)).astype(np.float32)
     return Scores(single, values)
+
+
+def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tuple[Information, ...]:
+    """Sums by parameter, one mapping a head seed, as entries of a record."""
+    rows = []
+    for place in within:
+        own = tuple(sums[place.parameter] for sums in by_seed)
+        rows.append(
+            Information(
+                component=place.component,
+                layer=place.layer,
+                sub=place.sub,
+                entries=within.count(place.parameter),
+                total=sum(own) / len(own),
+                by_seed=own,
+            )
+        )
+    return tuple(rows)
 
 
 def _packed(tally: Tally, selection: Selection, name: str) -> np.ndarray:

@@ -5,14 +5,13 @@ first batch, the shortest and the longest example are computed together and one 
 differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
 
 Where a family's head reads the first token alone, so does the last layer in batches (`normtune.fast.first_token`).
-Where only its normalisations are wanted besides, the gradients come out of fused layers (`normtune.importance.norms`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +22,7 @@ from normtune.data.encode import Encoded
 from normtune.errors import ModelError
 from normtune.fast.first_token import can_shorten, shortened
 from normtune.fast.linear import fast_linear
-from normtune.importance.norms import FusedNorms, can_fuse
-from normtune.importance.squares import by_tokens, linear_entries, linear_total, per_example, table_rows, token_products
+from normtune.importance.squares import linear_entries, linear_total, per_example, table_rows
 from normtune.importance.tally import Tally
 from normtune.importance.uses import Factor, Watch, Way
 from normtune.models.base import Base
@@ -45,13 +43,11 @@ class Plan:
         ways: For each parameter how the examples lie in each of its uses.
         slow: Parameters that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
-        norms: Where gradients come out of fused layers, these, with weights as they were when the plan was made.
     """
 
     ways: Mapping[str, list[Way]]
     slow: tuple[str, ...]
     short: bool = False
-    norms: FusedNorms | None = None
 
 
 class PerExample:
@@ -61,7 +57,6 @@ class PerExample:
         base: The model with the head of the task; it is in evaluation mode while this works.
         names: The parameters wanted.
         encoded: The examples.
-        plan: The plan made for the same parameters of the same model before, with another head; None to make it.
 
     Attributes:
         plan: How the model uses its parameters.
@@ -70,13 +65,13 @@ class PerExample:
         ModelError: If the model does not answer the same twice.
     """
 
-    def __init__(self, base: Base, names: Iterable[str], encoded: Encoded, plan: Plan | None = None) -> None:
+    def __init__(self, base: Base, names: Iterable[str], encoded: Encoded) -> None:
         self._base, self._encoded = base, encoded
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
         self.plan = Plan({}, ())
         with self._frozen():
-            self.plan = self._probe() if plan is None else plan
+            self.plan = self._probe()
 
     @property
     def slow(self) -> tuple[str, ...]:
@@ -134,20 +129,11 @@ class PerExample:
         self._alone(indices[1:2], _any_direction, alone, self.parameters)
         for _ in range(2):  # it stands there twice
             alone.include(first)
-        for blank in self._blanks():
-            plan = self._compared(indices, alone, blank)
+        if can_shorten(self._base.model):
+            plan = self._compared(indices, alone, Plan({}, (), short=True))
             if not plan.slow:
-                break
-        return plan
-
-    def _blanks(self) -> Iterator[Plan]:
-        """Plans to try, the fastest first, until one of them needs no example by itself."""
-        model = self._base.model
-        if can_fuse(model, self.parameters, int(self._encoded.lengths.sum())):
-            yield Plan({}, (), short=True, norms=FusedNorms(model, self.parameters))
-        if can_shorten(model):
-            yield Plan({}, (), short=True)
-        yield Plan({}, ())
+                return plan
+        return self._compared(indices, alone, Plan({}, ()))
 
     def _check_that_it_answers_the_same(self, indices: np.ndarray) -> None:
         with torch.no_grad():
@@ -165,23 +151,15 @@ class PerExample:
 
     def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
         collector = _Collector(tally)
-        within, fused_uses = self._within(collector)
-        regular = {n: value for n, value in self.parameters.items() if n not in self.slow and n not in fused_uses}
+        regular = {name: parameter for name, parameter in self.parameters.items() if name not in self.slow}
         watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
-        with watch, within:
+        with watch, shortened(self._base.model) if self.plan.short else nullcontext():
             outputs = self._outputs(indices)
-        own = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
-        collector.uses = {**own, **fused_uses}
-        for scalars, more in _with_more(passes(outputs, indices) if outputs.requires_grad else ()):
-            scalars.sum().backward(retain_graph=more)
+        collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        for scalars in passes(outputs, indices) if outputs.requires_grad else ():
+            scalars.sum().backward(retain_graph=True)
             collector.finish()
         return watch
-
-    def _within(self, collector: _Collector) -> tuple[AbstractContextManager[None], Mapping[str, int]]:
-        """What the plan's forward pass is computed in, and the uses that it tells `collector` of by itself."""
-        if self.plan.norms is not None:
-            return self.plan.norms.forward(collector.take), self.plan.norms.uses
-        return shortened(self._base.model) if self.plan.short else nullcontext(), {}
 
     def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
         own = {name: self.parameters[name] for name in names}
@@ -208,7 +186,6 @@ class _Collector:
         self.uses: dict[str, int] = {}
         self._tally = tally
         self._waiting: dict[str, list[Factor]] = defaultdict(list)
-        self._products: tuple[Tensor, Tensor] | None = None
 
     def take(self, name: str, factor: Factor) -> None:
         if name not in self.uses:
@@ -221,7 +198,6 @@ class _Collector:
         """Square what is still waiting, for uses that the outputs do not depend on."""
         for name in list(self._waiting):
             self._square(name, self._waiting.pop(name))
-        self._products = None
 
     def _square(self, name: str, factors: list[Factor]) -> None:
         if len({(factor.kind, factor.turned) for factor in factors}) > 1:
@@ -242,20 +218,7 @@ class _Collector:
             squares = linear_entries(_working(inputs), grad)
             self._tally.add(name, squares.t() if factors[0].turned else squares)
         else:
-            self._tally.add(name, self._total(inputs, grad))
-
-    def _total(self, inputs: Tensor, grad: Tensor) -> Tensor:
-        """Query, key and value see the same inputs, whose products are then computed once."""
-        if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
-            return linear_total(_working(inputs), grad)
-        if self._products is None or not _same(self._products[0], inputs):
-            self._products = (inputs, token_products(_working(inputs)))
-        return linear_total(_working(inputs), grad, self._products[1])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same memory, seen in the same way."""
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+            self._tally.add(name, linear_total(_working(inputs), grad))
 
 
 def _working(values: Tensor) -> Tensor:
@@ -269,17 +232,6 @@ def _spread(lengths: np.ndarray) -> np.ndarray:
     The shortest twice, so that what adds up two examples' gradients at the same place is found.
     """
     return np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
-
-
-def _with_more(passes: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """What to differentiate, and whether more comes, so that the last pass can let go of what it has gone through."""
-    held = None
-    for scalars in passes:
-        if held is not None:
-            yield held, True
-        held = scalars
-    if held is not None:
-        yield held, False
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ FORMAT = 1
 _KEY = "normtune-mask"
 
 Scope = Literal["individual", "global", "leave-one-out"]
+Per = Literal["set", "row"]
 
 
 def top(scores: Scores, *, fraction: float | None = None, entries: int | None = None) -> Selection:
@@ -122,7 +123,7 @@ class MaskInfo(Strict):
         base: Name of the base model, as its user called it.
         base_identity: Its content hash; the mask goes on no other.
         layout: Fingerprint of the base's parameter names and shapes.
-        importance: What entries were ranked by: ``fisher``, ``least-fisher``, ``change``, ``magnitude`` or ``random``.
+        importance: What entries were ranked by, a name in IMPORTANCES.
         scope: Whose importance, where it depends on a task.
         tasks: The tasks whose importance went in.
         target: The task that it was made for, where it was made for one.
@@ -130,7 +131,8 @@ class MaskInfo(Strict):
         candidates: How many there were.
         entries: How many were taken.
         fraction: The fraction asked for, or None where a number of entries was.
-        seed: Seed of a random importance.
+        per: Whether entries were compared over the whole ``set``, or within each output ``row``.
+        seed: Seed of an importance that draws.
         examples: How many examples each task's importance was measured on.
         estimator: How a Fisher was estimated.
         head_seeds: Seeds of the heads that it was averaged over.
@@ -151,6 +153,7 @@ class MaskInfo(Strict):
     candidates: int
     entries: int
     fraction: float | None = None
+    per: Per = "set"
     seed: int | None = None
     examples: dict[str, int] = Field(default_factory=dict)
     estimator: str | None = None
@@ -161,14 +164,20 @@ class MaskInfo(Strict):
 
     @property
     def name(self) -> str:
-        """The mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
+        """The mask as a method (see `mask_name`)."""
         size = self.entries if self.fraction is None else self.fraction
-        within = "" if self.within == "layernorm" else f" of {self.within}"
-        return f"{'-'.join(filter(None, (self.importance, self.scope)))}@{size}{within}"
+        return mask_name(self.importance, self.scope, size, self.within, self.per)
 
     def name_on(self, task: str) -> str:
         """The name in a record of `task`; it says whose mask it is where that is another task's."""
         return self.name if self.target in {None, task} else f"{self.name} for {self.target}"
+
+
+def mask_name(importance: str, scope: str | None, size: float, within: str = "layernorm", per: str = "set") -> str:
+    """A mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
+    rows = " by row" if per == "row" else ""
+    of = "" if within == "layernorm" else f" of {within}"
+    return f"{'-'.join(filter(None, (importance, scope)))}@{size}{rows}{of}"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,27 @@
-"""Scores: one number for every entry of a set of candidates, which a mask is taken from."""
+"""Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of what gives them.
+
+To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask`, the study
+and a mask's name take it from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from operator import add
+from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
-from normtune.errors import SelectionError
+from normtune.data.encode import Encoded
+from normtune.deltas.delta import Delta
+from normtune.errors import SelectionError, UnknownNameError
+from normtune.importance.activations import feature_norms
 from normtune.methods.selection import Selection
+from normtune.models.base import Base
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +110,28 @@ class Scores:
         """The other way round, so that the top is what had the least."""
         return Scores(self.within, {name: -values for name, values in self.values.items()})
 
+    def by_row(self, columns: Collection[str] = ()) -> Scores:
+        """The rank of each candidate in its output row, from 0 to 1, so that a mask takes like shares of all rows.
+
+        Args:
+            columns: Parameters whose rows are their columns, since they are stored with their inputs first.
+
+        Returns:
+            For the highest of n candidates of a row 1 - 1 / 2n, for the next 1 - 3 / 2n, and so on; of equal ones the
+            first is the higher. A parameter of one dimension is one row.
+        """
+        ranked = {}
+        for place in self.within:
+            values, at = self.values[place.parameter], self.within.indices(place.parameter)
+            width = place.shape[0] if len(place.shape) == 1 else prod(place.shape[1:])
+            rows = at % width if place.parameter in columns else at // width
+            order = np.lexsort((at, -values, rows))
+            starts, counts = np.unique(rows[order], return_index=True, return_counts=True)[1:]
+            rank = np.arange(order.size) - np.repeat(starts, counts)
+            own = ranked[place.parameter] = np.empty(order.size)
+            own[order] = 1 - (rank + 0.5) / np.repeat(counts, counts)
+        return Scores(self.within, ranked)
+
     def __repr__(self) -> str:
         return f"Scores({len(self):,} candidates in {len(self.values)} parameters)"
 
@@ -110,3 +145,140 @@ def _tidy(name: str, values: np.ndarray, count: int) -> np.ndarray:
         raise SelectionError(f"The scores of {name!r} are not finite: number {first} of {count:,} is {tidy[first]}.")
     tidy.flags.writeable = False
     return tidy
+
+
+#: What an importance is computed from: nothing but the model; or, for each task, a measurement of Fisher information,
+#: runs that trained the candidates, or a sample of the task's training texts.
+Needs = Literal["nothing", "fisher", "runs", "texts"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an importance is computed from: the model, and what it needs of one task.
+
+    Attributes:
+        base: The base model, as it was loaded.
+        within: The candidates.
+        seed: Seeds a draw.
+        fisher: The task's Fisher information of every candidate.
+        runs: What runs on the task left, such as full fine-tunings.
+        texts: A sample of the task's training texts.
+    """
+
+    base: Base
+    within: Selection
+    seed: int = 0
+    fisher: Scores | None = None
+    runs: tuple[Delta, ...] = ()
+    texts: Encoded | None = None
+
+
+@dataclass(frozen=True)
+class Importance:
+    """A way to score entries.
+
+    Attributes:
+        about: What it is, in a line.
+        needs: What it is computed from.
+        scores: Gives the scores; of `Given` the field that it needs is set.
+        least: Whether a mask takes the lowest scores.
+        seeded: Whether it draws, be it only the sample of texts.
+    """
+
+    about: str
+    needs: Needs
+    scores: Callable[[Given], Scores]
+    least: bool = False
+    seeded: bool = False
+
+
+def fisher(given: Given) -> Scores:
+    """Fisher information of every candidate."""
+    assert given.fisher is not None
+    return given.fisher.restrict(given.within)
+
+
+def magnitude(given: Given) -> Scores:
+    """|pre-trained| of every candidate."""
+    return Scores(given.within, {name: np.abs(v) for name, v in _pretrained(given.base, given.within).items()})
+
+
+def random(given: Given) -> Scores:
+    """A uniform draw for every candidate, so that a mask is one without replacement."""
+    return random_scores(given.within, given.seed)
+
+
+def change(given: Given) -> Scores:
+    """|fine-tuned - pre-trained| of every candidate, added over runs that trained all of them.
+
+    Raises:
+        SelectionError: If a run did not train one of them.
+    """
+    return reduce(add, (_moved(given.base, given.within, delta) for delta in given.runs))
+
+
+def wanda(given: Given) -> Scores:
+    """|pre-trained| times the L2 norm of the entry's input over the sample, all tokens together (Sun et al., 2024).
+
+    The input of a linear weight's entry is the feature that it multiplies, as in the paper, which scores nothing else.
+    Here a norm's weight multiplies the normalised feature, a bias is multiplied by one, and a row of an embedding by
+    one for each token that looks it up (see `normtune.importance.activations`).
+    """
+    assert given.texts is not None
+    norms = feature_norms(given.base, given.texts, given.within.chosen)
+    values = {name: v * norms[name][given.within.indices(name)] for name, v in magnitude(given).values.items()}
+    return Scores(given.within, values)
+
+
+#: Importances by name.
+IMPORTANCES: dict[str, Importance] = {
+    "fisher": Importance("Fisher information, the highest (the paper)", "fisher", fisher),
+    "least-fisher": Importance("Fisher information, the lowest", "fisher", fisher, least=True),
+    "change": Importance("how far the entry moved in full fine-tunings", "runs", change),
+    "magnitude": Importance("the size of the pre-trained value", "nothing", magnitude),
+    "wanda": Importance("that size times the norm of its input (Sun et al., 2024)", "texts", wanda, seeded=True),
+    "random": Importance("a draw", "nothing", random, seeded=True),
+}
+
+
+def random_scores(within: Selection, seed: int = 0) -> Scores:
+    """A uniform draw for every candidate, seeded."""
+    generator = np.random.default_rng([seed, 0x5C0E])
+    return Scores(within, {place.parameter: generator.random(within.count(place.parameter)) for place in within})
+
+
+def importance_of(name: str) -> Importance:
+    """The importance called `name`.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in IMPORTANCES:
+        raise UnknownNameError("importance", name, IMPORTANCES)
+    return IMPORTANCES[name]
+
+
+def _moved(base: Base, within: Selection, delta: Delta) -> Scores:
+    trained = delta.selection(base)
+    missing = len(within - trained)
+    if missing:
+        raise SelectionError(
+            f"The run of {delta.info.method or 'unknown method'!r} did not train {missing:,}"
+            f" of the {len(within):,} candidates; take a full fine-tuning."
+        )
+    # Of the parameters in question only, since a full fine-tuning holds the whole model.
+    there = Selection(base.layout, {name: trained.chosen[name] for name in within.chosen})
+    moved = {name: np.abs(_plain(delta.values[name]) - old) for name, old in _pretrained(base, there).items()}
+    return Scores(there, moved).restrict(within)
+
+
+def _pretrained(base: Base, within: Selection) -> dict[str, np.ndarray]:
+    parameters = dict(base.model.named_parameters())
+    values = {name: _plain(parameters[name]) for name in within.chosen}
+    return {name: v if within.is_whole(name) else v[within.indices(name)] for name, v in values.items()}
+
+
+def _plain(values: Tensor) -> np.ndarray:
+    """Values flattened, in float64."""
+    plain: np.ndarray = values.detach().reshape(-1).double().cpu().numpy()
+    return plain

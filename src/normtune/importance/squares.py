@@ -9,9 +9,6 @@ since the gradient of its outputs is zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-
 import torch
 from torch import Tensor
 
@@ -45,7 +42,7 @@ def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
     return total
 
 
-def linear_total(inputs: Tensor, grad: Tensor, known: Tensor | None = None) -> Tensor:
+def linear_total(inputs: Tensor, grad: Tensor) -> Tensor:
     """The sum of `linear_entries` over all entries, in the cheaper of two ways.
 
     The squared Frobenius norm of ``G^T X`` is the sum of ``(X X^T) * (G G^T)``, two matrices of T by T, so that no
@@ -54,15 +51,13 @@ def linear_total(inputs: Tensor, grad: Tensor, known: Tensor | None = None) -> T
     Args:
         inputs: What the layer saw, of shape (B, T, I).
         grad: The gradient of its outputs, of shape (B, T, O).
-        known: ``token_products(inputs)``, where it is at hand.
 
     Returns:
         A number, in float64.
     """
     if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
         return linear_entries(inputs, grad).sum(dtype=torch.float64)
-    own = token_products(inputs) if known is None else known
-    return torch.dot(own.view(-1), token_products(grad).view(-1)).double()
+    return torch.dot(*(torch.bmm(own, own.transpose(1, 2)).view(-1) for own in (inputs, grad))).double()
 
 
 def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
@@ -70,36 +65,9 @@ def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
     return tokens * (inputs + outputs) < inputs * outputs
 
 
-def token_products(values: Tensor) -> Tensor:
-    """The products of an example's tokens with each other: of shape (B, T, T) for values of shape (B, T, anything)."""
-    return torch.bmm(values, values.transpose(1, 2))
-
-
 def per_example(values: Tensor) -> Tensor:
     """The sum over an example's tokens: of shape (B, O) for values of shape (B, ..., O)."""
     return values.flatten(1, -2).sum(1) if values.ndim > 2 else values
-
-
-def norm_sums(grad: Tensor, lengths: Sequence[int], normalised: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-    """Per-example gradients of what a normalisation adds or, with what it saw, of what it multiplies by.
-
-    Args:
-        grad: The gradient of its outputs, of shape (rows, O); an example's rows lie one after the other.
-        lengths: How many rows each example has.
-        normalised: Its inputs, of shape (rows, O), and each row's mean and reciprocal deviation, of shape (rows, 1).
-
-    Returns:
-        Of shape (B, O).
-    """
-    if normalised is not None:
-        inputs, mean, scale = normalised
-        grad = torch.addcmul(-mean * scale, inputs, scale).mul_(grad)
-    sums, start = [], 0
-    for length, alike in groupby(lengths):  # examples of one length at once
-        count = len(list(alike))
-        sums.append(grad[start : start + count * length].view(count, length, grad.shape[1]).sum(1))
-        start += count * length
-    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,10 @@ from scipy.linalg import hadamard
 
 from normtune.data.encode import Encoded
 from normtune.data.task import Task
-from normtune.importance.fisher import Counter, Estimation, Fisher, Request, scores, totals
+from normtune.importance.fisher import Estimation, Fisher, Request, information, scores, totals
 from normtune.importance.masks import top
 from normtune.importance.ranking import component_means, concordance
-from normtune.importance.tally import Tally, information, merged
+from normtune.importance.tally import Tally, merged
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.records.fisher import Look, Stability, Tolerance
@@ -84,8 +84,8 @@ def until_stable(
     estimation = Estimation(base, task, encoded, request)
     looks = []
     reached = False
-    with estimation.counter(request.head_seeds[0]) as counter:
-        for state in rounds(counter, len(encoded), asked.seed, progress):
+    with estimation.head(request.head_seeds[0]):
+        for state in rounds(estimation, len(encoded), asked.seed, progress):
             if len(state.order) < GROUPS:  # halves of so few may be empty
                 break
             looks.append(state.look(asked, request))
@@ -100,12 +100,12 @@ def until_stable(
 
 
 def rounds(
-    counter: Counter, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
+    estimation: Estimation, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Round]:
     """Add examples in a seeded order, and stop to look whenever their number has doubled, and at the end.
 
     Args:
-        counter: Computes the gradients.
+        estimation: Adds them up, with a head on the model.
         available: How many examples there are.
         seed: Seeds their order.
         progress: Told how many further examples are done.
@@ -114,14 +114,14 @@ def rounds(
         The state after each round.
     """
     order = np.random.default_rng([seed, 0xF15]).permutation(available)
-    groups = [counter.tally() for _ in range(GROUPS)]
+    groups = [estimation.tally() for _ in range(GROUPS)]
     done, target = 0, FIRST
     while done < available:
         target = min(target, available)
         for number, group in enumerate(groups):
             positions = np.arange(done, target)
-            for batch in counter.batches(order[positions[positions % GROUPS == number]]):
-                counter.add(batch, group)
+            for batch in estimation.batches(order[positions[positions % GROUPS == number]]):
+                estimation.add(batch, group)
                 progress(len(batch))
         done, target = target, target * GROWTH
         yield Round(order[:done], groups)

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from normtune.methods.selection import Selection
-from normtune.records.fisher import Information
-
 
 class Tally:
     """Sums over examples of squared gradients, in float64.
@@ -85,21 +82,3 @@ def merged(tallies: Sequence[Tally]) -> Tally:
     for tally in tallies:
         whole.include(tally)
     return whole
-
-
-def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tuple[Information, ...]:
-    """Sums by parameter, one mapping a head seed, as entries of a record."""
-    rows = []
-    for place in within:
-        own = tuple(sums[place.parameter] for sums in by_seed)
-        rows.append(
-            Information(
-                component=place.component,
-                layer=place.layer,
-                sub=place.sub,
-                entries=within.count(place.parameter),
-                total=sum(own) / len(own),
-                by_seed=own,
-            )
-        )
-    return tuple(rows)

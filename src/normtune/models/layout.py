@@ -8,6 +8,7 @@ prefix that the checkpoint puts before every name and without the layer's own pa
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -186,9 +188,48 @@ def statistics(model: nn.Module) -> list[str]:
     ]
 
 
+#: torch's own normalisations; its BatchNorm and InstanceNorm have one base.
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+#: Other classes that were tried, and whether they normalise.
+_TRIED: dict[type[nn.Module], bool] = {}
+
+
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` normalises: torch's LayerNorm, or one of the many classes named after their kind of norm."""
-    return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith("norm")
+    """Whether `module` normalises: one of torch's normalisations, or a class of its own that computes one.
+
+    A class of its own has no modules inside, and a weight (and perhaps a bias) of one dimension. It is tried once, on a
+    small copy on the CPU: a normalisation gives the same for its inputs and for ten times its inputs, and something
+    else for another weight. So it works on the meta device too.
+    """
+    if isinstance(module, _NORMS):
+        return True
+    parameters = dict(module.named_parameters())
+    weight = parameters.get("weight")
+    if weight is None or weight.ndim != 1 or parameters.keys() - {"weight", "bias"} or any(module.children()):
+        return False
+    kind = type(module)
+    if kind not in _TRIED:
+        _TRIED[kind] = _normalises(module)
+    return _TRIED[kind]
+
+
+@torch.no_grad()
+def _normalises(module: nn.Module) -> bool:
+    """Whether a copy of `module` gives the same for ten times its inputs, and something else for another weight."""
+    own = copy.deepcopy(module).to_empty(device="cpu").float()
+    generator = torch.Generator().manual_seed(0)
+    width = dict(own.named_parameters())["weight"].numel()
+    for parameter in own.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, device="cpu"))
+    inputs = 100 * torch.randn(2, 3, width, generator=generator, device="cpu")
+    try:
+        # Not by calling it, so that no hook runs.
+        outputs, larger = (type(own).forward(own, values) for values in (inputs, 10 * inputs))
+        own.get_parameter("weight").add_(1.0)
+        other = type(own).forward(own, inputs)
+        return torch.allclose(outputs, larger, rtol=1e-3, atol=1e-3) and not torch.allclose(outputs, other, atol=1e-1)
+    except Exception:  # it takes something else than one tensor of hidden states
+        return False
 
 
 def _split_leaf(name: str) -> tuple[str, str]:

@@ -10,8 +10,8 @@ from typing import Literal
 from normtune.data.task import Split
 from normtune.errors import NormtuneError
 from normtune.importance.archive import Archive
-from normtune.importance.combined import random_scores
 from normtune.importance.masks import top
+from normtune.importance.scores import random_scores
 from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.records.fisher import FisherRecord

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normtune.importance.combined import random_scores
 from normtune.importance.masks import top
+from normtune.importance.scores import random_scores
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name

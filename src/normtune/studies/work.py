@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -15,10 +13,9 @@ from normtune.config import RunConfig, Strict, fingerprint
 from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.errors import NormtuneError, TrainingError, UnknownNameError
-from normtune.importance.archive import Archive, read_scores
-from normtune.importance.combined import combined, random_scores
+from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
-from normtune.importance.scores import Scores
+from normtune.importance.recipe import MaskRecipe, Sources, make_mask
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.device import accelerator
@@ -246,18 +243,10 @@ class Work:
 
     def _find_fisher(self, job: FisherJob) -> FisherRecord | None:
         """The measurement on a task, where its record and its single entries are there."""
-        config = self.fisher_config(job.task)
-        sample = parts_of(self.data(job.task), self.config.protocol).train.sample(config.examples, config.sample_seed)
-        whole = select(self.session.base.layout, config.within).fingerprint
-        wanted = (config, self.session.base.identity, sample.identity()[:16], whole)
-        for path in sorted(self.place.fisher.glob(f"{config.task}-*.json")):
-            own = FisherRecord.load(path)
-            if path.with_suffix(".safetensors").is_file() and wanted == (
-                *(own.config, own.base_identity),
-                *(own.identity, own.selection),
-            ):
-                return own
-        return None
+        data = self.data(job.task)
+        train = parts_of(data, self.config.protocol).train
+        found = Archive(self.place.fisher).find(self.session.base, data, train, self.fisher_config(job.task))
+        return None if found is None else found.record
 
     def _measure(self, job: FisherJob, tell: Tell) -> FisherRecord:
         config, data = self.fisher_config(job.task), self.data(job.task)
@@ -270,14 +259,9 @@ class Work:
             done += more
             tell(done, total, "")
 
-        self.place.fisher.mkdir(parents=True, exist_ok=True)
-        # Aside, so that in the mode ``force`` nothing is found there, and nothing is lost before the new one is whole.
-        with tempfile.TemporaryDirectory(dir=self.place.fisher, prefix=".aside-") as aside:
-            archive = Archive(Path(aside))
-            record = archive.measure(self.session.base, data, train, config, progress=progress).record
-            for file in sorted(Path(aside).iterdir(), reverse=True):  # the entries before the record
-                file.replace(self.place.fisher / file.name)
-        return record
+        archive = Archive(self.place.fisher)
+        force = self.place.mode == "force"
+        return archive.measure(self.session.base, data, train, config, progress=progress, force=force).record
 
     # Masks
 
@@ -293,42 +277,23 @@ class Work:
         return self.place.masks / f"{label}.safetensors"
 
     def _make_mask(self, job: MaskJob, needs: Results) -> Path:
-        base = self.session.base
-        candidates = select(base.layout, CANDIDATES)
-        if job.mask == "random":
-            scores = random_scores(candidates, job.seed or 0)
-            facts: dict[str, Any] = {"importance": "random", "seed": job.seed}
-        else:
-            scores, facts = self._informed(job, needs, candidates)
+        candidates = select(self.session.base.layout, CANDIDATES)
+        ids = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
+        archive = Archive(self.place.fisher)
+        sources = Sources(fisher=lambda task: archive.read(task, ids[task], candidates))
+        # What leave-one-out leaves out is not among the job's tasks.
+        target = None if job.task is None or job.mask == "random" else job.task
+        recipe = MaskRecipe.of(
+            job.mask,
+            tasks=tuple(sorted({*job.tasks, *([target] if target else [])})),
+            target=target,
+            within=CANDIDATES,
+            fraction=job.fraction,
+            seed=job.seed or 0,
+        )
         file = self._mask_file(job, needs)
         file.unlink(missing_ok=True)
-        return Mask.make(base, scores, fraction=job.fraction, within=CANDIDATES, **facts).save(file)
-
-    def _informed(self, job: MaskJob, needs: Results, candidates: Selection) -> tuple[Scores, dict[str, Any]]:
-        """The scores of a mask made of Fisher information, and what it says of itself."""
-        stems = [
-            self.place.fisher / f"{task}-{needs[key].id}" for task, key in zip(job.tasks, job.fishers, strict=True)
-        ]
-        records = {
-            task: FisherRecord.load(stem.with_suffix(".json")) for task, stem in zip(job.tasks, stems, strict=True)
-        }
-        sources = {
-            task: partial(read_scores, stem.with_suffix(".safetensors"), records[task].id, candidates)
-            for task, stem in zip(job.tasks, stems, strict=True)
-        }
-        alone = job.mask in {"individual", "least-fisher"}
-        # What leave-one-out leaves out is not among the job's tasks.
-        scores = combined(sources, "individual" if alone else "global", job.task if alone else None)
-        facts: dict[str, Any] = {
-            "importance": "least-fisher" if job.mask == "least-fisher" else "fisher",
-            "scope": "individual" if alone else job.mask,
-            "tasks": job.tasks,
-            "target": job.task,
-            "examples": {task: record.examples for task, record in records.items()},
-            "estimator": next(iter(records.values())).config.estimator.name,
-            "head_seeds": self.config.head_seeds,
-        }
-        return (-scores if job.mask == "least-fisher" else scores), facts
+        return make_mask(self.session.base, recipe, sources).save(file)
 
 
 def survey(jobs: tuple[Job, ...], work: Work) -> dict[str, Result]:

@@ -1,0 +1,245 @@
+"""Recipes: what a mask is to be, as a plain value, and the one function that makes a mask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any, Self, get_args
+
+from normtune.config import Strict
+from normtune.data.encode import Encoded
+from normtune.deltas.delta import Delta
+from normtune.errors import ConfigError, SelectionError, UnknownNameError
+from normtune.importance.activations import transposed
+from normtune.importance.archive import Measured
+from normtune.importance.masks import Mask, Scope, mask_name
+from normtune.importance.scores import IMPORTANCES, Given, Needs, Scores, importance_of
+from normtune.methods.expression import select
+from normtune.methods.selection import Selection
+from normtune.models.base import Base
+
+SCOPES: tuple[str, ...] = get_args(Scope)
+
+#: Texts that an importance takes of each task, unless a recipe says how many; Wanda's authors take as many.
+TEXTS = 128
+
+
+class MaskRecipe(Strict):
+    """What a mask is to be.
+
+    Attributes:
+        importance: What entries are ranked by, a name in IMPORTANCES.
+        scope: Whose importance: ``individual``, the target's own; ``global``, every task's divided by its own sum over
+            the candidates, then added; ``leave-one-out``, the same without the target. It means nothing where the
+            importance is the same for every task.
+        tasks: The tasks whose importance may go in.
+        target: The task that the mask is for; the only one of `tasks` unless given. ``global`` needs none.
+        within: The candidates, as an expression.
+        fraction: How many of them to take, as a fraction.
+        entries: How many, instead of a fraction.
+        per: ``set`` compares all candidates, so that the top of the whole set is taken; ``row`` compares those of one
+            output row, as Wanda does for pruning, so that every row gives the same share.
+        seed: Seeds an importance that draws.
+        examples: Texts of each task for an importance that needs some; 128 unless given.
+    """
+
+    importance: str = "fisher"
+    scope: str = "individual"
+    tasks: tuple[str, ...] = ()
+    target: str | None = None
+    within: str = "layernorm"
+    fraction: float | None = None
+    entries: int | None = None
+    per: str = "set"
+    seed: int = 0
+    examples: int | None = None
+
+    def model_post_init(self, _: object) -> None:
+        """Check the fields.
+
+        Raises:
+            UnknownNameError: If there is no such importance or scope.
+            ConfigError: If not one of `fraction` and `entries` is given, or tasks are missing or mean nothing.
+        """
+        importance_of(self.importance)
+        if self.scope not in SCOPES:
+            raise UnknownNameError("scope", self.scope, SCOPES)
+        if self.per not in {"set", "row"}:
+            raise UnknownNameError("comparison", self.per, ("set", "row"))
+        if (self.fraction is None) == (self.entries is None):
+            raise ConfigError("A mask takes either a fraction of its candidates or a number of entries.")
+        if self.fraction is not None and not 0 <= self.fraction <= 1:
+            raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {self.fraction:g}.")
+        if not self.per_task and (self.tasks or self.target):
+            raise ConfigError(f"The importance {self.importance!r} is the same for every task; leave the tasks out.")
+        if self.per_task and not self.tasks:
+            raise ConfigError(f"The importance {self.importance!r} is measured on tasks; name one or more.")
+
+    @classmethod
+    def of(cls, kind: str, **fields: Any) -> Self:
+        """The recipe of a kind of mask: an importance, its scope, or both, as in a mask's name.
+
+        Args:
+            kind: ``fisher-leave-one-out``, ``wanda-global``, ``random``; a scope alone is Fisher's, and an importance
+                alone is the task's own.
+            **fields: The other fields.
+
+        Raises:
+            UnknownNameError: If there is no such kind.
+        """
+        for importance in IMPORTANCES:
+            for scope in SCOPES:
+                if kind in {f"{importance}-{scope}", *([importance] if scope == "individual" else [])}:
+                    return cls(importance=importance, scope=scope, **fields)
+        if kind in SCOPES:
+            return cls(scope=kind, **fields)
+        raise UnknownNameError("kind of mask", kind, [*IMPORTANCES, *SCOPES])
+
+    @property
+    def needs(self) -> Needs:
+        """What the importance is computed from."""
+        return IMPORTANCES[self.importance].needs
+
+    @property
+    def per_task(self) -> bool:
+        """Whether the importance depends on the task."""
+        return self.needs != "nothing"
+
+    def candidates(self, base: Base) -> Selection:
+        """The candidates in a base model.
+
+        Raises:
+            SelectionError: If there are none.
+            ConfigError: If there are fewer than `entries`.
+        """
+        candidates = select(base.layout, self.within)
+        if not len(candidates):
+            raise SelectionError(f"There are no candidates: {self.within!r} selects nothing but the head.")
+        if self.entries is not None and not 0 <= self.entries <= len(candidates):
+            raise ConfigError(f"A mask takes between 0 and all {len(candidates):,} candidates; got {self.entries}.")
+        return candidates
+
+    @property
+    def name(self) -> str:
+        """The mask as a method (see `mask_name`)."""
+        size = self.entries if self.fraction is None else self.fraction
+        assert size is not None
+        return mask_name(self.importance, self.scope if self.per_task else None, size, self.within, self.per)
+
+    @property
+    def own_target(self) -> str | None:
+        """The task that the mask is for, or None where it is for all."""
+        if self.scope == "global" or not self.per_task:
+            return None
+        return self.tasks[0] if self.target is None and len(self.tasks) == 1 else self.target
+
+    @property
+    def sources(self) -> list[str]:
+        """The tasks whose importance goes in, sorted; of ``leave-one-out`` never the target.
+
+        Raises:
+            ConfigError: If there is no target where one is needed, or no other task than the target.
+            UnknownNameError: If the target is none of the tasks.
+        """
+        target = self.own_target
+        if self.scope == "global":
+            return sorted(self.tasks)
+        if target is None:
+            raise ConfigError(f"A mask of the scope {self.scope!r} is for one task; name it as the target.")
+        if target not in self.tasks:
+            raise UnknownNameError("target task", target, self.tasks)
+        if self.scope == "individual":
+            return [target]
+        if not {*self.tasks} - {target}:
+            raise ConfigError("There is no task left to take scores from.")
+        return sorted({*self.tasks} - {target})
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where an importance finds what it needs of a task. Only what is asked for is called.
+
+    Attributes:
+        fisher: Gives a task's Fisher information of every candidate: measures it, or reads it from a folder.
+        runs: Gives what a task's runs left.
+        texts: Gives a task's training texts: this many, a sample by this seed.
+    """
+
+    fisher: Callable[[str], Measured] | None = None
+    runs: Callable[[str], Sequence[Delta]] | None = None
+    texts: Callable[[str, int, int], Encoded] | None = None
+
+
+def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) -> Mask:
+    """The mask of a recipe.
+
+    Args:
+        base: The base model, as it was loaded.
+        recipe: What the mask is to be.
+        sources: Where its importance finds what it needs.
+
+    Returns:
+        The mask.
+
+    Raises:
+        SelectionError: If there are no candidates, or their scores cannot be put together.
+        ConfigError: If the recipe's target or tasks do not fit its scope, or nothing gives what the importance needs.
+    """
+    candidates = recipe.candidates(base)
+    importance = IMPORTANCES[recipe.importance]
+    facts: dict[str, Any] = {"seed": recipe.seed} if importance.seeded else {}
+    if recipe.per_task:
+        tasks, target = tuple(recipe.sources), recipe.own_target
+        facts |= {"scope": recipe.scope, "tasks": tasks, "target": target, "examples": {}}
+        each = ((task, _of_task(base, candidates, recipe, sources or Sources(), task, facts)) for task in tasks)
+        scores = next(each)[1] if recipe.scope == "individual" else combined(each)
+    else:
+        scores = importance.scores(Given(base, candidates, recipe.seed))
+    scores = -scores if importance.least else scores
+    if recipe.per == "row":
+        scores = scores.by_row(transposed(base.model))
+    facts |= recipe.model_dump(include={"importance", "within", "per"})
+    return Mask.make(base, scores, fraction=recipe.fraction, entries=recipe.entries, **facts)
+
+
+def combined(by_task: Iterable[tuple[str, Scores]]) -> Scores:
+    """Every task's scores divided by their own sum over the candidates, then added, in the order given.
+
+    Raises:
+        SelectionError: If a task's scores add up to nothing, or are of other candidates.
+    """
+    return reduce(add, (_share(task, scores) for task, scores in by_task))
+
+
+def _share(task: str, scores: Scores) -> Scores:
+    try:
+        return scores.normalised()
+    except SelectionError as error:
+        raise SelectionError(f"{task}: {error}") from error
+
+
+def _of_task(
+    base: Base, candidates: Selection, recipe: MaskRecipe, sources: Sources, task: str, facts: dict[str, Any]
+) -> Scores:
+    """The scores of one task; how they were measured is put into `facts`, which the mask says of itself.
+
+    Raises:
+        ConfigError: If nothing gives what the importance needs.
+    """
+    importance, given = IMPORTANCES[recipe.importance], Given(base, candidates, recipe.seed)
+    if importance.needs == "fisher" and sources.fisher is not None:
+        measured = sources.fisher(task)
+        config = measured.record.config
+        facts["examples"][task] = measured.record.examples
+        facts |= {"estimator": config.estimator.name, "head_seeds": config.head_seeds}
+        given = replace(given, fisher=measured.scores)
+    elif importance.needs == "runs" and sources.runs is not None:
+        given = replace(given, runs=tuple(sources.runs(task)))
+    elif importance.needs == "texts" and sources.texts is not None:
+        given = replace(given, texts=sources.texts(task, recipe.examples or TEXTS, recipe.seed))
+        facts["examples"][task] = len(given.texts or ())
+    else:
+        raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
+    return importance.scores(given)
