@@ -12,10 +12,9 @@ from typing import Any
 
 import httpx2
 
-from normtune.deltas.answers import Prediction, Text
+from normtune.deltas.answers import Prediction, Predictor, Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
-from normtune.deltas.predictor import Predictor
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.serving.catalogue import Catalogue
