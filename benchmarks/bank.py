@@ -42,9 +42,9 @@ from bank_peers import Clock, Figures, Switching, against_peft, one_process_a_ta
 from harness import CLOCK, RESULTS, alternate, ratio, summary, write
 
 from normtune.data.suites import load_task
+from normtune.deltas.answers import Predictor
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
-from normtune.deltas.predictor import Predictor
 from normtune.evaluation import logits
 from normtune.models.base import Base, load_base
 

@@ -24,14 +24,12 @@ from harness import summary, write
 from scipy.optimize import brentq
 
 from normtune.data.suites import load_task
-from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
 from normtune.models.base import load_base
-from normtune.serving.cache import Cache
-from normtune.serving.catalogue import Catalogue
-from normtune.serving.folder import DeltaFolder
+from normtune.serving.settings import Settings
+from normtune.serving.tasks import Cache, Catalogue, DeltaFolder
 
 EXPONENTS = (0.8, 1.0, 1.2)
 PARTS = (0.001, 0.01, 0.1)
@@ -65,20 +63,20 @@ def simulated(tasks: int, exponent: float, room: int, requests: int, costs: dict
     shares /= shares.sum()
     drawn = np.searchsorted(np.cumsum(shares), np.random.default_rng(0).random(requests), side="right")
     size = int(costs["bytes_a_task"])
-    cache: Cache[int] = Cache(room * size, lambda value: size)
+    cache: Cache[int] = Cache(room * size)
     half = requests // 2
     for number, task in enumerate(drawn.tolist()):
         if number == half:
             cache.hits = cache.misses = 0
         if cache.get(task) is None:
-            cache.put(task, task)
+            cache.put(task, task, size)
     rate = cache.hits / (cache.hits + cache.misses)
     cost = costs["row_ms"] + costs["prepare_row_ms"] + (1 - rate) * costs["load_ms"]["median"]
     return {
         "exponent": exponent,
         "room": room,
         "megabytes": cache.limit / 1e6,
-        "full": len(cache) == room,
+        "full": len(cache.values) == room,
         "hit_rate": rate,
         "che": che(shares, room),
         "request_ms": cost,
@@ -101,7 +99,7 @@ def measured() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         files = [one.save(Path(place) / f"{name}.safetensors") for name, one in variations(delta, FILES).items()]
         names = [file.stem for file in files]
-        catalogue = Catalogue(Bank(base), DeltaFolder(Path(place)), follow=True, recheck=1e9)
+        catalogue = Catalogue(base, Settings(recheck=1e9), DeltaFolder(Path(place)), follow=True)
         load = [timed(partial(catalogue.entry, name)) for name in names]
         hot = [timed(partial(catalogue.entry, name)) for name in names]
         rows = [(names[n], texts[n % len(texts)]) for n in range(64)]

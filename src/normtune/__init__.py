@@ -22,7 +22,7 @@ _PUBLIC = {
     "NormtuneError": "errors",
     "PROTOCOLS": "config",
     "Prediction": "deltas.answers",
-    "Predictor": "deltas.predictor",
+    "Predictor": "deltas.answers",
     "Record": "records.run",
     "Selection": "methods.selection",
     "Session": "training.session",
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from normtune.data.task import Task as Task
     from normtune.data.task import TaskData as TaskData
     from normtune.deltas.answers import Prediction as Prediction
+    from normtune.deltas.answers import Predictor as Predictor
     from normtune.deltas.bank import Bank as Bank
     from normtune.deltas.delta import Delta as Delta
-    from normtune.deltas.predictor import Predictor as Predictor
     from normtune.errors import NormtuneError as NormtuneError
     from normtune.methods.expression import select as select
     from normtune.methods.expression import tune as tune

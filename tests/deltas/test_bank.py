@@ -11,10 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from normtune.deltas import sites
-from normtune.deltas.answers import Text
+from normtune.deltas.answers import Predictor, Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
-from normtune.deltas.predictor import Predictor
 from normtune.errors import DataError, DeltaError, UnknownNameError
 from normtune.methods.expression import select
 from normtune.methods.selection import at

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from normtune.deltas.answers import Predictor
 from normtune.deltas.delta import Delta
 from normtune.deltas.merge import fresh_folder, merge
-from normtune.deltas.predictor import Predictor
 from normtune.errors import DeltaError, OutputError
 from normtune.models.base import Base, load_base
 from normtune.models.sources import quiet

@@ -12,17 +12,14 @@ from typing import Any
 
 import httpx2
 
-from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.bank import Bank
+from normtune.deltas.answers import Prediction, Predictor, Text
 from normtune.deltas.delta import Delta
-from normtune.deltas.predictor import Predictor
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
-from normtune.serving.catalogue import Catalogue
-from normtune.serving.folder import DeltaFolder
+from normtune.serving.batcher import Batcher
 from normtune.serving.server import Server
-from normtune.serving.service import Service
 from normtune.serving.settings import Settings
+from normtune.serving.tasks import Catalogue, DeltaFolder
 from tests.deltas.banked import FIVE, NUMBER, TWO, changed
 
 KINDS: dict[str, HeadSpec] = {"two": TWO, "five": FIVE, "number": NUMBER}
@@ -59,12 +56,12 @@ class Running:
 
     Attributes:
         url: Where.
-        service: What it serves.
+        batcher: What it serves.
         server: The server itself.
     """
 
     url: str
-    service: Service
+    batcher: Batcher
     server: Server
 
     def client(self, **more: Any) -> httpx2.Client:
@@ -77,31 +74,23 @@ def running(
     model: Path | Base, given: Mapping[str, Delta], *, read: Path | None = None, follow: bool = False, **settings: Any
 ) -> Iterator[Running]:
     """A server over a base model, or the one in a folder, on a free port of loopback."""
-    chosen = Settings(**settings)
-    bank = Bank(model if isinstance(model, Base) else load_base(str(model)), max_batch=chosen.max_batch)
-    catalogue = Catalogue(
-        bank,
-        None if read is None else DeltaFolder(read),
-        follow=follow,
-        cache_bytes=chosen.cache_bytes,
-        recheck=chosen.recheck,
-        apart=chosen.apart,
-    )
+    base = model if isinstance(model, Base) else load_base(str(model))
+    catalogue = Catalogue(base, Settings(**settings), None if read is None else DeltaFolder(read), follow=follow)
     for name, delta in given.items():
         catalogue.give(name, delta)
-    service = Service(catalogue, chosen)
+    batcher = Batcher(catalogue)
     up, found = threading.Event(), []
 
     def listening(address: str) -> None:
         found.append(address)
         up.set()
 
-    server = Server(service, "127.0.0.1", 0, listening)
+    server = Server(batcher, "127.0.0.1", 0, listening)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
         assert up.wait(30)
-        yield Running(found[0], service, server)
+        yield Running(found[0], batcher, server)
     finally:
         server.should_exit = True
         thread.join(30)

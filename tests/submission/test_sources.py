@@ -8,7 +8,7 @@ from normtune.config import RunConfig, protocol
 from normtune.errors import ConfigError, DataError, DeltaError, UnknownNameError
 from normtune.models.base import Base
 from normtune.records.run import Counts, DataFacts, Record
-from normtune.submission.sources import best_runs, named
+from normtune.submission.answers import best_runs, named
 from tests.submission.suite import make_delta, texts
 
 
@@ -42,9 +42,9 @@ def test_named_with_and_without_their_task(tiny_base: Base, tmp_path: Path) -> N
     rte = save_delta(tiny_base, tmp_path / "a=b", "rte", "RTE", note="mine")
     cola = save_delta(tiny_base, tmp_path / "c", "cola", "CoLA")
     own = save_delta(tiny_base, tmp_path / "own", "mrpc", "MRPC", task="")
-    choices = named([str(rte), f"CoLA={cola / 'delta.safetensors'}", f"mrpc={own}"])
-    assert {task: choice.task for task, choice in choices.items()} == {"rte": "rte", "cola": "cola", "mrpc": "mrpc"}
-    source = choices["rte"].source
+    sources = named([str(rte), f"CoLA={cola / 'delta.safetensors'}", f"mrpc={own}"])
+    assert [*sources] == ["rte", "cola", "mrpc"]
+    source = sources["rte"]
     assert (source.note, source.method, source.base_identity) == ("mine", "layernorm", tiny_base.identity)
     assert (source.run, source.dev) == (None, None)
     assert len(source.content) == 64
@@ -53,7 +53,7 @@ def test_named_with_and_without_their_task(tiny_base: Base, tmp_path: Path) -> N
 def test_a_record_beside_a_delta_is_read(tiny_base: Base, tmp_path: Path) -> None:
     run = save_run(tiny_base, tmp_path / "run", seed=3, score=0.75)
     for name in (run, run / "delta.safetensors"):
-        source = named([str(name)])["rte"].source
+        source = named([str(name)])["rte"]
         assert (source.run, source.seed, source.metric, source.dev) == ("run", 3, "accuracy", 0.75)
 
 
@@ -90,18 +90,18 @@ def test_the_best_run_of_each_task_and_of_equals_the_first_seed(tiny_base: Base,
         save_run(tiny_base, tmp_path / f"rte/{seed}", seed=seed, score=score)
     save_run(tiny_base, tmp_path / "cola/0", task="cola", score=-0.1)
     save_run(tiny_base, tmp_path / "rte/9", seed=9, score=None, status="failed")
-    choices = best_runs(tmp_path)
-    assert {task: choice.source.seed for task, choice in choices.items()} == {"rte": 2, "cola": 0}
-    assert choices["rte"].path == tmp_path / "rte/2"
+    sources = best_runs(tmp_path)
+    assert {task: source.seed for task, source in sources.items()} == {"rte": 2, "cola": 0}
+    assert sources["rte"].path == str(tmp_path / "rte/2")
 
 
 def test_several_methods(tiny_base: Base, tmp_path: Path) -> None:
     save_run(tiny_base, tmp_path / "a", score=0.9, method="bitfit")
     save_run(tiny_base, tmp_path / "b", score=0.8)
-    with pytest.raises(ConfigError, match="several methods; name one by --method: bitfit, layernorm"):
+    with pytest.raises(ConfigError, match="several methods, bitfit, layernorm; give one by --method"):
         best_runs(tmp_path)
-    assert best_runs(tmp_path, "layernorm")["rte"].path == tmp_path / "b"
-    with pytest.raises(ConfigError, match="no runs of 'full'"):
+    assert best_runs(tmp_path, "layernorm")["rte"].path == str(tmp_path / "b")
+    with pytest.raises(DataError, match="no runs of 'full'"):
         best_runs(tmp_path, "full")
 
 

@@ -34,8 +34,8 @@ def export(
         raise UnknownNameError("format", format_, _FORMATS)
     from normtune.cli.loading import base_of
     from normtune.deltas.delta import Delta
-    from normtune.deltas.export import export_peft
     from normtune.deltas.hub import fetch
+    from normtune.deltas.peft import export_peft
 
     loaded = Delta.load(fetch(delta))
     export_peft(loaded, base_of(loaded, model, "cpu"), out)

@@ -34,7 +34,7 @@ def import_(
 
     `normtune import adapters/mood --model minilm --labels bad,good --out runs/mood`
     """
-    from normtune.deltas.export import import_peft
+    from normtune.deltas.peft import import_peft
     from normtune.files import claim_folder
     from normtune.models.base import load_base
 

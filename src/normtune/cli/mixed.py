@@ -14,9 +14,9 @@ from normtune.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.data.rows import Rows
+    from normtune.deltas.answers import Prediction, Text
     from normtune.deltas.bank import Bank
     from normtune.deltas.delta import Delta, DeltaInfo
-    from normtune.deltas.predictor import Prediction, Text
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def answer_rows(
     """Answer each row with the delta of the task that it names.
 
     Args:
-        listed: Deltas and folders of deltas (see `normtune.deltas.places.named_places`); those that no row names are
+        listed: Deltas and folders of deltas (see `normtune.deltas.hub.named_places`); those that no row names are
             not read.
         rows: The file.
         columns: Its columns.
@@ -55,8 +55,7 @@ def answer_rows(
         DataError: If a row names a task that there is no delta for, or its text cannot be answered.
     """
     from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
-    from normtune.deltas.places import named_places
+    from normtune.deltas.hub import fetch, named_places
 
     places = named_places(listed)
     names = rows.column(columns.task)

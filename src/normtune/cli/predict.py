@@ -19,8 +19,8 @@ from normtune.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from normtune.data.rows import Rows
+    from normtune.deltas.answers import Prediction, Text
     from normtune.deltas.delta import DeltaInfo
-    from normtune.deltas.predictor import Prediction, Text
 
 
 def register(app: typer.Typer) -> None:
@@ -112,9 +112,9 @@ class _Input:
 
 def _single(kind: str, delta: str, given: _Input, model: str | None, device: str) -> tuple[str, int]:
     from normtune.cli.loading import base_of
+    from normtune.deltas.answers import Predictor
     from normtune.deltas.delta import Delta
     from normtune.deltas.hub import fetch
-    from normtune.deltas.predictor import Predictor
 
     loaded = Delta.load(fetch(delta))
     texts = given.read(loaded.info)

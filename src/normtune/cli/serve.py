@@ -12,7 +12,7 @@ from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
-    from normtune.serving.service import Service
+    from normtune.serving.batcher import Batcher
     from normtune.serving.settings import Settings
 
 
@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 def serve(
     deltas: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders or files of deltas, or hub ids; NAME=DELTA names the task.", show_default=False),
+        typer.Argument(
+            help="Deltas (folders, files, hub ids) or folders of deltas; NAME=DELTA names the task.", show_default=False
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model. [default: that of the first delta]")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -93,21 +95,19 @@ def serve(
     )
     from normtune.serving.server import Server
 
-    service = _service(deltas or [], model, deltas_folder, follow, settings, device)
-    Server(service, host, port, lambda address: _welcome(address, service, open_=not fixed)).run()
+    batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device)
+    Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed)).run()
     notes.print("Stopped; every accepted request was answered.", highlight=False)
 
 
-def _service(
+def _batcher(
     deltas: list[str], model: str | None, folder: Path | None, follow: bool, settings: Settings, device: str
-) -> Service:
+) -> Batcher:
     from normtune.cli.loading import base_of
-    from normtune.deltas.bank import Bank
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
-    from normtune.serving.catalogue import Catalogue
-    from normtune.serving.folder import DeltaFolder
-    from normtune.serving.service import Service
+    from normtune.serving.batcher import Batcher
+    from normtune.serving.tasks import Catalogue, DeltaFolder
 
     place = None if folder is None else DeltaFolder(folder)
     named = _named(deltas)
@@ -116,41 +116,33 @@ def _service(
     else:
         base = load_base(str(model))
         base.model.to(accelerator(device).device)
-    bank = Bank(base, max_batch=settings.max_batch)
-    catalogue = Catalogue(
-        bank, place, follow=follow, cache_bytes=settings.cache_bytes, recheck=settings.recheck, apart=settings.apart
-    )
+    catalogue = Catalogue(base, settings, place, follow=follow)
     for name, delta in named.items():
         catalogue.give(name, delta)
-    return Service(catalogue, settings)
+    return Batcher(catalogue)
 
 
 def _named(deltas: list[str]) -> dict[str, Delta]:
-    """The deltas by the names of their tasks: those given, or else those of their folders.
+    """The deltas by the names of their tasks.
 
     Raises:
-        ConfigError: If a name stands twice, or is none.
+        ConfigError: If a name cannot be that of a task.
     """
     import re
 
     from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
-    from normtune.serving.folder import NAME
+    from normtune.deltas.hub import fetch, named_places
+    from normtune.serving.tasks import NAME
 
-    named: dict[str, Delta] = {}
-    for text in deltas:
-        given, _, source = text.rpartition("=")
-        name = given or Path(source).name.removesuffix(".safetensors")
+    places = named_places(deltas)
+    for name in places:
         if not re.fullmatch(NAME, name):
             raise ConfigError(f"{name!r} cannot name a task: letters, digits, dots, dashes and underscores can.")
-        if name in named:
-            raise ConfigError(f"Two deltas are called {name!r}; name one of them: NAME={source}.")
-        named[name] = Delta.load(fetch(source))
-    return named
+    return {name: Delta.load(fetch(place)) for name, place in places.items()}
 
 
-def _welcome(address: str, service: Service, *, open_: bool) -> None:
-    tasks, settings = service.catalogue.names(), service.settings
+def _welcome(address: str, batcher: Batcher, *, open_: bool) -> None:
+    tasks, settings = batcher.catalogue.names(), batcher.settings
     shown = ", ".join(tasks[:5]) + (f" and {len(tasks) - 5:,} more" if len(tasks) > 5 else "")
     lines = [
         f"Serving {len(tasks):,} {'task' if len(tasks) == 1 else 'tasks'} at {address}{f': {shown}' if shown else ''}",

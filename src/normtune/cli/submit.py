@@ -15,9 +15,8 @@ from normtune.cli.options import Data, Device, Json, Threads, console, names, no
 from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from normtune.records.submission import SubmissionRecord
-    from normtune.submission.answering import Answers, Plan
-    from normtune.submission.sources import Choice
+    from normtune.records.submission import Answered, Source, SubmissionRecord
+    from normtune.submission.answers import Part
 
 
 def register(app: typer.Typer) -> None:
@@ -30,25 +29,27 @@ def submit(
         str | None, typer.Option(help="Deltas, separated by commas: TASK=DELTA, or DELTA, which knows its task.")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Output folder of a training; of each task the best run on dev answers.")
+        Path | None, typer.Option(help="Output folder of a training; the best run of each task on dev answers.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method whose runs answer, where --runs holds several.")] = None,
-    out: Annotated[Path, typer.Option(help="The zip; its record and a page are put beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The zip; its record and a page are written beside it.")] = Path(
         "submission.zip"
     ),
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Write what there is, for a trial; the server will not take it.")
+        bool,
+        typer.Option("--allow-missing", help="Write what can be answered, for a trial; the server will not take it."),
     ] = False,
     scores: Annotated[
-        Path | None, typer.Option(help="The server's reply to --out, JSON, CSV or TSV; it is put into its record.")
+        Path | None,
+        typer.Option(help="The server's reply to --out, a CSV file of task,score; it goes into the record."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Where the base model is, if not where it was.")] = None,
+    model: Annotated[str | None, typer.Option(help="Where the base model is, if it has moved.")] = None,
     data: Data = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write the zip that the GLUE server takes, and record what it replies.
+    """Write the zip that the GLUE server takes, and record its reply.
 
     AX is answered by MNLI's delta, WNLI by its majority class. An incomplete submission is refused.
 
@@ -60,61 +61,60 @@ def submit(
     `normtune submit --out submission.zip --scores reply.csv`
     """
     if scores is not None and (deltas or runs):
-        raise ConfigError("--scores records the reply to a submission that is there; leave out --deltas and --runs.")
+        raise ConfigError("--scores records the reply to the submission at --out; leave out --deltas and --runs.")
     if scores is None and (deltas is None) == (runs is None):
         raise ConfigError("Give either --deltas, one for each task, or --runs, the output folder of a training.")
     if method is not None and runs is None:
         raise ConfigError("--method chooses among the runs of --runs.")
     set_threads(threads)
-    from normtune.submission.writing import Place, record_scores, write_submission
+    from normtune.submission.archive import Archive
 
-    place = Place(out)
+    archive = Archive(out)
     if scores is not None:
-        _show_scores(record_scores(place, scores), as_json)
+        _show_scores(archive.add_reply(scores), as_json)
         return
-    place.claim()
-    planned = _plan(_choices(deltas, runs, method), data, allow_missing)
-    record = write_submission(place, _answers(planned, data, model, device), planned.problems)
+    archive.claim()
+    parts, problems = _plan(_sources(deltas, runs, method), data, allow_missing)
+    record = archive.write(_answers(parts, data, model, device), problems)
     _show(record, out, as_json)
 
 
-def _choices(deltas: str | None, runs: Path | None, method: str | None) -> dict[str, Choice]:
-    from normtune.submission.sources import best_runs, named
+def _sources(deltas: str | None, runs: Path | None, method: str | None) -> dict[str, Source]:
+    from normtune.submission.answers import best_runs, named
 
-    if runs is not None:
-        return best_runs(runs, method)
-    return named(names(deltas or ""))
+    return best_runs(runs, method) if runs is not None else named(names(deltas or ""))
 
 
-def _plan(choices: dict[str, Choice], data: Path | None, allow_missing: bool) -> Plan:
-    """What is to be answered.
+def _plan(sources: dict[str, Source], data: Path | None, allow_missing: bool) -> tuple[list[Part], list[str]]:
+    """The files to answer, and why the server would refuse them.
 
     Raises:
-        DataError: If the server would not take it, or there is nothing to answer.
+        DataError: If the server would refuse them and no trial is wanted, or there is nothing to answer.
     """
-    from normtune.submission.answering import plan
+    from normtune.submission.answers import plan
 
-    planned = plan(choices, data)
-    problems = "; ".join(planned.problems)
+    parts, problems = plan(sources, data)
+    reason = "; ".join(problems)
     if problems and not allow_missing:
-        raise DataError(f"The GLUE server would not take this submission: {problems} (--allow-missing for a trial).")
-    if not planned.rows:
-        raise DataError(f"There is nothing to answer: {problems}.")
-    return planned
+        raise DataError(f"The GLUE server would not take this submission: {reason} (--allow-missing for a trial).")
+    if all(part.source is None for part in parts):
+        raise DataError(f"There is nothing to answer: {reason}.")
+    return parts, problems
 
 
-def _answers(planned: Plan, data: Path | None, model: str | None, device: str) -> list[Answers]:
+def _answers(parts: list[Part], data: Path | None, model: str | None, device: str) -> list[tuple[Answered, str]]:
     from normtune.cli.loading import base_of
-    from normtune.submission.answering import answer
+    from normtune.submission.answers import answer
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    total = sum(part.rows for part in parts if part.source is not None)
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notes, transient=True) as bar:
-        line = bar.add_task("texts answered", total=planned.rows)
-        return answer(planned, data, lambda delta: base_of(delta, model, device), lambda done: bar.advance(line, done))
+        line = bar.add_task("texts answered", total=total)
+        return answer(parts, data, lambda delta: base_of(delta, model, device), lambda done: bar.advance(line, done))
 
 
 def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
-    from normtune.submission.writing import cells
+    from normtune.submission.archive import cells
 
     if as_json:
         print(record.model_dump_json(indent=1))
@@ -123,7 +123,7 @@ def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
     for name in ("file", "rows", "answered by", "dev"):
         table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
     for answered in record.answers:
-        *shown, _ = cells(answered)  # the remarks stand below, where a narrow terminal cuts none of them
+        *shown, _ = cells(answered)  # remarks are printed below the table, where there is room
         table.add_row(*map(Text, shown))
     console.print(table)
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]

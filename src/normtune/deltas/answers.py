@@ -1,4 +1,4 @@
-"""What a task answers for texts: labels and probabilities, or numbers."""
+"""Answers for texts: labels and probabilities, or numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from normtune.config import Strict
+from normtune.data.encode import encode
 from normtune.data.task import Split, Task
+from normtune.deltas.answering import task_of
+from normtune.deltas.delta import Delta
 from normtune.errors import DataError
-from normtune.evaluation import decide, probabilities
+from normtune.evaluation import decide, logits, probabilities
+from normtune.models.base import Base
 
 #: A text, or a text and its pair.
 Text = str | tuple[str, str]
@@ -29,11 +33,58 @@ class Prediction(Strict):
     value: float | None = None
 
 
+class Predictor:
+    """A base model that carries a delta and answers.
+
+    Use it as a context manager, or call `close`, to take the delta off again.
+
+    Args:
+        base: The delta's base model; it carries the delta until `close`.
+        delta: The delta.
+
+    Raises:
+        DeltaError: If `base` is another model, or carries a delta already.
+    """
+
+    def __init__(self, base: Base, delta: Delta) -> None:
+        self._base, self.delta = base, delta
+        self._applied = delta.apply(base)
+        self.task = task_of(delta)
+        #: How many of the texts answered so far were cut to the delta's limit of tokens.
+        self.truncated = 0
+
+    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
+        """The answers for `texts`, in their order.
+
+        Args:
+            texts: Texts, or pairs of texts where the task reads pairs.
+
+        Returns:
+            One prediction a text.
+
+        Raises:
+            DataError: If there are no texts, one is empty, or the task reads pairs and these are none (or the reverse).
+        """
+        encoded = encode(examples(texts, self.task), self._base.need_tokenizer(), self.delta.info.max_length)
+        self.truncated += encoded.truncated
+        return predictions(list(logits(self._base, encoded)), [self.task] * len(texts))
+
+    def close(self) -> None:
+        """Take the delta off; the base is as it was before, to the bit."""
+        self._applied.remove()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def examples(texts: Sequence[Text], task: Task) -> Split:
     """Texts as examples of `task`.
 
     Raises:
-        DataError: If pairs are given where the task reads single texts, or the other way round.
+        DataError: If the task reads pairs and these are none, or the reverse.
     """
     if any((not isinstance(text, str)) != task.pair for text in texts):
         wanted = "pairs of texts" if task.pair else "single texts"
@@ -44,7 +95,7 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
 
 
 def predictions(outputs: Sequence[np.ndarray], tasks: Sequence[Task]) -> list[Prediction]:
-    """What outputs of heads say.
+    """The answers that the outputs of heads stand for.
 
     Args:
         outputs: For each text its head's outputs, a float32 vector.
@@ -60,11 +111,11 @@ def predictions(outputs: Sequence[np.ndarray], tasks: Sequence[Task]) -> list[Pr
     for width, numbers in alike.items():
         block = np.stack([outputs[number] for number in numbers])
         some = [tasks[number] for number in numbers]
-        answers.update(zip(numbers, _chosen(block, some) if width else _numbers(block, some), strict=True))
+        answers.update(zip(numbers, _labels(block, some) if width else _numbers(block, some), strict=True))
     return [answers[number] for number in range(len(tasks))]
 
 
-def _chosen(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
+def _labels(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
     shares = probabilities(outputs).tolist()
     for best, row, task in zip(outputs.argmax(axis=1), shares, tasks, strict=True):
         yield Prediction(label=task.labels[int(best)], probabilities=dict(zip(task.labels, row, strict=True)))

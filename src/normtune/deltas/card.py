@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from normtune.deltas.delta import DeltaInfo
-
-if TYPE_CHECKING:
-    from normtune.records.run import Record
+from normtune.records.run import Record
 
 _BODY = """---
 {data}
@@ -40,7 +36,7 @@ print(predictor.predict([{example}]))
 
 
 def model_card(info: DeltaInfo, record: Record) -> str:
-    """The card of the delta that `record` is about, as Markdown with metadata for the hub."""
+    """The card of a delta and its run's record, as Markdown with metadata for the hub."""
     config, counts, data = record.config, record.counts, record.data
     results = [
         EvalResult(

@@ -1,31 +1,75 @@
-"""Deltas on the hub: what is uploaded, uploading it, and fetching one."""
+"""Where deltas are: those that a user lists, and those on the hub, which are fetched from it and pushed to it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from normtune.deltas.delta import FILE, Delta
-from normtune.errors import DeltaError, OutputError
+from normtune.errors import ConfigError, DeltaError, OutputError
 
-#: All that is ever uploaded of a delta's folder: the delta, its record, model card and curve.
+#: The files of a delta's folder that are uploaded: the delta, its record, model card and curve.
 FILES = (FILE, "record.json", "README.md", "curve.csv")
 
-# The hub's client raises its HTTP library's errors too, whose name has changed: it names their base for its own use.
+# The hub's client also raises errors of its HTTP library, and exports their base class under this name.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 _FAILURES = (OSError, _HTTP_ERROR, errors.HFValidationError)
 
 
+def named_places(listed: Iterable[str]) -> dict[str, str]:
+    """Where the delta of each task is.
+
+    Args:
+        listed: Deltas (each a folder, a file or a hub id) or folders of deltas; ``NAME=PLACE`` names the task of a
+            delta. Otherwise it is called after its folder, its file (without ``.safetensors``) or its repository.
+
+    Returns:
+        A place for `fetch` by the name of the task; nothing is read yet.
+
+    Raises:
+        ConfigError: If two deltas have the same name.
+        DeltaError: If a folder holds no delta.
+    """
+    places: dict[str, str] = {}
+    for text in listed:
+        for name, place in _places(text).items():
+            if places.setdefault(name, place) != place:
+                raise ConfigError(
+                    f"Two deltas are called {name!r}: {places[name]} and {place}. Rename one of them with NAME=PLACE."
+                )
+    return places
+
+
+def _places(text: str) -> dict[str, str]:
+    name, equals, place = text.partition("=")
+    if equals and name and "/" not in name and not Path(text).exists():
+        return {name: place}
+    path = Path(text).expanduser()
+    if not path.is_dir() or (path / FILE).is_file():
+        return {_name(path): text}
+    inside = [child for child in sorted(path.iterdir()) if (child / FILE).is_file() or child.suffix == ".safetensors"]
+    if not inside:
+        raise DeltaError(f"There is no delta in the folder {text}.")
+    return {_name(child): str(child) for child in inside}
+
+
+def _name(path: Path) -> str:
+    if path.name == FILE:
+        return path.resolve().parent.name
+    return path.stem if path.suffix == ".safetensors" else path.resolve().name
+
+
 def prepare_push(folder: str | Path) -> list[Path]:
-    """The files of a delta's folder that `push` uploads, and nothing else that may lie there.
+    """The files of a delta's folder that `push` uploads; whatever else is in it stays here.
 
     Args:
         folder: The folder of a delta.
 
     Returns:
-        Their paths: the delta first, then record, model card and curve, as far as they are there.
+        Their paths: the delta, then those of record, model card and curve that are there.
 
     Raises:
         DeltaError: If there is no delta in the folder, or it is damaged.
@@ -42,9 +86,9 @@ def push(folder: str | Path, repo: str, *, private: bool = False, token: str | N
 
     Args:
         folder: The folder of a delta.
-        repo: Where to: ``USER/NAME``; it is made where it is missing.
-        private: Make a new repository private; one that is there stays as it is.
-        token: A token that may write, unless one is stored by ``hf auth login`` or in HF_TOKEN.
+        repo: The repository, ``USER/NAME``; it is created if it is missing.
+        private: Make a new repository private; an existing one stays as it is.
+        token: A token with write access; by default that of ``hf auth login`` or HF_TOKEN.
 
     Returns:
         The repository's address.
@@ -68,7 +112,7 @@ def push(folder: str | Path, repo: str, *, private: bool = False, token: str | N
 
 
 def fetch(name: str | Path, revision: str | None = None) -> Path:
-    """Where the delta called `name` lies: a local folder or file as it is, else downloaded from the hub.
+    """The path of a delta, which is downloaded from the hub unless it is a local folder or file.
 
     Args:
         name: A folder, a file, or a hub id.
@@ -78,7 +122,7 @@ def fetch(name: str | Path, revision: str | None = None) -> Path:
         A folder or a file for `Delta.load`.
 
     Raises:
-        DeltaError: If there is none, saying where it was looked for.
+        DeltaError: If there is none; the message says where it was looked for.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -96,16 +140,16 @@ def fetch(name: str | Path, revision: str | None = None) -> Path:
 
 
 def _why(error: Exception) -> str:
-    """The reason in a few words; the hub's own messages run over several lines."""
+    """The reason in a few words; the hub's own messages have several lines."""
     response: Any = getattr(error, "response", None)
     if isinstance(error, errors.HFValidationError):
-        return "it is no name of a repository, which is USER/NAME."
+        return "a repository is called USER/NAME."
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "the environment forbids it (HF_HUB_OFFLINE)."
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "it is not there, or hidden from you (hf auth login, or HF_TOKEN)."
+        return "it is not there, or hidden from you (log in with hf auth login, or set HF_TOKEN)."
     if isinstance(error, errors.LocalTokenNotFoundError) or getattr(response, "status_code", None) in {401, 403}:
-        return "the hub refuses without a token that may do it (hf auth login, or HF_TOKEN)."
+        return "the hub refuses without a token that allows it (log in with hf auth login, or set HF_TOKEN)."
     if isinstance(error, errors.LocalEntryNotFoundError):
         return "it is not in the cache and the hub cannot be reached."
     text = str(error).strip().splitlines()

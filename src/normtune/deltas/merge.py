@@ -1,4 +1,4 @@
-"""Merging: a plain transformers model of the base with a delta in it, for those who run without normtune."""
+"""Merging: a plain transformers model with a delta in it, which runs without normtune."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from normtune.files import fresh_folder
 from normtune.models.base import Base
 from normtune.models.sources import quiet
 
-# What a scaled head is tried on; any texts do.
+# A scaled head is checked on these; any texts do.
 _TEXTS = Split.of_texts(("a", "is this so ?"))
 
 
 def merge(delta: Delta, base: Base, folder: str | Path) -> None:
     """Write `base` with `delta` in it as a plain transformers model: configuration, weights and tokenizer.
 
-    The weights are float32 whatever the base's dtype, so nothing of what was trained is rounded away: a float32 base
-    gives the same logits to the bit. A regression's center and scale go into the last layer of the head, so the model
-    answers on the targets' own scale.
+    The weights are float32 whatever the base's dtype, so no trained value is rounded: a float32 base gives the same
+    logits to the bit. A regression's center and scale go into the last layer of the head, so the model answers on the
+    targets' own scale.
 
     Args:
         delta: The delta.
@@ -49,12 +49,12 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
 
 
 def is_scaled(info: DeltaInfo) -> bool:
-    """Whether the head's output is not yet the answer: it is to be multiplied, or something added."""
+    """Whether the head's output must be multiplied or shifted to give the answer."""
     return (info.center, info.scale) != (0.0, 1.0)
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write configuration and weights in float32; saving notes things in the configuration, so it gets a copy."""
+    """Write configuration and weights in float32. Saving changes the configuration, so it gets a copy."""
     own, plain = model.config, copy.deepcopy(model.config)
     model.config = plain
     try:
@@ -67,17 +67,17 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _float32_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state in float32; what is one tensor under several names stays one."""
+    """The model's state in float32; a tensor with several names stays one tensor."""
     state = model.state_dict(keep_vars=True)
     raised = {id(t): t.detach().float() if t.is_floating_point() else t.detach() for t in state.values()}
     return {name: raised[id(tensor)] for name, tensor in state.items()}
 
 
 def _absorb_scale(base: Base, info: DeltaInfo) -> None:
-    """Make the head on `base` answer on the targets' scale. It is the delta's own, and is taken off with it.
+    """Make the head on `base` answer on the targets' scale. The head belongs to the delta and is removed with it.
 
     Raises:
-        DeltaError: If it cannot.
+        DeltaError: If the head does not end in a linear layer that can take the scale.
     """
     cannot = f"The head of {base.name!r} cannot take this delta's scale"
     linears = [m for root in base.roots for m in base.model.get_submodule(root).modules() if isinstance(m, nn.Linear)]

@@ -1,4 +1,4 @@
-"""Rows of many requests, gathered into batches that one thread answers."""
+"""The queue in front of the model: rows of many requests are gathered into batches that one thread answers."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
-from normtune.deltas.answers import Prediction
-from normtune.deltas.bank import Bank
+from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.entry import Prepared
 from normtune.errors import NormtuneError
 from normtune.serving.metrics import Metrics
-from normtune.serving.settings import Settings
+from normtune.serving.schemas import Answer
+from normtune.serving.tasks import Catalogue
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+class TooLongError(NormtuneError):
+    """A request with more rows, or a longer text, than the server takes."""
+
+
 class FullError(NormtuneError):
-    """There is no room for a request now.
+    """The queue has no room for a request now.
 
     Args:
-        seconds: After how many it may be tried again.
+        seconds: After how many seconds to try again.
     """
 
     def __init__(self, seconds: int) -> None:
@@ -35,82 +41,121 @@ class FullError(NormtuneError):
 
 
 class BatchError(NormtuneError):
-    """A batch that failed, by no fault of the requests in it."""
+    """A batch that failed, through no fault of its requests."""
 
     def __init__(self) -> None:
         super().__init__("The server failed on this request; its log says why.")
 
 
 @dataclass(eq=False)
-class _Request:
-    """A request's rows on their way.
+class _Row:
+    """A row in the queue.
 
     Attributes:
-        rows: What is asked.
+        prepared: The text and its task.
         came: When it came.
-        done: Becomes its answers.
-        answers: Those known so far, by position.
-        taken: How many of its rows have gone into batches.
+        answer: Becomes its answer.
     """
 
-    rows: Sequence[Prepared]
+    prepared: Prepared
     came: float
-    done: asyncio.Future[list[Prediction]]
-    answers: dict[int, Prediction] = field(default_factory=dict)
-    taken: int = 0
+    answer: asyncio.Future[Prediction]
 
 
 class Batcher:
-    """A bounded queue in front of a bank.
+    """A bounded queue in front of the tasks.
 
-    A batch is run when it is full, or when its first row has waited long enough. While one runs, the next gathers, so
-    that under load nothing waits on purpose. Rows go in the order they came; a long request may span batches.
+    A batch runs when it is full, or when its first row has waited long enough. While one runs, the next is gathered, so
+    nothing waits on purpose under load. Rows run in the order in which they came; a long request may span batches.
+
+    One thread runs the model. Another reads files, tokenizes and changes tasks, so the event loop never waits for them.
 
     Args:
-        bank: Answers the batches, in a thread of its own.
-        settings: Rows a batch, the longest wait and the rows that may wait.
-        metrics: What is told of the batches.
+        catalogue: The tasks, with the server's limits.
     """
 
-    def __init__(self, bank: Bank, settings: Settings, metrics: Metrics) -> None:
-        self._bank, self._settings, self._metrics = bank, settings, metrics
-        self._queue: deque[_Request] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="normtune-model")
-        self._more, self._task = asyncio.Event(), asyncio.create_task(self._run())
-        #: Rows that wait or are promised room.
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue, self.settings = catalogue, catalogue.settings
+        #: Rows of all requests that are not answered yet.
         self.waiting = 0
+        #: Whether new requests are welcome.
+        self.ready = False
+        self.metrics = Metrics(catalogue, lambda: self.waiting)
+        self._queue: deque[_Row] = deque()
+        self._more = asyncio.Event()
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="normtune-model")
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="normtune-desk")
         self._pace = 0.0  # seconds a row, smoothed
 
-    def reserve(self, rows: int) -> None:
-        """Promise room for `rows`; to be followed by `answer`, or by `release` if it comes to nothing.
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._task = asyncio.create_task(self._run())
+        self.ready = True
 
-        Raises:
-            FullError: If they would go beyond the limit.
-        """
-        if self.waiting + rows > self._settings.max_queue:
-            self._metrics.full.inc()
-            raise FullError(max(1, math.ceil(self.waiting * self._pace)))
-        self.waiting += rows
-
-    def release(self, rows: int) -> None:
-        """Give room back."""
-        self.waiting -= rows
-
-    async def answer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
-        """The answers for rows that room was reserved for."""
-        request = _Request(prepared, time.monotonic(), asyncio.get_running_loop().create_future())
-        self._queue.append(request)
-        self._more.set()
-        return await request.done
-
-    async def close(self) -> None:
-        """Answer what waits, then stop."""
-        while self._queue or self.waiting:
+    async def stop(self) -> None:
+        """Answer what was accepted, then stop."""
+        self.ready = False
+        while self.waiting:
             await asyncio.sleep(0.005)
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
-        self._thread.shutdown()
+        self._model.shutdown()
+        self._desk.shutdown()
+
+    async def at_desk(self, work: Callable[[], T]) -> T:
+        """Do `work` in the thread that reads files and changes tasks."""
+        return await asyncio.get_running_loop().run_in_executor(self._desk, work)
+
+    async def predict(self, rows: Sequence[tuple[str, Text]]) -> list[Answer]:
+        """Answer texts.
+
+        Args:
+            rows: For each text the name of its task, and the text.
+
+        Returns:
+            One answer a row.
+
+        Raises:
+            TooLongError: If there are too many rows, or a text is too long.
+            FullError: If there is no room for them now.
+            UnknownTaskError: If there is no such task.
+            DataError: If a text is empty, or its task reads pairs and it is none, or the reverse.
+            BatchError: If the model failed.
+        """
+        self._check(rows)
+        self.waiting += len(rows)
+        try:
+            prepared = await self.at_desk(lambda: self.catalogue.prepare(rows))
+            found = await self._answers(prepared)
+        finally:
+            self.waiting -= len(rows)
+        return [Answer.of(one.entry.name, one.truncated, answer) for one, answer in zip(prepared, found, strict=True)]
+
+    def _check(self, rows: Sequence[tuple[str, Text]]) -> None:
+        most = min(self.settings.max_rows, self.settings.max_queue)
+        if len(rows) > most:
+            raise TooLongError(f"A request may have {most:,} rows; this one has {len(rows):,}.")
+        for number, (_, text) in enumerate(rows):
+            longest = len(text) if isinstance(text, str) else max(map(len, text))
+            if longest > self.settings.max_text:
+                raise TooLongError(
+                    f"A text may have {self.settings.max_text:,} characters; row {number} has one of {longest:,}."
+                )
+        if self.waiting + len(rows) > self.settings.max_queue:
+            self.metrics.full.inc()
+            raise FullError(max(1, math.ceil(self.waiting * self._pace)))
+
+    async def _answers(self, prepared: Sequence[Prepared]) -> list[Prediction]:
+        loop = asyncio.get_running_loop()
+        rows = [_Row(one, time.monotonic(), loop.create_future()) for one in prepared]
+        self._queue.extend(rows)
+        self._more.set()
+        try:
+            return await asyncio.gather(*(row.answer for row in rows))
+        finally:
+            for row in rows:  # after a failure, or if the client has left, the others need no answer
+                row.answer.cancel()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,60 +164,43 @@ class Batcher:
             batch = self._take()
             if not batch:
                 continue
-            rows = [request.rows[number] for request, number in batch]
             began = time.monotonic()
             try:
-                answers = await loop.run_in_executor(self._thread, self._bank.answer, rows)
+                answers = await loop.run_in_executor(
+                    self._model, self.catalogue.bank.answer, [row.prepared for row in batch]
+                )
             except Exception:  # the requests of this batch fail; the server goes on
-                _log.exception("A batch of %d rows failed", len(rows))
-                self._fail(batch)
+                _log.exception("A batch of %d rows failed", len(batch))
+                for row in batch:
+                    if not row.answer.done():
+                        row.answer.set_exception(BatchError())
             else:
-                self._hand_out(batch, answers)
-            self._note(len(rows), time.monotonic() - began)
+                for row, answer in zip(batch, answers, strict=True):
+                    if not row.answer.done():
+                        row.answer.set_result(answer)
+            self._note(len(batch), time.monotonic() - began)
 
     async def _gather(self) -> None:
-        """Wait until a batch is full, or the first row of it has waited long enough."""
+        """Wait until a batch is full, or its first row has waited long enough."""
         while not self._queue:
             self._more.clear()
             await self._more.wait()
-        until = self._queue[0].came + self._settings.max_wait
-        while self._gathered() < self._settings.max_batch and (left := until - time.monotonic()) > 0:
+        until = self._queue[0].came + self.settings.max_wait
+        while len(self._queue) < self.settings.max_batch and (left := until - time.monotonic()) > 0:
             self._more.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._more.wait(), left)
 
-    def _gathered(self) -> int:
-        return sum(len(request.rows) - request.taken for request in self._queue)
-
-    def _take(self) -> list[tuple[_Request, int]]:
-        batch: list[tuple[_Request, int]] = []
-        while self._queue and len(batch) < self._settings.max_batch:
-            request = self._queue[0]
-            if request.done.done():  # given up by its client, or failed with an earlier batch
-                self.release(len(request.rows) - request.taken)
-                self._queue.popleft()
-                continue
-            end = min(len(request.rows), request.taken + self._settings.max_batch - len(batch))
-            batch.extend((request, number) for number in range(request.taken, end))
-            request.taken = end
-            if end == len(request.rows):
-                self._queue.popleft()
+    def _take(self) -> list[_Row]:
+        batch: list[_Row] = []
+        while self._queue and len(batch) < self.settings.max_batch:
+            row = self._queue.popleft()
+            if not row.answer.done():
+                batch.append(row)
         return batch
 
-    def _hand_out(self, batch: list[tuple[_Request, int]], answers: Sequence[Prediction]) -> None:
-        for (request, number), answer in zip(batch, answers, strict=True):
-            request.answers[number] = answer
-            if len(request.answers) == len(request.rows) and not request.done.done():
-                request.done.set_result([request.answers[at] for at in range(len(request.rows))])
-
-    def _fail(self, batch: list[tuple[_Request, int]]) -> None:
-        for request, _ in batch:
-            if not request.done.done():
-                request.done.set_exception(BatchError())
-
     def _note(self, rows: int, seconds: float) -> None:
-        self.release(rows)
         pace = seconds / rows
-        self._pace = pace if not self._pace else 0.9 * self._pace + 0.1 * pace
-        self._metrics.batch_rows.observe(rows)
-        self._metrics.batch_seconds.observe(seconds)
+        self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
+        self.metrics.batch_rows.observe(rows)
+        self.metrics.batch_seconds.observe(seconds)

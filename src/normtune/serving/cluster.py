@@ -1,8 +1,8 @@
 """The same application as replicas of a Ray Serve deployment, which share a folder of deltas.
 
-Every replica has the base model and follows the folder: a delta that is put there, replaced or taken away is noticed by
-each of them when its task is next asked for, within the recheck time. Calls that change tasks are refused, since one
-replica cannot answer them for all.
+Each replica has the base model and follows the folder. It notices a delta that is added, replaced or removed when its
+task is next asked for, within the recheck time. Calls that change tasks are refused, since one replica cannot answer
+them for all.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normtune.deltas.bank import Bank
 from normtune.errors import ConfigError
 from normtune.models.base import load_base
 from normtune.models.device import accelerator
-from normtune.serving.application import application
-from normtune.serving.catalogue import Catalogue
-from normtune.serving.folder import DeltaFolder
-from normtune.serving.service import Service
+from normtune.serving.app import application
+from normtune.serving.batcher import Batcher
 from normtune.serving.settings import Settings
+from normtune.serving.tasks import Catalogue, DeltaFolder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,11 +35,11 @@ def deployment(
     """A Ray Serve application for ``ray.serve.run``.
 
     Args:
-        model: The base model, found under this name by every replica.
-        folder: The folder of deltas, which every replica reaches under this path.
+        model: The base model; every replica must find it under this name.
+        folder: The folder of deltas; every replica must reach it under this path.
         replicas: How many replicas.
-        cpus: Processors of each, which are also its threads.
-        gpus: Accelerators of each, or a share of one.
+        cpus: Processors a replica, which are also its threads.
+        gpus: Accelerators a replica, or a share of one.
         settings: The limits of each replica.
 
     Returns:
@@ -59,7 +57,7 @@ def deployment(
     limits = (settings or Settings()).model_copy(update={"fixed": True})
     threads = max(1, int(cpus))
 
-    def build() -> FastAPI:  # called by each replica; Serve takes a plain function only
+    def build() -> FastAPI:  # called by each replica; Serve takes nothing but a plain function
         return replica(model, str(folder), threads, limits)
 
     return serve.deployment(
@@ -73,19 +71,10 @@ def deployment(
 
 
 def replica(model: str, folder: str, threads: int, settings: Settings) -> FastAPI:
-    """The application of one replica, with a base model of its own."""
+    """The application of one replica, with its own base model."""
     import torch
 
     torch.set_num_threads(threads)
     base = load_base(model)
     base.model.to(accelerator("auto").device)
-    bank = Bank(base, max_batch=settings.max_batch)
-    catalogue = Catalogue(
-        bank,
-        DeltaFolder(Path(folder)),
-        follow=True,
-        cache_bytes=settings.cache_bytes,
-        recheck=settings.recheck,
-        apart=settings.apart,
-    )
-    return application(Service(catalogue, settings))
+    return application(Batcher(Catalogue(base, settings, DeltaFolder(Path(folder)), follow=True)))

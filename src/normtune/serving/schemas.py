@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The bodies of requests and responses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.entry import Entry
-from normtune.serving.folder import NAME
+from normtune.serving.tasks import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]
-#: A text that is not blank; how long it may be is a setting.
+#: A text that is not blank; its greatest length is a setting.
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
-class _Wire(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Question(_Wire):
-    """A text for a task that the address names."""
+class Question(_Body):
+    """A text for the task in the address."""
 
     text: Words
     text_pair: Words | None = None
@@ -32,42 +32,40 @@ class Question(_Wire):
 
 
 class Row(Question):
-    """A text and the task that it is for."""
+    """A text and its task."""
 
     task: Name
 
 
-class Rows(_Wire):
-    """Texts, each for a task of its own; they are answered in the same batches."""
+class Rows(_Body):
+    """Texts, each with its task; all are answered in the same batches."""
 
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
-class Answer(_Wire):
+class Answer(_Body):
     """The answer for one text: label and probabilities, or the value of a regression."""
 
     task: str
     label: str | None = None
     probabilities: dict[str, float] | None = None
     value: float | None = None
-    truncated: Annotated[bool, Field(description="Whether the text was longer than the task's limit and was cut.")]
+    truncated: Annotated[bool, Field(description="Whether the text was cut to the task's limit.")]
 
     @classmethod
     def of(cls, task: str, truncated: bool, found: Prediction) -> Answer:
-        """A prediction with what its client may want to know besides."""
-        return cls(
-            task=task, label=found.label, probabilities=found.probabilities, value=found.value, truncated=truncated
-        )
+        """A prediction, with its task and whether the text was cut."""
+        return cls(task=task, truncated=truncated, **found.model_dump())
 
 
-class Answers(_Wire):
-    """One answer a row, in the order of the rows."""
+class Answers(_Body):
+    """One answer a row, in their order."""
 
     answers: list[Answer]
 
 
-class TaskInfo(_Wire):
-    """What a task answers, and what it costs."""
+class TaskInfo(_Body):
+    """What a task answers, and how much memory it takes."""
 
     name: str
     kind: Annotated[str, Field(description="classification or regression")]
@@ -76,45 +74,36 @@ class TaskInfo(_Wire):
     max_length: Annotated[int, Field(description="Limit in tokens.")]
     method: str
     apart: Annotated[bool, Field(description="Whether it runs in batches of its own.")]
-    bytes: Annotated[int, Field(description="Bytes in memory, head included.")]
+    bytes: Annotated[int, Field(description="Bytes in memory, with the head.")]
 
     @classmethod
     def of(cls, entry: Entry) -> TaskInfo:
-        """What a bank's entry says of itself."""
-        info = entry.info
-        return cls(
-            name=entry.name,
-            kind=info.kind,
-            labels=list(info.labels),
-            pair=info.pair,
-            max_length=info.max_length,
-            method=info.method,
-            apart=entry.apart,
-            bytes=entry.bytes,
-        )
+        """The facts of a task in the bank."""
+        facts = entry.info.model_dump(include={"kind", "labels", "pair", "max_length", "method"})
+        return cls(name=entry.name, apart=entry.apart, bytes=entry.bytes, **facts)
 
 
-class TaskNames(_Wire):
-    """One page of the names of the tasks, sorted."""
+class TaskNames(_Body):
+    """A page of the names of the tasks, sorted."""
 
     total: int
     tasks: list[str]
 
 
-class Source(_Wire):
-    """Where a task comes from."""
+class Source(_Body):
+    """The delta of a task."""
 
     delta: Annotated[Name, Field(description="Name of a delta in the server's folder.")]
 
 
-class State(_Wire):
-    """Whether the server lives, or is ready."""
+class State(_Body):
+    """Whether the server is alive, or ready."""
 
     status: str
 
 
-class Problem(_Wire):
-    """What was wrong with a request."""
+class Problem(_Body):
+    """What is wrong with a request."""
 
     error: Annotated[str, Field(description="A short name for programs.")]
     detail: Annotated[str, Field(description="A sentence for people.")]

@@ -1,4 +1,4 @@
-"""The limits of a server, and what it may change."""
+"""The limits of a server, and who may change its tasks."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _SHORTEST = 16
 
 
 class Settings(Strict):
-    """How a server gathers batches and what it refuses.
+    """How a server forms batches, and what it refuses.
 
     Attributes:
         max_batch: Rows a batch.
         max_wait: Seconds that the first row of a batch waits for others while the model is idle.
-        max_queue: Rows that may wait; a request that would go beyond gets 503.
+        max_queue: Rows in the queue; a request beyond it gets 503.
         max_rows: Rows a request.
         max_text: Characters a text.
         max_body: Bytes of a request's body.
-        max_requests: Requests at a time, whatever they ask for.
-        body_seconds: Seconds within which a body must have come.
-        drain_seconds: After a signal to stop, seconds that it still takes requests, no longer ready.
-        cache_bytes: Bytes in memory of the tasks that are loaded on demand from the folder.
-        recheck: Seconds for which a loaded task is taken for what the folder holds.
-        apart: Let in deltas that cannot share batches, which run in batches of their own.
-        fixed: Refuse the calls that change something: one of several replicas cannot answer them for all.
-        token: What the calls that change something must carry, or None to let all of them in.
+        max_requests: Requests at a time, of any kind.
+        body_seconds: Seconds within which a body must arrive.
+        drain_seconds: Seconds after a signal to stop in which requests are still accepted, but ``/readyz`` says no.
+        cache_bytes: Memory for the tasks that are loaded from the folder on demand.
+        recheck: Seconds for which a loaded task is not compared with its file again.
+        apart: Accept deltas that cannot share batches; they run in batches of their own.
+        fixed: Refuse the calls that change tasks, since one of several replicas cannot answer them for all.
+        token: What the calls that change tasks must carry, or None if they need nothing.
     """
 
     max_batch: Annotated[int, Field(ge=1)] = 64
@@ -54,10 +54,10 @@ class Settings(Strict):
 
 
 def read_token(file: Path | None) -> SecretStr | None:
-    """The token in `file`, or else in the environment, or None where neither is given.
+    """The token in `file`, or else in the environment, or None if there is neither.
 
     Raises:
-        ConfigError: If the file cannot be read, or the token is short or has characters that no header takes.
+        ConfigError: If the file cannot be read, or the token is short or cannot stand in a header.
     """
     source = str(file) if file is not None else f"the environment variable {TOKEN}"
     try:
@@ -75,7 +75,7 @@ def read_token(file: Path | None) -> SecretStr | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`, a name or an address, with brackets around an IPv6 one or without."""
+    """Whether only this machine reaches `host`: a name, or an address with or without brackets."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -86,7 +86,7 @@ def check_open(host: str, token: SecretStr | None, *, fixed: bool) -> None:
     """Check that strangers cannot change the tasks.
 
     Raises:
-        ConfigError: If `host` is reached from other machines, changes are allowed and there is no token.
+        ConfigError: If other machines reach `host`, changes are allowed and there is no token.
     """
     if token is None and not fixed and not is_loopback(host):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The eleven files that the GLUE server takes, in its own names, labels and numbers of rows."""
+"""The eleven files that the GLUE server takes: their names, labels and numbers of rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from normtune.data.glue import HIGHEST_SCORE
 from normtune.data.glue_tasks import GLUE, LAYOUTS
 
-#: What WNLI is answered with: ``not_entailment``, 323 of the 635 training examples. Models that are fine-tuned on it
-#: do worse than that, so its score says nothing of a method.
+#: The answer for every row of WNLI: ``not_entailment``, 323 of the 635 training examples. Models that are fine-tuned on
+#: WNLI do worse, so its score says nothing of a method.
 WNLI_MAJORITY = 0
 
-_SUFFIX = ".tsv"
 # A fixed date: the same answers give the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -26,13 +25,13 @@ class AnswerFile:
     """One file of a submission.
 
     Attributes:
-        name: Its name, to the letter.
+        name: Its exact name.
         task: The task whose texts it answers.
         rows: How many answers the server wants.
-        metrics: What the server scores it by, in the server's order.
+        metrics: The metrics of its scores, in the server's order.
         split: The split of the task that holds the texts.
-        model: The task whose model answers, or None where the majority class does.
-        words: What stands for each class number; empty where answers are numbers.
+        model: The task whose delta answers, or None for the majority class.
+        words: The name of each class in the file; empty if answers are numbers.
     """
 
     name: str
@@ -46,7 +45,7 @@ class AnswerFile:
     @property
     def title(self) -> str:
         """The file's name without its ending: ``MNLI-m``."""
-        return self.name.removesuffix(_SUFFIX)
+        return self.name.removesuffix(".tsv")
 
     @property
     def place(self) -> str:
@@ -55,7 +54,7 @@ class AnswerFile:
 
     @property
     def remark(self) -> str:
-        """What a reader of its score must know, or nothing."""
+        """A warning for readers of its score, or nothing."""
         if self.model is None:
             return f"majority class ({GLUE[self.task].labels[WNLI_MAJORITY]}) for every row, no model"
         return "" if self.model == self.task else f"answered by the model of {GLUE[self.model].title}"
@@ -81,31 +80,33 @@ FILES = (
     AnswerFile("WNLI.tsv", "wnli", 146, _ACCURACY, words=_NUMBERS),
     AnswerFile("AX.tsv", "ax", 1104, _MATTHEWS, model="mnli", words=_INFERENCE),
 )
+#: The tasks that need a delta, in the server's order.
+TASKS = tuple(dict.fromkeys(file.model for file in FILES if file.model is not None))
 
 
 def content(file: AnswerFile, answers: np.ndarray) -> str:
     """The text of a file.
 
-    The index runs from 0 in the order of the test file, as that file's own does. Scores are clipped to 0..5 and have
-    three decimals, as those that GLUE's own baselines wrote.
+    Rows are numbered from 0 in the order of the test file. Scores are clipped to 0..5 and have three decimals, as those
+    of GLUE's own baselines.
 
     Args:
         file: Which one.
         answers: Class numbers, or scores, of shape (rows,).
 
     Returns:
-        A header and a line a row, with tabs.
+        A header and a line for each row, with tabs.
     """
     if file.words:
         cells = [file.words[int(answer)] for answer in answers]
     else:
-        # The zero that is added turns -0.0 into 0.0.
+        # Adding zero turns -0.0 into 0.0.
         cells = [f"{value:.3f}" for value in np.clip(answers, 0.0, HIGHEST_SCORE) + 0.0]
     return "index\tprediction\n" + "".join(f"{index}\t{cell}\n" for index, cell in enumerate(cells))
 
 
 def pack(contents: Mapping[str, str]) -> bytes:
-    """A zip of files, by name, at its top; the same contents give the same bytes."""
+    """A zip of texts by file name; the same texts give the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, text in contents.items():

@@ -67,7 +67,7 @@ def test_each_gets_4xx_and_a_clear_body(server: Running, count: int) -> None:
             assert said.keys() == {"error", "detail"}, said
             assert 0 < len(said["detail"]) < 1000
         assert client.post("/v1/predict", json=GOOD).status_code == 200
-    assert server.service.batcher.waiting == 0
+    assert server.batcher.waiting == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/v1/tasks/mine"])

@@ -1,6 +1,7 @@
-"""PEFT's LN-tuning adapters: deltas of whole norms written in PEFT's format, and PEFT's own read back.
+"""PEFT's LN-tuning adapters: a delta of whole norms is exported as one, and any of them is imported as a delta.
 
-The format is a safetensors file and a JSON file, so PEFT itself is not needed here. Values are absolute, as in a delta.
+An adapter is a safetensors file and a JSON file, so PEFT itself is not needed here. Its values are absolute, as in a
+delta.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -30,10 +32,10 @@ from normtune.models.sources import PACKAGED
 WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "normtune.json"
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
-# PEFT always adds these to what it saves of a sequence classifier.
+# PEFT takes these names for heads of any sequence classifier.
 _PEFT_HEADS = ("classifier", "score")
 
-# What a delta says of its file and its base; the rest of its metadata is about the task and goes along.
+# Metadata of a delta's file and base. The rest is about the task, and an import takes it over.
 _OF_THE_FILE = {"format", "base", "base_revision", "base_identity", "layout", "versions", "content"}
 
 _README = """---
@@ -43,7 +45,7 @@ _README = """---
 # {title}
 
 A PEFT LN-tuning adapter, exported from a [normtune](https://pypi.org/project/normtune/) delta (`{method}`): {norms}
-norms and a head for `{base}`. `normtune.json` holds what PEFT's own format has no place for.
+norms and a head for `{base}`. `normtune.json` holds what PEFT's format has no field for.
 
 ## How to load it
 
@@ -66,9 +68,9 @@ model = PeftModel.from_pretrained(base, "PATH_TO_THIS_FOLDER").eval()
 
 
 def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
-    """Write `delta` as an LN-tuning adapter that ``peft.PeftModel.from_pretrained`` loads, with the same logits.
+    """Write `delta` as an LN-tuning adapter, which gives the same logits in ``peft.PeftModel.from_pretrained``.
 
-    PEFT then wraps exactly the selected norms. Values are written in float32.
+    PEFT wraps exactly the selected norms. Values are written in float32.
 
     Args:
         delta: A delta of whole norms, weight and bias.
@@ -84,8 +86,8 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     _check_heads(base, norms)
     if is_scaled(delta.info):
         raise DeltaError(
-            "PEFT has no place for a regression's center and scale, so the adapter would answer on another scale;"
-            " merge the delta instead, or train on targets as they are."
+            "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
+            " Merge the delta instead, or train on targets as they are."
         )
     source = str(base.model.config._name_or_path) or None
     config = {
@@ -110,34 +112,28 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     Args:
         folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
         base: The model that the adapter was trained on; its head may have any number of labels.
-        **info: Fields of `DeltaInfo` that PEFT's format does not hold: ``task``, ``labels``, ``pair``, ... By default
-            they are read from ``normtune.json``, where there is one; else the labels are called LABEL_0, LABEL_1, ...
+        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... By default they are
+            those of ``normtune.json``; without that file the labels are called LABEL_0, LABEL_1, ...
 
     Returns:
         A delta that gives the logits of the adapter.
 
     Raises:
-        DeltaError: If there is no such adapter, it is damaged or of another kind, brings no head, or does not fit
-            `base`; or if `base` carries a delta.
+        DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or does not fit `base`;
+            or if `base` carries a delta.
     """
     folder = Path(folder)
     _check_kind(folder)
     known = _note(folder, base)
     body, head = _from_peft(folder, base)
     outputs = _outputs(head, base)
-    labels = () if outputs == 1 else HeadSpec.numbered(outputs).labels
-    fields = {
-        "method": "peft-ln-tuning",
-        "kind": "regression" if outputs == 1 else "classification",
-        "labels": labels,
-        **known,
-        **info,
-    }
+    spec = HeadSpec("regression", ()) if outputs == 1 else HeadSpec.numbered(outputs)
+    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **known, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
     delta = Delta.of(base, Sparse(selection), {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
-    with delta.apply(base):  # a head whose parts do not fit together is refused here, not when it is first used
+    with delta.apply(base):  # refuses a head whose parts do not fit together
         return delta
 
 
@@ -145,19 +141,19 @@ def _norms(selection: Selection, base: Base) -> list[str]:
     """Paths of the selected norms.
 
     Raises:
-        SelectionError: If there are none, or something else is selected than whole norms.
+        SelectionError: If there are none, or anything else than whole norms is selected.
     """
     norms: dict[str, set[str]] = defaultdict(set)
     for place in selection:
         module, _, leaf = place.parameter.rpartition(".")
         if not place.norm:
             raise SelectionError(
-                f"PEFT's LN tuning takes norms only, and {place.parameter!r} is of none; merge it instead."
+                f"PEFT's LN tuning takes norms only, and {place.parameter!r} is of none. Merge the delta instead."
             )
         if not selection.is_whole(place.parameter):
             raise SelectionError(
-                f"PEFT's LN tuning takes whole norms; of {place.parameter!r} only some entries are selected:"
-                " merge the delta instead."
+                f"PEFT's LN tuning takes whole norms; of {place.parameter!r} only some entries are selected."
+                " Merge the delta instead."
             )
         norms[module].add(leaf)
     for module, leaves in norms.items():
@@ -165,32 +161,34 @@ def _norms(selection: Selection, base: Base) -> list[str]:
         if rest:
             raise SelectionError(
                 f"PEFT's LN tuning trains a norm as a whole, but of {module!r} the {' and '.join(sorted(rest))} is not"
-                " selected and would train with it: merge the delta instead."
+                " selected. Merge the delta instead."
             )
     if not norms:
-        raise SelectionError("PEFT's LN tuning needs at least one norm, and this delta is a head alone: merge it.")
+        raise SelectionError("PEFT's LN tuning needs at least one norm, and this delta is a head alone. Merge it.")
     return list(norms)
 
 
 def _check_heads(base: Base, norms: list[str]) -> None:
-    """PEFT finds what to save by the ends of names, and wraps no norm inside: check that it finds the head alone.
+    """Check that PEFT takes the head for the head, and nothing else.
+
+    PEFT saves a module whole, and wraps no norm in it, if its name ends like that of a head.
 
     Raises:
-        SelectionError: If it would find more.
+        SelectionError: If it would take another module for a head.
     """
     ends = {*base.roots, *_PEFT_HEADS}
     heads = tuple(f"{root}." for root in base.roots)
     for path, module in base.model.named_modules():
         caught = any(path.endswith(end) for end in ends) and next(module.parameters(), None) is not None
         if caught and not f"{path}.".startswith(heads):
-            raise SelectionError(f"PEFT cannot tell this model's head from its {path!r}; merge the delta instead.")
+            raise SelectionError(f"PEFT cannot tell this model's head from its {path!r}. Merge the delta instead.")
     for norm in norms:
         if any(re.match(rf"(^|.*\.){end}($|\..*)", norm) for end in ends):
-            raise SelectionError(f"PEFT cannot tell the norm {norm!r} from the head; merge the delta instead.")
+            raise SelectionError(f"PEFT cannot tell the norm {norm!r} from the head. Merge the delta instead.")
 
 
 def _pattern(modules: Iterable[str]) -> str:
-    """A regular expression that matches these paths whole, and nothing else; layers are told by their numbers."""
+    """A regular expression that matches these paths alone, with the numbers of layers in brackets."""
     layers: dict[tuple[str, str], list[str]] = defaultdict(list)
     for module in modules:
         before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", module, maxsplit=1), "", "")[:3]
@@ -212,7 +210,7 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
 
 def _readme(info: DeltaInfo, base: str, source: str | None, norms: int) -> str:
     names = info.labels or ("LABEL_0",)
-    # A hub takes the name of a base only where it is one of its own.
+    # The card names the base only if it can be a model of the hub.
     public = source if source and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists() else None
     return _README.format(
         data=ModelCardData(library_name="peft", base_model=public, tags=["normtune", "ln-tuning"]).to_yaml(),
@@ -240,7 +238,7 @@ def _check_kind(folder: Path) -> None:
 
 
 def _note(folder: Path, base: Base) -> dict[str, object]:
-    """What `export_peft` noted beside the adapter, as far as it is about the task; nothing for PEFT's own.
+    """What the note of `export_peft` says of the task; nothing if PEFT itself wrote the adapter.
 
     Raises:
         DeltaError: If the note is damaged, or names another base.
@@ -251,7 +249,7 @@ def _note(folder: Path, base: Base) -> dict[str, object]:
     try:
         info = DeltaInfo.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        raise DeltaError(f"{file} is damaged; without it the adapter can be imported as one of PEFT's own.") from error
+        raise DeltaError(f"{file} is damaged. Remove it to import the adapter as one of PEFT's own.") from error
     if info.base_identity != base.identity:
         raise DeltaError(f"This adapter belongs to the base model {info.base!r}, not to {base.name!r}.")
     return info.model_dump(exclude=_OF_THE_FILE)
@@ -286,17 +284,16 @@ def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise DeltaError(f"There is no {file.name} in {file.parent}; normtune reads no pickled adapters.")
     try:
-        with safe_open(file, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error
 
 
 def _outputs(head: Mapping[str, Tensor], base: Base) -> int:
-    """Width of the adapter's head: where its shapes differ from those of the base's present head.
+    """Number of outputs of the adapter's head: what differs between its shapes and those of the base's present head.
 
     Raises:
-        DeltaError: If they differ in more than the width.
+        DeltaError: If anything else differs.
     """
     own = base.head.outputs
     found = {own}

@@ -16,9 +16,9 @@ from peft.tuners.ln_tuning.layer import LNTuningLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from normtune.deltas.answers import Predictor
 from normtune.deltas.delta import Delta
-from normtune.deltas.export import CONFIG, NOTE, WEIGHTS, export_peft, import_peft
-from normtune.deltas.predictor import Predictor
+from normtune.deltas.peft import CONFIG, NOTE, WEIGHTS, export_peft, import_peft
 from normtune.errors import DeltaError, OutputError, SelectionError
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec

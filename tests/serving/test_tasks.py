@@ -1,18 +1,21 @@
-"""Tasks that a folder brings, changes and takes away."""
+"""Tasks of a folder, as their deltas come, change and go; and the cache, against a list in the order of use."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
 
-from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, DataError, DeltaError
 from normtune.models.base import Base, load_base
-from normtune.serving.catalogue import Catalogue, UnknownTaskError
-from normtune.serving.folder import DeltaFolder
+from normtune.serving.settings import Settings
+from normtune.serving.tasks import Cache, Catalogue, DeltaFolder, UnknownTaskError
 from tests.deltas.banked import changed
 from tests.serving.running import alone, same
 
@@ -31,8 +34,8 @@ def clock() -> Clock:
 
 
 def followed(base_folder: Path, root: Path, clock: Clock, cache_bytes: int = 10**6) -> Catalogue:
-    bank = Bank(load_base(str(base_folder)))
-    return Catalogue(bank, DeltaFolder(root), follow=True, cache_bytes=cache_bytes, recheck=1.0, clock=clock)
+    settings = Settings(cache_bytes=cache_bytes, recheck=1.0)
+    return Catalogue(load_base(str(base_folder)), settings, DeltaFolder(root), follow=True, clock=clock)
 
 
 def put(root: Path, name: str, delta: Delta) -> None:
@@ -60,7 +63,7 @@ def test_a_delta_is_found_changed_and_gone(tiny_folder: Path, lone: Base, known:
     clock.now = 3
     with pytest.raises(UnknownTaskError):
         catalogue.prepare([("mine", "a dog")])
-    assert (list(catalogue), list(catalogue.bank)) == ([], [])
+    assert (catalogue.names(), list(catalogue.bank)) == ([], [])
     still = catalogue.bank.answer(before)[0]  # accepted before it went
     assert same(still.model_dump(), alone(lone, known["five"], "a dog"))
 
@@ -95,7 +98,7 @@ def test_more_tasks_than_fit(tiny_folder: Path, lone: Base, tmp_path, clock):
     for found, name in zip(catalogue.bank.answer(prepared), [*some] * 2, strict=True):
         assert found.label == alone(lone, some[name], "a dog").label
         assert found.probabilities == pytest.approx(alone(lone, some[name], "a dog").probabilities, abs=1e-5)
-    assert len(catalogue.bank) == len(catalogue.cache) == 2
+    assert len(catalogue.bank) == len(catalogue.cache.values) == 2
     assert catalogue.cache.bytes <= 2 * one
     assert [*catalogue.names()] == [*some]
 
@@ -128,3 +131,49 @@ def test_a_folder_linked_out_is_not_followed_and_a_training_folder_is(known: dic
     known["five"].save(tmp_path / "in" / "run-5")
     (tmp_path / "in" / "run").symlink_to(tmp_path / "out" / "run")
     assert DeltaFolder(tmp_path / "in").names() == ["run-5"]
+
+
+USES = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 4)), max_size=60)
+
+
+@given(USES, st.integers(1, 9))
+def test_it_holds_the_most_recently_used_that_fit(uses: list[tuple[str, int]], limit: int) -> None:
+    dropped: list[str] = []
+    cache: Cache[int] = Cache(limit)
+    order: list[tuple[str, int]] = []  # the least recently used first
+    gone = []
+    for name, size in uses:
+        held = dict(order).get(name)
+        assert cache.get(name) == held
+        order = [one for one in order if one[0] != name]
+        if held is None:
+            dropped += cache.put(name, size, size)
+        order.append((name, size if held is None else held))
+        while sum(held for _, held in order) > limit and len(order) > 1:
+            gone.append(order.pop(0)[0])
+        assert list(cache.values) == [name for name, _ in order]
+        assert cache.bytes == sum(held for _, held in order)
+    assert dropped == gone
+    assert (cache.evictions, cache.hits + cache.misses) == (len(gone), len(uses))
+
+
+def test_replaced_and_dropped_values_are_counted_once() -> None:
+    cache: Cache[int] = Cache(10)
+    cache.put("a", 4, 4)
+    cache.put("a", 6, 6)
+    assert (cache.bytes, len(cache.values), cache.get("a")) == (6, 1, 6)
+    assert (cache.drop("a"), cache.drop("a")) == (True, False)
+    assert (cache.bytes, len(cache.values), cache.get("a")) == (0, 0, None)
+
+
+def test_its_hit_rate_under_zipf_traffic_is_what_ches_approximation_expects() -> None:
+    tasks, room = 2000, 200
+    shares = 1 / np.arange(1, tasks + 1)
+    shares /= shares.sum()
+    cache: Cache[int] = Cache(room)
+    for name in np.random.default_rng(0).choice(tasks, 60_000, p=shares):
+        if cache.get(str(name)) is None:
+            cache.put(str(name), int(name), 1)
+    time = brentq(lambda t: np.sum(1 - np.exp(-shares * t)) - room, 1, 1e7)
+    expected = np.sum(shares * (1 - np.exp(-shares * time)))
+    assert abs(cache.hits / 60_000 - expected) < 0.01

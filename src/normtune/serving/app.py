@@ -1,0 +1,310 @@
+"""The application: the calls that a server answers, their errors, their description, and a page to try them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.routing import Match
+
+from normtune.errors import DataError, DeltaError, NormtuneError
+from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
+from normtune.serving.gate import Gate, problem
+from normtune.serving.schemas import (
+    Answer,
+    Answers,
+    Name,
+    Problem,
+    Question,
+    Rows,
+    Source,
+    State,
+    TaskInfo,
+    TaskNames,
+)
+from normtune.serving.settings import is_loopback
+from normtune.serving.tasks import Catalogue, UnknownTaskError
+from normtune.versions import versions
+
+_ABOUT = (
+    "Many tasks from one frozen base model. Rows for different tasks are answered in the same batches; each row gets"
+    " the answer that its own task gives alone."
+)
+_EXAMPLES = 3
+#: Status and short name of each error; the first class that fits counts.
+_ERRORS: dict[type[NormtuneError], tuple[int, str]] = {
+    UnknownTaskError: (404, "unknown-task"),
+    TooLongError: (422, "too-long"),
+    DataError: (409, "does-not-fit"),
+    DeltaError: (409, "refused-delta"),
+    FullError: (503, "full"),
+    BatchError: (500, "defect"),
+}
+_NAMES = {400: "bad-request", 401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
+
+router = APIRouter()
+_bearer = HTTPBearer(auto_error=False, description="The server's token, for calls that change tasks.")
+
+
+def application(batcher: Batcher) -> FastAPI:
+    """The ASGI application around a batcher, which it starts and stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await batcher.start()
+        yield
+        await batcher.stop()
+
+    app = FastAPI(
+        title="normtune",
+        description=_ABOUT,
+        version=versions()["normtune"],
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            RequestValidationError: _invalid,
+            HTTPException: _refused,
+            NormtuneError: _failed,
+            Exception: _defect,
+        },
+    )
+    app.state.batcher = batcher
+    app.include_router(router)
+    app.add_middleware(Gate, batcher=batcher)
+    app.openapi = lambda: _openapi(app, batcher)  # type: ignore[method-assign]
+    assets = Path(str(importlib.resources.files("fastapi_swagger"))) / "resources"
+    app.mount("/assets", StaticFiles(directory=assets), name="assets")
+    return app
+
+
+# Calls.
+
+
+def _batcher(request: Request) -> Batcher:
+    return cast(Batcher, request.app.state.batcher)
+
+
+Served = Annotated[Batcher, Depends(_batcher)]
+
+
+def _may_change(
+    request: Request, served: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Check that a request may change the tasks.
+
+    Raises:
+        HTTPException: 401 without the token, 403 if the tasks are fixed or a page of another site asks.
+    """
+    settings = served.settings
+    if settings.token is not None:
+        known = settings.token.get_secret_value()
+        if given is None or not secrets.compare_digest(given.credentials.encode(), known.encode()):
+            raise HTTPException(401, "This call needs the server's token.", {"WWW-Authenticate": "Bearer"})
+    elif not is_loopback(_hostname(request.headers)):
+        # A page of another site can make a name of its own lead here, and must not get in by it.
+        raise HTTPException(403, "Without a token only calls to localhost may change tasks.")
+    if settings.fixed:
+        raise HTTPException(403, "The tasks of this server are fixed; change the deltas in its folder.")
+
+
+def _hostname(headers: Headers) -> str:
+    host = headers.get("host", "")
+    return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    texts = {
+        400: "The body is no JSON",
+        401: "The token is missing or wrong",
+        403: "Not allowed here",
+        404: "There is no such task",
+        408: "The body came too slowly",
+        409: "It does not fit the task, or the delta is refused",
+        413: "More than the server takes",
+        422: "The request does not fit",
+        503: "No room now; see Retry-After",
+    }
+    return {status: {"model": Problem, "description": texts[status]} for status in statuses}
+
+
+_CHANGE = [Depends(_may_change)]
+
+
+@router.post("/v1/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
+async def predict(asked: Rows, served: Served) -> Answers:
+    """Answer many texts, each for its own task."""
+    return Answers(answers=await served.predict([(row.task, row.asked) for row in asked.rows]))
+
+
+@router.post("/v1/tasks/{task}/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
+async def predict_one(task: Name, asked: Question, served: Served) -> Answer:
+    """Answer one text for one task."""
+    return (await served.predict([(task, asked.asked)]))[0]
+
+
+@router.get("/v1/tasks", tags=["tasks"], responses=_problems(422))
+async def tasks(
+    served: Served,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> TaskNames:
+    """The names of the tasks, a page at a time."""
+    names = await served.at_desk(served.catalogue.names)
+    return TaskNames(total=len(names), tasks=names[offset : offset + limit])
+
+
+@router.get("/v1/tasks/{task}", tags=["tasks"], responses=_problems(404, 409, 422))
+async def one_task(task: Name, served: Served) -> TaskInfo:
+    """What a task answers."""
+    return TaskInfo.of(await served.at_desk(lambda: served.catalogue.entry(task)))
+
+
+@router.put(
+    "/v1/tasks/{task}",
+    dependencies=_CHANGE,
+    tags=["tasks"],
+    responses={
+        201: {"model": TaskInfo, "description": "The task is new"},
+        **_problems(400, 401, 403, 408, 409, 413, 422),
+    },
+)
+async def put_task(task: Name, source: Source, served: Served, response: Response) -> TaskInfo:
+    """Add or replace a task with a delta of the server's folder. A delta that does not fit changes nothing."""
+    entry, new = await served.at_desk(lambda: served.catalogue.add(task, source.delta))
+    response.status_code = 201 if new else 200
+    return TaskInfo.of(entry)
+
+
+@router.delete(
+    "/v1/tasks/{task}",
+    dependencies=_CHANGE,
+    tags=["tasks"],
+    status_code=204,
+    responses=_problems(401, 403, 404, 409, 422),
+)
+async def delete_task(task: Name, served: Served) -> None:
+    """Remove a task. Texts that were accepted before are still answered."""
+    await served.at_desk(lambda: served.catalogue.remove(task))
+
+
+@router.get("/healthz", tags=["state"])
+async def health() -> State:
+    """Whether the server is alive."""
+    return State(status="alive")
+
+
+@router.get("/readyz", tags=["state"], responses={503: {"model": State, "description": "Not yet, or no longer"}})
+async def readiness(served: Served, response: Response) -> State:
+    """Whether requests should be sent here."""
+    response.status_code = 200 if served.ready else 503
+    return State(status="ready" if served.ready else "stopping")
+
+
+@router.get(
+    "/metrics",
+    tags=["state"],
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}},
+)
+async def metrics(served: Served) -> Response:
+    """The metrics, for Prometheus."""
+    return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """A page to try the calls. Its scripts come with an installed package; nothing is fetched from another host."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="normtune",
+        swagger_js_url=f"{root}/assets/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}/assets/swagger-ui.css",
+        swagger_favicon_url=f"{root}/assets/favicon-32x32.png",
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
+
+
+# Errors: each is JSON, with a short name for programs and a sentence for people.
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """The first problem that validation found and where it is, without the value that was sent."""
+    found = cast(RequestValidationError, error).errors()[0]
+    where = ".".join(str(part) for part in found["loc"])
+    return problem(422, "invalid", f"{where[:200]}: {found['msg'][:300]}")
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    refusal = cast(HTTPException, error)
+    headers = dict(refusal.headers or {})
+    if refusal.status_code == 405:
+        matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted({name for route in matching for name in getattr(route, "methods", ())}))
+    return problem(refusal.status_code, _NAMES.get(refusal.status_code, "error"), str(refusal.detail), headers)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    status, name = next((found for kind, found in _ERRORS.items() if isinstance(error, kind)), (500, "defect"))
+    headers = {"Retry-After": str(error.seconds)} if isinstance(error, FullError) else None
+    return problem(status, name, str(error), headers)
+
+
+async def _defect(request: Request, error: Exception) -> JSONResponse:
+    return problem(500, "defect", "The server failed on this request; its log says why.")
+
+
+# The OpenAPI description: with the server's own limits, and with examples that its own tasks answer.
+
+
+def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    settings, schemas = batcher.settings, found["components"]["schemas"]
+    schemas["Rows"]["properties"]["rows"]["maxItems"] = min(settings.max_rows, settings.max_queue)
+    for name in ("Question", "Row"):
+        fields = schemas[name]["properties"]
+        fields["text"]["maxLength"] = settings.max_text
+        fields["text_pair"]["anyOf"][0]["maxLength"] = settings.max_text
+    operations = [operation for path in found["paths"].values() for operation in path.values()]
+    _add_examples(schemas, operations, batcher.catalogue)
+    if settings.token is None:
+        found["components"].pop("securitySchemes", None)
+        for operation in operations:
+            operation.pop("security", None)
+            operation["responses"].pop("401", None)
+    return found
+
+
+def _add_examples(schemas: dict[str, Any], operations: list[dict[str, Any]], catalogue: Catalogue) -> None:
+    rows = []
+    for name in catalogue.names()[:_EXAMPLES]:
+        try:
+            pair = catalogue.entry(name).task.pair
+        except NormtuneError:  # a damaged delta of the folder is no example
+            continue
+        rows.append({"task": name, "text": "where is my parcel?", **({"text_pair": "It is late."} if pair else {})})
+    if not rows:
+        return
+    schemas["Rows"]["example"] = {"rows": rows}
+    schemas["Question"]["example"] = {key: value for key, value in rows[0].items() if key != "task"}
+    if catalogue.folder is not None and (deltas := catalogue.folder.names()):
+        schemas["Source"]["example"] = {"delta": deltas[0]}
+    for operation in operations:
+        for parameter in operation.get("parameters", ()):
+            if parameter["name"] == "task":
+                parameter["example"] = rows[0]["task"]

@@ -1,0 +1,311 @@
+"""The tasks of a server: those that it was given, and those in its folder, which are loaded when they are asked for."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Generic, TypeVar
+
+from normtune.deltas.answers import Text
+from normtune.deltas.bank import Bank
+from normtune.deltas.delta import FILE, Delta
+from normtune.deltas.entry import Entry, Prepared
+from normtune.errors import ConfigError, DataError, DeltaError, NormtuneError
+from normtune.models.base import Base
+from normtune.serving.settings import Settings
+
+#: Names of tasks, and of deltas in the folder: no separator, and no dot in front.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_NAME = re.compile(NAME)
+_log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+#: Differs between versions of a file: its inode, size and time of change.
+Stamp = tuple[int, int, int]
+
+
+class UnknownTaskError(NormtuneError):
+    """A task that the server does not have. The message lists none, since there may be a million."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no task {name!r}; GET /v1/tasks lists them.")
+
+
+class Cache(Generic[V]):
+    """Values by name. The least recently used are dropped when all take more than a limit of bytes.
+
+    The newest value stays even if it alone exceeds the limit. Not thread-safe.
+
+    Args:
+        limit: Bytes that the values may take.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        #: The values and their bytes, the least recently used first.
+        self.values: OrderedDict[str, tuple[V, int]] = OrderedDict()
+        self.bytes = self.hits = self.misses = self.evictions = 0
+
+    def get(self, name: str) -> V | None:
+        """A value, which becomes the most recently used, or None."""
+        if name not in self.values:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self.values.move_to_end(name)
+        return self.values[name][0]
+
+    def put(self, name: str, value: V, size: int) -> list[str]:
+        """Add or replace a value of `size` bytes.
+
+        Returns:
+            The names of the values that were dropped to make room.
+        """
+        self.drop(name)
+        self.values[name] = value, size
+        self.bytes += size
+        dropped = []
+        while self.bytes > self.limit and len(self.values) > 1:
+            dropped.append(next(iter(self.values)))
+            self.drop(dropped[-1])
+        self.evictions += len(dropped)
+        return dropped
+
+    def drop(self, name: str) -> bool:
+        """Remove a value, and say whether there was one."""
+        found = self.values.pop(name, None)
+        self.bytes -= 0 if found is None else found[1]
+        return found is not None
+
+
+class DeltaFolder:
+    """A folder of deltas: ``NAME.safetensors``, or ``NAME/delta.safetensors`` as ``train --out`` writes them.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ConfigError: If it is no folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise ConfigError(f"There is no folder of deltas at {path}.")
+        self.root = path.resolve()
+
+    def names(self) -> list[str]:
+        """The names of its deltas, sorted; their files are not read."""
+        found = {entry.name.removesuffix(".safetensors") for entry in self.root.iterdir()}
+        return sorted(name for name in found if self.find(name) is not None)
+
+    def find(self, name: str) -> Path | None:
+        """The file of a delta, or None. A link that leads out of the folder is not followed."""
+        if not _NAME.fullmatch(name):
+            return None
+        for place in (self.root / name / FILE, self.root / f"{name}.safetensors"):
+            real = place.resolve()
+            if real.is_relative_to(self.root) and real.is_file():
+                return real
+        return None
+
+    def stamp(self, name: str) -> Stamp | None:
+        """The version of a delta's file; None if there is no file."""
+        file = self.find(name)
+        try:
+            found = None if file is None else file.stat()
+        except OSError:  # removed in between
+            return None
+        return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def load(self, name: str) -> Delta:
+        """Read a delta.
+
+        Raises:
+            DeltaError: If there is none, or it is damaged.
+        """
+        file = self.find(name)
+        if file is None:
+            raise DeltaError(f"The folder of deltas has none of the name {name!r}.")
+        try:
+            return Delta.load(file)
+        except DeltaError as error:
+            # Clients must not learn where the folder is.
+            raise DeltaError(str(error).replace(str(file), repr(name))) from error
+
+
+@dataclass
+class _Loaded:
+    """A task loaded from the folder.
+
+    Attributes:
+        stamp: The version of its file, or of the one refused since.
+        checked: When it was last compared with the folder.
+    """
+
+    stamp: Stamp
+    checked: float
+
+
+class Catalogue:
+    """The tasks of a server. Those given by name stay; those of a followed folder are loaded when they are asked for.
+
+    Thread-safe: one thread at a time loads, adds, removes or prepares.
+
+    Args:
+        base: The base model, on its device.
+        settings: The limits.
+        folder: Where deltas are read from, or None.
+        follow: Whether every delta in the folder is a task with the delta's name.
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        settings: Settings,
+        folder: DeltaFolder | None = None,
+        *,
+        follow: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bank, self.folder = Bank(base, max_batch=settings.max_batch), folder
+        self._followed = folder if follow else None
+        self.settings, self._clock, self._lock = settings, clock, RLock()
+        self._given: set[str] = set()
+        #: The tasks loaded from the folder.
+        self.cache: Cache[_Loaded] = Cache(settings.cache_bytes)
+        #: How many deltas were refused when they were loaded from the folder.
+        self.refused = 0
+
+    def give(self, name: str, delta: Delta) -> Entry:
+        """Add or replace a task, which then stays.
+
+        Raises:
+            DeltaError: If the delta does not fit; the old task stays.
+        """
+        with self._lock:
+            self.bank.add(name, delta, apart=self.settings.apart)
+            self._given.add(name)
+            self.cache.drop(name)
+            return self.bank.tasks[name]
+
+    def add(self, name: str, delta: str) -> tuple[Entry, bool]:
+        """Add or replace a task with a delta of the folder.
+
+        Args:
+            name: The task's name.
+            delta: The delta's name in the folder.
+
+        Returns:
+            The task, and whether it is new.
+
+        Raises:
+            DeltaError: If there is no folder or no such delta, or it is damaged or does not fit; the old task stays.
+        """
+        if self.folder is None:
+            raise DeltaError("The server was started without a folder of deltas.")
+        loaded = self.folder.load(delta)
+        with self._lock:
+            new = name not in self
+            return self.give(name, loaded), new
+
+    def remove(self, name: str) -> None:
+        """Remove a task that was given. Texts accepted before are still answered.
+
+        Raises:
+            UnknownTaskError: If there is no such task.
+            DataError: If its delta is in the followed folder, so that it would come back.
+        """
+        with self._lock:
+            if name in self._given:
+                self._given.remove(name)
+                self.bank.remove(name)
+                return
+        if name in self:
+            raise DataError(f"The task {name!r} stays for as long as its delta is in the folder; remove it there.")
+        raise UnknownTaskError(name)
+
+    def prepare(self, rows: Sequence[tuple[str, Text]]) -> list[Prepared]:
+        """Check and tokenize texts.
+
+        Args:
+            rows: For each text the name of its task, and the text.
+
+        Returns:
+            What the bank answers.
+
+        Raises:
+            UnknownTaskError: If there is no such task.
+            DeltaError: If its delta in the folder is refused.
+            DataError: If a text is empty, or its task reads pairs and it is none, or the reverse.
+        """
+        alike: dict[str, list[int]] = defaultdict(list)
+        for number, (name, _) in enumerate(rows):
+            alike[name].append(number)
+        prepared: dict[int, Prepared] = {}
+        for name, numbers in alike.items():
+            with self._lock:  # one task at a time, since more may be asked for than fit into memory
+                self._load(name)
+                some = self.bank.prepare_many([rows[number][1] for number in numbers], name)
+            prepared.update(zip(numbers, some, strict=True))
+        return [prepared[number] for number in range(len(rows))]
+
+    def entry(self, name: str) -> Entry:
+        """A task, which is loaded first if need be.
+
+        Raises:
+            UnknownTaskError: If there is no such task.
+            DeltaError: If its delta in the folder is refused.
+        """
+        with self._lock:
+            self._load(name)
+            return self.bank.tasks[name]
+
+    def names(self) -> list[str]:
+        """The names of all tasks, sorted, loaded or not."""
+        with self._lock:
+            given = set(self._given)
+        return sorted(given.union(self._followed.names() if self._followed else ()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._given or (self._followed is not None and self._followed.find(name) is not None)
+
+    def _load(self, name: str) -> None:
+        """Make the bank hold the task as the folder has it, unless it was compared a moment ago.
+
+        Raises:
+            UnknownTaskError: If there is no such task.
+            DeltaError: If its delta is refused, and no earlier one is in memory.
+        """
+        if name in self._given:
+            return
+        if self._followed is None:
+            raise UnknownTaskError(name)
+        now = self._clock()
+        known = self.cache.get(name)
+        if known is not None and now - known.checked < self.settings.recheck:
+            return
+        stamp = self._followed.stamp(name)
+        if stamp is None:
+            if self.cache.drop(name):
+                self.bank.remove(name)
+            raise UnknownTaskError(name)
+        if known is None or stamp != known.stamp:
+            try:
+                self.bank.add(name, self._followed.load(name), apart=self.settings.apart)
+            except DeltaError as error:
+                self.refused += 1
+                if known is None:
+                    raise
+                _log.warning("The task %s stays as it was: %s", name, error)
+            else:
+                for dropped in self.cache.put(name, _Loaded(stamp, now), self.bank.tasks[name].bytes):
+                    self.bank.remove(dropped)
+        if known is not None:
+            known.stamp, known.checked = stamp, now

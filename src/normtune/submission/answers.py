@@ -1,0 +1,261 @@
+"""Answers for GLUE's test files: the deltas that give them, what is missing for a submission, and the answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from normtune.data.encode import encode
+from normtune.data.glue import canonical_name, load_glue, survey
+from normtune.data.glue_tasks import GLUE
+from normtune.data.task import Split
+from normtune.deltas.answering import task_of
+from normtune.deltas.delta import FILE, Delta, DeltaInfo
+from normtune.deltas.hub import fetch
+from normtune.errors import ConfigError, DataError, DeltaError
+from normtune.evaluation import EVAL_BATCH, decide, logits
+from normtune.models.base import Base
+from normtune.records.run import Record
+from normtune.records.submission import Answered, Source
+from normtune.submission.files import FILES, TASKS, WNLI_MAJORITY, AnswerFile, content
+
+#: Texts that are tokenized at a time: QQP's 390,965 pairs would not fit into memory beside a large model.
+CHUNK = 128 * EVAL_BATCH
+#: Stands for an empty text. QQP's test file has a few, and every row must be answered.
+EMPTY = "-"
+_RECORD = "record.json"
+
+
+def named(given: Iterable[str]) -> dict[str, Source]:
+    """The deltas that a user lists.
+
+    Args:
+        given: ``TASK=DELTA``, or ``DELTA`` alone, which knows its task; a delta is a folder, a file or a hub id.
+
+    Returns:
+        Deltas by task.
+
+    Raises:
+        ConfigError: If two are of one task, or one is of a task that no delta answers.
+        UnknownNameError: If GLUE has no such task.
+        DeltaError: If there is no such delta, or it is of another task than is said.
+    """
+    sources: dict[str, Source] = {}
+    for text in given:
+        head, separator, tail = text.partition("=")
+        if not separator or Path(text).exists():  # a path may hold an equals sign of its own
+            head, tail = "", text
+        path = fetch(tail.strip())
+        info = Delta.load(path).info
+        task = canonical_name(head.strip()) if head else info.task
+        if task not in GLUE:
+            raise DeltaError(f"The delta {path} is of {task!r}, which is no task of GLUE.")
+        if task in sources:
+            raise ConfigError(f"{sources[task].path} and {path} are both deltas of {GLUE[task].title}.")
+        sources[task] = _source(path, info, task)
+    return sources
+
+
+def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
+    """The delta of the best run on each task: the best score on dev, and of equal ones the first seed.
+
+    Args:
+        folder: The output of ``normtune train``: records with their deltas beside them, at any depth.
+        method: The method of the runs, needed if there are several.
+
+    Returns:
+        Deltas by task; runs on tasks outside GLUE are ignored.
+
+    Raises:
+        DataError: If there are no runs.
+        ConfigError: If the runs are of several methods, or of several base models.
+        DeltaError: If a delta is damaged.
+    """
+    runs = [run for run in _runs(folder) if method in (None, run[1].config.method)]
+    if not runs:
+        of = f" of {method!r}" if method else ""
+        raise DataError(f"There are no runs{of} on GLUE's tasks in {folder}, each a {_RECORD} beside a {FILE}.")
+    methods = sorted({record.config.method for _, record in runs})
+    if len(methods) > 1:
+        raise ConfigError(f"The runs in {folder} are of several methods, {', '.join(methods)}; give one by --method.")
+    if len({record.base_identity for _, record in runs}) > 1:
+        models = ", ".join(sorted({record.config.model for _, record in runs}))
+        raise ConfigError(f"The runs in {folder} are of several base models ({models}); keep them in folders apart.")
+    best: dict[str, tuple[Path, Record]] = {}
+    for path, record in sorted(runs, key=lambda run: (-(run[1].score or 0.0), run[1].config.seed)):
+        best.setdefault(record.config.task, (path, record))
+    return {task: _source(path, Delta.load(path).info, task) for task, (path, _) in best.items()}
+
+
+def _runs(folder: Path) -> Iterator[tuple[Path, Record]]:
+    for path in sorted(folder.rglob(_RECORD)):
+        if (path.parent / FILE).is_file():
+            record = Record.load(path)
+            if record.status == "done" and record.score is not None and record.config.task in TASKS:
+                yield path.parent, record
+
+
+def _source(path: Path, info: DeltaInfo, task: str) -> Source:
+    """The facts of a delta that answers `task`, and of its run if the record is beside it.
+
+    Raises:
+        ConfigError: If no delta answers that task.
+        DeltaError: If the delta is of another task, or has other labels.
+    """
+    asked = GLUE[task]
+    if task not in TASKS:
+        how = "MNLI's delta" if task == "ax" else "its majority class"
+        raise ConfigError(f"{asked.title} is answered by {how}; leave out {path}.")
+    if info.task not in ("", task):
+        raise DeltaError(f"The delta {path} is of {info.task!r}, not of {asked.title}.")
+    if (info.kind, info.labels, info.pair) != (asked.kind, asked.labels, asked.pair):
+        labels = ", ".join(info.labels) or "a number"
+        texts = "pairs" if info.pair else "single texts"
+        raise DeltaError(f"The delta {path} reads {texts} and answers {labels}: that is not {asked.title}.")
+    known = info.model_dump(include={"content", "note", "method", "base", "base_identity"})
+    beside = (path if path.is_dir() else path.parent) / _RECORD
+    record = Record.load(beside) if beside.is_file() else None
+    if record is not None and record.config.task == task:
+        known |= {"run": record.id, "seed": record.config.seed, "metric": record.primary, "dev": record.score}
+    return Source(path=str(path), **known)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that can be answered.
+
+    Attributes:
+        file: The file.
+        source: The delta that answers, or None for the majority class.
+        rows: How many texts there are to answer.
+    """
+
+    file: AnswerFile
+    source: Source | None
+    rows: int
+
+
+def plan(
+    sources: Mapping[str, Source], data: Path | None, files: Sequence[AnswerFile] = FILES
+) -> tuple[list[Part], list[str]]:
+    """What can be answered, and what is missing. Nothing is fetched, and no text is read.
+
+    Args:
+        sources: The delta of each task.
+        data: A folder in GLUE's layout, or None for the hub, which has every test file.
+        files: The files of a submission.
+
+    Returns:
+        The files that can be answered, in the server's order, and why the server would refuse them: parts of a
+        sentence, or nothing if it would not.
+    """
+    sizes = {file.name: file.rows for file in files}
+    if data is not None:
+        found = {listing.name: listing.sizes for listing in survey(data)}
+        sizes = {file.name: found[file.task].get(file.split, 0) for file in files}
+    parts, bare, absent = [], {}, []
+    for file in files:
+        if file.model is None:  # the majority class needs no text
+            parts.append(Part(file, None, file.rows))
+            continue
+        if file.model not in sources:
+            bare[GLUE[file.model].title] = True
+        if not sizes[file.name]:
+            absent.append(file.place)
+        if file.model in sources and sizes[file.name]:
+            parts.append(Part(file, sources[file.model], sizes[file.name]))
+    problems = [f"there is no delta of {', '.join(bare)}"] if bare else []
+    problems += [f"{data} has no {', '.join(absent)}"] if absent else []
+    for part in parts:
+        if part.rows != part.file.rows:
+            problems.append(f"{part.file.place} has {part.rows:,} rows where the server wants {part.file.rows:,}")
+    return parts, problems
+
+
+def answer(
+    parts: Sequence[Part],
+    data: Path | None,
+    base_of: Callable[[Delta], Base],
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[tuple[Answered, str]]:
+    """Answer files.
+
+    Args:
+        parts: The files.
+        data: A folder in GLUE's layout, or None for the hub.
+        base_of: Loads the base model of a delta; it is called again only when the next delta has another base.
+        progress: Called with each number of texts answered.
+
+    Returns:
+        For each file its part of the record, and its text.
+
+    Raises:
+        DataError: If a test file has another number of texts than planned.
+        DeltaError: If a delta is of another base, or gives a number that is not finite.
+    """
+    found: dict[str, tuple[Answered, str]] = {}
+    by_delta: dict[str, list[Part]] = defaultdict(list)  # each is applied once: AX comes with MNLI
+    for part in parts:
+        if part.source is None:
+            found[part.file.name] = _written(part, np.full(part.rows, WNLI_MAJORITY, dtype=np.int64))
+        else:
+            by_delta[part.source.path].append(part)
+    base: Base | None = None
+    for path, own in by_delta.items():
+        delta = Delta.load(path)
+        if base is None or base.identity != delta.info.base_identity:
+            base = base_of(delta)
+        with delta.apply(base):
+            for part in own:
+                found[part.file.name] = _answer(part, data, base, delta, progress)
+    return [found[part.file.name] for part in parts]
+
+
+def _answer(
+    part: Part, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
+) -> tuple[Answered, str]:
+    """The answers of a delta that is applied to its base.
+
+    Raises:
+        DataError: If the test file has another number of texts than it had.
+        DeltaError: If an output is not finite.
+    """
+    examples = load_glue(part.file.task, data).split(part.file.split)
+    if len(examples) != part.rows:
+        raise DataError(f"{part.file.place} has {len(examples):,} texts where there should be {part.rows:,}.")
+    values, truncated = [], 0
+    for chunk in _chunks(examples):
+        encoded = encode(chunk, base.need_tokenizer(), delta.info.max_length)
+        outputs = logits(base, encoded)
+        if not np.isfinite(outputs).all():
+            raise DeltaError(f"The delta {delta.info.task!r} gives a number that is not finite for {part.file.name}.")
+        values.append(decide(outputs, task_of(delta)))
+        truncated += encoded.truncated
+        progress(len(chunk))
+    return _written(part, np.concatenate(values), truncated, examples.identity())
+
+
+def _written(part: Part, values: np.ndarray, truncated: int = 0, texts: str = "") -> tuple[Answered, str]:
+    text = content(part.file, values)
+    answered = Answered(
+        file=part.file.name,
+        rows=len(values),
+        wanted=part.file.rows,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        texts=texts,
+        truncated=truncated,
+        source=part.source,
+        remark=part.file.remark,
+    )
+    return answered, text
+
+
+def _chunks(examples: Split) -> Iterator[Split]:
+    filled = Split({name: tuple(text or EMPTY for text in column) for name, column in examples.columns.items()})
+    for start in range(0, len(filled), CHUNK):
+        yield filled.take(range(start, min(start + CHUNK, len(filled))))

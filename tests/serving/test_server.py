@@ -1,0 +1,83 @@
+"""`normtune serve` in a process of its own: a signal stops it, and no accepted request is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from normtune.models.base import Base
+from tests.deltas.banked import changed
+from tests.serving.running import alone, same
+
+
+class Command:
+    """`normtune serve` in a process of its own."""
+
+    def __init__(self, *arguments: object, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from normtune.cli.app import main; main()", "serve", *map(str, arguments)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TERM": "dumb", **environment},
+        )
+        assert self.process.stderr is not None
+        first = self.process.stderr.readline()
+        found = re.search(r"http://\S+:\d+", first)
+        assert found, first + self.process.stderr.read()
+        self.url, self.first = found[0], first
+
+    def end(self) -> tuple[int, str]:
+        """Exit status, and what it said after its first line."""
+        said = self.process.communicate(timeout=60)[1]
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_clean_stop_answers_what_was_accepted(
+    tiny_folder: Path, lone: Base, tmp_path: Path, number: signal.Signals
+) -> None:
+    delta = changed(lone, "layernorm", seed=3)
+    file = delta.save(tmp_path / "intents.safetensors")
+    command = Command(file, "--model", tiny_folder, "--port", 0, "--threads", 1, "--max-wait-ms", 1500)
+    assert command.first.startswith("Serving 1 task at")
+    assert command.first.endswith(": intents\n")
+    wanted = alone(lone, delta, "a dog")
+
+    def ask(_: int) -> bool:
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            got = client.post(f"{command.url}/v1/tasks/intents/predict", json={"text": "a dog"})
+            return same(got.json(), wanted)
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, turn) for turn in range(8)]
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            # All eight wait for their batch to fill when the signal comes.
+            while "normtune_queue_rows 8.0" not in client.get(f"{command.url}/metrics").text:
+                pass
+        command.process.send_signal(number)
+        assert all(one.result(60) for one in asked)
+    status, said = command.end()
+    assert status == 0
+    assert "every accepted request was answered" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_before_it_stops_it_says_that_it_is_not_ready(tiny_folder: Path, lone: Base, tmp_path: Path) -> None:
+    file = changed(lone, "layernorm", seed=3).save(tmp_path / "intents.safetensors")
+    command = Command(file, "--model", tiny_folder, "--port", 0, "--threads", 1, "--drain-seconds", 1.5)
+    with httpx2.Client(timeout=60, trust_env=False) as client:
+        assert client.get(f"{command.url}/readyz").status_code == 200
+        command.process.send_signal(signal.SIGTERM)
+        while client.get(f"{command.url}/readyz").status_code == 200:
+            pass
+        assert client.post(f"{command.url}/v1/tasks/intents/predict", json={"text": "a dog"}).status_code == 200
+    assert command.end()[0] == 0

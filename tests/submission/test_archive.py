@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from normtune.errors import ConfigError, DataError, OutputError
+from normtune.models.base import Base
+from normtune.records.submission import Answered, SubmissionRecord
+from normtune.submission import archive
+from normtune.submission.answers import answer, plan
+from normtune.submission.archive import Archive, read_reply
+from tests.submission.suite import read_zip
+
+SCORES = {
+    "CoLA": {"matthews": 0.605},
+    "MRPC": {"f1": 0.893, "accuracy": 0.854},
+    "STS-B": {"pearson": 0.876, "spearman": 0.865},
+    "MNLI-mm": {"accuracy": 0.859},
+    "AX": {"matthews": -0.005},
+}
+Answers = list[tuple[Answered, str]]
+
+
+def no_base(_: object) -> Base:
+    raise AssertionError("nothing needs a model")
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """WNLI's majority class, which needs no delta."""
+    return answer(plan({}, None)[0], None, no_base)
+
+
+def test_written_and_read_again(answers: Answers, tmp_path: Path) -> None:
+    place = Archive(tmp_path / "new" / "glue.zip")
+    record = place.write(answers, ["there is no delta of RTE"])
+    assert sorted(path.name for path in place.path.parent.iterdir()) == ["glue.json", "glue.md", "glue.zip"]
+    assert SubmissionRecord.load(place.record) == record
+    assert record.sha256 == hashlib.sha256(place.path.read_bytes()).hexdigest()
+    assert read_zip(place.path) == {"WNLI.tsv": ["0"] * 146}
+    [wnli] = record.answers
+    assert (wnli.title, wnli.rows, wnli.wanted, wnli.source) == ("WNLI", 146, 146, None)
+    assert "majority class" in place.page.read_text()
+    assert "there is no delta of RTE" in place.page.read_text()
+
+
+@pytest.mark.parametrize("name", ["glue.zip", "glue.json", "glue.md"])
+def test_what_is_there_is_left_alone(answers: Answers, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name} exists already"):
+        Archive(tmp_path / "glue.zip").write(answers, [])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_nothing_half_written(answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes | str) -> None:
+        path.write_bytes(b"half")
+        raise OutputError("no space")
+
+    monkeypatch.setattr(archive, "write_atomically", full)
+    with pytest.raises(OutputError, match="no space"):
+        Archive(tmp_path / "glue.zip").write(answers, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_zip() -> None:
+    with pytest.raises(ConfigError, match=r"A submission is a \.zip"):
+        Archive(Path("glue.tar"))
+
+
+def test_the_reply_is_recorded_and_replaced(answers: Answers, tmp_path: Path) -> None:
+    place, reply = Archive(tmp_path / "glue.zip"), tmp_path / "reply.csv"
+    made = place.write(answers, [])
+    reply.write_text("WNLI,65.1\noverall,80.5\n")
+    scored = place.add_reply(reply)
+    assert SubmissionRecord.load(place.record) == scored
+    assert (scored.scores, scored.overall) == ({"WNLI": {"accuracy": 0.651}}, 0.805)
+    assert scored.scored is not None
+    assert scored.model_copy(update={"scores": {}, "overall": None, "scored": None}) == made
+    reply.write_text("WNLI,66.1\n")
+    assert (place.add_reply(reply).scores, place.add_reply(reply).overall) == (
+        {"WNLI": {"accuracy": 0.661}},
+        None,
+    )
+
+
+def test_a_reply_to_something_else_is_refused(answers: Answers, tmp_path: Path) -> None:
+    place, reply = Archive(tmp_path / "glue.zip"), tmp_path / "reply.csv"
+    reply.write_text("RTE,70.1\n")
+    with pytest.raises(DataError, match="There is no record of a submission at"):
+        place.add_reply(reply)
+    place.write(answers, [])
+    with pytest.raises(DataError, match=r"glue\.zip holds no RTE, so that cannot have been scored"):
+        place.add_reply(reply)
+    place.path.write_bytes(b"other")
+    with pytest.raises(DataError, match="was changed since"):
+        place.add_reply(reply)
+    place.record.write_text('{"file": "x"}')
+    with pytest.raises(DataError, match="is damaged"):
+        place.add_reply(reply)
+
+
+def reply(folder: Path, text: str) -> Path:
+    path = folder / "reply.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task,score\nCoLA,60.5\nMRPC,89.3/85.4\nSTS-B,87.6/86.5\nMNLI-mm,85.9\nAX,-0.5\noverall,80.5\n",
+        "\ufeffcola,60.5\r\nmrpc,89.3 / 85.4\r\n\r\nSTSB,87.6/86.5\r\nmnli_mm,85.9\r\nax,-0.5\r\nOverall,80.5",
+    ],
+)
+def test_a_reply(tmp_path: Path, text: str) -> None:
+    assert read_reply(reply(tmp_path, text)) == (SCORES, 0.805)
+    assert read_reply(reply(tmp_path, "RTE,70.1")) == ({"RTE": {"accuracy": 0.701}}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CoLA,60.5\nCola,61", "CoLA must be there once"),
+        ("CoLA,sixty", "CoLA must be there once, with matthews from -100 to 100; got 'sixty'"),
+        ("RTE,nan", "got 'nan'"),
+        ("RTE,700", "got '700'"),
+        ("MRPC,88", "with f1/accuracy from -100 to 100; got '88'"),
+        ("RTE,88/87", "with accuracy from -100 to 100; got '88/87'"),
+        ("RTF,70", "Did you mean 'RTE'"),
+        ("RTE", "is no CSV file with two columns"),
+        ("RTE,accuracy,70", "is no CSV file with two columns"),
+        ("RTE,0.7\nCoLA,0.6", "no score above 1"),
+        ("task,score\n", "no score above 1"),
+    ],
+)
+def test_a_reply_that_cannot_be_true_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_reply(reply(tmp_path, text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_reply(tmp_path / "none.csv")
+    (tmp_path / "bad.csv").write_bytes(b"RTE,\xff")
+    with pytest.raises(DataError, match="is no CSV file"):
+        read_reply(tmp_path / "bad.csv")
