@@ -126,6 +126,7 @@ def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = N
         axes = [*drawn.subplots(high, wide, squeeze=False).flat]
         for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
             left, bottom = number % wide == 0, number + wide >= len(panels)
+            place.set_gid("map")
             cells = _cells(place, panel)
             cells.set_gid(f"mark-{number}-0")
             place.set_title(f"{panel.title}\n{panel.unit}" if apart else panel.title)
@@ -191,4 +192,4 @@ def _bar(drawn: Figure, cells: Any, axes: list[Axes], panel: HeatMap) -> None:
     if panel.log:
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(_RAISED)}")
     elif panel.exponent:
-        bar.ax.set_title(f"× 10{str(panel.exponent).translate(_RAISED)}", fontsize=7, fontweight="normal", pad=4)
+        bar.ax.set_title(f"× 10{str(panel.exponent).translate(_RAISED)}", fontsize=7, fontweight="normal", loc="right")

@@ -38,9 +38,9 @@ def inline(
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-    for group in [*root.iter("g")]:
-        name = group.attrib.pop("id", "")
-        _say(group, marks.get(name.removeprefix(f"{key}-"), ()))
+    for part in [*root.iter("g"), *root.iter("image")]:  # nothing refers to these names
+        name = part.attrib.pop("id", "")
+        _say(part, marks.get(name.removeprefix(f"{key}-"), ()))
     width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
     scale = _PAGE / (72 * WIDTH)
     root.attrib = {
