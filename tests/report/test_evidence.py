@@ -41,7 +41,7 @@ def test_tasks_that_lack_a_run_take_no_part(tmp_path):
 
 
 def test_the_papers_scores_give_its_p():
-    sets = dict(theirs())
+    sets = theirs()
     dev = {pair.first: pair for pair in sets["dev, nine values"].pairs}
     assert round(dev["bitfit"].unpaired, 5) == 0.56599
     assert round(dev["bitfit"].signed_rank.p, 4) == 0.0391

@@ -40,12 +40,12 @@ def test_curves_run_from_the_head_to_the_whole_layernorm(cells):
     for drawing in (figure2(cells), figure5(cells)):
         assert [panel.title for panel in drawing.panels] == ["CoLA", "MRPC", "STS-B", "RTE"]
         for panel in drawing.panels:
-            first = panel.series[0]
-            assert [point.x for point in first.points] == [0, 0.1, 0.2, 0.4, 1]
-            assert [point.marked for point in first.points] == [False, True, True, True, False]
-            assert panel.series[-1].look == ENDS
+            assert [*panel.series[0].points] == [0.1, 0.2, 0.4]
+            assert (panel.ends.look, [*panel.ends.points]) == (ENDS, [0, 1])
             assert panel.note == ""
-    assert len(figure5(cells).panels[0].series) == 4
+    assert len(figure5(cells).panels[0].series) == 3
+    drawn = figure5(cells).figure.axes[0]
+    assert [*drawn.lines[0].get_xdata()] == [0, 0.1, 0.2, 0.4, 1]
 
 
 def test_missing_masks_are_counted(tmp_path):
@@ -54,22 +54,17 @@ def test_missing_masks_are_counted(tmp_path):
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
     drawing = figure2(Cells(read(tmp_path)))
     assert drawing.panels[0].note == "1 mask run missing"
-    assert not drawing.panels[0].series[0].points[1].complete
+    assert not drawing.panels[0].series[0].cells[0.1].complete
     assert "No masks trained yet" in drawing.notes[0]
 
 
 def test_an_importance_that_nobody_has_seen_has_lines_of_its_own(tmp_path):
-    methods = {
-        "head": -0.3,
-        "layernorm": 0.0,
-        "wanda-individual@0.2": -0.1,
-        "wanda-global@0.2": -0.1,
-        "magnitude@0.2": 0,
-    }
+    masks = ("wanda-individual@0.2", "wanda-global@0.2", "magnitude@0.2")
+    methods = {"head": -0.3, "layernorm": 0.0, **dict.fromkeys(masks, -0.1)}
     made.results(tmp_path, methods=methods, tasks=["rte"], measured=(), seeds=[0])
     cells = Cells(read(tmp_path))
     lines = [
-        {each.look.name for each in drawing.panels[0].series if len(each.marked) == 1}
+        {each.look.name for each in drawing.panels[0].series if each.points}
         for drawing in (figure2(cells), figure5(cells))
     ]
     assert lines == [{"wanda-individual", "magnitude"}, {"wanda-individual", "wanda-global"}]
@@ -83,9 +78,9 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
             assert len(tips) == sum(len(panel.rows) * len(panel.columns) for panel in drawing.panels)
             assert not drawing.panels[0].log or len({each.get("style") for each in tips}) > 10
         else:
-            points = [point for panel in drawing.panels for each in panel.series for point in each.marked]
+            points = [each.cells[x] for panel in drawing.panels for each in panel.all for x in each.points]
             assert len(tips) == len(points)
-            assert [each.get("href") for each in drawn.iter("a")] == [f"#{point.link}" for point in points]
+            assert [each.get("href") for each in drawn.iter("a")] == [f"#{cell.anchor}" for cell in points]
             assert all("seed 0" in each.get("data-tip", "") for each in tips)
         assert "nan" not in drawing.inline
         file = ET.fromstring(drawing.svg)

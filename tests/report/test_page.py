@@ -101,8 +101,8 @@ def test_letters_of_figures_follow_the_theme(tab):
 
 def test_a_pointer_over_a_mark_shows_its_value(tab):
     for place, wanted in (
-        ("#figure1 path[data-tip]", r"layer \d+\n[\d.e-]+ ±"),
-        ("#figure4 path[data-tip]", r"layer \d+, weight"),
+        ("#figure1 path[data-tip]", r"layer \d+\n[\d.e-]+"),
+        ("#figure4 path[data-tip]", r"weight: layer \d+, task"),
         ("#figure5 a [data-tip]", r"f = 0.1\nindividual: .*\nglobal: .*\nleave-one-out.*\n.*3 of 3 seeds\nseed 0"),
         ("#table2 td[data-tip] a", "seed 1:"),
     ):

@@ -129,7 +129,7 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
         said.append(("computed by", ", ".join(ways) or "plain torch"))
         protocol = runs[0].config.protocol.model_dump()
         said.append(("protocol", str(protocol.pop("name"))))
-        said += [(_WORDS.get(name, name), _said(name, value)) for name, value in protocol.items()]
+        said += [(name.replace("_", " "), _said(value)) for name, value in protocol.items()]
         said.append(("seeds", ", ".join(map(str, cells.seeds))))
     if fisher:
         heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
@@ -143,26 +143,9 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
     return said
 
 
-_WORDS = {
-    "batch_size": "batch size",
-    "max_length": "tokens at most",
-    "warmup_fraction": "warm-up, of all steps",
-    "weight_decay": "weight decay",
-    "clip": "gradient clipped to",
-    "held_out": "rate and epoch picked on",
-    "max_train": "training examples at most",
-    "max_dev": "dev examples at most",
-    "rates": "rates of a grid tried",
-    "sample_seed": "seed of the samples",
-}
-
-
-def _said(name: str, value: object) -> str:
-    if name == "held_out":
-        return f"a slice of train ({value:g})" if isinstance(value, float) and value else "dev, as the paper does"
+def _said(value: object) -> str:
     if isinstance(value, bool):
-        words = ("on", "off") if name == "dropout" else ("yes", "no")
-        return words[not value]
+        return "yes" if value else "no"
     return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -116,12 +116,14 @@ class Cells:
     @cached_property
     def norms(self) -> Norms:
         """What the model calls the norms of its layers."""
-        every = self.records
-        if all(each.norms == Norms() for each in every) and _like_bert(every):
-            # Records from before do not name them. Their models are BERT's, or named alike: the paper's table 1 begins
+        known = next((each.norms for each in self.records if each.norms != Norms()), Norms())
+        parts = {part.component for each in self.results.fisher for part in each.information}
+        parts |= {part.component for run in self.results.done for part in run.changes}
+        if known == Norms() and published.RANKING[0] in parts:
+            # Records from before do not name them; their models are BERT's, or named alike. The paper's table 1 begins
             # with its two norms.
             return Norms(closing=published.RANKING[:1], attention=published.RANKING[1:2])
-        return next((each.norms for each in every if each.norms != Norms()), Norms())
+        return known
 
     @property
     def closing(self) -> str:
@@ -176,12 +178,6 @@ class Cells:
             if match:
                 found.setdefault(match[1], {})[float(match[2])] = method
         return {kind: dict(sorted(own.items())) for kind, own in found.items()}
-
-
-def _like_bert(records: Iterable[Record | FisherRecord]) -> bool:
-    """Whether any record has the component that closes a layer in BERT."""
-    parts = (part for each in records for part in (each.changes if isinstance(each, Record) else each.information))
-    return any(part.component == published.RANKING[0] for part in parts)
 
 
 def named(method: str) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 
 from normtune.report.cells import Cells, named
 from normtune.report.evidence import signed
-from normtune.report.summary import joined
 from normtune.report.table import Entry, Group, Kind, Table
 from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare
@@ -66,15 +65,15 @@ def one_each(scores: Scores) -> Scores:
     return grouped(scores, same_task(scores.tasks))
 
 
-def theirs() -> list[tuple[str, Comparison]]:
+def theirs() -> dict[str, Comparison]:
     """The paper's methods against LayerNorm: each split with nine values and with one a task, and both pooled."""
-    found = []
+    found = {}
     for split in ("dev", "test"):
         scores = published.scores(split)
-        found.append((f"{split}, nine values", _against(scores)))
-        found.append((f"{split}, one value a task", _against(one_each(scores))))
-    pooled = _against(published.scores("pooled"))
-    return [*found, ("dev and test pooled, as in the paper (not independent)", pooled)]
+        found[f"{split}, nine values"] = _against(scores)
+        found[f"{split}, one value a task"] = _against(one_each(scores))
+    found["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
+    return found
 
 
 def ours_table(cells: Cells) -> Table:
@@ -85,20 +84,20 @@ def ours_table(cells: Cells) -> Table:
     if left:
         notes.append(f"Left out, since a compared method lacks runs there: {', '.join(left)}.")
     return Table("statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION,
-                 (*notes, *(follows(comparison) if comparison else ())), texts=2)  # fmt: skip
+                 (*notes, *(least(comparison) if comparison else ())), texts=2)  # fmt: skip
 
 
 def theirs_table() -> Table:
     """The paper's methods compared on its own printed scores."""
     sets = theirs()
-    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets)
+    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets.items())
     return Table(
         "statistics-paper",
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
         _HEADER,
         groups,
         "The same tests on what the paper printed, one run a value.",
-        paper_follows(dict(sets)),
+        paper_follows(sets),
         texts=2,
     )
 
@@ -133,32 +132,15 @@ def _row(pair: Pair) -> tuple[Entry, ...]:
     )
 
 
-def follows(comparison: Comparison) -> tuple[str, ...]:
-    """What follows from our comparison, in sentences."""
-    alpha = comparison.settings.alpha
-    least = min(pair.signed_rank.smallest for pair in comparison.pairs)
-    said = []
-    if least > alpha:
-        count = len(comparison.scores)
-        said.append(
-            f"With {count} tasks the signed-rank test cannot give a p below {least:.3g}, whatever the scores: these"
-            " tests can neither find a difference nor, by not finding one, show that there is none."
-        )
-    for verdict, words in (
-        ("different", "differs from LayerNorm by more than chance"),
-        ("different within the margin", "differs from LayerNorm, by less than a point"),
-        ("equivalent", "is shown to be within a point of LayerNorm"),
-    ):
-        names = [named(pair.first) for pair in comparison.pairs if pair.verdict == verdict]
-        if names:
-            said.append(f"By the paired tests {joined(names)} {words}.")
-    undecided = [named(pair.first) for pair in comparison.pairs if pair.verdict == "undecided"]
-    if undecided:
-        said.append(
-            f"Undecided: {joined(undecided)} {'are' if len(undecided) > 1 else 'is'} neither told apart from LayerNorm"
-            " nor shown to be within a point of it."
-        )
-    return tuple(said)
+def least(comparison: Comparison) -> tuple[str, ...]:
+    """What so few tasks cannot show, in a sentence."""
+    smallest = min(pair.signed_rank.smallest for pair in comparison.pairs)
+    if smallest <= comparison.settings.alpha:
+        return ()
+    return (
+        f"With {len(comparison.scores)} tasks the signed-rank test cannot give a p below {smallest:.3g}, whatever the"
+        " scores: these tests can neither find a difference nor, by not finding one, show that there is none.",
+    )
 
 
 def paper_follows(sets: dict[str, Comparison]) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from normtune.report.cells import Cell
 from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, laid_out
 
 if TYPE_CHECKING:
@@ -36,39 +38,22 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One point.
+class Series:
+    """Cells of one kind.
 
     Attributes:
-        x: Where it is.
-        y: Its value.
-        spread: Its standard deviation over seeds, or None with one seed.
-        complete: Whether no seed is missing.
-        tip: What a pointer over it shows.
-        link: Where its runs are listed.
-        marked: Whether it has a marker of its own, rather than being drawn by another series.
+        look: How they are drawn.
+        cells: By the fraction of LayerNorm; those without runs are left out.
     """
 
-    x: float
-    y: float
-    spread: float | None = None
-    complete: bool = True
-    tip: str = ""
-    link: str = ""
-    marked: bool = True
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of one kind, from the left."""
-
     look: Look
-    points: tuple[Point, ...]
+    cells: Mapping[float, Cell]
 
-    @property
-    def marked(self) -> tuple[Point, ...]:
-        """The points with a marker."""
-        return tuple(point for point in self.points if point.marked)
+    @cached_property
+    def points(self) -> dict[float, tuple[float, float]]:
+        """By the fraction, from the left, the mean and its standard deviation over seeds, as percents."""
+        known = {x: cell for x, cell in sorted(self.cells.items()) if cell.mean is not None}
+        return {x: (100 * (cell.mean or 0.0), 100 * (cell.spread or 0.0)) for x, cell in known.items()}
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,7 @@ class Curves:
     Attributes:
         title: What is shown.
         series: The series; those without points are in the legend only.
+        ends: The head alone and the whole LayerNorm, which the lines join.
         x_name: What is to the right.
         y_name: What is up.
         note: What is missing, if anything.
@@ -85,23 +71,25 @@ class Curves:
 
     title: str
     series: tuple[Series, ...]
+    ends: Series
     x_name: str = "fraction f of LayerNorm"
     y_name: str = "score × 100"
     note: str = ""
 
     @property
+    def all(self) -> tuple[Series, ...]:
+        """The series and the ends."""
+        return (*self.series, self.ends)
+
+    @property
     def marks(self) -> list[list[Mark]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        return [[Mark(self._says(point), point.link) for point in each.marked] for each in self.series]
+        return [[Mark(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.all]
 
-    def _says(self, point: Point) -> str:
-        rows = [f"f = {point.x:g}"]
-        for each in self.series:
-            for other in each.marked:
-                if other.x == point.x:
-                    spread = "" if other.spread is None else f" ± {other.spread:.2f}"
-                    rows.append(f"{each.look.name if 0 < other.x < 1 else 'score'}: {other.y:.2f}{spread}")
-        return "\n".join([*rows, point.tip])
+    def _says(self, x: float, series: Series) -> str:
+        here = {each.look.name: each.points[x] for each in self.all if x in each.points}
+        values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
+        return "\n".join([f"f = {x:g}", *values, series.cells[x].says])
 
 
 def figure(panels: Sequence[Curves]) -> Figure:
@@ -126,7 +114,7 @@ def figure(panels: Sequence[Curves]) -> Figure:
             _panel(place, panel, number)
         for place in axes[len(panels) :]:
             place.remove()
-        looks = list(dict.fromkeys(each.look for panel in panels for each in panel.series))
+        looks = list(dict.fromkeys(each.look for panel in panels for each in panel.all))
         drawn.supxlabel(panels[0].x_name, fontsize=8, color=SOFT)
         drawn.supylabel(panels[0].y_name, fontsize=8, color=SOFT)
         drawn.legend(handles=[_handle(look) for look in looks], loc="outside upper left", ncols=2 * wide)
@@ -140,9 +128,9 @@ def _handle(look: Look) -> Any:
 
 
 def _panel(axes: Axes, panel: Curves, number: int) -> None:
-    for place, each in enumerate(panel.series):
+    for place, each in enumerate(panel.all):
         if each.points:
-            _series(axes, each, f"mark-{number}-{place}")
+            _series(axes, each, panel.ends.points if each.look.line else {}, f"mark-{number}-{place}")
     axes.set_title(panel.title)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
@@ -153,19 +141,20 @@ def _panel(axes: Axes, panel: Curves, number: int) -> None:
         axes.text(0.98, 0.03, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=SOFT)
 
 
-def _series(axes: Axes, series: Series, name: str) -> None:
-    colour, points = series.look.colour, series.points
+def _series(axes: Axes, series: Series, ends: Mapping[float, tuple[float, float]], name: str) -> None:
+    """Draw the points, and a line and a band through them and the ends, or a bar a point."""
+    colour = series.look.colour
+    line = dict(sorted({**series.points, **ends}.items())) if series.look.line else series.points
+    xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
     if series.look.line:
-        xs, ys = [point.x for point in points], [point.y for point in points]
-        axes.plot(xs, ys, color=colour, lw=1.3)
-        low, high = ([point.y + sign * (point.spread or 0) for point in points] for sign in (-1, 1))
+        axes.plot(xs, means, color=colour, lw=1.3)
+        low, high = ([mean + sign * spread for mean, spread in line.values()] for sign in (-1, 1))
         axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
-    marked = series.marked
-    xs, ys = [point.x for point in marked], [point.y for point in marked]
-    if not series.look.line:
-        axes.errorbar(xs, ys, [point.spread or 0 for point in marked], fmt="none", ecolor=colour, elinewidth=1)
-    faces = [colour if point.complete else SHEET for point in marked]
+    else:
+        axes.errorbar(xs, means, spreads, fmt="none", ecolor=colour, elinewidth=1)
     dots = axes.scatter(
-        xs, ys, s=22, marker=series.look.marker, c=faces, edgecolors=colour, linewidths=1, zorder=3, clip_on=False
-    )
+        [*series.points], [mean for mean, _ in series.points.values()], s=22, marker=series.look.marker,
+        c=[colour if series.cells[x].complete else SHEET for x in series.points], edgecolors=colour, linewidths=1,
+        zorder=3, clip_on=False,
+    )  # fmt: skip
     dots.set_gid(name)

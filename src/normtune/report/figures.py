@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from normtune.importance.movement import movement
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
 from normtune.report import curves, heatmap
-from normtune.report.cells import Cell, Cells, anchor
-from normtune.report.curves import Curves, Look, Point, Series
+from normtune.report.cells import Cells
+from normtune.report.curves import Curves, Look, Series
 from normtune.report.drawing import across, rendered
 from normtune.report.heatmap import HeatMap
 from normtune.report.inline import inline
@@ -76,7 +76,7 @@ class Drawing:
         """The figure as a part of the page; nothing where there is nothing to draw."""
         if not self.panels:
             return ""
-        looks = [each.look for panel in self.panels if isinstance(panel, Curves) for each in panel.series]
+        looks = [each.look for panel in self.panels if isinstance(panel, Curves) for each in panel.all]
         marks = {
             f"mark-{place}-{number}": own
             for place, panel in enumerate(self.panels)
@@ -108,20 +108,10 @@ def _change(cells: Cells, task: str, runs: Sequence[Record]) -> HeatMap:
     moved = movement([run.changes for run in runs])
     wanted = max(len(cells.seeds), len(runs))
     count = f"{len(runs)} of {wanted} seeds" if len(runs) < wanted else f"{wanted} seed{'s' * (wanted > 1)}"
-    values, tips = [], []
-    for name in moved.inside:
-        row = [moved.cells.get((name, layer)) for layer in moved.layers]
-        values.append(tuple(None if cell is None else cell.mean for cell in row))
-        tips.append(tuple(
-            f"{name}, layer {layer}\n" + ("none" if cell is None or cell.mean is None else f"{cell.mean:.3g}")
-            + (f" ± {cell.spread:.2g}" if cell is not None and cell.spread is not None else "")
-            for layer, cell in zip(moved.layers, row, strict=True)
-        ))  # fmt: skip
-    layers = tuple(map(str, moved.layers))
-    return HeatMap(
-        f"{cells.title(task)} ({count})", moved.inside, layers, tuple(values), "mean |change|",
-        row_name="", column_name="layer", tips=tuple(tips),
-    )  # fmt: skip
+    found = {spot: cell.mean for spot, cell in moved.cells.items()}
+    values = tuple(tuple(found.get((name, layer)) for layer in moved.layers) for name in moved.inside)
+    title, layers = f"{cells.title(task)} ({count})", tuple(map(str, moved.layers))
+    return HeatMap(title, moved.inside, layers, values, "mean |change|", row_name="component", column_name="layer")
 
 
 def layer_sums(cells: Cells, fisher: FisherRecord, head: int | None = None) -> Sums:
@@ -183,26 +173,15 @@ def _sums(cells: Cells) -> dict[str, Sums]:
 
 
 def _fisher_maps(cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool) -> tuple[HeatMap, ...]:
+    """A map of the weights and one of the biases, where there are any, with one range of colours."""
     layers = sorted({layer for sums in columns.values() for layer, _ in sums}, reverse=True)
     every = [value for sums in columns.values() for value in sums.values() if value > 0 or not log]
-    names = tuple(cells.title(task) for task in columns)
+    rows, names = tuple(map(str, layers)), tuple(map(cells.title, columns))
     maps = []
-    for sub in ("weight", "bias"):
+    for sub in dict.fromkeys(sub for sums in columns.values() for _, sub in sums):
         values = tuple(tuple(sums.get((layer, sub)) for sums in columns.values()) for layer in layers)
-        tips = tuple(
-            tuple(
-                f"{name}, layer {layer}, {sub}\n{'none' if value is None else f'{value:.3g}'}"
-                for name, value in zip(names, row, strict=True)
-            )
-            for layer, row in zip(layers, values, strict=True)
-        )
-        if any(value is not None for row in values for value in row):
-            maps.append(
-                HeatMap(
-                    sub, tuple(map(str, layers)), names, values, unit, column_name="task", tips=tips,
-                    span=(min(every), max(every)), log=log,
-                )
-            )  # fmt: skip
+        span = min(every), max(every)
+        maps.append(HeatMap(sub, rows, names, values, unit, column_name="task", span=span, log=log))
     return tuple(maps)
 
 
@@ -269,26 +248,14 @@ def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves,
 
 
 def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
-    both = {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)}
-    ends = [_point(x, cell) for x, cell in both.items() if cell.mean is not None]
-    around = [replace(end, marked=False) for end in ends]
-    series = []
-    lacking = 0
-    for kind, look in looks.items():
-        own = {x: cells.cell(method, column) for x, method in cells.masks().get(kind, {}).items()}
-        points = [_point(x, cell) for x, cell in own.items() if cell.mean is not None]
-        if look.line and points:
-            points = sorted([*points, *around], key=lambda point: point.x)
-        series.append(Series(look, tuple(points)))
-        lacking += sum(len({*cell.wanted} - cell.values.keys()) for cell in own.values())
+    ends = {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)}
+    masks = {
+        look: {x: cells.cell(method, column) for x, method in cells.masks().get(kind, {}).items()}
+        for kind, look in looks.items()
+    }
+    lacking = sum(len({*cell.wanted} - cell.values.keys()) for own in masks.values() for cell in own.values())
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""
-    return Curves(column.title, (*series, Series(ENDS, tuple(ends))), note=note)
-
-
-def _point(x: float, cell: Cell) -> Point:
-    assert cell.mean is not None
-    spread = None if cell.spread is None else 100 * cell.spread
-    return Point(x, 100 * cell.mean, spread, cell.complete, cell.says, anchor(cell.method, cell.column.task))
+    return Curves(column.title, tuple(Series(look, own) for look, own in masks.items()), Series(ENDS, ends), note=note)
 
 
 def _absent(what: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ class HeatMap:
         unit: What the values are.
         row_name: What a row is.
         column_name: What a column is.
-        tips: What a pointer over each cell shows, or nothing.
         span: The range of colours that it shares with other maps; None takes that of its own values.
         log: Whether the colours follow the logarithm.
     """
@@ -47,7 +46,6 @@ class HeatMap:
     unit: str = ""
     row_name: str = "layer"
     column_name: str = "component"
-    tips: tuple[tuple[str, ...], ...] = ()
     span: tuple[float, float] | None = None
     log: bool = False
 
@@ -68,8 +66,21 @@ class HeatMap:
 
     @property
     def marks(self) -> list[list[Mark]]:
-        """A mark a cell, row by row."""
-        return [[Mark(tip) for row in self.tips for tip in row]]
+        """What each cell says, row by row."""
+        cells = (
+            (row, column, value)
+            for row, own in zip(self.rows, self.values, strict=True)
+            for column, value in zip(self.columns, own, strict=True)
+        )
+        return [
+            [
+                Mark(
+                    f"{self.title}: {self.row_name} {row}, {self.column_name} {column}\n"
+                    + ("none" if value is None else f"{value:.3g}")
+                )
+                for row, column, value in cells
+            ]
+        ]
 
 
 def exponent(largest: float) -> int:

@@ -116,10 +116,13 @@ def values(drawing: Drawing) -> str:
     for number, panel in enumerate(drawing.panels):
         if isinstance(panel, Curves):
             head = ["panel", "masks", "fraction", "score", "sd", "complete"]
-            points = [(each.look.name, point) for each in panel.series for point in each.points]
-            rows = [[panel.title, name, p.x, p.y, p.spread, p.complete] for name, p in points]
+            rows = [
+                [panel.title, each.look.name, x, *point, each.cells[x].complete]
+                for each in panel.all
+                for x, point in each.points.items()
+            ]
         else:
-            head = ["panel", panel.row_name or "component", panel.column_name, panel.unit]
+            head = ["panel", panel.row_name, panel.column_name, panel.unit]
             cells = [(name, *cell) for name, row in zip(panel.rows, panel.values, strict=True)
                      for cell in zip(panel.columns, row, strict=True)]  # fmt: skip
             rows = [[panel.title, *cell] for cell in cells]
