@@ -125,7 +125,7 @@ def test_everything_chosen_is_stated(cells):
     said = dict(facts(cells))
     protocol = cells.results.runs[0].config.protocol
     assert said["protocol"] == "small"
-    assert said["training examples at most"] == "2,000"
+    assert said["max train"] == "2,000"
     assert len(said) >= len(type(protocol).model_fields)
     rte = next(row for row in data_table(cells).rows if row[0].text == "RTE")
     assert [entry.text for entry in rte[2:6]] == ["2,000 of 5,000", "277", "3", "2,000 of 5,000"]
