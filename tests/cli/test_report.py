@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from normtune.records.results import read
+from normtune.report import writing
+from normtune.report.page import Report, page
 from tests.report import made
 
 
 def test_a_report_is_written_with_its_files(cli, tmp_path):
-    results = made.results(tmp_path / "results", methods={**made.METHODS, **made.masks([0.1])})
+    results = made.results(
+        tmp_path / "results", methods={**made.METHODS, **made.masks([0.1])}, tasks=["rte"], measured=["rte"]
+    )
     out = tmp_path / "report"
     status, said, error = cli("report", results, "--out", out)
     assert (status, said.strip()) == (0, str(out / "index.html")), error
@@ -21,10 +26,32 @@ def test_a_report_is_written_with_its_files(cli, tmp_path):
     before = {file: file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
     status, _, error = cli("report", results, "--out", out)
     assert (status, "in use" in error) == (1, True)
+    (out / "figures" / "notes.txt").write_text("mine")
+    status, _, error = cli("report", results, "--out", out, "--force")
+    assert (status, "figures/notes.txt, which is no part of the report" in error) == (1, True)
+    (out / "figures" / "notes.txt").unlink()
+    (out / "index.html").write_text("")
     status, _, _ = cli("report", results, "--out", out, "--force")
     assert status == 0
     again = {file: file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
     assert before == again  # the same records give the same files
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
+
+
+def test_a_report_that_fails_leaves_the_earlier_one(cli, tmp_path, monkeypatch):
+    results = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], seeds=[0], measured=())
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "index.html").write_text("the earlier one")
+    (out / writing.MARKER).write_text("index.html")
+
+    def full(table):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "as_markdown", full)
+    status, _, error = cli("report", results, "--out", out, "--force")
+    assert (status, error.strip()) == (1, f"Error: Cannot write {out}: No space left on device.")
+    assert (out / "index.html").read_text() == "the earlier one"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
 
 
@@ -41,9 +68,10 @@ def test_one_table_is_printed(cli, tmp_path):
 
 
 def test_another_folder_is_never_replaced(cli, tmp_path):
-    results = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], information=False)
+    results = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], measured=())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "mine" / "index.html").write_text("my own page")
     status, _, error = cli("report", results, "--out", tmp_path / "mine", "--force")
     assert (status, "in use" in error) == (1, True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
@@ -57,9 +85,8 @@ def test_bad_input_is_one_sentence(cli, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_little_is_enough(cli, tmp_path):
+def test_little_is_enough(tmp_path):
     made.fisher("rte").save(tmp_path / "information" / "fisher" / "a.json")
-    made.results(tmp_path / "runs-only", methods={"head": 0.0}, tasks=["rte"], seeds=[0], information=False)
-    for name in ("information", "runs-only"):
-        status, _, error = cli("report", tmp_path / name, "--out", tmp_path / f"{name}-report")
-        assert status == 0, error
+    made.results(tmp_path / "runs-only", methods={"head": 0.0}, tasks=["rte"], seeds=[0], measured=())
+    for name, notes in (("information", "there are no runs"), ("runs-only", "No Fisher information was measured")):
+        assert notes in page(Report(read(tmp_path / name)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from normtune.config import RunConfig, fingerprint, protocol
 from normtune.records.fisher import FisherConfig, FisherRecord, Information
-from normtune.records.run import Change, Counts, DataFacts, EpochScore, Record
+from normtune.records.run import Change, Counts, DataFacts, EpochScore, Norms, Record
 from normtune.statistics.published import RANKING
 
 METRICS = {"stsb": "spearman", "cola": "matthews", "mrpc": "f1", "rte": "accuracy"}
@@ -29,13 +29,14 @@ def masks(fractions: Iterable[float] = (0.1, 0.2, 0.4)) -> dict[str, float]:
     return {f"{kind}@{f:g}": -low * (1.2 - f) for f in fractions for kind, low in {**kinds, **others}.items()}
 
 
-def record(task: str, method: str, seed: int, below: float = 0.0, **changes: Any) -> Record:
+def record(task: str, method: str, seed: int, below: float = 0.0, *, bias: bool = True, **changes: Any) -> Record:
     """One run, its score moved a little by the seed."""
     config = RunConfig(
         model="tiny", task=task, method=method, rate=0.01, seed=seed, protocol=protocol("small"), mask=None
     ).model_copy(update=changes.pop("config", {}))
-    score = BASE[task] + below + 0.004 * math.sin(7.0 * seed + len(method) + len(task))
-    metric = METRICS[task]
+    score = BASE.get(task, 0.5) + below + 0.004 * math.sin(7.0 * seed + len(method) + len(task))
+    metric = METRICS.get(task, "accuracy")
+    dev = DEV.get(task, 100)
     selected = {"full": 20_000, "head": 0}.get(method, 90)
     fields: dict[str, Any] = {
         "id": fingerprint(config),
@@ -45,7 +46,7 @@ def record(task: str, method: str, seed: int, below: float = 0.0, **changes: Any
         "trains": "s" * 64,
         "counts": Counts(selected=selected, head=66, trained=selected + 66, total=20_066, share=selected / 20_000),
         "data": DataFacts(
-            source=task, train=2000, train_of=5000, dev=DEV[task], dev_of=DEV[task], held_out=0,
+            source=task, train=2000, train_of=5000, dev=dev, dev_of=dev, held_out=0,
             identity={"train": f"{task}-train", "dev": f"{task}-dev"}, truncated={"train": 3, "dev": 0}, dropped={},
         ),
         "primary": metric,
@@ -56,18 +57,28 @@ def record(task: str, method: str, seed: int, below: float = 0.0, **changes: Any
         "steps": 189,
         "seconds": 12.5,
         "peak_memory": 2**30,
-        "changes": changed(seed) if method == "full" else (),
+        "changes": changed(seed, names(changes.get("norms")), bias) if method == "full" else (),
         "machine": MACHINE,
         "versions": VERSIONS,
     }  # fmt: skip
     return Record.model_validate({**fields, **changes})
 
 
-def changed(seed: int) -> tuple[Change, ...]:
-    """Changes in which output.LayerNorm moves most, and later layers more than earlier ones."""
+def names(norms: Norms | None) -> tuple[str, ...]:
+    """The components of a layer, the closing norm first; BERT's in records that do not name their norms."""
+    return RANKING if norms is None else (*norms.closing, *norms.attention, *RANKING[2:])
+
+
+def subs(norm: bool, bias: bool) -> list[tuple[str, int, float]]:
+    """Sub-components, their entries, and how much more information an entry has; without `bias` a norm has none."""
+    return [("weight", 40, 1.0), ("bias", 10, 12.0)][: 1 + (bias or not norm)]
+
+
+def changed(seed: int, components: tuple[str, ...] = RANKING, bias: bool = True) -> tuple[Change, ...]:
+    """Changes in which the first component moves most, and later layers more than earlier ones."""
     result = []
-    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(RANKING)):
-        for sub, entries in (("weight", 40), ("bias", 10)):
+    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(components)):
+        for sub, entries, _ in subs(place < 2, bias):
             mean = 1e-3 * (2.0 if not place else 1.0 / place) * (1 + 0.1 * layer) + 1e-6 * seed
             result.append(
                 Change(component=name, layer=layer, sub=sub, entries=entries, mean=mean, relative=0.1, l0=entries,
@@ -76,12 +87,14 @@ def changed(seed: int) -> tuple[Change, ...]:
     return tuple(result)
 
 
-def fisher(task: str, scale: float = 1.0, heads: tuple[int, ...] = (0, 1, 2), **changes: Any) -> FisherRecord:
+def fisher(
+    task: str, scale: float = 1.0, heads: tuple[int, ...] = (0, 1, 2), *, bias: bool = True, **changes: Any
+) -> FisherRecord:
     """Fisher information in the paper's order, more of it in later layers and in biases."""
     rows = [Information(component="embeddings.word_embeddings", layer=None, sub="weight", entries=900, total=9.0,
                         by_seed=(9.0,) * len(heads))]  # fmt: skip
-    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(RANKING)):
-        for sub, entries, more in (("weight", 40, 1.0), ("bias", 10, 12.0)):
+    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(names(changes.get("norms")))):
+        for sub, entries, more in subs(place < 2, bias):
             own = tuple(scale * more * entries / 4**place * (1 + layer) * (1 + 0.1 * head) for head in heads)
             mean = sum(own) / len(own)
             rows.append(
@@ -96,21 +109,27 @@ def fisher(task: str, scale: float = 1.0, heads: tuple[int, ...] = (0, 1, 2), **
     return FisherRecord.model_validate({**fields, **changes})
 
 
+#: The tasks of which `results` makes Fisher information.
+MEASURED = ("qnli", "sst2", "mnli", "cola", "mrpc", "stsb", "rte", "qqp")
+
+
 def results(
     folder: Path,
     *,
-    methods: dict[str, float] | None = None,
+    methods: Mapping[str, float] = METHODS,
     tasks: Iterable[str] = METRICS,
     seeds: Iterable[int] = (0, 1, 2),
-    information: bool = True,
+    measured: Iterable[str] = MEASURED,
+    suite: str = "",
+    bias: bool = True,
+    **changes: Any,
 ) -> Path:
     """Write a results folder."""
-    for task, (method, below), seed in itertools.product(tasks, (methods or METHODS).items(), seeds):
-        own = record(task, method, seed, below)
+    for task, (method, below), seed in itertools.product(tasks, methods.items(), seeds):
+        own = record(task, method, seed, below, bias=bias, **changes)
+        own = own.model_copy(update={"data": own.data.model_copy(update={"suite": suite})})
         own.save(folder / "runs" / f"{own.id}.json")
-    for number, task in enumerate(
-        ("qnli", "sst2", "mnli", "cola", "mrpc", "stsb", "rte", "qqp") if information else ()
-    ):
-        one = fisher(task, 1.0 + 300 * (task == "stsb") + 0.1 * number)
+    for number, task in enumerate(measured):
+        one = fisher(task, 1.0 + 300 * (task == "stsb") + 0.1 * number, bias=bias, suite=suite, **changes)
         one.save(folder / "fisher" / f"{task}-{one.id}.json")
     return folder

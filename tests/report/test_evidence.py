@@ -1,49 +1,47 @@
 from __future__ import annotations
 
 from normtune.records.results import read
+from normtune.report.cells import Cells
 from normtune.report.comparisons import ours, ours_table, theirs, theirs_table
 from normtune.report.evidence import claims_table, evidence
-from normtune.report.scores import Scores
 from normtune.report.summary import findings
 from normtune.statistics.claims import CLAIMS
 from tests.report import made
 
 
-def test_every_part_of_every_claim_is_measured(folder):
-    results = read(folder)
-    measured = evidence(Scores(results), results)
+def test_every_part_of_every_claim_is_measured(cells):
+    measured = evidence(cells)
     assert {part for claim in CLAIMS for part in claim.parts} == {*measured}
     assert measured["bias"].mean is not None
     assert abs(measured["bias"].mean - 3) < 1e-9  # 12 x 10 entries over 1 x 40
     assert abs(measured["change"].mean - 2) < 0.01
     assert (len(measured["first"].values), measured["first"].seeds) == (8, 3)
-    table = claims_table(Scores(results), results)
+    table = claims_table(cells)
     assert [row[3].text for row in table.rows if row[0].text][:2] == ["confirmed", "confirmed"]
 
 
 def test_without_runs_claims_are_open(tmp_path):
-    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], information=False)
-    results = read(tmp_path)
-    table = claims_table(Scores(results), results)
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], measured=())
+    table = claims_table(Cells(read(tmp_path)))
     assert {row[3].text for row in table.rows} == {"undecided"}
     assert len(table.rows) >= len(CLAIMS)
 
 
 def test_tasks_that_lack_a_run_take_no_part(tmp_path):
-    made.results(tmp_path, information=False)
+    made.results(tmp_path, measured=())
     gone = next(r for r in read(tmp_path).runs if (r.config.method, r.config.task) == ("random", "rte"))
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
-    results = read(tmp_path)
-    random = evidence(Scores(results), results)["random"]
+    cells = Cells(read(tmp_path))
+    random = evidence(cells)["random"]
     assert (len(random.values), random.left_out) == (3, ("RTE",))
-    comparison, left = ours(Scores(results))
+    comparison, left = ours(cells)
     assert comparison is not None
     assert (comparison.scores.tasks, left) == (("CoLA", "MRPC", "STS-B"), ("RTE",))
-    assert "Left out" in ours_table(Scores(results)).notes[0]
+    assert "Left out" in ours_table(cells).notes[0]
 
 
 def test_the_papers_scores_give_its_p():
-    sets = dict(theirs())
+    sets = theirs()
     dev = {pair.first: pair for pair in sets["dev, nine values"].pairs}
     assert round(dev["bitfit"].unpaired, 5) == 0.56599
     assert round(dev["bitfit"].signed_rank.p, 4) == 0.0391
@@ -54,12 +52,10 @@ def test_the_papers_scores_give_its_p():
     assert "p = 0.453" in text
 
 
-def test_what_strikes_is_said_first(folder, tmp_path):
-    results = read(folder)
-    said = findings(Scores(results), results)
+def test_what_strikes_is_said_first(cells, tmp_path):
+    said = findings(cells)
     assert "protocol small" in said[0]
     assert any("on RTE Head only" in sentence for sentence in said)
     assert any("28 of 28 pairs" in sentence for sentence in said)
     made.fisher("rte").save(tmp_path / "fisher" / "a.json")
-    alone = read(tmp_path)
-    assert "Only Fisher information" in findings(Scores(alone), alone)[0]
+    assert "Only Fisher information" in findings(Cells(read(tmp_path)))[0]

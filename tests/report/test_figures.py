@@ -1,104 +1,95 @@
 from __future__ import annotations
 
-import math
 import xml.etree.ElementTree as ET
-from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 
 from normtune.importance.movement import movement
 from normtune.records.results import read
 from normtune.records.run import Record
-from normtune.report.curves import Curves, ticks
-from normtune.report.figures import ENDS, Heat, figure1, figure2, figure3, figure4, figure5
-from normtune.report.multiples import VIRIDIS, colour, heat_maps
-from normtune.report.scores import Scores
-from normtune.report.svg import curves
+from normtune.report.cells import Cells
+from normtune.report.curves import Curves
+from normtune.report.figures import ENDS, figure1, figure2, figure3, figure4, figure5
+from normtune.report.heatmap import HeatMap
 from tests.report import made
 
 
-def test_figure1_is_equation_1(folder):
-    scores = Scores(read(folder))
-    drawing = figure1(scores)
-    records = [Record.load(folder / "runs" / f"{run.id}.json") for run in scores.chosen["full", "rte"].values()]
+def test_figure1_is_equation_1(folder, cells):
+    drawing = figure1(cells)
+    records = [Record.load(folder / "runs" / f"{run.id}.json") for run in cells.chosen["full", "rte"].values()]
     known = movement([record.changes for record in records])
-    panel = next(each for each in drawing.panels if isinstance(each, Heat) and each.map.title.startswith("RTE"))
-    for name, row in zip(panel.map.rows, panel.map.values, strict=True):
-        for layer, value in zip(panel.map.columns, row, strict=True):
+    panel = next(each for each in drawing.panels if each.title.startswith("RTE"))
+    for name, row in zip(panel.rows, panel.values, strict=True):
+        for layer, value in zip(panel.columns, row, strict=True):
             assert value == pytest.approx(known.cells[name, int(layer)].mean, rel=1e-12)
     assert "QQP" in drawing.notes[0]
 
 
-def test_figures_3_and_4_share_their_colours_and_sum_to_one(folder):
-    results = read(folder)
-    weight, bias = figure3(results).panels
+def test_figures_3_and_4_share_their_colours_and_sum_to_one(cells):
+    weight, bias = figure3(cells).panels
     assert weight.limits == bias.limits
-    assert weight.map.unit.startswith("log10")  # a task's sums are 300 times the others'
-    assert weight.map.rows == ("2", "1", "0")
-    weight, bias = figure4(results).panels
-    for place, _ in enumerate(weight.map.columns):
-        assert sum(row[place] for each in (weight, bias) for row in each.map.values) == pytest.approx(1)
-    assert weight.map.columns[-1] == "mean"
+    assert weight.log  # a task's sums are 300 times the others'
+    assert weight.rows == ("2", "1", "0")
+    weight, bias = figure4(cells).panels
+    for place, _ in enumerate(weight.columns):
+        assert sum(row[place] for each in (weight, bias) for row in each.values) == pytest.approx(1)
+    assert weight.columns[-1] == "mean"
 
 
-def test_curves_run_from_the_head_to_the_whole_layernorm(folder):
-    scores = Scores(read(folder))
-    for drawing in (figure2(scores), figure5(scores)):
+def test_curves_run_from_the_head_to_the_whole_layernorm(cells):
+    for drawing in (figure2(cells), figure5(cells)):
         assert [panel.title for panel in drawing.panels] == ["CoLA", "MRPC", "STS-B", "RTE"]
         for panel in drawing.panels:
-            first = panel.series[0]
-            assert [point.x for point in first.points] == [0, 0.1, 0.2, 0.4, 1]
-            assert [point.marked for point in first.points] == [False, True, True, True, False]
-            assert panel.series[-1].look == ENDS
+            assert [*panel.series[0].points] == [0.1, 0.2, 0.4]
+            assert (panel.ends.look, [*panel.ends.points]) == (ENDS, [0, 1])
             assert panel.note == ""
-    assert len(figure5(scores).panels[0].series) == 4
+    assert len(figure5(cells).panels[0].series) == 3
+    drawn = figure5(cells).figure.axes[0]
+    assert [*drawn.lines[0].get_xdata()] == [0, 0.1, 0.2, 0.4, 1]
 
 
 def test_missing_masks_are_counted(tmp_path):
-    made.results(tmp_path, methods={**made.METHODS, "fisher-individual@0.1": -0.02}, tasks=["rte"], information=False)
+    made.results(tmp_path, methods={**made.METHODS, "fisher-individual@0.1": -0.02}, tasks=["rte"], measured=())
     gone = next(r for r in read(tmp_path).runs if (r.config.method, r.config.seed) == ("fisher-individual@0.1", 1))
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
-    drawing = figure2(Scores(read(tmp_path)))
+    drawing = figure2(Cells(read(tmp_path)))
     assert drawing.panels[0].note == "1 mask run missing"
-    assert not drawing.panels[0].series[0].points[1].complete
+    assert not drawing.panels[0].series[0].cells[0.1].complete
     assert "No masks trained yet" in drawing.notes[0]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (30.2, 59.7), (-3, 4), (5, 5), (0.001, 0.0011), (81.2, 81.9)])
-def test_ticks_hold_all_values(low, high):
-    found = ticks(low, high)
-    assert found[0] <= low
-    assert found[-1] >= high
-    assert 2 <= len(found) <= 6
-    assert len({round(b - a, 9) for a, b in pairwise(found)}) == 1
+def test_an_importance_that_nobody_has_seen_has_lines_of_its_own(tmp_path):
+    masks = ("wanda-individual@0.2", "wanda-global@0.2", "magnitude@0.2")
+    methods = {"head": -0.3, "layernorm": 0.0, **dict.fromkeys(masks, -0.1)}
+    made.results(tmp_path, methods=methods, tasks=["rte"], measured=(), seeds=[0])
+    cells = Cells(read(tmp_path))
+    lines = [
+        {each.look.name for each in drawing.panels[0].series if each.points}
+        for drawing in (figure2(cells), figure5(cells))
+    ]
+    assert lines == [{"wanda-individual", "magnitude"}, {"wanda-individual", "wanda-global"}]
 
 
-def test_drawings_are_xml_with_a_text_for_every_mark(folder):
-    results = read(folder)
-    for drawing, bars in ((figure1(Scores(results)), 4), (figure4(results), 1)):
-        heats = [heat for heat in drawing.panels if isinstance(heat, Heat)]
-        if bars == 4:  # the made records of all tasks are alike
-            heats = [replace(heat, limits=(0.0, place + 1.0)) for place, heat in enumerate(heats)]
-        drawn = ET.fromstring(heat_maps(heats, "key"))
-        cells = [each for each in drawn.iter("rect") if each.get("data-tip")]
-        assert len(cells) == sum(len(heat.map.rows) * len(heat.map.columns) for heat in heats)
-        assert not any("nan" in str(each.attrib) for each in drawn.iter())
-        # Rows are named once, a range of colours is shown once where it is shared, and nothing hangs over the edge.
-        said = [each.text for each in drawn.iter("text")]
-        assert [name for name in said if name in heats[0].map.rows[:1]] == [heats[0].map.rows[0]]
-        assert len([*drawn.iter("linearGradient")]) == bars
-        right = max(float(cell.get("x", 0)) + float(cell.get("width", 0)) for cell in cells)
-        assert float(drawn.get("width", 0)) - 2 < right <= float(drawn.get("width", 0))
-    panel = figure5(Scores(results)).panels[0]
+def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
+    for drawing in shown.figures.values():
+        drawn = ET.fromstring(drawing.inline)
+        tips = [each for each in drawn.iter() if each.get("data-tip")]
+        if isinstance(drawing.panels[0], HeatMap):
+            assert len(tips) == sum(len(panel.rows) * len(panel.columns) for panel in drawing.panels)
+            assert not drawing.panels[0].log or len({each.get("style") for each in tips}) > 10
+        else:
+            points = [each.cells[x] for panel in drawing.panels for each in panel.all for x in each.points]
+            assert len(tips) == len(points)
+            assert [each.get("href") for each in drawn.iter("a")] == [f"#{cell.anchor}" for cell in points]
+            assert all("seed 0" in each.get("data-tip", "") for each in tips)
+        assert "nan" not in drawing.inline
+        file = ET.fromstring(drawing.svg)
+        shapes = [sum(1 for each in tree.iter() if each.tag.endswith(("path", "use"))) for tree in (drawn, file)]
+        assert shapes[0] == shapes[1]
+
+
+def test_a_point_says_what_lies_under_it(cells):
+    panel = figure5(cells).panels[0]
     assert isinstance(panel, Curves)
-    drawn = ET.fromstring(curves(panel, [each.look for each in panel.series]))
-    points = list(drawn.iter("a"))
-    assert len(points) == sum(point.marked for each in panel.series for point in each.points)
-    assert all("seed 0" in each.get("data-tip") for each in points)
-
-
-def test_colours_are_viridis():
-    assert (colour(0), colour(1), colour(0.5)) == (VIRIDIS[0], VIRIDIS[-1], VIRIDIS[4])
-    brightness = [sum(bytes.fromhex(colour(place / 20)[1:])) for place in range(21)]
-    assert math.isclose(max(brightness), brightness[-1], rel_tol=0.1)
+    said = panel.marks[0][0].tip.splitlines()
+    assert [line.split(":")[0] for line in said[:4]] == ["f = 0.1", "individual", "global", "leave-one-out (CV)"]

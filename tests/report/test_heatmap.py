@@ -37,8 +37,8 @@ def test_it_is_written_as_the_suffix_says_and_twice_the_same(suffix: str, start:
 @pytest.mark.parametrize(("panels", "across", "shape"), [(1, None, (1, 1)), (4, None, (2, 2)), (5, 4, (2, 4))])
 def test_a_panel_and_a_colour_bar_each(panels: int, across: int | None, shape: tuple[int, int]) -> None:
     drawn = figure([heat(f"task {number}") for number in range(panels)], across=across)
-    maps = [axes for axes in drawn.axes if axes.images]
-    assert [axes.get_title() for axes in maps] == [f"task {number}" for number in range(panels)]
+    maps = [axes for axes in drawn.axes if axes.get_gid() == "map"]
+    assert [axes.get_title("left") for axes in maps] == [f"task {number}" for number in range(panels)]
     assert len(drawn.axes) == 2 * panels
     grid = maps[0].get_subplotspec().get_gridspec()  # type: ignore[union-attr]
     assert (grid.nrows, grid.ncols) == shape
@@ -46,22 +46,22 @@ def test_a_panel_and_a_colour_bar_each(panels: int, across: int | None, shape: t
 
 def test_shared_names_stand_at_the_edge_only() -> None:
     drawn = figure([heat(str(number)) for number in range(4)])
-    maps = [axes for axes in drawn.axes if axes.images]
+    maps = [axes for axes in drawn.axes if axes.get_gid() == "map"]
     named = [([t.get_text() for t in axes.get_xticklabels()] == [*LONG], axes.get_ylabel() == "layer") for axes in maps]
     assert named == [(False, True), (False, False), (True, True), (True, False)]
     other = heat("tasks", rows=3, columns=("rte", "mrpc"))
-    maps = [axes for axes in figure([heat(), other, heat(), other]).axes if axes.images]
+    maps = [axes for axes in figure([heat(), other, heat(), other]).axes if axes.get_gid() == "map"]
     assert all(axes.get_xlabel() == "component" and axes.get_ylabel() == "layer" for axes in maps)
 
 
 def test_the_first_row_is_at_the_top_and_each_map_has_its_own_range() -> None:
     small, large = heat(), heat(factor=5.0)
     for axes, panel in zip(figure([small, large]).axes[:2], (small, large), strict=True):
-        assert axes.get_ylim() == (3.5, -0.5)
-        shown = axes.images[0].get_array()
+        assert axes.get_ylim() == (4, 0)
+        shown = axes.collections[0].get_array()
         assert shown is not None
         assert shown[0, 0] == pytest.approx(panel.values[0][0] / 10**panel.exponent)
-        assert axes.images[0].get_clim() == pytest.approx((shown.min(), shown.max()))
+        assert axes.collections[0].get_clim() == pytest.approx((shown.min(), shown.max()))
 
 
 def test_different_units_stand_over_their_maps() -> None:
@@ -69,7 +69,7 @@ def test_different_units_stand_over_their_maps() -> None:
     assert same.get_suptitle() == "Change\nmean |change|"
     apart = figure([heat(), heat(unit="Fisher")], title="Both")
     assert apart.get_suptitle() == "Both"
-    assert [axes.get_title() for axes in apart.axes[:2]] == ["RTE\nmean |change|", "RTE\nFisher"]
+    assert [axes.get_title("left") for axes in apart.axes[:2]] == ["RTE\nmean |change|", "RTE\nFisher"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from normtune.records.results import read
 from normtune.report.page import Report, page
-from normtune.report.writing import write
 
 
 class Anchors(HTMLParser):
@@ -31,11 +29,6 @@ class Anchors(HTMLParser):
             self.links.add(str(found["href"])[1:])
 
 
-@pytest.fixture(scope="module")
-def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(Report(read(folder)), tmp_path_factory.mktemp("out") / "report")
-
-
 @pytest.fixture
 def tab(browser: Any, report: Path) -> Iterator[Any]:
     """The report in a window, with all that the console says."""
@@ -50,9 +43,9 @@ def tab(browser: Any, report: Path) -> Iterator[Any]:
     opened.close()
 
 
-def test_links_lead_somewhere(folder):
+def test_links_lead_somewhere(report):
     found = Anchors()
-    found.feed(page(Report(read(folder))))
+    found.feed(report.read_text(encoding="utf-8"))
     assert len(found.ids) == len({*found.ids})
     assert found.links <= {*found.ids}
 
@@ -64,21 +57,23 @@ def test_files_beside_the_page_are_there(report):
     assert all((report.parent / name).is_file() for name in named)
 
 
-def test_a_title_is_text_and_no_markup(folder):
-    assert "<script>alert" not in page(Report(read(folder), "<script>alert(1)</script>"))
+def test_a_title_is_text_and_no_markup(shown):
+    named = Report(shown.results, "<script>alert(1)</script>")
+    named.__dict__["figures"] = shown.figures  # drawn already
+    assert "<script>alert" not in page(named)
 
 
 def test_every_figure_is_drawn(tab):
     for number in range(1, 6):
         boxes = tab.eval_on_selector_all(
-            f"#figure{number} .panels > svg",
-            "all => all.map(e => [e.getBoundingClientRect().width, e.querySelectorAll('*').length])",
+            f"#figure{number} figure > svg",
+            "all => all.map(e => [e.getBoundingClientRect().width, e.querySelectorAll('[data-tip]').length])",
         )
-        maps = number in {1, 3, 4}  # side by side in one drawing, as wide as the page
-        assert len(boxes) == (1 if maps else 4)
-        assert all(width > (700 if maps else 150) and children > 5 for width, children in boxes)
-    titles = tab.eval_on_selector_all("#figure1 .panel-title", "all => all.map(e => e.textContent)")
-    assert [title.split(" ")[0] for title in titles] == ["CoLA", "MRPC", "STS-B", "RTE"]
+        assert len(boxes) == 1
+        assert boxes[0][0] > 500
+        assert boxes[0][1] > 15
+    said = tab.eval_on_selector_all("#figure1 svg text", "all => all.map(e => e.textContent)")
+    assert [text.split(" ")[0] for text in said if "seeds" in text] == ["CoLA", "MRPC", "STS-B", "RTE"]
 
 
 def test_nothing_is_cut_off_or_overlaps(tab):
@@ -86,20 +81,29 @@ def test_nothing_is_cut_off_or_overlaps(tab):
         const own = text.getBoundingClientRect(), box = text.closest("svg").getBoundingClientRect();
         return own.left < box.left - 1 || own.right > box.right + 1 || own.bottom > box.bottom + 1;
     }).map(text => text.textContent)"""
-    assert tab.eval_on_selector_all(".panels svg text", cut) == []
-    overlap = """() => [...document.querySelectorAll(".panels svg")].flatMap(svg => {
-        const boxes = [...svg.querySelectorAll("text.tick:not([transform])")].map(t => t.getBoundingClientRect());
+    assert tab.eval_on_selector_all("figure svg text", cut) == []
+    overlap = """() => [...document.querySelectorAll("figure svg")].flatMap(svg => {
+        const boxes = [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect());
         return boxes.filter((a, i) => boxes.some((b, j) => i < j &&
             a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)).length;
     }).reduce((a, b) => a + b, 0)"""
     assert tab.evaluate(overlap) == 0
 
 
+def test_letters_of_figures_follow_the_theme(tab):
+    shade = "getComputedStyle(document.querySelector('#figure1 svg text')).fill"
+    light = tab.evaluate(shade)
+    tab.emulate_media(color_scheme="dark")
+    assert tab.evaluate(shade) != light
+    tab.emulate_media(media="print")
+    assert tab.evaluate(shade) == light
+
+
 def test_a_pointer_over_a_mark_shows_its_value(tab):
     for place, wanted in (
-        ("#figure1 rect[data-tip]", r"layer \d+\n[\d.e-]+ ±"),
-        ("#figure4 rect[data-tip]", r"layer \d+, weight"),
-        ("#figure5 .point", r"f = 0.1\nindividual: .*\nglobal: .*\nleave-one-out.*\n.*3 of 3 seeds\nseed 0"),
+        ("#figure1 path[data-tip]", r"layer \d+\n[\d.e-]+"),
+        ("#figure4 path[data-tip]", r"weight: layer \d+, task"),
+        ("#figure5 a [data-tip]", r"f = 0.1\nindividual: .*\nglobal: .*\nleave-one-out.*\n.*3 of 3 seeds\nseed 0"),
         ("#table2 td[data-tip] a", "seed 1:"),
     ):
         tab.hover(f"{place} >> nth=0", force=True)

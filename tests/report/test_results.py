@@ -27,7 +27,7 @@ def test_no_folder_and_no_records_are_said(tmp_path):
         read(tmp_path / "nothing")
     with pytest.raises(DataError, match="no records"):
         read(tmp_path)
-    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], information=False)
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], measured=())
     with pytest.raises(DataError, match="no records of protocol paper"):
         read(tmp_path, protocol="paper")
 
@@ -66,19 +66,20 @@ def test_other_data_is_refused(tmp_path):
 
 
 def test_the_plan_says_which_seeds_there_should_be(tmp_path):
-    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], seeds=[0], information=False)
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], seeds=[0], measured=())
     (tmp_path / "study.json").write_text(json.dumps({"seeds": [0, 1, 2], "else": 1}))
     assert read(tmp_path).planned == (0, 1, 2)
 
 
-def test_a_report_imports_no_torch(folder, tmp_path: Path):
+def test_a_report_imports_no_torch(tmp_path: Path):
+    folder = made.results(tmp_path / "results", methods={"head": 0.0}, tasks=["rte"], measured=["rte"])
     code = f"""
 import sys
 from pathlib import Path
-from normtune.report.page import Report
+from normtune.report.page import Report, page
 from normtune.records.results import read
-from normtune.report.writing import write
-write(Report(read(Path({str(folder)!r}))), Path({str(tmp_path / "out")!r}))
+import normtune.report.writing
+page(Report(read(Path({str(folder)!r}))))
 assert not {{"torch", "transformers"}} & {{*sys.modules}}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")

@@ -10,14 +10,14 @@ from normtune.records.results import read
 from normtune.records.submission import Answered, SubmissionRecord
 from normtune.report.appendix import Marks, data_table, facts, shelves
 from normtune.report.baselines import DEV, floor
-from normtune.report.scores import PAPER, Scores
+from normtune.report.cells import PRINTED, Cells
 from normtune.report.table import Entry, Group, Table, as_csv, as_latex, as_markdown
 from normtune.report.tables import table1, table1_sums, table2, table3, table4
 from normtune.statistics import published
 from tests.report import made
 
 
-def test_table1_adds_each_tasks_shares(folder):
+def test_table1_adds_each_tasks_shares(folder, cells):
     sums = dict.fromkeys(published.RANKING, 0.0)
     for file in (folder / "fisher").glob("*.json"):
         rows = [row for row in json.loads(file.read_text())["information"] if row["layer"] is not None]
@@ -27,20 +27,18 @@ def test_table1_adds_each_tasks_shares(folder):
             means[name] = sum(row["total"] for row in own) / sum(row["entries"] for row in own)
         for name, mean in means.items():
             sums[name] += mean / sum(means.values())
-    results = read(folder)
-    ours = table1_sums(results.fisher)
+    ours = table1_sums(cells)
     assert list(ours) == sorted(sums, key=lambda name: -sums[name]) == list(published.RANKING)
     assert ours == pytest.approx(sums, abs=1e-12)
-    rows = table1(results).rows
+    rows = table1(cells).rows
     assert [(row[0].text, row[1].text, row[2].text) for row in rows[:2]] == [
         ("output.LayerNorm", "1", "1"),
         ("attention.output.LayerNorm", "2", "2"),
     ]
 
 
-def test_table2_has_ours_and_the_papers(folder):
-    results = read(folder)
-    table = table2(Scores(results), results)
+def test_table2_has_ours_and_the_papers(cells):
+    table = table2(cells)
     ours, theirs = table.groups
     names = [row[0].text for row in ours.rows]
     assert names == ["Full", "BitFit", "LayerNorm", "Random", "Head only", "One answer for all"]
@@ -55,42 +53,39 @@ def test_table2_has_ours_and_the_papers(folder):
 
 
 def test_a_partial_cell_says_how_many_seeds_it_has(tmp_path):
-    made.results(tmp_path, tasks=["rte"], information=False)
+    made.results(tmp_path, tasks=["rte"], measured=())
     gone = next(run for run in read(tmp_path).runs if (run.config.method, run.config.seed) == ("random", 2))
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
-    results = read(tmp_path)
-    table = table2(Scores(results), results)
+    table = table2(Cells(read(tmp_path)))
     cell = table.rows[3][table.header.index("RTE")]
     assert (cell.kind, cell.badge) == ("partial", "2 of 3")
     assert "Missing: Random on RTE (2 of 3 seeds)." in table.notes
 
 
-def test_table3_waits_for_the_server(folder, tmp_path):
-    results = read(folder)
-    assert "No submission" in table3(results).notes[0]
+def test_table3_waits_for_the_server(cells, tmp_path):
+    assert "No submission" in table3(cells).notes[0]
     answer = Answered(file="RTE.tsv", rows=3000, wanted=3000, sha256="a")
     record = SubmissionRecord(file="s.zip", sha256="b", made="now", answers=(answer,), versions={})
-    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], information=False)
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], measured=())
     record.save(tmp_path / "submission.json")
-    assert "1 submission made" in " ".join(table3(read(tmp_path)).notes)
+    assert "1 submission made" in " ".join(table3(Cells(read(tmp_path))).notes)
     record.with_scores({"RTE": {"accuracy": 0.661}}, None, "now").save(tmp_path / "submission.json")
-    table = table3(read(tmp_path))
+    table = table3(Cells(read(tmp_path)))
     assert table.rows[0][table.header.index("RTE")].text == "66.1"
 
 
-def test_table4_is_the_papers():
-    assert [row[1].text for row in table4().rows[2:5]] == [
+def test_table4_is_the_papers(cells):
+    assert [row[1].text for row in table4(cells).rows[2:5]] == [
         "matched accuracy / mismatched accuracy",
         "Matthews correlation",
         "F1",
     ]
 
 
-def test_the_floors_are_those_of_a_constant_answer(folder):
+def test_the_floors_are_those_of_a_constant_answer(cells):
     from normtune.data.metrics import compute
 
-    runs = read(folder).done
-    for column in PAPER:
+    for column in PRINTED:
         if column.task in {"rte", "mrpc"}:
             dev = DEV[column.title]
             labels = [1] * dev.answer + [0] * (dev.examples - dev.answer)
@@ -98,9 +93,9 @@ def test_the_floors_are_those_of_a_constant_answer(folder):
             import numpy as np
 
             known = compute([metric], np.ones(len(labels), dtype=int), np.array(labels), positive=1)[metric]
-            assert floor(column, runs) == pytest.approx(known)
+            assert floor(column, cells) == pytest.approx(known)
         if column.task == "qqp":
-            assert floor(column, runs) is None
+            assert floor(column, cells) is None
 
 
 def test_tables_are_written_for_others_to_read():
@@ -118,20 +113,19 @@ def test_tables_are_written_for_others_to_read():
     ]
 
 
-def test_every_record_is_on_a_shelf(folder):
-    results = read(folder)
-    found = shelves(results, Scores(results), Marks("M"), Marks("V"))
+def test_every_record_is_on_a_shelf(cells):
+    found = shelves(cells, Marks("M"), Marks("V"))
+    results = cells.results
     listed = {row[0].text for shelf in found for row in shelf.table.rows}
     assert listed == {run.id for run in results.runs} | {each.id for each in results.fisher}
     assert "fisher-rte" in {shelf.anchor for shelf in found}
 
 
-def test_everything_chosen_is_stated(folder):
-    results = read(folder)
-    said = dict(facts(results, Scores(results)))
-    protocol = results.runs[0].config.protocol
+def test_everything_chosen_is_stated(cells):
+    said = dict(facts(cells))
+    protocol = cells.results.runs[0].config.protocol
     assert said["protocol"] == "small"
-    assert said["training examples at most"] == "2,000"
+    assert said["max train"] == "2,000"
     assert len(said) >= len(type(protocol).model_fields)
-    rte = next(row for row in data_table(results).rows if row[0].text == "RTE")
+    rte = next(row for row in data_table(cells).rows if row[0].text == "RTE")
     assert [entry.text for entry in rte[2:6]] == ["2,000 of 5,000", "277", "3", "2,000 of 5,000"]

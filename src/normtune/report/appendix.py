@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normtune.records.fisher import FisherRecord
-from normtune.records.results import Results
 from normtune.records.run import Record
-from normtune.report.scores import Scores, anchor, order, title
+from normtune.report.cells import Cells, anchor
 from normtune.report.table import Entry, Group, Table
-from normtune.report.tables import METHODS
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,22 @@ class Marks:
         return [(name, text) for text, name in self.known.items()]
 
 
-def shelves(results: Results, scores: Scores, machines: Marks, versions: Marks) -> list[Shelf]:
+def shelves(cells: Cells, machines: Marks, versions: Marks) -> list[Shelf]:
     """Every record: runs by method and task, then the Fisher information of each task."""
     runs: dict[tuple[str, str], list[Record]] = {}
-    for run in results.runs:
+    for run in cells.results.runs:
         runs.setdefault((run.config.method, run.config.task), []).append(run)
-    methods = sorted({method for method, _ in runs}, key=lambda m: (METHODS.index(m) if m in METHODS else 9, m))
-    found = []
-    for method in methods:
-        for task in order(task for own, task in runs if own == method):
-            chosen = {run.id for run in scores.chosen.get((method, task), {}).values()}
-            found.append(_runs(method, task, runs[method, task], chosen, machines, versions))
-    by_task = {each.config.task: each for each in results.fisher}
-    return [*found, *(_fisher(by_task[task], machines, versions) for task in order(by_task))]
+    methods = dict.fromkeys((*cells.methods, *(method for method, _ in runs)))
+    cases = [(m, task) for m in methods for task in cells.order(task for own, task in runs if own == m)]
+    by_task = {each.config.task: each for each in cells.results.fisher}
+    return [
+        *(_runs(cells, *case, runs[case], machines, versions) for case in cases),
+        *(_fisher(cells.title(task), by_task[task], machines, versions) for task in cells.order(by_task)),
+    ]
 
 
-def _runs(method: str, task: str, runs: list[Record], chosen: set[str], machines: Marks, versions: Marks) -> Shelf:
+def _runs(cells: Cells, method: str, task: str, runs: list[Record], machines: Marks, versions: Marks) -> Shelf:
+    chosen = {run.id for run in cells.chosen.get((method, task), {}).values()}
     rows = []
     for run in sorted(runs, key=lambda run: (run.config.rate, run.config.seed)):
         shown = run.id in chosen
@@ -86,7 +84,7 @@ def _runs(method: str, task: str, runs: list[Record], chosen: set[str], machines
     name = anchor(method, task)
     count = len({run.config.seed for run in runs if run.id in chosen})
     summary = f"{len(runs)} runs; {count} seed{'s' * (count != 1)} at the rate shown"
-    return Shelf(name, f"{method} on {title(task)}", summary, Table(name, "", header, (Group("", tuple(rows)),)))
+    return Shelf(name, f"{method} on {cells.title(task)}", summary, Table(name, "", header, (Group("", tuple(rows)),)))
 
 
 def _every_metric(run: Record) -> str:
@@ -96,7 +94,7 @@ def _every_metric(run: Record) -> str:
     )
 
 
-def _fisher(fisher: FisherRecord, machines: Marks, versions: Marks) -> Shelf:
+def _fisher(title: str, fisher: FisherRecord, machines: Marks, versions: Marks) -> Shelf:
     config = fisher.config
     row = (
         Entry(fisher.id, kind="best"),
@@ -110,31 +108,33 @@ def _fisher(fisher: FisherRecord, machines: Marks, versions: Marks) -> Shelf:
     )
     header = ("record", "estimator", "head seeds", "examples", "tokens at most", "seconds", "machine", "versions")
     name = f"fisher-{config.task}"
-    return Shelf(name, f"Fisher information on {title(config.task)}", f"{fisher.examples:,} examples",
+    return Shelf(name, f"Fisher information on {title}", f"{fisher.examples:,} examples",
                  Table(name, "", header, (Group("", (row,)),), texts=2))  # fmt: skip
 
 
-def facts(results: Results, scores: Scores) -> list[tuple[str, str]]:
+def facts(cells: Cells) -> list[tuple[str, str]]:
     """What was chosen for all of it: model, protocol, seeds and the like."""
-    runs, fisher = results.runs, results.fisher
-    every: list[Record | FisherRecord] = [*runs, *fisher]
-    first = every[0]
+    runs, fisher = cells.results.runs, cells.results.fisher
+    first = cells.records[0]
     config = first.config
     said = [
         ("model", f"{config.model}{f', {config.revision}' if config.revision else ''}, {config.dtype}"),
         ("identity of the base", first.base_identity[:16]),
+        ("norm that closes a layer", cells.closing),
     ]
     if runs:
         counts = runs[0].counts
         said.append(("entries of the pre-trained model", f"{counts.total - counts.head:,}"))
+        ways = dict.fromkeys(way for run in runs for way in run.ways)
+        said.append(("computed by", ", ".join(ways) or "plain torch"))
         protocol = runs[0].config.protocol.model_dump()
         said.append(("protocol", str(protocol.pop("name"))))
-        said += [(_WORDS.get(name, name), _said(name, value)) for name, value in protocol.items()]
-        said.append(("seeds", ", ".join(map(str, scores.seeds))))
+        said += [(name.replace("_", " "), _said(value)) for name, value in protocol.items()]
+        said.append(("seeds", ", ".join(map(str, cells.seeds))))
     if fisher:
         heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
         said.append(("seeds of the heads, for Fisher information", ", ".join(map(str, heads))))
-    hours = sum(each.seconds for each in every) / 3600
+    hours = sum(each.seconds for each in cells.records) / 3600
     counts_of: Counter[str] = Counter(run.status for run in runs)
     words = {"failed": "failed", "pruned": "dropped early"}
     unfinished = "".join(f", {counts_of[name]} {word}" for name, word in words.items() if counts_of[name])
@@ -143,43 +143,22 @@ def facts(results: Results, scores: Scores) -> list[tuple[str, str]]:
     return said
 
 
-_WORDS = {
-    "batch_size": "batch size",
-    "max_length": "tokens at most",
-    "warmup_fraction": "warm-up, of all steps",
-    "weight_decay": "weight decay",
-    "clip": "gradient clipped to",
-    "dropout_generator": "dropout drawn by",
-    "prefix": "frozen prefix computed once",
-    "held_out": "rate and epoch picked on",
-    "max_train": "training examples at most",
-    "max_dev": "dev examples at most",
-    "rates": "rates of a grid tried",
-    "sample_seed": "seed of the samples",
-}
-
-
-def _said(name: str, value: object) -> str:
-    if name == "held_out":
-        return f"a slice of train ({value:g})" if isinstance(value, float) and value else "dev, as the paper does"
-    if name == "dropout_generator":
-        return "torch’s generator" if value == "torch" else "a fast generator"
+def _said(value: object) -> str:
     if isinstance(value, bool):
-        words = ("on", "off") if name == "dropout" else ("yes", "no")
-        return words[not value]
+        return "yes" if value else "no"
     return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def data_table(results: Results) -> Table:
+def data_table(cells: Cells) -> Table:
     """On which data: sizes, samples and hashes."""
     # Only a finished run knows how many texts were cut.
-    by_task = {run.config.task: run for run in (*results.runs, *results.done)}
-    measured = {each.config.task: each for each in results.fisher}
+    by_task = {run.config.task: run for run in (*cells.results.runs, *cells.results.done)}
+    measured = {each.config.task: each for each in cells.results.fisher}
     rows = []
-    for task in order({*by_task, *measured}):
+    for task in cells.order({*by_task, *measured}):
         run, fisher = by_task.get(task), measured.get(task)
         rows.append((
-            Entry(title(task)),
+            Entry(cells.title(task)),
             Entry(run.data.source if run else fisher.source if fisher else ""),
             _sizes((run.data.train, run.data.train_of) if run else None),
             _sizes((run.data.dev, run.data.dev_of) if run else None),

@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from normtune.data.glue_tasks import GLUE
 from normtune.data.suites import Column
-from normtune.records.run import Record
-from normtune.report.scores import Scores
+from normtune.report.cells import PRINTED, Cells
 
 
 @dataclass(frozen=True)
@@ -53,36 +51,33 @@ DEV = {
 }
 
 
-def floor(column: Column, runs: Iterable[Record]) -> float | None:
-    """The score of one answer for all on the dev set that these runs were scored on; None where that is not known."""
-    own = [run for run in runs if run.config.task == column.task]
+def floor(column: Column, cells: Cells) -> float | None:
+    """The score of one answer for all on the dev set of a column; None where it is not GLUE's whole one."""
+    sizes = {(run.data.dev, run.data.dev_of) for run in cells.results.done if run.config.task == column.task}
     dev = DEV.get(column.title)
-    if dev is None or not own:
+    # The mismatched dev set has no size in the records; it is GLUE's where the matched one is.
+    known = DEV["MNLI-m"] if column.split != "dev" else dev
+    if dev is None or known is None or sizes != {(known.examples, known.examples)}:
         return None
-    if any((run.data.dev, run.data.dev_of) != (dev.examples, dev.examples) for run in own):
-        # The mismatched dev set has no size in the records; it is GLUE's where the matched one is.
-        matched = DEV["MNLI-m"].examples
-        if column.title != "MNLI-mm" or any((run.data.dev, run.data.dev_of) != (matched, matched) for run in own):
-            return None
-    return dev.score(own[0].primary)
+    return dev.score(cells.metric(column))
 
 
-def near_floor(scores: Scores, column: Column, runs: Iterable[Record], methods: Iterable[str]) -> list[str]:
+def near_floor(column: Column, cells: Cells, methods: Iterable[str]) -> list[str]:
     """The methods that do not stand clear of one answer for all: by two standard errors of that score, or of theirs."""
-    low = floor(column, runs)
-    if low is None or column.title not in DEV or not DEV[column.title].answer:
+    low = floor(column, cells)
+    if low is None or not DEV[column.title].answer:
         return []
-    error = DEV[column.title].error(GLUE[column.task].primary)
-    cells = [scores.cell(method, column) for method in methods]
+    error = DEV[column.title].error(cells.metric(column))
+    found = [cells.cell(method, column) for method in methods]
     return [
         cell.method
-        for cell in cells
+        for cell in found
         if cell.complete and (cell.mean or 0.0) - low < 2 * max(error, (cell.spread or 0.0) / len(cell.values) ** 0.5)
     ]
 
 
-def other_dev(column: Column, runs: Iterable[Record]) -> int | None:
-    """The size of a dev split that is not GLUE's, or None."""
-    sizes = {run.data.dev_of for run in runs if run.config.task == column.task}
-    known = DEV.get(column.title)
-    return None if known is None or column.split != "dev" or sizes <= {known.examples} else max(sizes)
+def other_dev(column: Column, cells: Cells) -> int | None:
+    """The size of a dev split that is not GLUE's though its column is, or None."""
+    sizes = {run.data.dev_of for run in cells.results.done if run.config.task == column.task}
+    known = DEV.get(column.title) if column in PRINTED and column.split == "dev" else None
+    return None if known is None or sizes <= {known.examples} else max(sizes)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 
+from normtune.report.cells import Cells, named
 from normtune.report.evidence import signed
-from normtune.report.scores import Scores
 from normtune.report.table import Entry, Group, Kind, Table
-from normtune.report.tables import METHODS, NAMES
 from normtune.statistics import published
-from normtune.statistics import scores as paired
 from normtune.statistics.comparison import Comparison, Pair, compare
-from normtune.statistics.paired import LEAST
+from normtune.statistics.paired import LEAST, p_value
+from normtune.statistics.scores import Scores, grouped, same_task
 
 AGAINST = "layernorm"
 _HEADER = (
@@ -38,69 +35,69 @@ _SAID: dict[str, tuple[str, Kind]] = {
 }
 
 
-def ours(scores: Scores) -> tuple[Comparison | None, tuple[str, ...]]:
+def ours(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
     """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds.
 
     Returns:
         The comparison, or None where there are too few such tasks; and the columns that were left out.
     """
-    cells = {(m, column): scores.cell(m, column) for m in METHODS for column in scores.ran}
-    full = {m: [column for column in scores.ran if cells[m, column].complete] for m in METHODS}
-    methods = [m for m in METHODS if len(full[m]) >= LEAST]
-    columns = [column for column in scores.ran if all(column in full[m] for m in methods)]
-    left = tuple(column.title for column in scores.ran if column not in columns)
+    full = {m: [column for column in cells.ran if cells.cell(m, column).complete] for m in cells.whole}
+    methods = [m for m in cells.whole if len(full[m]) >= LEAST]
+    columns = [column for column in cells.ran if all(column in full[m] for m in methods)]
+    left = tuple(column.title for column in cells.ran if column not in columns)
     if len(columns) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, left
     values = tuple(
-        np.array([[cells[m, column].values[seed] for m in methods] for seed in scores.seeds]) for column in columns
+        np.array([[cells.cell(m, column).values[seed] for m in methods] for seed in cells.seeds]) for column in columns
     )
     names = tuple(column.title for column in columns)
-    table = paired.Scores(tuple(methods), names, values, (tuple(map(str, scores.seeds)),) * len(columns))
-    return _against(one_each(table)), left
+    table = one_each(Scores(tuple(methods), names, values, (tuple(map(str, cells.seeds)),) * len(columns)))
+    # Two columns of one task count once, which may leave too few.
+    return (_against(table) if len(table) >= LEAST else None), left
 
 
-def _against(scores: paired.Scores) -> Comparison:
+def _against(scores: Scores) -> Comparison:
     return compare(scores, [(method, AGAINST) for method in scores.methods if method != AGAINST])
 
 
-def one_each(scores: paired.Scores) -> paired.Scores:
+def one_each(scores: Scores) -> Scores:
     """One value a task: MNLI's two dev sets, or dev and test, averaged."""
-    return paired.grouped(scores, paired.same_task(scores.tasks))
+    return grouped(scores, same_task(scores.tasks))
 
 
-def theirs() -> list[tuple[str, Comparison]]:
+def theirs() -> dict[str, Comparison]:
     """The paper's methods against LayerNorm: each split with nine values and with one a task, and both pooled."""
-    found = []
+    found = {}
     for split in ("dev", "test"):
         scores = published.scores(split)
-        found.append((f"{split}, nine values", _against(scores)))
-        found.append((f"{split}, one value a task", _against(one_each(scores))))
-    pooled = _against(published.scores("pooled"))
-    return [*found, ("dev and test pooled, as in the paper (not independent)", pooled)]
+        found[f"{split}, nine values"] = _against(scores)
+        found[f"{split}, one value a task"] = _against(one_each(scores))
+    found["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
+    return found
 
 
-def ours_table(scores: Scores) -> Table:
+def ours_table(cells: Cells) -> Table:
     """Our methods compared."""
-    comparison, left = ours(scores)
+    comparison, left = ours(cells)
     groups = () if comparison is None else (Group("", tuple(map(_row, comparison.pairs))),)
     notes = [] if comparison else ["Fewer than three tasks have all runs of LayerNorm and another method: no test."]
     if left:
         notes.append(f"Left out, since a compared method lacks runs there: {', '.join(left)}.")
     return Table("statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION,
-                 (*notes, *(follows(comparison) if comparison else ())), texts=2)  # fmt: skip
+                 (*notes, *(least(comparison) if comparison else ())), texts=2)  # fmt: skip
 
 
 def theirs_table() -> Table:
     """The paper's methods compared on its own printed scores."""
     sets = theirs()
-    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets)
+    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets.items())
     return Table(
         "statistics-paper",
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
         _HEADER,
         groups,
         "The same tests on what the paper printed, one run a value.",
-        paper_follows(dict(sets)),
+        paper_follows(sets),
         texts=2,
     )
 
@@ -120,7 +117,7 @@ def _row(pair: Pair) -> tuple[Entry, ...]:
     count = effect.wins + effect.losses + effect.ties
     said, kind = _SAID[pair.verdict]
     return (
-        Entry(f"{NAMES[pair.first]} − {NAMES[pair.second]}"),
+        Entry(f"{named(pair.first)} − {named(pair.second)}"),
         Entry(said, kind=kind),
         Entry(str(count)),
         Entry(signed(100 * effect.mean)),
@@ -135,37 +132,15 @@ def _row(pair: Pair) -> tuple[Entry, ...]:
     )
 
 
-def p_value(p: float) -> str:
-    """A p as it is printed: three decimals, and more where it is small."""
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.3f}"
-
-
-def follows(comparison: Comparison) -> tuple[str, ...]:
-    """What follows from our comparison, in sentences."""
-    alpha = comparison.settings.alpha
-    least = min(pair.signed_rank.smallest for pair in comparison.pairs)
-    said = []
-    if least > alpha:
-        count = len(comparison.scores)
-        said.append(
-            f"With {count} tasks the signed-rank test cannot give a p below {least:.3g}, whatever the scores: these"
-            " tests can neither find a difference nor, by not finding one, show that there is none."
-        )
-    for verdict, words in (
-        ("different", "differs from LayerNorm by more than chance"),
-        ("different within the margin", "differs from LayerNorm, by less than a point"),
-        ("equivalent", "is shown to be within a point of LayerNorm"),
-    ):
-        names = [NAMES[pair.first] for pair in comparison.pairs if pair.verdict == verdict]
-        if names:
-            said.append(f"By the paired tests {_and(names)} {words}.")
-    undecided = [NAMES[pair.first] for pair in comparison.pairs if pair.verdict == "undecided"]
-    if undecided:
-        said.append(
-            f"Undecided: {_and(undecided)} {'are' if len(undecided) > 1 else 'is'} neither told apart from LayerNorm"
-            " nor shown to be within a point of it."
-        )
-    return tuple(said)
+def least(comparison: Comparison) -> tuple[str, ...]:
+    """What so few tasks cannot show, in a sentence."""
+    smallest = min(pair.signed_rank.smallest for pair in comparison.pairs)
+    if smallest <= comparison.settings.alpha:
+        return ()
+    return (
+        f"With {len(comparison.scores)} tasks the signed-rank test cannot give a p below {smallest:.3g}, whatever the"
+        " scores: these tests can neither find a difference nor, by not finding one, show that there is none.",
+    )
 
 
 def paper_follows(sets: dict[str, Comparison]) -> tuple[str, ...]:
@@ -186,8 +161,3 @@ def paper_follows(sets: dict[str, Comparison]) -> tuple[str, ...]:
 
 def _pairs(comparison: Comparison) -> dict[str, Pair]:
     return {pair.first: pair for pair in comparison.pairs}
-
-
-def _and(names: Sequence[str] | Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

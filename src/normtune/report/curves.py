@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from normtune.report.cells import Cell
+from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, laid_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Of every figure in a file.
-STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "figure.titlesize": 10,
-    "svg.hashsalt": "normtune",
-    "pdf.fonttype": 42,
-}
-_WIDTH, _HEIGHT = 2.35, 2.0  # inches of a panel
+_HEIGHT = 2.1  # inches of a panel
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class Look:
         name: What it is called in the legend.
         colour: Its colour on white.
         dark: Its colour on black.
-        marker: ``circle``, ``square``, ``diamond`` or ``triangle``.
+        marker: Its marker, as matplotlib calls it.
         line: Whether its points are joined, with a band of one standard deviation around them.
     """
 
@@ -43,34 +38,22 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One point.
+class Series:
+    """Cells of one kind.
 
     Attributes:
-        x: Where it is.
-        y: Its value.
-        spread: Its standard deviation over seeds, or None with one seed.
-        complete: Whether no seed is missing.
-        tip: What a pointer over it shows.
-        link: Where its runs are listed.
-        marked: Whether it has a marker of its own, rather than being drawn by another series.
+        look: How they are drawn.
+        cells: By the fraction of LayerNorm; those without runs are left out.
     """
 
-    x: float
-    y: float
-    spread: float | None = None
-    complete: bool = True
-    tip: str = ""
-    link: str = ""
-    marked: bool = True
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of one kind, from the left."""
-
     look: Look
-    points: tuple[Point, ...]
+    cells: Mapping[float, Cell]
+
+    @cached_property
+    def points(self) -> dict[float, tuple[float, float]]:
+        """By the fraction, from the left, the mean and its standard deviation over seeds, as percents."""
+        known = {x: cell for x, cell in sorted(self.cells.items()) if cell.mean is not None}
+        return {x: (100 * (cell.mean or 0.0), 100 * (cell.spread or 0.0)) for x, cell in known.items()}
 
 
 @dataclass(frozen=True)
@@ -80,6 +63,7 @@ class Curves:
     Attributes:
         title: What is shown.
         series: The series; those without points are in the legend only.
+        ends: The head alone and the whole LayerNorm, which the lines join.
         x_name: What is to the right.
         y_name: What is up.
         note: What is missing, if anything.
@@ -87,108 +71,90 @@ class Curves:
 
     title: str
     series: tuple[Series, ...]
+    ends: Series
     x_name: str = "fraction f of LayerNorm"
     y_name: str = "score × 100"
     note: str = ""
 
-    @cached_property
-    def y_ticks(self) -> tuple[float, ...]:
-        """Round values that hold every point and its spread between the first and the last."""
-        lows = [point.y - (point.spread or 0.0) for each in self.series for point in each.points]
-        highs = [point.y + (point.spread or 0.0) for each in self.series for point in each.points]
-        return ticks(min(lows), max(highs)) if lows else ()
+    @property
+    def all(self) -> tuple[Series, ...]:
+        """The series and the ends."""
+        return (*self.series, self.ends)
+
+    @property
+    def marks(self) -> list[list[Mark]]:
+        """For each series, what its points say: every series at that place, as they often lie on each other."""
+        return [[Mark(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.all]
+
+    def _says(self, x: float, series: Series) -> str:
+        here = {each.look.name: each.points[x] for each in self.all if x in each.points}
+        values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
+        return "\n".join([f"f = {x:g}", *values, series.cells[x].says])
 
 
-def ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
-    """At most `most` round values, the first at most `low` and the last at least `high`."""
-    span = max(high - low, 1e-9 * max(abs(low), abs(high), 1.0))
-    power = 10.0 ** math.floor(math.log10(span / most))
-    for factor in (1, 2, 2.5, 5, 10, 20, 25, 50):
-        step = factor * power
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first + 1 <= most:
-            break
-    last = max(last, first + 1)
-    return tuple(round(place * step, 10) for place in range(first, last + 1))
-
-
-def figure(panels: Sequence[Curves], *, across: int = 4) -> Figure:
+def figure(panels: Sequence[Curves]) -> Figure:
     """The panels side by side, with one legend.
 
     Args:
         panels: The panels.
-        across: How many stand in a row.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, which belongs to no window. The markers of a series are a group called ``mark-PANEL-SERIES``.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    wide = min(across, len(panels))
+    wide = across(len(panels))
     high = math.ceil(len(panels) / wide)
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(_WIDTH * wide, _HEIGHT * high + 0.35), layout="constrained")
+        drawn = Figure(figsize=(WIDTH * min(1, wide / (MOST - 1)), _HEIGHT * high + 0.35), layout="constrained")
+        drawn.get_layout_engine().set(h_pad=0.06)  # type: ignore[union-attr, call-arg]
         axes = [*drawn.subplots(high, wide, squeeze=False).flat]
-        for place, panel in zip(axes, panels, strict=False):
-            _panel(place, panel)
+        for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
+            _panel(place, panel, number)
         for place in axes[len(panels) :]:
             place.remove()
-        looks = list(dict.fromkeys(each.look for panel in panels for each in panel.series))
-        drawn.supxlabel(panels[0].x_name, fontsize=8)
-        drawn.supylabel(panels[0].y_name, fontsize=8)
-        drawn.legend(
-            handles=[_handle(look) for look in looks],
-            loc="outside upper center",
-            ncols=min(len(looks), 2 * wide + 1),
-            frameon=False,
-        )
-    return drawn
-
-
-_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^", "cross": "X"}
+        looks = list(dict.fromkeys(each.look for panel in panels for each in panel.all))
+        drawn.supxlabel(panels[0].x_name, fontsize=8, color=SOFT)
+        drawn.supylabel(panels[0].y_name, fontsize=8, color=SOFT)
+        drawn.legend(handles=[_handle(look) for look in looks], loc="outside upper left", ncols=2 * wide)
+        return laid_out(drawn)
 
 
 def _handle(look: Look) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D(
-        [], [], color=look.colour, marker=_MARKERS[look.marker], ls="-" if look.line else "", ms=4, label=look.name
-    )
+    return Line2D([], [], color=look.colour, marker=look.marker, ls="-" if look.line else "", ms=5, label=look.name)
 
 
-def _panel(axes: Axes, panel: Curves) -> None:
-    for each in panel.series:
-        colour, points = each.look.colour, each.points
-        xs, ys = [point.x for point in points], [point.y for point in points]
-        if each.look.line:
-            axes.plot(xs, ys, color=colour, lw=1.2)
-            if any(point.spread for point in points):
-                low = [point.y - (point.spread or 0) for point in points]
-                high = [point.y + (point.spread or 0) for point in points]
-                axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
-        for point in filter(lambda point: point.marked, points):
-            bar = None if each.look.line else point.spread
-            face = colour if point.complete else "white"
-            axes.errorbar(
-                point.x,
-                point.y,
-                bar,
-                fmt=_MARKERS[each.look.marker],
-                ms=4,
-                color=colour,
-                mfc=face,
-                capsize=2,
-                lw=1,
-                clip_on=False,
-            )
-    axes.set_title(panel.title, parse_math=False)
+def _panel(axes: Axes, panel: Curves, number: int) -> None:
+    for place, each in enumerate(panel.all):
+        if each.points:
+            _series(axes, each, panel.ends.points if each.look.line else {}, f"mark-{number}-{place}")
+    axes.set_title(panel.title)
     axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    if panel.y_ticks:
-        axes.set_yticks(panel.y_ticks)
-        axes.set_ylim(panel.y_ticks[0], panel.y_ticks[-1])
-        axes.grid(axis="y", alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+    axes.locator_params(axis="y", nbins=5)
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
     if panel.note:
-        axes.text(0.98, 0.03, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=6.5, color="0.4")
+        axes.text(0.98, 0.03, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=SOFT)
+
+
+def _series(axes: Axes, series: Series, ends: Mapping[float, tuple[float, float]], name: str) -> None:
+    """Draw the points, and a line and a band through them and the ends, or a bar a point."""
+    colour = series.look.colour
+    line = dict(sorted({**series.points, **ends}.items())) if series.look.line else series.points
+    xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
+    if series.look.line:
+        axes.plot(xs, means, color=colour, lw=1.3)
+        low, high = ([mean + sign * spread for mean, spread in line.values()] for sign in (-1, 1))
+        axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
+    else:
+        axes.errorbar(xs, means, spreads, fmt="none", ecolor=colour, elinewidth=1)
+    dots = axes.scatter(
+        [*series.points], [mean for mean, _ in series.points.values()], s=22, marker=series.look.marker,
+        c=[colour if series.cells[x].complete else SHEET for x in series.points], edgecolors=colour, linewidths=1,
+        zorder=3, clip_on=False,
+    )  # fmt: skip
+    dots.set_gid(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,20 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normtune.errors import ConfigError
-from normtune.files import write_atomically
+from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, Mark, check, laid_out, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Kinds of file that a figure can be written as, with what keeps the time of day out of them.
-FORMATS: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
+__all__ = ["HeatMap", "check", "draw", "exponent", "figure"]
 
-_STYLE: Any = {"font.size": 8, "axes.titlesize": 9, "figure.titlesize": 10, "svg.hashsalt": "normtune"}
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
-_MANY = 14
-_ACROSS = 4  # characters of a column's name that fit over its cell
+_MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
+_LETTER = 0.072  # inches
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class HeatMap:
         unit: What the values are.
         row_name: What a row is.
         column_name: What a column is.
+        span: The range of colours that it shares with other maps; None takes that of its own values.
+        log: Whether the colours follow the logarithm.
     """
 
     title: str
@@ -47,6 +46,8 @@ class HeatMap:
     unit: str = ""
     row_name: str = "layer"
     column_name: str = "component"
+    span: tuple[float, float] | None = None
+    log: bool = False
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
@@ -54,14 +55,32 @@ class HeatMap:
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """The smallest and the largest value; zeros where there is none."""
+        """The range of colours: the shared one, or the smallest and the largest value; zeros where there is none."""
         known = [value for row in self.values for value in row if value is not None and math.isfinite(value)]
-        return (min(known), max(known)) if known else (0.0, 0.0)
+        return self.span or ((min(known), max(known)) if known else (0.0, 0.0))
 
     @cached_property
     def exponent(self) -> int:
         """The power of ten to show the values in, so that they read well: 0 where they do as they are."""
         return exponent(max(map(abs, self.limits)))
+
+    @property
+    def marks(self) -> list[list[Mark]]:
+        """What each cell says, row by row."""
+        cells = (
+            (row, column, value)
+            for row, own in zip(self.rows, self.values, strict=True)
+            for column, value in zip(self.columns, own, strict=True)
+        )
+        return [
+            [
+                Mark(
+                    f"{self.title}: {self.row_name} {row}, {self.column_name} {column}\n"
+                    + ("none" if value is None else f"{value:.3g}")
+                )
+                for row, column, value in cells
+            ]
+        ]
 
 
 def exponent(largest: float) -> int:
@@ -69,39 +88,17 @@ def exponent(largest: float) -> int:
     return 0 if largest == 0 or 1 <= largest < 1000 else math.floor(math.log10(largest))
 
 
-def check(path: Path) -> None:
-    """Make sure that a figure can be drawn and written to `path`, before any work is done for it.
-
-    Raises:
-        ConfigError: If matplotlib is missing, or the file's suffix is of no known kind.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"A figure is written as {', '.join(FORMATS)}; the name {path.name!r} ends otherwise.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("Drawing a figure needs matplotlib: pip install 'normtune[docs]'.") from error
-
-
 def draw(panels: Sequence[HeatMap], path: Path, *, title: str = "", across: int | None = None) -> None:
     """Draw heat maps side by side and write them to one file.
 
     Args:
-        panels: The maps, from left to right and from top to bottom; each has its own range of colours.
+        panels: The maps, from left to right and from top to bottom.
         path: The file: SVG, PNG or PDF, by its suffix.
         title: What stands over all of them.
         across: How many stand in a row; by default they fill a block that is about as wide as high.
     """
     check(path)
-    import matplotlib as mpl
-
-    with mpl.rc_context(_STYLE):
-        target = io.BytesIO()
-        kind = path.suffix.lower()
-        figure(panels, title=title, across=across).savefig(
-            target, format=kind[1:], dpi=200, metadata=dict(FORMATS[kind]), bbox_inches="tight", pad_inches=0.05
-        )
-    write_atomically(path, target.getvalue())
+    save(figure(panels, title=title, across=across), path)
 
 
 def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = None) -> Figure:
@@ -113,11 +110,12 @@ def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = N
         across: How many stand in a row.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, which belongs to no window. The cells of each map are a group called ``mark-PLACE-0``.
 
     Raises:
         ValueError: If there are no maps, or a map is empty.
     """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     if not panels or not all(panel.rows and panel.columns for panel in panels):
@@ -125,65 +123,84 @@ def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = N
     wide = across or math.ceil(math.sqrt(len(panels)))
     high = math.ceil(len(panels) / wide)
     first = panels[0]
-    size = [_CELL[0] * _room(len(first.columns)) + 0.75, _CELL[1] * _room(len(first.rows)) + 0.45]
-    labels = 0.062 * max(map(len, first.columns))
-    drawn = Figure(figsize=(size[0] * wide + 0.3, size[1] * high + labels + 0.3), layout="constrained")
-    drawn.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-    axes = [*drawn.subplots(high, wide, squeeze=False).flat]
+    names = max(map(len, first.columns)) * _LETTER
+    cell = max(_CELL[0], names + 0.06) if names <= _WORD * _LETTER else _CELL[0]
+    width = min(WIDTH, (cell * _room(len(first.columns)) + 0.75) * wide + max(map(len, first.rows)) * _LETTER + 0.3)
+    height = (_CELL[1] * _room(len(first.rows)) + 0.5) * high + min(names, 2.2) + 0.3
     same_rows = all(panel.rows == first.rows for panel in panels)
     same_columns = all(panel.columns == first.columns for panel in panels)
     apart = any(panel.unit != first.unit for panel in panels)
-    for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
-        left, bottom = number % wide == 0, number + wide >= len(panels)
-        _panel(place, panel, rows=left or not same_rows, columns=bottom or not same_columns)
-        if apart:
-            place.set_title(f"{panel.title}\n{panel.unit}", parse_math=False)
-    for place in axes[len(panels) :]:
-        place.remove()
-    heading = "\n".join(filter(None, [title, "" if apart else first.unit]))
-    if heading:
-        drawn.suptitle(heading, parse_math=False)
-    return drawn
+    shared = first.span is not None and all(panel.span == first.span for panel in panels)
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        drawn.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+        axes = [*drawn.subplots(high, wide, squeeze=False).flat]
+        for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
+            left, bottom = number % wide == 0, number + wide >= len(panels)
+            place.set_gid("map")
+            cells = _cells(place, panel)
+            cells.set_gid(f"mark-{number}-0")
+            place.set_title(f"{panel.title}\n{panel.unit}" if apart else panel.title)
+            _name_rows(place, panel, left or not same_rows)
+            _name_columns(place, panel, bottom or not same_columns, width / wide)
+            if not shared or number == len(panels) - 1:
+                _bar(drawn, cells, axes[: len(panels)] if shared else [place], panel)
+        for place in axes[len(panels) :]:
+            place.remove()
+        heading = "\n".join(filter(None, [title, "" if apart else first.unit]))
+        if heading:
+            drawn.suptitle(heading, x=0.01, ha="left")
+        return laid_out(drawn)
 
 
 def _room(cells: int) -> int:
     return min(max(cells, 4), _MANY)
 
 
-def _panel(axes: Axes, panel: HeatMap, *, rows: bool, columns: bool) -> None:
-    """One map; `rows` and `columns` say whether its cells are named here."""
+def _cells(axes: Axes, panel: HeatMap) -> Any:
+    import matplotlib as mpl
     import numpy as np
+    from matplotlib.colors import LogNorm, Normalize
 
-    factor = 10.0**panel.exponent
+    factor = 1.0 if panel.log else 10.0**panel.exponent
     values = np.array([[math.nan if value is None else value / factor for value in row] for row in panel.values])
     low, high = (limit / factor for limit in panel.limits)
-    axes.set_facecolor("0.88")  # what has no value
-    image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high, aspect="auto")
-    axes.set_title(panel.title, parse_math=False)
-    axes.set_xticks(range(len(panel.columns)), panel.columns if columns else [""] * len(panel.columns))
-    longest = max(map(len, panel.columns))
-    if longest > _ACROSS:
-        turn = (
-            {"rotation": 45, "ha": "right"}
-            if longest < 2 * _ACROSS
-            else {"rotation": 90, "ha": "right", "va": "center"}
-        )
-        for label in axes.get_xticklabels():
-            label.set(rotation_mode="anchor", **turn)
-    step = math.ceil(len(panel.rows) / 30)
-    axes.set_yticks(range(0, len(panel.rows), step), panel.rows[::step] if rows else [""] * len(panel.rows[::step]))
-    if columns:
-        axes.set_xlabel(panel.column_name)
-    if rows:
-        axes.set_ylabel(panel.row_name)
-    axes.tick_params(length=0, pad=3)
+    norm = LogNorm(low, high) if panel.log else Normalize(low, high)
+    colours = mpl.colormaps["viridis"].with_extremes(bad=HOLE)
+    shown = np.ma.masked_where(values <= 0, values) if panel.log else np.ma.masked_invalid(values)
     axes.spines[:].set_visible(False)
-    axes.set_xticks([x - 0.5 for x in range(1, len(panel.columns))], minor=True)
-    axes.set_yticks([y - 0.5 for y in range(1, len(panel.rows))], minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
-    bar = axes.figure.colorbar(image, ax=axes, aspect=18, pad=0.03)
+    axes.invert_yaxis()
+    cells = axes.pcolormesh(shown, cmap=colours, norm=norm, edgecolors=SHEET, linewidth=0.6)
+    cells.set_clip_on(False)
+    return cells
+
+
+def _name_rows(axes: Axes, panel: HeatMap, shown: bool) -> None:
+    places = range(0, len(panel.rows), math.ceil(len(panel.rows) / 30)) if shown else range(0)
+    axes.set_yticks([place + 0.5 for place in places], [panel.rows[place] for place in places])
+    if shown:
+        axes.set_ylabel(panel.row_name)
+
+
+def _name_columns(axes: Axes, panel: HeatMap, shown: bool, width: float) -> None:
+    """Name the columns as often as the names fit, or turned where they are long."""
+    count, longest = len(panel.columns), max(map(len, panel.columns))
+    short = longest <= _WORD
+    step = math.ceil((longest * _LETTER + 0.02) / ((width - 0.8) / count)) if short else 1
+    places = range(0, count, step) if shown else range(0)
+    axes.set_xticks([place + 0.5 for place in places], [panel.columns[place] for place in places])
+    for label in axes.get_xticklabels() if not short else []:
+        label.set(rotation=90, ha="right", va="center", rotation_mode="anchor")
+    if shown:
+        axes.set_xlabel(panel.column_name)
+
+
+def _bar(drawn: Figure, cells: Any, axes: list[Axes], panel: HeatMap) -> None:
+    bar = drawn.colorbar(cells, ax=axes, aspect=18, pad=0.02)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2, pad=2)
-    if panel.exponent:
-        bar.ax.set_title(rf"$\times 10^{{{panel.exponent}}}$", fontsize=7, pad=4, loc="left")
+    bar.ax.tick_params(length=2, pad=2, which="both")
+    bar.ax.minorticks_off()
+    if panel.log:
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(_RAISED)}")
+    elif panel.exponent:
+        bar.ax.set_title(f"× 10{str(panel.exponent).translate(_RAISED)}", fontsize=7, fontweight="normal", loc="right")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import tempfile
 from pathlib import Path
 
 from normtune.errors import ConfigError, OutputError
 from normtune.files import claim_folder
-from normtune.report import curves, heatmap
 from normtune.report.curves import Curves
-from normtune.report.figures import Drawing, Heat
+from normtune.report.drawing import FORMATS, rendered
+from normtune.report.figures import Drawing
 from normtune.report.page import Report, page
 from normtune.report.table import as_csv, as_latex, as_markdown
 
 PAGE = "index.html"
+#: Lists the files of a report in its folder: nothing else is ever replaced.
+MARKER = ".normtune-report"
 
 
 def check() -> None:
@@ -46,61 +47,66 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
     Raises:
         OutputError: If something else is in `out`, or it cannot be written.
     """
-    replaced = force and (out / PAGE).is_file()
-    if not replaced:
-        had = out.is_dir()
+    if force and (out / MARKER).is_file():
+        _check_ours(out)
+    else:
         claim_folder(out)
-        if not had:
-            out.rmdir()
     try:
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
+            new = Path(aside, "new")
+            new.mkdir()
+            _fill(report, new)
+            _swap(new, out, Path(aside, "old"))
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
-    try:
-        _fill(report, aside)
-        aside.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        aside.rename(out)
-    except OSError as error:
-        raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out / PAGE
 
 
+def _check_ours(folder: Path) -> None:
+    """Make sure that the folder of an earlier report holds nothing else.
+
+    Raises:
+        OutputError: If it holds a file that the report did not write.
+    """
+    written = {*(folder / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
+    other = sorted({file for file in _files(folder) if file not in written})
+    if other:
+        raise OutputError(f"{folder} holds {other[0]}, which is no part of the report; move it away first.")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
+
+
+def _swap(new: Path, out: Path, old: Path) -> None:
+    """Move `out` to `old`, and `new` in its place.
+
+    Raises:
+        OSError: If that is not possible; `out` is as it was then.
+    """
+    out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+
+
 def _fill(report: Report, folder: Path) -> None:
-    tables, drawings = folder / "tables", folder / "figures"
+    tables, figures = folder / "tables", folder / "figures"
     tables.mkdir()
-    drawings.mkdir()
+    figures.mkdir()
     for key, table in report.tables.items():
         for suffix, text in ((".md", as_markdown(table)), (".tex", as_latex(table)), (".csv", as_csv(table))):
             (tables / f"{key}{suffix}").write_text(text, encoding="utf-8")
     for key, drawing in report.figures.items():
         if drawing.panels:
-            _draw(drawing, drawings / key)
+            for suffix in FORMATS:
+                content = drawing.svg if suffix == ".svg" else rendered(drawing.figure, suffix)
+                (figures / f"{key}{suffix}").write_bytes(content)
+            (figures / f"{key}.csv").write_text(values(drawing), encoding="utf-8")
     (folder / PAGE).write_text(page(report), encoding="utf-8")
-
-
-def _draw(drawing: Drawing, stem: Path) -> None:
-    """The figure as SVG, PDF and PNG, and its values as CSV."""
-    import matplotlib as mpl
-
-    heats = [panel for panel in drawing.panels if isinstance(panel, Heat)]
-    lines = [panel for panel in drawing.panels if isinstance(panel, Curves)]
-    with mpl.rc_context(curves.STYLE):
-        if heats:
-            drawn = heatmap.figure([heat.map for heat in heats], across=min(4, len(heats)))
-            images = [axes.images[0] for axes in drawn.axes if axes.images]
-            for image, heat in zip(images, heats, strict=True):
-                image.set_clim(*(limit / 10.0**heat.map.exponent for limit in heat.limits))
-        else:
-            drawn = curves.figure(lines)
-        for suffix, metadata in heatmap.FORMATS.items():
-            drawn.savefig(
-                stem.with_suffix(suffix), dpi=200, metadata=dict(metadata), bbox_inches="tight", pad_inches=0.05
-            )
-    stem.with_suffix(".csv").write_text(values(drawing), encoding="utf-8")
+    (folder / MARKER).write_text("\n".join(_files(folder)), encoding="utf-8")
 
 
 def values(drawing: Drawing) -> str:
@@ -109,16 +115,16 @@ def values(drawing: Drawing) -> str:
     writer = csv.writer(text, lineterminator="\n")
     for number, panel in enumerate(drawing.panels):
         if isinstance(panel, Curves):
-            if not number:
-                writer.writerow(["panel", "masks", "fraction", "score", "sd", "complete"])
-            for each in panel.series:
-                for point in each.points:
-                    spread = "" if point.spread is None else point.spread
-                    writer.writerow([panel.title, each.look.name, point.x, point.y, spread, point.complete])
-        elif isinstance(panel, Heat):
-            if not number:
-                writer.writerow(["panel", panel.map.row_name, panel.map.column_name, panel.map.unit])
-            for name, row in zip(panel.map.rows, panel.map.values, strict=True):
-                for column, value in zip(panel.map.columns, row, strict=True):
-                    writer.writerow([panel.map.title, name, column, "" if value is None else value])
+            head = ["panel", "masks", "fraction", "score", "sd", "complete"]
+            rows = [
+                [panel.title, each.look.name, x, *point, each.cells[x].complete]
+                for each in panel.all
+                for x, point in each.points.items()
+            ]
+        else:
+            head = ["panel", panel.row_name, panel.column_name, panel.unit]
+            cells = [(name, *cell) for name, row in zip(panel.rows, panel.values, strict=True)
+                     for cell in zip(panel.columns, row, strict=True)]  # fmt: skip
+            rows = [[panel.title, *cell] for cell in cells]
+        writer.writerows(rows if number else [head, *rows])
     return text.getvalue()

@@ -1,33 +1,33 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from normtune.data.glue_tasks import GLUE
 from normtune.data.suites import Column
 from normtune.records.aggregate import tabulate
-from normtune.records.results import read
+from normtune.records.results import Results, read
 from normtune.records.run import Pruned, Record
 from normtune.records.store import Store
 from normtune.report import appendix
-from normtune.report.scores import PAPER, Scores
+from normtune.report.cells import PRINTED, Cells
 from normtune.statistics import published
 from tests.report import made
 
 
 def column(task: str) -> Column:
-    return next(each for each in PAPER if each.task == task)
+    return next(each for each in PRINTED if each.task == task)
 
 
 def test_the_columns_are_the_papers():
-    assert len(PAPER) == len(published.TASKS)
-    assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PAPER] == [*published.TASKS]
-    assert [GLUE[c.task].primary for c in PAPER] == [*published.METRICS.values()]
+    assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PRINTED] == [*PRINTED.values()]
+    assert [GLUE[c.task].primary for c in PRINTED] == [*published.METRICS.values()]
 
 
-def test_cells_are_those_that_normtune_table_shows(folder):
-    scores = Scores(read(folder))
+def test_cells_are_those_that_normtune_table_shows(folder, cells):
     for (method, task), known in tabulate(Store(folder / "runs")).scores.items():
-        cell = scores.cell(method, column(task))
+        cell = cells.cell(method, column(task))
         assert cell.mean == pytest.approx(known.mean, abs=1e-15)
         assert cell.spread == pytest.approx(known.spread, abs=1e-15)
         assert (len(cell.values), cell.rate) == (known.seeds, known.rate)
@@ -38,16 +38,16 @@ def test_the_rate_with_most_seeds_is_shown_then_the_best_first_seed(tmp_path):
     for seed, rate, below in [(0, 0.1, -0.2), (1, 0.1, -0.2), (0, 1.0, 0.0), (0, 2.0, 0.1)]:
         own = made.record("rte", "head", seed, below, config={"rate": rate})
         own.save(tmp_path / "runs" / f"{own.id}.json")
-    cell = Scores(read(tmp_path)).cell("head", column("rte"))
+    cell = Cells(read(tmp_path)).cell("head", column("rte"))
     assert cell.rate == 0.1
     assert {*cell.values} == {0, 1}
 
 
 def test_a_missing_seed_is_counted(tmp_path):
-    made.results(tmp_path, methods={"head": 0.0, "full": 0.0}, tasks=["rte"], information=False)
+    made.results(tmp_path, methods={"head": 0.0, "full": 0.0}, tasks=["rte"], measured=())
     gone = next(run for run in read(tmp_path).runs if (run.config.method, run.config.seed) == ("head", 1))
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
-    scores = Scores(read(tmp_path))
+    scores = Cells(read(tmp_path))
     head, full = scores.cell("head", column("rte")), scores.cell("full", column("rte"))
     assert (head.complete, head.count, full.complete) == (False, "2 of 3", True)
     assert scores.cell("head", column("mnli")).mean is None
@@ -56,7 +56,7 @@ def test_a_missing_seed_is_counted(tmp_path):
 def test_a_failed_run_is_no_score(tmp_path):
     own = made.record("rte", "head", 0, status="failed", score=None, scores={}, error="the loss was not finite")
     own.save(tmp_path / "runs" / "a.json")
-    assert Scores(read(tmp_path)).methods == ()
+    assert Cells(read(tmp_path)).methods == ()
 
 
 def test_mnli_has_two_columns():
@@ -64,25 +64,24 @@ def test_mnli_has_two_columns():
     base["config"]["task"] = "mnli"
     base["scores"]["dev_mismatched"] = {"accuracy": 0.25}
     run = Record.model_validate(base)
-    results = type("Results", (), {"done": (run,), "planned": ()})()
-    scores = Scores(results)
-    assert [scores.cell("head", c).mean for c in PAPER if c.task == "mnli"] == [run.score, 0.25]
+    cells = Cells(Results(Path(), (run,), ()))
+    assert [cells.cell("head", c).mean for c in PRINTED if c.task == "mnli"] == [run.score, 0.25]
+    assert cells.title("mnli") == "MNLI"
 
 
 def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
-    made.results(tmp_path, tasks=["rte"], information=False)
+    made.results(tmp_path, tasks=["rte"], measured=())
     why = Pruned(epoch=1, of=3, score=0.4, leader="x", leader_rate=0.01, leader_score=0.6, margin=0.05, after=0.25)
     config = made.record("rte", "head", 0).config.model_copy(update={"rate": 1.0})
     own = made.record("rte", "head", 0, config={"rate": 1.0}, id="dropped")
     own = own.model_copy(
         update={"config": config, "status": "pruned", "score": None, "scores": {}, "pruned": why, "error": f"{why}."}
     )
-    before = Scores(read(tmp_path))
+    before = Cells(read(tmp_path))
     own.save(tmp_path / "runs" / "dropped.json")
-    results = read(tmp_path)
-    scores = Scores(results)
+    scores = Cells(read(tmp_path))
     assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
-    assert "1 dropped early" in dict(appendix.facts(results, scores))["records"]
-    shelves = appendix.shelves(results, scores, appendix.Marks("M"), appendix.Marks("V"))
+    assert "1 dropped early" in dict(appendix.facts(scores))["records"]
+    shelves = appendix.shelves(scores, appendix.Marks("M"), appendix.Marks("V"))
     shown = next(shelf for shelf in shelves if shelf.title == "head on RTE").table.groups[0].rows
     assert [(row[3].text, row[3].tip) for row in shown if row[0].text == "dropped"] == [("pruned", f"{why}.")]

@@ -1,0 +1,191 @@
+"""Scores of runs as cells: a method on a column of its suite's tables, a value a seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+
+from normtune.data.suites import SUITES, Column
+from normtune.records.aggregate import chosen
+from normtune.records.fisher import FisherRecord
+from normtune.records.results import Results
+from normtune.records.run import Norms, Record
+from normtune.statistics import published
+from normtune.statistics.scores import same_task
+
+#: GLUE's columns, and what the paper calls them.
+PRINTED = dict(zip(SUITES["glue"].columns, published.TASKS, strict=True))
+#: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
+NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
+_MASK = re.compile(r"(.+)@(0?\.\d+)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of a method on a column, at the rate that `normtune table` shows.
+
+    Attributes:
+        method: The method.
+        column: The column.
+        values: The score of each seed that there is, ascending.
+        wanted: The seeds that there should be.
+        runs: The runs behind the values.
+    """
+
+    method: str
+    column: Column
+    values: dict[int, float]
+    wanted: tuple[int, ...]
+    runs: tuple[Record, ...]
+
+    @cached_property
+    def mean(self) -> float | None:
+        """Mean over the seeds that there are; `complete` says whether these are all."""
+        return mean(self.values.values()) if self.values else None
+
+    @cached_property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds, or None with fewer than two."""
+        return stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no seed is missing."""
+        return bool(self.values) and {*self.wanted} <= self.values.keys()
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate of its runs."""
+        return self.runs[0].config.rate if self.runs else None
+
+    @property
+    def count(self) -> str:
+        """How many seeds there are, of how many."""
+        return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
+
+    @property
+    def anchor(self) -> str:
+        """Where the page lists its runs."""
+        return anchor(self.method, self.column.task)
+
+    @property
+    def says(self) -> str:
+        """Everything about it in a line or two."""
+        if not self.values:
+            return f"{self.method} on {self.column.title}: no run"
+        each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in self.values.items())
+        return f"{self.method} on {self.column.title}, rate {self.rate:g}, {self.count} seeds\n{each}"
+
+
+class Cells:
+    """Every cell of a results folder, the columns that they stand in, and what the model calls its norms.
+
+    Args:
+        results: The records.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.chosen = chosen(results.done)
+        found = {seed for group in self.chosen.values() for seed in group}
+        self.seeds = tuple(sorted(results.planned or found))
+        methods = {method for method, _ in self.chosen}
+        self.methods = (*(name for name in NAMES if name in methods), *sorted(methods - NAMES.keys()))
+        self.tasks = tuple(dict.fromkeys(task for _, task in self.chosen))
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the suites that the records are of, then those of tasks outside any suite."""
+        suites = {each.config.task: each.suite for each in self.results.fisher}
+        suites |= {run.config.task: run.data.suite for run in self.results.runs}
+        glue = {column.task for column in PRINTED}
+        # Records from before do not name their suite.
+        found = dict.fromkeys(suite or ("glue" if task in glue else "") for task, suite in suites.items())
+        own = dict.fromkeys(column for name in found if name in SUITES for column in SUITES[name].columns)
+        known = {column.task for column in own}
+        return (*own, *(Column(task, task) for task in suites if task not in known))
+
+    @property
+    def ran(self) -> tuple[Column, ...]:
+        """The columns with any run."""
+        return tuple(column for column in self.columns if column.task in self.tasks)
+
+    @cached_property
+    def norms(self) -> Norms:
+        """What the model calls the norms of its layers."""
+        known = next((each.norms for each in self.records if each.norms != Norms()), Norms())
+        parts = {part.component for each in self.results.fisher for part in each.information}
+        parts |= {part.component for run in self.results.done for part in run.changes}
+        if known == Norms() and published.RANKING[0] in parts:
+            # Records from before do not name them; their models are BERT's, or named alike. The paper's table 1 begins
+            # with its two norms.
+            return Norms(closing=published.RANKING[:1], attention=published.RANKING[1:2])
+        return known
+
+    @property
+    def closing(self) -> str:
+        """The norm that closes a layer, in words."""
+        return " and ".join(self.norms.closing) or "the closing norm"
+
+    @property
+    def records(self) -> list[Record | FisherRecord]:
+        """The records of runs, then of measurements."""
+        return [*self.results.runs, *self.results.fisher]
+
+    def cell(self, method: str, column: Column) -> Cell:
+        """The cell of a method on a column, which may have no runs."""
+        group = self.chosen.get((method, column.task), {})
+        values = {}
+        for seed, run in group.items():
+            value = run.score if column.split == "dev" else run.scores.get(column.split, {}).get(run.primary)
+            if value is not None:
+                values[seed] = value
+        return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
+
+    def metric(self, column: Column) -> str:
+        """The metric of a column: that of its runs; without any the paper's; or nothing."""
+        own = (run.primary for run in self.results.runs if run.config.task == column.task)
+        return next(own, published.METRICS[PRINTED[column]] if column in PRINTED else "")
+
+    def title(self, task: str) -> str:
+        """The task's name in print: that of its columns, or what they have in common."""
+        own = [column.title for column in self.columns if column.task == task] or [task]
+        return next(iter(same_task(own)), own[0])
+
+    def order(self, tasks: Iterable[str]) -> list[str]:
+        """Tasks in the order of the columns."""
+        wanted = {*tasks}
+        return [task for task in dict.fromkeys(column.task for column in self.columns) if task in wanted]
+
+    def without(self, tasks: Iterable[str]) -> list[str]:
+        """The names of the columns' tasks that are not among `tasks`."""
+        have = {*tasks}
+        return [self.title(task) for task in self.order(c.task for c in self.columns) if task not in have]
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The methods that are no masks."""
+        return tuple(method for method in self.methods if not _MASK.fullmatch(method))
+
+    def masks(self) -> dict[str, dict[float, str]]:
+        """By what masks are called, the methods' whole names by fraction: ``fisher-global``, 0.1, its name."""
+        found: dict[str, dict[float, str]] = {}
+        for method in self.methods:
+            match = _MASK.fullmatch(method)
+            if match:
+                found.setdefault(match[1], {})[float(match[2])] = method
+        return {kind: dict(sorted(own.items())) for kind, own in found.items()}
+
+
+def named(method: str) -> str:
+    """The method's name in print."""
+    return NAMES.get(method, method)
+
+
+def anchor(method: str, task: str) -> str:
+    """The place of a method's runs on a task in the page's list of records."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{method} on {task}")
+    return f"runs-{plain}"

@@ -1,0 +1,101 @@
+"""What all figures share: their look, the kinds of file that they are written as, and one way to write them."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normtune.errors import ConfigError
+from normtune.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Kinds of file that a figure can be written as, with what keeps the time of day out of them.
+FORMATS: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
+
+#: Inches of the widest figure. It is as wide as the page then, and its letters are as large as those of a table.
+WIDTH = 10.0
+MOST = 4  # panels beside each other
+INK, SOFT, HAIR, HOLE, SHEET = "#1d2126", "#59616b", "#eceef0", "#e4e6e9", "#ffffff"
+
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "font.size": 8,
+    "figure.titlesize": 9.5,
+    "grid.color": HAIR,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "normtune",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.color": SOFT,
+    "ytick.major.size": 0,
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A cell of a heat map, or a point of a curve.
+
+    Attributes:
+        tip: What a pointer over it shows.
+        link: Where on the page its records are listed.
+    """
+
+    tip: str
+    link: str = ""
+
+
+def check(path: Path) -> None:
+    """Make sure that a figure can be drawn and written to `path`, before any work is done for it.
+
+    Raises:
+        ConfigError: If matplotlib is missing, or the file's suffix is of no known kind.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"A figure is written as {', '.join(FORMATS)}; the name {path.name!r} ends otherwise.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("Drawing a figure needs matplotlib: pip install 'normtune[docs]'.") from error
+
+
+def across(panels: int) -> int:
+    """How many panels stand in a row of a figure as wide as the page, so that its rows are about equally long."""
+    return math.ceil(panels / math.ceil(panels / MOST))
+
+
+def laid_out(figure: Figure) -> Figure:
+    """The figure with its layout computed once, so that no kind of file computes it again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """The figure as the content of a file with this suffix, the same for the same figure."""
+    import matplotlib as mpl
+
+    target = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(target, format=suffix[1:], dpi=200, metadata=dict(FORMATS[suffix]))
+    return target.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, as its suffix says."""
+    write_atomically(path, rendered(figure, path.suffix.lower()))
