@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from normtune.cli.options import Data, Device, Json, Threads, console, names, notes, set_threads
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Threads, notes
 from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,12 +18,8 @@ if TYPE_CHECKING:
     from normtune.submission.sources import Choice
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("submit")(submit)
-
-
 def submit(
+    context: typer.Context,
     deltas: Annotated[
         str | None, typer.Option(help="Deltas, separated by commas: TASK=DELTA, or DELTA, which knows its task.")
     ] = None,
@@ -42,10 +36,11 @@ def submit(
     scores: Annotated[
         Path | None, typer.Option(help="The server's reply to --out, JSON, CSV or TSV; it is put into its record.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Where the base model is, if not where it was.")] = None,
+    model: BaseAt = None,
     data: Data = None,
     device: Device = "auto",
     threads: Threads = None,
+    markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
     """Write the zip that the GLUE server takes, and record what it replies.
@@ -59,31 +54,27 @@ def submit(
 
     `normtune submit --out submission.zip --scores reply.csv`
     """
-    if scores is not None and (deltas or runs):
-        raise ConfigError("--scores records the reply to a submission that is there; leave out --deltas and --runs.")
-    if scores is None and (deltas is None) == (runs is None):
+    form = options.form(as_json=as_json, markdown=markdown)
+    if scores is not None:
+        taken = {"out", "scores", "markdown", "as_json"}
+        options.only(context, taken, "--scores records the reply to a submission that is there")
+    elif (deltas is None) == (runs is None):
         raise ConfigError("Give either --deltas, one for each task, or --runs, the output folder of a training.")
     if method is not None and runs is None:
         raise ConfigError("--method chooses among the runs of --runs.")
-    set_threads(threads)
+    options.set_threads(threads)
+    from normtune.submission.sources import best_runs, named
     from normtune.submission.writing import Place, record_scores, write_submission
 
     place = Place(out)
     if scores is not None:
-        _show_scores(record_scores(place, scores), as_json)
+        _show_scores(record_scores(place, scores), form)
         return
     place.claim()
-    planned = _plan(_choices(deltas, runs, method), data, allow_missing)
+    choices = best_runs(runs, method) if runs is not None else named(options.names(deltas or ""))
+    planned = _plan(choices, data, allow_missing)
     record = write_submission(place, _answers(planned, data, model, device), planned.problems)
-    _show(record, out, as_json)
-
-
-def _choices(deltas: str | None, runs: Path | None, method: str | None) -> dict[str, Choice]:
-    from normtune.submission.sources import best_runs, named
-
-    if runs is not None:
-        return best_runs(runs, method)
-    return named(names(deltas or ""))
+    _show(record, out, form)
 
 
 def _plan(choices: dict[str, Choice], data: Path | None, allow_missing: bool) -> Plan:
@@ -104,47 +95,41 @@ def _plan(choices: dict[str, Choice], data: Path | None, allow_missing: bool) ->
 
 
 def _answers(planned: Plan, data: Path | None, model: str | None, device: str) -> list[Answers]:
-    from normtune.cli.loading import base_of
     from normtune.submission.answering import answer
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notes, transient=True) as bar:
         line = bar.add_task("texts answered", total=planned.rows)
-        return answer(planned, data, lambda delta: base_of(delta, model, device), lambda done: bar.advance(line, done))
+        return answer(
+            planned, data, lambda delta: options.base_of(delta, model, device), lambda done: bar.advance(line, done)
+        )
 
 
-def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
+def _show(record: SubmissionRecord, out: Path, form: render.Form) -> None:
     from normtune.submission.writing import cells
 
-    if as_json:
-        print(record.model_dump_json(indent=1))
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("file", "rows", "answered by", "dev"):
-        table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
-    for answered in record.answers:
-        *shown, _ = cells(answered)  # the remarks stand below, where a narrow terminal cuts none of them
-        table.add_row(*map(Text, shown))
-    console.print(table)
+    # The remarks stand below, where a narrow terminal cuts none of them.
+    shown = render.table(
+        ("file", "answered by", "dev", "rows"),
+        [(file, who, dev, rows) for file, rows, who, dev, _ in map(cells, record.answers)],
+        texts=3,
+    )
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
-    cut = sum(answered.truncated for answered in record.answers)
-    lines += [f"{cut:,} texts were cut to their delta's limit of tokens"] if cut else []
+    if cut := sum(answered.truncated for answered in record.answers):
+        lines.append(f"{cut:,} texts were cut to their delta's limit of tokens")
     lines.append(f"Wrote {out}; its record and a page are beside it")
     if not record.complete:
         lines.append(f"A trial: the GLUE server will not take it, since {'; '.join(record.problems)}.")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    render.show([shown, *lines], form, plain=record.model_dump(mode="json"))
 
 
-def _show_scores(record: SubmissionRecord, as_json: bool) -> None:
-    if as_json:
-        print(record.model_dump_json(indent=1))
-        return
-    table = Table(title="The server's scores x 100", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("file", "metric", "score", "remark"):
-        table.add_column(name, justify="right" if name == "score" else "left")
-    for answered in record.answers:
-        for metric, value in record.scores.get(answered.title, {}).items():
-            table.add_row(answered.title, metric, f"{100 * value:.1f}", answered.remark)
+def _show_scores(record: SubmissionRecord, form: render.Form) -> None:
+    rows = [
+        (answered.title, metric, answered.remark, f"{100 * value:.1f}")
+        for answered in record.answers
+        for metric, value in record.scores.get(answered.title, {}).items()
+    ]
     if record.overall is not None:
-        table.add_row("overall", "", f"{100 * record.overall:.1f}")
-    console.print(table)
+        rows.append(("overall", "", "", f"{100 * record.overall:.1f}"))
+    shown = render.table(("file", "metric", "remark", "score"), rows, title="The server's scores x 100", texts=3)
+    render.show([shown], form, plain=record.model_dump(mode="json"))

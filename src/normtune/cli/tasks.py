@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-import typer
-from rich import box
-from rich.table import Table
+from normtune.cli import options, render
+from normtune.cli.options import Data, Json, Markdown
+from normtune.report.table import Entry
 
-from normtune.cli.options import Data, Json, console
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("tasks")(tasks)
+_SPLITS = ("train", "dev", "test")
 
 
-def tasks(data: Data = None, as_json: Json = False) -> None:
-    """List every task: where its data was found, its sizes and its metric.
+def tasks(data: Data = None, markdown: Markdown = False, as_json: Json = False) -> None:
+    """List every task of GLUE: where its data was found, its sizes and its metric.
 
     Example: `NORMTUNE_DATA=glue normtune tasks`
     """
     from normtune.data.glue import survey
 
+    form = options.form(as_json=as_json, markdown=markdown)
     listings = survey(data)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(listing) for listing in listings], indent=1, default=str))
-        return
     where = f"in {data}" if data else "on the hub (nyu-mll/glue); --data or NORMTUNE_DATA names a folder"
-    table = Table(title=f"GLUE {where}", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("task", "title", "metric"):
-        table.add_column(name)
-    for name in ("train", "dev", "test"):
-        table.add_column(name, justify="right")
-    table.add_column("found in")
+    rows = []
     for item in listings:
-        sizes = [_sizes(item.sizes, split) for split in ("train", "dev", "test")]
-        found = Path(item.found).name if item.found else ("not found" if data else "hub")
-        table.add_row(item.name, item.title, item.primary, *sizes, found, style="" if item.found else "dim")
-    console.print(table)
+        found = Path(item.found).name if item.found else "not found" if data else "hub"
+        cells = [item.name, item.title, item.primary, found, *(_size(item.sizes, split) for split in _SPLITS)]
+        rows.append([Entry(cell, kind="" if item.found else "missing") for cell in cells])
+    shown = render.table(["task", "title", "metric", "found in", *_SPLITS], rows, title=f"GLUE {where}", texts=4)
+    render.show([shown], form, plain=[dataclasses.asdict(listing) for listing in listings])
 
 
-def _sizes(sizes: object, split: str) -> str:
-    assert isinstance(sizes, dict)
+def _size(sizes: Mapping[str, int], split: str) -> str:
     found = [f"{count:,}" for name, count in sizes.items() if name == split or name.startswith(f"{split}_")]
     return " + ".join(found)

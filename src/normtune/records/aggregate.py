@@ -52,24 +52,44 @@ class Table:
     seeds: int
 
 
-def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
-    """Tabulate runs at each cell's best rate.
+def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]]:
+    """The runs that stand for each method and task: those at one rate, by seed.
 
-    The rate of a cell is the one with the most seeds; among those with equally many the one with the best first seed,
-    which is how a search picks it.
+    The rate is the one with the most seeds; among those with equally many the one with the best first seed, which is
+    how a search picks it. Of runs that differ in threads, device or versions only, the first stands for its seed.
 
     Args:
-        records: Finished runs of one base model and protocol.
+        records: Runs of one base model and protocol.
+
+    Returns:
+        The finished runs by method and task, in order of first appearance, then by seed, ascending.
+    """
+    groups: dict[tuple[str, str], dict[float, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        if record.status == "done" and record.score is not None:
+            config = record.config
+            groups[config.method, config.task][config.rate].setdefault(config.seed, record)
+    best = {cell: max(rates.values(), key=_rank) for cell, rates in groups.items()}
+    return {cell: dict(sorted(group.items())) for cell, group in best.items()}
+
+
+def _rank(group: dict[int, Record]) -> tuple[int, float]:
+    return len(group), group[min(group)].score or 0.0
+
+
+def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
+    """Tabulate runs at each cell's rate (see `chosen`).
+
+    Args:
+        records: Runs of one base model and protocol.
         seeds: Use this many seeds at most.
 
     Returns:
         The table; a cell without runs is missing, and each cell knows its number of seeds.
     """
-    groups: dict[tuple[str, str], dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in _one_a_seed(records):
-        groups[record.config.method, record.config.task][record.config.rate].append(record)
-    scores = {cell: _score(_chosen(rates), seeds) for cell, rates in groups.items()}
-    every = [record for rates in groups.values() for group in rates.values() for record in group]
+    groups = {cell: list(group.values())[:seeds] for cell, group in chosen(records).items()}
+    scores = {cell: _score(group) for cell, group in groups.items()}
+    every = [record for group in groups.values() for record in group]
     return Table(
         methods=tuple(dict.fromkeys(method for method, _ in groups)),
         tasks=tuple(dict.fromkeys(task for _, task in groups)),
@@ -78,16 +98,6 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
         share={r.config.method: r.counts.share for r in every},
         seeds=max((score.seeds for score in scores.values()), default=0),
     )
-
-
-def _one_a_seed(records: Iterable[Record]) -> Iterable[Record]:
-    """Finished runs; of those that differ in threads, device or versions only, the first stands for its seed."""
-    found: dict[tuple[object, ...], Record] = {}
-    for record in records:
-        if record.status == "done":
-            config = record.config
-            found.setdefault((config.method, config.task, config.rate, config.seed), record)
-    return found.values()
 
 
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
@@ -114,15 +124,6 @@ def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[s
     return result
 
 
-def _chosen(rates: dict[float, list[Record]]) -> list[Record]:
-    return max(rates.values(), key=lambda group: (len(group), _first(group).score or 0.0))
-
-
-def _first(group: list[Record]) -> Record:
-    return min(group, key=lambda record: record.config.seed)
-
-
-def _score(group: list[Record], seeds: int | None) -> Score:
-    chosen = sorted(group, key=lambda record: record.config.seed)[:seeds]
-    values = [record.score for record in chosen if record.score is not None]
-    return Score(mean(values), stdev(values) if len(values) > 1 else None, len(values), chosen[0].config.rate)
+def _score(group: Sequence[Record]) -> Score:
+    values = [record.score for record in group if record.score is not None]
+    return Score(mean(values), stdev(values) if len(values) > 1 else None, len(values), group[0].config.rate)

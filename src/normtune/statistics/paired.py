@@ -206,6 +206,12 @@ def paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     return a, b
 
 
+def p_value(p: float, digits: int = 4) -> str:
+    """A p in print, to some digits; what is smaller than they can say is said to be."""
+    least = 10.0**-digits
+    return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
+
+
 def _size(*scores: Floats) -> float:
     return max(float(np.max(np.abs(values))) for values in scores)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from normtune.data.rows import Rows, as_text
 from normtune.errors import DataError, UnknownNameError
+from normtune.records.aggregate import chosen
 from normtune.statistics.scores import Scores
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _percent(source: str, tasks: Sequence[str], values: Sequence[NDArray[np.floa
 def from_records(
     records: Iterable[Record], *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
 ) -> Scores:
-    """Scores from records, at the rate that `normtune.records.aggregate.tabulate` picks for each method and task.
+    """Scores from records, at the rate that `normtune.records.aggregate.chosen` picks for each method and task.
 
     Each task has the seeds that all methods have on it, so that every pair is compared on the same runs. MNLI gives two
     rows, one for each of its dev sets.
@@ -150,8 +151,7 @@ def from_records(
         DataError: If a method has no run on a task, or no seed in common with the others.
         UnknownNameError: If a wanted method or task has no run at all.
     """
-    finished = [record for record in records if record.status == "done"]
-    runs = _runs(finished)
+    runs = chosen(records)
     methods = tuple(methods or dict.fromkeys(method for method, _ in runs))
     tasks = tuple(tasks or dict.fromkeys(task for _, task in runs))
     for kind, place, wanted in (("method", 0, methods), ("task", 1, tasks)):
@@ -180,20 +180,6 @@ def from_records(
             seeds.append(tuple(map(str, shared)))
             values.append(np.array([[_score(cell[seed], split) for cell in cells] for seed in shared]))
     return Scores(methods, tuple(names), tuple(values), tuple(seeds), notes=tuple(notes))
-
-
-def _runs(records: Sequence[Record]) -> dict[tuple[str, str], dict[int, Record]]:
-    """Runs by method and task, then by seed, at the rate that the table shows."""
-    from normtune.records.aggregate import tabulate
-
-    table = tabulate(records)
-    runs: dict[tuple[str, str], dict[int, Record]] = {cell: {} for cell in table.scores}
-    for record in records:
-        cell = record.config.method, record.config.task
-        if record.config.rate == table.scores[cell].rate:
-            # Of runs that differ in threads or device only, the first stands for its seed.
-            runs[cell].setdefault(record.config.seed, record)
-    return runs
 
 
 def _splits(task: str, records: Sequence[Record]) -> list[tuple[str, str]]:
