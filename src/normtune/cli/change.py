@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +12,22 @@ import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import Csv, Data, Device, Json, Markdown, Suite, Threads, notes
+from normtune.config import Sub
 from normtune.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from normtune.importance.movement import MEASURES, Average, Measure, Movement, as_measure, average, movement, ranks
+from normtune.records.aggregate import chosen
+from normtune.records.results import check_one_setting, load_runs
+from normtune.records.run import Record
+from normtune.report.heatmap import HeatMap, check, draw, exponent
 
 if TYPE_CHECKING:
-    from normtune.config import Protocol, Sub
+    from normtune.config import Protocol
     from normtune.data.task import TaskData
-    from normtune.importance.movement import Measure, Movement
-    from normtune.records.run import Record
-    from normtune.report.heatmap import HeatMap
 
 METHOD = "full"
+NONE = Average(None)
 #: Of each task the runs to show: one a seed.
-Runs = Mapping[str, Sequence["Record"]]
+Runs = Mapping[str, Sequence[Record]]
 _READING = {
     *("folder", "task", "measure", "subs", "model", "protocol"),
     *("figure", "markdown", "as_csv", "as_json"),
@@ -45,7 +50,7 @@ def change(
         str | None, typer.Option(help="Hub id, folder or packaged name to fine-tune; with a folder, only its runs.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="How to train: paper (default), held-out or small; with a folder, only its runs.")
+        str | None, typer.Option(help="How to train. [default: paper; with a folder, its only one]")
     ] = None,
     suite: Suite = "glue",
     data: Data = None,
@@ -78,10 +83,7 @@ def change(
 
     `normtune change --model minilm --task rte --protocol small --seed 0,1,2 --subs`
     """
-    from normtune.importance.movement import as_measure
-    from normtune.report.heatmap import check
-
-    form, chosen = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv), as_measure(measure)
+    form, by = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv), as_measure(measure)
     if figure is not None:
         check(figure)
     if folder is not None:
@@ -99,10 +101,11 @@ def change(
         runs = _run(model, found, lr, options.seeds(seed), trained, records, device)
     if not runs:  # of several processes another one prints
         return
-    panels = _panels(runs, chosen, subs)
-    ranking = Ranking(panels)
-    plain = [_plain(panel, ranking.places[panel.task]) for panel in panels]
-    render.show(_parts(runs, panels, ranking, chosen), form, plain=plain, rows=[*_rows(panels)])
+    panels = _panels(runs, by, subs)
+    places = _places(panels)
+    parts = [*(f"{task}: {_setting(group)}" for task, group in runs.items()), *_ranking(panels, places, by)]
+    plain = [_plain(panel, places[panel.task]) for panel in panels]
+    render.show(parts, form, plain=plain, rows=[*_rows(panels)])
     if figure is not None:
         _draw(panels, figure, subs)
         notes.print(f"Saved to {figure}", highlight=False, markup=False, soft_wrap=True)
@@ -116,17 +119,14 @@ def _recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, prot
         UnknownNameError: If no record and no suite has such a task.
     """
     from normtune.data.glue_tasks import GLUE, spelled
-    from normtune.records.aggregate import chosen
-    from normtune.records.results import check_one_setting, load_runs
 
     every = load_runs(folder, model=model, protocol=protocol)
     full = [record for record in every if record.config.method == METHOD and record.status == "done"]
     hint = f"run it with `normtune train --method {METHOD} --records {folder}`"
     if not full:
         raise DataError(f"There is no full fine-tuning in {folder}; {hint}.")
-    order = [*GLUE]
-    have = sorted({r.config.task for r in full}, key=lambda t: (order.index(t) if t in order else len(order), t))
-    known = [*have, *order, *(record.config.task for record in every)]
+    have = render.in_order(record.config.task for record in full)
+    known = [*have, *GLUE, *(record.config.task for record in every)]
     wanted = have if tasks is None else [*dict.fromkeys(spelled(name, known) for name in tasks)]
     for name in wanted:
         if name not in known:
@@ -201,8 +201,6 @@ def _panels(runs: Runs, measure: Measure, subs: bool) -> list[Panel]:
     Raises:
         DataError: If a record holds no changes.
     """
-    from normtune.importance.movement import movement
-
     panels = []
     for task, group in runs.items():
         if bare := [record.id for record in group if not record.changes]:
@@ -213,67 +211,42 @@ def _panels(runs: Runs, measure: Measure, subs: bool) -> list[Panel]:
     return panels
 
 
-class Ranking:
-    """Components over tasks.
-
-    Attributes:
-        values: By task and component, how far it moved.
-        places: By task, the rank of each component of the layers.
-        means: By component its mean over tasks, None where a task has no value; components of the layers first, and of
-            these the one that moved most.
-        inside: The components of the layers.
-    """
-
-    def __init__(self, panels: Sequence[Panel]) -> None:
-        from normtune.importance.movement import Average, average, ranks
-
-        self.inside = {panel.named(name) for panel in panels for name in panel.moved.inside}
-        self.values: dict[str, dict[str, Average]] = {}
-        for panel in panels:
-            own = self.values.setdefault(panel.task, {})
-            own.update({panel.named(name): value for name, value in panel.moved.whole.items()})
-        self.places = {
-            task: ranks({name: value.mean for name, value in own.items() if name in self.inside})
-            for task, own in self.values.items()
-        }
-        names = dict.fromkeys(name for own in self.values.values() for name in own)
-        means = {
-            name: average([own.get(name, Average(None)).mean for own in self.values.values()]).mean for name in names
-        }
-        order = sorted(names, key=lambda name: (name not in self.inside, -(means[name] or 0.0)))
-        self.means = {name: means[name] for name in order}
-
-    def largest(self) -> float:
-        """The largest mean of a component of the layers, or of any where there are no layers."""
-        return max(self.means[name] or 0.0 for name in self.inside or self.means)
+def _places(panels: Sequence[Panel]) -> dict[str, dict[str, int]]:
+    """By task, the rank of each component among those of the layers."""
+    inside: dict[str, dict[str, float | None]] = defaultdict(dict)
+    for panel in panels:
+        inside[panel.task] |= {panel.named(name): panel.moved.whole[name].mean for name in panel.moved.inside}
+    return {task: ranks(values) for task, values in inside.items()}
 
 
-def _parts(runs: Runs, panels: Sequence[Panel], ranking: Ranking, measure: Measure) -> list[render.Part]:
-    from normtune.importance.movement import MEASURES
-    from normtune.report.heatmap import exponent
-
-    largest = ranking.largest()
-    power = exponent(largest)
-    unit = MEASURES[measure] + (f" x 1e{power}" if power else "")
-    tasks = [*runs]
-    several = len(tasks) > 1
+def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], measure: Measure) -> list[render.Part]:
+    """The unit, and the components: those of the layers first, and of these the one that moved most."""
+    whole: dict[str, dict[str, Average]] = defaultdict(dict)
+    for panel in panels:
+        for name, value in panel.moved.whole.items():
+            whole[panel.named(name)][panel.task] = value
+    means = {name: average([own.get(task, NONE).mean for task in places]).mean for name, own in whole.items()}
+    inside = {name for own in places.values() for name in own}
+    largest = max(means[name] or 0.0 for name in inside or means)
+    power, several = exponent(largest), len(places) > 1
     rows = []
-    for name, mean in ranking.means.items():
-        text = number(mean, power, largest)
-        spread = None if several else ranking.values[tasks[0]][name].spread
-        text += "" if spread is None else f" ± {number(spread, power, largest)}"
-        rows.append([name, text, *(str(ranking.places[task].get(name, "")) for task in tasks)])
-    header = ["component", "change", *(tasks if several else ["rank"])]
-    over = f" (mean over {len(tasks)} tasks), and the rank in each" if several else ""
-    table = render.table(header, rows, notes=[*_remarks(panels, ranking)])
-    return [*(f"{task}: {_setting(group)}" for task, group in runs.items()), f"Change: {unit}{over}.", table]
+    for name in sorted(means, key=lambda name: (name not in inside, -(means[name] or 0.0))):
+        spread = None if several else next(iter(whole[name].values())).spread
+        behind = "" if spread is None else f" ± {number(spread, power, largest)}"
+        ranked = (str(own.get(name, "")) for own in places.values())
+        rows.append([name, number(means[name], power, largest) + behind, *ranked])
+    unit = MEASURES[measure] + (f" x 1e{power}" if power else "")
+    over = f" (mean over {len(places)} tasks), and the rank in each" if several else ""
+    header = ["component", "change", *(places if several else ["rank"])]
+    gaps = [name for name, mean in means.items() if mean is None]
+    return [f"Change: {unit}{over}.", render.table(header, rows, notes=[*_remarks(panels, several, gaps)])]
 
 
 def _setting(runs: Sequence[Record]) -> str:
     """On which model and how, in words."""
     config, count = runs[0].config, len(runs)
-    model = config.model.rstrip("/").rsplit("/", 1)[-1]
-    return f"{model}, protocol {config.protocol.name}, {count} seed{'s' * (count > 1)}, rate {config.rate:g}"
+    setting = f"{render.model_name(config.model)}, protocol {config.protocol.name}"
+    return f"{setting}, {count} seed{'s' * (count > 1)}, rate {config.rate:g}"
 
 
 def number(value: float | None, power: int, largest: float) -> str:
@@ -286,13 +259,12 @@ def number(value: float | None, power: int, largest: float) -> str:
     return f"<{10.0**-decimals:.{decimals}f}" if value and not float(text) else text
 
 
-def _remarks(panels: Sequence[Panel], ranking: Ranking) -> Iterator[str]:
+def _remarks(panels: Sequence[Panel], several: bool, gaps: Sequence[str]) -> Iterator[str]:
     """What a reader of the table must know."""
-    if len(ranking.values) == 1 and len(panels[0].runs) > 1:
+    if not several and len(panels[0].runs) > 1:
         yield "± is the standard deviation over seeds."
     if any(panel.moved.outside for panel in panels):
         yield "Ranks are among the components of the layers."
-    gaps = [name for name, mean in ranking.means.items() if mean is None]
     if gaps:
         yield (
             f"No relative change (-) of {', '.join(gaps)}: the pre-trained values are all zero, or a part did not move"
@@ -335,26 +307,21 @@ def _draw(panels: Sequence[Panel], path: Path, subs: bool) -> None:
     Raises:
         ConfigError: If the model has no layers to draw.
     """
-    from normtune.report.heatmap import draw
-
     if not all(panel.moved.layers for panel in panels):
         raise ConfigError("This model has no numbered layers, so there is no heat map to draw.")
     config = panels[0].runs[0].config
-    title = f"Change of each component in full fine-tuning: {config.model}, protocol {config.protocol.name}"
+    setting = f"{render.model_name(config.model)}, protocol {config.protocol.name}"
+    title = f"Change of each component in full fine-tuning: {setting}"
     draw([*map(_map, panels)], path, title=title, across=2 if subs else None)
 
 
 def _map(panel: Panel) -> HeatMap:
-    from normtune.data.glue_tasks import GLUE
-    from normtune.importance.movement import MEASURES
-    from normtune.report.heatmap import HeatMap
-
-    moved, name = panel.moved, GLUE[panel.task].title if panel.task in GLUE else panel.task
-    cells = [[moved.cells.get((name, layer)) for name in moved.inside] for layer in moved.layers]
+    moved, count = panel.moved, len(panel.runs)
+    name = render.task_title(panel.task) + (f", {panel.sub}" if panel.sub else "")
     return HeatMap(
-        f"{name}{f', {panel.sub}' if panel.sub else ''} ({len(panel.runs)} seeds, rate {panel.runs[0].config.rate:g})",
+        f"{name} ({count} seed{'s' * (count > 1)}, rate {panel.runs[0].config.rate:g})",
         tuple(map(str, moved.layers)),
         moved.inside,
-        tuple(tuple(None if cell is None else cell.mean for cell in row) for row in cells),
+        tuple(tuple(moved.cells.get((name, layer), NONE).mean for name in moved.inside) for layer in moved.layers),
         MEASURES[moved.measure],
     )

@@ -224,15 +224,7 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One pair on one of the paper's tables.
-
-    Attributes:
-        split: ``dev``, ``test`` or ``pooled``.
-        unit: ``rows``, or ``tasks`` where each has one value.
-        count: How many of them.
-        pair: The tests.
-        printed: The p that the paper prints.
-    """
+    """The tests of a pair on one of the paper's tables, by row or by task, and the p that the paper prints."""
 
     split: str
     unit: str

@@ -15,29 +15,36 @@ from normtune.cli.options import (
     Csv,
     Data,
     Device,
+    Dtype,
     Estimate,
     Examples,
     HeadSeeds,
     Json,
     Markdown,
+    Model,
     Revision,
     Samples,
     Suite,
     Threads,
     Tolerated,
     UntilStable,
+    Whose,
     notes,
 )
-from normtune.errors import ConfigError, DataError
+from normtune.config import Sub
+from normtune.errors import ConfigError, DataError, SelectionError
+from normtune.importance.ranking import between_heads, component_means, ranking, shares
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
+from normtune.records.results import load_fisher
+from normtune.report.heatmap import HeatMap, check, draw
 
 if TYPE_CHECKING:
     from normtune.cli.measuring import Measurer
-    from normtune.config import Sub
     from normtune.importance.scores import Scores
-    from normtune.records.fisher import FisherRecord
-    from normtune.report.heatmap import HeatMap
 
-    Sums = dict[tuple[int, Sub], float]
+#: Sums over the entries of each layer, weight and bias apart.
+Sums = dict[tuple[int, Sub], float]
+SUBS: tuple[Sub, ...] = ("weight", "bias")
 
 
 def fisher(
@@ -48,7 +55,7 @@ def fisher(
     tasks: Annotated[
         str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all for GLUE's eight.")
     ] = "all",
-    model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
+    model: Model = "minilm",
     within: Annotated[
         str, typer.Option(help="Sum over these: a method or an expression (normtune components lists them).")
     ] = "full",
@@ -62,7 +69,7 @@ def fisher(
     estimator: Estimate = "empirical",
     samples: Samples = 1,
     head_seeds: HeadSeeds = "0",
-    protocol: Annotated[str, typer.Option(help="Whose training examples: paper, held-out or small.")] = "paper",
+    protocol: Whose = "paper",
     suite: Suite = "glue",
     data: Data = None,
     records: Annotated[
@@ -78,7 +85,7 @@ def fisher(
     as_csv: Csv = False,
     as_json: Json = False,
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")] = "float32",
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -95,8 +102,6 @@ def fisher(
     `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
     """
     from normtune.cli.measuring import measurer, task_names
-    from normtune.records.fisher import Estimator, FisherConfig, Tolerance
-    from normtune.report.heatmap import check, draw
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
     chosen = task_names(tasks)
@@ -142,7 +147,6 @@ def _measured(
     Raises:
         ConfigError: If a figure is to be drawn, and no entry in a layer is kept.
     """
-    from normtune.errors import SelectionError
     from normtune.methods.expression import select
     from normtune.methods.selection import nothing
 
@@ -173,9 +177,6 @@ def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
         DataError: If a task has no record in it.
         ConfigError: If they were not all measured in the same way.
     """
-    from normtune.data.glue_tasks import GLUE
-    from normtune.records.results import load_fisher
-
     every = load_fisher(folder)
     found = {record.config.task: record for record in every if tasks is None or record.config.task in tasks}
     for task in tasks or ():
@@ -183,14 +184,11 @@ def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
             raise DataError(f"There is no Fisher information of {task} in {folder}.")
     if len({(record.base_identity, record.config.model_copy(update={"task": ""})) for record in every}) > 1:
         raise ConfigError(f"The measurements in {folder} were not all made in the same way; keep them apart.")
-    order = [*GLUE]
-    return sorted(found.values(), key=lambda own: order.index(own.config.task) if own.config.task in order else 99)
+    return [found[task] for task in render.in_order(found)]
 
 
 def show(records: Sequence[FisherRecord], form: render.Form) -> None:
     """Print table 1."""
-    from normtune.importance.ranking import component_means, ranking, shares
-
     by_task = {record.config.task: component_means(record.information) for record in records}
     own = {task: shares(means) for task, means in by_task.items()}
     ranked = ranking(by_task)
@@ -199,7 +197,7 @@ def show(records: Sequence[FisherRecord], form: render.Form) -> None:
         for place, (name, total) in enumerate(ranked.items(), 1)
     ]
     config = records[0].config
-    model = config.model.rstrip("/").rsplit("/", 1)[-1]
+    model = render.model_name(config.model)
     title = f"Mean Fisher information of the components of {model}, {config.estimator.name}"
     shown = render.table(
         ["", "component", "sum", *by_task],
@@ -222,8 +220,6 @@ def _percent(share: float | None) -> str:
 
 
 def _plain(record: FisherRecord, means: Mapping[str, float]) -> dict[str, object]:
-    from normtune.importance.ranking import between_heads
-
     return {
         "id": record.id,
         "examples": record.examples,
@@ -238,28 +234,23 @@ def _plain(record: FisherRecord, means: Mapping[str, float]) -> dict[str, object
 
 def _notes(records: Sequence[FisherRecord]) -> Iterator[str]:
     """What a reader of the table must know."""
-    from normtune.importance.ranking import between_heads
 
     def each(text: Callable[[FisherRecord], str]) -> str:
-        return ", ".join(f"{_title(record.config.task)} {text(record)}" for record in records)
+        return ", ".join(f"{render.task_title(record.config.task)} {text(record)}" for record in records)
 
     yield f"Examples: {each(lambda record: f'{record.examples:,} of {record.available:,}')}."
     heads = len(records[0].config.head_seeds)
     if heads > 1:
         agreed = each(lambda record: f"{100 * (between_heads(record.information) or 0):.0f} %")
         yield f"Pairs of components that two of the {heads} heads order alike: {agreed}."
-    late = [_title(record.config.task) for record in records if record.stability and not record.stability.reached]
+    late = [
+        render.task_title(record.config.task) for record in records if record.stability and not record.stability.reached
+    ]
     if late:
         yield f"Still changing when the examples ran out: {', '.join(late)}."
     slow = max((record.slow for record in records), key=len)
     if slow:
         yield f"{len(slow)} parameters had to be computed example by example, such as {slow[0]}."
-
-
-def _title(task: str) -> str:
-    from normtune.data.glue_tasks import GLUE
-
-    return GLUE[task].title if task in GLUE else task
 
 
 def by_layer(scores: Scores) -> Sums:
@@ -272,7 +263,7 @@ def by_layer(scores: Scores) -> Sums:
 
 
 def heatmaps(by_task: Mapping[str, Sums], normalised: bool) -> list[HeatMap]:
-    """Figures 3 and 4: for weight and bias a map with layers down and tasks across, summed over a layer's entries.
+    """Figures 3 and 4: for weight and bias a map with layers down, the last on top, and tasks across.
 
     Args:
         by_task: For each task what `by_layer` gives.
@@ -282,13 +273,9 @@ def heatmaps(by_task: Mapping[str, Sums], normalised: bool) -> list[HeatMap]:
     Returns:
         One map a sub-component.
     """
-    from normtune.report.heatmap import HeatMap
-
-    # The last layer on top, as the paper draws them.
     layers = sorted({layer for sums in by_task.values() for layer, _ in sums}, reverse=True)
-    subs: tuple[Sub, ...] = ("weight", "bias")
     maps = []
-    for sub in subs:
+    for sub in SUBS:
         if not any(own == sub for sums in by_task.values() for _, own in sums):
             continue
         columns = []
@@ -301,7 +288,7 @@ def heatmaps(by_task: Mapping[str, Sums], normalised: bool) -> list[HeatMap]:
             HeatMap(
                 title=sub,
                 rows=tuple(map(str, layers)),
-                columns=(*map(_title, by_task), *(["mean"] if normalised else [])),
+                columns=(*map(render.task_title, by_task), *(["mean"] if normalised else [])),
                 values=tuple(zip(*columns, strict=True)),
                 unit="share of the task's Fisher information" if normalised else "sum of Fisher information",
                 column_name="task",

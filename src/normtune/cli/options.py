@@ -36,6 +36,9 @@ OfProtocol = Annotated[str | None, typer.Option("--protocol", help="Only runs un
 BaseAt = Annotated[
     str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
 ]
+Model = Annotated[str, typer.Option(help="Hub id, folder or packaged name.")]
+Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
+Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

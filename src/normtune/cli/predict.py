@@ -94,13 +94,7 @@ def predict(
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the file hold what.
-
-    Attributes:
-        task: The column of the tasks' names, or None where one delta answers all rows.
-        text: That of the texts, or None for the task's own, as in training.
-        pair: That of their pairs, likewise.
-    """
+    """The columns of tasks, texts and pairs that the user named; without them, those of the training."""
 
     task: str | None
     text: str | None
@@ -109,13 +103,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Answered:
-    """Texts and their answers.
-
-    Attributes:
-        texts: The texts.
-        answers: One answer each.
-        tasks: For each text the name of its task, where there are several deltas.
-    """
+    """Texts, an answer for each, and with several deltas the task of each."""
 
     texts: Sequence[Text]
     answers: Sequence[Prediction]

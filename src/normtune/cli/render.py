@@ -146,3 +146,23 @@ def _score(shown: aggregate.Table, method: str, task: str) -> Entry:
     if score is None:
         return Entry("missing", kind="missing")
     return Entry(str(score), badge="" if score.seeds == shown.seeds else f"{score.seeds} of {shown.seeds} seeds")
+
+
+def model_name(model: str) -> str:
+    """A model's name in print: the last part of a path or a hub id."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def task_title(name: str) -> str:
+    """A task's name in print."""
+    from normtune.data.glue_tasks import GLUE
+
+    return GLUE[name].title if name in GLUE else name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of tasks, each once: GLUE's in its order, then others by name."""
+    from normtune.data.glue_tasks import GLUE
+
+    order = [*GLUE]
+    return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
