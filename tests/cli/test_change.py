@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -13,6 +15,8 @@ from statistics import mean, stdev
 import pytest
 import torch
 
+from normtune.cli.change import number
+from normtune.cli.render import console
 from normtune.config import protocol
 from normtune.records.run import Record
 from normtune.records.store import Store
@@ -86,29 +90,27 @@ def test_values_are_means_over_the_seeds_of_the_rate_that_the_table_shows(cli: R
     assert not any(line["in_layers"] for line in found["components"] if not line["rank"])
 
 
-def test_the_terminal_shows_a_map_a_task_and_a_ranking_in_80_columns(
-    cli: Run, made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_the_terminal_shows_a_ranking_in_80_columns(cli: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 80)
     status, text, _ = cli("change", made)
     assert status == 0
     assert max(map(len, text.splitlines())) <= 80
     for task in ("animals", "length"):
-        assert re.search(rf"^{task}: \w+, protocol small\*, 2 seeds, rate [\d.e-]+$", text, re.MULTILINE)
-    assert text.count("attention.self") == 5  # over each map, and three components in the ranking
-    table = text[text.index("Components by") :]
-    assert table.startswith("Components by mean |change| x 1e-")
-    lines = [line.split() for line in table.splitlines() if re.match(r" [a-z.A-Z_]+ +\d", line)]
+        assert f"{task}: " in text
+    assert text.count("protocol small*, 2 seeds") == 2
+    assert re.search(r"^Change: mean \|change\| x 1e-\d \(mean over 2 tasks\)", text, re.MULTILINE)
+    lines = [line.split() for line in text.splitlines() if re.match(r"\s*[a-z.A-Z_]+ +\d", line)]
     means = [float(line[1]) for line in lines[:8]]
     assert means == sorted(means, reverse=True)
     assert [{*column} for column in zip(*(line[2:] for line in lines[:8]), strict=True)] == [{*"12345678"}] * 2
     assert [len(line) for line in lines[8:]] == [2] * 5
-    assert "± is the standard deviation over seeds" in table
+    assert "±" not in text
 
 
 def test_one_task_shows_its_spread(cli: Run, made: Path) -> None:
     _, text, _ = cli("change", made, "--task", "length")
     assert re.search(r"output\.LayerNorm +[\d.]+ ± [<\d.]+ +\d", text)
+    assert "± is the standard deviation over seeds" in text
 
 
 def test_weight_and_bias_apart(cli: Run, made: Path) -> None:
@@ -122,19 +124,36 @@ def test_weight_and_bias_apart(cli: Run, made: Path) -> None:
     ranks = sorted(line["rank"] for panel in (weight, bias) for line in panel["components"] if line["rank"])
     assert ranks == [*range(1, 17)]
     _, text, _ = cli("change", made, "--task", "animals", "--subs")
-    assert "animals, weight: " in text
-    assert "animals, bias: " in text
     assert " output.LayerNorm.bias " in text
 
 
-def test_markdown(cli: Run, made: Path) -> None:
+def test_markdown_and_csv(cli: Run, made: Path) -> None:
     status, text, _ = cli("change", made, "--markdown", "--measure", "relative")
     assert status == 0
-    tables = [[line.split(" | ") for line in part.splitlines()] for part in text.split("\n\n") if part.startswith("| ")]
-    assert len(tables) == 3
-    assert all(len({len(line) for line in table}) == 1 for table in tables)
-    assert [line[0] for line in tables[0]] == ["| layer", "| ---", "| 0", "| 1", "| 2", "| all", "| ±"]
-    assert tables[2][0] == ["| component", "change", "animals", "length |"]
+    (table,) = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
+    assert table[0] == "| component | change | animals | length |"
+    assert len(table) == 2 + 8 + 5
+    status, text, _ = cli("change", made, "--task", "animals", "--csv")
+    assert status == 0
+    rows = list(csv.DictReader(io.StringIO(text)))
+    (plain,) = json.loads(cli("change", made, "--task", "animals", "--json")[1])
+    assert len(rows) == len(plain["components"]) + len(plain["cells"])
+    for row, line in zip(rows, [*plain["components"], *plain["cells"]], strict=True):
+        assert (row["task"], row["component"], row["layer"]) == (
+            "animals",
+            line["component"],
+            str(line.get("layer", "")),
+        )
+        assert float(row["mean"]) == line["mean"]
+
+
+def test_numbers_have_three_digits_for_the_largest() -> None:
+    assert number(9.28e-4, -4, 9.4e-4) == "9.28"
+    assert [number(value, 0, 43.2) for value in (43.21, 0.04, 0.0, None)] == ["43.2", "<0.1", "0.0", "-"]
+    assert number(0.001, 0, 5.0) == "<0.01"
+    assert number(120.4, 0, 500) == "120"
+    assert number(0.2, 0, 500) == "<1"
+    assert number(9.998, 0, 9.998) == "10.0"
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
@@ -171,10 +190,10 @@ def test_a_run_that_is_not_recorded_is_made_and_then_read(
 
 
 def test_a_relative_change_that_is_none_is_said(cli: Run, records: Path) -> None:
-    for number, record in enumerate(shown(records, "animals")):
+    for place, record in enumerate(shown(records, "animals")):
         changes = [c.model_dump() for c in record.changes]
         changes = [{**c, "relative": None} if c["component"] == "pooler.dense" else c for c in changes]
-        edited(record, records, f"none{number}", changes=changes, config_task="mine")
+        edited(record, records, f"none{place}", changes=changes, config_task="mine")
     status, text, _ = cli("change", records, "--task", "mine", "--measure", "relative")
     assert status == 0
     assert re.search(r"No relative change \(-\) of pooler\.dense:", text)
@@ -184,8 +203,8 @@ def test_a_relative_change_that_is_none_is_said(cli: Run, records: Path) -> None
 
 def test_runs_that_differ_in_threads_only_count_once(cli: Run, records: Path) -> None:
     runs = shown(records, "animals")
-    for number, record in enumerate(runs):
-        edited(record, records, f"threads{number}")
+    for place, record in enumerate(runs):
+        edited(record, records, f"threads{place}")
     _, text, _ = cli("change", records, "--task", "animals", "--json")
     assert json.loads(text)[0]["seeds"] == [0, 1]
 
@@ -202,15 +221,15 @@ def refused(cli: Run, *arguments: object) -> str:
 def test_what_cannot_be_shown_is_refused_in_one_sentence(cli: Run, made: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no folder of records" in refused(cli, tmp_path / "nowhere")
-    assert "no full fine-tuning in" in refused(cli, tmp_path / "empty")
-    assert "no full fine-tuning under protocol paper" in refused(cli, made, "--protocol", "paper")
-    assert "no full fine-tuning of model minilm" in refused(cli, made, "--model", "minilm")
+    assert "no records of runs in" in refused(cli, tmp_path / "empty")
+    assert "no records of runs of protocol paper" in refused(cli, made, "--protocol", "paper")
+    assert "no records of runs of model minilm" in refused(cli, made, "--model", "minilm")
     assert "no full fine-tuning of rte" in refused(cli, made, "--task", "animals,rte")
     assert "Unknown task 'animal'. Did you mean 'animals'?" in refused(cli, made, "--task", "animal")
     assert "Unknown measure 'l2'" in refused(cli, made, "--measure", "l2")
     assert ".svg, .png, .pdf" in refused(cli, made, "--figure", tmp_path / "map.jpg")
     assert "Choose one of" in refused(cli, made, "--json", "--markdown")
-    assert "leave out --lr, --records" in refused(cli, made, "--lr", "0.1", "--records", tmp_path)
+    assert "nothing is run: leave out --lr, --records" in refused(cli, made, "--lr", "0.1", "--records", tmp_path)
     assert "--model and --task" in refused(cli)
     assert "--model and --task" in refused(cli, "--model", "minilm")
     assert "Unknown protocol" in refused(cli, "--model", "minilm", "--task", "rte", "--protocol", "large")
@@ -242,8 +261,8 @@ def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Pat
     assert status == 0
     (records / "other.json").unlink()
 
-    for number, record in enumerate((first, second)):
-        edited(record, records, f"bare{number}", changes=[], config_task="bare")
+    for place, record in enumerate((first, second)):
+        edited(record, records, f"bare{place}", changes=[], config_task="bare")
     assert "bare0 (bare) does not say" in refused(cli, records, "--task", "bare")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from normtune.cli.compared import p_value, sentence
 from normtune.statistics.comparison import compare
+from normtune.statistics.conclusions import sentence
+from normtune.statistics.paired import p_value
 from normtune.statistics.published import METHODS, TABLES, TASKS
 from normtune.statistics.published import scores as published
 from tests.records.test_aggregate import record
@@ -105,7 +106,7 @@ def test_records_are_compared_on_shared_seeds(cli: Run, tmp_path: Path):
     assert "There is one seed" not in text
     status, _, error = cli("compare", tmp_path, "--protocol", "paper")
     assert status == 1
-    assert "no such records" in error
+    assert "no records of runs of protocol paper" in error
 
 
 def test_the_papers_numbers_beside_ours(cli: Run):
@@ -170,7 +171,7 @@ def test_nothing_to_read(cli: Run, tmp_path: Path):
     for arguments, message in (
         ([], "Name a table of scores"),
         ([tmp_path / "none.csv"], "There is no file"),
-        ([tmp_path], "There are no such records"),
+        ([tmp_path], "There are no records of runs"),
     ):
         status, _, error = cli("compare", *arguments)
         assert status == 1

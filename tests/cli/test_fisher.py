@@ -126,7 +126,7 @@ def test_the_table_in_the_terminal_and_in_markdown(
 
 
 def test_all_eight_tasks_stand_in_80_columns(cli: Run, options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "width", 80)
+    monkeypatch.setattr(console, "_width", 80)
     status, text, error = cli(*options, "--examples", 2, "--within", "full - embeddings.word_embeddings")
     assert status == 0, error
     lines = text.splitlines()
@@ -395,7 +395,9 @@ def test_a_task_without_labels_or_training_examples(
 
 def test_a_folder_of_records_is_shown_without_a_model(cli: Run, options: list[object], records: Path) -> None:
     _, measured, _ = cli(*options, "--tasks", "sst2,rte", "--markdown")
-    assert cli("fisher", records, "--markdown", "--model", "/nowhere") == (0, measured, "")
+    assert cli("fisher", records, "--markdown") == (0, measured, "")
+    status, _, error = cli("fisher", records, "--markdown", "--model", "/nowhere")
+    assert (status, "nothing is measured: leave out --model." in error) == (1, True)
     status, one, _ = cli("fisher", records, "--tasks", "rte", "--json")
     assert (status, list(json.loads(one)["tasks"])) == (0, ["rte"])
 
@@ -408,7 +410,7 @@ def test_a_folder_that_cannot_be_shown(cli: Run, options: list[object], records:
 
     assert "There is no folder of records" in refused(records)
     records.mkdir()
-    assert "There is no Fisher information of any task" in refused(records)
+    assert "There are no records of Fisher information" in refused(records)
     cli(*options, "--tasks", "rte")
     assert "There is no Fisher information of cola" in refused(records, "--tasks", "cola")
     assert "A figure needs the single entries" in refused(records, "--figure", tmp_path / "x.svg")

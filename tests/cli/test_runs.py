@@ -18,21 +18,21 @@ from normtune.cli.options import console
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.records.database import COLUMNS, frame, ordered, rows, select
 from normtune.records.differences import by_id, differences
+from normtune.records.results import load_runs
+from normtune.records.run import Record
+from tests.records.test_aggregate import record as made
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-def write(folder: Path, identity: str, **changed: Any) -> dict[str, Any]:
+def write(folder: Path, identity: str, **changed: Any) -> Record:
     """Put a record into a folder; `changed` names settings, or fields of the record."""
-    config = {"task": "rte", "method": "head", "rate": 0.001, "seed": 0, "model": "m", "protocol": {"name": "small"}}
-    record = {
-        **{"id": identity, "status": "done", "error": None, "primary": "accuracy", "score": 0.5, "seconds": 2.0},
-        **{"counts": {"trained": 770}, "best_epoch": 2, "versions": {"torch": "2"}, "curve": [1], "changes": []},
-    }
-    record |= {name: value for name, value in changed.items() if name not in config}
-    record["config"] = config | {name: value for name, value in changed.items() if name in config}
-    folder.mkdir(exist_ok=True, parents=True)
-    (folder / f"{identity}.json").write_text(json.dumps(record), encoding="utf-8")
+    plain = made("head", "rte", 0, 0.001, 0.5).model_dump(mode="json")
+    plain |= {"id": identity, "seconds": 2.0, "best_epoch": 2, "versions": {"torch": "2"}}
+    for name, value in changed.items():
+        (plain["config"] if name in plain["config"] else plain)[name] = value
+    record = Record.model_validate(plain)
+    record.save(folder / f"{identity}.json")
     return record
 
 
@@ -56,18 +56,18 @@ def lines(text: str) -> list[list[str]]:
 
 def test_a_row_says_what_the_record_says(tmp_path):
     write(tmp_path, "a", rate=0.1, seed=3)
-    told = ["a", "done", "rte", "head", 0.1, 3, "small", "m", "accuracy", 0.5, 2, 770, 2.0, None]
+    told = ["a", "done", "rte", "head", 0.1, 3, "small", "m", "accuracy", 0.5, 2, 12, 2.0, None]
     assert rows(tmp_path) == [dict(zip(COLUMNS, told, strict=True))]
 
 
 def test_bad_folders_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="no folder of records"):
         rows(tmp_path / "nothing")
     with pytest.raises(DataError, match="no records"):
         rows(tmp_path)
     for text in ("[]", "{", '{"config": 3}', '{"id": "a", "status": "done", "config": {}}'):
         (tmp_path / "a.json").write_text(text, encoding="utf-8")
-        with pytest.raises(DataError, match="no record of a run"):
+        with pytest.raises(DataError, match=r"a\.json is damaged"):
             rows(tmp_path)
 
 
@@ -108,16 +108,17 @@ def test_a_frame_without_pandas_says_what_to_install(folder, monkeypatch):
 
 def test_two_records_are_compared(tmp_path):
     first = write(tmp_path, "a1", versions={"torch": "2"})
-    second = write(tmp_path, "a2", seed=1, score=0.75, versions={"torch": "3", "numpy": "2"}, curve=[2])
+    second = write(tmp_path, "a2", seed=1, score=0.75, versions={"torch": "3", "numpy": "2"}, steps=0)
     assert [(d.kind, d.field, d.first, d.second) for d in differences(first, second)] == [
         ("configuration", "config.seed", 0, 1),
         ("machine", "versions.torch", "2", "3"),
         ("machine", "versions.numpy", None, "2"),
         ("outcome", "score", 0.5, 0.75),
     ]
-    assert differences(first, {**first, "id": "other"}) == []
+    assert differences(first, first.model_copy(update={"id": "other"})) == []
     assert by_id([first, second], "a2") is second
-    assert by_id([{"id": "a"}, {"id": "ab"}], "a") == {"id": "a"}
+    short = first.model_copy(update={"id": "a"})
+    assert by_id([short, first], "a") is short
     for start, message in (("a", "ids of 2 records"), ("c", "No record"), ("", "No record")):
         with pytest.raises(DataError, match=message):
             by_id([first, second], start)
@@ -162,7 +163,7 @@ def test_the_command_compares(cli: Run, folder):
         (["--status", "don"], "Did you mean 'done'? Known: done, failed."),
         (["--json", "--csv"], "Choose one"),
         (["--descending"], "needs --sort"),
-        (["--compare", "a1", "a2", "--seed", "0"], "beside them only --json"),
+        (["--compare", "a1", "a2", "--seed", "0"], "shows nothing else: leave out --seed."),
         (["--compare", "a1", "zz"], "starts with 'zz'"),
     ],
 )
@@ -181,10 +182,11 @@ def test_the_table_is_read_without_torch(folder):
 
 def test_a_table_of_real_records_fits_eighty_columns(cli: Run, monkeypatch):
     records = Path(__file__).parents[2] / "results" / "runs"
-    monkeypatch.setattr(console, "width", 80)
+    monkeypatch.setattr(console, "_width", 80)
     status, text, _ = cli("runs", records)
     assert status == 0
     shown, known = lines(text), rows(records)
+    assert len(known) == len(load_runs(records.parent))
     # One line a run, nothing folded or cut off but the ids, whose starts tell them apart.
     assert len(shown) == len(known) == len({line[0] for line in shown})
     for line, row in zip(shown, known, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normtune.cli.outputs import markdown_table
+from normtune.cli import render
 from normtune.config import RunConfig, protocol
 from normtune.records.aggregate import tabulate
 from normtune.records.run import Counts, DataFacts, EpochScore, Record
@@ -64,7 +64,7 @@ def test_a_gap_is_shown() -> None:
         record("head", "rte", 1, 1e-2, 0.5),
         record("full", "cola", 0, 1e-4, 0.25),
     ]
-    lines = markdown_table(tabulate(runs)).splitlines()
+    lines = render.as_markdown([render.scores(tabulate(runs))]).splitlines()
     assert lines == [
         "| method | entries | rte | cola |",
         "| --- | ---: | ---: | ---: |",

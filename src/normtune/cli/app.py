@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -44,40 +44,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fine-tune a transformer by training only a chosen sliver of it, by default its output LayerNorm.",
 )
-for module in (
-    components,
-    tasks,
-    train,
-    evaluate,
-    predict,
-    serve,
-    table,
-    compare,
-    study,
-    change,
-    fisher,
-    report,
-    runs,
-    mask,
-    merge,
-    export,
-    import_,
-    push,
-    submit,
-):
-    module.register(app)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train and use": (train.train, evaluate.evaluate, predict.predict, serve.serve),
+    "Look inside": (tasks.tasks, components.components, change.change, fisher.fisher, mask.mask),
+    "Studies and records": (study.study, runs.runs, table.table, compare.compare, report.report, submit.submit),
+    "Pass on": (merge.merge, export.export, import_.import_, push.push),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(command.__name__.strip("_"), rich_help_panel=panel)(command)
 
 
 def main() -> None:
     """Run the command line; a known error becomes one sentence on standard error and exit status 1.
 
     Raises:
-        OSError: If the system refuses something that is no matter of space or permission: a defect of ours.
+        OSError: If the system refuses something for another reason than space or permission: a defect of ours.
     """
     # Progress bars of the libraries underneath would break ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # The hub's client logs each of its retries; one sentence at the end says enough.
+    # The hub's client logs each retry; one sentence at the end says enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with _stoppable():
@@ -87,7 +74,7 @@ def main() -> None:
     except _StoppedError:
         _fail("Stopped. A training that was given an output folder is continued by the same command.", status=130)
     except BrokenPipeError:
-        # Whoever read our output has gone; that is their choice and no error.
+        # Whoever read our output has gone, which is no error.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
@@ -97,12 +84,12 @@ def main() -> None:
 
 
 class _StoppedError(BaseException):
-    """A wish to stop, from keyboard or system; no KeyboardInterrupt, since click answers those in its own way."""
+    """The user or the system wants us to stop. Not a KeyboardInterrupt, which click answers in its own way."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within this context SIGINT and SIGTERM raise `_StoppedError`, and what was begun is cleaned up on the way out."""
+    """Within this context SIGINT and SIGTERM raise `_StoppedError`, so that what was begun is cleaned up."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _StoppedError

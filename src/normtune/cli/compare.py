@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli.options import Json, console, names
-from normtune.cli.options import methods as method_names
-from normtune.errors import ConfigError, DataError
+from normtune.cli import options, render
+from normtune.cli.options import Json, Markdown, OfModel, OfProtocol
+from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from normtune.cli.compared import Case
-    from normtune.statistics.comparison import Settings
+    from normtune.report.table import Table
+    from normtune.statistics.comparison import Comparison, Pair, Settings
     from normtune.statistics.scores import Scores
 
+    Groups = Mapping[str, Sequence[str]]
+    #: Comparisons of the same pairs, each with how many values it has, in words.
+    Sets = list[tuple[str, Comparison]]
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("compare")(compare)
+#: The pairs of the paper's methods that are shown.
+PAIRS = (("bitfit", "layernorm"), ("layernorm", "random"))
+#: What follows from the paper's numbers.
+FOLLOWS = (
+    "The unpaired test cannot tell layernorm from random either, so its large p for bitfit and layernorm is no evidence"
+    " that the two are equal; with every row, the paired test tells both pairs apart. Each p stands for one"
+    " comparison, uncorrected. Dev and test pooled is shown as the paper's: a task's two scores come from one model and"
+    " are not independent."
+)
 
 
 def compare(
+    context: typer.Context,
     scores: Annotated[
         Path | None,
         typer.Argument(help="A table (CSV, TSV, JSONL, Parquet): a row a task, a column a method; or records."),
@@ -46,11 +56,12 @@ def compare(
     scale: Annotated[
         str, typer.Option(help="fraction, percent, or auto: percents where any score is beyond 1 in size.")
     ] = "auto",
-    protocol: Annotated[str | None, typer.Option(help="Of records, only runs of this protocol.")] = None,
+    model: OfModel = None,
+    protocol: OfProtocol = None,
     draws: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seeds the bootstrap.")] = 0,
-    paper: Annotated[bool, typer.Option("--paper", help="Instead, the paper's own tables 2 and 3.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's own tables 2 and 3 instead.")] = False,
+    markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods on the same tasks: how large is the difference, is there one, is it small enough not to matter?
@@ -62,104 +73,99 @@ def compare(
 
     `normtune compare results/runs --protocol small --tasks stsb,cola,mrpc`
     """
-    from normtune.cli import compared
+    from normtune.data.rows import read_rows
     from normtune.statistics.comparison import Settings
+    from normtune.statistics.reading import from_rows
 
-    if as_json and markdown:
-        raise ConfigError("Choose one of --json and --markdown.")
+    form = options.form(as_json=as_json, markdown=markdown)
     settings = Settings(margin=margin, alpha=alpha, draws=draws, seed=seed)
     if paper:
         if scores is not None:
             raise ConfigError("Give either a table of scores or --paper, which has its own.")
-        show_paper(settings, markdown=markdown, as_json=as_json)
+        taken = {"paper", "margin", "alpha", "draws", "seed", "markdown", "as_json"}
+        options.only(context, taken, "--paper shows the paper's scores")
+        _show_paper(settings, form)
         return
     if scores is None:
         raise ConfigError("Name a table of scores or a folder of records; --paper shows the paper's own.")
-    wanted = method_names(methods) if methods else None, names(tasks) if tasks else None
-    found = recorded(scores, protocol, *wanted) if scores.is_dir() else tabled(scores, protocol, *wanted, scale)
-    case = compared_case(found, against, settings, group or (), one_value)
-    if as_json:
-        print(json.dumps(compared.plain(case), indent=1))
-    elif markdown:
-        print(compared.in_markdown(case))
+    names = options.methods(methods) if methods else None
+    task_names = options.names(tasks) if tasks else None
+    if scores.is_dir():
+        options.only(context, {*context.params} - {"scale"}, "Records hold fractions")
+        found = _recorded(scores, model, protocol, names, task_names)
     else:
-        compared.show(case, console)
+        options.only(context, {*context.params} - {"model", "protocol"}, f"{scores} is no folder of records")
+        found = from_rows(read_rows(scores), methods=names, tasks=task_names, scale=scale)
+    _show(found, *_compared(found, against, settings, group or (), one_value), form)
 
 
-def show_paper(settings: Settings, *, markdown: bool, as_json: bool) -> None:
-    """Print the paper's own numbers, recomputed."""
-    from normtune.cli.compared import markdown_sheet, rich_sheet
-    from normtune.cli.published import FOLLOWS, paper_lines, paper_plain, paper_sheets
-
-    lines = paper_lines(settings)
-    if as_json:
-        print(json.dumps(paper_plain(lines), indent=1))
-    elif markdown:
-        print("\n\n".join(map(markdown_sheet, paper_sheets(lines, settings))))
-    else:
-        for sheet in paper_sheets(lines, settings):
-            console.print(rich_sheet(sheet))
-        console.print(FOLLOWS, highlight=False, markup=False)
-
-
-def tabled(
-    file: Path, protocol: str | None, methods: Sequence[str] | None, tasks: Sequence[str] | None, scale: str
+def _recorded(
+    folder: Path, model: str | None, protocol: str | None, methods: Sequence[str] | None, tasks: Sequence[str] | None
 ) -> Scores:
-    """The scores in a file."""
-    from normtune.data.rows import read_rows
-    from normtune.statistics.reading import from_rows
-
-    if protocol is not None:
-        raise ConfigError(f"--protocol chooses among records, and {file} is no folder of records.")
-    return from_rows(read_rows(file), methods=methods, tasks=tasks, scale=scale)
-
-
-def recorded(folder: Path, protocol: str | None, methods: Sequence[str] | None, tasks: Sequence[str] | None) -> Scores:
     """The scores in a folder of records, at the rates that `normtune table` shows."""
-    from normtune.records.store import Store
+    from normtune.records.results import check_one_setting, load_runs
     from normtune.statistics.reading import from_records
 
-    found = [record for record in Store(folder) if protocol in {None, record.config.protocol.name}]
-    if not found:
-        raise DataError(f"There are no such records in {folder}.")
-    if len({(record.base_identity, record.config.protocol) for record in found}) > 1:
-        raise ConfigError(
-            "These records are of several base models or protocols; choose with --protocol, or keep them apart."
-        )
+    found = load_runs(folder, model=model, protocol=protocol)
+    check_one_setting([run for run in found if tasks is None or run.config.task in tasks])
     return from_records(found, methods=methods, tasks=tasks)
 
 
-def compared_case(
+def _compared(
     scores: Scores, against: str | None, settings: Settings, group: Sequence[str], one_value: bool | None
-) -> Case:
-    """Compare, with every row for itself and with one value a task.
-
-    Args:
-        scores: The scores.
-        against: A method, or None for every two.
-        settings: How.
-        group: Rows that are one task, in words.
-        one_value: Only with one value a task, only with every row, or None for both.
-
-    Returns:
-        The comparisons.
-    """
-    from normtune.cli.compared import Case
+) -> tuple[Sets, Groups]:
+    """The comparisons, with every row for itself and with one value a task; and the rows of each task of several."""
     from normtune.statistics.comparison import compare as compare_pairs
     from normtune.statistics.comparison import pairs_of
     from normtune.statistics.scores import grouped, same_task
 
-    stated = {"+".join(rows): tuple(rows) for rows in map(names, group)}
+    stated = {"+".join(rows): tuple(rows) for rows in map(options.names, group)}
     taken = {row for rows in stated.values() for row in rows}
     seen = {name: rows for name, rows in same_task(scores.tasks).items() if not {*rows} & taken}
     groups = {} if one_value is False else {**stated, **seen}
     pairs = pairs_of(scores, against)
-    rows = None if one_value and groups else compare_pairs(scores, pairs, settings=settings)
-    single = compare_pairs(grouped(scores, groups), pairs, settings=settings) if groups else None
-    return Case(rows, single, groups, tuple(facts(scores, groups)))
+    sets: Sets = []
+    if not (one_value and groups):
+        comparison = compare_pairs(scores, pairs, settings=settings)
+        sets.append((f"{len(scores)} {'rows' if groups else 'tasks'}", comparison))
+    if groups:
+        comparison = compare_pairs(grouped(scores, groups), pairs, settings=settings)
+        sets.append((f"{len(comparison.scores)} tasks", comparison))
+    return sets, groups
 
 
-def facts(scores: Scores, groups: dict[str, tuple[str, ...]]) -> list[str]:
+def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None:
+    """Print the questions, each with a row for every pair and set of values, and what follows."""
+    from normtune.statistics.conclusions import sentence, warnings
+
+    facts = _facts(scores, groups)
+    last = sets[-1][1]  # one value a task, where there is that
+    parts: list[render.Part] = [" ".join(facts), *_tables(sets, last.settings)]
+    for title, texts in (("Conclusions", [*map(sentence, last.pairs)]), ("Mind", warnings(last))):
+        if texts:
+            parts.append(f"{title}:\n\n" + "\n".join(f"- {text}" for text in texts))
+    plain = {
+        "facts": facts,
+        "settings": dataclasses.asdict(last.settings),
+        "sets": [
+            {
+                "values": "tasks" if groups and comparison is last else "rows",
+                "tasks": comparison.scores.tasks,
+                "groups": {name: [*rows] for name, rows in groups.items()} if comparison is last else {},
+                "seeds": [len(seeds) for seeds in comparison.scores.seeds],
+                "pairs": [
+                    {**dataclasses.asdict(pair), "verdict": pair.verdict, "sentence": sentence(pair)}
+                    for pair in comparison.pairs
+                ],
+            }
+            for _, comparison in sets
+        ],
+        "notes": warnings(last),
+    }
+    render.show(parts, form, plain=plain)
+
+
+def _facts(scores: Scores, groups: Groups) -> list[str]:
     """Sentences about what is compared."""
     counts = sorted({len(seeds) for seeds in scores.seeds})
     span = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts != [1])}"
@@ -171,3 +177,106 @@ def facts(scores: Scores, groups: dict[str, tuple[str, ...]]) -> list[str]:
     if groups:
         told.append("The conclusions take one value a task, the mean of its rows.")
     return [*told, *scores.notes]
+
+
+def _tables(sets: Sets, settings: Settings) -> list[Table]:
+    from normtune.statistics.conclusions import interval, upwards
+    from normtune.statistics.paired import p_value
+
+    def question(title: str, header: Sequence[str], cells: Callable[[Pair], Sequence[str]]) -> Table:
+        together = zip(*([(values, pair) for pair in comparison.pairs] for values, comparison in sets), strict=True)
+        rows = [(f"{pair.first} - {pair.second}", values, *cells(pair)) for pairs in together for values, pair in pairs]
+        return render.table(("first - second", "values", *header), rows, title=title, texts=2)
+
+    return [
+        question(
+            "How large is the difference?",
+            ("mean", "median", "wins / losses / ties", f"{1 - settings.alpha:.0%} interval of the mean"),
+            lambda pair: (
+                f"{pair.effect.mean:+.4f}",
+                f"{pair.effect.median:+.4f}",
+                f"{pair.effect.wins} / {pair.effect.losses} / {pair.effect.ties}",
+                interval(pair),
+            ),
+        ),
+        question(
+            "Is there a difference? Wilcoxon's signed-rank test, exact",
+            ("p", "p, Holm", "p, Benjamini-Hochberg"),
+            lambda pair: (p_value(pair.signed_rank.p), p_value(pair.holm), p_value(pair.fdr)),
+        ),
+        question(
+            f"Is it smaller than {settings.margin:g}? Two one-sided paired t-tests",
+            ("p", "p, Holm", "smallest margin", "smallest, Holm"),
+            lambda pair: (
+                p_value(pair.equivalence.p),
+                p_value(pair.equivalence_holm),
+                upwards(pair.equivalence.smallest),
+                upwards(pair.smallest_margin),
+            ),
+        ),
+        question(
+            "What does the unpaired test see? Kruskal-Wallis, as in the paper",
+            ("p", "against the paired test"),
+            lambda pair: (p_value(pair.unpaired, 5), "misses a difference" if pair.overlooked else ""),
+        ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The tests of a pair on one of the paper's tables, by row or by task, and the p that the paper prints."""
+
+    split: str
+    unit: str
+    count: int
+    pair: Pair
+    printed: float | None
+
+
+def _show_paper(settings: Settings, form: render.Form) -> None:
+    """Print every test on the paper's numbers, beside what the paper prints."""
+    lines = _paper_lines(settings)
+    header = (
+        *("values", "mean", "Kruskal-Wallis p", "in the paper", "exact Wilcoxon p"),
+        *(f"TOST p, margin {settings.margin:g}", "smallest margin"),
+    )
+    parts: list[render.Part] = [
+        render.table(
+            header,
+            [_paper_row(line) for line in lines if (line.pair.first, line.pair.second) == (first, second)],
+            title=f"{first} - {second}, the paper's tables 2 (dev) and 3 (test)",
+        )
+        for first, second in PAIRS
+    ]
+    plain = [{**dataclasses.asdict(line), "independent": line.split != "pooled"} for line in lines]
+    render.show(parts if form == "markdown" else [*parts, FOLLOWS], form, plain=plain)
+
+
+def _paper_lines(settings: Settings) -> list[Line]:
+    """Every test, with every row and with one value a task."""
+    from normtune.statistics.comparison import compare as compare_pairs
+    from normtune.statistics.published import KRUSKAL_WALLIS, scores
+    from normtune.statistics.scores import grouped, same_task
+
+    lines = []
+    for methods in PAIRS:
+        for split, printed in KRUSKAL_WALLIS.items():
+            rows = scores(split)
+            for unit, taken in (("rows", rows), ("tasks", grouped(rows, same_task(rows.tasks)))):
+                as_printed = methods == PAIRS[0] and unit == "rows"
+                if as_printed or split != "pooled":
+                    (pair,) = compare_pairs(taken, [methods], settings=settings).pairs
+                    lines.append(Line(split, unit, len(taken), pair, printed if as_printed else None))
+    return lines
+
+
+def _paper_row(line: Line) -> Sequence[str]:
+    from normtune.statistics.conclusions import upwards
+    from normtune.statistics.paired import p_value
+
+    pair = line.pair
+    unpaired = p_value(pair.unpaired, 5), "" if line.printed is None else p_value(line.printed, 5)
+    if line.split == "pooled":  # the other tests would take the rows as independent too
+        return (f"pooled, {line.count} {line.unit}: not independent", "", *unpaired, "", "", "")
+    paired = p_value(pair.signed_rank.p), p_value(pair.equivalence.p), upwards(pair.equivalence.smallest)
+    return (f"{line.split}, {line.count} {line.unit}", f"{pair.effect.mean:+.4f}", *unpaired, *paired)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
-from normtune.cli.options import Json, Revision, console
+from normtune.cli import options, render
+from normtune.cli.options import Json, Markdown, Revision
+from normtune.report.table import Entry
 
 if TYPE_CHECKING:
     from normtune.models.layout import Component, Layout
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("components")(components)
+    from normtune.report.table import Table
 
 
 def components(
     model: Annotated[str, typer.Argument(help="Hub id, folder (config.json is enough) or packaged name (minilm).")],
     labels: Annotated[int, typer.Option(min=1, help="Width of the head.")] = 2,
     revision: Revision = None,
+    markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
     """Show the components of a model, and how many entries each method would train.
@@ -36,6 +32,7 @@ def components(
     from normtune.methods.method import METHODS
     from normtune.models.base import skeleton
 
+    form = options.form(as_json=as_json, markdown=markdown)
     layout = skeleton(model, labels, revision=revision)
     counts: dict[str, int | str] = {}
     for name, method in METHODS.items():
@@ -43,30 +40,17 @@ def components(
             counts[name] = len(method(layout))
         except SelectionError as error:
             counts[name] = str(error)
-    if as_json:
-        print(json.dumps(_plain(model, layout, counts), indent=1))
-        return
-    console.print(_components(model, layout))
-    console.print(_methods(layout, counts))
+    render.show([_components(model, layout), _methods(layout, counts)], form, plain=_plain(model, layout, counts))
 
 
 def _plain(model: str, layout: Layout, counts: dict[str, int | str]) -> dict[str, object]:
+    fields = ("name", "subs", "layers", "entries", "head", "norm")
     return {
         "model": model,
         "family": layout.model_type,
         "layers": layout.layers,
         "entries": {"pretrained": layout.size, "head": layout.head_size},
-        "components": [
-            {
-                "name": c.name,
-                "subs": c.subs,
-                "layers": c.layers,
-                "entries": c.entries,
-                "head": c.head,
-                "norm": c.norm,
-            }
-            for c in layout.components
-        ],
+        "components": [{name: getattr(each, name) for name in fields} for each in layout.components],
         "methods": {
             name: {"selected": n, "trained": n + layout.head_size} if isinstance(n, int) else {"error": n}
             for name, n in counts.items()
@@ -76,19 +60,15 @@ def _plain(model: str, layout: Layout, counts: dict[str, int | str]) -> dict[str
 
 def _components(model: str, layout: Layout) -> Table:
     total = layout.size + layout.head_size
-    table = Table(
-        title=f"{model}: {total:,} entries, {layout.layers} layers", box=box.SIMPLE_HEAD, title_justify="left"
-    )
-    for name in ("component", "sub-components", "layers"):
-        table.add_column(name)
-    for name in ("entries", "share"):
-        table.add_column(name, justify="right")
-    for component in layout.components:
-        style = "bold" if component.norm else "dim" if component.head else ""
-        name = f"{component.name} (head)" if component.head else component.name
-        share = f"{component.entries / total:.3%}"
-        table.add_row(name, ", ".join(component.subs), span(component), f"{component.entries:,}", share, style=style)
-    return table
+    rows: list[list[str | Entry]] = [
+        [
+            Entry(each.name + " (head)" * each.head, kind="best" if each.norm else "missing" if each.head else ""),
+            *(", ".join(each.subs), span(each), f"{each.entries:,}", f"{each.entries / total:.3%}"),
+        ]
+        for each in layout.components
+    ]
+    title = f"{model}: {total:,} entries, {layout.layers} layers"
+    return render.table(["component", "sub-components", "layers", "entries", "share"], rows, title=title, texts=3)
 
 
 def span(component: Component) -> str:
@@ -100,13 +80,11 @@ def span(component: Component) -> str:
 
 
 def _methods(layout: Layout, counts: dict[str, int | str]) -> Table:
-    table = Table(title="What each method trains", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("method")
-    for name in ("pre-trained entries", "share", "with the head"):
-        table.add_column(name, justify="right")
-    for name, count in counts.items():
-        if isinstance(count, int):
-            table.add_row(name, f"{count:,}", f"{count / layout.size:.4%}", f"{count + layout.head_size:,}")
-        else:
-            table.add_row(name, "not for this model", "", "", style="dim")
-    return table
+    rows = [
+        [name, f"{n:,}", f"{n / layout.size:.4%}", f"{n + layout.head_size:,}"]
+        if isinstance(n, int)
+        else [name, "not for this model", "", ""]
+        for name, n in counts.items()
+    ]
+    header = ["method", "pre-trained entries", "share", "with the head"]
+    return render.table(header, rows, title="What each method trains")

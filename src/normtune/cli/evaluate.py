@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
-from normtune.cli.options import Data, Device, Json, Suite, Threads, console, set_threads
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads
 from normtune.errors import DeltaError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from normtune.data.metrics import ClassScore
     from normtune.data.task import Split, Task
     from normtune.deltas.delta import Delta
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("evaluate")(evaluate)
-
-
 def evaluate(
+    context: typer.Context,
     delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: Suite = "glue",
@@ -36,11 +27,12 @@ def evaluate(
     text: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
     label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
-    model: Annotated[str | None, typer.Option(help="Where its base model is, if not where it was.")] = None,
+    model: BaseAt = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
     data: Data = None,
     device: Device = "auto",
     threads: Threads = None,
+    markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
     """Score a delta on a task: all the task's metrics, and a report per class.
@@ -50,14 +42,17 @@ def evaluate(
 
     `normtune evaluate runs/intents --file later.csv`
     """
-    set_threads(threads)
-    from normtune.cli.loading import base_of
+    form = options.form(as_json=as_json, markdown=markdown)
+    if file is not None:
+        useless = {"task", "suite", "split", "data"}
+        options.only(context, {*context.params} - useless, "--file is scored instead of a task")
+    else:
+        options.only(context, {*context.params} - {"text", "text_pair", "label"}, "Only --file has columns to name")
+    options.set_threads(threads)
     from normtune.data.encode import encode
-    from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
     from normtune.evaluation import logits, report
 
-    loaded = Delta.load(fetch(delta))
+    loaded = options.open_delta(delta)
     if file is not None:
         asked, examples = _own(loaded, file, text, text_pair, label)
         where = file.name
@@ -65,21 +60,22 @@ def evaluate(
         asked, examples = _suite(loaded, task or loaded.info.task, suite, split, data)
         where = split
     examples = examples.sample(max_dev, 0)
-    base = base_of(loaded, model, device)
+    base = options.base_of(loaded, model, device)
     encoded = encode(examples, base.need_tokenizer(), loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
     result = report(outputs, examples, asked)
-    if as_json:
-        facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
-        print(json.dumps({**facts, **dataclasses.asdict(result)}, indent=1))
-        return
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
-    console.print(f"[bold]{asked.name}[/] {where}, {len(examples):,} examples: {shown}", highlight=False)
+    facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
+    parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {scores}"]
     if encoded.truncated:
-        console.print(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens", highlight=False)
+        parts.append(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens")
     if result.classes:
-        console.print(_classes(result.classes))
+        rows = [
+            (c.name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", f"{c.support:,}") for c in result.classes
+        ]
+        parts.append(render.table(("class", "precision", "recall", "f1", "examples"), rows))
+    render.show(parts, form, plain={**facts, **dataclasses.asdict(result)})
 
 
 def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
@@ -111,13 +107,3 @@ def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: st
         names=delta.info.labels,
     )
     return task_of(delta), asked
-
-
-def _classes(report: Sequence[ClassScore]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("class")
-    for name in ("precision", "recall", "f1", "examples"):
-        table.add_column(name, justify="right")
-    for line in report:
-        table.add_row(line.name, f"{line.precision:.3f}", f"{line.recall:.3f}", f"{line.f1:.3f}", f"{line.support:,}")
-    return table

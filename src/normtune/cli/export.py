@@ -7,22 +7,18 @@ from typing import Annotated
 
 import typer
 
-from normtune.cli.options import console
+from normtune.cli import options
+from normtune.cli.options import BaseAt, console
 from normtune.errors import UnknownNameError
 
 _FORMATS = ("peft",)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("export")(export)
-
-
 def export(
     delta: Annotated[str, typer.Argument(help="Folder, file or hub id of a delta.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is written.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     format_: Annotated[str, typer.Option("--format", help="peft: an LN-tuning adapter of PEFT.")] = "peft",
-    model: Annotated[str | None, typer.Option(help="Where its base model is, if not where it was.")] = None,
+    model: BaseAt = None,
 ) -> None:
     """Write a delta of whole norms as an adapter that PEFT loads.
 
@@ -32,11 +28,8 @@ def export(
     """
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
-    from normtune.cli.loading import base_of
-    from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
     from normtune.deltas.peft import export_peft
 
-    loaded = Delta.load(fetch(delta))
-    export_peft(loaded, base_of(loaded, model, "cpu"), out)
+    loaded = options.open_delta(delta)
+    export_peft(loaded, options.base_of(loaded, model), out)
     console.print(f"Saved to {out}; its README.md shows how PEFT loads it.", highlight=False, soft_wrap=True)

@@ -10,11 +10,6 @@ import typer
 from normtune.cli.options import Revision, console, names
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("import")(import_)
-
-
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of an LN-tuning adapter, as PEFT saves it.")],
     model: Annotated[str, typer.Option(help="The model that it was trained on: hub id, folder or packaged name.")],
@@ -27,34 +22,25 @@ def import_(
 ) -> None:
     """Make a delta of an LN-tuning adapter that PEFT trained, with the same answers.
 
-    What PEFT does not keep, such as the names of the labels, can be told here.
+    PEFT does not keep the names of the labels, for example; give here what it lacks.
 
     Examples:
     `normtune import adapters/rte --model bert-base-cased --task rte --out runs/rte-peft`
 
     `normtune import adapters/mood --model minilm --labels bad,good --out runs/mood`
     """
+    from normtune.data.suites import known_task
     from normtune.deltas.peft import import_peft
     from normtune.files import claim_folder
     from normtune.models.base import load_base
 
-    told = {
-        "task": task,
-        "labels": None if labels is None else tuple(names(labels)),
-        "pair": pair,
-        "max_length": max_length,
-    }
-    info = {**_of_suite(task), **{name: value for name, value in told.items() if value is not None}}
+    known = known_task(task or "")
+    info: dict[str, Any] = {} if known is None else {"labels": known.labels, "pair": known.pair}
+    named = None if labels is None else tuple(names(labels))
+    told = {"task": task, "labels": named, "pair": pair, "max_length": max_length}
+    info |= {name: value for name, value in told.items() if value is not None}
     delta = import_peft(folder, load_base(model, revision=revision), **info)
     claim_folder(out)
     delta.save(out)
     text = f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs"
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def _of_suite(task: str | None) -> dict[str, Any]:
-    """What is known of a task of a suite: its labels, and whether it reads pairs."""
-    from normtune.data.suites import known_task
-
-    known = known_task(task or "")
-    return {} if known is None else {"labels": known.labels, "pair": known.pair}

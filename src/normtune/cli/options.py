@@ -1,22 +1,25 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and how what is given for them is read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from normtune.cli.render import Form
+from normtune.cli.render import console as console
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from normtune.config import Pruning
+    from normtune.deltas.delta import Delta
+    from normtune.models.base import Base
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Console(stderr=True)
-#: For results.
-console = Console()
 
 Data = Annotated[
     Path | None,
@@ -26,6 +29,16 @@ Data = Annotated[
 ]
 Suite = Annotated[str, typer.Option(help="Suite of the tasks: glue, or toy, which needs no data.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all digits.")]
+OfModel = Annotated[str | None, typer.Option("--model", help="Only runs of this model.")]
+OfProtocol = Annotated[str | None, typer.Option("--protocol", help="Only runs under this protocol.")]
+BaseAt = Annotated[
+    str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
+]
+Model = Annotated[str, typer.Option(help="Hub id, folder or packaged name.")]
+Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
+Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -42,7 +55,6 @@ HeadSeeds = Annotated[
     str, typer.Option(help="Seeds of the new head, separated by commas; the information is averaged over them.")
 ]
 
-
 Track = Annotated[
     list[str] | None,
     typer.Option("--track", help="Log each run by tensorboard, mlflow, wandb or another tracker of accelerate."),
@@ -54,6 +66,66 @@ Prune = Annotated[
 PruneMargin = Annotated[
     float | None, typer.Option(min=0, help="With --prune: how far behind, as a fraction. [default: 0.05]")
 ]
+
+
+def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False) -> Form:
+    """How results are printed.
+
+    Raises:
+        ConfigError: If more than one way is asked for.
+    """
+    asked: dict[Form, bool] = {"json": as_json, "csv": as_csv, "markdown": markdown}
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise ConfigError(f"Choose one of {' and '.join(f'--{name}' for name in chosen)}.")
+    return chosen[0] if chosen else "text"
+
+
+def only(context: typer.Context, taken: Iterable[str], why: str) -> None:
+    """Refuse options that have no effect.
+
+    Args:
+        context: The call.
+        taken: Names of the parameters that have an effect.
+        why: What makes the others useless; it begins the sentence.
+
+    Raises:
+        ConfigError: If one of the others stands on the command line.
+    """
+    sources = {each.name: context.get_parameter_source(each.name or "") for each in context.command.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    beyond = sorted(each.opts[0] for each in context.command.params if each.name in given - {*taken})
+    if beyond:
+        raise ConfigError(f"{why}: leave out {', '.join(beyond)}.")
+
+
+def open_delta(text: str) -> Delta:
+    """The delta at a place: a folder, a file or a hub id."""
+    from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
+
+    return Delta.load(fetch(text))
+
+
+def base_of(delta: Delta, model: str | None, device: str = "cpu") -> Base:
+    """The base model that a delta asks for.
+
+    Args:
+        delta: The delta, which knows its base by name and by content.
+        model: Where the base is, if not where the delta says.
+        device: Where it is to run: ``auto``, ``cpu`` or ``cuda``.
+    """
+    from normtune.models.base import load_base
+    from normtune.models.device import accelerator
+    from normtune.models.sources import PACKAGED
+
+    info = delta.info
+    # A packaged model's revision is the package's version, which cannot be asked for.
+    revision = None if model or info.base in PACKAGED else info.base_revision
+    base = load_base(model or info.base, info.head, revision=revision)
+    delta.check(base)
+    base.model.to(accelerator(device).device)
+    return base
 
 
 def names(text: str) -> list[str]:

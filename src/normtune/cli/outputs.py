@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table as RichTable
-
+from normtune.cli import render
 from normtune.cli.options import console, notes
 from normtune.deltas.card import model_card
 from normtune.files import claim_folder, write_atomically
-from normtune.records.aggregate import Table, tabulate
+from normtune.records.aggregate import tabulate
 
 if TYPE_CHECKING:
     from normtune.records.run import Record
@@ -94,7 +92,7 @@ class Outputs:
         if as_json:
             print(json.dumps([record.model_dump(mode="json", exclude={"changes"}) for record in records], indent=1))
         elif self.many:
-            console.print(rich_table(tabulate(records)))
+            render.show([render.scores(tabulate(records))])
         elif records:
             self._show_one(records[0])
         if self.root is not None and not as_json:
@@ -113,52 +111,6 @@ class Outputs:
             f" {sum(data.truncated.values()):,} texts were cut to {record.config.protocol.max_length} tokens",
             highlight=False,
         )
-
-
-def rich_table(table: Table) -> RichTable:
-    """A table of scores for the terminal."""
-    title = f"Dev score x 100: mean ± standard deviation over {table.seeds} seed{'s' if table.seeds != 1 else ''}"
-    shown = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, name in enumerate(_header(table)):
-        shown.add_column(name, justify="right" if number else "left", no_wrap=number < 2)
-    for row in _rows(table):
-        shown.add_row(*row)
-    return shown
-
-
-def markdown_table(table: Table) -> str:
-    """A table of scores in Markdown."""
-    header = _header(table)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *_rows(table)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def rate_table(scores: dict[str, dict[float, float]]) -> str:
-    """Scores by rate in Markdown: a row a method and task, a column a rate."""
-    columns = sorted({rate for row in scores.values() for rate in row})
-    lines = [["", *(f"{rate:g}" for rate in columns)], ["---", *["---:"] * len(columns)]]
-    for name, row in scores.items():
-        lines.append([name, *(f"{100 * row[rate]:.1f}" if rate in row else "" for rate in columns)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _header(table: Table) -> list[str]:
-    return ["method", "entries", *table.tasks]
-
-
-def _rows(table: Table) -> list[list[str]]:
-    return [
-        [method, f"{table.trained.get(method, 0):,}", *(_cell(table, method, task) for task in table.tasks)]
-        for method in table.methods
-    ]
-
-
-def _cell(table: Table, method: str, task: str) -> str:
-    """A score, with the number of its seeds where some are missing: a gap is shown, never averaged over."""
-    score = table.scores.get((method, task))
-    if score is None:
-        return "missing"
-    return str(score) if score.seeds == table.seeds else f"{score} ({score.seeds} of {table.seeds} seeds)"
 
 
 def _curve(record: Record) -> str:

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli.mixed import Columns, answer_rows, own_columns, write_mixed
-from normtune.cli.options import Device, Json, Threads, notes, set_threads
-from normtune.errors import ConfigError, OutputError
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Device, Json, Threads, notes
+from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.data.rows import Rows
     from normtune.deltas.answers import Prediction, Text
-    from normtune.deltas.delta import DeltaInfo
+    from normtune.deltas.delta import Delta, DeltaInfo
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("predict")(predict)
+#: Kinds of file for answers.
+KINDS = (".csv", ".tsv", ".jsonl")
 
 
 def predict(
+    context: typer.Context,
     deltas: Annotated[
         list[str],
         typer.Argument(help="Folder or file of a delta, or its hub id; with --task-column many, or folders of them."),
@@ -47,7 +45,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output]")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Where its base model is, if not where it was.")] = None,
+    model: BaseAt = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -65,117 +63,177 @@ def predict(
     """
     if (text is None) == (file is None):
         raise ConfigError("Give either --text or --file.")
-    if out is not None and out.suffix not in _WRITERS:
+    if file is None and task_column is not None:
+        raise ConfigError("--task-column names a column of --file.")
+    useless = {"text_pair"} if file is not None else {"column", "pair_column"}
+    options.only(
+        context, {*context.params} - useless, "A file has columns" if file is not None else "A text has no column"
+    )
+    if out is not None and out.suffix not in KINDS:
         raise ConfigError(f"--out writes .csv, .tsv or .jsonl; got {out.name!r}.")
     if out is not None and out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
     if task_column is None and len(deltas) > 1:
         raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
-    if task_column is not None and file is None:
-        raise ConfigError("--task-column names a column of --file.")
-    set_threads(threads)
+    options.set_threads(threads)
     kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
-    if task_column is not None:
-        columns = Columns(task_column, column, pair_column)
-        content, number = _mixed(kind, deltas, str(file), columns, model, device)
+    if file is None:
+        given = str(text) if text_pair is None else (str(text), text_pair)
+        answered = _single(options.open_delta(deltas[0]), [given], model, device)
     else:
-        content, number = _single(kind, deltas[0], _Input(text, text_pair, file, column, pair_column), model, device)
+        columns = Columns(task_column, column, pair_column)
+        answered = _from_file(deltas, file, columns, model, device)
     if out is None:
-        sys.stdout.write(content)
+        sys.stdout.write(answered.content(kind))
         return
     from normtune.files import write_atomically
 
-    write_atomically(out, content)
-    notes.print(f"Wrote {number:,} answers to {out}.", highlight=False)
+    write_atomically(out, answered.content(kind))
+    notes.print(f"Wrote {len(answered.texts):,} answers to {out}.", highlight=False)
 
 
 @dataclass(frozen=True)
-class _Input:
-    """One text, or a file of texts and its columns."""
+class Columns:
+    """The columns of tasks, texts and pairs that the user named; without them, those of the training."""
 
+    task: str | None
     text: str | None
     pair: str | None
-    file: str | None
-    column: str | None
-    pair_column: str | None
-
-    def read(self, info: DeltaInfo) -> list[Text]:
-        if self.text is not None:
-            return [self.text if self.pair is None else (self.text, self.pair)]
-        rows = _rows(str(self.file))
-        text_column, pair_column = own_columns(info, rows)
-        texts = rows.column(self.column or text_column)
-        if not info.pair:
-            return list(texts)
-        return list(zip(texts, rows.column(self.pair_column or pair_column), strict=True))
 
 
-def _single(kind: str, delta: str, given: _Input, model: str | None, device: str) -> tuple[str, int]:
-    from normtune.cli.loading import base_of
-    from normtune.deltas.answers import Predictor
-    from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch
+@dataclass(frozen=True)
+class Answered:
+    """Texts, an answer for each, and with several deltas the task of each."""
 
-    loaded = Delta.load(fetch(delta))
-    texts = given.read(loaded.info)
-    predictor = Predictor(base_of(loaded, model, device), loaded)
-    answers = predictor.predict(texts)
-    if predictor.truncated:
-        notes.print(f"{predictor.truncated:,} texts were cut to {loaded.info.max_length} tokens.", highlight=False)
-    return _WRITERS[kind](texts, answers), len(answers)
+    texts: Sequence[Text]
+    answers: Sequence[Prediction]
+    tasks: Sequence[str] | None = None
 
+    def content(self, kind: str) -> str:
+        """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
 
-def _mixed(
-    kind: str, deltas: list[str], file: str, columns: Columns, model: str | None, device: str
-) -> tuple[str, int]:
-    texts, names, answers = answer_rows(deltas, _rows(file), columns, model=model, device=device)
-    return write_mixed(kind, texts, names, answers), len(answers)
-
-
-def _rows(file: str) -> Rows:
-    from normtune.data.rows import read_rows
-
-    return read_rows(sys.stdin if file == "-" else Path(file))
-
-
-def _plain(texts: list[Text], answers: list[Prediction]) -> str:
-    lines = []
-    for answer in answers:
-        if answer.probabilities is None:
-            lines.append(f"{answer.value:.4f}\n")
+        In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, a row has
+        the label and its probability, or the value.
+        """
+        if not kind:
+            return "".join(map(_in_words, self.answers))
+        tasks = [{"task": task} for task in self.tasks] if self.tasks is not None else [{}] * len(self.texts)
+        inputs = [{**_inputs(text), **task} for text, task in zip(self.texts, tasks, strict=True)]
+        both = list(zip(inputs, self.answers, strict=True))
+        if kind == ".jsonl":
+            rows: list[dict[str, object]] = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
+            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if self.tasks is None:
+            rows = [{**own, **_whole(answer)} for own, answer in both]
         else:
-            ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
-            lines.append(f"{answer.label}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5]))
-    return "".join(lines)
-
-
-def _jsonl(texts: list[Text], answers: list[Prediction]) -> str:
-    rows = [{**_inputs(t), **a.model_dump(exclude_none=True)} for t, a in zip(texts, answers, strict=True)]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _table(delimiter: str) -> Callable[[list[Text], list[Prediction]], str]:
-    def write(texts: list[Text], answers: list[Prediction]) -> str:
-        text = io.StringIO()
+            pairs = {"text_pair": ""} if any("text_pair" in own for own in inputs) else {}
+            rows = [{"text": "", **pairs, **own, **_brief(answer)} for own, answer in both]
         # Every text is quoted: only so does a lone carriage return in one survive.
-        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        labels = list(answers[0].probabilities or {})
-        writer.writerow([*_inputs(texts[0]), *(["label", *(f"p({name})" for name in labels)] if labels else ["value"])])
-        for one, answer in zip(texts, answers, strict=True):
-            numbers = answer.probabilities or {}
-            given = (
-                [answer.label, *(round(numbers[name], 6) for name in labels)]
-                if labels
-                else [round(answer.value or 0.0, 6)]
-            )
-            writer.writerow([*_inputs(one).values(), *given])
-        return text.getvalue()
-
-    return write
+        return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
 
 
 def _inputs(text: Text) -> dict[str, str]:
     return {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
 
 
-_WRITERS = {"": _plain, ".jsonl": _jsonl, ".csv": _table(","), ".tsv": _table("\t")}
+def _whole(answer: Prediction) -> Mapping[str, object]:
+    if answer.probabilities is None:
+        return {"value": round(answer.value or 0.0, 6)}
+    shares = {f"p({name})": round(share, 6) for name, share in answer.probabilities.items()}
+    return {"label": answer.label, **shares}
+
+
+def _brief(answer: Prediction) -> Mapping[str, object]:
+    if answer.probabilities is None:
+        return {"label": "", "probability": "", "value": round(answer.value or 0.0, 6)}
+    return {"label": answer.label, "probability": round(answer.probabilities[str(answer.label)], 6), "value": ""}
+
+
+def _in_words(answer: Prediction) -> str:
+    if answer.probabilities is None:
+        return f"{answer.value:.4f}\n"
+    ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    return f"{answer.label}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
+
+
+def _single(delta: Delta, texts: list[Text], model: str | None, device: str) -> Answered:
+    """Answer all texts with one delta."""
+    from normtune.deltas.answers import Predictor
+
+    predictor = Predictor(options.base_of(delta, model, device), delta)
+    answers = predictor.predict(texts)
+    if predictor.truncated:
+        notes.print(f"{predictor.truncated:,} texts were cut to {delta.info.max_length} tokens.", highlight=False)
+    return Answered(texts, answers)
+
+
+def _from_file(listed: Sequence[str], file: str, columns: Columns, model: str | None, device: str) -> Answered:
+    """Answer the rows of a file, with the only delta or each with that of the task that it names.
+
+    Raises:
+        ConfigError: If there is no row to answer.
+        DataError: If a row names a task that there is no delta for, or its text cannot be answered.
+    """
+    from normtune.data.rows import read_rows
+    from normtune.deltas.hub import named_places
+
+    if columns.task is None:
+        delta = options.open_delta(listed[0])
+        rows = read_rows(sys.stdin if file == "-" else Path(file))
+        return _single(delta, _texts(rows, [delta.info] * len(rows.rows), columns), model, device)
+    places = named_places(listed)
+    rows = read_rows(sys.stdin if file == "-" else Path(file))
+    names = rows.column(columns.task)
+    if not names:
+        raise ConfigError(f"{rows.source} has no rows.")
+    for number, name in enumerate(names):
+        if name not in places:
+            raise DataError(f"{rows.place(number)}: {UnknownNameError('task', name, places)}")
+    deltas = {name: options.open_delta(places[name]) for name in dict.fromkeys(names)}
+    texts = _texts(rows, [deltas[name].info for name in names], columns)
+    return Answered(texts, _banked(deltas, texts, names, model, device), names)
+
+
+def _banked(
+    deltas: Mapping[str, Delta], texts: Sequence[Text], names: Sequence[str], model: str | None, device: str
+) -> list[Prediction]:
+    """The answers of several deltas, which share batches where they can."""
+    from normtune.deltas.bank import Bank
+
+    bank = Bank(options.base_of(next(iter(deltas.values())), model, device))
+    for name, delta in deltas.items():
+        bank.add(name, delta, apart=True)
+    if apart := [name for name, entry in bank.tasks.items() if entry.apart]:
+        notes.print(
+            f"These deltas change more than vectors and run in batches of their own: {', '.join(apart)}.",
+            highlight=False,
+        )
+    prepared = bank.prepare_many(texts, names)
+    if cut := sum(one.truncated for one in prepared):
+        notes.print(f"{cut:,} texts were cut to the limits of their tasks.", highlight=False)
+    return bank.answer(prepared)
+
+
+def _texts(rows: Rows, infos: Sequence[DeltaInfo], columns: Columns) -> list[Text]:
+    """The text of each row, from the columns that its delta was trained on, unless the user names others.
+
+    Raises:
+        DataError: If a text is empty.
+    """
+    read: dict[str, list[str]] = {}
+
+    def cell(column: str, number: int) -> str:
+        if column not in read:
+            read[column] = rows.column(column)
+        return read[column][number]
+
+    texts: list[Text] = []
+    for number, info in enumerate(infos):
+        # A plain list of texts, and a file of a suite's task, have the default names.
+        own = info.columns if info.columns and info.columns[0] in rows.columns else ("text", "text_pair")
+        text = cell(columns.text or own[0], number)
+        pair = cell(columns.pair or own[1], number) if info.pair else None
+        if not text.strip() or (pair is not None and not pair.strip()):
+            raise DataError(f"{rows.place(number)}: a text is empty.")
+        texts.append(text if pair is None else (text, pair))
+    return texts

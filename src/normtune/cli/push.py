@@ -10,11 +10,6 @@ import typer
 from normtune.cli.options import console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("push")(push)
-
-
 def push(
     delta: Annotated[Path, typer.Argument(help="Folder of a delta.")],
     repo: Annotated[str, typer.Argument(help="Repository on the hub: USER/NAME.")],

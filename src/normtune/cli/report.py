@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
+from normtune.cli import options
 from normtune.cli.options import notes
 from normtune.errors import UnknownNameError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("report")(report)
-
-
 def report(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Results folder, with records in runs/ and fisher/.")],
     out: Annotated[Path, typer.Option(help="Folder for the report: absent or empty.")] = Path("report"),
     model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
@@ -24,13 +21,13 @@ def report(
     title: Annotated[str, typer.Option(help="What stands on top of the page.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier report in the folder.")] = False,
     table: Annotated[
-        str | None, typer.Option(help="Write nothing, but print one table in Markdown: claims, table1, statistics, ...")
+        str | None, typer.Option(help="Only print one table in Markdown: claims, table1, statistics, ...")
     ] = None,
 ) -> None:
     """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
 
     The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown, LaTeX, CSV).
-    Records are read only; what is missing is shown as missing.
+    Records are not changed, and missing runs are shown as missing.
 
     Examples:
     `normtune report results --out report`
@@ -46,6 +43,8 @@ def report(
 
     if table is None:
         check()
+    else:
+        options.only(context, {"folder", "model", "protocol", "table"}, "--table prints a table and writes nothing")
     results = read(folder, model=model, protocol=protocol)
     made = Report(results, title)
     if table is not None:

@@ -1,34 +1,30 @@
-"""``normtune runs``: records as one table."""
+"""``normtune runs``: records, a row a run."""
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normtune.cli.options import Json, console
+from normtune.cli import options, render
+from normtune.cli.options import Csv, Json, Markdown
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from normtune.records.database import Row
+    from normtune.records.differences import Difference
+    from normtune.report.table import Table
 
 SHOWN = ("id", "status", "task", "method", "rate", "seed", "score")
-_NUMBERS = {"rate", "seed", "score"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("runs")(runs)
+_FORMATS = {"rate": "{:g}", "score": "{:.4f}"}
 
 
 def runs(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("runs/study"),
     task: Annotated[str | None, typer.Option(help="Only this task, in any spelling: sst2, SST-2.")] = None,
     method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
@@ -38,114 +34,89 @@ def runs(
     rate: Annotated[float | None, typer.Option(help="Only this learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, such as score. [default: by id]")] = None,
-    descending: Annotated[bool, typer.Option("--descending", help="With --sort, the largest first.")] = False,
+    descending: Annotated[bool, typer.Option("--descending", help="With --sort: the largest first.")] = False,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Instead, what differs between these two; the start of an id will do."),
+        typer.Option(help="Show what differs between two records; the start of an id is enough."),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with all columns.")] = False,
+    markdown: Markdown = False,
+    as_csv: Csv = False,
     as_json: Json = False,
 ) -> None:
     """List the records in a folder, a row a run, or say what differs between two.
 
-    The table shows the start of each id, which --compare understands; --csv and --json have them whole.
+    The table shows the start of each id, which --compare understands; --csv and --json show whole ids and all columns.
 
     Examples:
     `normtune runs results --task rte --sort score --descending`
 
     `normtune runs results --compare 002e8c 01724e`
     """
-    given = {
-        **{"task": task, "method": method, "protocol": protocol, "model": model},
-        **{"status": status, "rate": rate, "seed": seed},
-    }
-    wanted = {name: value for name, value in given.items() if value is not None}
-    if as_json and as_csv:
-        raise ConfigError("Choose one of --json and --csv.")
+    form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
+    if compare is not None:
+        options.only(
+            context,
+            {"folder", "compare", "markdown", "as_csv", "as_json"},
+            "--compare takes two ids and shows nothing else",
+        )
+        compared(folder, compare, form)
+        return
     if descending and sort is None:
         raise ConfigError("--descending needs --sort.")
-    if compare is None:
-        listed(folder, wanted, sort, descending=descending, as_csv=as_csv, as_json=as_json)
-    elif wanted or sort or as_csv:
-        raise ConfigError("--compare takes two ids, and beside them only --json.")
-    else:
-        compared(folder, compare, as_json=as_json)
-
-
-def listed(
-    folder: Path, wanted: dict[str, Any], sort: str | None, *, descending: bool, as_csv: bool, as_json: bool
-) -> None:
-    """Print the rows that are wanted."""
-    from normtune.records.database import COLUMNS, ordered, rows, select
+    from normtune.data.suites import spelled
+    from normtune.records.database import ordered, rows, select
 
     found = rows(folder)
-    if "task" in wanted:
-        from normtune.data.suites import spelled
-
-        wanted = {**wanted, "task": spelled(wanted["task"], [row["task"] for row in found])}
-    found = select(found, wanted)
+    given = {
+        "task": None if task is None else spelled(task, [row["task"] for row in found]),
+        **{"method": method, "protocol": protocol, "model": model, "status": status, "rate": rate, "seed": seed},
+    }
+    found = select(found, {name: value for name, value in given.items() if value is not None})
     if sort is not None:
         found = ordered(found, sort, descending=descending)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    elif as_csv:
-        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-    else:
-        # What all rows share says nothing of a row.
-        several = [name for name in ("protocol", "model") if len({row[name] for row in found}) > 1]
-        length = enough([row["id"] for row in found])
-        lines = [[cell(name, row)[: length if name == "id" else None] for name in (*SHOWN, *several)] for row in found]
-        show((*SHOWN, *several), lines)
+    render.show([listed(found)], form, plain=found, rows=found)
 
 
-def enough(ids: Sequence[str]) -> int:
-    """How many characters of the ids tell them apart, eight at least."""
-    return next(count for count in range(8, 65) if len({own[:count] for own in ids}) == len({*ids}))
+def listed(found: Sequence[Row]) -> Table:
+    """The rows for people, with as much of each id as tells them apart, eight characters at least."""
+    # What all rows share says nothing of a row.
+    several = [name for name in ("protocol", "model") if len({row[name] for row in found}) > 1]
+    ids = {row["id"] for row in found}
+    length = next(count for count in range(8, 65) if len({own[:count] for own in ids}) == len(ids))
+    names = [*SHOWN[:4], *several, *SHOWN[4:]]
+    return render.table(names, [[_cell(name, row, length) for name in names] for row in found], texts=4 + len(several))
 
 
-def cell(name: str, row: Row) -> str:
-    """A value for people: short rates, scores with four digits, nothing for None."""
+def _cell(name: str, row: Row, length: int) -> str:
     value = row[name]
-    if value is None:
-        return ""
-    return {"rate": "{:g}", "score": "{:.4f}"}.get(name, "{}").format(value)
+    text = "" if value is None else _FORMATS.get(name, "{}").format(value)
+    return text[:length] if name == "id" else text
 
 
-def compared(folder: Path, ids: tuple[str, str], *, as_json: bool) -> None:
+def compared(folder: Path, ids: tuple[str, str], form: render.Form) -> None:
     """Print what differs between two records."""
-    from normtune.records.database import records
     from normtune.records.differences import by_id, differences
+    from normtune.records.results import load_runs
 
-    found = records(folder)
+    found = load_runs(folder)
     first, second = (by_id(found, start) for start in ids)
     differing = differences(first, second)
-    if as_json:
-        print(json.dumps([asdict(each) for each in differing], indent=1))
-    elif not differing:
-        console.print(f"{first['id']} and {second['id']} differ in no setting and no outcome.", highlight=False)
-    else:
-        lines = [[each.kind, each.field, short(each.first), short(each.second)] for each in differing]
-        show(("kind", "field", first["id"], second["id"]), lines)
+    plain = [asdict(each) for each in differing]
+    part = (
+        _differences(differing, first.id, second.id)
+        if differing
+        else (f"{first.id} and {second.id} differ in no setting and no outcome.")
+    )
+    render.show([part], form, plain=plain, rows=plain)
 
 
-def short(value: object) -> str:
+def _differences(differing: Sequence[Difference], first: str, second: str) -> Table:
+    rows = [[each.kind, each.field, _short(each.first), _short(each.second)] for each in differing]
+    return render.table(["kind", "field", first, second], rows, texts=4)
+
+
+def _short(value: Any) -> str:
     """A value for people: fractions with six digits, a dash for None."""
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def show(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Print a table; square brackets in names are no markup."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(Text(head), overflow="fold", justify="right" if head in _NUMBERS else "left")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    console.print(table)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli.options import Device, Threads, notes, set_threads
+from normtune.cli import options
+from normtune.cli.options import Device, Threads, notes
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,16 +17,11 @@ if TYPE_CHECKING:
     from normtune.serving.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("serve")(serve)
-
-
 def serve(
     deltas: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Deltas (folders, files, hub ids) or folders of deltas; NAME=DELTA names the task.", show_default=False
+            help="Deltas (folders, files or hub ids) or folders of them; NAME=DELTA names the task.", show_default=False
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model. [default: that of the first delta]")] = None,
@@ -79,7 +75,7 @@ def serve(
 
     token = read_token(token_file)
     check_open(host, token, fixed=fixed)
-    set_threads(threads)
+    options.set_threads(threads)
     settings = Settings(
         max_batch=max_batch,
         max_wait=max_wait_ms / 1000,
@@ -103,20 +99,18 @@ def serve(
 def _batcher(
     deltas: list[str], model: str | None, folder: Path | None, follow: bool, settings: Settings, device: str
 ) -> Batcher:
-    from normtune.cli.loading import base_of
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.serving.batcher import Batcher
     from normtune.serving.tasks import Catalogue, DeltaFolder
 
-    place = None if folder is None else DeltaFolder(folder)
     named = _named(deltas)
     if named:
-        base = base_of(next(iter(named.values())), model, device)
+        base = options.base_of(next(iter(named.values())), model, device)
     else:
         base = load_base(str(model))
         base.model.to(accelerator(device).device)
-    catalogue = Catalogue(base, settings, place, follow=follow)
+    catalogue = Catalogue(base, settings, None if folder is None else DeltaFolder(folder), follow=follow)
     for name, delta in named.items():
         catalogue.give(name, delta)
     return Batcher(catalogue)
@@ -130,15 +124,14 @@ def _named(deltas: list[str]) -> dict[str, Delta]:
     """
     import re
 
-    from normtune.deltas.delta import Delta
-    from normtune.deltas.hub import fetch, named_places
+    from normtune.deltas.hub import named_places
     from normtune.serving.tasks import NAME
 
     places = named_places(deltas)
     for name in places:
         if not re.fullmatch(NAME, name):
             raise ConfigError(f"{name!r} cannot name a task: letters, digits, dots, dashes and underscores can.")
-    return {name: Delta.load(fetch(place)) for name, place in places.items()}
+    return {name: options.open_delta(place) for name, place in places.items()}
 
 
 def _welcome(address: str, batcher: Batcher, *, open_: bool) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from normtune.cli.options import Data, Device, Json, Threads, console, names, notes, set_threads
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Threads, notes
 from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -19,12 +17,8 @@ if TYPE_CHECKING:
     from normtune.submission.answers import Part
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("submit")(submit)
-
-
 def submit(
+    context: typer.Context,
     deltas: Annotated[
         str | None, typer.Option(help="Deltas, separated by commas: TASK=DELTA, or DELTA, which knows its task.")
     ] = None,
@@ -43,10 +37,11 @@ def submit(
         Path | None,
         typer.Option(help="The server's reply to --out, a CSV file of task,score; it goes into the record."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Where the base model is, if it has moved.")] = None,
+    model: BaseAt = None,
     data: Data = None,
     device: Device = "auto",
     threads: Threads = None,
+    markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
     """Write the zip that the GLUE server takes, and record its reply.
@@ -60,29 +55,27 @@ def submit(
 
     `normtune submit --out submission.zip --scores reply.csv`
     """
-    if scores is not None and (deltas or runs):
-        raise ConfigError("--scores records the reply to the submission at --out; leave out --deltas and --runs.")
-    if scores is None and (deltas is None) == (runs is None):
+    form = options.form(as_json=as_json, markdown=markdown)
+    if scores is not None:
+        taken = {"out", "scores", "markdown", "as_json"}
+        options.only(context, taken, "--scores records the reply to the submission at --out")
+    elif (deltas is None) == (runs is None):
         raise ConfigError("Give either --deltas, one for each task, or --runs, the output folder of a training.")
     if method is not None and runs is None:
         raise ConfigError("--method chooses among the runs of --runs.")
-    set_threads(threads)
+    options.set_threads(threads)
+    from normtune.submission.answers import best_runs, named
     from normtune.submission.archive import Archive
 
     archive = Archive(out)
     if scores is not None:
-        _show_scores(archive.add_reply(scores), as_json)
+        _show_scores(archive.add_reply(scores), form)
         return
     archive.claim()
-    parts, problems = _plan(_sources(deltas, runs, method), data, allow_missing)
+    sources = best_runs(runs, method) if runs is not None else named(options.names(deltas or ""))
+    parts, problems = _plan(sources, data, allow_missing)
     record = archive.write(_answers(parts, data, model, device), problems)
-    _show(record, out, as_json)
-
-
-def _sources(deltas: str | None, runs: Path | None, method: str | None) -> dict[str, Source]:
-    from normtune.submission.answers import best_runs, named
-
-    return best_runs(runs, method) if runs is not None else named(names(deltas or ""))
+    _show(record, out, form)
 
 
 def _plan(sources: dict[str, Source], data: Path | None, allow_missing: bool) -> tuple[list[Part], list[str]]:
@@ -103,48 +96,42 @@ def _plan(sources: dict[str, Source], data: Path | None, allow_missing: bool) ->
 
 
 def _answers(parts: list[Part], data: Path | None, model: str | None, device: str) -> list[tuple[Answered, str]]:
-    from normtune.cli.loading import base_of
     from normtune.submission.answers import answer
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     total = sum(part.rows for part in parts if part.source is not None)
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notes, transient=True) as bar:
         line = bar.add_task("texts answered", total=total)
-        return answer(parts, data, lambda delta: base_of(delta, model, device), lambda done: bar.advance(line, done))
+        return answer(
+            parts, data, lambda delta: options.base_of(delta, model, device), lambda done: bar.advance(line, done)
+        )
 
 
-def _show(record: SubmissionRecord, out: Path, as_json: bool) -> None:
+def _show(record: SubmissionRecord, out: Path, form: render.Form) -> None:
     from normtune.submission.archive import cells
 
-    if as_json:
-        print(record.model_dump_json(indent=1))
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("file", "rows", "answered by", "dev"):
-        table.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
-    for answered in record.answers:
-        *shown, _ = cells(answered)  # remarks are printed below the table, where there is room
-        table.add_row(*map(Text, shown))
-    console.print(table)
+    # The remarks stand below, where a narrow terminal cuts none of them.
+    shown = render.table(
+        ("file", "answered by", "dev", "rows"),
+        [(file, who, dev, rows) for file, rows, who, dev, _ in map(cells, record.answers)],
+        texts=3,
+    )
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
-    cut = sum(answered.truncated for answered in record.answers)
-    lines += [f"{cut:,} texts were cut to their delta's limit of tokens"] if cut else []
+    if cut := sum(answered.truncated for answered in record.answers):
+        lines.append(f"{cut:,} texts were cut to their delta's limit of tokens")
     lines.append(f"Wrote {out}; its record and a page are beside it")
     if not record.complete:
         lines.append(f"A trial: the GLUE server will not take it, since {'; '.join(record.problems)}.")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    render.show([shown, *lines], form, plain=record.model_dump(mode="json"))
 
 
-def _show_scores(record: SubmissionRecord, as_json: bool) -> None:
-    if as_json:
-        print(record.model_dump_json(indent=1))
-        return
-    table = Table(title="The server's scores x 100", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("file", "metric", "score", "remark"):
-        table.add_column(name, justify="right" if name == "score" else "left")
-    for answered in record.answers:
-        for metric, value in record.scores.get(answered.title, {}).items():
-            table.add_row(answered.title, metric, f"{100 * value:.1f}", answered.remark)
+def _show_scores(record: SubmissionRecord, form: render.Form) -> None:
+    rows = [
+        (answered.title, metric, answered.remark, f"{100 * value:.1f}")
+        for answered in record.answers
+        for metric, value in record.scores.get(answered.title, {}).items()
+    ]
     if record.overall is not None:
-        table.add_row("overall", "", f"{100 * record.overall:.1f}")
-    console.print(table)
+        rows.append(("overall", "", "", f"{100 * record.overall:.1f}"))
+    shown = render.table(("file", "metric", "remark", "score"), rows, title="The server's scores x 100", texts=3)
+    render.show([shown], form, plain=record.model_dump(mode="json"))

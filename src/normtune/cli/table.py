@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli.options import Json, console
-from normtune.errors import ConfigError, DataError
+from normtune.cli import options, render
+from normtune.cli.options import Csv, Json, Markdown, OfModel, OfProtocol
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("table")(table)
+    from normtune.records.run import Record
 
 
 def table(
     records: Annotated[Path, typer.Argument(help="Folder of records, as train --records fills it.")],
-    protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,
+    model: OfModel = None,
+    protocol: OfProtocol = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, in this order, separated by commas.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, in this order, separated by commas.")] = None,
-    rates: Annotated[
-        bool, typer.Option("--rates", help="Instead, the first seed's score at every rate tried.")
-    ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    rates: Annotated[bool, typer.Option("--rates", help="Show the first seed's score at every rate tried.")] = False,
+    markdown: Markdown = False,
+    as_csv: Csv = False,
     as_json: Json = False,
 ) -> None:
     """Tabulate records: a row a method, a column a task, mean and standard deviation over seeds.
@@ -36,36 +35,34 @@ def table(
 
     `normtune table results/runs --rates --tasks stsb --methods head,layernorm`
     """
-    from normtune.cli import options
-    from normtune.cli.outputs import markdown_table, rate_table, rich_table
     from normtune.data.suites import spelled
-    from normtune.records.aggregate import by_rate, tabulate
-    from normtune.records.store import Store
+    from normtune.records.aggregate import tabulate
+    from normtune.records.results import check_one_setting, load_runs
 
-    if not records.is_dir():
-        raise DataError(f"There is no folder of records at {records}.")
-    found = [record for record in Store(records) if protocol is None or record.config.protocol.name == protocol]
-    bases = {(record.base_identity, record.config.protocol.name) for record in found}
-    if not found:
-        raise DataError(f"There are no such records in {records}.")
-    if len(bases) > 1:
-        raise ConfigError("These records are of several base models or protocols; choose with --protocol.")
+    form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
+    runs = load_runs(records, model=model, protocol=protocol)
+    known = [*dict.fromkeys(run.config.task for run in runs)]
+    task_names = [spelled(name, known) for name in options.names(tasks)] if tasks else known
+    check_one_setting([run for run in runs if run.config.task in task_names])
+    method_names = options.methods(methods) if methods else [*dict.fromkeys(run.config.method for run in runs)]
     if rates:
-        known = {record.config.task for record in found}
-        wanted = [spelled(name, known) for name in options.names(tasks or "")]
-        print(rate_table(by_rate(found, wanted, options.methods(methods or ""))))
+        show_rates(runs, task_names, method_names, form)
         return
-    shown = tabulate(found)
-    if tasks or methods:
-        shown = dataclasses.replace(
-            shown,
-            tasks=tuple(spelled(name, shown.tasks) for name in options.names(tasks)) if tasks else shown.tasks,
-            methods=tuple(options.methods(methods)) if methods else shown.methods,
-        )
-    if as_json:
-        plain = [{"method": m, "task": t, **dataclasses.asdict(score)} for (m, t), score in shown.scores.items()]
-        print(json.dumps(plain, indent=1))
-    elif markdown:
-        print(markdown_table(shown))
-    else:
-        console.print(rich_table(shown))
+    scores = dataclasses.replace(tabulate(runs), tasks=tuple(task_names), methods=tuple(method_names))
+    rows = [{"method": m, "task": t, **dataclasses.asdict(score)} for (m, t), score in scores.scores.items()]
+    wanted = [row for row in rows if row["task"] in task_names and row["method"] in method_names]
+    render.show([render.scores(scores)], form, plain=wanted, rows=wanted)
+
+
+def show_rates(runs: Sequence[Record], tasks: Sequence[str], methods: Sequence[str], form: render.Form) -> None:
+    """Print the first seed's score at every rate tried."""
+    from normtune.records.aggregate import by_rate
+
+    scores = by_rate(runs, tasks, methods)
+    columns = sorted({rate for row in scores.values() for rate in row})
+    cells = [
+        [name, *(f"{100 * row[rate]:.1f}" if rate in row else "" for rate in columns)] for name, row in scores.items()
+    ]
+    flat = [{"runs": name, "rate": rate, "score": value} for name, row in scores.items() for rate, value in row.items()]
+    shown = render.table(["", *(f"{rate:g}" for rate in columns)], cells, title="Dev score x 100 of the first seed")
+    render.show([shown], form, plain=flat, rows=flat)

@@ -1,14 +1,15 @@
-"""Records as one table: a row a run, read without torch."""
+"""Records of runs as a table: a row a run, read without torch."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.records.results import load_runs
+from normtune.records.run import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,52 +22,23 @@ COLUMNS = (
 )
 
 
-def records(folder: Path) -> list[Row]:
-    """The records in `folder`, or in its ``runs``, by file name, as their files have them.
-
-    Raises:
-        DataError: If there is no such folder, if there are no records in it, or if a file is no record.
-    """
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.")
-    place = folder / "runs" if (folder / "runs").is_dir() else folder
-    found = [_read(file) for file in sorted(place.glob("*.json"))]
-    if not found:
-        raise DataError(f"There are no records in {folder}.")
-    return found
-
-
-def _read(file: Path) -> Row:
-    try:
-        record: Row = json.loads(file.read_text(encoding="utf-8"))
-        _row(record)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is no record of a run.") from error
-    return record
-
-
-def _row(record: Row) -> Row:
-    config = record["config"]
-    must = {name: record[name] for name in ("id", "status")}
-    must |= {name: config[name] for name in ("task", "method", "rate", "seed", "model")}
-    rest = {
-        **record,
-        **must,
-        "protocol": config["protocol"]["name"],
-        "trained": record.get("counts", {}).get("trained"),
-    }
-    return {name: rest.get(name) for name in COLUMNS}
-
-
 def rows(folder: Path) -> list[Row]:
     """A row for each record in `folder`, or in its ``runs``: `COLUMNS`, None where a record has no value.
 
-    Scores are fractions, times seconds; ``trained`` counts entries.
+    Scores are fractions, times are seconds; ``trained`` counts entries.
 
     Raises:
-        DataError: If there is no such folder, if there are no records in it, or if a file is no record.
+        DataError: If there is no such folder, it holds no record, or one is damaged.
     """
-    return [_row(record) for record in records(folder)]
+    return [row(record) for record in load_runs(folder)]
+
+
+def row(record: Record) -> Row:
+    """The record's `COLUMNS`."""
+    config = record.config
+    own = {"protocol": config.protocol.name, "trained": record.counts.trained}
+    places = (own, vars(config), vars(record))
+    return {name: next(place[name] for place in places if name in place) for name in COLUMNS}
 
 
 def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
@@ -81,12 +53,16 @@ def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
 
     Raises:
         UnknownNameError: If no row at all has a wanted name.
-        DataError: If no row at all has a wanted number, or none has all that is wanted.
+        DataError: If no row at all has a wanted number, or no row has all wanted values.
     """
     for name, value in wanted.items():
-        if not any(_same(row[name], value) for row in found):
-            _refuse(name, value, {row[name] for row in found})
-    chosen = [row for row in found if all(_same(row[name], value) for name, value in wanted.items())]
+        known = {own[name] for own in found}
+        if any(_same(own, value) for own in known):
+            continue
+        if isinstance(value, str):
+            raise UnknownNameError(name, value, known)
+        raise DataError(f"No record has the {name} {value:g}; there are {', '.join(f'{k:g}' for k in sorted(known))}.")
+    chosen = [own for own in found if all(_same(own[name], value) for name, value in wanted.items())]
     if not chosen:
         raise DataError(f"No record has all of {', '.join(f'{name} {value}' for name, value in wanted.items())}.")
     return chosen
@@ -94,12 +70,6 @@ def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
 
 def _same(value: Any, wanted: Any) -> bool:
     return math.isclose(value, wanted) if isinstance(wanted, float) else bool(value == wanted)
-
-
-def _refuse(name: str, value: Any, known: set[Any]) -> None:
-    if isinstance(value, str):
-        raise UnknownNameError(name, value, known)
-    raise DataError(f"No record has the {name} {value:g}; there are {', '.join(f'{k:g}' for k in sorted(known))}.")
 
 
 def ordered(found: Sequence[Row], column: str, *, descending: bool = False) -> list[Row]:
@@ -110,19 +80,16 @@ def ordered(found: Sequence[Row], column: str, *, descending: bool = False) -> l
     """
     if column not in COLUMNS:
         raise UnknownNameError("column", column, COLUMNS)
-    having = [row for row in found if row[column] is not None]
-    without = [row for row in found if row[column] is None]
-    return [*sorted(having, key=lambda row: row[column], reverse=descending), *without]
+    having = [own for own in found if own[column] is not None]
+    without = [own for own in found if own[column] is None]
+    return [*sorted(having, key=lambda own: own[column], reverse=descending), *without]
 
 
 def frame(folder: Path | str) -> pd.DataFrame:
-    """The records in `folder` as a pandas DataFrame, a row a run, with `COLUMNS`.
-
-    Scores are fractions, times seconds; ``trained`` counts entries.
+    """What `rows` gives, as a pandas DataFrame.
 
     Raises:
         ConfigError: If pandas is missing.
-        DataError: If there is no such folder, if there are no records in it, or if a file is no record.
     """
     try:
         import pandas as pd

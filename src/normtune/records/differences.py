@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from normtune.errors import DataError
+from normtune.records.run import Record
 
 Kind = Literal["configuration", "machine", "outcome"]
 
@@ -30,14 +31,14 @@ class Difference:
     second: Any
 
 
-def by_id(records: Sequence[Mapping[str, Any]], start: str) -> Mapping[str, Any]:
+def by_id(records: Sequence[Record], start: str) -> Record:
     """The only record whose id is, or starts with, `start`.
 
     Raises:
         DataError: If there is none, or more than one.
     """
-    found = [record for record in records if record["id"] == start]
-    found = found or [record for record in records if start and record["id"].startswith(start)]
+    found = [record for record in records if record.id == start]
+    found = found or [record for record in records if start and record.id.startswith(start)]
     if not found:
         raise DataError(f"No record has an id that starts with {start!r}; `normtune runs` lists them.")
     if len(found) > 1:
@@ -45,9 +46,9 @@ def by_id(records: Sequence[Mapping[str, Any]], start: str) -> Mapping[str, Any]
     return found[0]
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+def differences(first: Record, second: Record) -> list[Difference]:
     """Every field in which two records differ, configuration first and outcome last; `LEFT_OUT` is not compared."""
-    one, other = dict(_leaves(first)), dict(_leaves(second))
+    one, other = (dict(_leaves(record.model_dump(mode="json"))) for record in (first, second))
     found = [
         Difference(KINDS.get(field.split(".")[0], "outcome"), field, one.get(field), other.get(field))
         for field in {**one, **other}

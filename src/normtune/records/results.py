@@ -1,4 +1,4 @@
-"""The one reader of a results folder: the records of runs, measurements and submissions that belong together."""
+"""The one reader of records: of runs, of measurements, and of a results folder that holds both."""
 
 from __future__ import annotations
 
@@ -40,6 +40,38 @@ class Results:
         return tuple(run for run in self.runs if run.status == "done" and run.score is not None)
 
 
+def load_runs(folder: Path, *, model: str | None = None, protocol: str | None = None) -> list[Record]:
+    """The records of runs in `folder`, or in its ``runs``, in the order of their file names.
+
+    Args:
+        folder: The folder.
+        model: Only runs of this model, as its user called it.
+        protocol: Only runs of this protocol.
+
+    Returns:
+        The records, at least one.
+
+    Raises:
+        DataError: If there is no such folder, it holds no such record, or one is damaged.
+    """
+    found = [run for run in _inside(folder, "runs", Record) if _wanted(run, model, protocol)]
+    if not found:
+        raise DataError(f"There are no records of runs{_words(model, protocol)} in {folder}.")
+    return found
+
+
+def load_fisher(folder: Path) -> list[FisherRecord]:
+    """The measurements of Fisher information in `folder`, or in its ``fisher``, in the order of their file names.
+
+    Raises:
+        DataError: If there is no such folder, it holds no such record, or one is damaged.
+    """
+    found = _inside(folder, "fisher", FisherRecord)
+    if not found:
+        raise DataError(f"There are no records of Fisher information in {folder}.")
+    return found
+
+
 def read(folder: Path, *, model: str | None = None, protocol: str | None = None) -> Results:
     """Read a results folder: ``runs/*.json``, ``fisher/*.json``, and ``study.json`` and ``submission*.json`` if any.
 
@@ -57,13 +89,11 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
     """
     if not folder.is_dir():
         raise DataError(f"There is no results folder at {folder}.")
-    runs = [run for run in _all(folder / "runs", Record) if model in {None, run.config.model}]
+    runs = [run for run in _all(folder / "runs", Record) if _wanted(run, model, protocol)]
     fisher = [each for each in _all(folder / "fisher", FisherRecord) if model in {None, each.config.model}]
-    runs = [run for run in runs if protocol in {None, run.config.protocol.name}]
     if not runs and not fisher:
-        given = [f"of {kind} {name}" for kind, name in (("model", model), ("protocol", protocol)) if name]
-        raise DataError(f"There are no records{''.join(f' {each}' for each in given)} in {folder}/runs or /fisher.")
-    _one_setting(runs, fisher)
+        raise DataError(f"There are no records{_words(model, protocol)} in {folder}/runs or {folder}/fisher.")
+    check_one_setting(runs, fisher)
     plan = _json(folder / "study.json")
     seeds = plan.get("seeds", ()) if isinstance(plan, dict) else ()
     return Results(
@@ -75,8 +105,27 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
     )
 
 
+def _inside(folder: Path, name: str, kind: type[Kind]) -> list[Kind]:
+    """The records in `folder`, or in the folder called `name` inside, where there is one.
+
+    Raises:
+        DataError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder of records at {folder}.")
+    return _all(folder / name if (folder / name).is_dir() else folder, kind)
+
+
 def _all(folder: Path, kind: type[Kind]) -> list[Kind]:
     return [kind.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _wanted(run: Record, model: str | None, protocol: str | None) -> bool:
+    return model in {None, run.config.model} and protocol in {None, run.config.protocol.name}
+
+
+def _words(model: str | None, protocol: str | None) -> str:
+    return "".join(f" of {kind} {name}" for kind, name in (("model", model), ("protocol", protocol)) if name)
 
 
 def _json(path: Path) -> Any:
@@ -93,7 +142,7 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path} is no JSON: {error}.") from error
 
 
-def _one_setting(runs: Sequence[Record], fisher: Sequence[FisherRecord]) -> None:
+def check_one_setting(runs: Sequence[Record], fisher: Sequence[FisherRecord] = ()) -> None:
     """Refuse to show records side by side that differ in model, protocol or data.
 
     Raises:

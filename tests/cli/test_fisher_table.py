@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from normtune.cli.informed import by_layer, heatmaps, in_markdown, plain, shown
+from normtune.cli.fisher import by_layer, heatmaps, show
+from normtune.cli.render import Form, console
 from normtune.config import Sub
 from normtune.importance.scores import Scores
 from normtune.methods.expression import select
@@ -45,12 +48,27 @@ def record(task: str, means: dict[str, tuple[float, ...]] | dict[str, float] = M
     })
 
 
-def text(*records: FisherRecord, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, _environ={})
-    for part in shown(records):
-        console.print(part, highlight=False)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def printed(form: Form, *records: FisherRecord) -> str:
+    with redirect_stdout(io.StringIO()) as out:
+        show(records, form)
+    return out.getvalue()
+
+
+def text(*records: FisherRecord) -> str:
+    return printed("text", *records)
+
+
+def in_markdown(records: list[FisherRecord]) -> str:
+    return printed("markdown", *records)
+
+
+def plain(records: list[FisherRecord]) -> Any:
+    return json.loads(printed("json", *records))
+
+
+@pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 100)
 
 
 def body(shown_text: str) -> list[list[str]]:
@@ -75,7 +93,7 @@ def test_markdown_says_the_same() -> None:
     lines = in_markdown([record("rte")]).splitlines()
     assert lines[:3] == [
         "|  | component | sum | rte |",
-        "| ---: | --- | ---: | ---: |",
+        "| --- | --- | ---: | ---: |",
         "| 1 | output.LayerNorm | 0.600 | 60.0 |",
     ]
     assert lines[5:] == ["", "Examples: RTE 1,200 of 34,567."]
@@ -91,9 +109,10 @@ def test_a_component_that_a_task_lacks_is_left_blank() -> None:
     assert rows["query"] == ["0.800", "30.0", "50.0"]
 
 
-def test_long_names_are_folded_and_numbers_never() -> None:
+def test_long_names_are_folded_and_numbers_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 80)
     means = {"decoder." + "x" * 70: 1.0, "y": 3.0}
-    found = text(*(record(f"task{n}", means) for n in range(5)), width=80)
+    found = text(*(record(f"task{n}", means) for n in range(5)))
     assert max(map(len, found.splitlines())) <= 80
     assert "…" not in found
     assert found.count("75.0") == found.count("25.0") == 5
@@ -104,7 +123,7 @@ def test_how_much_it_depends_on_the_head() -> None:
     two = {"query": (3.0, 1.0), "output.dense": (1.0, 2.0), "output.LayerNorm": (6.0, 6.0)}
     found = record("rte", two)
     assert "Pairs of components that two of the 2 heads order alike: RTE 67 %." in text(found)
-    assert plain([found])["tasks"]["rte"]["between_heads"] == pytest.approx(2 / 3)  # type: ignore[index]
+    assert plain([found])["tasks"]["rte"]["between_heads"] == pytest.approx(2 / 3)
 
 
 def test_what_did_not_become_stable_is_named() -> None:
@@ -115,7 +134,7 @@ def test_what_did_not_become_stable_is_named() -> None:
     records = [record("rte", stability=known(False)), record("cola", stability=known(True)), record("sst2")]
     assert "Still changing when the examples ran out: RTE." in in_markdown(records)
     assert "Still changing" not in in_markdown(records[1:])
-    tasks: Any = plain(records)["tasks"]
+    tasks = plain(records)["tasks"]
     assert tasks["rte"]["stability"]["looks"] == [{"examples": 64, "agreement": 0.5, "error": 0.1}]
     assert tasks["sst2"]["stability"] is None
 
@@ -127,7 +146,7 @@ def test_what_is_slow_is_said() -> None:
 
 
 def test_plain() -> None:
-    found: Any = plain([record("rte"), record("sst2", {"query": 1.0, "output.dense": 0.0, "output.LayerNorm": 0.0})])
+    found = plain([record("rte"), record("sst2", {"query": 1.0, "output.dense": 0.0, "output.LayerNorm": 0.0})])
     assert found["ranking"] == pytest.approx({"query": 1.3, "output.LayerNorm": 0.6, "output.dense": 0.1})
     assert found["tasks"]["rte"]["mean"] == MEANS
     assert {key: found["tasks"]["rte"][key] for key in ("id", "examples", "available")} == {
@@ -135,6 +154,12 @@ def test_plain() -> None:
         "examples": 1200,
         "available": 34567,
     }
+
+
+def test_csv_has_a_row_a_task_and_component() -> None:
+    rows = list(csv.DictReader(io.StringIO(printed("csv", record("rte"), record("sst2")))))
+    assert [(row["task"], row["component"]) for row in rows] == [(t, n) for t in ("rte", "sst2") for n in MEANS]
+    assert [float(row["share"]) for row in rows[:3]] == pytest.approx([0.3, 0.1, 0.6])
 
 
 def test_sums_by_layer(tiny_base: Base) -> None:

@@ -1,0 +1,153 @@
+"""How every command prints its results: tables for people, or Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from normtune.report.table import Entry, Group, Kind, Table, rows_as_markdown
+
+if TYPE_CHECKING:
+    from normtune.records import aggregate
+
+#: For results.
+console = Console()
+
+Form = Literal["text", "markdown", "csv", "json"]
+#: What is printed: tables, and paragraphs between them.
+Part = Table | str
+
+_HEADER = 10  # characters of a column's name that fit over its numbers
+_STYLES: dict[Kind, str] = {"best": "bold", "missing": "dim", "note": "dim", "bad": "red", "good": "green"}
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str | Entry]],
+    *,
+    title: str = "",
+    texts: int = 1,
+    notes: Sequence[str] = (),
+) -> Table:
+    """A table of one group.
+
+    Args:
+        header: Names of the columns.
+        rows: The cells of each row.
+        title: What it shows.
+        texts: How many columns, from the left, hold words rather than numbers.
+        notes: Sentences that stand below it.
+
+    Returns:
+        The table.
+    """
+    cells = (tuple(Entry(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+    return Table("", title, tuple(header), (Group("", tuple(cells)),), notes=tuple(notes), texts=texts)
+
+
+def show(
+    parts: Iterable[Part], form: Form = "text", *, plain: object = None, rows: Sequence[Mapping[str, object]] = ()
+) -> None:
+    """Print results on standard output.
+
+    Args:
+        parts: What people read, also in Markdown.
+        form: How to print it.
+        plain: What is printed as JSON.
+        rows: What is printed as CSV, with the keys of the first row as columns.
+    """
+    if form == "json":
+        print(json.dumps(plain, indent=1, default=str))
+    elif form == "csv":
+        print(as_csv(rows), end="")
+    elif form == "markdown":
+        print(as_markdown([*parts]))
+    else:
+        for part in parts:
+            _print(part)
+
+
+def as_markdown(parts: Sequence[Part]) -> str:
+    """The parts in Markdown; the title of a table that stands alone is left out."""
+    several = sum(isinstance(part, Table) for part in parts) > 1
+    blocks: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            blocks.append(part)
+            continue
+        if several and part.title:
+            blocks.append(f"**{part.title}**")
+        blocks += [rows_as_markdown(part), *part.notes]
+    return "\n\n".join(blocks)
+
+
+def as_csv(
+    rows: Sequence[Mapping[str, object]], delimiter: str = ",", quoting: Literal[0, 2] = csv.QUOTE_MINIMAL
+) -> str:
+    """The rows as CSV, with the keys of the first one as columns."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, [*rows[0]], delimiter=delimiter, quoting=quoting, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def _print(part: Part) -> None:
+    if isinstance(part, str):
+        console.print(Text(part), soft_wrap=not console.is_terminal)
+        return
+    if part.title:
+        console.print(Text(part.title, style="bold"))
+    made = _rich(part)
+    if console.measure(made, options=console.options.update(max_width=10_000)).maximum > console.width:
+        made.padding = (0, 0, 0, 0)
+    console.print(made)
+    for note in part.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _rich(shown: Table) -> RichTable:
+    """A table for the terminal; where that is narrow, words are broken and numbers are not."""
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, name in enumerate(shown.header):
+        if place < shown.texts:
+            made.add_column(Text(name), overflow="fold")
+        else:
+            made.add_column(Text(textwrap.fill(name, _HEADER, break_long_words=False)), justify="right", no_wrap=True)
+    for group in shown.groups:
+        for row in group.rows:
+            made.add_row(*(Text(str(cell), style=_STYLES.get(cell.kind, "")) for cell in row))
+    return made
+
+
+def scores(shown: aggregate.Table) -> Table:
+    """Scores of runs: a row a method, a column a task, mean and standard deviation over seeds."""
+    title = f"Dev score x 100: mean ± standard deviation over {shown.seeds} seed{'s' * (shown.seeds != 1)}"
+    rows: list[list[str | Entry]] = [
+        [method, f"{shown.trained.get(method, 0):,}", *(_score(shown, method, task) for task in shown.tasks)]
+        for method in shown.methods
+    ]
+    return table(["method", "entries", *shown.tasks], rows, title=title)
+
+
+def _score(shown: aggregate.Table, method: str, task: str) -> Entry:
+    """A score, with the number of its seeds where some are missing: a gap is shown, never averaged over."""
+    score = shown.scores.get((method, task))
+    if score is None:
+        return Entry("missing", kind="missing")
+    return Entry(str(score), badge="" if score.seeds == shown.seeds else f"{score.seeds} of {shown.seeds} seeds")
+
+
+def model_name(model: str) -> str:
+    """A model's name in print: the last part of a path or a hub id."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
