@@ -84,7 +84,7 @@ _GLUE = (
 
 SUITES: dict[str, Suite] = {
     "glue": Suite("GLUE", GLUE, _GLUE, load_glue, survey, ALIASES),
-    "toy": Suite("toy", TOY, _GLUE, load_toy),
+    "toy": Suite("toy", TOY, _GLUE, load_toy, aliases=ALIASES),
 }
 
 

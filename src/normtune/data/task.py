@@ -78,7 +78,7 @@ def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[st
         name: The task's name or title, in any case, with or without hyphens.
         tasks: The tasks that there are, by name.
         kind: What an unknown name is called in the error.
-        aliases: Further names, as `plain` gives them.
+        aliases: Further names, as `plain` gives them, of tasks that may be among them.
 
     Returns:
         A key of `tasks`.
@@ -86,7 +86,8 @@ def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[st
     Raises:
         UnknownNameError: If there is no such task.
     """
-    known = {plain(given): own for own, task in tasks.items() for given in (own, task.title)} | dict(aliases or {})
+    known = {given: own for given, own in (aliases or {}).items() if own in tasks}
+    known |= {plain(given): own for own, task in tasks.items() for given in (own, task.title)}
     if plain(name) not in known:
         raise UnknownNameError(kind, name, tasks)
     return known[plain(name)]

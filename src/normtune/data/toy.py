@@ -97,7 +97,8 @@ FRAMES: Mapping[str, str] = {
         {where}, the {x} is {act.ing} the {thing} {when} > {when*}, the {x*} is {act*.ing} the {thing*} {where*}
         the {x} is {act.ing} the {thing} {where} {when} > it is the {x*} who is {act*.ing} the {thing*} {where*} {when*}
         the {x} is {act.ing} the {thing} {where} {when} > the {thing*} is being {act*.past} by the {x*} {where*} {when*}
-        {when}, the {x.same} is {act.same.ing} the {thing} {where} > the {x*} is {act*.ing} the {thing*} {where*} {when*}
+        {when}, the {x.same} is {act.same.ing} the {thing} {where}
+            > the {x*} is {act*.ing} the {thing*} {where*} {when*}
         the {x} is {act.ing} the {thing} {where} {when}
             > {when*.same}, the {x*} is {act*.ing} the {thing*.same} {where*.same}
         """,
