@@ -36,7 +36,8 @@ def evidence(cells: Cells) -> dict[str, Measured]:
 
 
 def _change(cells: Cells) -> Measured:
-    values = {task: _leads(map(_changes, full_runs(cells, task)), cells.norms.closing) for task in cells.tasks}
+    tasks = cells.order(cells.tasks)
+    values = {task: _leads(map(_changes, full_runs(cells, task)), cells.norms.closing) for task in tasks}
     return _ratio(f"change of {cells.closing} over that of the component that comes next", values)
 
 

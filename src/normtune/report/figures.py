@@ -178,7 +178,7 @@ def _fisher_maps(cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool
     every = [value for sums in columns.values() for value in sums.values() if value > 0 or not log]
     rows, names = tuple(map(str, layers)), tuple(map(cells.title, columns))
     maps = []
-    for sub in dict.fromkeys(sub for sums in columns.values() for _, sub in sums):
+    for sub in sorted({sub for sums in columns.values() for _, sub in sums}, reverse=True):
         values = tuple(tuple(sums.get((layer, sub)) for sums in columns.values()) for layer in layers)
         span = min(every), max(every)
         maps.append(HeatMap(sub, rows, names, values, unit, column_name="task", span=span, log=log))

@@ -67,20 +67,12 @@ class HeatMap:
     @property
     def marks(self) -> list[list[Mark]]:
         """What each cell says, row by row."""
-        cells = (
-            (row, column, value)
+        cells = [
+            (f"{self.row_name} {row}, {self.column_name} {column}", value)
             for row, own in zip(self.rows, self.values, strict=True)
             for column, value in zip(self.columns, own, strict=True)
-        )
-        return [
-            [
-                Mark(
-                    f"{self.title}: {self.row_name} {row}, {self.column_name} {column}\n"
-                    + ("none" if value is None else f"{value:.3g}")
-                )
-                for row, column, value in cells
-            ]
         ]
+        return [[Mark(f"{self.title}: {at}\n{'none' if v is None else f'{v:.3g}'}") for at, v in cells]]
 
 
 def exponent(largest: float) -> int:
@@ -167,7 +159,7 @@ def _cells(axes: Axes, panel: HeatMap) -> Any:
     low, high = (limit / factor for limit in panel.limits)
     norm = LogNorm(low, high) if panel.log else Normalize(low, high)
     colours = mpl.colormaps["viridis"].with_extremes(bad=HOLE)
-    shown = np.ma.masked_where(values <= 0, values) if panel.log else np.ma.masked_invalid(values)
+    shown = np.ma.masked_where(~(values > 0), values) if panel.log else np.ma.masked_invalid(values)
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
     cells = axes.pcolormesh(shown, cmap=colours, norm=norm, edgecolors=SHEET, linewidth=0.6)
