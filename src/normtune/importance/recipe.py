@@ -26,6 +26,18 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 TEXTS = 128
 
 
+def kinds() -> dict[str, tuple[str, str]]:
+    """Importance and scope by the name of a kind of mask: ``fisher-leave-one-out``, ``wanda-global``, ``random``.
+
+    A scope alone is Fisher's, and an importance alone the task's own.
+    """
+    return {
+        **{scope: ("fisher", scope) for scope in SCOPES},
+        **{name: (name, "individual") for name in IMPORTANCES},
+        **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
+    }
+
+
 class MaskRecipe(Strict):
     """What a mask is to be.
 
@@ -82,20 +94,17 @@ class MaskRecipe(Strict):
         """The recipe of a kind of mask: an importance, its scope, or both, as in a mask's name.
 
         Args:
-            kind: ``fisher-leave-one-out``, ``wanda-global``, ``random``; a scope alone is Fisher's, and an importance
-                alone is the task's own.
+            kind: One of `kinds`.
             **fields: The other fields.
 
         Raises:
             UnknownNameError: If there is no such kind.
         """
-        for importance in IMPORTANCES:
-            for scope in SCOPES:
-                if kind in {f"{importance}-{scope}", *([importance] if scope == "individual" else [])}:
-                    return cls(importance=importance, scope=scope, **fields)
-        if kind in SCOPES:
-            return cls(scope=kind, **fields)
-        raise UnknownNameError("kind of mask", kind, [*IMPORTANCES, *SCOPES])
+        known = kinds()
+        if kind not in known:
+            raise UnknownNameError("kind of mask", kind, known)
+        importance, scope = known[kind]
+        return cls(importance=importance, scope=scope, **fields)
 
     @property
     def needs(self) -> Needs:
