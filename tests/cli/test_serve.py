@@ -35,8 +35,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DELTA", "--host", "::"], "Anybody who reaches :: could change the tasks"),
         (["DELTA", "--token-file", "nowhere"], "The token file nowhere cannot be read"),
         (["DELTA", "--deltas-folder", "nowhere"], "There is no folder of deltas at nowhere"),
-        (["DELTA", "DELTA"], "Two deltas are called 'run'"),
-        (["a/b=DELTA"], "'a/b' cannot name a task"),
+        (["DELTA", "run=elsewhere"], "Two deltas are called 'run'"),
+        (["a b=DELTA"], "'a b' cannot name a task"),
         (["nowhere-at-all/delta"], "nowhere-at-all/delta"),
     ],
 )

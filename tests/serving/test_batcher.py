@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import httpx2
@@ -38,7 +39,9 @@ def test_changing_tasks_under_load_never_gives_another_tasks_answer(
 
     def change() -> None:
         with server.client() as client:
-            for turn in range(40):
+            for turn in count():
+                if turn >= 40 and turn % 8 == 0 and len(asked) > 50:
+                    break
                 name = ("two", "five", "number", "broken")[turn % 4]
                 status = client.put("/v1/tasks/changing", json={"delta": name}).status_code
                 if status != (409 if name == "broken" else 201 if turn % 8 == 0 else 200):
@@ -53,7 +56,6 @@ def test_changing_tasks_under_load_never_gives_another_tasks_answer(
             one.result(60)
     assert not wrong, wrong[:3]
     assert {200, 404} == {*asked}
-    assert len(asked) > 50
 
 
 def test_a_full_queue_answers_503_and_says_when_to_come_back(tiny_folder: Path, known: dict[str, Delta]):

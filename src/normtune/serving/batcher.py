@@ -92,9 +92,14 @@ class Batcher:
         self._task = asyncio.create_task(self._run())
         self.ready = True
 
+    def retire(self) -> None:
+        """Say that new requests should go elsewhere. Those that come are answered, in batches that no longer wait."""
+        self.ready = False
+        self._more.set()
+
     async def stop(self) -> None:
         """Answer what was accepted, then stop."""
-        self.ready = False
+        self.retire()
         while self.waiting:
             await asyncio.sleep(0.005)
         self._task.cancel()
@@ -186,7 +191,7 @@ class Batcher:
             self._more.clear()
             await self._more.wait()
         until = self._queue[0].came + self.settings.max_wait
-        while len(self._queue) < self.settings.max_batch and (left := until - time.monotonic()) > 0:
+        while self.ready and len(self._queue) < self.settings.max_batch and (left := until - time.monotonic()) > 0:
             self._more.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._more.wait(), left)

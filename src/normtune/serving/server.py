@@ -53,7 +53,8 @@ class Server(uvicorn.Server):
         if self._signalled:
             self.force_exit = self.should_exit = True
             return
-        self._signalled, self._batcher.ready = True, False
+        self._signalled = True
+        self._batcher.retire()
         drain = 0.0 if sig == signal.SIGINT else self._batcher.settings.drain_seconds
         if drain:
             asyncio.get_running_loop().call_later(drain, setattr, self, "should_exit", True)
