@@ -158,7 +158,7 @@ def mask(
     if as_json:
         print(made.info.model_dump_json(indent=1))
     else:
-        show(made, out)
+        show(made, of, out)
 
 
 def _check_layers(within: str, from_layer: int | None, max_time: float | None) -> None:
@@ -189,7 +189,7 @@ def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict
     return dict(by_task)
 
 
-def show(made: Mask, file: Path) -> None:
+def show(made: Mask, importance: Importance, file: Path) -> None:
     """Say how many entries a mask took, and where they are."""
     info = made.info
     console.print(
@@ -198,6 +198,7 @@ def show(made: Mask, file: Path) -> None:
     if info.tasks:
         each = ", ".join(f"{task} ({n:,})" if (n := info.examples.get(task)) else task for task in info.tasks)
         console.print(f"from {each}{' examples' if info.examples else ''}", highlight=False)
+    console.print(f"ranked by {importance.about}", highlight=False)
     taken: dict[tuple[str, int | None], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for place in made.selection:
         taken[place.component, place.layer][place.sub] += made.selection.count(place.parameter)

@@ -236,7 +236,9 @@ IMPORTANCES: dict[str, Importance] = {
     "least-fisher": Importance("Fisher information, the lowest", "fisher", fisher, least=True),
     "change": Importance("how far the entry moved in full fine-tunings", "runs", change),
     "magnitude": Importance("the size of the pre-trained value", "nothing", magnitude),
-    "wanda": Importance("that size times the norm of its input (Sun et al., 2024)", "texts", wanda, seeded=True),
+    "wanda": Importance(
+        "the size of the value times the norm of its input (Sun et al., 2024)", "texts", wanda, seeded=True
+    ),
     "random": Importance("a draw", "nothing", random, seeded=True),
 }
 
