@@ -116,9 +116,9 @@ def test_tables_are_written_for_others_to_read():
 def test_every_record_is_on_a_shelf(cells):
     found = shelves(cells, Marks("M"), Marks("V"))
     results = cells.results
-    listed = {row[0].text for shelf in found for row in shelf.table.rows}
+    listed = {row[0].text for shelf in found for row in shelf.rows}
     assert listed == {run.id for run in results.runs} | {each.id for each in results.fisher}
-    assert "fisher-rte" in {shelf.anchor for shelf in found}
+    assert "fisher-rte" in {shelf.key for shelf in found}
 
 
 def test_everything_chosen_is_stated(cells):

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
 from normtune.report.cells import Cells, anchor
 from normtune.report.table import Entry, Group, Table
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The records behind one cell, or one measurement of Fisher information.
-
-    Attributes:
-        anchor: Its place on the page.
-        title: What it is.
-        summary: How much of it there is.
-        table: The records.
-    """
-
-    anchor: str
-    title: str
-    summary: str
-    table: Table
 
 
 class Marks:
@@ -47,8 +29,8 @@ class Marks:
         return [(name, text) for text, name in self.known.items()]
 
 
-def shelves(cells: Cells, machines: Marks, versions: Marks) -> list[Shelf]:
-    """Every record: runs by method and task, then the Fisher information of each task."""
+def shelves(cells: Cells, machines: Marks, versions: Marks) -> list[Table]:
+    """Every record: a table for the runs of each method and task, then one for the Fisher information of each task."""
     runs: dict[tuple[str, str], list[Record]] = {}
     for run in cells.results.runs:
         runs.setdefault((run.config.method, run.config.task), []).append(run)
@@ -61,7 +43,7 @@ def shelves(cells: Cells, machines: Marks, versions: Marks) -> list[Shelf]:
     ]
 
 
-def _runs(cells: Cells, method: str, task: str, runs: list[Record], machines: Marks, versions: Marks) -> Shelf:
+def _runs(cells: Cells, method: str, task: str, runs: list[Record], machines: Marks, versions: Marks) -> Table:
     chosen = {run.id for run in cells.chosen.get((method, task), {}).values()}
     rows = []
     for run in sorted(runs, key=lambda run: (run.config.rate, run.config.seed)):
@@ -81,10 +63,10 @@ def _runs(cells: Cells, method: str, task: str, runs: list[Record], machines: Ma
         ))  # fmt: skip
     header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "seconds", "peak MiB", "machine",
               "versions")  # fmt: skip
-    name = anchor(method, task)
     count = len({run.config.seed for run in runs if run.id in chosen})
     summary = f"{len(runs)} runs; {count} seed{'s' * (count != 1)} at the rate shown"
-    return Shelf(name, f"{method} on {cells.title(task)}", summary, Table(name, "", header, (Group("", tuple(rows)),)))
+    title = f"{method} on {cells.title(task)}"
+    return Table(anchor(method, task), title, header, (Group("", tuple(rows)),), summary)
 
 
 def _every_metric(run: Record) -> str:
@@ -94,7 +76,7 @@ def _every_metric(run: Record) -> str:
     )
 
 
-def _fisher(title: str, fisher: FisherRecord, machines: Marks, versions: Marks) -> Shelf:
+def _fisher(title: str, fisher: FisherRecord, machines: Marks, versions: Marks) -> Table:
     config = fisher.config
     row = (
         Entry(fisher.id, kind="best"),
@@ -107,9 +89,8 @@ def _fisher(title: str, fisher: FisherRecord, machines: Marks, versions: Marks) 
         Entry(versions(fisher.versions)),
     )
     header = ("record", "estimator", "head seeds", "examples", "tokens at most", "seconds", "machine", "versions")
-    name = f"fisher-{config.task}"
-    return Shelf(name, f"Fisher information on {title}", f"{fisher.examples:,} examples",
-                 Table(name, "", header, (Group("", (row,)),), texts=2))  # fmt: skip
+    name, summary = f"Fisher information on {title}", f"{fisher.examples:,} examples"
+    return Table(f"fisher-{config.task}", name, header, (Group("", (row,)),), summary, texts=2)
 
 
 def facts(cells: Cells) -> list[tuple[str, str]]:
