@@ -140,10 +140,8 @@ def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None
 
     facts = _facts(scores, groups)
     last = sets[-1][1]  # one value a task, where there is that
-    parts: list[render.Part] = [" ".join(facts), *_tables(sets, last.settings)]
-    for title, texts in (("Conclusions", [*map(sentence, last.pairs)]), ("Mind", warnings(last))):
-        if texts:
-            parts.append(f"{title}:\n\n" + "\n".join(f"- {text}" for text in texts))
+    said = {"Conclusions": [*map(sentence, last.pairs)], "Notes": warnings(last)}
+    lists = ["\n".join([f"{title}:\n", *(f"- {text}" for text in texts)]) for title, texts in said.items() if texts]
     plain = {
         "facts": facts,
         "settings": dataclasses.asdict(last.settings),
@@ -160,9 +158,9 @@ def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None
             }
             for _, comparison in sets
         ],
-        "notes": warnings(last),
+        "notes": said["Notes"],
     }
-    render.show(parts, form, plain=plain)
+    render.show([" ".join(facts), *_tables(sets, last.settings), "\n\n".join(lists)], form, plain=plain)
 
 
 def _facts(scores: Scores, groups: Groups) -> list[str]:
