@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normtune.fast.linear import VARIABLE, linear_backend
 from normtune.importance import squares
 from normtune.importance.squares import (
     by_tokens,
@@ -62,17 +61,6 @@ def by_hand(inputs, grad):
     return total
 
 
-@pytest.fixture(params=["torch", "onednn"])
-def backend(request, monkeypatch):
-    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    monkeypatch.setenv(VARIABLE, request.param)
-    linear_backend.cache_clear()
-    yield request.param
-    monkeypatch.undo()
-    linear_backend.cache_clear()
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("where", [Tensor, Elsewhere])
 def test_entries_are_the_loop_by_hand(shape, where, monkeypatch):
@@ -121,7 +109,7 @@ def test_token_products(where):
     torch.testing.assert_close(found, torch.einsum("bti,bsi->bts", values, values))
 
 
-def test_in_float32_by_each_library(backend):
+def test_in_float32():
     inputs, grad = layer((4, 9, 33, 17), torch.float32)
     wanted = by_hand(inputs, grad)
     torch.testing.assert_close(linear_entries(inputs, grad).double(), wanted, rtol=1e-4, atol=1e-4)

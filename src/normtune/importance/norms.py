@@ -72,8 +72,8 @@ class FusedNorms:
         for parameter, saw in ((seen.norm.bias, None), (seen.norm.weight, normalised)):
             name = self._names.get(id(parameter))
             if name is not None:
-                sums = norm_sums(seen.grad, seen.packing.lengths, saw)
-                self._take(name, Factor("vector", _in_order(sums, seen.packing.texts)))
+                sums = norm_sums(seen.grad, seen.batch.lengths, saw)
+                self._take(name, Factor("vector", _in_order(sums, seen.batch.texts)))
 
 
 def can_fuse(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], tokens: int) -> bool:
