@@ -24,7 +24,7 @@ import ours
 import torch
 from harness import RESULTS, glue, write
 from matplotlib.axes import Axes
-from speed import BATCH, DEV, RATES, Setting
+from speed import BATCH, DEV, RATE, Setting
 
 from normtune.config import Protocol
 from normtune.importance.masks import relative_time
@@ -54,7 +54,7 @@ def main() -> None:
     for task in options.tasks.split(","):
         if options.again or task not in found:
             found[task] = measure(task)
-            protocol = {"epochs": EPOCHS, "examples": EXAMPLES, "batch": BATCH, "rate": RATES["layernorm"]}
+            protocol = {"epochs": EPOCHS, "examples": EXAMPLES, "batch": BATCH, "rate": RATE}
             print(write("depth", found, {}, seeds=SEEDS, protocol=protocol))
     draw(found)
 
@@ -88,7 +88,7 @@ def ways(layer: int) -> tuple[str, ...]:
 def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
     """The best dev score of one training of what `selects` says, and the median over epochs of its seconds a step."""
     clock, epochs = ours.Clock(), EPOCHS
-    way = ours.Case("", Protocol(name="b", dropout=False, prefix=True, layers="fused"), selects)
+    way = ours.Case("", Protocol(name="b", dropout=False), selects=selects)
     trained = ours.train(
         setting.base(seed),
         setting.task,
@@ -96,7 +96,7 @@ def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
         setting.train,
         setting.dev,
         epochs=epochs,
-        rate=RATES["layernorm"],
+        rate=RATE,
         seed=seed,
         clock=clock,
     )

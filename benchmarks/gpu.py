@@ -29,7 +29,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from normtune.data.encode import Encoded, buckets
-from normtune.fast.dropping import dropout_of
+from normtune.fast.dropout import FastDropout
 from normtune.fast.linear import fast_linear
 from normtune.files import write_atomically
 from normtune.methods.expression import select
@@ -179,7 +179,7 @@ def own(size: Size, examples: Encoded, device: str) -> Way:
 
     def run() -> float:
         times = [now()]
-        with dropout_of("fast"), fast_linear():
+        with FastDropout(), fast_linear():
             for numbers in order:
                 step(numbers)
                 if device == "cuda":

@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,13 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def ratio(slow: list[float], fast: list[float]) -> float:
     """Median over rounds of the one's time over the other's in the same round."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table, of which all columns but the first are numbers."""
+    columns = list(head)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **more: object) -> Path:

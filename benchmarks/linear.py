@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import torch
 from harness import alternate, ratio, summary, write
 
-from normtune.fast.linear import fast_linear, linear_backend
+from normtune.fast.linear import fast_linear, prefers_onednn
 from normtune.methods.entries import Entries
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
@@ -36,7 +36,7 @@ def main() -> None:
         seconds = alternate(gradients(share), ROUNDS)
         cases[f"gradient_of_1_in_{round(1 / share)}"] = {name: summary(values) for name, values in seconds.items()}
         ratios[f"gradient_of_1_in_{round(1 / share)}_dense_vs_entries"] = ratio(seconds["dense"], seconds["entries"])
-    path = write("linear", cases, ratios, backend=linear_backend(), batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
+    path = write("linear", cases, ratios, onednn=prefers_onednn(), batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
     for name, value in ratios.items():
         print(f"{name}: {value:.2f}")
     print(path)
@@ -66,7 +66,7 @@ def gradients(share: float) -> dict[str, Callable[[], object]]:
     indices = torch.randperm(outputs * inputs, generator=generator)[: round(share * outputs * inputs)].sort().values
 
     def dense() -> object:
-        product = torch.ops.mkldnn._linear_pointwise if linear_backend() == "onednn" else None
+        product = torch.ops.mkldnn._linear_pointwise if prefers_onednn() else None
         left, right = grad.t().contiguous(), seen.t().contiguous()
         whole = product(left, right, None, "none", [], None) if product else torch.nn.functional.linear(left, right)
         return whole.reshape(-1)[indices]

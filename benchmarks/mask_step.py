@@ -17,7 +17,7 @@ import torch
 from harness import alternate, ratio, summary, write
 from torch import Tensor
 
-from normtune.fast.linear import fast_linear, linear_backend
+from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection, at, where
 from normtune.methods.sparse import Tuning
@@ -34,7 +34,7 @@ Step = Callable[[], None]
 def main() -> None:
     """Measure, print and write."""
     cases, ratios = measure(ROUNDS)
-    path = write("mask_step", cases, ratios, backend=linear_backend(), batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
+    path = write("mask_step", cases, ratios, batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
     for name, value in ratios.items():
         print(f"{name}: {value:.3f}")
     print(path)

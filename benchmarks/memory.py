@@ -5,8 +5,7 @@ with its state. Run ``python benchmarks/memory.py``: about six minutes on two qu
 in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some
 of them, and ``--missing`` those whose peak is not known yet. Each result is written to
 ``results/benchmarks/memory.json`` as soon as it is there. On the CPU the peak is the process's largest resident set,
-interpreter and the libraries that the case needs included, and freed activations go back to the system in every case,
-as they do with ours.
+interpreter and the libraries that the case needs included; freed activations go back to the system in the peers' cases.
 With ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the
 accelerator's peak are given too. ``NORMTUNE_CLOCK=cpu`` times by the processor's clock, for a machine that is shared.
 """
@@ -28,42 +27,31 @@ from products import Products, Shape
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from normtune.fast.dropping import dropout_of
-from normtune.fast.linear import fast_linear
-from normtune.fast.memory import Memory, give_back, memory_of
+from normtune.config import Memory
+from normtune.fast.memory import keep_freed
+from normtune.fast.ways import choose
 from normtune.machine import peak_memory, reset_peak_memory
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
 from normtune.models.base import wrap
 
-#: By name: what trains it, and how much it computes again.
+#: By name: what trains it, and how much memory it may take.
 CASES: dict[str, tuple[str, Memory]] = {
     "full": ("full", "plain"),
-    "full_recomputing": ("full", "layers"),
+    "full_recomputing": ("full", "low"),
     "lora": ("lora", "plain"),
-    "lora_recomputing": ("lora", "layers"),
+    "lora_recomputing": ("lora", "low"),
     "peft_layernorm": ("layernorm", "plain"),
-    "peft_layernorm_recomputing": ("layernorm", "layers"),
-    "ours_lean": ("ours", "lean"),
-    "ours_light": ("ours", "light"),
-    "ours_layers": ("ours", "layers"),
+    "peft_layernorm_recomputing": ("layernorm", "low"),
+    "ours": ("ours", "plain"),
+    "ours_low": ("ours", "low"),
 }
-RATIOS = (
-    ("lean_of_full", "ours_lean", "full"),
-    ("light_of_full", "ours_light", "full"),
-    ("layers_of_full", "ours_layers", "full"),
-    ("peft_layernorm_of_full", "peft_layernorm", "full"),
-    ("lora_of_full", "lora", "full"),
-    ("full_recomputing_of_full", "full_recomputing", "full"),
-    ("peft_layernorm_recomputing_of_full", "peft_layernorm_recomputing", "full"),
-    ("lora_recomputing_of_full", "lora_recomputing", "full"),
-)
+RATIOS = tuple((f"{name}_of_full", name, "full") for name in CASES if name != "full")
 TIMES = (
-    ("light_time_of_lean", "ours_light", "ours_lean"),
-    ("layers_time_of_lean", "ours_layers", "ours_lean"),
+    ("low_time_of_ours", "ours_low", "ours"),
     ("peft_recomputing_time_of_peft", "peft_layernorm_recomputing", "peft_layernorm"),
-    ("peft_time_of_lean", "peft_layernorm", "ours_lean"),
-    ("full_time_of_lean", "full", "ours_lean"),
+    ("peft_time_of_ours", "peft_layernorm", "ours"),
+    ("full_time_of_ours", "full", "ours"),
 )
 
 
@@ -138,7 +126,7 @@ class Case:
         self._ours = method == "ours"
         if not self._ours:
             import peers  # PEFT and the Trainer, which a process of ours does without
-        give_back()  # for all alike: the peers' peaks come out lower for it
+        keep_freed(False)  # the peers' peaks come out lower for it
         self._device = device
         torch.manual_seed(0)
         config = BertConfig(hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, intermediate_size=4096)
@@ -154,8 +142,9 @@ class Case:
             if self._ours
             else [p for p in self.model.parameters() if p.requires_grad]
         )
+        self._ways = choose(base, dropout=True, memory=self._memory) if self._ours else None
         self._optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
-        if not self._ours and self._memory == "layers":
+        if not self._ours and self._memory == "low":
             peer: Any = self.model
             peer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             peer.enable_input_require_grads()
@@ -165,10 +154,8 @@ class Case:
         ids = torch.randint(1000, 20000, (batch, tokens), device=self._device)
         labels = torch.arange(batch, device=self._device) % 2
         with ExitStack() as stack:
-            if self._ours:
-                stack.enter_context(dropout_of("fast"))
-                stack.enter_context(fast_linear())
-                stack.enter_context(memory_of(self.model, self._memory))
+            if self._ways is not None:
+                stack.enter_context(self._ways.context())
             elif self._device == "cuda":
                 stack.enter_context(torch.autocast("cuda", torch.bfloat16))
             outputs = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()

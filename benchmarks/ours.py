@@ -12,13 +12,11 @@ from harness import now
 from normtune.config import Products, Protocol
 from normtune.data.encode import Encoded
 from normtune.data.task import Task
-from normtune.evaluation import EVAL_TOKENS, logits
-from normtune.fast.fused import fused
-from normtune.fast.lowered import pays_off
-from normtune.fast.point import Point
-from normtune.fast.prefix import Prefix, States
+from normtune.evaluation import logits
+from normtune.fast.bfloat16 import pays_off
+from normtune.fast.prefix import Kept, States
+from normtune.fast.ways import Ways, choose
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection
 from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
@@ -33,44 +31,32 @@ class Case:
     Attributes:
         said: What it does, for the table.
         protocol: How it trains.
+        plain: Whether it is plain torch.
         selects: What it trains beside the head.
     """
 
     said: str
     protocol: Protocol
+    plain: bool = False
     selects: str = "layernorm"
+
+    def ways(self, base: Base, kept: Kept | None, products: Products | None = None) -> Ways:
+        """How `base`, with what trains in place, is computed; `products` are others than the protocol's."""
+        products = products or self.protocol.products
+        return choose(base, dropout=self.protocol.dropout, products=products, plain=self.plain, kept=kept)
 
 
 #: As the peers' Trainer has it by default, so that scores differ by nothing but how a step is computed: neither warm-up
 #: nor weight decay.
 SCHEDULE: dict[str, Any] = {"name": "benchmark", "warmup_fraction": 0.0, "weight_decay": 0.0}
 
-#: What frozen products are fastest in here.
-_PRODUCTS: Products = "bfloat16" if pays_off() else "float32"
-#: Frozen layers go the fast way in all of them; scores do not tell one way to compute a layer from another.
-_FAST: dict[str, Any] = {**SCHEDULE, "layers": "compiled"}
-_DROPOUT: dict[str, Any] = {**_FAST, "dropout_generator": "fast"}
-_LOWERED: dict[str, Any] = {"products": _PRODUCTS, "inference_products": _PRODUCTS}
-_NO_DROPOUT: dict[str, Any] = {**_FAST, "dropout": False, "prefix": True, **_LOWERED}
-_WITHOUT = "ours, without dropout, prefix kept, " + (
-    "frozen products and inference in bfloat16, " if pays_off() else ""
-)
-
 CASES = {
-    "ours_paper": Case("ours, dropout as in the paper, all layers", Protocol(**_DROPOUT)),
-    "ours_fused": Case("the same without a compiler", Protocol(**{**_DROPOUT, "layers": "fused"})),
-    "ours_prefix": Case(f"{_WITHOUT}all layers", Protocol(**_NO_DROPOUT)),
-    "ours_upper": Case(f"{_WITHOUT}layers 1 to 5", Protocol(**_NO_DROPOUT), "layernorm@1-"),
-    "ours_best": Case(
-        f"{_WITHOUT}both norms from the output of layer 1 up",
-        Protocol(**_NO_DROPOUT),
-        "layernorm@1- + attention.output.LayerNorm@2-",
-    ),
+    "default": Case("normtune train without any option", Protocol(**SCHEDULE)),
+    "no_dropout": Case("--no-dropout", Protocol(**SCHEDULE, dropout=False)),
+    "plain": Case("--plain", Protocol(**SCHEDULE), plain=True),
 }
 if pays_off():
-    CASES["ours_bfloat16"] = Case(
-        "ours, dropout as in the paper, frozen products in bfloat16", Protocol(**_DROPOUT, products="bfloat16")
-    )
+    CASES["bfloat16"] = Case("--products bfloat16", Protocol(**SCHEDULE, products="bfloat16"))
 
 
 @dataclass(frozen=True)
@@ -127,34 +113,26 @@ def train(
     with ExitStack() as undo:
         undo.callback(base.refresh)
         undo.callback(base.put_head(HeadSpec(task.kind, task.labels), seed).undo)
-        selection = select(base.layout, way.selects)
-        tuning = Tuning(base, selection)
-        prefix = _prefix(base, selection, protocol) if protocol.prefix else None
+        tuning = Tuning(base, select(base.layout, way.selects))
         undo.callback(tuning.undo)
-        accelerator = Accelerator()
+        accelerator, kept, clock = Accelerator(), Kept(), clock or Clock()
         undo.callback(accelerator.free_memory)
-        clock = clock or Clock()
-        if prefix is not None:
-            clock.keeping = computing(prefix, train)
-        passes = Passes(base, Goal(task, train, dev), protocol, accelerator, prefix=prefix)
+        clock.keeping = computing(way.ways(base, kept), train)
+        passes = Passes(base, Goal(task, train, dev), protocol, accelerator, plain=way.plain, kept=kept)
         loop = Loop(tuning, passes, rate=rate, seed=seed, watch=lambda _: clock.steps.append(now()))
         outcome = loop.run()
-        if protocol.inference_products == "float32":
+        if protocol.products == "float32":
             return Trained(outcome, outcome.curve[outcome.best].scores)
         tuning.load(outcome.values, outcome.head)
         return Trained(outcome, passes.score(dev))
 
 
-def _prefix(base: Base, selection: Selection, protocol: Protocol) -> Prefix:
-    return Prefix(base, Point.of(base, selection), layers=protocol.layers, products=protocol.inference_products)
-
-
-def computing(prefix: Prefix, encoded: Encoded) -> float:
-    """Seconds that the prefix of these examples takes, but for looking whether it is kept: no matter of how many."""
+def computing(ways: Ways, encoded: Encoded) -> float:
+    """Seconds that the prefix of these examples takes, without looking up whether it is kept: no matter of how many."""
     started = now()
-    prefix.states(encoded)
+    ways.states(encoded)
     computed = now()
-    prefix.states(encoded)
+    ways.states(encoded)
     return (computed - started) - (now() - computed)
 
 
@@ -164,26 +142,23 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float
     The first has the prefix to compute, if one is kept. The last is that of the best epoch in float32, which takes no
     time where it was scored so before.
     """
-    protocol, states, keeping = CASES[case].protocol, None, 0.0
-    if protocol.prefix:
-        prefix = _prefix(base, select(base.layout, CASES[case].selects), protocol)
-        keeping, states = computing(prefix, dev), prefix.states(dev)
-    first, later = _evaluated(base, protocol, dev, states)
-    last = 0.0
-    if protocol.inference_products != "float32":
-        exact = protocol.model_copy(update={"inference_products": "float32"})
-        _, last = _evaluated(base, exact, dev, None)
+    way, last = CASES[case], 0.0
+    tuning = Tuning(base, select(base.layout, way.selects))
+    ways = way.ways(base, Kept())
+    keeping = computing(ways, dev)
+    first, later = _evaluated(base, ways, dev, *ways.states(dev))
+    if way.protocol.products != "float32":
+        _, last = _evaluated(base, way.ways(base, None, "float32"), dev, None)
+    tuning.undo()
     return keeping + first, later, last
 
 
-def _evaluated(base: Base, protocol: Protocol, dev: Encoded, states: States | None) -> tuple[float, float]:
+def _evaluated(base: Base, ways: Ways, dev: Encoded, states: States | None) -> tuple[float, float]:
     """Seconds of a first evaluation and of one after it."""
-    compiled, inference = protocol.layers == "compiled", protocol.inference_products
     seconds = []
-    # A training stays in this context from its first step to its last.
-    with fused(base.model, protocol.products, inference=inference, compiled=compiled):
+    with ways.context():  # in which a training stays from its first step to its last
         for _ in range(2):
             started = now()
-            logits(base, dev, states=states, tokens=EVAL_TOKENS, products=inference)
+            logits(base, dev, ways=ways, states=states)
             seconds.append(now() - started)
     return seconds[0], seconds[1]

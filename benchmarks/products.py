@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from normtune.fast.linear import linear_backend, product
+from normtune.fast.linear import prefers_onednn, product
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Products:
 
     def __init__(self, shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.shape = shape
-        self._onednn = device == "cpu" and linear_backend() == "onednn"
+        self._onednn = device == "cpu" and prefers_onednn()
         width, inner = shape.width, shape.inner
         sizes = [(width, width)] * 4 + [(inner, width), (width, inner)]
         make: Callable[..., Tensor] = torch.randn

@@ -6,12 +6,12 @@ Run ``python benchmarks/pruning.py`` (a second; it reads ``results/runs``), and 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-from harness import RESULTS, write
-from tables import markdown, read
+from harness import RESULTS, markdown, write
 
 from normtune.config import Pruning
 from normtune.records.run import Record
@@ -49,7 +49,7 @@ def replay(rule: Pruning, runs: dict[float, Record]) -> tuple[int, int, float]:
 
 def table() -> str:
     """The table of the docs."""
-    cases = read("pruning")["cases"]
+    cases = json.loads((RESULTS / "pruning.json").read_text())["cases"]
     rows = [
         [
             f"{case['margin']:g}",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import ours
 import peers
-from speed import BATCH, RATES, Setting
+from speed import BATCH, RATE, Setting
 from transformers import EvalPrediction, set_seed
 
 from normtune.evaluation import score_outputs
@@ -32,15 +32,14 @@ def _own(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
         setting.train,
         setting.dev,
         epochs=EPOCHS,
-        rate=RATES["layernorm"],
+        rate=RATE,
         seed=seed,
     )
     primary = setting.task.primary
     return [point.scores[primary] for point in trained.outcome.curve], trained.scores[primary]
 
 
-def _peer(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
-    method = "full" if case.startswith("full") else "layernorm"
+def _peer(setting: Setting, _: str, seed: int) -> tuple[list[float], float]:
     curve: list[float] = []
 
     def scored(prediction: EvalPrediction) -> dict[str, float]:
@@ -49,13 +48,13 @@ def _peer(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
         return scores
 
     set_seed(seed)
-    model = peers.peer_model(setting.base(seed), method)
+    model = peers.peer_model(setting.base(seed), "layernorm")
     every: dict[str, Any] = {"regression": setting.regression, "padded": None}
     peers.trainer(
         model,
         peers.items(setting.train, range(len(setting.train)), **every),
         setting.tokenizer,
-        rate=RATES[method],
+        rate=RATE,
         epochs=EPOCHS,
         batch_size=BATCH,
         padded=False,

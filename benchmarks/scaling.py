@@ -1,13 +1,11 @@
-"""How the cost of training LayerNorm grows: with length, batch, layers trained, examples and candidates, as curves.
+"""How the cost of training LayerNorm grows: with length, batch, layers trained and examples, as curves.
 
 Run ``python benchmarks/scaling.py``: about three minutes on two quiet cores. It writes
 ``results/benchmarks/scaling.json`` and draws ``docs/assets/scaling.svg``; ``--part`` measures some of the curves, each
 of which is written as soon as it is there, and ``--draw`` only draws. All steps are of MiniLM: forward, backward,
-AdamW; on random tokens without padding. What is not varied is a batch of 32 texts of 64 tokens, all layers, dropout on
-from the fast generator. Beside each time stands that of the bare matrix products. Examples are trained on for one epoch
-by the whole loop, batching and all, with lengths drawn evenly from 8 to 64. Of candidates in one pass it is the time of
-each in a forward and backward pass over all, without dropout, with fused layers and the prefix, for texts of 11 and 53
-tokens; one candidate is a training alone.
+AdamW; on random tokens without padding, as ``normtune train`` computes them by default. What is not varied is a batch
+of 32 texts of 64 tokens, all layers, dropout on. Beside each time stands that of the bare matrix products. Examples are
+trained on for one epoch by the whole loop, batching and all, with lengths drawn evenly from 8 to 64.
 """
 
 from __future__ import annotations
@@ -20,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fast
 import matplotlib as mpl
 import numpy as np
 import ours
 import torch
-from harness import RESULTS, alternate, ratio, write
+from harness import RESULTS, alternate, write
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -34,16 +31,13 @@ from products import Products, Shape
 
 from normtune.data.encode import Encoded
 from normtune.data.glue import GLUE
-from normtune.fast.dropping import dropout_of
-from normtune.fast.linear import fast_linear
+from normtune.fast.ways import choose
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
 from normtune.models.base import load_base
 
 BATCH, TOKENS = 32, 64
 LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)
-#: Candidates in one pass; one is a training alone. Their texts are as long as CoLA's and MRPC's.
-COUNTS, SHORT, LONG = (1, 2, 4, 8), 11, 53
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 Case = Callable[[], object]
 #: What the picture calls what is varied; a curve that was not measured has no panel.
@@ -52,7 +46,6 @@ TITLES = {
     "batch": "texts a batch",
     "depth": "layers trained, from the top",
     "examples": "examples an epoch",
-    "candidates": "candidates in one pass",
 }
 #: Of medium lightness, so that it can be read on white and on black.
 INK, OURS, LIMIT = "#82878f", "#12a08c", "#c28e0e"
@@ -91,10 +84,11 @@ def model(lowest: int) -> Model:
     tuning = Tuning(base, select(base.layout, f"layernorm@{lowest}-" if lowest else "layernorm"))
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=1e-4, fused=True)
     base.model.train()
+    ways = choose(base, dropout=True)
 
     def step(batch: int, tokens: int) -> None:
         ids = torch.randint(1000, 20000, (batch, tokens))
-        with dropout_of("fast"), fast_linear():
+        with ways.context():
             outputs = base.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             torch.nn.functional.cross_entropy(outputs, torch.arange(batch) % 2).backward()
         optimizer.step()
@@ -137,31 +131,11 @@ def examples(rounds: int) -> dict[str, Any]:
     return {"ours": _curve({str(n): epoch(n) for n in EXAMPLES}, rounds, warmup=0)}
 
 
-def candidates(rounds: int) -> dict[str, Any]:
-    """Seconds of a pass for each candidate in every round, by candidates that share it."""
-    base = load_base("minilm")
-    cases = {
-        f"{tokens}-{count}": fast.shared(base, count=count, tokens=tokens)
-        if count > 1
-        else fast.step(base, "layernorm", prefix=True, layers="fused", tokens=tokens)
-        for tokens in (SHORT, LONG)
-        for count in COUNTS
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            seconds[name].append(round(case(), 5))
-    return {
-        f"tokens_{tokens}": {str(count): seconds[f"{tokens}-{count}"] for count in COUNTS} for tokens in (SHORT, LONG)
-    }
-
-
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "length": length,
     "batch": batch,
     "depth": depth,
     "examples": examples,
-    "candidates": candidates,
 }
 
 
@@ -182,7 +156,7 @@ def epoch(examples: int) -> Case:
     labels = torch.from_numpy(generator.integers(0, 2, examples))
     train = Encoded(fields, labels, 0, {"input_ids": 0, "attention_mask": 0})
     one = Encoded({name: values[:1] for name, values in fields.items()}, labels[:1], 0, train.pad)
-    return lambda: ours.train(base, task, "ours_paper", train, one, epochs=1, rate=1e-3, seed=0)
+    return lambda: ours.train(base, task, "default", train, one, epochs=1, rate=1e-3, seed=0)
 
 
 def medians(curve: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,8 +176,6 @@ def exponents(curves: dict[str, Any]) -> dict[str, float]:
     if "depth" in curves:
         _, seconds = medians(curves["depth"]["ours"])
         found["top_layer_of_all_layers"] = float(seconds[0] / seconds[-1])
-    for way, own in ways(curves.get("candidates", {})):
-        found[f"each_of_{COUNTS[-1]}_candidates_over_alone_{way}"] = ratio(own[str(COUNTS[-1])], own["1"])
     return dict(sorted(found.items()))
 
 
@@ -227,10 +199,6 @@ def draw(curves: dict[str, Any]) -> None:
         for way, values in ways(curves[name]):
             colour, style = (LIMIT, "s--") if way == "products" else (OURS, "o-")
             panel.plot(*medians(values), style, color=colour, markersize=3.5, linewidth=1.3)
-            if way.startswith("tokens"):
-                panel.annotate(
-                    way.replace("_", " "), (1, float(np.median(values["1"]))), (0, 5), textcoords="offset points"
-                )
         axis(panel, name, [int(n) for n in ways(curves[name])[0][1]])
         panel.set_xlabel(title)
     axes[0][0].set_ylabel("seconds")

@@ -14,7 +14,6 @@ import peers
 import torch
 from apart import Apart
 from harness import CLOCK, glue, now
-from products import Products, Shape
 
 from normtune.data.encode import Encoded, buckets, by_length, encode
 from normtune.data.task import Split, Task, TaskData
@@ -31,7 +30,7 @@ DRAWN_FROM, BATCHES, ALIKE, TOKENS = 2048, 4, 2, 200
 DEV = 500
 #: Examples a batch in the Trainer's evaluation, and batches that stand for all of dev.
 EVAL_BATCH, EVAL_BATCHES = 64, 2
-RATES = {"layernorm": 1e-2, "full": 1e-4}
+RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ Run = Callable[[], Times]
 
 #: The process that a case runs in: ours lets the C library keep freed memory, which would make the peers faster too.
 PROCESSES = {
-    "peers": ("peft_run_glue", "full_run_glue", "peft_tuned"),
-    "ours": ("products", *ours.CASES),
+    "peers": ("peft_run_glue", "peft_tuned"),
+    "ours": tuple(ours.CASES),
 }
 
 
@@ -125,9 +124,7 @@ def _ready(task: str, case: str) -> Run:
     setting = _setting(task)
     if case in ours.CASES:
         return own(setting, case)
-    if case == "products":
-        return limit(setting)
-    return peer(setting, "full" if case.startswith("full") else "layernorm", padded=case != "peft_tuned")
+    return peer(setting, padded=case == "peft_run_glue")
 
 
 @lru_cache(maxsize=1)
@@ -182,7 +179,7 @@ def dev_batches(lengths: np.ndarray) -> list[np.ndarray]:
     return evenly(by_length(lengths, EVAL_BATCH), lengths, EVAL_BATCHES)
 
 
-def peer(setting: Setting, method: str, *, padded: bool) -> Run:
+def peer(setting: Setting, *, padded: bool) -> Run:
     """A ``transformers.Trainer``."""
     lengths, count = setting.train.lengths, ALIKE if padded else setting.batches
     batches = peers.grouped_batches(lengths, BATCH, seed=0)
@@ -193,7 +190,7 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
     train = peers.items(setting.train, numbers, regression=setting.regression, padded=LENGTH if padded else None)
     scored = np.concatenate(dev_batches(setting.dev.lengths))
     dev = peers.items(setting.dev, scored, regression=setting.regression, padded=LENGTH if padded else None)
-    model = peers.peer_model(setting.base(), method)
+    model = peers.peer_model(setting.base(), "layernorm")
 
     def run() -> Times:
         clock = peers.Clock()
@@ -201,7 +198,7 @@ def peer(setting: Setting, method: str, *, padded: bool) -> Run:
             model,
             train,
             setting.tokenizer,
-            rate=RATES[method],
+            rate=RATE,
             padded=padded,
             strategy="sequential",
             callbacks=[clock],
@@ -229,7 +226,7 @@ def own(setting: Setting, case: str) -> Run:
         # Each epoch is followed by the evaluation of a single example. The second one has what the first one kept; what
         # the first one took more, but for the prefix, is setting up.
         clock, started = ours.Clock(), now()
-        ours.train(base, setting.task, case, train, one, epochs=2, rate=RATES["layernorm"], seed=0, clock=clock)
+        ours.train(base, setting.task, case, train, one, epochs=2, rate=RATE, seed=0, clock=clock)
         later = clock.steps[-1] - clock.steps[count - 1]
         setup = clock.steps[count - 1] - started - clock.keeping - later
         scored, again, last = (seconds / len(dev) for seconds in ours.evaluation(base, case, dev))
@@ -242,24 +239,6 @@ def _seconds(run: Callable[[], object]) -> float:
     started = now()
     run()
     return now() - started
-
-
-def limit(setting: Setting) -> Run:
-    """The bare matrix products, over our batches."""
-    lengths = setting.train.lengths
-    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, setting.batches)
-    shapes = [(BATCH, int(lengths[batch].max())) for batch in chosen]
-    products = Products(Shape.of(setting.base().model.config))
-
-    def run() -> Times:
-        with torch.inference_mode():
-            started = now()
-            for shape in shapes:
-                products.step(*shape)
-            seconds = (now() - started) / (len(shapes) * BATCH)
-        return 0.0, seconds, seconds, 0.0, 0.0, 0.0
-
-    return run
 
 
 def take(encoded: Encoded, numbers: np.ndarray) -> Encoded:

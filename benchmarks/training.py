@@ -5,16 +5,16 @@ The parts are run apart and gathered in ``results/benchmarks/training.json``::
     python benchmarks/training.py --part speed      # about 20 minutes on two cores, 3 rounds
     python benchmarks/training.py --part quality    # hours: by --tasks and --cases, a thread each (--threads 1)
     python benchmarks/training.py --part ratios     # reads, prints
+    python benchmarks/training.py --part table      # prints Markdown
 
-``--out training_avx2`` gathers those of a processor without bfloat16. Each is written task by task and case by case;
+``--out`` names another record, such as for another processor. Each is written task by task and case by case;
 what is there already, measured in the same way, is not measured again (``--again`` does). ``NORMTUNE_DATA`` names a
 GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own batches of an epoch, evenly over their
 lengths, and an evaluation's; the cases take turns, and a ratio is the median over rounds of two cases' times in the
-same round. **quality**: dev scores after every epoch, three seeds, and in float32 the best one's. What is padded more
-has the same scores, so one set of runs serves both ways to run PEFT, and both to train the whole model, which is scored
-if it is asked for (``--cases full_tuned``). The time to the best score is that of setting up and of the epochs up to
-it, each with an evaluation of dev; it is given once more with the evaluation of the best epoch in float32, where those
-before were not.
+same round: ``default_vs_peft_tuned_geomean`` is PEFT's time of an epoch over ours, as the geometric mean over tasks.
+**quality**: dev scores after every epoch, three seeds, and in float32 the best one's. The time to the best score is
+that of setting up and of the epochs up to it, each with an evaluation of dev; it is given once more with the evaluation
+of the best epoch in float32, where those before were not.
 """
 
 from __future__ import annotations
@@ -30,60 +30,35 @@ from typing import Any
 import ours
 import torch
 from apart import Apart, close
-from harness import RESULTS, glue, ratio, write
+from harness import RESULTS, glue, markdown, ratio, write
 from quality import EPOCHS, SEEDS, train_and_score
-from speed import BATCH, DEV, LENGTH, PROCESSES, RATES, Setting, circumstances, measure
+from speed import BATCH, DEV, LENGTH, PROCESSES, RATE, Setting, circumstances, measure
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 #: Examples of dev, for the scores, and examples to learn from: twice as many where texts are short.
 SCORE, LEARN, SHORT = DEV, 500, ("cola", "sst2", "stsb", "qqp")
-#: How the cases' scores are found: by the run of which case. What is computed without a compiler is not scored anew.
-SCORED_BY = {
-    "peft_run_glue": "peft_tuned",
-    "peft_tuned": "peft_tuned",
-    "full_run_glue": "full_tuned",
-    **{name: name for name in ours.CASES if name != "ours_fused"},
-}
-#: Peers' cases by what ratios' names call them, and ours by what these begin with; "" has the paper's semantics.
-PEERS = {"peft_run_glue": "peft_run_glue", "peft_tuned": "peft_tuned", "full": "full_run_glue"}
-OURS = {"": "ours_paper", **{name.removeprefix("ours_"): name for name in ours.CASES if name != "ours_paper"}}
-#: Ratios of an epoch's time: name, theirs, ours.
-EPOCH_RATIOS = (
-    *(
-        (f"{name}_epoch_vs_{peer}" if name else f"vs_{peer}", theirs, own)
-        for name, own in OURS.items()
-        for peer, theirs in PEERS.items()
-    ),
-    ("share_of_matmul_limit", "products", "ours_paper"),
-    ("best_share_of_matmul_limit", "products", "ours_best"),
-)
-#: Ratios of the time to the best score.
-BEST_RATIOS = tuple(
-    (f"{name or 'to_best'}_vs_{peer}", theirs, own) for name, own in OURS.items() for peer, theirs in PEERS.items()
-)
-#: What that time is until, by the end of a ratio's name: the best score, its being known in float32 too, PEFT's.
-TO_SCORE = (("", "seconds"), ("_exact", "seconds_exact"), ("_to_one_score", "level_seconds"))
-#: Ratios of the time of whole trainings, setting up and all evaluations included, for the epochs of a scored training
-#: and for the paper's.
-WHOLE_RATIOS = tuple(
-    (f"{name}_vs_{peer}" if name else f"vs_{peer}", PEERS[peer], OURS[name])
-    for name in ("", "best")
-    for peer in ("peft_run_glue", "peft_tuned")
-)
+#: Peers, and what the table calls them. Both train alike, since padding changes no score: one set of runs serves both.
+PEERS = {"peft_run_glue": "PEFT LN tuning, padded to 128 as run_glue does", "peft_tuned": "the same, tuned well"}
+SCORED_BY = {**dict.fromkeys(PEERS, "peft_tuned"), **{name: name for name in ours.CASES}}
+#: Ratios: theirs, ours.
+PAIRS = tuple((peer, own) for own in ours.CASES for peer in PEERS)
+#: What the time to a score is until: the best score, its being known in float32 too, PEFT's.
+TO_SCORE = (("to_best", "seconds"), ("to_best_exact", "seconds_exact"), ("to_one_score", "level_seconds"))
+#: Whole trainings are as long as those that are scored, and as the paper's.
 PAPERS_EPOCHS = 20
 
 
 def main() -> None:
     """Measure what is asked for, and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", choices=("speed", "quality", "ratios"), required=True)
+    parser.add_argument("--part", choices=("speed", "quality", "ratios", "table"), required=True)
     parser.add_argument("--tasks", default="", help="[default: all eight]")
     parser.add_argument("--cases", default="", help="only these, of quality")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="measure what is there too")
     parser.add_argument("--scores-from", default="", help="a record of another machine, whose float32 scores serve")
-    parser.add_argument("--out", default="training", help="the record; [default: that of a processor with bfloat16]")
+    parser.add_argument("--out", default="training", help="name of the record")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
@@ -96,7 +71,10 @@ def main() -> None:
         for name in names:
             time_task(name, options, processes)
         close(processes.values())
-    keep(options.out)
+    if options.part == "table":
+        print(table(read(options.out)))
+    else:
+        keep(options.out)
 
 
 def time_task(name: str, options: argparse.Namespace, processes: Mapping[str, Apart]) -> None:
@@ -115,8 +93,7 @@ def score_task(name: str, options: argparse.Namespace) -> None:
     found = read(options.out).get(name, {}).get("quality", {})
     quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case, learn)}
     elsewhere = read(options.scores_from).get(name, {}).get("quality", {}) if options.scores_from else {}
-    scored = [case for case in dict.fromkeys(SCORED_BY.values()) if not case.startswith("full")]
-    for case in options.cases.split(",") if options.cases else scored:
+    for case in options.cases.split(",") if options.cases else dict.fromkeys(SCORED_BY.values()):
         if elsewhere.get(case, {}).get("said") == said(case, learn):
             quality[case] = {**elsewhere[case], "from": options.scores_from}
             keep(options.out, name, {**size, "quality": quality})
@@ -157,7 +134,7 @@ def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None
             "length": LENGTH,
             "epochs": EPOCHS,
             "seeds": SEEDS,
-            "rates": RATES,
+            "rate": RATE,
             "clock": os.environ.get("NORMTUNE_CLOCK", "wall"),
         },
         said={name: case.said for name, case in ours.CASES.items()},
@@ -238,35 +215,37 @@ def seconds_to(found: Mapping[str, Any], case: str, epochs: int, *, last: bool =
 
 
 def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
-    """Their time over ours, as the geometric mean over the tasks there are."""
-    result = {}
-    for name, theirs, own in EPOCH_RATIOS:
-        each = [
-            ratio(found["speed"]["cases"][theirs]["epoch"], found["speed"]["cases"][own]["epoch"])
-            for found in stored.values()
-            if {theirs, own} <= found.get("speed", {}).get("cases", {}).keys()
-        ]
-        if each:
+    """Their time over ours, as the geometric mean over the tasks there are: first of an epoch, then to a score."""
+    result: dict[str, float] = {}
+
+    def add(name: str, each: list[float]) -> None:
+        # Where a task lacks one, a mean over the others would be another one than its neighbours.
+        if each and len(each) == len(stored):
             result[f"{name}_geomean"] = statistics.geometric_mean(each)
-    for name, theirs, own in BEST_RATIOS:
-        both = [found["to_best"] for found in stored.values() if {theirs, own} <= found["to_best"].keys()]
-        # Where a task lacks one of them, a mean over the others would be another one than its neighbours.
-        if not both or len(both) < len(stored):
-            continue
-        for suffix, seconds in TO_SCORE:
-            # Where one of them does not reach a score, a mean over the other tasks would hide it.
-            if all(seconds in found[theirs] and seconds in found[own] for found in both):
-                each = [found[theirs][seconds] / found[own][seconds] for found in both]
-                result[f"{name}{suffix}_geomean"] = statistics.geometric_mean(each)
-    scored = [found for found in stored.values() if found["to_best"]]
-    for epochs in (EPOCHS, PAPERS_EPOCHS) if scored else ():
-        for name, theirs, own in WHOLE_RATIOS:
-            each = [
-                seconds_to(found, theirs, epochs, last=True) / seconds_to(found, own, epochs, last=True)
-                for found in scored
-            ]
-            result[f"{epochs}_epochs_{name}_geomean"] = statistics.geometric_mean(each)
+
+    for theirs, own in PAIRS:
+        speeds = [found["speed"]["cases"] for found in stored.values() if "speed" in found]
+        both = [cases for cases in speeds if {theirs, own} <= cases.keys()]
+        add(f"{own}_vs_{theirs}", [ratio(cases[theirs]["epoch"], cases[own]["epoch"]) for cases in both])
+    for theirs, own in PAIRS:
+        scored = [found for found in stored.values() if {theirs, own} <= found["to_best"].keys()]
+        times = [(found["to_best"][theirs], found["to_best"][own]) for found in scored]
+        for name, until in TO_SCORE:
+            add(f"{own}_{name}_vs_{theirs}", [a[until] / b[until] for a, b in times if until in a and until in b])
+        for epochs in (EPOCHS, PAPERS_EPOCHS):
+            whole = [[seconds_to(found, case, epochs, last=True) for case in (theirs, own)] for found in scored]
+            add(f"{own}_{epochs}_epochs_vs_{theirs}", [a / b for a, b in whole])
     return result
+
+
+def table(stored: Mapping[str, Any]) -> str:
+    """Milliseconds an example of an epoch after the first, by case and task."""
+    speeds = {task: found["speed"] for task, found in stored.items() if "speed" in found}
+    rows = []
+    for case, said in {**PEERS, **{name: case.said for name, case in ours.CASES.items()}}.items():
+        times = [(speed["cases"].get(case, {}).get("epoch", []), speed["examples"] / 1e3) for speed in speeds.values()]
+        rows.append([said, *(f"{statistics.median(each) / count:.1f}" if each else "" for each, count in times)])
+    return markdown(["milliseconds an example", *speeds], rows)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,8 @@ from transformers import (
 )
 
 from normtune.cli.app import main
-from normtune.fast.kernels import compiler
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
-
-#: Tests of what is built in C++ when it is first used.
-needs_compiler = pytest.mark.skipif(shutil.which(compiler()[0]) is None, reason="there is no C++ compiler")
 
 settings.register_profile("normtune", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("normtune")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import UnknownNameError
 
 
 class Strict(BaseModel):
@@ -21,19 +21,15 @@ class Strict(BaseModel):
 #: A component's sub-component.
 Sub = Literal["weight", "bias"]
 
-#: What dropout is drawn from: torch's own, or one that costs little on a CPU (`normtune.fast.dropout`).
-Generator = Literal["torch", "fast"]
-
-#: What the products of frozen linear layers are computed in (`normtune.fast.lowered`).
+#: What the products of frozen linear layers are computed in (`normtune.fast.bfloat16`).
 Products = Literal["float32", "bfloat16"]
 
-#: How the layers of an encoder are computed: as they come, each as one operation (`normtune.fast.fused`), or the
-#: same with what lies between its products in C++ (`normtune.fast.compiled`).
-Layers = Literal["torch", "fused", "compiled"]
+#: What is kept for the backward pass: what torch keeps, or little, with more computed again.
+Memory = Literal["plain", "low"]
 
 
 class Protocol(Strict):
-    """How a run is trained, and on what data its rate and epoch are picked.
+    """What a run learns, and on what data its rate and epoch are picked; not how fast it is computed.
 
     What the paper does not state is fixed here: batch size, lengths, warm-up, decay, schedule.
 
@@ -46,18 +42,9 @@ class Protocol(Strict):
         weight_decay: AdamW's decay on weights; norms and biases have none.
         clip: Largest norm of the gradient.
         dropout: Whether the model's own dropout is on in training.
-        dropout_generator: What dropout is drawn from on a CPU: ``torch`` or ``fast``, which has the same rates and
-            statistics and other draws.
-        prefix: Whether what lies below the lowest trained entry, if anything does, is computed once and kept; only with
-            dropout off.
-        products: What the products of frozen linear layers are computed in while training; ``bfloat16`` rounds what
-            goes in and comes out of them, nothing else.
-        inference_products: The same where nothing trains: for the prefix, and for the scores after each epoch, by which
-            the best one is picked. The score of a record is computed in float32 always.
-        layers: How an encoder's layers are computed: ``torch``, as they come, or ``fused``: the same but for rounding,
-            each one operation, and the last for the first token alone. Dropout is then from the fast generator.
-            ``compiled``: fused, with what lies between the products of a layer in C++, and dropout there from its
-            own generator.
+        products: What the products of frozen linear layers are computed in, in training and for the scores that pick
+            the best epoch; ``bfloat16`` rounds their inputs and outputs, nothing else. The score of a record is
+            computed in float32 always.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -74,11 +61,7 @@ class Protocol(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     dropout: bool = True
-    dropout_generator: Generator = "torch"
-    prefix: bool = False
     products: Products = "float32"
-    inference_products: Products = "float32"
-    layers: Layers = "torch"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None
@@ -89,11 +72,8 @@ class Protocol(Strict):
 PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(name="paper"),
     "held-out": Protocol(name="held-out", held_out=0.1),
-    "reduced": Protocol(
-        name="reduced", epochs=10, max_train=5000, max_dev=2000, rates=3, dropout=False, prefix=True, layers="fused"
-    ),
+    "reduced": Protocol(name="reduced", epochs=10, max_train=5000, max_dev=2000, rates=3, dropout=False),
     "small": Protocol(name="small", epochs=3, max_train=2000, dropout=False, rates=3),
-    "fast": Protocol(name="fast", dropout=False, prefix=True),
 }
 
 
@@ -104,17 +84,12 @@ def protocol(name: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol.
-        ConfigError: If it would keep a prefix with dropout on, or fuse layers with torch's dropout.
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     known = PROTOCOLS[name]
     given = {key: value for key, value in changes.items() if value is not None}
     changed = Protocol.model_validate({**known.model_dump(), **given})
-    if changed.prefix and changed.dropout:
-        raise ConfigError("A prefix is computed once only with dropout off; add --no-dropout or --no-prefix.")
-    if changed.layers != "torch" and changed.dropout and changed.dropout_generator != "fast":
-        raise ConfigError("Fused layers draw dropout from the fast generator; add --dropout-generator fast.")
     return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
 
 

@@ -9,50 +9,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normtune.config import Products
 from normtune.data.encode import Encoded, by_length, by_tokens
 from normtune.data.metrics import ClassScore, classification_report, compute
 from normtune.data.task import Split, Task
-from normtune.fast.linear import fast_linear
 from normtune.fast.prefix import States
+from normtune.fast.ways import Ways, choose
 from normtune.models.base import Base
 
 #: Examples a batch when nothing is trained.
 EVAL_BATCH = 64
 
-
-#: Tokens a batch where the protocol fuses layers.
-EVAL_TOKENS = 4096
+#: Tokens from which on it pays to prepare a model for faster evaluation.
+_WORTH = 2048
 
 
 def logits(
     base: Base,
     encoded: Encoded,
-    batch_size: int = EVAL_BATCH,
+    batch_size: int | None = None,
+    *,
+    ways: Ways | None = None,
     states: States | None = None,
-    tokens: int | None = None,
-    products: Products = "float32",
 ) -> np.ndarray:
     """The head's outputs for every example, in their order, with dropout off.
 
     Args:
         base: The model, with the head of the task.
         encoded: The examples.
-        batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches.
+        batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches. By default
+            the ways say what a batch is.
+        ways: How the model is computed, where that context is on already; by default the fastest ways that fit.
         states: Hidden states of the examples at the end of a frozen prefix, to go on from.
-        tokens: Tokens a batch, instead of examples.
-        products: What the products of frozen linear layers are computed in; fused layers know it from their context.
 
     Returns:
         Float32, of shape (examples, outputs).
     """
+    if ways is None:
+        ways = choose(base, plain=batch_size is not None or int(encoded.lengths.sum()) < _WORTH)
+        with ways.context():
+            return logits(base, encoded, batch_size, ways=ways, states=states)
     model = base.model
     was_training = model.training
     model.eval()
     results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
-    with torch.inference_mode(), fast_linear(inference=products):
-        lengths = encoded.lengths
-        for indices in by_tokens(lengths, tokens) if tokens is not None else by_length(lengths, batch_size):
+    with torch.inference_mode():
+        for indices in _batches(encoded, batch_size, ways.tokens):
             if states is not None:
                 output: Tensor = states.logits(model, indices, base.device)
             else:
@@ -60,6 +61,12 @@ def logits(
             results[indices] = output.float().cpu().numpy()
     model.train(was_training)
     return results
+
+
+def _batches(encoded: Encoded, batch_size: int | None, tokens: int | None) -> list[np.ndarray]:
+    if batch_size is None and tokens is not None:
+        return by_tokens(encoded.lengths, tokens)
+    return by_length(encoded.lengths, batch_size or EVAL_BATCH)
 
 
 def decide(outputs: np.ndarray, task: Task) -> np.ndarray:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import torch
 
-from normtune.fast.linear import linear_backend
-
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """For a record: processor, what torch uses of it, cores, threads, accelerator, the library of float32 products."""
+    """For a record: processor, what torch uses of it, cores, threads, accelerator."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
@@ -23,7 +21,6 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "device": device.type,
-        "linear": linear_backend() if device.type == "cpu" else "torch",
     }
     if device.type == "cuda":
         facts["accelerator"] = torch.cuda.get_device_name(device)

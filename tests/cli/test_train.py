@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from normtune.fast import lowered
-from normtune.fast.kernels import kernels
+from normtune.fast import bfloat16
 from normtune.records.run import Record
-from tests.conftest import needs_compiler
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -327,45 +325,12 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     assert status == 0
 
 
-def test_rates_and_seeds_share_passes(cli: Run, small: list[str], tmp_path: Path) -> None:
-    options = ("train", "--task", "rte", "--lr", "1e-2,3e-3,1e-3", "--seed", "0,1", *small)
-    found = []
-    for name, more in (("alone", ()), ("group", ("--together", "2"))):
-        status, _, error = cli(*options, *more, "--records", tmp_path / name)
-        assert status == 0, error
-        records = [Record.load(file) for file in (tmp_path / name).glob("*.json")]
-        assert {record.config.protocol.together for record in records} == {2 if more else 1}
-        found.append(sorted((r.config.rate, r.config.seed, round(r.curve[0].loss, 4), r.score) for r in records))
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
-    status, _, error = cli(*options, "--together", "2", "--records", tmp_path / "group")
-    assert (status, error.count("found in the store")) == (0, 4)
-
-
-@needs_compiler
-def test_layers_are_compiled_where_they_can_be(
-    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ("train", "--task", "rte", "--layers", "compiled", *small)
-    status, _, error = cli(*options, "--out", tmp_path / "run")
-    assert status == 0, error
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    kernels.cache_clear()
-    status, text, error = cli(*options, "--out", tmp_path / "other")
-    kernels.cache_clear()
-    assert (status, text) == (1, "")
-    assert error.count("\n") == 1
-    assert "need a C++ compiler, and 'no-such-compiler' is none; use --layers fused." in error
-    assert not (tmp_path / "other").exists()
-
-
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("option", ["--products", "--inference-products"])
 def test_bfloat16_that_does_not_pay_off_is_said(
-    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, option: str
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    monkeypatch.setattr(lowered, "pays_off", lambda: native)
-    status, _, error = cli("train", "--task", "rte", option, "bfloat16", "--out", tmp_path / "run", *small)
+    monkeypatch.setattr(bfloat16, "pays_off", lambda: native)
+    status, _, error = cli("train", "--task", "rte", "--products", "bfloat16", "--out", tmp_path / "run", *small)
     assert status == 0, error
     assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native
 
@@ -374,10 +339,7 @@ def test_bfloat16_that_does_not_pay_off_is_said(
     ("option", "known"),
     [
         ("--products", "float32 or bfloat16"),
-        ("--inference-products", "float32 or bfloat16"),
-        ("--layers", "torch, fused or compiled"),
-        ("--dropout-generator", "torch or fast"),
-        ("--memory", "plain, lean, light or layers"),
+        ("--memory", "plain or low"),
     ],
 )
 def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
@@ -387,16 +349,3 @@ def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
     assert (status, text) == (1, "")
     assert error == f"Error: {option} takes {known}; got 'int8'.\n"
     assert not (tmp_path / "run").exists()
-
-
-def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:
-    options = ("train", "--task", "rte", "--lr", "1e-2,1e-3", "--together", "2", "--out", tmp_path / "out", *small)
-    for more, message in (
-        (("--dropout",), "only with dropout off"),
-        (("--prune",), "leave out --prune, or --together"),
-        (("--method", "bitfit"), "is selected too, so leave out --together"),
-        (("--track", "tensorboard"), "leave out --track, or --together"),
-    ):
-        status, text, error = cli(*options, *more)
-        assert (status, text) == (1, "")
-        assert message in error

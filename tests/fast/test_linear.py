@@ -5,15 +5,11 @@ import torch
 from torch.nn.functional import linear
 
 import normtune.fast.linear as module
-from normtune.errors import ConfigError
-from normtune.fast import entries
-from normtune.fast.linear import VARIABLE, fast_linear, linear_backend
+from normtune.fast.linear import fast_linear
+from normtune.methods import entries
 from normtune.methods.entries import Entries, mark
 from normtune.methods.selection import at
 from normtune.methods.sparse import Tuning
-
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-BACKENDS = ["torch", pytest.param("onednn", marks=pytest.mark.skipif(not HAS_ONEDNN, reason="torch without oneDNN"))]
 
 TOKENS, WIDE, NARROW = (3, 7), 40, 24
 
@@ -22,27 +18,6 @@ TOKENS, WIDE, NARROW = (3, 7), 40, 24
 def _threshold(monkeypatch):
     # The measured one would call no part of weights as small as these few.
     monkeypatch.setattr(module, "_SPARSE_BELOW", 1 / 64)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
-    """Each library in turn."""
-    monkeypatch.setenv(VARIABLE, request.param)
-    linear_backend.cache_clear()
-    assert linear_backend() == request.param
-    yield request.param
-    linear_backend.cache_clear()
-
-
-@pytest.fixture
-def onednn(monkeypatch):
-    """Forces the library that goes another way than torch."""
-    if not HAS_ONEDNN:
-        pytest.skip("torch without oneDNN")
-    monkeypatch.setenv(VARIABLE, "onednn")
-    linear_backend.cache_clear()
-    yield
-    linear_backend.cache_clear()
 
 
 def tensors(*, bias=True, dtype=torch.float32, seed=0):
@@ -273,29 +248,21 @@ def test_a_model_answers_and_learns_the_same(family, what, make_base, backend):
     assert close(seen[1][1], seen[0][1], 1e-4)
 
 
-def test_the_environment_overrules_the_choice(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "nope")
-    linear_backend.cache_clear()
-    try:
-        with pytest.raises(ConfigError, match="NORMTUNE_LINEAR='nope' is not known; use 'torch' or 'onednn'"):
-            linear_backend()
-        monkeypatch.setenv(VARIABLE, "onednn")
-        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-        with pytest.raises(ConfigError, match="no oneDNN"):
-            linear_backend()
-        monkeypatch.setenv(VARIABLE, "")
-        assert linear_backend() == "torch"
-    finally:
-        linear_backend.cache_clear()
-
-
-@pytest.mark.parametrize("wide", [True, False])
-def test_without_a_wish_the_processor_decides(wide, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(module, "_is_wide_amd", lambda: wide)
-    linear_backend.cache_clear()
-    assert linear_backend() == ("onednn" if wide and HAS_ONEDNN else "torch")
-    linear_backend.cache_clear()
+@pytest.mark.parametrize(
+    ("capability", "vendor", "available", "preferred"),
+    [
+        ("AVX512", "AuthenticAMD", True, True),
+        ("AVX512", "GenuineIntel", True, False),
+        ("AVX2", "AuthenticAMD", True, False),
+        ("AVX512", "AuthenticAMD", False, False),
+    ],
+)
+def test_the_processor_decides_by_which_library(capability, vendor, available, preferred, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: available)
+    monkeypatch.setattr(module.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(module.Path, "read_text", lambda *_, **__: f"vendor_id : {vendor}")
+    assert module.prefers_onednn.__wrapped__() is (preferred and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def test_backward_within_the_context_does_all_that_torchs_does(backend):

@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from normtune.config import Layers, protocol
+from normtune.config import Products
 from normtune.data.encode import Encoded, encode
-from normtune.errors import ConfigError
-from normtune.fast import layer as fused_layer
+from normtune.fast import layer as layer_module
+from normtune.fast import prefix as prefix_module
 from normtune.fast.first_token import FAMILIES
-from normtune.fast.point import Point
-from normtune.fast.prefix import Prefix
+from normtune.fast.fused import fusable
+from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
 from normtune.models.base import Base
-from normtune.training.session import Session
-from tests.conftest import BaseFactory, needs_compiler
-from tests.training.test_session import data, split
+from tests.conftest import BaseFactory
+from tests.training.test_session import split
 
-METHODS = ["layernorm", "head", "layernorm@2", "attention.output.LayerNorm@1-", "output.dense@0"]
+METHODS = ["layernorm", "head", "layernorm@2", "attention.output.LayerNorm@1-", "output.dense@1"]
 
 
 def examples(base: Base, seed: int = 1, length: int = 64) -> Encoded:
     return encode(split(12, seed), base.need_tokenizer(), length)
 
 
+def states_of(base: Base, encoded: Encoded, point: Point, **more: Any) -> States:
+    (states,) = Prefix(base, point, **more).states(encoded)
+    assert states is not None
+    return states
+
+
+def tuned(base: Base, method: str) -> Point | None:
+    """The point below a method, in place for a moment."""
+    tuning = Tuning(base, select(base.layout, method))
+    point = Point.of(base)
+    tuning.undo()
+    return point
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("layers", ["torch", "fused", pytest.param("compiled", marks=needs_compiler)])
+@pytest.mark.parametrize("fuse", [False, True])
 def test_outputs_and_gradients_are_those_of_the_whole_model(
-    tiny_base: Base, method: str, dtype: torch.dtype, layers: Layers
+    tiny_base: Base, method: str, dtype: torch.dtype, fuse: bool
 ) -> None:
     tiny_base.model.to(dtype)
-    selection, encoded = select(tiny_base.layout, method), examples(tiny_base)
-    states = Prefix(tiny_base, Point.of(tiny_base, selection), layers=layers).states(encoded)
-    tuning, rows = Tuning(tiny_base, selection), np.array([3, 0, 7, 11])
+    encoded, rows = examples(tiny_base), np.array([3, 0, 7, 11])
+    tuning = Tuning(tiny_base, select(tiny_base.layout, method))
+    point = Point.of(tiny_base)
+    assert point is not None
+    states = states_of(tiny_base, encoded, point, layers=fusable(tiny_base.model) if fuse else None)
     whole = tiny_base.model(**encoded.batch(rows)).logits
     short = states.logits(tiny_base.model, rows, torch.device("cpu"))
     bound = 1e-5 if dtype == torch.float32 else 1e-12
@@ -53,38 +68,37 @@ def test_outputs_and_gradients_are_those_of_the_whole_model(
         assert (one - two).norm() <= bound * one.norm()
 
 
-@pytest.mark.parametrize("layers", ["fused", pytest.param("compiled", marks=needs_compiler)])
 @pytest.mark.parametrize("method", ["layernorm@1-", "head", "attention.output.LayerNorm@1-"])
-def test_it_is_computed_by_the_layers_that_are_asked_for(
-    tiny_base: Base, method: str, layers: Layers, monkeypatch: pytest.MonkeyPatch
+def test_it_is_computed_by_fused_layers_where_they_fit(
+    tiny_base: Base, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's own layers are never called, and what was computed in another way is not taken for it."""
-    point, encoded = Point.of(tiny_base, select(tiny_base.layout, method)), examples(tiny_base)
-    plain = Prefix(tiny_base, point)
-    wanted, called = plain.states(encoded).kept, []
+    """torch's own layers are never called."""
+    point, encoded, layers = tuned(tiny_base, method), examples(tiny_base), fusable(tiny_base.model)
+    assert point is not None
+    wanted, called = states_of(tiny_base, encoded, point).kept, []
     for layer in tiny_base.model.bert.encoder.layer:
         layer.register_forward_pre_hook(lambda *_: called.append(True))
-    attended, attend = [], fused_layer.attend
-    monkeypatch.setattr(fused_layer, "attend", lambda *args: attended.append(True) or attend(*args))
-    prefix = Prefix(tiny_base, point, layers=layers)
-    torch.testing.assert_close(prefix.states(encoded).kept, wanted, rtol=1e-5, atol=1e-5)
+    attended, attend = [], layer_module.attend
+    monkeypatch.setattr(layer_module, "attend", lambda *args: attended.append(True) or attend(*args))
+    found = states_of(tiny_base, encoded, point, layers=layers)
+    torch.testing.assert_close(found.kept, wanted, rtol=1e-5, atol=1e-5)
     assert not called
-    assert bool(attended) == (layers == "fused")
-    assert prefix.key(encoded) != plain.key(encoded)
+    assert attended
 
 
-def test_where_fused_layers_do_not_fit_it_is_torchs(tiny_base: Base) -> None:
-    """Only normalisations may train in a fused layer, and the prefix lies below all that does in a training."""
+def test_layers_that_do_not_fit_are_torchs(tiny_base: Base) -> None:
     point, encoded = Point(2, last_norm=True), examples(tiny_base)
-    wanted = Prefix(tiny_base, point).states(encoded).kept
+    wanted = states_of(tiny_base, encoded, point).kept
     tiny_base.model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.GELU()
-    assert torch.equal(Prefix(tiny_base, point, layers="fused").states(encoded).kept, wanted)
+    layers = fusable(tiny_base.model)
+    assert len(layers) == 2
+    torch.testing.assert_close(states_of(tiny_base, encoded, point, layers=layers).kept, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> None:
     encoded = replace(examples(tiny_base), side=side)
-    states, numbers = Prefix(tiny_base, Point(1, last_norm=False)).states(encoded), np.array([5, 0, 11, 5])
+    states, numbers = states_of(tiny_base, encoded, Point(1, last_norm=False)), np.array([5, 0, 11, 5])
     padded, own = states.padded(numbers), encoded.batch(numbers)["attention_mask"].bool()
     assert not own.all()
     assert torch.equal(padded[own], torch.cat([states.kept[states.starts[i] : states.starts[i + 1]] for i in numbers]))
@@ -92,55 +106,45 @@ def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> No
 
 
 def test_the_point_is_the_highest_below_what_trains(tiny_base: Base) -> None:
-    points = [Point.of(tiny_base, select(tiny_base.layout, method)) for method in METHODS]
-    assert points == [Point(0, True), Point(3, False), Point(2, True), Point(1, False), Point(0, False)]
-    with pytest.raises(ConfigError, match="trains embeddings"):
-        Point.of(tiny_base, select(tiny_base.layout, "full"))
+    points = [tuned(tiny_base, method) for method in METHODS]
+    assert points == [Point(0, True), Point(3, False), Point(2, True), Point(1, False), Point(1, False)]
 
 
-def test_a_whole_training_is_that_without_prefix_and_rates_and_seeds_share_it(tiny_folder: Path) -> None:
-    session = Session(str(tiny_folder))
-    runs = {}
-    for prefix in (False, True):
-        chosen = protocol("small", epochs=3, batch_size=8, prefix=prefix)
-        for rate, seed in ((1e-2, 0), (3e-2, 1)):
-            runs[prefix, seed] = session.run(session.config("animals", "layernorm", rate, seed, chosen), data())
-    assert session._prefix is not None
-    assert session._prefix.computed == 40 + 24
-    for seed in (0, 1):
-        (plain, values), (fast, others) = runs[False, seed], runs[True, seed]
-        assert plain.id != fast.id
-        assert [p.loss for p in fast.curve] == pytest.approx([p.loss for p in plain.curve], rel=1e-5)
-        assert fast.score == plain.score
-        for name, value in values.values.items():
-            assert (value - others.values[name]).norm() <= 1e-5 * value.norm()
+@pytest.mark.parametrize("method", ["full", "bitfit", "random", "layernorm + attention.output.LayerNorm@0"])
+def test_where_no_layer_lies_below_there_is_none(tiny_base: Base, method: str) -> None:
+    assert tuned(tiny_base, method) is None
 
 
-def test_a_session_computes_it_anew_for_other_layers_and_products(tiny_folder: Path) -> None:
-    session, found = Session(str(tiny_folder)), []
-    wanted = [("torch", "float32"), ("fused", "float32"), ("fused", "bfloat16"), ("fused", "bfloat16")]
-    for layers, products in wanted:
-        chosen = protocol("small", epochs=1, batch_size=8, prefix=True, layers=layers, inference_products=products)
-        session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())
-        found.append(session._prefix)
-    assert [(prefix.layers, prefix.products) for prefix in found if prefix is not None] == wanted
-    assert found[2] is found[3]
+def test_a_parameter_of_unknown_place_may_come_into_play_anywhere(tiny_base: Base) -> None:
+    model = tiny_base.model
+    assert Point.of(tiny_base) == Point(3, False)
+    model.prompts = torch.nn.Parameter(torch.zeros(2, 32))
+    assert Point.of(tiny_base) is None
+    del model.prompts
+    model.bert.encoder.layer[1].adapter = torch.nn.Linear(32, 2)
+    assert Point.of(tiny_base) == Point(1, False)
 
 
-@pytest.mark.parametrize("layers", ["torch", "fused"])
-def test_its_products_are_computed_in_what_is_asked_for(tiny_base: Base, layers: Layers) -> None:
-    encoded, point = examples(tiny_base), Point(1, True)
-    exact, lower = (Prefix(tiny_base, point, layers=layers, products=products) for products in ("float32", "bfloat16"))
-    assert exact.key(encoded) != lower.key(encoded)
-    off = lower.states(encoded).kept - exact.states(encoded).kept
-    assert 1e-5 < off.norm() / exact.states(encoded).kept.norm() < 2e-2
+def test_other_families_have_none(make_base: BaseFactory) -> None:
+    assert tuned(make_base("gpt2"), "layernorm") is None
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_its_products_are_computed_in_what_is_asked_for(tiny_base: Base, fuse: bool) -> None:
+    kept, encoded, found = Kept(), examples(tiny_base), []
+    wanted: tuple[Products, ...] = ("float32", "bfloat16", "bfloat16")
+    for products in wanted:
+        layers = fusable(tiny_base.model, products) if fuse else None
+        found.append(states_of(tiny_base, encoded, Point(1, True), kept=kept, layers=layers, products=products).kept)
+    assert found[1] is found[2]
+    assert 1e-5 < (found[1] - found[0]).norm() / found[0].norm() < 2e-2
 
 
 def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:
-    prefix = Prefix(tiny_base, Point(1, False))
-    encoded = examples(tiny_base)
-    first = prefix.states(encoded)
-    assert prefix.states(examples(tiny_base)).kept is first.kept
+    kept, encoded, point = Kept(), examples(tiny_base), Point(1, False)
+    prefix = Prefix(tiny_base, point, kept)
+    first = states_of(tiny_base, encoded, point, kept=kept)
+    assert states_of(tiny_base, examples(tiny_base), point, kept=kept).kept is first.kept
     changed = tuple(ids.clone() for ids in encoded.fields["input_ids"])
     changed[4][1] += 1
     others = [
@@ -148,25 +152,23 @@ def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:
         examples(tiny_base, length=6),
         replace(encoded, fields={**encoded.fields, "input_ids": changed}),  # as another tokenizer would give
     ]
-    assert len({prefix.key(other) for other in [encoded, *others]}) == 4
+    prefix.states(encoded, *others)
+    assert kept.computed == 4 * len(encoded)
     with torch.no_grad():
         tiny_base.model.get_parameter("bert.encoder.layer.0.output.dense.bias")[0] += 1
-    again = prefix.states(encoded)
-    assert not torch.equal(again.kept, first.kept)
+    assert not torch.equal(states_of(tiny_base, encoded, point, kept=kept).kept, first.kept)
+    states_of(tiny_base, encoded, Point(2, False), kept=kept)
+    assert kept.computed == 6 * len(encoded)
 
 
-def test_what_is_too_large_for_the_budget_lies_in_a_file(tiny_base: Base) -> None:
-    encoded = examples(tiny_base)
-    kept = [Prefix(tiny_base, Point(2, True), budget).states(encoded).kept for budget in (0, 1 << 20)]
+def test_what_is_too_large_for_the_budget_lies_in_a_file_if_there_is_room(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, point = examples(tiny_base), Point(2, True)
+    kept = [states_of(tiny_base, encoded, point, kept=Kept(budget)).kept for budget in (0, 1 << 20)]
     assert torch.equal(*kept)
-
-
-def test_dropout_and_other_families_are_refused(make_base: BaseFactory) -> None:
-    with pytest.raises(ConfigError, match="dropout off"):
-        protocol("paper", prefix=True)
-    gpt = make_base("gpt2")
-    with pytest.raises(ConfigError, match="not for 'gpt2'"):
-        Point.of(gpt, select(gpt.layout, "layernorm"))
+    monkeypatch.setattr(prefix_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    assert Prefix(tiny_base, point, Kept(0)).states(encoded) == [None]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -179,7 +181,9 @@ def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, f
     encoded = Encoded({"input_ids": ids, "attention_mask": tuple(torch.ones_like(i) for i in ids)}, None, 0, pad)
     rows = np.arange(3)
     for method in ("layernorm", "layernorm@1-", "layernorm@2", "head"):
-        states = Prefix(base, Point.of(base, select(base.layout, method))).states(encoded)
+        point = tuned(base, method)
+        assert point is not None
+        states = states_of(base, encoded, point)
         whole = base.model(**encoded.batch(rows)).logits
         short = states.logits(base.model, rows, torch.device("cpu"))
         assert (whole - short).abs().max() <= 1e-12 * whole.abs().max()
@@ -187,7 +191,7 @@ def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, f
 
 def test_the_last_layer_is_computed_for_one_token(tiny_base: Base) -> None:
     encoded, shapes = examples(tiny_base), []
-    states = Prefix(tiny_base, Point(0, True)).states(encoded)
+    states = states_of(tiny_base, encoded, Point(0, True))
     dense = tiny_base.model.bert.encoder.layer[-1].intermediate.dense
     hook = dense.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     states.logits(tiny_base.model, np.arange(12), torch.device("cpu"))

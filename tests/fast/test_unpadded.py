@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from normtune.fast.grouped import Heads, attend, attend_back
-from normtune.fast.unpadded import EXACT, Packing
+from normtune.fast.attention import Heads, attend, attend_back
+from normtune.fast.unpadded import EXACT, Unpadded
 
 HEADS, WIDTH = 2, 8
 
@@ -39,21 +39,21 @@ def test_rows_are_each_texts_own_tokens_and_come_back_to_their_places(mix: str) 
     lengths, groups = MIXES[mix]
     own = owned(lengths)
     hidden = torch.randn(*own.shape, WIDTH) * own[..., None]
-    packing = Packing.of(hidden, own)
-    rows = packing.pack(hidden)
-    assert len(packing.groups) == groups
-    assert len(rows) == sum(packing.lengths) <= own.sum() / 0.98
-    assert torch.equal(packing.pad(rows), hidden)
-    parts = rows.split(list(packing.lengths))
-    for text, part in zip(packing.texts, parts, strict=True):
+    batch = Unpadded.of(hidden, own)
+    rows = batch.strip(hidden)
+    assert len(batch.groups) == groups
+    assert len(rows) == sum(batch.lengths) <= own.sum() / 0.98
+    assert torch.equal(batch.pad(rows), hidden)
+    parts = rows.split(list(batch.lengths))
+    for text, part in zip(batch.texts, parts, strict=True):
         assert torch.equal(part[: lengths[text]], hidden[text][: lengths[text]])
 
 
 def test_texts_are_grouped_by_length_exactly_if_they_have_few_lengths() -> None:
     for count in (EXACT, EXACT + 1):
         lengths = [20 + number for number in range(count)] * 2
-        packing = Packing.of(torch.zeros(len(lengths), max(lengths), WIDTH), owned(lengths))
-        exact = all(len(set(group.lengths)) == 1 for group in packing.groups)
+        batch = Unpadded.of(torch.zeros(len(lengths), max(lengths), WIDTH), owned(lengths))
+        exact = all(len(set(group.lengths)) == 1 for group in batch.groups)
         assert exact == (count == EXACT)
 
 
@@ -68,20 +68,20 @@ def test_attention_and_its_gradient_are_torchs_over_the_padded_batch(mix: str, h
     gradient = torch.randn_like(plain) * own[..., None]
     (to_padded,) = torch.autograd.grad(plain, padded, gradient)
 
-    packing = Packing.of(padded, own)
+    batch = Unpadded.of(padded, own)
     how = Heads(HEADS, 0.4, None)
-    joined, kept = attend(packing.pack(padded).detach(), packing, how)
-    to_qkv = attend_back(packing.pack(gradient), packing, how, iter(kept))
-    torch.testing.assert_close(packing.pad(joined) * own[..., None], plain, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(packing.pad(to_qkv), to_padded, rtol=1e-12, atol=1e-12)
+    joined, kept = attend(batch.strip(padded).detach(), batch, how)
+    to_qkv = attend_back(batch.strip(gradient), batch, how, iter(kept))
+    torch.testing.assert_close(batch.pad(joined) * own[..., None], plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(batch.pad(to_qkv), to_padded, rtol=1e-12, atol=1e-12)
 
 
-def test_packing_is_differentiated_as_a_choice_of_rows() -> None:
+def test_stripping_is_differentiated_as_a_choice_of_rows() -> None:
     own = owned([4, 30, 11])
     hidden = torch.randn(*own.shape, 3, dtype=torch.float64, requires_grad=True)
-    packing = Packing.of(hidden, own)
-    assert torch.autograd.gradcheck(packing.pack, hidden)
-    assert torch.autograd.gradcheck(lambda values: packing.pad(packing.pack(values)), hidden)
+    batch = Unpadded.of(hidden, own)
+    assert torch.autograd.gradcheck(batch.strip, hidden)
+    assert torch.autograd.gradcheck(lambda values: batch.pad(batch.strip(values)), hidden)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,10 +89,10 @@ def test_no_token_is_lost_whatever_the_lengths(seed: int) -> None:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, int(generator.integers(2, 130)), size=int(generator.integers(1, 40))).tolist()
     own = owned(lengths)
-    packing = Packing.of(torch.zeros(*own.shape, 1), own)
-    ends = [(group.start, group.stop) for group in packing.groups]
+    batch = Unpadded.of(torch.zeros(*own.shape, 1), own)
+    ends = [(group.start, group.stop) for group in batch.groups]
     assert ends[0][0] == 0
-    assert ends[-1][1] == sum(packing.lengths)
+    assert ends[-1][1] == sum(batch.lengths)
     assert all(one[1] == two[0] for one, two in pairwise(ends))
-    if packing.rows is not None:
-        assert sorted(packing.rows.tolist()) == own.reshape(-1).nonzero()[:, 0].tolist()
+    if batch.rows is not None:
+        assert sorted(batch.rows.tolist()) == own.reshape(-1).nonzero()[:, 0].tolist()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normtune.fast.linear import VARIABLE, linear_backend
 from normtune.importance import squares
 from normtune.importance.squares import (
     by_tokens,
@@ -59,17 +58,6 @@ def by_hand(inputs, grad):
             single += torch.outer(given, seen)
         total += single * single
     return total
-
-
-@pytest.fixture(params=["torch", "onednn"])
-def backend(request, monkeypatch):
-    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    monkeypatch.setenv(VARIABLE, request.param)
-    linear_backend.cache_clear()
-    yield request.param
-    monkeypatch.undo()
-    linear_backend.cache_clear()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
 from normtune.evaluation import logits, score
-from normtune.fast.memory import Memory
 from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.run import Record
@@ -99,52 +99,34 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session
 
 
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])
-@pytest.mark.parametrize("memory", ["lean", "light", "layers"])
+@pytest.mark.parametrize("method", ["layernorm", "bitfit"])
 def test_what_is_kept_for_the_backward_pass_changes_no_bit(
-    memory: Memory, products: str, session: Session, tiny_folder: Path
+    products: str, method: str, session: Session, tiny_folder: Path
 ) -> None:
-    dropping = SMALL.model_copy(update={"dropout": True, "dropout_generator": "fast", "products": products})
-    config = session.config("animals", "layernorm", 1e-2, 0, dropping)
-    wanted, less = session.run(config, data()), Session(str(tiny_folder), memory=memory).run(config, data())
+    config = session.config(
+        "animals", method, 1e-2, 0, SMALL.model_copy(update={"dropout": True, "products": products})
+    )
+    wanted, less = session.run(config, data()), Session(str(tiny_folder), memory="low").run(config, data())
     assert comparable(less[0]) == comparable(wanted[0])
     assert_same_delta(less[1], wanted[1])
 
 
-@pytest.mark.parametrize("prefix", [False, True])
-def test_products_in_bfloat16_train_otherwise_and_are_scored_in_float32(session: Session, prefix: bool) -> None:
-    exact = protocol("small", epochs=6, batch_size=8, prefix=prefix)
-    lower = protocol("small", epochs=6, batch_size=8, prefix=prefix, products="bfloat16")
-    config = session.config("animals", "layernorm", 1e-2, 0, lower)
-    (wanted, other), (record, delta) = (
-        session.run(config.model_copy(update={"protocol": exact}), data()),
-        session.run(config, data()),
-    )
-    assert record.id != wanted.id
-    assert record.config.protocol.products == "bfloat16"
-    name = "bert.encoder.layer.1.output.LayerNorm.weight"
-    assert not torch.equal(delta.values[name], other.values[name])
-    assert torch.allclose(delta.values[name], other.values[name], atol=0.02)
-    dev = encode(data().splits["dev"], session.base.need_tokenizer(), 128)
-    with delta.apply(session.base):
-        assert score(session.base, dev, TASK) == record.scores["dev"]
-
-
-@pytest.mark.parametrize("layers", ["torch", "fused"])
-@pytest.mark.parametrize("prefix", [False, True])
-def test_inference_in_bfloat16_picks_the_epoch_and_the_record_is_scored_in_float32(
-    session: Session, layers: str, prefix: bool
+@pytest.mark.parametrize("dropout", [False, True])
+def test_products_in_bfloat16_train_and_pick_the_epoch_and_the_record_is_scored_in_float32(
+    session: Session, dropout: bool
 ) -> None:
-    ways = {"epochs": 4, "batch_size": 8, "prefix": prefix, "layers": layers}
-    exact, lower = protocol("small", **ways), protocol("small", **ways, inference_products="bfloat16")
+    ways = {"epochs": 4, "batch_size": 8, "dropout": dropout}
+    exact, lower = protocol("small", **ways), protocol("small", **ways, products="bfloat16")
     config = session.config("length", "layernorm", 1e-2, 0, lower)
-    (wanted, _), (record, delta) = (
+    (wanted, other), (record, delta) = (
         session.run(config.model_copy(update={"protocol": exact}), data(NUMBER)),
         session.run(config, data(NUMBER)),
     )
     assert record.id != wanted.id
-    # Only by a prefix does it come into what is learnt.
+    name = "bert.encoder.layer.1.output.LayerNorm.weight"
+    assert not torch.equal(delta.values[name], other.values[name])
+    assert torch.allclose(delta.values[name], other.values[name], atol=0.02)
     losses = [[point.loss for point in run.curve] for run in (record, wanted)]
-    assert (losses[0] == losses[1]) is not prefix
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     scored = [[point.scores["pearson"] for point in run.curve] for run in (record, wanted)]
     assert scored[0] != scored[1]
@@ -158,11 +140,13 @@ def test_inference_in_bfloat16_picks_the_epoch_and_the_record_is_scored_in_float
         assert record.scores["dev"] == pytest.approx(score(session.base, dev, NUMBER), rel=1e-5)
 
 
-@pytest.mark.parametrize("field", ["products", "inference_products"])
-def test_only_products_of_a_float32_model_can_be_lowered(tiny_folder: Path, field: str) -> None:
-    low = Session(str(tiny_folder), dtype="bfloat16")
-    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={field: "bfloat16"}))
-    with pytest.raises(ConfigError, match="float32 model; leave out --dtype and --precision"):
+@pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"plain": True}])
+def test_only_products_of_a_float32_model_in_the_fast_ways_can_be_lowered(
+    tiny_folder: Path, more: dict[str, Any]
+) -> None:
+    low = Session(str(tiny_folder), **more)
+    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={"products": "bfloat16"}))
+    with pytest.raises(ConfigError, match="float32 model in the fast ways; leave out --dtype, --precision and --plain"):
         low.run(config, data())
 
 
@@ -179,12 +163,13 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
-@pytest.mark.parametrize(("method", "generator"), [("layernorm", "torch"), ("random", "torch"), ("layernorm", "fast")])
+@pytest.mark.parametrize(("method", "plain"), [("layernorm", True), ("random", False), ("layernorm", False)])
 def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str, generator: str
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str, plain: bool
 ) -> None:
+    session = Session(str(tiny_folder), plain=plain)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    chosen = protocol("small", epochs=2, batch_size=8, dropout=True, dropout_generator=generator)
+    chosen = protocol("small", epochs=2, batch_size=8, dropout=True)
     config = session.config("animals", method, 1e-2, 0, chosen)
     whole, delta = session.run(config, data())
     file = tmp_path / "state.safetensors"

@@ -29,7 +29,7 @@ from normtune.cli.sources import OwnFiles, sources
 from normtune.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from normtune.fast.memory import Memory
+    from normtune.config import Memory
 
 
 def register(app: typer.Typer) -> None:
@@ -70,37 +70,22 @@ def train(
     prune: Prune = False,
     prune_margin: PruneMargin = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
-    protocol: Annotated[str, typer.Option(help="paper, held-out, reduced, small or fast.")] = "paper",
+    protocol: Annotated[str, typer.Option(help="paper, held-out, reduced or small.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
     max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
-    dropout_generator: Annotated[
-        str | None, typer.Option(help="torch, or fast: the same rates from a generator that costs little on a CPU.")
-    ] = None,
-    prefix: Annotated[
-        bool | None, typer.Option(help="Compute what lies below everything trained once; only with dropout off.")
-    ] = None,
     products: Annotated[
         str | None,
         typer.Option(help="float32, or bfloat16: products of frozen layers in half the bits, faster on many CPUs."),
     ] = None,
-    inference_products: Annotated[
-        str | None,
-        typer.Option(
-            help="The same for the prefix and for scores after each epoch; the score in the record is float32's."
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="torch; fused: each layer one operation, the last for one token; compiled: that in C++, fastest."
-        ),
-    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain torch, without the faster ways to compute the same numbers.")
+    ] = False,
     memory: Annotated[
-        str, typer.Option(help="plain, lean, light or layers: less memory, with more computed again; the same numbers.")
+        str, typer.Option(help="plain, or low: less memory, with layers computed a second time; the same numbers.")
     ] = "plain",
     data: Data = None,
     out: Annotated[
@@ -132,15 +117,10 @@ def train(
 
     `normtune train --task rte --mask masks/rte.safetensors`
     """
-    if dropout_generator not in {None, "torch", "fast"}:
-        raise ConfigError(f"--dropout-generator takes torch or fast; got {dropout_generator!r}.")
-    for option, value in (("--products", products), ("--inference-products", inference_products)):
-        if value not in {None, "float32", "bfloat16"}:
-            raise ConfigError(f"{option} takes float32 or bfloat16; got {value!r}.")
-    if layers not in {None, "torch", "fused", "compiled"}:
-        raise ConfigError(f"--layers takes torch, fused or compiled; got {layers!r}.")
-    if memory not in {"plain", "lean", "light", "layers"}:
-        raise ConfigError(f"--memory takes plain, lean, light or layers; got {memory!r}.")
+    if products not in {None, "float32", "bfloat16"}:
+        raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
+    if memory not in {"plain", "low"}:
+        raise ConfigError(f"--memory takes plain or low; got {memory!r}.")
     rate_list, search = rates(lr)
     rows, seed_list = Rows.read(method, mask), seeds(seed)
     tracked, rule = trackers(track), pruning(prune, prune_margin)
@@ -162,8 +142,7 @@ def train(
     from normtune.cli.outputs import Outputs
     from normtune.cli.watcher import Watcher
     from normtune.config import protocol as make_protocol
-    from normtune.fast.kernels import kernels
-    from normtune.fast.lowered import pays_off
+    from normtune.fast.bfloat16 import pays_off
     from normtune.models.device import accelerator
     from normtune.records.store import Store
     from normtune.studies.runs import Runner
@@ -178,14 +157,8 @@ def train(
         max_train=max_train,
         max_dev=max_dev,
         dropout=dropout,
-        dropout_generator=dropout_generator,
-        prefix=prefix,
         products=products,
-        inference_products=inference_products,
-        layers=layers,
     )
-    if chosen.layers == "compiled":
-        kernels()  # where nothing can be built, nothing is begun
     found = sources(task, suite, data, own)
     for source in found:
         parts_of(source, chosen)  # what is missing is said before anything is loaded or written
@@ -196,6 +169,7 @@ def train(
         dtype=dtype,
         accelerator=accelerator(device, precision, trackers=tracked, folder=track_dir),
         memory=cast("Memory", memory),
+        plain=plain,
     )
     plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)
     names, named = [source.task.name for source in found], [*dict.fromkeys(cell.method for cell in plan)]
@@ -203,8 +177,7 @@ def train(
     main = session.accelerator.is_main_process  # of several processes, one writes and speaks
     if main:
         outputs.claim()
-        lowered = "bfloat16" in {chosen.products, chosen.inference_products}
-        if lowered and session.accelerator.device.type == "cpu" and not pays_off():
+        if chosen.products == "bfloat16" and session.accelerator.device.type == "cpu" and not pays_off():
             notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
     session.accelerator.wait_for_everyone()
     store = Store(records) if records is not None else None

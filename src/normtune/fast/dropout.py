@@ -2,7 +2,7 @@
 
 torch draws the masks of dropout one number after the other, and attention with dropout leaves torch's fused kernel; the
 two together cost a large part of a step. Here every mask comes from the raw output of numpy's SFC64, sixteen bits an
-element, and attention with dropout is written out (`normtune.fast.attention`).
+element, and attention with dropout is written out.
 
 Each mask has a generator of its own, whose seed is drawn from torch's global generator. So whatever governs torch's
 dropout governs this one: ``torch.manual_seed``, forked and restored random states, recomputation of activations.
@@ -10,7 +10,7 @@ dropout governs this one: ``torch.manual_seed``, forked and restored random stat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 #: Sixteen bits an element: a rate is met to within 1 / 131,072.
 _LEVELS = 1 << 16
@@ -28,8 +29,8 @@ class Rate:
     """A rate of dropout as sixteen random bits can meet it.
 
     Attributes:
-        threshold: What the bits, read as a signed number, must reach for an element to be kept.
-        scale: What a kept element is multiplied by, so that the expectation is exactly what it was.
+        threshold: An element is kept if its bits, read as a signed number, reach this.
+        scale: Factor of the elements that are kept, so that the expectation stays exactly the same.
     """
 
     threshold: int
@@ -42,9 +43,9 @@ class Rate:
         return cls(dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped))
 
     def apply(self, values: Tensor, bits: Tensor) -> Tensor:
-        """`values` with what `bits` drop set to zero and the rest scaled; both of one shape.
+        """`values`, with zero where `bits` say so and the rest scaled; both of one shape.
 
-        The kept ones are written as numbers at once, since torch converts truth values slowly.
+        The comparison is written as numbers at once, since torch converts booleans slowly.
         """
         result = torch.empty(values.shape, dtype=values.dtype, device=values.device)
         return torch.ge(bits, self.threshold, out=result).mul_(values).mul_(self.scale)
@@ -59,7 +60,7 @@ def draw_bits(shape: torch.Size) -> Tensor:
 
 
 def dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
-    """`values` with what `bits` drop at `rate` set to zero and the rest scaled; without a rate as they are."""
+    """`values` dropped out at `rate` as `bits` say; without a rate as they are."""
     return values if bits is None or rate is None else rate.apply(values, bits)
 
 
@@ -95,3 +96,76 @@ class _Dropout(torch.autograd.Function):
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Dropout.apply
+
+
+class FastDropout(TorchFunctionMode):
+    """Within this context the dropout of any model on the CPU comes from the fast generator."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.dropout:
+            return _dropout_call(*args, **kwargs)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            found = _attention_call(*args, **kwargs)
+            return func(*args, **kwargs) if found is None else found
+        return func(*args, **kwargs)
+
+
+def _dropout_call(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
+    """`torch.nn.functional.dropout`."""
+    if not training:
+        return input
+    result = dropout(input, p)
+    return input.copy_(result) if inplace else result
+
+
+def _attention_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """`torch.nn.functional.scaled_dot_product_attention` with dropout; None where torch's own is to be used."""
+    if not 0.0 < dropout_p < 1.0 or query.ndim != 4 or query.device.type != "cpu":
+        return None
+    if enable_gqa:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return attend(query, key, value, attn_mask, scale, dropout_p)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, p: float) -> Tensor:
+    """Attention written out, with dropout of the probabilities at rate `p`.
+
+    Args:
+        query: Of shape (batch, heads, queries, width).
+        key: Of shape (batch, heads, keys, width).
+        value: Of shape (batch, heads, keys, width).
+        mask: True where a query may look at a key, or a number to add to each score; broadcast to (batch, heads,
+            queries, keys).
+        scale: Factor of the scores; one over the root of the width by default.
+        p: From 0 to 1.
+
+    Returns:
+        Of shape (batch, heads, queries, width).
+    """
+    # Contiguous, since the last bits of a product depend on how its factors lie.
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask.to(scores.dtype)
+    return dropout(scores.softmax(-1), p) @ value

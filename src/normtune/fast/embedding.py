@@ -1,4 +1,4 @@
-"""Lookups in an embedding of which only some entries train."""
+"""Lookups in an embedding with only some entries that train."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def lookup(
     """`torch.nn.functional.embedding`, with the gradient of the entries that train and no other.
 
     Returns:
-        What torch's own function returns; None if this is no such embedding, or one with an option that we leave to
-        torch.
+        What torch's own function returns; None if this is no such embedding, or has an option that is left to torch.
     """
     packed = marked(weight)
     if packed is None or max_norm is not None or scale_grad_by_freq or sparse:

@@ -1,8 +1,8 @@
-"""The last layer for the first token alone, which is all that the heads of BERT-like families read."""
+"""The last layer for the first token alone, since the heads of BERT-like families read no other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from normtune.fast.dropout import dropout
+from normtune.fast.modules import is_changed, is_plain, replaced
 
 #: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -23,7 +24,7 @@ def reads_first_token(config: PretrainedConfig) -> bool:
 
 
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
-    """What a layer makes of each example's first token, of shape (batch, 1, width): it alone asks, all are looked at.
+    """A layer's output for each example's first token, which looks at all tokens: of shape (batch, 1, width).
 
     Args:
         layer: The layer.
@@ -48,44 +49,42 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
 
 
 def can_shorten(model: PreTrainedModel) -> bool:
-    """Whether `shortened` gives what `model` gives: its family reads the first token, and its last layer is untouched.
+    """Whether `shortened` gives what `model` gives: its family reads the first token, and its last layer is unchanged.
 
-    `first_token` passes by the layer's attention modules: what a user hung on them, or put there, would not run.
+    `first_token` calls the parts of the layer's attention itself, so that a hook on the whole would not run.
     """
     if not reads_first_token(model.config):
         return False
-    last = _last(model)
-    passed: list[Any] = [last, last.attention, last.attention.self]
-    return not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or "forward" in vars(module)
-        or not type(module).__module__.startswith("transformers.")
-        for module in passed
-    )
+    last = last_of(model)
+    return not any(is_changed(module) for module in (last, last.attention, last.attention.self))
+
+
+def shorter_layer(model: PreTrainedModel) -> Callable[..., Tensor] | None:
+    """The fastest function that stands for the last layer of `model`, if any does: `last_layer` or `first_token`."""
+    if not can_shorten(model):
+        return None
+    return last_layer if is_plain(last_of(model)) else first_token
 
 
 @contextmanager
 def shortened(model: PreTrainedModel) -> Iterator[None]:
-    """Within this context the last layer of `model`, of which `can_shorten` holds, is computed for the first token."""
-    last = _last(model)
-    last.forward = partial(first_token, last)
-    try:
+    """Within this context the last layer of `model`, which `can_shorten`, is computed for the first token alone."""
+    last = last_of(model)
+    with replaced(last, partial(first_token, last)):
         yield
-    finally:
-        del last.forward
 
 
-def _last(model: PreTrainedModel) -> Any:
+def last_of(model: PreTrainedModel) -> Any:
+    """The last layer of a BERT-like model."""
     body: Any = model.base_model
     return body.encoder.layer[-1]
 
 
 def last_layer(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """As `first_token`, of shape (batch, 1, width), with a cost for each example rather than for each of its tokens.
+    """As `first_token`, for a plain layer, at a cost for each example rather than for each of its tokens.
 
-    A first token's query q scores a token's hidden state h by q . (K h) = (K' q) . h, and what it sees of values is
-    V (sum of p h): so keys and values of the other tokens are never computed.
+    The first token's query q scores a token's hidden state h by q . (K h) = (K' q) . h, and its sum of values is
+    V (sum of p h), so keys and values of the other tokens are never computed.
 
     Args:
         layer: The layer; in training mode its dropout is on, from the fast generator on a CPU.

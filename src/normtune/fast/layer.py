@@ -13,12 +13,11 @@ from torch.nn.utils import parametrize
 from transformers.activations import GELUActivation
 
 from normtune.config import Products
+from normtune.fast.attention import Heads, attend, attend_back, attended
 from normtune.fast.dropout import Rate, draw_bits, dropped
 from normtune.fast.frozen import Frozen
-from normtune.fast.grouped import Heads, attend, attend_back, attended
-from normtune.fast.norms import normalised, normalised_back
-from normtune.fast.stack import Stack
-from normtune.fast.unpadded import Packing
+from normtune.fast.modules import is_plain
+from normtune.fast.unpadded import Unpadded
 from normtune.modes import unwatched
 
 #: The parts of a layer that may train.
@@ -27,7 +26,7 @@ NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
 
 @dataclass(frozen=True)
 class Normalised:
-    """What the gradients of one normalisation's weight and bias are made of, in a backward pass.
+    """What the gradients of one normalisation's weight and bias are computed from, in a backward pass.
 
     Attributes:
         norm: The normalisation.
@@ -35,7 +34,7 @@ class Normalised:
         inputs: Of the same shape.
         mean: Of each row, of shape (rows, 1).
         scale: The reciprocal deviation of each row, of shape (rows, 1).
-        packing: Which rows are each example's.
+        batch: Which rows belong to which text.
     """
 
     norm: nn.LayerNorm
@@ -43,18 +42,18 @@ class Normalised:
     inputs: Tensor
     mean: Tensor
     scale: Tensor
-    packing: Packing
+    batch: Unpadded
 
 
-#: Told of each normalisation that trains, in the backward pass, in place of which its gradients are not computed.
+#: Called for each normalisation that trains, in the backward pass, instead of computing its gradients.
 Observer = Callable[[Normalised], None]
 
 
 def fits(layer: Any) -> bool:
-    """Whether `Layer` can stand for this layer of a BERT-like encoder."""
+    """Whether `Layer` can stand for this layer of a BERT-like encoder: only its norms train, and it is unchanged."""
     return (
-        isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
-        and layer.chunk_size_feed_forward == 0
+        is_plain(layer)
+        and isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
         and all(
             value.device.type == "cpu"
             and value.dtype == layer.output.dense.weight.dtype in {torch.float32, torch.float64}
@@ -66,7 +65,7 @@ def fits(layer: Any) -> bool:
 
 
 #: Weight and bias of a layer's lower normalisation, and of its upper one.
-NormValues = tuple[Tensor, Tensor, Tensor, Tensor]
+NormValues = Sequence[Tensor]
 
 
 class Forward(NamedTuple):
@@ -76,13 +75,15 @@ class Forward(NamedTuple):
         outputs: Of shape (rows, width).
         top: What the upper normalisation was given, of the same shape.
         kept: What the backward pass needs.
-        ways: What else it needs to know.
+        heads: How attention was computed.
+        rates: Of dropout before the lower and the upper normalisation.
     """
 
     outputs: Tensor
     top: Tensor
     kept: Sequence[Tensor | None]
-    ways: tuple[Any, ...]
+    heads: Heads
+    rates: tuple[Rate | None, Rate | None]
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ class Layer:
     Attributes:
         module: torch's layer, which holds the normalisations and says whether dropout is on.
         qkv: Queries, keys and values.
-        out: What follows attention.
+        out: The linear layer after attention.
         up: The first half of the feed-forward block.
         down: The second half.
-        observe: Told of what the gradients of its normalisations are made of; these are then not computed.
+        observe: Called with what the gradients of its normalisations are computed from, instead of computing them.
+        low: Whether only the inputs are kept, and the rest is computed again in the backward pass.
     """
 
     module: Any
@@ -104,6 +106,7 @@ class Layer:
     up: Frozen
     down: Frozen
     observe: Observer | None = None
+    low: bool = False
 
     @classmethod
     def of(
@@ -111,28 +114,25 @@ class Layer:
         module: Any,
         products: Products = "float32",
         observe: Observer | None = None,
-        inference: Products = "float32",
+        low: bool = False,
     ) -> Self:
-        """The layer with weights as they are now; products are as `Frozen` has them."""
+        """The layer with weights as they are now; `products` is as in `Frozen`."""
         own = module.attention.self
-        qkv = Frozen([own.query, own.key, own.value], products, inference)
+        qkv = Frozen([own.query, own.key, own.value], products)
         out, up, down = (
-            Frozen([part.dense], products, inference)
-            for part in (module.attention.output, module.intermediate, module.output)
+            Frozen([part.dense], products) for part in (module.attention.output, module.intermediate, module.output)
         )
-        return cls(module, qkv, out, up, down, observe)
+        return cls(module, qkv, out, up, down, observe, low)
 
     @unwatched
-    def __call__(self, rows: Tensor, packing: Packing, stack: Stack | None = None) -> Tensor:
-        """Outputs of shape (rows, width) for such inputs, which lie as `packing` says; normalised as `stack` says."""
-        norms = (self.module.attention.output.LayerNorm, self.module.output.LayerNorm)
-        values = [(n.weight, n.bias) if stack is None else stack.values(n) for n in norms]
-        return _apply(rows, *values[0], *values[1], self, packing)
+    def __call__(self, rows: Tensor, batch: Unpadded) -> Tensor:
+        """Outputs of shape (rows, width) for such inputs, which lie as `batch` says."""
+        return _apply(rows, *self.norm_values, self, batch)
 
     @unwatched
-    def before_last_norm(self, rows: Tensor, packing: Packing) -> Tensor:
-        """What the last normalisation is given, of shape (rows, width), for such inputs; it has no gradient."""
-        return _forward(self, rows, self.norm_values, packing, deep=False).top
+    def before_last_norm(self, rows: Tensor, batch: Unpadded) -> Tensor:
+        """The last normalisation's inputs, of shape (rows, width), without a gradient."""
+        return _forward(self, rows, self.norm_values, batch, deep=False).top
 
     @property
     def norm_values(self) -> NormValues:
@@ -144,11 +144,12 @@ class Layer:
     def heads(self) -> Heads:
         """How attention is computed now."""
         own = self.module.attention.self
-        return Heads(int(own.num_attention_heads), float(own.scaling), self.drop(own.dropout))
+        return Heads(int(own.num_attention_heads), float(own.scaling), _rate(own.dropout))
 
-    def drop(self, module: nn.Dropout) -> Rate | None:
-        """The rate at which `module`, one of this layer's, drops out now."""
-        return Rate.of(module.p) if module.training and module.p > 0.0 else None
+
+def _rate(module: nn.Dropout) -> Rate | None:
+    """The rate at which `module` drops out now."""
+    return Rate.of(module.p) if module.training and module.p > 0.0 else None
 
 
 class _Layer(torch.autograd.Function):
@@ -163,35 +164,38 @@ class _Layer(torch.autograd.Function):
         upper_weight: Tensor,
         upper_bias: Tensor,
         layer: Layer,
-        packing: Packing,
+        batch: Unpadded,
     ) -> Tensor:
-        values = lower_weight, lower_bias, upper_weight, upper_bias
-        done = _forward(layer, inputs, values, packing, deep=any(ctx.needs_input_grad[:3]))
-        ctx.save_for_backward(*done.kept)
-        ctx.layer, ctx.packing, (ctx.heads, *ctx.rates) = layer, packing, done.ways
+        values, deep = (lower_weight, lower_bias, upper_weight, upper_bias), any(ctx.needs_input_grad[:3])
+        ctx.state = torch.get_rng_state() if layer.low and deep else None
+        done = _forward(layer, inputs, values, batch, deep=deep)
+        ctx.save_for_backward(*(done.kept if ctx.state is None else (inputs, *values)))
+        ctx.layer, ctx.batch, ctx.heads, ctx.rates = layer, batch, done.heads, done.rates
         return done.outputs
 
     @staticmethod
     @once_differentiable
     @unwatched
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer, (low_rate, up_rate), needs = ctx.layer, ctx.rates, ctx.needs_input_grad
-        top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
+        layer, (low_rate, up_rate), needs, saved = ctx.layer, ctx.rates, ctx.needs_input_grad, ctx.saved_tensors
+        if ctx.state is not None:
+            saved = _again(layer, saved, ctx.batch, ctx.state)
+        top, up_mean, up_scale, upper_weight, upper_bias, *rest = saved
         deep = any(needs[:3])
-        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.packing)
-        to_top, *to_upper = _normalised_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
+        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.batch)
+        to_top, *to_upper = _norm_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
         if not deep:
             return None, None, None, *to_upper, None, None
         up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
         to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
-        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.packing)
-        to_middle, *to_norm = _normalised_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
+        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.batch)
+        to_middle, *to_norm = _norm_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
         if not needs[0]:
             return None, *to_norm, *to_upper, None, None
         to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
-        to_qkv = attend_back(to_joined, ctx.packing, ctx.heads, attended(kept))
+        to_qkv = attend_back(to_joined, ctx.batch, ctx.heads, attended(kept))
         return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None
 
 
@@ -199,22 +203,30 @@ class _Layer(torch.autograd.Function):
 _apply: Callable[..., Tensor] = _Layer.apply
 
 
-def _forward(layer: Layer, inputs: Tensor, values: NormValues, packing: Packing, *, deep: bool) -> Forward:
+def _forward(layer: Layer, inputs: Tensor, values: NormValues, batch: Unpadded, *, deep: bool) -> Forward:
     """The forward pass; if not `deep`, only what the upper normalisation's gradients need is kept."""
     module, heads, (lower_weight, lower_bias, upper_weight, upper_bias) = layer.module, layer.heads, values
-    joined, attention = attend(layer.qkv(inputs), packing, heads)
-    low_rate, up_rate = layer.drop(module.attention.output.dropout), layer.drop(module.output.dropout)
+    joined, attention = attend(layer.qkv(inputs), batch, heads)
+    low_rate, up_rate = _rate(module.attention.output.dropout), _rate(module.output.dropout)
     middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
-    low_eps, up_eps = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps
-    lower, low_mean, low_scale = normalised(middle, lower_weight, lower_bias, low_eps, packing.shares)
+    low_eps, up_eps, width = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps, inputs.shape[1:]
+    lower, low_mean, low_scale = torch.native_layer_norm(middle, width, lower_weight, lower_bias, low_eps)
     wide = layer.up(lower)
     top, up_bits = _joined(lower, layer.down(torch.nn.functional.gelu(wide)), up_rate)
-    outputs, up_mean, up_scale = normalised(top, upper_weight, upper_bias, up_eps, packing.shares)
+    outputs, up_mean, up_scale = torch.native_layer_norm(top, width, upper_weight, upper_bias, up_eps)
     kept: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
     if deep:
         kept += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
         kept += [tensor for group in attention for tensor in group.tensors]
-    return Forward(outputs, top, kept, (heads, low_rate, up_rate))
+    return Forward(outputs, top, kept, heads, (low_rate, up_rate))
+
+
+def _again(layer: Layer, given: Sequence[Tensor], batch: Unpadded, state: Tensor) -> Sequence[Tensor | None]:
+    """What the forward pass kept of `given`, inputs and norms' values, computed again with the same dropout."""
+    inputs, *values = given
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        return _forward(layer, inputs, values, batch, deep=True).kept
 
 
 def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:
@@ -226,13 +238,16 @@ def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor
     return torch.addcmul(residual, kept, values, value=rate.scale, out=values), bits
 
 
-def _normalised_back(
+def _norm_back(
     of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
 ) -> tuple[Any, ...]:
-    """The gradients of inputs, weight and bias that are needed; those of the last two an observer takes over."""
+    """The gradients of inputs, weight and bias that are needed; an observer takes over the last two."""
     if observe is not None and any(needs[1:]):
         observe(of)
         needs = [needs[0], False, False]
     if not any(needs):
         return None, None, None
-    return normalised_back(of.grad, of.inputs, of.mean, of.scale, weight, bias, needs, of.packing.shares)
+    found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(
+        of.grad, of.inputs, of.inputs.shape[1:], of.mean, of.scale, weight, bias, list(needs)
+    )
+    return found

@@ -1,13 +1,11 @@
 """Linear layers as fast as the processor allows, and gradients of only those weight entries that train.
 
 On AMD processors with AVX-512, oneDNN, which is part of torch, computes float32 products faster than the library that
-torch picks by itself; ``benchmarks/linear.py`` measures by how much whole steps gain. The two differ in the last bits,
-so which one ran is part of every record. ``NORMTUNE_LINEAR=torch`` or ``onednn`` overrules the choice.
+torch picks by itself; ``benchmarks/linear.py`` measures by how much whole steps gain. The two differ in the last bits.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import cache
@@ -21,62 +19,42 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from normtune.config import Products
-from normtune.errors import ConfigError
+from normtune.fast.bfloat16 import Copies, can_lower
 from normtune.fast.embedding import lookup
-from normtune.fast.lowered import Lowered, can_lower
 from normtune.methods.entries import Entries, marked
-
-VARIABLE = "NORMTUNE_LINEAR"
 
 
 @cache
-def linear_backend() -> str:
-    """Which library computes float32 products on this CPU: ``onednn`` or ``torch`` (torch's own choice).
-
-    Raises:
-        ConfigError: If the environment asks for one that is not known or not here.
-    """
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted not in {"", "torch", "onednn"}:
-        raise ConfigError(f"{VARIABLE}={wanted!r} is not known; use 'torch' or 'onednn'.")
-    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if wanted == "onednn" and not available:
-        raise ConfigError(f"{VARIABLE}=onednn: this build of torch has no oneDNN.")
-    return wanted or ("onednn" if available and _is_wide_amd() else "torch")
-
-
-def fast_linear(products: Products = "float32", inference: Products = "float32") -> AbstractContextManager[Any]:
-    """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
-
-    On the CPU that is the backend of `linear_backend`; on every device, a weight of which only some entries train (see
-    `normtune.methods.sparse`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
-
-    Args:
-        products: What the products of linear layers are computed in of which nothing trains, except in inference mode;
-            see `normtune.fast.lowered`.
-        inference: The same in inference mode.
-    """
-    return _FastLinear(linear_backend() == "onednn", products == "bfloat16", inference == "bfloat16")
-
-
-#: A gradient entry by entry does without the dense product but reads memory badly: the dense product
-#: becomes the cheaper one between one entry in 512 and one in 64, by processor and version (``benchmarks/linear.py``).
-_SPARSE_BELOW = 1 / 256
-
-
-def _is_wide_amd() -> bool:
+def prefers_onednn() -> bool:
+    """Whether oneDNN computes float32 products faster on this CPU than torch's own choice of a library."""
     cpuinfo = Path("/proc/cpuinfo")
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not cpuinfo.is_file():
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not available or torch.backends.cpu.get_cpu_capability() != "AVX512" or not cpuinfo.is_file():
         return False
     return "AuthenticAMD" in cpuinfo.read_text(encoding="utf-8", errors="replace")
 
 
+def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
+    """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
+
+    On the CPU that is oneDNN where `prefers_onednn`. On every device, a weight of which only some entries train (see
+    `normtune.methods.sparse`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
+
+    Args:
+        products: What the products of frozen linear layers are computed in (`normtune.fast.bfloat16`).
+    """
+    return _FastLinear(prefers_onednn(), products == "bfloat16")
+
+
+#: A gradient entry by entry needs no dense product but reads memory badly: the dense product becomes cheaper between
+#: one entry in 512 and one in 64, by processor and version (``benchmarks/linear.py``).
+_SPARSE_BELOW = 1 / 256
+
+
 class _FastLinear(TorchFunctionMode):
-    def __init__(self, onednn: bool, lower: bool, lower_inference: bool) -> None:
+    def __init__(self, onednn: bool, lower: bool) -> None:
         super().__init__()
-        self._onednn, self._lowered = onednn, Lowered()
-        #: Whether products are lowered, by whether inference mode is on.
-        self._lower = {False: lower, True: lower_inference}
+        self._onednn, self._lower, self._copies = onednn, lower, Copies()
 
     def __torch_function__(
         self,
@@ -98,14 +76,13 @@ class _FastLinear(TorchFunctionMode):
         packed = marked(weight)
         if packed is not None and packed[1].share <= _SPARSE_BELOW:
             return _over_tokens(_apply, inputs, weight.detach(), bias, onednn, *packed)
-        lower = packed is None and self._lower[torch.is_inference_mode_enabled()]
-        if lower and can_lower(inputs, weight, bias):
-            return _over_tokens(self._lowered.linear, inputs, weight, bias)
+        if self._lower and packed is None and can_lower(inputs, weight, bias):
+            return _over_tokens(self._copies.linear, inputs, weight, bias)
         return _over_tokens(_apply, inputs, weight, bias, onednn, None, None) if onednn else func(*args)
 
 
 def _starts_at_outputs(outputs: Tensor, *_: object, inputs: object = None, **__: object) -> bool:
-    """Whether this call of `torch.Tensor.backward` is one that `_backward` knows."""
+    """Whether `_backward` can stand for this call of `torch.Tensor.backward`."""
     return outputs.requires_grad and inputs is None
 
 
@@ -116,10 +93,10 @@ def _backward(
     create_graph: bool = False,
     inputs: None = None,
 ) -> None:
-    """What `torch.Tensor.backward` does, with the mode still on, which torch takes away while it handles a call.
+    """`torch.Tensor.backward` with the mode still on, which torch switches off while the mode handles a call.
 
-    Layers that are computed again in the backward pass (activation checkpointing) then go the way that they went in the
-    forward pass. An edge stands for the outputs since those would come back to the mode.
+    Layers that are computed again in the backward pass (activation checkpointing) then go the same way as in the
+    forward pass. An edge stands for the outputs, since those would call the mode again.
     """
     torch.autograd.backward(get_gradient_edge(outputs), gradient, retain_graph, create_graph, inputs)
 
@@ -139,15 +116,15 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -
 
 
 def infer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``inputs @ weight.T + bias`` without a gradient, on the path that `fast_linear` takes, but without its mode."""
+    """``inputs @ weight.T + bias`` without a gradient, as fast as in `fast_linear` but without its mode."""
     if inputs.ndim != 3 or weight.dtype != torch.float32 or inputs.device.type != "cpu" or not _suits(inputs, weight):
         return torch.nn.functional.linear(inputs, weight, bias)
-    flat = product(inputs.reshape(-1, inputs.shape[-1]), weight, bias, linear_backend() == "onednn")
+    flat = product(inputs.reshape(-1, inputs.shape[-1]), weight, bias, prefers_onednn())
     return flat.view(*inputs.shape[:-1], flat.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer, over (tokens, inputs), with the products that it needs and no others."""
+    """A linear layer, over (tokens, inputs), that computes only the products it needs."""
 
     @staticmethod
     def forward(
@@ -160,7 +137,7 @@ class _Linear(torch.autograd.Function):
         entries: Entries | None,
     ) -> Tensor:
         ctx.onednn, ctx.has_bias, ctx.entries = onednn, bias is not None, entries
-        # A frozen layer needs no inputs for its backward pass, and single entries need few: no others are kept.
+        # A frozen layer needs no inputs for its backward pass, and single entries need few; only those are kept.
         kept = inputs if ctx.needs_input_grad[1] else None
         if entries is not None and ctx.needs_input_grad[4]:
             kept = entries.seen(inputs)
@@ -191,8 +168,8 @@ _apply: Callable[..., Tensor] = _Linear.apply
 def _over_tokens(layer: Callable[..., Tensor], inputs: Tensor, *others: object) -> Tensor:
     """`layer`, which takes (tokens, inputs), over (batch, tokens, inputs).
 
-    The view that makes three dimensions of two is taken outside the function, since some families change the outputs
-    in place, and torch refuses that on a view made inside.
+    The outputs are viewed in three dimensions outside the function, since some families change them in place, which
+    torch refuses on a view made inside.
     """
     flat = layer(inputs.reshape(-1, inputs.shape[-1]), *others)
     return flat.view(*inputs.shape[:-1], flat.shape[-1])

@@ -1,164 +1,219 @@
-"""The frozen prefix: what lies below the lowest trained entry, computed once an example and kept.
+"""The frozen prefix: what lies below everything that trains, computed once an example and kept.
 
-Kept are the hidden states of an example's own tokens, no padding, at a point of a BERT-like encoder: the input of a
-layer, or of a layer's ``output.LayerNorm`` where nothing else of that layer trains. They are right only while dropout
-is off below that point, so a protocol names them (`normtune.config.Protocol.prefix`). Above it the last layer is
-computed for the first token alone, which is all that these families' heads read.
+The hidden states of an example's own tokens, without padding, are kept at one point of a BERT-like encoder: the input
+of a layer, or of a layer's ``output.LayerNorm`` where nothing else of that layer trains. They are right only while
+dropout is off.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from normtune.config import Layers, Products
+from normtune.config import Products
 from normtune.data.encode import Encoded, by_length
-from normtune.fast.first_token import first_token, reads_first_token
-from normtune.fast.fused import fusable
-from normtune.fast.linear import fast_linear, linear_backend
-from normtune.fast.point import Point, hidden_at
+from normtune.fast.first_token import FAMILIES, can_shorten, shortened
+from normtune.fast.fused import one_layer, unpadded
+from normtune.fast.layer import Layer
+from normtune.fast.linear import fast_linear
+from normtune.fast.modules import is_plain, replaced
 from normtune.models.base import Base
 from normtune.modes import unwatched
 
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
-#: Bytes of hidden states kept in memory; what is larger lies in a file that is mapped.
+#: Bytes of hidden states of one set of examples that are kept in memory; more are kept in a file that is mapped.
 BUDGET = 4 << 30
 
 #: Sets of examples that are kept: training, picking and scoring of one task, and of the next.
 _SETS = 6
 
 
-class Prefix:
-    """Hidden states at one point of a base, by example.
+@dataclass(frozen=True)
+class Point:
+    """Where a frozen prefix ends.
 
-    Args:
-        base: The base model.
-        point: Where the prefix ends.
-        budget: Bytes that one set of examples may take in memory.
-        layers: How what lies below is computed (`normtune.config.Protocol.layers`).
-        products: What its products are computed in (`normtune.config.Protocol.inference_products`).
+    Attributes:
+        layer: The first layer that is computed anew, wholly or from its ``output.LayerNorm`` on.
+        last_norm: Whether it is from its ``output.LayerNorm`` on.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        point: Point,
-        budget: int = BUDGET,
-        layers: Layers = "torch",
-        products: Products = "float32",
-    ) -> None:
-        self._base, self.point, self.layers, self.products, self._budget = base, point, layers, products, budget
-        self._body: Any = base.model.base_model
-        self._kept: dict[str, tuple[Tensor, np.ndarray]] = {}
-        #: How many examples were computed rather than found.
+    layer: int
+    last_norm: bool
+
+    @classmethod
+    def of(cls, base: Base) -> Self | None:
+        """The highest point of a model below every parameter that trains; None where no layer lies below.
+
+        A parameter that trains anywhere but in the layers, the pooler and the head may come into play below them.
+        """
+        model: Any = base.model
+        if model.config.model_type not in FAMILIES or model.config.is_decoder:
+            return None
+        body, layers = model.base_model_prefix, model.base_model.encoder.layer
+        above = tuple(f"{path}." for path in (*base.roots, f"{body}.pooler"))
+        trained: dict[int, list[str]] = {}
+        for name in (name for name, parameter in model.named_parameters() if parameter.requires_grad):
+            number, _, rest = name.removeprefix(f"{body}.encoder.layer.").partition(".")
+            if number.isdecimal():
+                trained.setdefault(int(number), []).append(rest)
+            elif not name.startswith(above):
+                return None
+        lowest = min(trained, default=len(layers))
+        closing = all(name.startswith("output.LayerNorm.") for name in trained.get(lowest, [""]))
+        last_norm = closing and is_plain(layers[lowest])
+        return cls(lowest, last_norm) if lowest > 0 or last_norm else None
+
+    def __str__(self) -> str:
+        return f"{'the closing norm of ' if self.last_norm else ''}layer {self.layer}"
+
+
+class Kept:
+    """The hidden states of the last few sets of examples, for all runs on one base.
+
+    Args:
+        budget: Bytes that one set of examples may take in memory.
+
+    Attributes:
+        computed: How many examples were computed rather than found.
+    """
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
+        self._sets: dict[str, tuple[Tensor, np.ndarray]] = {}
         self.computed = 0
 
-    def key(self, encoded: Encoded) -> str:
-        """A content hash of all that the hidden states depend on: tokens, frozen values below, way to compute."""
-        return _key(self._values(), encoded)
-
-    def states(self, encoded: Encoded) -> States:
-        """The hidden states of `encoded`, computed unless they are kept."""
-        return self.states_of(encoded)[0]
-
-    def states_of(self, *sets: Encoded) -> tuple[States, ...]:
-        """The hidden states of each of `sets`, for which the frozen values are looked at once."""
-        values = self._values()
-        return tuple(self._found(encoded, _key(values, encoded)) for encoded in sets)
-
-    def _found(self, encoded: Encoded, key: str) -> States:
-        if key not in self._kept:
-            if len(self._kept) >= _SETS:
-                self._kept.clear()
-            self._kept[key] = self._compute(encoded)
+    def find(self, prefix: Prefix, encoded: Encoded, key: str) -> tuple[Tensor, np.ndarray] | None:
+        """The hidden states under `key`, computed by `prefix` if they are not kept; None where they have no room."""
+        if key not in self._sets:
+            starts = np.concatenate([[0], encoded.lengths.cumsum()])
+            room = self._room(int(starts[-1]), prefix.width, prefix.dtype)
+            if room is None:
+                return None
+            prefix.compute(encoded, starts, room)
             self.computed += len(encoded)
-        return States(self, encoded, *self._kept[key])
+            while len(self._sets) >= _SETS:
+                self._sets.pop(next(iter(self._sets)))
+            self._sets[key] = room, starts
+        self._sets[key] = self._sets.pop(key)  # the last one used is the last one dropped
+        return self._sets[key]
 
-    def _values(self) -> Hash:
-        """The hash of the frozen values below and of the way to compute.
-
-        It is taken anew whenever it is asked for, since torch does not count changes made through ``.data``.
-        """
-        ways = self.point, self.layers, self.products, linear_backend(), torch.get_num_threads()
-        digest = hashlib.sha256(" ".join(map(str, ways)).encode())
-        for parameter in self._below():
-            digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest
-
-    def _below(self) -> Iterator[Tensor]:
-        layers = self._body.encoder.layer
-        yield from self._body.embeddings.parameters()
-        for layer in layers[: self.point.layer]:
-            yield from layer.parameters()
-        if self.point.last_norm:
-            layer = layers[self.point.layer]
-            yield from (value for name, value in layer.named_parameters() if not name.startswith("output.LayerNorm."))
-
-    def _compute(self, encoded: Encoded) -> tuple[Tensor, np.ndarray]:
-        starts = np.concatenate([[0], encoded.lengths.cumsum()])
-        width = int(self._base.model.config.hidden_size)
-        kept = self._room(int(starts[-1]), width)
-        training = self._base.model.training
-        model = self._base.model.eval()
-        layers = None if self.layers == "torch" else fusable(model, self.products, compiled=self.layers == "compiled")
-        with torch.no_grad(), fast_linear(self.products):
-            for indices in by_length(encoded.lengths, 64):
-                batch = encoded.batch(indices, self._base.device)
-                hidden = hidden_at(model, self.point, batch, layers)
-                for row, number, mask in zip(hidden, indices, batch["attention_mask"].bool(), strict=True):
-                    kept[starts[number] : starts[number + 1]] = row[mask].to(kept.device)
-        model.train(training)
-        return kept, starts
-
-    def _room(self, tokens: int, width: int) -> Tensor:
-        dtype = self._base.model.dtype
-        if tokens * width * dtype.itemsize <= self._budget:
+    def _room(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor | None:
+        size = tokens * width * dtype.itemsize
+        if size <= self._budget:
             return torch.empty(tokens, width, dtype=dtype)
+        if shutil.disk_usage(tempfile.gettempdir()).free < 2 * size:
+            return None
         with tempfile.TemporaryDirectory(prefix="normtune-prefix-") as folder:
             # Mapped, then without a name: the space is free again when the last of the process lets go.
             return torch.from_file(str(Path(folder) / "states"), shared=True, size=tokens * width, dtype=dtype).view(
                 tokens, width
             )
 
+
+class Prefix:
+    """What lies below one point of a base.
+
+    Args:
+        base: The base model.
+        point: Where the prefix ends.
+        kept: Where hidden states are kept.
+        layers: Fused layers, which it is computed by where there are any.
+        products: What its products are computed in.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        point: Point,
+        kept: Kept | None = None,
+        layers: Mapping[nn.Module, Layer] | None = None,
+        products: Products = "float32",
+    ) -> None:
+        self._base, self.point, self._products = base, point, products
+        self._kept, self._layers = kept or Kept(), layers or {}
+        self._body: Any = base.model.base_model
+        self.width, self.dtype = int(base.model.config.hidden_size), base.model.dtype
+
+    def states(self, *sets: Encoded) -> list[States | None]:
+        """The hidden states of each of `sets`; None where they have no room."""
+        frozen = self._digest()
+        found = [(encoded, self._kept.find(self, encoded, _key(frozen, encoded))) for encoded in sets]
+        return [None if kept is None else States(self, encoded, *kept) for encoded, kept in found]
+
+    def _digest(self) -> Any:
+        """A hash of the frozen values below and of the way to compute.
+
+        It is computed anew each time, since torch does not count changes made through ``.data``.
+        """
+        below = self._body.encoder.layer[: self.point.layer + self.point.last_norm]
+        ways = self.point, [layer in self._layers for layer in below], self._products, torch.get_num_threads()
+        digest = hashlib.sha256(" ".join(map(str, ways)).encode())
+        for part in (self._body.embeddings, *below):
+            for parameter in (value for value in part.parameters() if not value.requires_grad):
+                digest.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest
+
+    def compute(self, encoded: Encoded, starts: np.ndarray, into: Tensor) -> None:
+        """Write the hidden states of `encoded`, whose tokens begin at `starts`, into `into`."""
+        model, training = self._base.model, self._base.model.training
+        model.eval()
+        encode = partial(self._encode, self._body.encoder)
+        with torch.no_grad(), fast_linear(self._products), replaced(self._body.encoder, encode):
+            for indices in by_length(encoded.lengths, 64):
+                batch = encoded.batch(indices, self._base.device)
+                hidden = self._body(**batch).last_hidden_state
+                for row, number, mask in zip(hidden, indices, batch["attention_mask"].bool(), strict=True):
+                    into[starts[number] : starts[number + 1]] = row[mask].to(into.device)
+        model.train(training)
+
+    def _encode(
+        self, encoder: Any, hidden: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """The encoder's forward pass up to the point; the rest is not computed."""
+        batch, point = unpadded(hidden, attention_mask), self.point
+        for layer in encoder.layer[: point.layer]:
+            hidden = one_layer(layer, self._layers, hidden, batch, attention_mask)
+        if point.last_norm:
+            layer = encoder.layer[point.layer]
+            if layer in self._layers:
+                hidden = self._layers[layer].before_last_norm(batch.strip(hidden), batch)
+            else:
+                with replaced(layer.output.LayerNorm, lambda inputs: inputs):
+                    hidden = layer(batch.pad(hidden), attention_mask)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=batch.pad(hidden))
+
     @contextmanager
     def onward(self, hidden: Tensor) -> Iterator[None]:
         """Within this context the model goes on from `hidden`, whatever tokens it is given."""
-        embeddings, encoder = self._body.embeddings, self._body.encoder
-        layers = encoder.layer
+        encoder, layers = self._body.encoder, self._body.encoder.layer
         rest = layers[self.point.layer :]
-        embeddings.forward = lambda *_, **__: hidden
-        encoder.layer = rest
-        if self.point.last_norm:
-            rest[0].forward = lambda states, *_, **__: rest[0].output.LayerNorm(states)
-        # Of the last layer the head reads one token; what the others would become is not computed. A fused encoder
-        # sees to that itself.
-        plain = "forward" not in vars(encoder) and reads_first_token(self._base.model.config)
-        shorten = plain and len(rest) > self.point.last_norm
-        if shorten:
-            rest[-1].forward = partial(first_token, rest[-1])
-        try:
-            yield
-        finally:
-            del embeddings.forward
+        # A fused encoder computes its last layer for one token by itself.
+        shorten = "forward" not in vars(encoder) and len(rest) > self.point.last_norm and can_shorten(self._base.model)
+        with ExitStack() as stack:
+            stack.enter_context(replaced(self._body.embeddings, lambda *_, **__: hidden))
             if self.point.last_norm:
-                del rest[0].forward
+                norm = rest[0].output.LayerNorm
+                stack.enter_context(replaced(rest[0], lambda states, *_, **__: norm(states)))
             if shorten:
-                del rest[-1].forward
-            encoder.layer = layers
+                stack.enter_context(shortened(self._base.model))
+            encoder.layer = rest
+            try:
+                yield
+            finally:
+                encoder.layer = layers
 
 
 @dataclass(frozen=True)
@@ -166,7 +221,7 @@ class States:
     """The hidden states of a set of examples.
 
     Attributes:
-        prefix: What they were made by.
+        prefix: What they were computed by.
         encoded: The examples.
         kept: Of shape (tokens of all examples, width).
         starts: Where each example's tokens begin; one more than there are examples.
@@ -190,11 +245,11 @@ class States:
         return pad_sequence(rows, batch_first=True, padding_side=self.encoded.side)
 
 
-def _key(values: Hash, encoded: Encoded) -> str:
+def _key(frozen: Any, encoded: Encoded) -> str:
     """The hash of frozen values, joined with the tokens."""
-    digest = values.copy()
+    digest = frozen.copy()
     for name, tokens in sorted(encoded.fields.items()):
         digest.update(f"{name} {encoded.side}".encode())
         digest.update(np.asarray([len(value) for value in tokens]).tobytes())
         digest.update(torch.cat(tokens).numpy().tobytes())
-    return digest.hexdigest()
+    return str(digest.hexdigest())

@@ -1,15 +1,14 @@
-"""A batch without any padding: its texts' own tokens as rows, one text after the other.
+"""A batch without padding: its texts' own tokens as rows, one text after the other.
 
-Everything in a layer but attention treats tokens one by one, so that padding there is waste. Attention looks at whole
-texts: it takes groups of like length, each filled up to its longest text.
+Everything in a layer but attention treats tokens one by one, so padding is wasted there. Attention looks at whole
+texts: it takes groups of similar length, each padded to its longest text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, Self
 
 import torch
@@ -17,29 +16,29 @@ from torch import Tensor
 
 from normtune.modes import unwatched
 
-#: Tokens that attention is given at least: softmax takes several times as long over rows shorter than a register.
+#: Attention takes at least so many tokens: softmax is several times slower over rows shorter than a register.
 ROOM = 16
 
-#: A batch of which padding is a smaller part than this stays padded, where attention goes by groups: packing it costs
-#: as much as it saves.
+#: A batch with a smaller part of padding than this stays padded: taking it out costs as much as it saves.
 WASTE = 0.02
 
-#: Texts of so many lengths are grouped by length exactly, which copies least; of more lengths, those are grouped of
-#: which the shortest has at least this part of the tokens of the longest.
+#: Texts of up to `EXACT` lengths are grouped by their exact length, which copies least. With more lengths, the shortest
+#: text of a group has at least the part `LIKE` of the tokens of the longest.
 EXACT, LIKE = 8, 7 / 8
 
 
 @dataclass(frozen=True)
 class Group:
-    """Texts of like length, whose rows lie one after the other.
+    """Texts of similar length, whose rows lie one after the other.
 
     Attributes:
         start: The first row.
         lengths: Tokens of each text.
-        room: Tokens that attention gives each text.
-        places: For each row its place among the (texts times room) places; None where texts fill all but the end alike.
-        sources: For each place the row, counted from `start`, that it is filled with: its own, or any; None likewise.
-        mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all alike; None where all is filled.
+        room: Tokens of each text in attention, padding included.
+        places: For each row its place among the (texts times room) places; None where all texts have one length.
+        sources: For each place the row, counted from `start`, that fills it: its own, or any for padding; None where
+            all texts have one length.
+        mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all alike; None without padding.
     """
 
     start: int
@@ -66,7 +65,7 @@ class Group:
 
     @classmethod
     def padded(cls, shape: tuple[int, int], own: Tensor | None, like: Tensor) -> Self:
-        """All texts of a padded batch, (texts, tokens), of which `own`, of that shape, is attended."""
+        """All texts of a padded batch of shape (texts, tokens); `own`, of that shape, is true where they may look."""
         count, tokens = shape
         group = cls.of(0, (tokens,) * count, like)
         if own is None:
@@ -83,12 +82,12 @@ class Group:
     def spread(self, rows: Tensor, parts: int, heads: int) -> Tensor:
         """The heads of the group's texts, of shape (parts, texts times heads, room, width of a head).
 
-        What is not a text's own is a number, but no matter which.
+        Padding is filled with arbitrary finite numbers.
 
         Args:
-            rows: Those of the whole batch, of shape (rows, parts times heads times width of a head).
-            parts: Such as queries, keys and values.
-            heads: Of attention.
+            rows: The rows of the whole batch, of shape (rows, parts times heads times width of a head).
+            parts: How many lie side by side, such as 3 for queries, keys and values.
+            heads: Number of attention heads.
         """
         own, texts = rows[self.start : self.stop], len(self.lengths)
         if self.sources is not None:
@@ -97,7 +96,7 @@ class Group:
         return self._filled(split).flatten(1, 2)
 
     def spread_gradient(self, rows: Tensor, heads: int) -> Tensor:
-        """As `spread`, for one part, with zeros at what is not a text's own: nothing comes from there."""
+        """As `spread`, for one part, with zeros as padding, since no gradient comes from there."""
         own, texts = rows[self.start : self.stop], len(self.lengths)
         if self.places is not None:
             own = own.new_zeros(texts * self.room, own.shape[1]).index_copy_(0, self.places, own)
@@ -105,7 +104,7 @@ class Group:
         return self._filled(split).flatten(0, 1)
 
     def gather(self, spread: Tensor, parts: int, into: Tensor) -> None:
-        """Undo `spread`: write each row's own heads to the group's rows of `into`, those of the whole batch."""
+        """Undo `spread`: write the heads of each row into the group's rows of `into`, the whole batch."""
         texts, width = len(self.lengths), spread.shape[-1]
         split = spread.view(parts, texts, -1, self.room, width).permute(1, 3, 0, 2, 4)
         own = into[self.start : self.stop]
@@ -116,7 +115,7 @@ class Group:
             torch.index_select(split.reshape(texts * self.room, -1), 0, self.places, out=own)
 
     def _filled(self, split: Tensor) -> Tensor:
-        """A copy of `split`, of shape (..., tokens, width of a head), filled up with zeros to `room` tokens."""
+        """A copy of `split`, of shape (..., tokens, width of a head), padded with zeros to `room` tokens."""
         tokens = split.shape[-2]
         if tokens == self.room:
             return split.contiguous()
@@ -126,7 +125,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Packing:
+class Unpadded:
     """Where the rows of a batch lie.
 
     Attributes:
@@ -135,71 +134,41 @@ class Packing:
         lengths: Rows of each of them, in that order.
         rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
             those.
-        like: Nothing, of the batch's dtype and on its device.
-        own: True where a token of the padded batch is a text's own; None where all are.
-        sizes: Of a batch that candidates share, the texts of each; else the number of all.
-        shares: Of a batch that candidates share, the rows of each, which lie one after the other; else nothing.
-        padding: Rows that are no text's own.
+        groups: The texts that attention takes together.
     """
 
     shape: tuple[int, int]
     texts: tuple[int, ...]
     lengths: tuple[int, ...]
     rows: Tensor | None
-    like: Tensor
-    own: Tensor | None
-    sizes: tuple[int, ...]
-    shares: tuple[int, ...] = ()
-    padding: int = 0
-
-    @cached_property
-    def starts(self) -> Tensor:
-        """The first row of each text, in their order, and the number of rows at the end: int64."""
-        return torch.tensor([0, *accumulate(self.lengths)])
-
-    @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """What attention takes together; made when it is first asked for, since compiled layers take text by text."""
-        if self.rows is None:
-            return (Group.padded(self.shape, self.own, self.like),)
-        starts, found = [0, *accumulate(self.lengths)], []
-        for begin, end in pairwise([0, *accumulate(self.sizes)]):
-            for first, last in _alike(self.lengths[begin:end]):
-                lengths = self.lengths[begin + first : begin + last]
-                found.append(Group.of(starts[begin + first], lengths, self.like))
-        return tuple(found)
+    groups: tuple[Group, ...]
 
     @classmethod
     @unwatched
-    def of(cls, hidden: Tensor, own: Tensor | None, sizes: Sequence[int] = (), waste: float = WASTE) -> Self:
-        """The packing of a batch.
+    def of(cls, hidden: Tensor, own: Tensor | None) -> Self:
+        """The rows of a batch.
 
         Args:
             hidden: The padded batch, of shape (texts, tokens, width).
-            own: Of shape (texts, tokens): true where a token is a text's own; None where all are.
-            sizes: Of a batch that candidates share, the texts of each, which are never grouped with another's.
-            waste: A batch of which padding is a smaller part than this stays padded.
+            own: Of shape (texts, tokens): true at a text's own tokens; None where all are.
         """
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
-        padding = count * tokens - sum(known)
-        parts, like = tuple(sizes) or (count,), hidden.new_empty(0)
-        if own is None or padding == 0 or padding < waste * count * tokens:
-            shares = tuple(size * tokens for size in sizes)
-            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, like, own, parts, shares, padding)
-        order: list[int] = []
-        for begin, end in pairwise([0, *accumulate(parts)]):
-            order += sorted(range(begin, end), key=lambda text: -known[text])
-        lengths, shares = tuple(known[text] for text in order), ()
-        places = torch.tensor(order, device=hidden.device)
+        like = hidden.new_empty(0)
+        if own is None or count * tokens - sum(known) <= WASTE * count * tokens:
+            padding = None if own is None or sum(known) == count * tokens else own
+            group = Group.padded((count, tokens), padding, like)
+            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, (group,))
+        order = sorted(range(count), key=lambda text: -known[text])
+        lengths, places = tuple(known[text] for text in order), torch.tensor(order, device=hidden.device)
         rows = torch.arange(count * tokens, device=hidden.device).view(count, tokens)[places][own[places]]
-        if sizes:
-            shares = tuple(sum(lengths[begin:end]) for begin, end in pairwise([0, *accumulate(sizes)]))
-        return cls((count, tokens), tuple(order), lengths, rows, like, own, parts, shares)
+        starts = [0, *accumulate(lengths)]
+        groups = tuple(Group.of(starts[first], lengths[first:last], like) for first, last in _alike(lengths))
+        return cls((count, tokens), tuple(order), lengths, rows, groups)
 
     @unwatched
-    def pack(self, hidden: Tensor) -> Tensor:
-        """The rows, of shape (rows, width), of a padded batch of shape (texts, tokens, width), or of rows."""
+    def strip(self, hidden: Tensor) -> Tensor:
+        """The rows, of shape (rows, width), of a padded batch of shape (texts, tokens, width); rows are left alone."""
         if hidden.ndim == 2:
             return hidden
         flat = hidden.reshape(-1, hidden.shape[-1])
@@ -207,7 +176,7 @@ class Packing:
 
     @unwatched
     def pad(self, rows: Tensor) -> Tensor:
-        """The padded batch, with zeros where nothing is a text's own; what is one already is left as it is."""
+        """The padded batch of these rows, with zeros as padding; a padded batch is left alone."""
         if rows.ndim == 3:
             return rows
         if self.rows is not None:
@@ -216,7 +185,7 @@ class Packing:
 
 
 def _alike(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last of each group, the last excluded; `lengths` fall. Texts without tokens are in none."""
+    """First and last text of each group, the last excluded; `lengths` fall. Texts without tokens are in no group."""
     part = 1.0 if len(set(lengths)) <= EXACT else LIKE
     first, end = 0, sum(length > 0 for length in lengths)
     while first < end:
@@ -228,7 +197,7 @@ def _alike(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Pick(torch.autograd.Function):
-    """Rows of which each is picked once at most: their gradient is copied back, where torch would add row by row."""
+    """Picks each row at most once, so that the gradient is copied back, where torch would add row by row."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:

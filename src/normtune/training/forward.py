@@ -1,26 +1,23 @@
-"""Passes over a task's examples: how a protocol has the model computed, in training and in scoring."""
+"""Passes over a task's examples, in training and in scoring."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from normtune.config import Products, Protocol
+from normtune.config import Memory, Protocol
 from normtune.data.encode import Encoded
 from normtune.data.task import Task
 from normtune.errors import ConfigError
-from normtune.evaluation import EVAL_TOKENS, logits, loss_of, score_outputs
-from normtune.fast.dropping import dropout_of
-from normtune.fast.fused import fused
-from normtune.fast.linear import fast_linear
-from normtune.fast.memory import Memory, memory_of
-from normtune.fast.prefix import Prefix, States
+from normtune.evaluation import logits, loss_of, score_outputs
+from normtune.fast.prefix import Kept
+from normtune.fast.ways import choose
 from normtune.models.base import Base
 
 
@@ -45,14 +42,14 @@ class Passes:
     Args:
         base: The base model, with the head and with all that trains in place.
         goal: Task and data.
-        protocol: How the model is computed.
+        protocol: How it is trained.
         accelerator: Where.
-        prefix: The frozen prefix of what trains, where the protocol keeps it.
         memory: What is kept for the backward pass; it changes no number.
+        plain: Whether it is computed by plain torch, without any faster way.
+        kept: Where hidden states are kept from run to run.
 
     Raises:
-        ConfigError: If a prefix is to be kept with dropout on, products are to be lowered that are not float32, or
-            layers fused that keep less memory or mix precisions.
+        ConfigError: If products are to be lowered that are not float32, or in plain torch.
     """
 
     def __init__(
@@ -62,42 +59,24 @@ class Passes:
         protocol: Protocol,
         accelerator: Accelerator,
         *,
-        prefix: Prefix | None = None,
         memory: Memory = "plain",
+        plain: bool = False,
+        kept: Kept | None = None,
     ) -> None:
-        if prefix is not None and protocol.dropout:
-            raise ConfigError("A prefix is computed once only with dropout off.")
-        plain = base.model.dtype == torch.float32 and accelerator.mixed_precision == "no"
-        if "bfloat16" in {protocol.products, protocol.inference_products} and not plain:
+        mixed = accelerator.mixed_precision != "no"
+        if protocol.products == "bfloat16" and (plain or mixed or base.model.dtype != torch.float32):
             raise ConfigError(
-                "--products and --inference-products lower those of a float32 model; leave out --dtype and --precision,"
-                " or them."
+                "--products bfloat16 is for a float32 model in the fast ways; leave out --dtype, --precision and"
+                " --plain, or it."
             )
-        if protocol.layers != "torch" and (memory != "plain" or accelerator.mixed_precision != "no"):
-            raise ConfigError("Fused layers keep what they need in one precision; leave out --memory and --precision.")
         self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
-        self._prefix, self._memory = prefix, memory
-        self._states = None if prefix is None else prefix.states_of(goal.train, goal.pick)
+        options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or Kept()}
+        self.ways = choose(base, dropout=protocol.dropout, products=protocol.products, **options)
+        exact = protocol.products == "float32"
+        self._exact = self.ways if exact else choose(base, dropout=protocol.dropout, **{**options, "kept": None})
+        self._train, self._pick = self.ways.states(goal.train, goal.pick)
         self._model = accelerator.prepare(base.model)
         self._loss = loss_of(goal.task)
-
-    @contextmanager
-    def ways(self) -> Iterator[None]:
-        """Within this context the model is computed as the protocol says."""
-        with self._ways(self.protocol.inference_products):
-            yield
-
-    @contextmanager
-    def _ways(self, inference: Products) -> Iterator[None]:
-        model, products = self.base.model, self.protocol.products
-        with ExitStack() as stack:
-            stack.enter_context(dropout_of(self.protocol.dropout_generator))
-            stack.enter_context(fast_linear(products))
-            if self.protocol.layers != "torch":
-                compiled = self.protocol.layers == "compiled"
-                stack.enter_context(fused(model, products, inference=inference, compiled=compiled))
-            stack.enter_context(memory_of(model, self._memory))
-            yield
 
     def backward(self, indices: np.ndarray) -> float:
         """Forward and backward over the training examples at `indices`; their mean loss."""
@@ -115,8 +94,8 @@ class Passes:
         """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
         accelerator = self.accelerator
         with accelerator.autocast():
-            if self._states is not None:
-                outputs: Tensor = self._states[0].logits(self._model, indices, accelerator.device)
+            if self._train is not None:
+                outputs: Tensor = self._train.logits(self._model, indices, accelerator.device)
             else:
                 outputs = self._model(**self.goal.train.batch(indices, accelerator.device)).logits
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
@@ -128,19 +107,28 @@ class Passes:
         return self._loss(outputs, labels[indices].to(self.accelerator.device))
 
     def picked(self) -> np.ndarray:
-        """The outputs, of shape (examples, outputs), for what the best epoch is picked on."""
-        states = self._states[1] if self._states else None
-        return self._evaluated(self.goal.pick, states, self.protocol.inference_products)
+        """The outputs, of shape (examples, outputs), for the examples that the best epoch is picked on."""
+        return logits(self.base, self.goal.pick, ways=self.ways, states=self._pick)
 
     def score(self, encoded: Encoded) -> dict[str, float]:
-        """All metrics on `encoded` of the model as it is now, in float32, by the layers that the protocol names."""
+        """All metrics on `encoded` of the model as it is now, in float32."""
         assert encoded.labels is not None
-        prefix, exact = self._prefix, self.protocol.inference_products == "float32"
-        states = prefix.states(encoded) if prefix is not None and exact else None
-        with self._ways("float32"):
-            outputs = self._evaluated(encoded, states, "float32")
+        (states,) = self._exact.states(encoded)
+        with self._exact.context():
+            outputs = logits(self.base, encoded, ways=self._exact, states=states)
         return score_outputs(outputs, encoded.labels.numpy(), self.goal.task)
 
-    def _evaluated(self, encoded: Encoded, states: States | None, products: Products) -> np.ndarray:
-        tokens = EVAL_TOKENS if self.protocol.layers != "torch" else None
-        return logits(self.base, encoded, states=states, tokens=tokens, products=products)
+
+def train_mode(model: nn.Module, *, dropout: bool, statistics: bool = False) -> None:
+    """Put a model into the mode that it trains in.
+
+    Args:
+        model: The model.
+        dropout: Whether dropout is on, in every module that has any.
+        statistics: Whether BatchNorm normalises by the batch and updates its running statistics; by default it
+            normalises by these and leaves them alone.
+    """
+    model.train(dropout)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(statistics)

@@ -21,7 +21,7 @@ from normtune.evaluation import score_outputs
 from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
 from normtune.training.checkpoint import unpack
-from normtune.training.forward import Passes
+from normtune.training.forward import Passes, train_mode
 from normtune.training.state import State
 
 #: Seconds between two checkpoints inside an epoch.
@@ -134,7 +134,7 @@ class Loop:
         """
         passes, model = self._passes, self.trainable.base.model
         was_training = model.training
-        with torch.random.fork_rng(), passes.ways():
+        with torch.random.fork_rng(), passes.ways.context():
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
             self._state.resume()
@@ -165,7 +165,7 @@ class Loop:
 
     def _epoch(self) -> None:
         state, train = self._state, self._goal.train
-        self.trainable.base.model.train(self._protocol.dropout)
+        train_mode(self.trainable.base.model, dropout=self._protocol.dropout)
         order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
         for indices in order[state.progress.batch :]:
             self._learn(self._passes.backward(indices), len(indices))

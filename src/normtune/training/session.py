@@ -10,15 +10,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
-from normtune.config import Protocol, RunConfig, fingerprint
+from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
-from normtune.evaluation import score
-from normtune.fast.memory import Memory
-from normtune.fast.point import Point
-from normtune.fast.prefix import Prefix
+from normtune.fast.prefix import Kept
 from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
@@ -53,6 +50,7 @@ class Session:
         accelerator: Where it runs; by default the CPU or the first accelerator, in float32. Runs are logged by the
             trackers that it was made with.
         memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
+        plain: Whether runs are computed by plain torch rather than by the fastest ways that fit.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -66,14 +64,16 @@ class Session:
         dtype: str = "float32",
         accelerator: Accelerator | None = None,
         memory: Memory = "plain",
+        plain: bool = False,
     ) -> None:
         self.base: Base = load_base(model, revision=revision, dtype=dtype)
         self.dtype = dtype
         self.accelerator = accelerator or Accelerator()
         self._memory: Memory = memory
+        self._plain = plain
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
-        self._prefix: Prefix | None = None
+        self._kept = Kept()
 
     def spec(self, method: str, seed: int = 0) -> Spec:
         """What `method` trains of this base; `seed` is for methods that draw."""
@@ -143,9 +143,9 @@ class Session:
             "data": identities(parts),
             "device": here["device"],
             "threads": here["threads"],
-            "linear": here["linear"],
             "precision": str(self.accelerator.mixed_precision),
             "processes": self.accelerator.num_processes,
+            **({"plain": True} if self._plain else {}),
             **({} if _has_plain_loss(task) else {"loss": [task.center, task.scale, task.weights]}),
         })
 
@@ -214,13 +214,15 @@ class Session:
         return _Work(config, data, parts, encoded, spec, identity)
 
     def _passes(self, work: _Work) -> Passes:
+        goal = Goal(work.data.task, work.encoded.train, work.encoded.pick)
         return Passes(
             self.base,
-            Goal(work.data.task, work.encoded.train, work.encoded.pick),
+            goal,
             work.config.protocol,
             self.accelerator,
-            prefix=self._prefix_of(work.spec, work.config.protocol) if work.config.protocol.prefix else None,
             memory=self._memory,
+            plain=self._plain,
+            kept=self._kept,
         )
 
     def _finished(
@@ -246,6 +248,7 @@ class Session:
             best_epoch=outcome.curve[outcome.best].epoch,
             curve=outcome.curve,
             steps=outcome.steps,
+            ways=passes.ways.names,
             seconds=round(outcome.seconds, 3),
             peak_memory=peak_memory(self.accelerator.device),
             delta_bytes=delta.body_bytes,
@@ -255,32 +258,12 @@ class Session:
         )
         return record, delta
 
-    def _prefix_of(self, spec: Spec, protocol: Protocol) -> Prefix | None:
-        """The frozen prefix below `spec`, kept for the runs that follow; None where nothing lies below it."""
-        try:
-            point = Point.of(self.base, spec.selection) if isinstance(spec, Sparse) else None
-        except ConfigError:
-            return None
-        if point is None:
-            return None
-        kept, ways = self._prefix, (point, protocol.layers, protocol.inference_products)
-        if kept is None or (kept.point, kept.layers, kept.products) != ways:
-            kept = Prefix(self.base, point, layers=protocol.layers, products=protocol.inference_products)
-        self._prefix = kept
-        return kept
-
     def _scores(self, work: _Work, outcome: Outcome, passes: Passes) -> dict[str, dict[str, float]]:
-        """Scores at the best epoch, by split; what picked the epoch in float32 was scored there already."""
-        task, protocol, encoded = work.data.task, work.config.protocol, work.encoded
-        known = encoded.pick if protocol.inference_products == "float32" else None
-
-        def scored(part: Encoded) -> dict[str, float]:
-            if part is known:
-                return outcome.curve[outcome.best].scores
-            # Under a name that says so, what was not scored yet goes the way of the training too.
-            return passes.score(part) if protocol.layers != "torch" else score(self.base, part, task)
-
-        return {name: scored(part) for name, part in encoded.dev.items()}
+        """Scores at the best epoch, by split, in float32; if the epoch was picked so, its scores are known."""
+        encoded = work.encoded
+        known = encoded.pick if work.config.protocol.products == "float32" else None
+        best = outcome.curve[outcome.best].scores
+        return {name: best if part is known else passes.score(part) for name, part in encoded.dev.items()}
 
     def _delta(self, config: RunConfig, task: Task, spec: Spec, outcome: Outcome, identity: str) -> Delta:
         return Delta.of(

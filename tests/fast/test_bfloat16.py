@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from normtune.fast.bfloat16 import Copies, pays_off
 from normtune.fast.linear import fast_linear
-from normtune.fast.lowered import Lowered, pays_off
 from normtune.methods.entries import Entries, mark
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning
@@ -68,21 +68,9 @@ def test_a_layer_of_which_anything_trains_is_computed_in_float32(trains: str) ->
     assert off(result, linear(inputs.double(), weight.detach().double(), bias.detach().double())) <= 1e-5
 
 
-def test_in_inference_mode_it_is_said_apart_whether_products_are_lowered() -> None:
-    inputs, weight, bias = parts()
-    exact = linear(inputs.double(), weight.double(), bias.double())
-    rounded = linear(exactly(inputs), exactly(weight), exactly(bias))
-    for ways, where in ((("bfloat16", "float32"), torch.inference_mode), (("float32", "bfloat16"), torch.no_grad)):
-        with fast_linear(*ways), where():
-            assert off(linear(inputs, weight, bias), exact) <= 1e-5
-    with fast_linear(inference="bfloat16"), torch.inference_mode():
-        assert off(linear(inputs, weight, bias), rounded) <= ROUNDED
-        assert off(linear(inputs, weight, bias), exact) > 1e-5
-
-
 def test_a_copy_that_was_made_in_inference_mode_serves_a_training() -> None:
     inputs, weight, bias = parts()
-    with fast_linear("bfloat16", "bfloat16"):
+    with fast_linear("bfloat16"):
         with torch.inference_mode():
             linear(inputs, weight, bias)
         linear(inputs.requires_grad_(), weight, bias).sum().backward()
@@ -99,12 +87,12 @@ def test_other_dtypes_are_left_to_torch(dtype: torch.dtype) -> None:
 
 
 def test_a_copy_is_made_once_follows_changes_and_goes_with_its_tensor() -> None:
-    lowered, weight = Lowered(), draw(3, 4)
-    first = lowered.of(weight)
-    assert lowered.of(weight) is first
+    copies, weight = Copies(), draw(3, 4)
+    first = copies.of(weight)
+    assert copies.of(weight) is first
     weight[0, 0] = 7.0
-    assert lowered.of(weight)[0, 0] == 7.0
-    alive = weakref.ref(lowered.of(weight))
+    assert copies.of(weight)[0, 0] == 7.0
+    alive = weakref.ref(copies.of(weight))
     del weight, first
     gc.collect()
     assert alive() is None

@@ -1,0 +1,69 @@
+"""Modules: whether they are as their library made them, and another forward pass for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+#: The parts of a BERT-like layer that compute something.
+_PARTS: dict[str, type[nn.Module]] = {
+    "attention.self.query": nn.Linear,
+    "attention.self.key": nn.Linear,
+    "attention.self.value": nn.Linear,
+    "attention.self.dropout": nn.Dropout,
+    "attention.output.dense": nn.Linear,
+    "attention.output.dropout": nn.Dropout,
+    "attention.output.LayerNorm": nn.LayerNorm,
+    "intermediate.dense": nn.Linear,
+    "output.dense": nn.Linear,
+    "output.dropout": nn.Dropout,
+    "output.LayerNorm": nn.LayerNorm,
+}
+#: The parts that call these.
+_CALLERS = ("", "attention", "attention.self", "attention.output", "intermediate", "output")
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a BERT-like layer has exactly the parts that its family gives it, and no hooks.
+
+    A part may be parametrized, since its weights then still are what it computes with.
+    """
+    try:
+        parts = {layer.get_submodule(path): kind for path, kind in _PARTS.items()}
+        callers = [layer.get_submodule(path) for path in _CALLERS]
+    except AttributeError:
+        return False
+    return (
+        getattr(layer, "chunk_size_feed_forward", None) == 0
+        and all(parametrize.type_before_parametrizations(part) is kind for part, kind in parts.items())
+        and not any(is_hooked(part) for part in parts)
+        and not any(is_changed(part) for part in callers)
+    )
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether somebody hooked a module of transformers, or put a class or a forward pass of their own in its place."""
+    return is_hooked(module) or not type(module).__module__.startswith("transformers.")
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks, or a forward pass other than its class's."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within this context, calling `module` calls `forward`."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before

@@ -1,0 +1,123 @@
+"""The one door to this folder for training and evaluation: which faster ways fit a model, and computing by them.
+
+`choose` looks at the model as it stands, never at how it came to be so: which parameters train, where they are, and
+whether each layer has exactly the parts that its family gives it. What a way does not cover is computed by torch, layer
+by layer. The numbers are the same but for rounding, and for the draws of dropout. `Ways` of nothing but its arguments
+is plain torch, and the program is complete with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from normtune.config import Memory, Products
+from normtune.data.encode import Encoded
+from normtune.fast.dropout import FastDropout
+from normtune.fast.first_token import can_shorten, last_of, reads_first_token
+from normtune.fast.fused import fusable, fused
+from normtune.fast.layer import Layer
+from normtune.fast.linear import fast_linear
+from normtune.fast.memory import checkpointed, keep_freed
+from normtune.fast.prefix import Kept, Point, Prefix, States
+from normtune.models.base import Base
+
+#: Tokens a batch in evaluation where padding is left out.
+_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a model is computed.
+
+    Attributes:
+        base: The model; nothing in it that is frozen may change as long as this is used.
+        products: What the products of frozen linear layers are computed in.
+        memory: What is kept for the backward pass.
+        dropout: Whether dropout is drawn from the fast generator.
+        layers: The fused layers, by the layer that each stands for; None where the encoder is torch's own.
+        prefix: What is computed once an example.
+        names: The ways for a record, in words.
+    """
+
+    base: Base
+    products: Products = "float32"
+    memory: Memory = "plain"
+    dropout: bool = False
+    layers: Mapping[nn.Module, Layer] | None = None
+    prefix: Prefix | None = None
+    names: tuple[str, ...] = field(default=())
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens a batch in evaluation; None where batches are of so many examples."""
+        return _TOKENS if self.layers else None
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Within this context the model is computed so, in training and in evaluation."""
+        model, layers = self.base.model, self.layers
+        with ExitStack() as stack:
+            if self.dropout:
+                stack.enter_context(FastDropout())
+            stack.enter_context(fast_linear(self.products))
+            if self.memory == "low":
+                last = {last_of(model)} if layers is not None and can_shorten(model) else set()
+                stack.enter_context(checkpointed(model, but={*(layers or ()), *last}))
+            if layers is not None:
+                stack.enter_context(fused(model, layers))
+            if self.memory == "low" or layers:
+                keep_freed(self.memory == "plain")
+            yield
+
+    def states(self, *sets: Encoded) -> list[States | None]:
+        """The hidden states of each of `sets` at the end of the prefix, to go on from; None where there is none."""
+        return [None] * len(sets) if self.prefix is None else self.prefix.states(*sets)
+
+
+def choose(
+    base: Base,
+    *,
+    dropout: bool = False,
+    products: Products = "float32",
+    memory: Memory = "plain",
+    mixed: bool = False,
+    plain: bool = False,
+    kept: Kept | None = None,
+) -> Ways:
+    """The fastest ways that fit a model.
+
+    Args:
+        base: The model, with everything that trains in place: each such parameter is one of the model's and has
+            ``requires_grad``.
+        dropout: Whether dropout is on in training.
+        products: What the products of frozen linear layers are computed in.
+        memory: What is kept for the backward pass.
+        mixed: Whether precisions are mixed (autocast).
+        plain: Whether to take none: transformers' layers, torch's dropout, padded batches, no prefix.
+        kept: Where the prefix's hidden states are kept from run to run; None keeps no prefix.
+
+    Returns:
+        The ways, to be used until the model is changed.
+    """
+    model, names = base.model, []
+    if plain:
+        return Ways(base, products, memory)
+    on_cpu = base.device.type == "cpu"
+    layers, known = None, reads_first_token(model.config)
+    if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:
+        layers = fusable(model, products, low=memory == "low")
+        names += ["fused layers", "no padding"] if layers else []
+    point = None if dropout or kept is None else Point.of(base)
+    prefix = None if point is None else Prefix(base, point, kept, layers, products)
+    if (layers is not None or prefix is not None) and can_shorten(model):
+        names.append("first token")
+    if point is not None:
+        names.append(f"prefix below {point}")
+    if dropout and on_cpu:
+        names.append("fast dropout")
+    return Ways(base, products, memory, dropout and on_cpu, layers, prefix, tuple(names))

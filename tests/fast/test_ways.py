@@ -1,0 +1,132 @@
+"""The door: which ways are taken for which model, and that whole trainings by them are torch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normtune.config import protocol
+from normtune.data.encode import encode
+from normtune.fast.prefix import Kept
+from normtune.fast.ways import choose
+from normtune.methods.expression import select
+from normtune.methods.sparse import Tuning
+from normtune.models.base import Base
+from normtune.training.session import Session
+from tests.conftest import BaseFactory
+from tests.training.test_session import comparable, data, split
+
+FUSED = ("fused layers", "no padding", "first token")
+
+#: By family, method and whether dropout is on.
+WAYS = {
+    ("bert", "layernorm", True): (*FUSED, "fast dropout"),
+    ("bert", "layernorm", False): (*FUSED, "prefix below the closing norm of layer 0"),
+    ("bert", "layernorm@1-", False): (*FUSED, "prefix below the closing norm of layer 1"),
+    ("roberta", "attention-layernorm@2", False): (*FUSED, "prefix below layer 2"),
+    ("bert", "bitfit", False): ("first token",),
+    ("bert", "bitfit@2", True): (*FUSED, "fast dropout"),
+    ("bert", "full", True): ("first token", "fast dropout"),
+    ("gpt2", "layernorm", True): ("fast dropout",),
+    ("gpt2", "layernorm", False): (),
+}
+
+
+@pytest.mark.parametrize(("family", "method", "dropout"), WAYS)
+def test_the_ways_are_those_that_fit(make_base: BaseFactory, family: str, method: str, dropout: bool) -> None:
+    base = make_base(family)
+    tuning = Tuning(base, select(base.layout, method))
+    assert choose(base, dropout=dropout, kept=Kept()).names == WAYS[family, method, dropout]
+    assert choose(base, dropout=dropout, kept=Kept(), plain=True).names == ()
+    tuning.undo()
+
+
+def test_lower_precision_is_torchs(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    assert choose(base, mixed=True).names == ()
+    base.model.bfloat16()
+    assert choose(base).names == ()
+
+
+class Added(nn.Module):
+    """A frozen linear layer and a trained product of low rank beside it, as LoRA has."""
+
+    def __init__(self, frozen: nn.Linear) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.down = nn.Parameter(torch.randn(2, frozen.in_features) / 8)
+        self.up = nn.Parameter(torch.randn(frozen.out_features, 2) / 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        added: Tensor = self.frozen(inputs) + inputs @ self.down.t() @ self.up.t()
+        return added
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize("place", ["attention.self.query", "attention.output.dense", "output.dense"])
+def test_a_foreign_module_that_trains_in_a_layer_is_computed_as_by_torch(
+    tiny_base: Base, layer: int, place: str
+) -> None:
+    tiny_base.model.double().requires_grad_(False)
+    parent, _, name = f"bert.encoder.layer.{layer}.{place}".rpartition(".")
+    module = tiny_base.model.get_submodule(parent)
+    setattr(module, name, Added(getattr(module, name)).double())
+    tiny_base.model.classifier.requires_grad_()
+    encoded = encode(split(12, 1), tiny_base.need_tokenizer(), 64)
+    trained, found = [p for p in tiny_base.model.parameters() if p.requires_grad], []
+    for plain in (True, False):
+        ways = choose(tiny_base, plain=plain, kept=Kept())
+        (states,) = ways.states(encoded)
+        rows = encoded.lengths.argsort()
+        with ways.context():
+            model, device = tiny_base.model, tiny_base.device
+            batch = encoded.batch(rows, device)
+            outputs = model(**batch).logits if states is None else states.logits(model, rows, device)
+            found.append([outputs, *torch.autograd.grad(outputs.square().sum(), trained)])
+    assert ways.names == (*FUSED, f"prefix below layer {layer}")
+    assert len(ways.layers or ()) == 2
+    assert states is not None
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["layernorm", "layernorm@1- + pooler.dense", "bitfit", "full", "random"])
+def test_a_whole_training_is_torchs(tiny_folder: Path, method: str) -> None:
+    runs = []
+    for plain in (True, False):
+        session = Session(str(tiny_folder), plain=plain)
+        chosen = protocol("small", epochs=2, batch_size=8)
+        runs.append(session.run(session.config("animals", method, 1e-3, 0, chosen), data()))
+    (torchs, values), (fast, others) = runs
+    assert torchs.id != fast.id
+    assert (torchs.ways, bool(fast.ways)) == ((), True)
+    assert [p.loss for p in fast.curve] == pytest.approx([p.loss for p in torchs.curve], rel=1e-5)
+    assert fast.score == torchs.score
+    for place, value in values.values.items():
+        if "key.bias" in place:  # moves no output: its gradient is rounding, which Adam turns into whole steps
+            continue
+        assert (value - others.values[place]).norm() <= 1e-4 * value.norm()
+
+
+def test_rates_and_seeds_share_a_prefix_and_scores_go_through_it(tiny_folder: Path) -> None:
+    session, scores = Session(str(tiny_folder)), []
+    chosen = protocol("held-out", epochs=1, batch_size=8, held_out=0.25, dropout=False)
+    for rate, seed in ((1e-2, 0), (3e-2, 1)):
+        session.run(session.config("animals", "layernorm", rate, seed, chosen), data())
+    assert session._kept.computed == 40 + 24
+    for plain in (True, False):
+        session = Session(str(tiny_folder), plain=plain)
+        scores.append(session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())[0].scores)
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("memory", ["plain", "low"])
+def test_a_training_with_dropout_repeats_to_the_bit(tiny_folder: Path, memory: Any) -> None:
+    chosen = protocol("small", epochs=2, batch_size=8, dropout=True)
+    sessions = Session(str(tiny_folder)), Session(str(tiny_folder), memory=memory)
+    records = [s.run(s.config("animals", "layernorm", 1e-2, 0, chosen), data())[0] for s in sessions]
+    assert comparable(records[0]) == comparable(records[1])
