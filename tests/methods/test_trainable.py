@@ -25,7 +25,7 @@ from normtune.methods.method import METHODS
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base, wrap
 
-TEXTS = Split(("the cat sat", "a good film", "one dull old book is not very great"))
+TEXTS = Split.of_texts(("the cat sat", "a good film", "one dull old book is not very great"))
 EVERY = pytest.mark.parametrize("method", METHODS)
 
 
@@ -170,7 +170,7 @@ from normtune.models.base import load_base
 import torch
 torch.set_num_threads(1)
 base = load_base({str(tiny_folder)!r})
-texts = Split({TEXTS.texts!r})
+texts = Split.of_texts({TEXTS.texts!r})
 answers = {{}}
 for method in {[*METHODS]!r}:
     with Delta.load(Path({str(tmp_path)!r}) / method).apply(base):
