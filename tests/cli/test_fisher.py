@@ -336,7 +336,7 @@ def test_a_family_whose_norms_are_not_known(
 
 BAD: list[tuple[list[str], str]] = [
     (["--suite", "glew"], "Unknown suite 'glew'. Did you mean 'glue'?"),
-    (["--tasks", "rtee"], "Unknown GLUE task 'rtee'. Did you mean 'rte'?"),
+    (["--tasks", "rtee"], "Unknown toy task 'rtee'. Did you mean 'rte'?"),
     (["--tasks", "rte,,mrpc"], "is no comma-separated list"),
     (["--tasks", ""], "is no comma-separated list"),
     (["--estimator", "empircal"], "Unknown estimator 'empircal'. Did you mean 'empirical'?"),

@@ -87,7 +87,7 @@ def good_sentences(data: TaskData, name: str) -> Iterator[str]:
         yield from sentences(split) if name != "cola" else split.take(np.flatnonzero(labels_of(split))).texts
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["qqp", "mnli", "stsb"])  # qqp has the fewest examples to give
 def test_large_splits_can_be_had(name: str) -> None:
     splits = generate(name, train=10_000, dev=2_000, seed=0).splits
     assert [len(split) for split in splits.values()] == [10_000, 2_000, 2_000][: len(splits)]

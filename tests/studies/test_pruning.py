@@ -203,7 +203,7 @@ def pruning(folder: Path, **changes: Any) -> StudyConfig:
     rules = RULES.model_copy(update={"epochs": 3, "rates": 3})
     given = {
         "parts": ("table2",),
-        "tasks": ("sst2",),
+        "tasks": ("stsb",),
         "methods": ("head", "layernorm"),
         "protocol": rules,
         "prune": STRICT,
@@ -295,7 +295,7 @@ def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder:
     sized = (
         *("--model", tiny_folder, "--suite", "toy", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
         *("--max-length", "32", "--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
-        *("--task", "sst2", "--method", "layernorm", "--prune", "--prune-margin", "0"),
+        *("--task", "stsb", "--method", "layernorm", "--prune", "--prune-margin", "0"),
     )
     status, out, error = cli("study", "table2", *sized, "--results", tmp_path)
     assert status == 0, error
