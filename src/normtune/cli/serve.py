@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli import options
-from normtune.cli.options import Device, Threads, notes
+from normtune.cli.options import Device, Threads, notes, set_threads
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
 def serve(
     deltas: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Deltas (folders, files or hub ids) or folders of them; NAME=DELTA names the task.", show_default=False
-        ),
+        typer.Argument(help="Folders or files of deltas, or hub ids; NAME=DELTA names the task.", show_default=False),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model. [default: that of the first delta]")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -75,7 +72,7 @@ def serve(
 
     token = read_token(token_file)
     check_open(host, token, fixed=fixed)
-    options.set_threads(threads)
+    set_threads(threads)
     settings = Settings(
         max_batch=max_batch,
         max_wait=max_wait_ms / 1000,
@@ -99,6 +96,7 @@ def serve(
 def _service(
     deltas: list[str], model: str | None, folder: Path | None, follow: bool, settings: Settings, device: str
 ) -> Service:
+    from normtune.cli.options import base_of
     from normtune.deltas.bank import Bank
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
@@ -106,19 +104,16 @@ def _service(
     from normtune.serving.folder import DeltaFolder
     from normtune.serving.service import Service
 
+    place = None if folder is None else DeltaFolder(folder)
     named = _named(deltas)
     if named:
-        base = options.base_of(next(iter(named.values())), model, device)
+        base = base_of(next(iter(named.values())), model, device)
     else:
         base = load_base(str(model))
         base.model.to(accelerator(device).device)
+    bank = Bank(base, max_batch=settings.max_batch)
     catalogue = Catalogue(
-        Bank(base, max_batch=settings.max_batch),
-        None if folder is None else DeltaFolder(folder),
-        follow=follow,
-        cache_bytes=settings.cache_bytes,
-        recheck=settings.recheck,
-        apart=settings.apart,
+        bank, place, follow=follow, cache_bytes=settings.cache_bytes, recheck=settings.recheck, apart=settings.apart
     )
     for name, delta in named.items():
         catalogue.give(name, delta)
@@ -126,21 +121,27 @@ def _service(
 
 
 def _named(deltas: list[str]) -> dict[str, Delta]:
-    """The deltas by the names of their tasks.
+    """The deltas by the names of their tasks: those given, or else those of their folders.
 
     Raises:
-        ConfigError: If a name cannot be one of a task.
+        ConfigError: If a name stands twice, or is none.
     """
     import re
 
-    from normtune.deltas.places import named_places
+    from normtune.deltas.delta import Delta
+    from normtune.deltas.hub import fetch
     from normtune.serving.folder import NAME
 
-    places = named_places(deltas)
-    for name in places:
+    named: dict[str, Delta] = {}
+    for text in deltas:
+        given, _, source = text.rpartition("=")
+        name = given or Path(source).name.removesuffix(".safetensors")
         if not re.fullmatch(NAME, name):
             raise ConfigError(f"{name!r} cannot name a task: letters, digits, dots, dashes and underscores can.")
-    return {name: options.open_delta(place) for name, place in places.items()}
+        if name in named:
+            raise ConfigError(f"Two deltas are called {name!r}; name one of them: NAME={source}.")
+        named[name] = Delta.load(fetch(source))
+    return named
 
 
 def _welcome(address: str, service: Service, *, open_: bool) -> None:
