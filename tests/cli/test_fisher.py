@@ -113,7 +113,7 @@ def test_the_table_in_the_terminal_and_in_markdown(
     assert status == 0
     lines = [cells(line) for line in markdown.splitlines() if line.startswith("|")]
     assert lines[0] == ["", "component", "sum", "rte", "sst2"]
-    assert lines[1] == ["---:", "---", "---:", "---:", "---:"]
+    assert lines[1] == ["---", "---", "---:", "---:", "---:"]
     body = [line.split() for line in shown.splitlines() if re.match(r"\s*\d+ +\S+\.\S+", line)]
     assert body == lines[2:]
     assert f"Examples: RTE {EXAMPLES} of 2,000, SST-2 {EXAMPLES} of 2,000." in markdown
