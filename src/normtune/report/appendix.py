@@ -149,8 +149,6 @@ _WORDS = {
     "warmup_fraction": "warm-up, of all steps",
     "weight_decay": "weight decay",
     "clip": "gradient clipped to",
-    "dropout_generator": "dropout drawn by",
-    "prefix": "frozen prefix computed once",
     "held_out": "rate and epoch picked on",
     "max_train": "training examples at most",
     "max_dev": "dev examples at most",
@@ -162,8 +160,6 @@ _WORDS = {
 def _said(name: str, value: object) -> str:
     if name == "held_out":
         return f"a slice of train ({value:g})" if isinstance(value, float) and value else "dev, as the paper does"
-    if name == "dropout_generator":
-        return "torch’s generator" if value == "torch" else "a fast generator"
     if isinstance(value, bool):
         words = ("on", "off") if name == "dropout" else ("yes", "no")
         return words[not value]
