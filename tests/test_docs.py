@@ -101,12 +101,6 @@ def test_tables_are_what_the_records_say(program: str, words: str, table: str, c
     assert text.strip().split("\n\n")[0] == table.strip()
 
 
-def test_the_speed_page_is_what_the_benchmark_measured() -> None:
-    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    ratios = json.loads((ROOT / "results" / "benchmarks" / "linear.json").read_text())["ratios"]
-    assert all(f"| {name.replace('_', ' ')} | {value:.2f} |" in page for name, value in ratios.items())
-
-
 def test_the_bank_page_is_what_the_benchmark_measured() -> None:
     page = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
     measured = json.loads((ROOT / "results" / "benchmarks" / "bank.json").read_text())
