@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from normtune.cli import conducting
+from normtune.cli import overview
 from normtune.studies.jobs import Result, TrainJob
-from normtune.studies.study import StudyConfig
+from normtune.studies.config import StudyConfig
 from tests.studies.tiny import OPTIONS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,7 +49,7 @@ def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_fold
 def test_the_plan_runs_nothing_and_says_what_it_is_read_from(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conducting.console, "width", 200)
+    monkeypatch.setattr(overview.console, "width", 200)
     options = ("--fractions", "0,0.1,1", "--fisher-tasks", "rte,cola", "--examples", "12", "--plan")
     status, out, error = cli(*arguments("figure5", tiny_folder, tmp_path / "none", *options))
     assert status == 0, error
@@ -106,11 +106,11 @@ def test_one_failed_rate_of_a_search_is_no_gap() -> None:
     jobs = (low, high, other)
     done = {job.key: Result(key=job.key, state="done") for job in jobs}
     failed = Result(key=high.key, state="failed", error="too hot")
-    assert conducting.unanswered(jobs, done) == []
-    assert conducting.unanswered(jobs, {**done, high.key: failed}) == []
-    assert conducting.unanswered(jobs, {low.key: done[low.key], other.key: done[other.key]}) == [high]
+    assert overview.unanswered(jobs, done) == []
+    assert overview.unanswered(jobs, {**done, high.key: failed}) == []
+    assert overview.unanswered(jobs, {low.key: done[low.key], other.key: done[other.key]}) == [high]
     none = {low.key: failed, high.key: failed, other.key: Result(key=other.key, state="blocked")}
-    assert conducting.unanswered(jobs, none) == [low, high, other]
+    assert overview.unanswered(jobs, none) == [low, high, other]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normtune.cli.watcher import Watcher
+from normtune.cli.progress import Progress
 from normtune.deltas.delta import Delta
 from normtune.importance.combined import magnitude, random_scores
 from normtune.importance.masks import Mask

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from normtune.records.store import Store
-from normtune.studies.conduct import Study
+from normtune.studies.study import Study
 from normtune.studies.estimate import estimate
-from normtune.studies.work import Place
+from normtune.studies.engine import Place
 from tests.studies.tiny import config
 
 

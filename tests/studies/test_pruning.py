@@ -14,15 +14,15 @@ from normtune.config import Pruning, protocol
 from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.run import EpochScore, Record
 from normtune.records.store import Store
-from normtune.studies.conduct import Study
+from normtune.studies.study import Study
 from normtune.studies.executors.executor import Here
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, Result, TrainJob
 from normtune.studies.pruning import pruned_identity, trial_order, verdict
 from normtune.studies.runs import Cell, Runner, picked
 from normtune.studies.schedule import Schedule
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Place
+from normtune.studies.config import StudyConfig
+from normtune.studies.engine import Place
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
 from tests.studies.tiny import RULES, config, contents
@@ -295,7 +295,7 @@ def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder:
     sized = (
         *("--model", tiny_folder, "--suite", "templates", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
         *("--max-length", "32", "--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
-        *("--task", "sst2", "--method", "layernorm", "--prune", "--prune-margin", "0"),
+        *("--task", "sst2", "--method", "layernorm", "--prune", "0"),
     )
     status, out, error = cli("study", "table2", *sized, "--results", tmp_path)
     assert status == 0, error

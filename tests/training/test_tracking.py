@@ -13,8 +13,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from normtune.errors import ConfigError, TrainingError, UnknownNameError
 from normtune.models.device import accelerator
-from normtune.studies.conduct import Study
-from normtune.studies.work import Place
+from normtune.studies.study import Study
+from normtune.studies.engine import Place
 from normtune.training import tracking
 from normtune.training.loop import Tick
 from normtune.training.session import Session

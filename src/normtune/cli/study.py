@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli import methods as side_by_side
 from normtune.cli.options import (
     Data,
     Device,
@@ -15,7 +14,6 @@ from normtune.cli.options import (
     HeadSeeds,
     Json,
     Prune,
-    PruneMargin,
     Revision,
     Suite,
     Threads,
@@ -27,11 +25,12 @@ from normtune.cli.options import (
     set_threads,
     trackers,
 )
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, TrainingError, UnknownNameError
 
 if TYPE_CHECKING:
+    from normtune.studies.config import StudyConfig
+    from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
-    from normtune.studies.work import Work
 
 EXECUTORS = ("here", "pool", "ray")
 #: Without an argument, and the options that it takes.
@@ -81,8 +80,7 @@ def study(
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
-    prune: Prune = False,
-    prune_margin: PruneMargin = None,
+    prune: Prune = None,
     head_seeds: HeadSeeds = "0,1,2",
     examples: Examples = None,
     results: Annotated[
@@ -126,11 +124,10 @@ def study(
         return
     _check_executor(executor, workers, address, cpus, gpus)
     tracked = trackers(track)
-    from normtune.cli.conducting import conduct
     from normtune.config import protocol as make_protocol
     from normtune.data.glue import canonical_name
-    from normtune.studies.study import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
-    from normtune.studies.work import Place, check_mode
+    from normtune.studies.config import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
+    from normtune.studies.engine import Place, check_mode
 
     config = StudyConfig(
         parts=parts(what),
@@ -153,7 +150,7 @@ def study(
             max_dev=max_dev,
             dropout=dropout,
         ),
-        prune=pruning(prune, prune_margin),
+        prune=pruning(prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
@@ -169,10 +166,42 @@ def study(
         track=tracked,
     )
 
-    def engine(work: Work) -> Executor:
-        return _executor(executor, workers, address, cpus, gpus, work)
+    does = not plan and place.mode != "read-only"
+    own = _executor(executor, workers, address, cpus, gpus) if does else None
+    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
 
-    conduct(config, place, engine, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
+
+def _conduct(
+    config: StudyConfig,
+    place: Place,
+    executor: Executor | None,
+    *,
+    plan_only: bool,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
+    from normtune.cli.overview import show_plan, show_summary, unanswered
+    from normtune.cli.progress import Progress
+    from normtune.studies.estimate import estimate
+    from normtune.studies.jobs import describe
+    from normtune.studies.study import Study
+
+    # The trial runs behind an estimate are nobody's, so a plan logs nothing.
+    study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
+    if plan_only:
+        show_plan(study, estimate(study, trial=True), workers, as_json)
+        return
+    results = study.known
+    if place.mode != "read-only":
+        with Progress(study.missing, estimate(study, trial=False).seconds) as progress:
+            if study.known:
+                progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
+            results = study.run(executor, progress)
+    show_summary(study, results, as_json)
+    gaps = unanswered(study.jobs, results)
+    if gaps:
+        raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
 
 
 def _demo(
@@ -194,7 +223,8 @@ def _demo(
     seed_list = seeds(seed)
     if len(seed_list) > 1:
         raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
-    set_threads(threads)
+    from normtune.cli import methods as side_by_side
+
     side_by_side.compare(
         model,
         names(tasks or side_by_side.TASKS),
@@ -202,6 +232,7 @@ def _demo(
         seed=seed_list[0],
         epochs=epochs or side_by_side.EPOCHS,
         max_train=max_train or side_by_side.MAX_TRAIN,
+        threads=set_threads(threads),
         as_json=as_json,
     )
 
@@ -247,8 +278,8 @@ def _threads(executor: str, workers: int | None, cpus: float | None) -> int:
 
 
 def _executor(
-    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None, work: Work
-) -> Executor:
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
+) -> Executor | None:
     if name == "pool":
         from normtune.studies.executors.pool import Pool
 
@@ -257,6 +288,4 @@ def _executor(
         from normtune.studies.executors.ray import Cluster
 
         return Cluster(address, cpus=cpus, gpus=gpus or 0)
-    from normtune.studies.executors.executor import Here
-
-    return Here(work)
+    return None

@@ -15,11 +15,11 @@ from normtune.errors import UnknownNameError
 from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
 from normtune.records.store import Store
-from normtune.studies.conduct import Study
+from normtune.studies.study import Study
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
 from normtune.studies.runs import Runner, cells, mask_cells
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Mode, Place, check_mode, survey
+from normtune.studies.config import StudyConfig
+from normtune.studies.engine import Mode, Place, check_mode, survey
 from normtune.training.session import Session
 from normtune.training.splits import parts_of
 from tests.studies.tiny import RULES, config, contents
