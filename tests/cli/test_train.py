@@ -145,7 +145,8 @@ def test_what_is_recorded_is_not_run_again(cli: Run, small: list[str], tmp_path:
 def test_rate_search_tries_the_grid(cli: Run, small: list[str], tmp_path: Path) -> None:
     cli("train", "--task", "sst2", "--method", "layernorm", "--lr", "auto", "--records", tmp_path / "records", *small)
     tried = {Record.load(path).config.rate for path in (tmp_path / "records").iterdir()}
-    assert len(tried) == 3
+    # The protocol's three, and at most two beyond.
+    assert 3 <= len(tried) <= 5
 
 
 def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
@@ -327,21 +328,6 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     assert status == 0
 
 
-def test_rates_and_seeds_share_passes(cli: Run, small: list[str], tmp_path: Path) -> None:
-    options = ("train", "--task", "rte", "--lr", "1e-2,3e-3,1e-3", "--seed", "0,1", *small)
-    found = []
-    for name, more in (("alone", ()), ("group", ("--together", "2"))):
-        status, _, error = cli(*options, *more, "--records", tmp_path / name)
-        assert status == 0, error
-        records = [Record.load(file) for file in (tmp_path / name).glob("*.json")]
-        assert {record.config.protocol.together for record in records} == {2 if more else 1}
-        found.append(sorted((r.config.rate, r.config.seed, round(r.curve[0].loss, 4), r.score) for r in records))
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
-    status, _, error = cli(*options, "--together", "2", "--records", tmp_path / "group")
-    assert (status, error.count("found in the store")) == (0, 4)
-
-
 @needs_compiler
 def test_layers_are_compiled_where_they_can_be(
     cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -387,16 +373,3 @@ def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
     assert (status, text) == (1, "")
     assert error == f"Error: {option} takes {known}; got 'int8'.\n"
     assert not (tmp_path / "run").exists()
-
-
-def test_what_cannot_share_a_pass_is_refused_in_a_sentence(cli: Run, small: list[str], tmp_path: Path) -> None:
-    options = ("train", "--task", "rte", "--lr", "1e-2,1e-3", "--together", "2", "--out", tmp_path / "out", *small)
-    for more, message in (
-        (("--dropout",), "only with dropout off"),
-        (("--prune",), "leave out --prune, or --together"),
-        (("--method", "bitfit"), "is selected too, so leave out --together"),
-        (("--track", "tensorboard"), "leave out --track, or --together"),
-    ):
-        status, text, error = cli(*options, *more)
-        assert (status, text) == (1, "")
-        assert message in error

@@ -214,7 +214,8 @@ class Engine:
         run = self.setup_run(job, needs)
         delta, record = self._delta_file(run.id), self.store.get(run.id)
         if place.mode == "force" or record is None or record.status != "done" or not delta.is_file() or not job.out:
-            record = self._train(run, self._rivals(job, needs), tell)
+            keep = place.deltas or job.out is not None
+            record = self._train(run, self._rivals(job, needs), tell, keep=keep)
         if job.out is not None and record.status == "done" and self._writes:
             output.write(job.out, record, Delta.load(delta))
         self.session.accelerator.wait_for_everyone()
@@ -253,8 +254,8 @@ class Engine:
         found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
         return [record for record in found if record is not None]
 
-    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell) -> Record:
-        """Train a run, and keep what is to be kept: the record last."""
+    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
+        """Train a run; its delta is kept where that is wanted, and then its record."""
         place, rule, config, task = self.place, self.setup.prune, run.config, run.data.task
         checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
         judging = judge(rule, task.primary, config.protocol.epochs, rivals) if rule and rivals else None
@@ -267,7 +268,7 @@ class Engine:
                 watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
                 judge=judging,
             )
-            if place.deltas and self._writes:
+            if keep and self._writes:
                 self._delta_file(run.id).unlink(missing_ok=True)
                 delta.save(self._delta_file(run.id))
         except TrainingError as error:

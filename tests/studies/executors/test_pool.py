@@ -15,12 +15,12 @@ import pytest
 
 from normtune.errors import ConfigError
 from normtune.records.store import Store
-from normtune.studies.study import Study
+from normtune.studies.engine import Place
 from normtune.studies.executors import pool
 from normtune.studies.executors.executor import fair_threads
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, Result
-from normtune.studies.engine import Place
+from normtune.studies.study import Study
 from tests.studies.tiny import OPTIONS, config, contents
 
 CODE = "from normtune.cli.app import main; main()"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError
-from normtune.studies.study import Study
-from normtune.studies.executors.ray import Cluster
 from normtune.studies.engine import Place
+from normtune.studies.executors.ray import Cluster
+from normtune.studies.study import Study
 from tests.studies.tiny import config, contents
 
 ROOT = Path(__file__).parents[2]
