@@ -236,7 +236,7 @@ def test_each_rate_waits_for_those_before_it(tiny_folder: Path, tmp_path: Path) 
     assert [job.rate for job in runs[:3]] == [*trial_order(rates)]
     assert [job.rivals for job in runs[:3]] == [(), (runs[0].key,), (runs[0].key, runs[1].key)]
     by_rate = {job.rate: job.key for job in runs}
-    assert runs[3].best_of == tuple(by_rate[rate] for rate in rates)
+    assert {*runs[3].best_of} == {by_rate[rate] for rate in rates}
     assert runs[3].rivals == ()
 
 

@@ -64,7 +64,7 @@ def done(engine: Engine, jobs: Sequence[Job]) -> dict[str, Result]:
 
 
 def test_the_best_rate_of_the_first_seed_is_used_for_the_others(tiny_folder: Path, tmp_path: Path) -> None:
-    engine = engine_of(tiny_folder, tmp_path, epochs=10)
+    engine = engine_of(tiny_folder, tmp_path, epochs=4)
     results, runs = table(engine, "full", (0, 1, 2), (1e-9, 1e-3))
     tried = {(r.config.seed, r.config.rate): r.score for r in engine.store}
     best = max((1e-9, 1e-3), key=lambda rate: tried[0, rate] or 0.0)

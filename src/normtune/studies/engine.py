@@ -213,12 +213,14 @@ class Engine:
             return _done(job, file.name)
         run = self.setup_run(job, needs)
         delta, record = self._delta_file(run.id), self.store.get(run.id)
-        if place.mode == "force" or record is None or record.status != "done" or not delta.is_file() or not job.out:
+        kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
+        self._wait()  # every process that trains with this one has looked, before one of them writes
+        if record is None or not kept or place.mode == "force":
             keep = place.deltas or job.out is not None
             record = self._train(run, self._rivals(job, needs), tell, keep=keep)
         if job.out is not None and record.status == "done" and self._writes:
             output.write(job.out, record, Delta.load(delta))
-        self.session.accelerator.wait_for_everyone()
+        self._wait()
         return _result(job, record)
 
     # Runs
@@ -238,6 +240,10 @@ class Engine:
     def _writes(self) -> bool:
         """Whether this process writes: of several that train together, one does."""
         return bool(self.session.accelerator.is_main_process)
+
+    def _wait(self) -> None:
+        """Wait for the other processes that train with this one."""
+        self.session.accelerator.wait_for_everyone()
 
     def _delta_file(self, identity: str) -> Path:
         return self.place.results / "deltas" / f"{identity}.safetensors"
@@ -280,7 +286,7 @@ class Engine:
             self.store.put(record)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-        self.session.accelerator.wait_for_everyone()  # so that every process finds the record from here on
+        self._wait()  # every process finds the record from here on
         return record
 
 
