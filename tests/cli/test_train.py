@@ -191,7 +191,6 @@ BAD = [
     (["--task", "sst2", "--lr", "-1"], "positive numbers"),
     (["--task", "sst2", "--seed", "0,0"], "different whole numbers"),
     (["--task", "sst2", "--protocol", "tiny"], r"Unknown protocol 'tiny'"),
-    (["--task", "sst2", "--dtype", "int4"], "Unknown dtype 'int4'"),
     (["--task", "sst2", "--precision", "fp8"], "Unknown precision"),
     (["--task", "sst2", "--device", "tpu"], "Unknown device"),
     (["--task", "cola"], "CoLA"),

@@ -110,7 +110,10 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     with pytest.raises(OutputError, match="holds another training; choose"):
         output.claim(folder, "training", [ids[0]])
     assert output.claim(folder, "training", ids)
-    assert output.read_state(folder) == output.State("unfinished", "training")  # a kill before the clean-up
+    assert output.read_state(folder) == output.State("finished", ids[1])
+    (folder / ".unfinished").mkdir()
+    (folder / ".unfinished" / "training").write_text("training")  # a kill before the clean-up
+    assert output.read_state(folder) == output.State("unfinished", "training")
     with pytest.raises(OutputError, match="holds another training that is not finished"):
         output.claim(folder, "another", ids)
     assert output.claim(folder, "training")

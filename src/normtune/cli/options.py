@@ -56,6 +56,25 @@ Prune = Annotated[
 ]
 
 
+Precision = Annotated[
+    str,
+    typer.Option(help="float32; bf16 or fp16: mixed; bfloat16 or float16: the frozen part is loaded so."),
+]
+
+
+def precision_of(text: str) -> tuple[str, str]:
+    """Reads ``--precision``: the dtype of the frozen part, and the mixed precision.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text in {"bf16", "fp16"}:
+        return "float32", text
+    if text not in {"float32", "bfloat16", "float16"}:
+        raise ConfigError(f"Unknown precision {text!r}; known: float32, bf16, fp16, bfloat16, float16.")
+    return text, "no"
+
+
 def names(text: str) -> list[str]:
     """The parts of a comma-separated list.
 

@@ -13,6 +13,7 @@ from normtune.cli.options import (
     Examples,
     HeadSeeds,
     Json,
+    Precision,
     Prune,
     Revision,
     Suite,
@@ -20,6 +21,7 @@ from normtune.cli.options import (
     Track,
     methods,
     names,
+    precision_of,
     pruning,
     seeds,
     set_threads,
@@ -101,8 +103,7 @@ def study(
     track: Track = None,
     data: Data = None,
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -123,7 +124,7 @@ def study(
         _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
         return
     _check_executor(executor, workers, address, cpus, gpus)
-    tracked = trackers(track)
+    tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.config import protocol as make_protocol
     from normtune.data.glue import canonical_name
     from normtune.studies.config import FRACTIONS, METHODS, TASKS, StudyConfig, check_masks, parts
@@ -155,7 +156,7 @@ def study(
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
         device=device,
-        precision=precision,
+        precision=mixed,
         threads=threads or _threads(executor, workers, cpus),
     )
     place = Place(

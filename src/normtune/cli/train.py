@@ -11,6 +11,7 @@ from normtune.cli.options import (
     Data,
     Device,
     Json,
+    Precision,
     Prune,
     Revision,
     Suite,
@@ -18,6 +19,7 @@ from normtune.cli.options import (
     Track,
     methods,
     names,
+    precision_of,
     pruning,
     rates,
     seeds,
@@ -111,8 +113,7 @@ def train(
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     track: Track = None,
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -145,6 +146,7 @@ def train(
         other = "--method" if manifest is None else "--manifest"
         raise ConfigError(f"Give either {other} or --mask: a mask says itself which entries train.")
     rule, tracked, seed_list = pruning(prune), trackers(track), seeds(seed)
+    dtype, mixed = precision_of(precision)
     rows, masks = [] if mask else methods(METHOD if method is None else method), names(mask) if mask else []
     rates(lr)  # what is no rate is refused before anything is imported
     from normtune.cli.trainings import Kept, Wanted, train_manifest, train_table
@@ -200,7 +202,7 @@ def train(
         protocol=chosen,
         prune=rule,
         device=device,
-        precision=precision,
+        precision=mixed,
         threads=set_threads(threads),
         memory=cast("Memory", memory),
     )

@@ -169,13 +169,12 @@ class Engine:
             file = mask_file(self.place.masks, job, needs, self.session.base)
             return _done(job, file.name, known=True) if file.is_file() else None
         run = self.setup_run(job, needs)
+        if job.out is not None and output.read_state(job.out) == output.State("finished", run.id):
+            return _result(job, Record.load(job.out / output.RECORD), known=True)
         record = self._known(run, self._rivals(job, needs))
         if record is None or (record.status == "failed" and self.place.mode == "retry"):
             return None
-        wanted = output.State("finished", run.id)
-        if job.out is not None and record.status == "done" and output.read_state(job.out) != wanted:
-            return None
-        return _result(job, record, known=True)
+        return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
 
     def run(self, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
         """Do a job, unless it is done.

@@ -82,8 +82,10 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
             f"The output {folder} holds another training that is not finished: finish it by its own command, choose"
             " another place, or remove it first."
         )
-    if state.kind == "finished" and state.id not in runs:
-        raise OutputError(f"The output {folder} holds another training; choose another place or remove it first.")
+    if state.kind == "finished":
+        if state.id not in runs:
+            raise OutputError(f"The output {folder} holds another training; choose another place or remove it first.")
+        return True
     if state.kind in {"empty", "foreign"}:
         claim_folder(folder)
     write_atomically(folder / UNFINISHED / _TRAINING, training)
