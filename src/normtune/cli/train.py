@@ -161,13 +161,8 @@ def train(
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
         given = {"model": model, "method": rows[0], "protocol": protocol, "epochs": epochs, "lr": lr}
         found = read_manifest(manifest, {**given, "seed": seed_list[0]}, columns)
-        model, rows, protocol, epochs, seed_list = (
-            found.model,
-            [found.method],
-            found.protocol,
-            found.epochs,
-            [found.seed],
-        )
+        model, protocol, epochs = found.model, found.protocol, found.epochs
+        rows, seed_list = [found.method], [found.seed]
         lr = None if found.lr is None else str(found.lr)
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
     elif train is not None:
