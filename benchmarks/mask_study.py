@@ -19,11 +19,11 @@ from harness import glue
 
 from normtune.cli.app import app
 from normtune.config import PROTOCOLS
-from normtune.importance.masks import Mask
 from normtune.records.aggregate import tabulate
-from normtune.records.store import Store
-from normtune.studies.runs import Runner, mask_cells
-from normtune.training.session import Session
+from normtune.studies.config import Setup
+from normtune.studies.engine import Engine, Place
+from normtune.studies.jobs import TrainJob
+from normtune.studies.plan import mask_rows
 
 #: Where masks, Fisher information and records are kept and found.
 RESULTS = Path(os.environ.get("NORMTUNE_RESULTS", Path(__file__).parent.parent / "results"))
@@ -48,8 +48,8 @@ def main() -> None:
     torch.set_num_threads(1)
     fractions = [float(text) for text in options.fractions.split(",")]
     seeds = [int(text) for text in options.seeds.split(",")]
-    kinds = options.kinds.split(",")
-    for task in options.tasks.split(","):
+    kinds, tasks = options.kinds.split(","), options.tasks.split(",")
+    for task in tasks:
         for fraction in fractions:
             for kind in kinds:
                 for file, arguments in wanted(kind, task, fraction):
@@ -57,22 +57,20 @@ def main() -> None:
                         app([*arguments, "--out", str(file)], standalone_mode=False)
     if options.only_masks:
         return
-    session = Session("minilm")
-    rates = layernorm_rates(session)
-    runner = Runner(session, PROTOCOLS["small"], store=Store(RESULTS / "runs"))
+    setup = Setup(protocol=PROTOCOLS["small"])
+    engine = Engine(setup, Place(results=RESULTS, checkpoints=False), {task: glue(task) for task in tasks})
+    rates = layernorm_rates(engine)
     for seed in seeds:
-        for task in options.tasks.split(","):
-            data = glue(task)
+        for task in tasks:
             for fraction in fractions:
                 for kind in kinds:
                     files = [file for file, _ in wanted(kind, task, fraction)]
-                    mask = Mask.load(files[seed if kind == "random" else 0], session.base)
-                    (cell,) = mask_cells(
-                        session, [data], [mask], [seed], protocol=PROTOCOLS["small"], rates=[rates[task]], search=False
-                    )
-                    (done,) = runner.cell(cell)
-                    known = " (known)" if done.cached else ""
-                    print(f"{task} {cell.method} seed {seed}: {done.record.score:.4f}{known}", flush=True)
+                    file = files[seed if kind == "random" else 0]
+                    (row,) = mask_rows(engine.session, [TrainJob(task=task, method="", seed=seed)], [file])
+                    job = row.like.model_copy(update={"rate": rates[task]})
+                    result = engine.run(job, {})
+                    known = " (known)" if result.known else ""
+                    print(f"{task} {job.method} seed {seed}: {result.note or result.error}{known}", flush=True)
 
 
 def wanted(kind: str, task: str, fraction: float) -> Iterator[tuple[Path, list[str]]]:
@@ -97,12 +95,12 @@ def wanted(kind: str, task: str, fraction: float) -> Iterator[tuple[Path, list[s
     )
 
 
-def layernorm_rates(session: Session) -> dict[str, float]:
+def layernorm_rates(engine: Engine) -> dict[str, float]:
     """The rate that LayerNorm was given on each task."""
     own = [
         record
-        for record in Store(RESULTS / "runs")
-        if record.base_identity == session.base.identity and record.config.protocol == PROTOCOLS["small"]
+        for record in engine.store
+        if record.base_identity == engine.session.base.identity and record.config.protocol == PROTOCOLS["small"]
     ]
     return {task: score.rate for (method, task), score in tabulate(own).scores.items() if method == "layernorm"}
 

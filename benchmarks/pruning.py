@@ -16,8 +16,8 @@ from harness import RESULTS, markdown, write
 from normtune.config import Pruning
 from normtune.records.run import Record
 from normtune.records.store import Store
+from normtune.studies.engine import picked
 from normtune.studies.pruning import trial_order, verdict
-from normtune.studies.runs import picked
 
 RUNS = RESULTS.parent / "runs"
 MARGINS = (0.0, 0.01, 0.02, 0.05, 0.1)

@@ -18,13 +18,19 @@ import torch
 from normtune.cli.change import number
 from normtune.cli.render import console
 from normtune.config import protocol
+from normtune.data.task import Task
 from normtune.records.run import Record
 from normtune.records.store import Store
-from normtune.studies.runs import Cell, Runner
 from normtune.training.session import Session
 from tests.training.test_session import NUMBER, SMALL, TASK, data
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def run(session: Session, folder: Path, task: Task, method: str, rate: float, seed: int) -> None:
+    """Train once, and keep the record."""
+    record, _ = session.run(session.config(task.name, method, rate, seed, SMALL), data(task))
+    Store(folder).put(record)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +38,11 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, two seeds at the better of two rates, and a run that trains the head alone."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made")
-    runner = Runner(Session(str(tiny_folder)), SMALL, store=Store(folder))
+    session = Session(str(tiny_folder))
     for task in (TASK, NUMBER):
-        runner.cell(Cell(data(task), "full", (0, 1), (1e-4, 1e-3)))
-    runner.cell(Cell(data(TASK), "head", (0,), (1e-2,)))
+        for rate, seed in ((1e-4, 0), (1e-3, 0), (1e-3, 1)):
+            run(session, folder, task, "full", rate, seed)
+    run(session, folder, TASK, "head", 1e-2, 0)
     return folder
 
 

@@ -189,6 +189,95 @@ def test_a_manifest_that_does_not_fit(cli: Run, tiny_folder: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
+    cli: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    path, out = manifest(tmp_path, tiny_folder, 2, broken=False), tmp_path / "out"
+    call = ("train", "--manifest", path, "--out", out, "--device", "cpu", "--threads", "1")
+
+    def trained(*more: str) -> tuple[str, list[Record]]:
+        status, text, error = cli(*call, *more)
+        assert status == 0, error
+        assert not (out / ".unfinished").exists()
+        return text, [Record.load(out / f"task-0{i}" / "record.json") for i in range(2)]
+
+    _, before = trained()
+    text, again = trained()
+    assert (text.count("done before"), again) == (2, before)
+    write(tmp_path / "1.csv", 2, 9)
+    text, other = trained()
+    assert text.count("done before") == 1
+    assert (other[0], other[1].outputs, before[1].outputs) == (before[0], 2, 3)
+    # What the manifest does not say is said beside it; what it says, stays.
+    text, other = trained("--method", "head", "--lr", "0.03", "--epochs", "7", "--max-train", "8", "--seed", "3")
+    assert "done before" not in text
+    for record in other:
+        assert (record.config.method, record.config.rate, record.config.seed) == ("head", 0.03, 3)
+        assert (record.config.protocol.epochs, record.data.train) == (1, 8)
+    # A search is known by its records.
+    search = ("--lr", "auto", "--method", "head")
+    _, found = trained(*search)
+    text, again = trained(*search)
+    assert (text.count("done before"), again) == (2, found)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--manifest", "m.yaml", "--dev", "d.csv"), "--dev goes with --train"),
+        (("--manifest", "m.yaml", "--name", "mine"), "--name goes with --train"),
+        (("--manifest", "m.yaml", "--seed", "0,1"), "by one method and at one seed"),
+        (("--manifest", "m.yaml", "--method", "head,full"), "by one method and at one seed"),
+        (("--task", "rte", "--class-weights"), "--class-weights goes with --train"),
+        (("--task", "rte", "--text-pair", "b"), "--text-pair goes with --train"),
+        (("--task", "rte", "--label", "y"), "--label goes with --train"),
+        (("--train", "t.csv", "--suite", "toy"), "--suite goes with --task"),
+        (("--train", "t.csv", "--name", "../mine"), "The name of a task has letters"),
+        (("--train", "t.csv", "--name", "/mine"), "The name of a task has letters"),
+        (("--train", "t.csv", "--name", "x" * 300), "The name of a task has at most 100 bytes"),
+        (("--train", "t.csv", "--out", "x" * 300), "File name too long"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_trained(
+    cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    (tmp_path / "m.yaml").write_text("tasks:\n- {name: a, train: t.csv}")
+    status, text, error = cli("train", "--model", tiny_folder, "--epochs", "1", "--device", "cpu", *options)
+    assert (status, text) == (1, "")
+    assert said in error
+    assert len([line for line in error.splitlines() if line.startswith("Error: ")]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.yaml", "t.csv"]
+
+
+@pytest.mark.parametrize("yaml", ["seed: 2020-13-45", "seed: !!timestamp abc", "seed: !!bool abc", "seed: 0b"])
+def test_a_manifest_that_no_value_can_be_made_of_is_no_yaml(cli: Run, tmp_path: Path, yaml: str) -> None:
+    (tmp_path / "m.yaml").write_text(f"{yaml}\ntasks: [{{name: a, train: x}}]")
+    status, _, error = cli("train", "--manifest", tmp_path / "m.yaml")
+    assert status == 1
+    assert "is no YAML" in error or "does not fit" in error
+
+
+def test_a_folder_left_between_record_and_clean_up_is_no_other_trainings(
+    cli: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    out = tmp_path / "out"
+    call = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, "--epochs", "1", "--device", "cpu")
+    assert cli(*call, "--lr", "0.01", "--out", out)[0] == 0
+    before = (out / "record.json").read_bytes()
+    (out / ".unfinished").mkdir()
+    status, text, error = cli(*call, "--lr", "0.05", "--out", out)
+    assert (status, text) == (1, "")
+    assert "holds another training" in error
+    # The same training is done, and nothing is trained again.
+    status, _, error = cli(*call, "--lr", "0.01", "--out", out)
+    assert status == 0, error
+    assert (out / "record.json").read_bytes() == before
+    assert not (out / ".unfinished").exists()
+
+
 @pytest.mark.slow
 def test_fifty_tasks_survive_a_kill(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     path = manifest(tmp_path, tiny_folder, 50, broken=True)

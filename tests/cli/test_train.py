@@ -143,7 +143,8 @@ def test_what_is_recorded_is_not_run_again(cli: Run, small: list[str], tmp_path:
 def test_rate_search_tries_the_grid(cli: Run, small: list[str], tmp_path: Path) -> None:
     cli("train", "--task", "sst2", "--method", "layernorm", "--lr", "auto", "--records", tmp_path / "records", *small)
     tried = {Record.load(path).config.rate for path in (tmp_path / "records").iterdir()}
-    assert len(tried) == 3
+    # The protocol's three, and at most two beyond.
+    assert 3 <= len(tried) <= 5
 
 
 def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
@@ -188,7 +189,6 @@ BAD = [
     (["--task", "sst2", "--lr", "-1"], "positive numbers"),
     (["--task", "sst2", "--seed", "0,0"], "different whole numbers"),
     (["--task", "sst2", "--protocol", "tiny"], r"Unknown protocol 'tiny'"),
-    (["--task", "sst2", "--dtype", "int4"], "Unknown dtype 'int4'"),
     (["--task", "sst2", "--precision", "fp8"], "Unknown precision"),
     (["--task", "sst2", "--device", "tpu"], "Unknown device"),
     (["--task", "cola"], "CoLA"),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import UnknownNameError
+from normtune.studies.config import METHODS
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, read_job
 from normtune.studies.plan import plan
-from normtune.studies.study import METHODS
 from normtune.training.session import Session
 from tests.studies.tiny import config
 

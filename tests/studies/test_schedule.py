@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, best_rate
+import pytest
+
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, beyond, rate_of
 from normtune.studies.schedule import Schedule
 
 LOW, HIGH = (TrainJob(task="rte", method="head", seed=0, rate=rate) for rate in (0.1, 0.3))
@@ -24,11 +26,11 @@ def failed(job: Job) -> Result:
 def test_a_job_waits_for_all_that_it_needs() -> None:
     schedule = Schedule(ALL, {})
     assert [schedule.take(), schedule.take(), schedule.take(), schedule.take()] == [LOW, HIGH, FISHER, None]
-    schedule.settle(done(HIGH))
+    schedule.settle(done(HIGH, rate=0.3))
     assert schedule.take() is None
     schedule.settle(done(FISHER))
     assert schedule.take() == MASK
-    schedule.settle(done(LOW))
+    schedule.settle(done(LOW, rate=0.1))
     assert schedule.take() == OTHER
     assert schedule.take() is None
     schedule.settle(done(MASK))
@@ -37,7 +39,7 @@ def test_a_job_waits_for_all_that_it_needs() -> None:
 
 
 def test_what_is_known_is_not_taken_again_and_what_is_given_back_is() -> None:
-    schedule = Schedule(ALL, {job.key: done(job) for job in (LOW, HIGH, FISHER, MASK)})
+    schedule = Schedule(ALL, {job.key: done(job, rate=0.1) for job in (LOW, HIGH, FISHER, MASK)})
     assert schedule.take() == OTHER
     schedule.give_back(OTHER)
     assert [schedule.take(), schedule.take(), schedule.take()] == [OTHER, MASKED, None]
@@ -45,25 +47,67 @@ def test_what_is_known_is_not_taken_again_and_what_is_given_back_is() -> None:
 
 def test_one_rate_that_works_is_enough() -> None:
     schedule = Schedule((LOW, HIGH, OTHER), {LOW.key: failed(LOW), HIGH.key: done(HIGH, rate=0.3, picked=0.2)})
-    assert schedule.blocked() == []
+    assert schedule.spare() == []
     assert schedule.take() == OTHER
-    assert best_rate(OTHER, schedule.needs(OTHER)) == 0.3
+    assert rate_of(OTHER, schedule.needs(OTHER)) == 0.3
 
 
 def test_a_job_is_blocked_where_no_rate_worked_or_its_mask_failed() -> None:
     schedule = Schedule((LOW, HIGH, OTHER), {LOW.key: failed(LOW), HIGH.key: failed(HIGH)})
-    [(job, result)] = schedule.blocked()
+    [(job, result)] = schedule.spare()
     assert (job, result.state, result.error) == (OTHER, "blocked", "no rate worked for it: too hot")
-    schedule = Schedule(ALL, {LOW.key: done(LOW), HIGH.key: done(HIGH), FISHER.key: failed(FISHER)})
-    assert [job for job, _ in schedule.blocked()] == [MASK, MASKED]
+    schedule = Schedule(ALL, {LOW.key: done(LOW, rate=0.1), HIGH.key: done(HIGH, rate=0.3), FISHER.key: failed(FISHER)})
+    assert [job for job, _ in schedule.spare()] == [MASK, MASKED]
     assert schedule.take() == OTHER
     assert schedule.left == 1
 
 
 def test_of_equal_rates_the_lowest_is_best() -> None:
     results = {LOW.key: done(LOW, rate=0.1, picked=0.5), HIGH.key: done(HIGH, rate=0.3, picked=0.5)}
-    assert best_rate(OTHER, results) == 0.1
-    assert best_rate(OTHER, {**results, HIGH.key: done(HIGH, rate=0.3, picked=0.6)}) == 0.3
+    assert rate_of(OTHER, results) == 0.1
+    assert rate_of(OTHER, {**results, HIGH.key: done(HIGH, rate=0.3, picked=0.6)}) == 0.3
     # A correlation can be negative: the less bad one is the better one.
     low, high = done(LOW, rate=0.1, picked=-0.5), done(HIGH, rate=0.3, picked=-0.1)
-    assert best_rate(OTHER, {LOW.key: low, HIGH.key: high}) == 0.3
+    assert rate_of(OTHER, {LOW.key: low, HIGH.key: high}) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "following"),
+    [
+        (0.3, (0.1, 0.3), 1.0),
+        (1.0, (0.1, 0.3, 1.0), 3.0),
+        (0.1, (0.1, 0.3), 0.03),
+        (0.3, (0.1, 0.3, 1.0), None),
+        (0.3, (0.03, 0.1, 0.3, 1.0), None),
+        (1e-3, (4e-4, 7e-4, 1e-3), 3e-3),
+        (7e-4, (7e-4, 1e-3), 3e-4),
+        (5e-5, (2e-5, 3e-5, 5e-5), 1e-4),
+        (2e-5, (2e-5, 3e-5), 1e-5),
+    ],
+)
+def test_the_next_half_decade_is_tried_where_the_best_is_at_an_end(
+    best: float, tried: tuple[float, ...], following: float | None
+) -> None:
+    assert beyond(best, tried) == following
+
+
+def test_a_rate_beyond_is_taken_from_results_or_not_needed() -> None:
+    further = TrainJob(task="rte", method="head", seed=0, beyond=True, best_of=(LOW.key, HIGH.key))
+    other = OTHER.model_copy(update={"best_of": (LOW.key, HIGH.key, further.key)})
+
+    def after(low: Result, high: Result) -> Schedule:
+        return Schedule((LOW, HIGH, further, other), {LOW.key: low, HIGH.key: high})
+
+    schedule = after(done(LOW, rate=0.1, picked=0.5), done(HIGH, rate=0.3, picked=0.6))
+    assert schedule.spare() == []
+    assert schedule.take() == further
+    assert rate_of(further, schedule.needs(further)) == 1.0
+    assert schedule.take() is None
+    schedule.settle(done(further, rate=1.0, picked=0.7))
+    assert rate_of(other, schedule.needs(other)) == 1.0
+    # What failed was tried too, so that the best is no longer at the end.
+    lost = failed(HIGH).model_copy(update={"rate": 0.3})
+    schedule = after(done(LOW, rate=0.1, picked=0.5), lost)
+    assert rate_of(further, schedule.needs(further)) == 0.03
+    schedule = after(failed(LOW), failed(HIGH))
+    assert [(job, own.state) for job, own in schedule.spare()] == [(further, "skipped"), (other, "blocked")]

@@ -12,7 +12,7 @@ from normtune.config import protocol
 from normtune.importance.masks import read_info
 from normtune.records.fisher import FisherRecord
 from normtune.records.store import Store
-from normtune.studies.study import StudyConfig
+from normtune.studies.config import StudyConfig
 from tests.training.test_session import comparable
 
 RULES = protocol("small", epochs=1, batch_size=16, max_length=32, max_train=48, max_dev=32).model_copy(

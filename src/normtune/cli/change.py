@@ -156,30 +156,30 @@ def _run(
     Raises:
         TrainingError: If a run did not come to its end.
     """
-    from normtune.cli.watcher import Watcher
-    from normtune.models.device import accelerator
-    from normtune.records.store import Store
-    from normtune.studies.runs import Runner, cells
-    from normtune.training.session import Session
+    from normtune.cli.progress import run_jobs
+    from normtune.studies.config import Setup
+    from normtune.studies.engine import Engine, Place
+    from normtune.studies.jobs import TrainJob
+    from normtune.studies.plan import method_rows, trainings
     from normtune.training.splits import parts_of
 
     rates, search = options.rates(lr)
     for data in tasks:
         parts_of(data, protocol)  # what is missing is said before anything is loaded
-    session = Session(model, accelerator=accelerator(device, "no"))
-    plan = cells(session, tasks, [METHOD], seeds, protocol=protocol, rates=rates, search=search)
-    main = session.accelerator.is_main_process
+    setup = Setup(model=model, protocol=protocol, device=device, threads=options.set_threads(None))
+    place = Place(results=records, records=records, checkpoints=False)
+    engine = Engine(setup, place, {data.task.name: data for data in tasks})
+    likes = [TrainJob(task=data.task.name, method=METHOD, seed=0) for data in tasks]
+    rows = method_rows(engine.session, likes, [METHOD])
+    jobs, cells = trainings(setup, rows, seeds, rates=rates, search=search)
+    results = run_jobs(jobs, engine)
     runs = {}
-    with Watcher(sum(cell.runs for cell in plan), silent=not main) as watcher:
-        runner = Runner(
-            session, protocol, store=Store(records), begin=watcher.begin, end=watcher.end, fail=watcher.fail
-        )
-        for cell in plan:
-            name, finished = cell.data.task.name, runner.cell(cell)
-            if len(finished) < len(seeds):
-                raise TrainingError(f"{len(finished)} of {len(seeds)} seeds of {name} came to an end; see above.")
-            runs[name] = [done.record for done in finished]
-    return runs if main else {}
+    for cell in cells:
+        done = [job for job in cell.runs if results[job.key].state == "done"]
+        if len(done) < len(seeds):
+            raise TrainingError(f"{len(done)} of {len(seeds)} seeds of {cell.task} came to an end; see above.")
+        runs[cell.task] = [engine.record(job, results[job.key]) for job in done]
+    return runs if engine.session.accelerator.is_main_process else {}
 
 
 @dataclass(frozen=True)

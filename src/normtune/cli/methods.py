@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from normtune.cli.options import console
-from normtune.cli.watcher import Watcher
+from normtune.errors import TrainingError
 
 if TYPE_CHECKING:
     from normtune.data.task import TaskData
@@ -30,6 +32,7 @@ def compare(
     seed: int,
     epochs: int,
     max_train: int,
+    threads: int,
     as_json: bool,
 ) -> None:
     """Train every method once on every task of the toy suite, and show the scores.
@@ -41,24 +44,33 @@ def compare(
         seed: The seed.
         epochs: Passes over the training data.
         max_train: Training examples of each task.
+        threads: Threads of the CPU.
         as_json: Whether to print JSON.
     """
+    from normtune.cli.outputs import plain_record
+    from normtune.cli.progress import run_jobs
     from normtune.config import protocol
-    from normtune.data.suites import load_task
-    from normtune.models.device import accelerator
-    from normtune.studies.runs import Runner, cells
-    from normtune.training.session import Session
+    from normtune.studies.config import Setup
+    from normtune.studies.engine import Engine, Place
+    from normtune.studies.jobs import TrainJob
+    from normtune.studies.plan import method_rows, trainings
 
     chosen = protocol("small", epochs=epochs, max_train=max_train)
-    sources = [load_task(name, "toy") for name in tasks]
-    session = Session(model, accelerator=accelerator())
-    plan = cells(session, sources, methods, [seed], protocol=chosen, rates=None, search=False)
-    with Watcher(sum(cell.runs for cell in plan)) as watcher:
-        runner = Runner(session, chosen, begin=watcher.begin, end=watcher.end, fail=watcher.fail)
-        records = [run.record for cell in plan for run in runner.cell(cell)]
-    majority = {source.task.name: majority_score(source) for source in sources}
+    setup = Setup(model=model, suite="toy", protocol=chosen, threads=threads)
+    with TemporaryDirectory() as folder:
+        engine = Engine(setup, Place(results=Path(folder), checkpoints=False))
+        sources = {name: engine.task(name).data for name in tasks}
+        likes = [TrainJob(task=data.task.name, method="", seed=seed) for data in sources.values()]
+        jobs, cells = trainings(setup, method_rows(engine.session, likes, methods), [seed])
+        results = run_jobs(jobs, engine)
+        runs = [(job, results[job.key]) for cell in cells for job in cell.runs]
+        for job, result in runs:
+            if result.state != "done":
+                raise TrainingError(f"{job.method} on {job.task}: {result.error}")
+        records = [engine.record(job, result) for job, result in runs]
+    majority = {data.task.name: majority_score(data) for data in sources.values()}
     if as_json:
-        plain = [record.model_dump(mode="json", exclude={"changes"}) for record in records]
+        plain = [plain_record(record) for record in records]
         print(json.dumps({"majority": majority, "records": plain}, indent=1))
         return
     console.print(_table(records, majority))

@@ -61,10 +61,16 @@ Track = Annotated[
 ]
 
 Prune = Annotated[
-    bool, typer.Option("--prune", help="Drop a rate of a search early once it is clearly behind another one.")
+    float | None,
+    typer.Option(
+        "--prune", min=0, help="Drop a rate of a search early once it is this far behind another, such as 0.05."
+    ),
 ]
-PruneMargin = Annotated[
-    float | None, typer.Option(min=0, help="With --prune: how far behind, as a fraction. [default: 0.05]")
+
+
+Precision = Annotated[
+    str,
+    typer.Option(help="float32; bf16 or fp16: mixed; bfloat16 or float16: the frozen part is loaded so."),
 ]
 
 
@@ -126,6 +132,19 @@ def base_of(delta: Delta, model: str | None, device: str = "cpu") -> Base:
     delta.check(base)
     base.model.to(accelerator(device).device)
     return base
+
+
+def precision_of(text: str) -> tuple[str, str]:
+    """Reads ``--precision``: the dtype of the frozen part, and the mixed precision.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text in {"bf16", "fp16"}:
+        return "float32", text
+    if text not in {"float32", "bfloat16", "float16"}:
+        raise ConfigError(f"Unknown precision {text!r}; known: float32, bf16, fp16, bfloat16, float16.")
+    return text, "no"
 
 
 def names(text: str) -> list[str]:
@@ -193,24 +212,17 @@ def trackers(given: list[str] | None) -> tuple[str, ...]:
     return check_trackers([name for text in given for name in names(text)])
 
 
-def pruning(prune: bool, margin: float | None) -> Pruning | None:
-    """Reads ``--prune`` and ``--prune-margin``.
-
-    Raises:
-        ConfigError: If there is a margin for nothing.
-    """
+def pruning(margin: float | None) -> Pruning | None:
+    """Reads ``--prune``."""
     from normtune.config import Pruning
 
-    if not prune:
-        if margin is not None:
-            raise ConfigError("--prune-margin goes with --prune.")
-        return None
-    return Pruning() if margin is None else Pruning(margin=margin)
+    return None if margin is None else Pruning(margin=margin)
 
 
-def set_threads(threads: int | None) -> None:
-    """Use this many threads of the CPU, or leave torch's own choice."""
+def set_threads(threads: int | None) -> int:
+    """Use this many threads of the CPU, or leave torch's own choice; answers how many there are."""
+    import torch
+
     if threads is not None:
-        import torch
-
         torch.set_num_threads(threads)
+    return torch.get_num_threads()

@@ -7,31 +7,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli import methods as side_by_side
 from normtune.cli.options import (
     Data,
     Device,
     Examples,
     HeadSeeds,
     Json,
+    Precision,
     Prune,
-    PruneMargin,
     Revision,
     Suite,
     Threads,
     Track,
     methods,
     names,
+    precision_of,
     pruning,
     seeds,
     set_threads,
     trackers,
 )
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, TrainingError, UnknownNameError
 
 if TYPE_CHECKING:
+    from normtune.studies.config import StudyConfig
+    from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
-    from normtune.studies.work import Work
 
 EXECUTORS = ("here", "pool", "ray")
 #: Without an argument, and the options that it takes.
@@ -81,8 +82,7 @@ def study(
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
-    prune: Prune = False,
-    prune_margin: PruneMargin = None,
+    prune: Prune = None,
     head_seeds: HeadSeeds = "0,1,2",
     examples: Examples = None,
     results: Annotated[
@@ -103,8 +103,7 @@ def study(
     track: Track = None,
     data: Data = None,
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -125,12 +124,11 @@ def study(
         _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
         return
     _check_executor(executor, workers, address, cpus, gpus)
-    tracked = trackers(track)
-    from normtune.cli.conducting import conduct
+    tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.config import protocol as make_protocol
     from normtune.data.suites import suite_of
-    from normtune.studies.study import FRACTIONS, METHODS, StudyConfig, check_masks, parts
-    from normtune.studies.work import Place, check_mode
+    from normtune.studies.config import FRACTIONS, METHODS, StudyConfig, check_masks, parts
+    from normtune.studies.engine import Place, check_mode
 
     chosen = suite_of(suite)
     config = StudyConfig(
@@ -154,12 +152,12 @@ def study(
             max_dev=max_dev,
             dropout=dropout,
         ),
-        prune=pruning(prune, prune_margin),
+        prune=pruning(prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
         device=device,
-        precision=precision,
+        precision=mixed,
         threads=threads or _threads(executor, workers, cpus),
     )
     place = Place(
@@ -170,10 +168,42 @@ def study(
         track=tracked,
     )
 
-    def engine(work: Work) -> Executor:
-        return _executor(executor, workers, address, cpus, gpus, work)
+    does = not plan and place.mode != "read-only"
+    own = _executor(executor, workers, address, cpus, gpus) if does else None
+    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
 
-    conduct(config, place, engine, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
+
+def _conduct(
+    config: StudyConfig,
+    place: Place,
+    executor: Executor | None,
+    *,
+    plan_only: bool,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
+    from normtune.cli.overview import show_plan, show_summary, unanswered
+    from normtune.cli.progress import Progress
+    from normtune.studies.estimate import estimate
+    from normtune.studies.jobs import describe
+    from normtune.studies.study import Study
+
+    # The trial runs behind an estimate are nobody's, so a plan logs nothing.
+    study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
+    if plan_only:
+        show_plan(study, estimate(study, trial=True), workers, as_json)
+        return
+    results = study.known
+    if place.mode != "read-only":
+        with Progress(study.missing, estimate(study, trial=False).seconds) as progress:
+            if study.known:
+                progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
+            results = study.run(executor, progress)
+    show_summary(study, results, as_json)
+    gaps = unanswered(study.jobs, results)
+    if gaps:
+        raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
 
 
 def _demo(
@@ -195,7 +225,8 @@ def _demo(
     seed_list = seeds(seed)
     if len(seed_list) > 1:
         raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
-    set_threads(threads)
+    from normtune.cli import methods as side_by_side
+
     side_by_side.compare(
         model,
         names(tasks or side_by_side.TASKS),
@@ -203,6 +234,7 @@ def _demo(
         seed=seed_list[0],
         epochs=epochs or side_by_side.EPOCHS,
         max_train=max_train or side_by_side.MAX_TRAIN,
+        threads=set_threads(threads),
         as_json=as_json,
     )
 
@@ -248,8 +280,8 @@ def _threads(executor: str, workers: int | None, cpus: float | None) -> int:
 
 
 def _executor(
-    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None, work: Work
-) -> Executor:
+    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
+) -> Executor | None:
     if name == "pool":
         from normtune.studies.executors.pool import Pool
 
@@ -258,6 +290,4 @@ def _executor(
         from normtune.studies.executors.ray import Cluster
 
         return Cluster(address, cpus=cpus, gpus=gpus or 0)
-    from normtune.studies.executors.executor import Here
-
-    return Here(work)
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,25 +11,27 @@ from normtune.cli.options import (
     Data,
     Device,
     Json,
+    Precision,
     Prune,
-    PruneMargin,
     Revision,
     Suite,
     Threads,
     Track,
-    notes,
+    methods,
+    names,
+    precision_of,
     pruning,
     rates,
     seeds,
     set_threads,
     trackers,
 )
-from normtune.cli.rows import Rows
-from normtune.cli.sources import OwnFiles, sources
-from normtune.errors import ConfigError, TrainingError
+from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from normtune.config import Memory
+
+METHOD = "layernorm"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +54,9 @@ def train(
     regression: Annotated[bool, typer.Option("--regression", help="The labels are numbers to be predicted.")] = False,
     class_weights: Annotated[bool, typer.Option("--class-weights", help="Let rare classes weigh more.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of your task. [default: that of the file]")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="YAML file that names many tasks of your own.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="YAML file of many tasks of your own; it goes before the options.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
     method: Annotated[
         str | None,
@@ -67,8 +71,7 @@ def train(
     lr: Annotated[
         str | None, typer.Option(help="Rate, or auto to search the method's grid. [default: the method's own]")
     ] = None,
-    prune: Prune = False,
-    prune_margin: PruneMargin = None,
+    prune: Prune = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
     protocol: Annotated[str, typer.Option(help="paper, held-out, reduced or small.")] = "paper",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
@@ -94,10 +97,8 @@ def train(
     ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     track: Track = None,
-    track_dir: Annotated[Path, typer.Option(help="Folder for trackers that write to one.")] = Path("runs/tracking"),
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Of the frozen part: float32, bfloat16 or float16.")] = "float32",
-    precision: Annotated[str, typer.Option(help="Mixed precision: no, bf16 or fp16.")] = "no",
+    precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -117,38 +118,45 @@ def train(
 
     `normtune train --task rte --mask masks/rte.safetensors`
     """
-    if products not in {None, "float32", "bfloat16"}:
-        raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
-    if memory not in {"plain", "low"}:
-        raise ConfigError(f"--memory takes plain or low; got {memory!r}.")
+    columns = {
+        "text": text,
+        "pair": text_pair,
+        "label": label,
+        "regression": regression,
+        "class_weights": class_weights,
+    }
+    _check_source(task, train, manifest, {**columns, "dev": dev, "name": name}, suite)
+    _check_ways(products, memory)
+    if mask is not None and (method is not None or manifest is not None):
+        other = "--method" if manifest is None else "--manifest"
+        raise ConfigError(f"Give either {other} or --mask: a mask says itself which entries train.")
+    rule, tracked, seed_list = pruning(prune), trackers(track), seeds(seed)
+    dtype, mixed = precision_of(precision)
+    rows, masks = [] if mask else methods(METHOD if method is None else method), names(mask) if mask else []
+    rates(lr)  # what is no rate is refused before anything is imported
+    from normtune.cli.trainings import Kept, Wanted, train_manifest, train_table
+    from normtune.config import protocol as make_protocol
+    from normtune.studies.config import Setup
+    from normtune.studies.manifest import read_manifest
+    from normtune.studies.source import OwnFiles
+
+    if manifest is not None:
+        if len(rows) > 1 or len(seed_list) > 1:
+            raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
+        given = {"model": model, "method": rows[0], "protocol": protocol, "epochs": epochs, "lr": lr}
+        found = read_manifest(manifest, {**given, "seed": seed_list[0]}, columns)
+        model, protocol, epochs = found.model, found.protocol, found.epochs
+        rows, seed_list = [found.method], [found.seed]
+        lr = None if found.lr is None else str(found.lr)
+        tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
+    elif train is not None:
+        own = OwnFiles.model_validate({**columns, "train": train, "dev": dev, "name": name, "seed": seed_list[0]})
+        tasks = [(own.name or train.stem, own)]
+    else:
+        tasks = [(one, None) for one in names(task or "")]
     rate_list, search = rates(lr)
-    rows, seed_list = Rows.read(method, mask), seeds(seed)
-    tracked, rule = trackers(track), pruning(prune, prune_margin)
     if rule is not None and not search and len(rate_list or ()) < 2:
         raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
-    set_threads(threads)
-    if manifest is not None:
-        from normtune.cli.manifest import train_manifest
-
-        if task is not None or train is not None:
-            raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
-        if mask is not None:
-            raise ConfigError("--manifest names the method itself; leave out --mask.")
-        if tracked or rule:
-            raise ConfigError("--track and --prune do not go with --manifest.")
-        train_manifest(manifest, out, device, precision, as_json)
-        return
-    own = OwnFiles(train, dev, text, text_pair, label, regression, class_weights, name, seed_list[0])
-    from normtune.cli.outputs import Outputs
-    from normtune.cli.watcher import Watcher
-    from normtune.config import protocol as make_protocol
-    from normtune.fast.bfloat16 import pays_off
-    from normtune.models.device import accelerator
-    from normtune.records.store import Store
-    from normtune.studies.runs import Runner
-    from normtune.training.session import Session
-    from normtune.training.splits import parts_of
-
     chosen = make_protocol(
         protocol,
         epochs=epochs,
@@ -159,54 +167,56 @@ def train(
         dropout=dropout,
         products=products,
     )
-    found = sources(task, suite, data, own)
-    for source in found:
-        parts_of(source, chosen)  # what is missing is said before anything is loaded or written
-    rows.check()
-    session = Session(
-        model,
+    setup = Setup(
+        model=model,
         revision=revision,
         dtype=dtype,
-        accelerator=accelerator(device, precision, trackers=tracked, folder=track_dir),
+        suite=suite,
+        protocol=chosen,
+        prune=rule,
+        device=device,
+        precision=mixed,
+        threads=set_threads(threads),
         memory=cast("Memory", memory),
         plain=plain,
     )
-    plan = rows.cells(session, found, seed_list, protocol=chosen, rates=rate_list, search=search)
-    names, named = [source.task.name for source in found], [*dict.fromkeys(cell.method for cell in plan)]
-    outputs = Outputs.plan(out, names, named, seed_list, keep=out is not None or records is None)
-    main = session.accelerator.is_main_process  # of several processes, one writes and speaks
-    if main:
-        outputs.claim()
-        if chosen.products == "bfloat16" and session.accelerator.device.type == "cpu" and not pays_off():
-            notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
-    session.accelerator.wait_for_everyone()
-    store = Store(records) if records is not None else None
-    results = []
-    with Watcher(sum(cell.runs for cell in plan), silent=not main) as watcher:
-        runner = Runner(
-            session,
-            chosen,
-            store=store,
-            aside=outputs.aside,
-            begin=watcher.begin,
-            end=watcher.end,
-            fail=watcher.fail,
-            prune=rule,
-            drop=watcher.drop,
-        )
-        for cell in plan:
-            try:
-                results.append(runner.cell(cell))
-            except TrainingError:
-                if len(plan) == 1:
-                    raise
-    if main and rule is not None:
-        watcher.savings(sum(len(cell.rates) for cell in plan), chosen.epochs)
-    if main:
-        for runs in results:
-            outputs.write(runs)
-        outputs.finish()
-        outputs.show(results, as_json)
-    if len(results) < len(plan):
-        gaps = len(plan) - len(results)
-        raise TrainingError(f"{gaps} of {len(plan)} cells of the table have no result; the notes above say why.")
+    wanted = Wanted(
+        tasks=tuple(tasks),
+        methods=tuple(rows),
+        masks=tuple(map(Path, masks)),
+        seeds=tuple(seed_list),
+        rates=None if rate_list is None else tuple(rate_list),
+        search=search,
+    )
+    if manifest is not None:
+        kept = Kept(out or Path("runs") / manifest.stem, records, data, tracked)
+        train_manifest(setup, wanted, kept, as_json=as_json)
+    else:
+        root = wanted.folder() if out is None and records is None else out
+        train_table(setup, wanted, Kept(root, records, data, tracked), as_json=as_json)
+
+
+def _check_source(task: str | None, train: Path | None, manifest: Path | None, own: dict[str, Any], suite: str) -> None:
+    """Refuse options that do not go with where the examples come from."""
+    given = [name for name, value in own.items() if value not in {None, False, name}]
+    words = {"pair": "text-pair", "class_weights": "class-weights"}
+    if manifest is not None:
+        if task is not None or train is not None:
+            raise ConfigError("--manifest names the tasks itself; leave out --task and --train.")
+        beyond = [name for name in given if name in {"dev", "name"}]
+    elif (task is None) == (train is None):
+        raise ConfigError("Give either --task, for a task of a suite, or --train, for a file of your own.")
+    else:
+        beyond = given if task is not None else []
+    if beyond:
+        raise ConfigError(f"--{words.get(beyond[0], beyond[0])} goes with --train, a file of your own.")
+    if task is None and suite != "glue":
+        raise ConfigError("--suite goes with --task, a task of a suite.")
+
+
+def _check_ways(products: str | None, memory: str) -> None:
+    """Refuse ways to compute that there are not."""
+    if products not in {None, "float32", "bfloat16"}:
+        raise ConfigError(f"--products takes float32 or bfloat16; got {products!r}.")
+    if memory not in {"plain", "low"}:
+        raise ConfigError(f"--memory takes plain or low; got {memory!r}.")

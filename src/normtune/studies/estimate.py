@@ -15,9 +15,11 @@ from normtune.importance.scores import random_scores
 from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.records.fisher import FisherRecord
+from normtune.records.run import Record
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
+from normtune.studies.measurement import fisher_config
 from normtune.studies.plan import CANDIDATES
-from normtune.studies.work import Work
+from normtune.studies.study import Study
 from normtune.training.splits import parts_of
 
 Source = Literal["records", "trial", "none"]
@@ -56,24 +58,23 @@ def kind_of(job: Job) -> str:
     return "fisher" if isinstance(job, FisherJob) else "making masks"
 
 
-def estimate(jobs: Sequence[Job], work: Work, *, trial: bool) -> Estimate:
-    """How long jobs will take, one after the other.
+def estimate(study: Study, *, trial: bool) -> Estimate:
+    """How long the missing jobs of a study will take, one after the other.
 
     Work is counted in characters of text: a run reads its training data once an epoch; to evaluate costs a third of it.
 
     Args:
-        jobs: The jobs.
-        work: The study.
+        study: The study.
         trial: Whether to time a few steps of every kind of job that has no record made on this machine.
 
     Returns:
         The estimate; without `trial` the kinds that have no record are missing from it.
     """
-    clock = _Clock(work)
+    clock = _Clock(study)
     clock.read_records()
     seconds: dict[str, float] = {}
     sources: dict[str, Source] = {}
-    for job in jobs:
+    for job in study.missing:
         if isinstance(job, MaskJob):
             seconds[job.key] = 0.0
             continue
@@ -89,9 +90,9 @@ def estimate(jobs: Sequence[Job], work: Work, *, trial: bool) -> Estimate:
 class _Clock:
     """Characters a second, by kind of job and, where there are records, by task."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._here = _comparable(machine(work.session.accelerator.device))
+    def __init__(self, study: Study) -> None:
+        self._engine, self._tasks = study.engine, {*study.config.tasks}
+        self._here = _comparable(machine(self._engine.session.accelerator.device))
         self._lengths: dict[str, float] = {}
         self._warm = False
         self.speeds: dict[str, dict[str, float]] = {}
@@ -99,30 +100,27 @@ class _Clock:
 
     def seconds(self, job: FisherJob | TrainJob) -> float:
         """How long a job takes; a task without records goes as fast as the others together."""
-        own = self.speeds[kind_of(job)]
-        config = self._work.config
-        data = parts_of(self._work.data(job.task), config.protocol)
+        own, setup = self.speeds[kind_of(job)], self._engine.setup
+        parts = parts_of(self._engine.data(job), setup.protocol)
         if isinstance(job, FisherJob):
-            count = min(len(data.train), config.examples or len(data.train)) * len(config.head_seeds)
-            return self._length(job.task) * count / own.get(job.task, own[""])
-        size = self._size(job.task, len(data.train), len(data.pick), config.protocol.epochs)
+            count = min(len(parts.train), setup.examples or len(parts.train)) * len(setup.head_seeds)
+            size = self._length(job.task) * count
+        else:
+            size = self._size(job.task, len(parts.train), len(parts.pick), setup.protocol.epochs)
         return size / own.get(job.task, own[""])
 
     def read_records(self) -> None:
         """Throughputs of the records that were made on a machine like this, with as many threads."""
-        work, spent = self._work, defaultdict[tuple[str, str], list[tuple[float, float]]](list)
-        base, tasks = work.session.base.identity, {*work.config.tasks}
-        for run in work.store:
-            like = run.status == "done" and run.base_identity == base and _comparable(run.machine) == self._here
-            if like and run.seconds and run.config.task in tasks:
+        spent = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
+        for run in self._engine.store:
+            if run.status == "done" and self._is_alike(run):
                 epochs = run.config.protocol.epochs
                 size = self._size(run.config.task, run.data.train, run.data.held_out or run.data.dev, epochs)
                 kind = run.config.method if run.config.mask is None else "mask"
                 spent[kind, run.config.task].append((size, run.seconds))
-        for path in sorted(work.place.fisher.glob("*.json")):
+        for path in sorted(self._engine.place.fisher.glob("*.json")):
             own = FisherRecord.load(path)
-            like = own.base_identity == base and _comparable(own.machine) == self._here
-            if like and own.seconds and own.config.task in tasks:
+            if self._is_alike(own):
                 size = self._length(own.config.task) * own.examples * len(own.config.head_seeds)
                 spent["fisher", own.config.task].append((size, own.seconds))
         for kind in {kind for kind, _ in spent}:
@@ -130,36 +128,40 @@ class _Clock:
             self.speeds[kind][""] = _speed([one for (name, _), each in spent.items() if name == kind for one in each])
             self.sources[kind] = "records"
 
+    def _is_alike(self, own: Record | FisherRecord) -> bool:
+        """Whether a record says something of this study on this machine."""
+        here = own.base_identity == self._engine.session.base.identity and _comparable(own.machine) == self._here
+        return here and own.seconds > 0 and own.config.task in self._tasks
+
     def try_out(self, job: FisherJob | TrainJob) -> None:
         """Time a few steps of a job of this kind; where that fails, its throughput stays unknown."""
         try:
-            size, seconds = self._fisher_trial(job.task) if isinstance(job, FisherJob) else self._train_trial(job)
+            size, seconds = self._fisher_trial(job) if isinstance(job, FisherJob) else self._train_trial(job)
         except NormtuneError:
             return
         self.speeds[kind_of(job)] = {"": size / max(seconds, 1e-3)}
         self.sources[kind_of(job)] = "trial"
 
     def _train_trial(self, job: TrainJob) -> tuple[float, float]:
-        work, rules = self._work, self._work.config.protocol
+        session, rules, data = self._engine.session, self._engine.setup.protocol, self._engine.data(job)
         count = _TRIAL_BATCHES * rules.batch_size
         short = rules.model_copy(update={"name": "trial", "epochs": 1, "max_train": count, "max_dev": rules.batch_size})
-        layernorm = select(work.session.base.layout, CANDIDATES)
+        layernorm = select(session.base.layout, CANDIDATES)
         selection = None if job.mask is None else top(random_scores(layernorm), fraction=0.1)
-        data = work.data(job.task)
-        config = work.session.config(job.task, job.method, 1e-6, job.seed, short, selection)
+        config = session.config(job.task, job.method, 1e-6, job.seed, short, selection)
         if not self._warm:
-            work.session.run(config, data, selection=selection)
+            session.run(config, data, selection=selection)
             self._warm = True
-        record, _ = work.session.run(config, data, selection=selection)
+        record, _ = session.run(config, data, selection=selection)
         return self._size(job.task, record.data.train, record.data.held_out or record.data.dev, 1), record.seconds
 
-    def _fisher_trial(self, task: str) -> tuple[float, float]:
-        work, config = self._work, self._work.fisher_config(task)
+    def _fisher_trial(self, job: FisherJob) -> tuple[float, float]:
+        engine, data = self._engine, self._engine.data(job)
+        config = fisher_config(engine.setup, engine.session.base, data)
         short = config.model_copy(update={"examples": _TRIAL_EXAMPLES, "head_seeds": config.head_seeds[:1]})
-        data = work.data(task)
-        train = parts_of(data, work.config.protocol).train
-        record = Archive(None).measure(work.session.base, data, train, short).record
-        return self._length(task) * record.examples, record.seconds
+        train = parts_of(data, engine.setup.protocol).train
+        record = Archive(None).measure(engine.session.base, data, train, short).record
+        return self._length(job.task) * record.examples, record.seconds
 
     def _size(self, task: str, train: int, pick: int, epochs: int) -> float:
         """Characters that a run reads, those of its evaluations at their lower price."""
@@ -168,8 +170,8 @@ class _Clock:
     def _length(self, task: str) -> float:
         """Mean characters of a training example, as far as they are read."""
         if task not in self._lengths:
-            limit = _TOKEN * self._work.config.protocol.max_length
-            self._lengths[task] = _mean_length(self._work.data(task).labelled("train"), limit)
+            limit = _TOKEN * self._engine.setup.protocol.max_length
+            self._lengths[task] = _mean_length(self._engine.task(task).data.labelled("train"), limit)
         return self._lengths[task]
 
 

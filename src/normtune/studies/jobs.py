@@ -1,14 +1,17 @@
-"""Jobs: the pieces that a study is made of, as plain values named after their content."""
+"""Jobs: the pieces that studies and trainings are made of, as plain values named after their content."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
 from normtune.config import Strict, fingerprint
-from normtune.studies.study import MaskKind
+from normtune.studies.config import MaskKind
+from normtune.studies.source import OwnFiles
 
 
 class _Named(Strict):
@@ -16,7 +19,7 @@ class _Named(Strict):
 
     @property
     def key(self) -> str:
-        """Name of the job within its study."""
+        """Name of the job within its plan."""
         return fingerprint(self)
 
 
@@ -80,22 +83,31 @@ class TrainJob(_Named):
     Attributes:
         kind: Always ``train``.
         task: On which task.
+        files: The files that the task is in, where it is of no suite.
         method: Name of the method or of the mask.
         seed: The run's seed.
         rate: Its rate, or None for the best of those in `best_of`.
         best_of: Keys of the runs of which the best one's rate is taken.
+        beyond: Whether the next rate beyond the best is taken instead, where the best is the lowest or the highest of
+            those in `best_of`; otherwise the job is not needed.
         mask: Key of the job that makes the mask, where one is trained.
+        mask_file: A file of the mask, instead.
         rivals: Keys of the runs of the same search that come first, where it may be dropped for being behind them.
+        out: Folder for the run's delta, record, curve and model card, where these are wanted.
     """
 
     kind: Literal["train"] = "train"
     task: str
+    files: OwnFiles | None = None
     method: str
     seed: int
     rate: float | None = None
     best_of: tuple[str, ...] = ()
+    beyond: bool = False
     mask: str | None = None
+    mask_file: Path | None = None
     rivals: tuple[str, ...] = ()
+    out: Path | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -131,7 +143,8 @@ def describe(job: Job) -> str:
     if isinstance(job, MaskJob):
         seed = "" if job.seed is None else f" seed {job.seed}"
         return " ".join(filter(None, (job.task, "mask", job.about))) + seed
-    rate = "best rate" if job.rate is None else f"rate {job.rate:g}"
+    searched = "next rate" if job.beyond else "best rate"
+    rate = searched if job.rate is None else f"rate {job.rate:g}"
     return f"{job.task} {job.method} {rate} seed {job.seed}"
 
 
@@ -140,26 +153,28 @@ class Result(Strict):
 
     Attributes:
         key: The job's key.
-        state: ``done``; ``failed``; ``pruned``, where it was dropped early as asked for; or ``blocked``, where it was
-            never begun since what it needs failed.
+        state: ``done``; ``failed``; ``pruned``, where it was dropped early as asked for; ``blocked``, where it was
+            never begun since what it needs failed; or ``skipped``, where no rate beyond those tried was needed.
         id: Name of the record, or of the mask's file.
         known: Whether it was found rather than made.
         error: What went wrong, or why it was dropped.
         rate: The rate of a run.
         picked: What rates are compared by: the primary metric where the epoch was picked.
         score: The run's score on dev.
+        note: What else there is to say of a run, in a few words.
         seconds: Time that it took to make.
         saved: Epochs that were not trained since it was dropped.
     """
 
     key: str
-    state: Literal["done", "failed", "pruned", "blocked"]
+    state: Literal["done", "failed", "pruned", "blocked", "skipped"]
     id: str = ""
     known: bool = False
     error: str | None = None
     rate: float | None = None
     picked: float | None = None
     score: float | None = None
+    note: str = ""
     seconds: float = 0.0
     saved: int = 0
 
@@ -167,20 +182,52 @@ class Result(Strict):
 Results = Mapping[str, Result]
 
 
-def best_rate(job: TrainJob, results: Results) -> float:
-    """The rate of a run: its own, or that of the best of the runs it waits for, the lowest of equals."""
+def rate_of(job: TrainJob, results: Results) -> float | None:
+    """The rate of a run, once what it needs is settled.
+
+    Args:
+        job: The run.
+        results: What became of the runs that it needs.
+
+    Returns:
+        Its own rate; that of the best run it waits for, the lowest of equals; or the next one beyond. None where no run
+        that it waits for worked, or where the best lies between others.
+    """
     if job.rate is not None:
         return job.rate
-    done = [own for key in job.best_of if (own := results[key]).state == "done"]
-    best = max(done, key=lambda result: result.picked or 0.0)
-    assert best.rate is not None
-    return best.rate
+    tried = [results[key] for key in job.best_of]
+    done = [(own.picked or 0.0, -own.rate) for own in tried if own.state == "done" and own.rate is not None]
+    if not done:
+        return None
+    best = -max(done)[1]
+    return beyond(best, [own.rate for own in tried if own.rate is not None]) if job.beyond else best
 
 
-def hindrance(job: Job, results: Results) -> str | None:
-    """Why a job can never be begun, once all that it needs is settled; None where it can."""
+def beyond(best: float, tried: Sequence[float]) -> float | None:
+    """The next of the rates 1, 3, 10, 30, ... (half decades) beyond the best of those tried.
+
+    Args:
+        best: The best rate.
+        tried: All rates tried.
+
+    Returns:
+        The next lower one where the best is the lowest tried, the next higher one where it is the highest, else None.
+    """
+    power = math.floor(math.log10(best))
+    rungs = [float(f"{digit}e{power + step}") for step in (-1, 0, 1, 2) for digit in (1, 3)]
+    if best == min(tried):
+        return max(rate for rate in rungs if rate < best)
+    return min(rate for rate in rungs if rate > best) if best == max(tried) else None
+
+
+def settled(job: Job, results: Results) -> Result | None:
+    """What becomes of a job without doing it, once all that it needs is settled; None where it is to be done."""
     best_of, rivals = (job.best_of, job.rivals) if isinstance(job, TrainJob) else ((), ())
-    if best_of and all(results[key].state != "done" for key in best_of):
-        return f"no rate worked for it: {results[best_of[0]].error}"
     lost = [key for key in job.needs if key not in {*best_of, *rivals} and results[key].state != "done"]
-    return f"it needs what failed: {results[lost[0]].error}" if lost else None
+    if lost:
+        return Result(key=job.key, state="blocked", error=f"it needs what failed: {results[lost[0]].error}")
+    if isinstance(job, TrainJob) and rate_of(job, results) is None:
+        if job.beyond:
+            return Result(key=job.key, state="skipped")
+        return Result(key=job.key, state="blocked", error=f"no rate worked for it: {results[best_of[0]].error}")
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,30 +12,7 @@ from pydantic import Field, ValidationError
 
 from normtune.config import Strict
 from normtune.errors import ConfigError, DataError
-
-
-class Entry(Strict):
-    """One task of a manifest.
-
-    Attributes:
-        name: Name of the task and of its output folder.
-        train: File of training examples, relative to the manifest.
-        dev: File of dev examples; without it a seeded, stratified slice of `train` is split off.
-        text: Column of the texts.
-        pair: Column of their pairs.
-        label: Column of the labels.
-        regression: Whether the labels are numbers to be predicted.
-        class_weights: Whether rare classes weigh more.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]
-    train: Path
-    dev: Path | None = None
-    text: str = "text"
-    pair: str | None = None
-    label: str = "label"
-    regression: bool = False
-    class_weights: bool = False
+from normtune.studies.source import OwnFiles
 
 
 class Manifest(Strict):
@@ -42,11 +21,11 @@ class Manifest(Strict):
     Attributes:
         model: Hub id, folder or packaged name.
         method: A method's name or an expression.
-        protocol: ``paper``, ``held-out`` or ``small``.
+        protocol: The protocol's name.
         epochs: Instead of the protocol's.
-        lr: A rate, ``auto``, or None for the method's own.
+        lr: A rate, several separated by commas, ``auto``, or None for the method's own.
         seed: The seed.
-        tasks: The tasks; their names differ.
+        tasks: The tasks; each has a name of its own.
     """
 
     model: str = "minilm"
@@ -55,11 +34,19 @@ class Manifest(Strict):
     epochs: Annotated[int, Field(ge=1)] | None = None
     lr: float | str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    tasks: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[OwnFiles, ...], Field(min_length=1)]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
     """Read a manifest; the files that it names are taken relative to its folder.
+
+    Args:
+        path: The file.
+        given: What holds where the manifest does not say otherwise.
+        columns: What holds for each task that does not say otherwise.
+
+    Returns:
+        The manifest.
 
     Raises:
         DataError: If there is no such file, or it is no YAML.
@@ -69,20 +56,36 @@ def read_manifest(path: Path) -> Manifest:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"There is no manifest at {path}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise DataError(f"The manifest {path} is no YAML: {' '.join(str(error).split())}.") from error
     try:
-        manifest = Manifest.model_validate(raw)
+        manifest = Manifest.model_validate(_completed(raw, given, columns))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ConfigError(f"The manifest {path} does not fit at {where!r}: {first['msg']}.") from error
-    repeated = sorted({e.name for e in manifest.tasks if sum(o.name == e.name for o in manifest.tasks) > 1})
+    except ConfigError as error:
+        raise ConfigError(f"The manifest {path}: {error}") from error
+    count = Counter(task.name for task in manifest.tasks)
+    if None in count:
+        raise ConfigError(f"The manifest {path} has a task without a name.")
+    repeated = sorted(str(name) for name, times in count.items() if times > 1)
     if repeated:
         raise ConfigError(f"The manifest {path} names a task twice: {', '.join(repeated)}.")
     here = path.parent
     tasks = tuple(
-        entry.model_copy(update={"train": here / entry.train, "dev": None if entry.dev is None else here / entry.dev})
-        for entry in manifest.tasks
+        task.model_copy(update={"train": here / task.train, "dev": None if task.dev is None else here / task.dev})
+        for task in manifest.tasks
     )
     return manifest.model_copy(update={"tasks": tasks})
+
+
+def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
+    """What a manifest says, and what was given beside it where the manifest does not say otherwise."""
+    if not isinstance(raw, dict):
+        return raw
+    whole = {**given, **raw}
+    tasks = whole.get("tasks")
+    if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
+        whole["tasks"] = [{**columns, **task} for task in tasks]
+    return whole

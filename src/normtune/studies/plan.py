@@ -1,29 +1,35 @@
-"""The plan of a study: the jobs that it takes, each once, and after those that it needs."""
+"""Plans: the jobs that a study or a table of trainings takes, each once, and after those that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from normtune.importance.masks import top
+from normtune.errors import ConfigError
+from normtune.importance.masks import Mask, top
 from normtune.importance.scores import random_scores
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
+from normtune.studies.config import MaskKind, Setup, StudyConfig
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
-from normtune.studies.study import MaskKind, StudyConfig
 from normtune.training.rates import Grid
 from normtune.training.session import Session
 
 #: What the masks of the study are taken of.
 CANDIDATES = "layernorm"
+#: How many rates a search tries at most beyond those of the protocol.
+BEYOND = 2
 
 
 def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     """The jobs of a study.
 
-    For every method each rate of its grid is tried on the first seed, as many for one as for another, and the best one
-    is used for the other seeds. A mask takes the rate that LayerNorm was given on the task. With pruning the rates of a
-    search come one after the other, from the middle one outwards.
+    For every method each rate of its grid is tried on the first seed, as many for one as for another; as long as the
+    best is the lowest or the highest of them, the next half decade is tried too, at most twice. The best one is used
+    for the other seeds. A mask takes the rate that LayerNorm was given on the task. With pruning the rates of a search
+    come one after the other, from the middle one outwards.
 
     Args:
         config: The study.
@@ -32,7 +38,7 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     Returns:
         Each job once, after those that it needs.
     """
-    planner = _Planner(config, session)
+    planner = _Study(config, session)
     for part in config.parts:
         if part == "table2":
             planner.cells(config.methods)
@@ -44,13 +50,49 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
             planner.masks(config.masks)
         else:
             planner.fishers()
-    return tuple(planner.jobs.values())
+    return tuple(planner.searches.jobs.values())
 
 
-class _Planner:
+class _Searches:
+    """Jobs, and the searches of rates among them."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._prune = setup.prune is not None
+        self.jobs: dict[str, Job] = {}
+
+    def add(self, job: Job) -> str:
+        """Plan a job, unless it is planned; its key."""
+        self.jobs.setdefault(job.key, job)
+        return job.key
+
+    def best(self, like: TrainJob, rates: Sequence[float], *, more: bool = True) -> TrainJob:
+        """Plan a run at each rate; with pruning they wait for each other.
+
+        Args:
+            like: The run, without a rate.
+            rates: The rates, ascending; one alone is not tried first.
+            more: Whether rates beyond them are tried, where the best is the lowest or the highest.
+
+        Returns:
+            A run at the best of the rates, which is not planned.
+        """
+        if len(rates) == 1:
+            return like.model_copy(update={"rate": rates[0]})
+        tried: list[str] = []
+        for rate in trial_order(rates) if self._prune else rates:
+            rivals = tuple(tried) if self._prune else ()
+            tried.append(self.add(like.model_copy(update={"rate": rate, "rivals": rivals})))
+        for _ in range(BEYOND if more else 0):
+            rivals, before = tuple(tried) if self._prune else (), tuple(tried)
+            job = like.model_copy(update={"beyond": True, "best_of": before, "rivals": rivals})
+            tried.append(self.add(job))
+        return like.model_copy(update={"best_of": tuple(tried)})
+
+
+class _Study:
     def __init__(self, config: StudyConfig, session: Session) -> None:
         self._config, self._session = config, session
-        self.jobs: dict[str, Job] = {}
+        self.searches = _Searches(config)
 
     def cells(self, methods: Iterable[str]) -> None:
         """Every task under every method."""
@@ -61,7 +103,7 @@ class _Planner:
     def fishers(self) -> None:
         """Fisher information of every task."""
         for task in self._config.tasks:
-            self._add(FisherJob(task=task))
+            self.searches.add(FisherJob(task=task))
 
     def masks(self, kinds: Iterable[MaskKind]) -> None:
         """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm."""
@@ -74,68 +116,187 @@ class _Planner:
                     for kind in wanted:
                         self._masked(task, kind, fraction)
 
-    def _add(self, job: Job) -> str:
-        self.jobs.setdefault(job.key, job)
-        return job.key
-
     def _rates(self, grid: Grid) -> tuple[float, ...]:
         return grid.first(self._config.protocol.rates)
 
     def _search(self, task: str, method: str) -> TrainJob:
-        """The search of a method's rates on the first seed; what it gives is a run without a seed of its own yet."""
-        first = self._config.seeds[0]
-        rates = self._rates(self._session.grid(method))
-        return self._tried(TrainJob(task=task, method=method, seed=first), rates)
-
-    def _tried(self, like: TrainJob, rates: tuple[float, ...]) -> TrainJob:
-        """A run at each rate; what it gives is a run at the best. Those that may be dropped wait for each other."""
-        prune, tried = self._config.prune is not None, dict[float, str]()
-        for rate in trial_order(rates) if prune else rates:
-            rivals = tuple(tried.values()) if prune else ()
-            tried[rate] = self._add(like.model_copy(update={"rate": rate, "rivals": rivals}))
-        return _at_best(like, [tried[rate] for rate in rates], rates)
+        """The search of a method's rates on the first seed, and a run at the best."""
+        like = TrainJob(task=task, method=method, seed=self._config.seeds[0])
+        return self.searches.best(like, self._rates(self._session.grid(method)))
 
     def _cell(self, task: str, method: str) -> None:
-        other = self._search(task, method)
-        for seed in self._config.seeds[1:]:
-            self._add(other.model_copy(update={"seed": seed}))
+        best = self._search(task, method)
+        for seed in self._config.seeds[1:] if best.best_of else self._config.seeds:
+            self.searches.add(best.model_copy(update={"seed": seed}))
 
     def _masked(self, task: str, kind: MaskKind, fraction: float) -> None:
         seeds = list(self._config.seeds)
         method = mask_name(kind, fraction)
         like = TrainJob(task=task, method=method, seed=seeds[0])
         if self._config.search_masks:
-            first = seeds.pop(0)
-            mask = self._mask(task, kind, fraction, first)
             rates = self._rates(self._session.grid(method, self._sized(fraction)))
-            like = self._tried(like.model_copy(update={"mask": mask}), rates)
+            first = like.model_copy(update={"mask": self._mask(task, kind, fraction, seeds[0])})
+            like = self.searches.best(first, rates)
+            seeds = seeds[1:] if like.best_of else seeds
         else:
             found = self._search(task, CANDIDATES)
             like = like.model_copy(update={"rate": found.rate, "best_of": found.best_of})
         for seed in seeds:
             mask = self._mask(task, kind, fraction, seed)
-            self._add(like.model_copy(update={"seed": seed, "mask": mask}))
+            self.searches.add(like.model_copy(update={"seed": seed, "mask": mask}))
 
     def _mask(self, task: str, kind: MaskKind, fraction: float, seed: int) -> str:
         """The mask of a kind for a task; a random one is drawn anew for each seed."""
+        add = self.searches.add
         if kind == "random":
-            return self._add(MaskJob(mask=kind, fraction=fraction, seed=seed))
+            return add(MaskJob(mask=kind, fraction=fraction, seed=seed))
         if kind == "global":
             tasks = sorted(self._config.sources)
         elif kind == "leave-one-out":
             tasks = sorted({*self._config.sources} - {task})
         else:
             tasks = [task]
-        fishers = tuple(self._add(FisherJob(task=own)) for own in tasks)
+        fishers = tuple(add(FisherJob(task=own)) for own in tasks)
         target = None if kind == "global" else task
-        return self._add(MaskJob(mask=kind, fraction=fraction, task=target, tasks=tuple(tasks), fishers=fishers))
+        return add(MaskJob(mask=kind, fraction=fraction, task=target, tasks=tuple(tasks), fishers=fishers))
 
     def _sized(self, fraction: float) -> Selection:
         """Any selection of a mask's size: a grid of rates depends on nothing else of it."""
         return top(random_scores(select(self._session.base.layout, CANDIDATES)), fraction=fraction)
 
 
-def _at_best(job: TrainJob, tried: list[str], rates: tuple[float, ...]) -> TrainJob:
-    """A run at the best of the rates tried; one rate alone needs no waiting."""
-    own = {"rate": rates[0]} if len(rates) == 1 else {"best_of": tuple(tried)}
-    return job.model_copy(update=own)
+# Tables of trainings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task under one method or mask.
+
+    Attributes:
+        like: A run of it, without seed and rate.
+        grid: Rates that suit it.
+    """
+
+    like: TrainJob
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task under one method or mask, planned.
+
+    Attributes:
+        task: The task's name.
+        method: The method's or the mask's name.
+        runs: For each seed the job that gives its result.
+        rates: How many rates are given or of the protocol's.
+    """
+
+    task: str
+    method: str
+    runs: tuple[TrainJob, ...]
+    rates: int
+
+
+def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[Row]:
+    """Every task under every method.
+
+    Args:
+        session: The base model.
+        tasks: For each task a run of it, whatever its method.
+        methods: Names or expressions.
+
+    Returns:
+        The rows, task by task.
+    """
+    grids = {method: session.grid(method) for method in methods}
+    return [Row(task.model_copy(update={"method": name}), grids[name]) for task in tasks for name in methods]
+
+
+def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[Row]:
+    """Every task under every mask.
+
+    Masks of one name, made for different tasks, are one row: each task trains its own. A mask that stands alone
+    trains on every task, under a name that says whose it is where it was made for another (`MaskInfo.name_on`).
+
+    Args:
+        session: The base model.
+        tasks: For each task a run of it, whatever its method.
+        files: Masks of this base.
+
+    Returns:
+        The rows, task by task.
+
+    Raises:
+        SelectionError: If a mask is of another model.
+        ConfigError: If two masks cannot be told apart, or a task's own is missing among several.
+    """
+    groups: dict[str, dict[Path, Mask]] = {}
+    for file in files:
+        mask = Mask.load(file, session.base)
+        own = groups.setdefault(mask.name, {})
+        if file in own:
+            raise ConfigError(_ALIKE.format(mask.name))
+        own[file] = mask
+    rows = []
+    for task in tasks:
+        for group in groups.values():
+            file, mask = _own(group, task.task)
+            like = task.model_copy(update={"method": mask.info.name_on(task.task), "mask_file": file.absolute()})
+            rows.append(Row(like, session.grid(mask.name, mask.selection)))
+    return rows
+
+
+_ALIKE = "Two masks are called {!r} and cannot be told apart; train them separately."
+
+
+def _own(group: dict[Path, Mask], task: str) -> tuple[Path, Mask]:
+    """Of masks of one name the one for this task.
+
+    Raises:
+        ConfigError: If two masks cannot be told apart, or there is none for the task.
+    """
+    masks = [*group.items()]
+    if len(masks) == 1:
+        return masks[0]
+    name, targets = masks[0][1].name, [mask.info.target for _, mask in masks]
+    if len(set(targets)) < len(targets) or None in targets:
+        raise ConfigError(_ALIKE.format(name))
+    if task not in targets:
+        known = ", ".join(map(str, targets))
+        raise ConfigError(f"The masks called {name!r} are for {known}; none is for {task}.")
+    return masks[targets.index(task)]
+
+
+def trainings(
+    setup: Setup,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    *,
+    rates: Sequence[float] | None = None,
+    search: bool = False,
+    folder: Callable[[TrainJob], Path | None] = lambda _: None,
+) -> tuple[tuple[Job, ...], list[Cell]]:
+    """The jobs of a table: every rate on the first seed, then the best rate on the others.
+
+    Args:
+        setup: Says how many rates of a grid a search tries, and whether lost ones are dropped.
+        rows: The table's rows, a task each.
+        seeds: Seeds, in order.
+        rates: Rates to try, or None for the rows' own.
+        search: Without `rates`: whether to search each row's grid, rather than take its default.
+        folder: The folder for the result of a run; by default none.
+
+    Returns:
+        The jobs, each after those that it needs, and for each row the runs that give its results.
+    """
+    searches, cells = _Searches(setup), []
+    for row in rows:
+        own = sorted(rates) if rates else row.grid.first(setup.protocol.rates) if search else (row.grid.default,)
+        best = searches.best(row.like.model_copy(update={"seed": seeds[0]}), own, more=not rates)
+        seeded = [best.model_copy(update={"seed": seed}) for seed in seeds]
+        runs = tuple(job.model_copy(update={"out": folder(job)}) for job in seeded)
+        for job in runs:
+            searches.add(job)
+        cells.append(Cell(row.like.task, row.like.method, runs, len(own)))
+    return tuple(searches.jobs.values()), cells

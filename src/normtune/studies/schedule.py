@@ -1,17 +1,17 @@
-"""The order of a study's jobs: each is begun as soon as what it needs is settled."""
+"""The order of jobs: each is begun as soon as what it needs is settled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normtune.studies.jobs import Job, Result, Results, hindrance
+from normtune.studies.jobs import Job, Result, Results, settled
 
 
 class Schedule:
     """Jobs that wait, that run, and what became of the others.
 
     Args:
-        jobs: All jobs of a study, each after those that it needs.
+        jobs: All jobs, each after those that it needs.
         known: What became of some of them before.
     """
 
@@ -25,13 +25,12 @@ class Schedule:
         """How many jobs are not settled."""
         return len(self._waiting) + len(self._running)
 
-    def blocked(self) -> list[tuple[Job, Result]]:
-        """Settle the jobs that can never be begun, since what they need failed."""
+    def spare(self) -> list[tuple[Job, Result]]:
+        """Settle the jobs that are not to be done: what they need failed, or they turned out not to be needed."""
         found: list[tuple[Job, Result]] = []
         for job in list(self._waiting.values()):
-            why = hindrance(job, self.results) if self._is_ready(job) else None
-            if why is not None:
-                result = Result(key=job.key, state="blocked", error=why)
+            result = settled(job, self.results) if self._is_ready(job) else None
+            if result is not None:
                 del self._waiting[job.key]
                 self.results[job.key] = result
                 found.append((job, result))

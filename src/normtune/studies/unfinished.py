@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from normtune.config import Pruning, RunConfig
@@ -18,31 +20,34 @@ from normtune.training.splits import facts_of, parts_of
 from normtune.versions import versions
 
 
-def failed(
-    session: Session, config: RunConfig, data: TaskData, selection: Selection | None, identity: str, error: str
-) -> Record:
+@dataclass(frozen=True)
+class Run:
+    """A run that is to be made.
+
+    Attributes:
+        config: Its configuration.
+        data: The task and its data.
+        selection: What trains, where its method does not say it.
+        id: Its identity.
+    """
+
+    config: RunConfig
+    data: TaskData
+    selection: Selection | None
+    id: str
+
+
+def failed(session: Session, run: Run, error: str) -> Record:
     """The record of a run that could not be finished."""
-    return _record(session, config, data, selection, id=identity, status="failed", error=error)
+    return _record(session, run, id=run.id, status="failed", error=error)
 
 
-def pruned(
-    session: Session,
-    config: RunConfig,
-    data: TaskData,
-    selection: Selection | None,
-    identity: str,
-    rule: Pruning,
-    rivals: list[Record],
-    error: PrunedError,
-) -> Record:
+def pruned(session: Session, run: Run, rule: Pruning, rivals: Sequence[Record], error: PrunedError) -> Record:
     """The record of a run that was dropped, with its curve until then.
 
     Args:
         session: What it was trained in.
-        config: Its configuration.
-        data: The task and its data.
-        selection: What trains, where its method does not say it.
-        identity: The whole run's identity.
+        run: The run.
         rule: Why it was dropped.
         rivals: The runs that it was compared with.
         error: How it ended.
@@ -50,15 +55,13 @@ def pruned(
     Returns:
         The record.
     """
-    why = verdict(rule, data.task.primary, error.curve, config.protocol.epochs, rivals)
+    why = verdict(rule, run.data.task.primary, error.curve, run.config.protocol.epochs, rivals)
     assert why is not None
     curve = error.curve[: why.epoch]
     return _record(
         session,
-        config,
-        data,
-        selection,
-        id=pruned_identity(identity, rule, rivals),
+        run,
+        id=pruned_identity(run.id, rule, rivals),
         status="pruned",
         error=f"{why}.",
         pruned=why,
@@ -69,18 +72,18 @@ def pruned(
     )
 
 
-def _record(session: Session, config: RunConfig, data: TaskData, selection: Selection | None, **facts: Any) -> Record:
-    base, parts = session.base, parts_of(data, config.protocol)
-    spec = session.spec(config.method, config.seed) if selection is None else Sparse(selection)
+def _record(session: Session, run: Run, **facts: Any) -> Record:
+    base, config, task = session.base, run.config, run.data.task
+    spec = session.spec(config.method, config.seed) if run.selection is None else Sparse(run.selection)
     return Record(
         config=config,
         base_identity=base.identity,
         norms=known_norms(base.layout),
         trains=spec.fingerprint,
         counts=spec.counts(base.layout),
-        outputs=data.task.outputs,
-        data=facts_of(data, parts, {}),
-        primary=data.task.primary,
+        outputs=task.outputs,
+        data=facts_of(run.data, parts_of(run.data, config.protocol), {}),
+        primary=task.primary,
         machine=machine(session.accelerator.device),
         versions=versions(),
         **facts,

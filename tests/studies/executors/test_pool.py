@@ -15,12 +15,12 @@ import pytest
 
 from normtune.errors import ConfigError
 from normtune.records.store import Store
-from normtune.studies.conduct import Study
+from normtune.studies.engine import Place
 from normtune.studies.executors import pool
 from normtune.studies.executors.executor import fair_threads
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, Result
-from normtune.studies.work import Place
+from normtune.studies.study import Study
 from tests.studies.tiny import OPTIONS, config, contents
 
 CODE = "from normtune.cli.app import main; main()"
@@ -98,7 +98,7 @@ def command(model: Path, results: Path, *more: str) -> list[str]:
         *(sys.executable, "-c", CODE, "study", "paper", "--model", str(model), "--tasks", "rte,sst2", *OPTIONS),
         *("--epochs", "3"),  # so that a rate can be dropped after the first
         *("--fisher-tasks", "rte,sst2", "--methods", "head,layernorm", "--seeds", "0,1", "--fractions", "0,0.1,1"),
-        *("--examples", "12", "--head-seeds", "0,1", "--prune", "--prune-margin", "0", "--results", str(results)),
+        *("--examples", "12", "--head-seeds", "0,1", "--prune", "0", "--results", str(results)),
         *more,
     ]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError
-from normtune.studies.conduct import Study
+from normtune.studies.engine import Place
 from normtune.studies.executors.ray import Cluster
-from normtune.studies.work import Place
+from normtune.studies.study import Study
 from tests.studies.tiny import config, contents
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +27,9 @@ from pathlib import Path
 from ray._private.state import available_resources_per_node
 from ray.cluster_utils import Cluster as Nodes
 from normtune.studies.executors.ray import Cluster
-from normtune.studies.conduct import Study
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Place
+from normtune.studies.study import Study
+from normtune.studies.config import StudyConfig
+from normtune.studies.engine import Place
 
 class Killer:
     """Kills a node once it is in the middle of a job, after a few jobs."""

@@ -1,4 +1,4 @@
-"""Executors: who does a study's jobs, behind one interface; here in this process, elsewhere a pool or a cluster."""
+"""Executors: who does jobs, behind one interface; here in this process, elsewhere a pool or a cluster."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import Protocol, final
 
+from normtune.studies.config import Setup
+from normtune.studies.engine import Engine, Place
 from normtune.studies.jobs import Job, Result
 from normtune.studies.schedule import Schedule
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Place, Work
 
 
 class Report(Protocol):
-    """Is told how a study goes."""
+    """Is told how jobs go."""
 
     def begin(self, job: Job) -> None:
         """A job begins."""
@@ -44,13 +44,13 @@ class Executor(ABC):
     """Does the jobs of a schedule, each as soon as what it needs is settled."""
 
     @abstractmethod
-    def run(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Do all jobs that are left.
 
         Args:
             schedule: The jobs; what becomes of them is noted there.
-            config: The study.
-            place: Where it lies; every worker must reach it under that name.
+            setup: What all runs have in common.
+            place: Where results lie; every worker must reach it under that name.
             report: Told how it goes.
         """
 
@@ -60,27 +60,26 @@ class Here(Executor):
     """Does one job after the other in this process.
 
     Args:
-        work: What does them, where the base model is loaded already.
+        engine: What does them.
     """
 
-    def __init__(self, work: Work | None = None) -> None:
-        self._work = work
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-    def run(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Do all jobs that are left (see `Executor.run`)."""
-        tell_blocked(schedule, report)
+        tell_spare(schedule, report)
         while (job := schedule.take()) is not None:
-            self._work = self._work or Work(config, place)
             report.begin(job)
-            result = self._work.run(job, schedule.needs(job), partial(report.tick, job))
+            result = self._engine.run(job, schedule.needs(job), partial(report.tick, job))
             schedule.settle(result)
             report.end(job, result)
-            tell_blocked(schedule, report)
+            tell_spare(schedule, report)
 
 
-def tell_blocked(schedule: Schedule, report: Report) -> None:
-    """Settle and report what can never be begun."""
-    while found := schedule.blocked():
+def tell_spare(schedule: Schedule, report: Report) -> None:
+    """Settle and report what is not to be done."""
+    while found := schedule.spare():
         for job, result in found:
             report.end(job, result)
 

@@ -14,11 +14,11 @@ from typing import final
 
 from normtune.config import Strict
 from normtune.errors import ConfigError, NormtuneError
-from normtune.studies.executors.executor import Executor, Report, tell_blocked
+from normtune.studies.config import Setup
+from normtune.studies.engine import Engine, Place
+from normtune.studies.executors.executor import Executor, Report, tell_spare
 from normtune.studies.jobs import Job, Result
 from normtune.studies.schedule import Schedule
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Place, Work
 
 #: How often a job is begun before its workers' deaths are taken for its own fault.
 ATTEMPTS = 3
@@ -62,26 +62,26 @@ class Pool(Executor):
         self._workers: list[_Worker] = []
         self._attempts: dict[str, int] = {}
 
-    def run(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Do all jobs that are left (see `Executor.run`)."""
         self._attempts = {}
-        tell_blocked(schedule, report)
+        tell_spare(schedule, report)
         try:
             while schedule.left:
-                self._employ(schedule, config, place, report)
+                self._employ(schedule, setup, place, report)
                 self._listen(schedule, report)
-                tell_blocked(schedule, report)
+                tell_spare(schedule, report)
         finally:
             self._dismiss()
 
-    def _employ(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def _employ(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Give every idle worker a job, as long as there are any."""
         while idle := self._idle():
             job = schedule.take()
             if job is None:
                 return
             self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
-            worker = idle[0] if idle[0] is not None else self._hire(config, place)
+            worker = idle[0] if idle[0] is not None else self._hire(setup, place)
             worker.job = job
             if self._attempts[job.key] == 1:
                 report.begin(job)
@@ -93,12 +93,12 @@ class Pool(Executor):
         free: list[_Worker | None] = [worker for worker in self._workers if worker.job is None]
         return free or ([None] if len(self._workers) < self._count else [])
 
-    def _hire(self, config: StudyConfig, place: Place) -> _Worker:
+    def _hire(self, setup: Setup, place: Place) -> _Worker:
         # Not forked: torch's threads do not survive that.
         context = get_context("spawn")
         mine, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, config.model_dump_json(), place.model_dump_json()), daemon=True
+            target=_serve, args=(theirs, setup.model_dump_json(), place.model_dump_json()), daemon=True
         )
         process.start()
         theirs.close()  # so that the pipe ends when the worker does
@@ -162,18 +162,18 @@ class _Word(Strict):
     result: Result | None = None
 
 
-def _serve(pipe: Connection, config: str, place: str) -> None:
+def _serve(pipe: Connection, setup: str, place: str) -> None:
     """The life of a worker: one job after the other, until nobody gives it any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    work: Work | None = None
+    engine: Engine | None = None
     try:
         while True:
             order = _Order.model_validate_json(pipe.recv_bytes())
             try:
-                work = work or Work(StudyConfig.model_validate_json(config), Place.model_validate_json(place))
-                result = work.run(order.job, order.needs, _Teller(pipe))
+                engine = engine or Engine(Setup.model_validate_json(setup), Place.model_validate_json(place))
+                result = engine.run(order.job, order.needs, _Teller(pipe))
             except NormtuneError as error:
                 result = Result(key=order.job.key, state="failed", error=str(error))
             pipe.send_bytes(_Word(result=result).model_dump_json().encode())

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from normtune.errors import ConfigError, NormtuneError
-from normtune.studies.executors.executor import Executor, Report, tell_blocked
+from normtune.studies.config import Setup
+from normtune.studies.engine import Engine, Place
+from normtune.studies.executors.executor import Executor, Report, tell_spare
 from normtune.studies.jobs import Job, Result, read_job
 from normtune.studies.schedule import Schedule
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Place, Work
 
 #: How often Ray begins a job again whose node or process died.
 RETRIES = 5
@@ -45,7 +45,7 @@ class Cluster(Executor):
         self._ray = _ray()
         self._address, self._cpus, self._gpus = address, cpus, gpus
 
-    def run(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Do all jobs that are left (see `Executor.run`).
 
         Raises:
@@ -58,32 +58,32 @@ class Cluster(Executor):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"There is no Ray cluster at {self._address!r}: {_first_line(error)}") from error
         try:
-            self._check(config)
-            self._work_off(schedule, config, place, report)
+            self._check(setup)
+            self._work_off(schedule, setup, place, report)
         finally:
             ray.shutdown()  # ends what still runs
 
-    def _check(self, config: StudyConfig) -> None:
+    def _check(self, setup: Setup) -> None:
         """Refuse jobs that would wait for ever.
 
         Raises:
             ConfigError: If no node is large enough.
         """
-        wanted = {"CPU": self._cpus or config.threads, "GPU": self._gpus}
+        wanted = {"CPU": self._cpus or setup.threads, "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
             raise ConfigError(
                 f"No node of the Ray cluster has {wanted['CPU']:g} processors and {wanted['GPU']:g} accelerators."
             )
 
-    def _work_off(self, schedule: Schedule, config: StudyConfig, place: Place, report: Report) -> None:
+    def _work_off(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         ray = self._ray
         remote = ray.remote(call).options(
-            num_cpus=self._cpus or config.threads, num_gpus=self._gpus, max_retries=RETRIES
+            num_cpus=self._cpus or setup.threads, num_gpus=self._gpus, max_retries=RETRIES
         )
-        texts = config.model_dump_json(), place.model_dump_json()
+        texts = setup.model_dump_json(), place.model_dump_json()
         running: dict[Any, Job] = {}
-        tell_blocked(schedule, report)
+        tell_spare(schedule, report)
         while schedule.left:
             while (job := schedule.take()) is not None:
                 needs = {key: result.model_dump_json() for key, result in schedule.needs(job).items()}
@@ -95,7 +95,7 @@ class Cluster(Executor):
                 result = self._result(reference, job)
                 schedule.settle(result)
                 report.end(job, result)
-            tell_blocked(schedule, report)
+            tell_spare(schedule, report)
 
     def _result(self, reference: Any, job: Job) -> Result:
         try:
@@ -138,12 +138,12 @@ def _ray() -> Any:
     return ray
 
 
-def call(config: str, place: str, job: str, needs: Mapping[str, str]) -> str:
+def call(setup: str, place: str, job: str, needs: Mapping[str, str]) -> str:
     """Do one job in a process that may live on: the base model is kept for the next. Everything is JSON.
 
     Args:
-        config: The study.
-        place: Where it lies.
+        setup: What all runs have in common.
+        place: Where results lie.
         job: The job.
         needs: What became of those that it needs, by key.
 
@@ -153,17 +153,17 @@ def call(config: str, place: str, job: str, needs: Mapping[str, str]) -> str:
     results = {key: Result.model_validate_json(text) for key, text in needs.items()}
     own = read_job(job)
     try:
-        result = _kept(config, place).run(own, results)
+        result = _kept(setup, place).run(own, results)
     except NormtuneError as error:
         result = Result(key=own.key, state="failed", error=str(error))
     return result.model_dump_json()
 
 
-_WORK: dict[tuple[str, str], Work] = {}
+_ENGINES: dict[tuple[str, str], Engine] = {}
 
 
-def _kept(config: str, place: str) -> Work:
-    if (config, place) not in _WORK:
-        _WORK.clear()
-        _WORK[config, place] = Work(StudyConfig.model_validate_json(config), Place.model_validate_json(place))
-    return _WORK[config, place]
+def _kept(setup: str, place: str) -> Engine:
+    if (setup, place) not in _ENGINES:
+        _ENGINES.clear()
+        _ENGINES[setup, place] = Engine(Setup.model_validate_json(setup), Place.model_validate_json(place))
+    return _ENGINES[setup, place]

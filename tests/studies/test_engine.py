@@ -1,26 +1,28 @@
-"""Doing jobs: the same runs as `train`, the masks of their definition, and every mode."""
+"""Doing jobs: the same runs as a table of trainings has, the masks of their definition, and every mode."""
 
 from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from normtune.data.suites import load_task
 from normtune.errors import UnknownNameError
 from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
+from normtune.methods.expression import select
 from normtune.records.store import Store
-from normtune.studies.conduct import Study
+from normtune.studies.config import StudyConfig
+from normtune.studies.engine import Engine, Mode, Place, check_mode, survey
+from normtune.studies.executors.executor import Here, Silent
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
-from normtune.studies.runs import Runner, cells, mask_cells
-from normtune.studies.study import StudyConfig
-from normtune.studies.work import Mode, Place, check_mode, survey
-from normtune.training.session import Session
+from normtune.studies.measurement import fisher_config
+from normtune.studies.plan import mask_rows, method_rows, trainings
+from normtune.studies.schedule import Schedule
+from normtune.studies.study import Study
 from normtune.training.splits import parts_of
 from tests.studies.tiny import RULES, config, contents
 
@@ -41,6 +43,13 @@ class Tally:
     def end(self, job: Job, result: Result) -> None:
         assert job.key == result.key
         self.made += not result.known
+
+
+def done(engine: Engine, jobs: Sequence[Job]) -> dict[str, Result]:
+    """What becomes of jobs in this process."""
+    schedule = Schedule(jobs, {})
+    Here(engine).run(schedule, engine.setup, engine.place, Silent())
+    return schedule.results
 
 
 def whole(model: Path) -> StudyConfig:
@@ -68,33 +77,31 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
     study = whole(tiny_folder)
-    session, store = Session(str(tiny_folder)), Store(tmp_path)
-    data = [load_task(task, "toy") for task in study.tasks]
-    own = cells(session, data, study.methods, study.seeds, protocol=RULES, rates=None, search=True)
-    for cell in own:
-        Runner(session, RULES, store=store).cell(cell)
-    expected = {record.id: record.score for record in store}
+    engine = Engine(study.setup, Place(results=tmp_path))
+    likes = [TrainJob(task=task, method="", seed=0) for task in study.tasks]
+    jobs, cells = trainings(study.setup, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
+    done(engine, jobs)
+    assert [(cell.task, cell.method, cell.rates) for cell in cells[:2]] == [("rte", "head", 2), ("rte", "layernorm", 2)]
+    expected = {record.id: record.score for record in engine.store}
     found = {record.id: record.score for record in Store(finished / "runs") if record.config.mask is None}
     assert found == expected
     assert len(expected) == 2 * 3 * 3
 
 
 def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
-    finished: Path, tiny_folder: Path
+    finished: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    session = Session(str(tiny_folder))
-    masks = [Mask.load(file, session.base) for file in sorted((finished / "masks").iterdir())]
-    data = [load_task(task, "toy") for task in ("rte", "sst2")]
+    engine = Engine(whole(tiny_folder).setup, Place(results=tmp_path))
+    masks = sorted((finished / "masks").iterdir())
     runs = [*Store(finished / "runs")]
     wanted = set()
-    for own in data:
-        tried = [r for r in runs if r.config.task == own.task.name and r.config.method == "layernorm"]
+    for task in ("rte", "sst2"):
+        tried = [r for r in runs if r.config.task == task and r.config.method == "layernorm"]
         first = [r for r in tried if r.config.seed == 0]
         rate = max(sorted(first, key=lambda r: r.config.rate), key=lambda r: r.score or 0.0).config.rate
-        for cell in mask_cells(session, [own], masks, [0, 1], protocol=RULES, rates=[rate], search=False):
-            for seed in cell.seeds:
-                made = session.config(own.task.name, cell.method, rate, seed, RULES, cell.selection)
-                wanted.add(session.identify(made, own, cell.selection))
+        rows = mask_rows(engine.session, [TrainJob(task=task, method="", seed=0)], masks)
+        jobs, _ = trainings(engine.setup, rows, [0, 1], rates=[rate])
+        wanted |= {engine.setup_run(job, {}).id for job in jobs if isinstance(job, TrainJob)}
     assert {record.id for record in runs if record.config.mask is not None} == wanted
     assert len(wanted) == 2 * 3 * 2
 
@@ -104,23 +111,22 @@ def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_fold
     assert len(study.known) == len(study.jobs) == 2
     for job in study.jobs:
         assert isinstance(job, FisherJob)
-        data = study.work.data(job.task)
+        data, base = study.engine.data(job), study.engine.session.base
         train = parts_of(data, RULES).train
-        found = Archive(finished / "fisher").measure(
-            study.work.session.base, data, train, study.work.fisher_config(job.task)
-        )
+        found = Archive(finished / "fisher").measure(base, data, train, fisher_config(study.engine.setup, base, data))
         assert found.cached
         assert found.record.id == study.known[job.key].id
 
 
 def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> None:
     study = Study.open(whole(tiny_folder), Place(results=finished))
-    base, work = study.work.session.base, study.work
+    engine = study.engine
+    base = engine.session.base
     scores = {}
     for task in ("rte", "sst2"):
-        data = work.data(task)
+        data = engine.task(task).data
         measured = Archive(finished / "fisher").measure(
-            base, data, parts_of(data, RULES).train, work.fisher_config(task)
+            base, data, parts_of(data, RULES).train, fisher_config(engine.setup, base, data)
         )
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])
@@ -131,7 +137,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
         ("leave-one-out", "rte"): scores["sst2"],
         ("leave-one-out", "sst2"): scores["rte"],
     }
-    layernorm = work.session.spec("layernorm")
+    layernorm = select(engine.session.base.layout, "layernorm")
     for job in study.jobs:
         if isinstance(job, MaskJob):
             mask = Mask.load(finished / "masks" / study.known[job.key].id, base)
@@ -191,7 +197,7 @@ def broken(folder: Path, mode: Mode = "cached", **changes: object) -> Study:
     bad = bad.model_copy(update={"rate": 1e18})
     other = other.model_copy(update={"best_of": (good.key, bad.key)})
     jobs = (good, bad, other)
-    return Study(jobs, survey(jobs, study.work), study.work)
+    return Study(study.config, jobs, survey(jobs, study.engine), study.engine)
 
 
 def test_a_run_that_diverges_leaves_a_record_that_says_so(tiny_folder: Path, tmp_path: Path) -> None:

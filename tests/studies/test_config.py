@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from normtune.config import PROTOCOLS
 from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.studies.study import PARTS, StudyConfig, check_masks, parts
+from normtune.studies.config import PARTS, StudyConfig, check_masks, parts
 
 SMALL = PROTOCOLS["small"]
 

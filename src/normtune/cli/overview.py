@@ -1,0 +1,221 @@
+"""How a study is shown: its plan, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from normtune.cli.options import console
+from normtune.cli.progress import savings
+from normtune.studies.estimate import Estimate
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, describe
+from normtune.studies.study import Study
+
+#: Reasons that are listed.
+_REASONS = 20
+
+
+def unanswered(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
+    """The jobs without a result, but for rates that failed while another one of the same search worked.
+
+    A rate that was dropped early was tried, and lost.
+    """
+    done = {_search(job) for job in jobs if _state(job, results) == "done"}
+    return [
+        job
+        for job in jobs
+        if (state := _state(job, results)) not in {"done", "pruned", "skipped"}
+        and not (state == "failed" and _is_tried(job) and _search(job) in done)
+    ]
+
+
+def _is_tried(job: Job) -> bool:
+    """Whether a job tries a rate of a search."""
+    return isinstance(job, TrainJob) and (job.rate is not None or job.beyond)
+
+
+def _search(job: Job) -> object:
+    return (job.task, job.method, job.seed, job.mask) if isinstance(job, TrainJob) else job.key
+
+
+def _state(job: Job, results: Mapping[str, Result]) -> str:
+    return results[job.key].state if job.key in results else "missing"
+
+
+# The plan
+
+
+def show_plan(study: Study, guess: Estimate, workers: int, as_json: bool) -> None:
+    """Print what a study takes.
+
+    Args:
+        study: The study.
+        guess: How long its jobs take.
+        workers: How many jobs run at a time.
+        as_json: Whether to print JSON.
+    """
+    total, config = guess.total(study.missing), study.config
+    jobs = _needed(study.jobs, study.known)
+    known = len(jobs) - len(study.missing)
+    if as_json:
+        plan = [_plain(job, study.known.get(job.key), guess.seconds.get(job.key)) for job in jobs]
+        facts = {"jobs": len(jobs), "known": known, "seconds": total, "workers": workers}
+        plain = {**facts, "sources": guess.sources, "config": config.model_dump(mode="json"), "plan": plan}
+        print(json.dumps(plain, indent=1))
+        return
+    console.print(_plan_table(study, jobs, guess))
+    count = Counter(job.kind for job in jobs)
+    bound = "up to " if any(_is_beyond(job) for job in study.missing) else ""
+    console.print(
+        f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks:"
+        f" {known} of {len(jobs)} known in {study.engine.place.results}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in _remarks(study, guess, workers, total):
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
+
+
+def _needed(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
+    """The jobs but for rates that turned out not to be needed."""
+    return [job for job in jobs if _state(job, results) != "skipped"]
+
+
+def _is_beyond(job: Job) -> bool:
+    return isinstance(job, TrainJob) and job.beyond
+
+
+def _plain(job: Job, known: Result | None, seconds: float | None) -> dict[str, object]:
+    return {
+        "key": job.key,
+        **job.model_dump(mode="json"),
+        "needs": job.needs,
+        "state": "missing" if known is None else known.state,
+        "id": None if known is None else known.id,
+        "seconds": None if known is not None else seconds,
+    }
+
+
+def _plan_table(study: Study, every: Sequence[Job], guess: Estimate) -> Table:
+    groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
+    for job in every:
+        groups[job.kind, job.task or "all", job.about.split("@")[0] if _is_masked(job) else job.about].append(job)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, name in enumerate(("kind", "task", "method", "needs", "jobs", "known", "to do", "time")):
+        table.add_column(name, justify="right" if number > 3 else "left", overflow="fold")
+    for (kind, task, about), jobs in groups.items():
+        todo = [job for job in jobs if job.key not in study.known]
+        counts = (len(jobs), len(jobs) - len(todo), len(todo))
+        time = guess.total(todo)
+        needs = _needs(jobs, {job.key: job for job in study.jobs})
+        table.add_row(kind, task, about, needs, *(f"{n:,}" for n in counts), _time(time) if todo else "")
+    return table
+
+
+def _is_masked(job: Job) -> bool:
+    return isinstance(job, MaskJob) or (isinstance(job, TrainJob) and job.mask is not None)
+
+
+def _needs(jobs: Sequence[Job], by_key: Mapping[str, Job]) -> str:
+    """What a group of jobs waits for, in words."""
+    words: dict[str, None] = {}
+    for job in jobs:
+        if isinstance(job, TrainJob) and job.best_of and not job.beyond:
+            tried = [by_key[key] for key in job.best_of if not _is_beyond(by_key[key])]
+            words[f"best of {len(tried)} rates of {tried[0].about.split('@')[0]}"] = None
+        if isinstance(job, TrainJob) and job.mask is not None:
+            words["its mask"] = None
+        if isinstance(job, TrainJob) and job.rivals:
+            words["the rates before it"] = None
+        if isinstance(job, MaskJob) and job.tasks:
+            own = by_key[job.fishers[0]]
+            assert isinstance(own, FisherJob)
+            words[f"fisher of {own.task if len(job.tasks) == 1 else f'{len(job.tasks)} tasks'}"] = None
+    further = sum(map(_is_beyond, jobs))
+    return ", ".join([*words, *([f"up to {further} further rates"] if further else [])])
+
+
+def _remarks(study: Study, guess: Estimate, workers: int, total: float | None) -> list[str]:
+    config = study.config
+    each = f"{config.threads} thread{'s' if config.threads > 1 else ''} each"
+    lines = [f"Protocol {config.protocol.name}; {each}, which are part of a record's identity (--threads)."]
+    if study.missing:
+        time = "unknown" if total is None else f"about {_time(total / workers)}"
+        lines.append(f"Time left: {time} with {workers} worker{'s' if workers > 1 else ''} on this machine.")
+        words = {"records": "records made on this machine", "trial": "a trial of a few steps", "none": "nothing"}
+        for source, text in words.items():
+            kinds = [kind for kind, own in guess.sources.items() if own == source]
+            if kinds:
+                lines.append(f"Throughput from {text}: {', '.join(kinds)}.")
+    others = _other_threads(study)
+    if others:
+        found = ", ".join(f"{count} with {threads}" for threads, count in sorted(others.items()))
+        lines.append(f"Records of this model there with other threads: {found}.")
+    return lines
+
+
+def _other_threads(study: Study) -> Counter[int]:
+    """How many runs of this model and protocol were made with other numbers of threads, where that could be why."""
+    if not study.missing:
+        return Counter()
+    config, base = study.config, study.engine.session.base.identity
+    like = (run for run in study.engine.store if run.base_identity == base and run.config.protocol == config.protocol)
+    found = Counter(int(run.machine.get("threads", 0)) for run in like)
+    del found[config.threads]
+    return found
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+# What came of it
+
+
+def show_summary(study: Study, results: Mapping[str, Result], as_json: bool) -> None:
+    """Print what became of a study.
+
+    Args:
+        study: The study.
+        results: What became of its jobs, by key.
+        as_json: Whether to print JSON.
+    """
+    every = _needed(study.jobs, results)
+    counts = Counter(_word(job, results) for job in every)
+    if as_json:
+        jobs = [
+            {**_plain(job, results.get(job.key), None), "error": results[job.key].error if job.key in results else None}
+            for job in every
+        ]
+        facts = {**{name: counts[name] for name in _WORDS}, "saved_epochs": sum(r.saved for r in results.values())}
+        print(json.dumps({**facts, "jobs": jobs}, indent=1))
+        return
+    said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
+    console.print(f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}.", soft_wrap=True)
+    if study.config.prune is not None:
+        rule, epochs = study.config.prune, study.config.protocol.epochs
+        console.print(savings(every, results, rule.margin, epochs), highlight=False, soft_wrap=True)
+    lost = [job for job in every if _word(job, results) in {"failed", "blocked", "missing"}]
+    for job in lost[:_REASONS]:
+        why = results[job.key].error if job.key in results else "not run yet"
+        console.print(f"{_word(job, results)}: {describe(job)}: {why}", highlight=False, markup=False, soft_wrap=True)
+    if len(lost) > _REASONS:
+        console.print(f"and {len(lost) - _REASONS} more")
+
+
+_WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")
+
+
+def _word(job: Job, results: Mapping[str, Result]) -> str:
+    if job.key not in results:
+        return "missing"
+    own = results[job.key]
+    return "known" if own.known and own.state == "done" else own.state

@@ -1,0 +1,119 @@
+"""Live progress of a training or a study, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from normtune.cli.options import notes
+from normtune.studies.executors.executor import Here
+from normtune.studies.jobs import Job, MaskJob, Result, TrainJob, describe
+from normtune.studies.schedule import Schedule
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from normtune.studies.engine import Engine
+
+
+class Progress:
+    """What is done, the jobs that run, and the time left; each job that ends leaves a line.
+
+    Where standard error is no terminal, there are only these lines.
+
+    Args:
+        jobs: The jobs that are to be done.
+        seconds: How long they take, by key; what is not known counts like the mean of the others.
+        silent: Whether nothing is shown.
+    """
+
+    def __init__(self, jobs: Sequence[Job], seconds: Mapping[str, float] = {}, *, silent: bool = False) -> None:
+        usual = [each for each in seconds.values() if each] or [1.0]
+        mean = sum(usual) / len(usual)
+        self._weights = {job.key: max(seconds.get(job.key, mean), 0.01) for job in jobs}
+        self._count, self._done = len(jobs), 0
+        self._lines: dict[str, TaskID] = {}
+        console = Console(quiet=True) if silent else notes
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            speed_estimate_period=3600,
+            disable=not console.is_terminal,
+        )
+        total = sum(self._weights.values())
+        self._all = self._bars.add_task("all", total=total, note=f"0/{self._count}", visible=self._count > 1)
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, job: Job) -> None:
+        """Show a job that runs."""
+        self._lines[job.key] = self._bars.add_task(describe(job), total=None, note="")
+
+    def tick(self, job: Job, done: int, total: int, note: str) -> None:
+        """Show how far it is."""
+        if job.key in self._lines:
+            self._bars.update(self._lines[job.key], completed=done, total=total, note=f"{done}/{total} {note}")
+
+    def end(self, job: Job, result: Result) -> None:
+        """Count a job, and leave a line about it."""
+        line = self._lines.pop(job.key, None)
+        if line is not None:
+            self._bars.remove_task(line)
+        self._done += 1
+        self._bars.update(self._all, advance=self._weights.get(job.key, 0), note=f"{self._done}/{self._count}")
+        if result.state == "skipped" or (isinstance(job, MaskJob) and result.state == "done"):
+            return
+        how = "found in the store" if result.known else f"{result.seconds:.0f} s"
+        searched = isinstance(job, TrainJob) and job.rate is None and result.rate is not None
+        name = describe(job) + (f" ({result.rate:g})" if searched else "")
+        if result.state == "done":
+            self.say(f"{name}:{f' {result.note}' if result.note else ''} ({how})")
+        elif result.state == "pruned":
+            self.say(f"{name}: {result.error} ({how})", "yellow")
+        else:
+            self.say(f"{name}: {result.state}: {result.error}", "red")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Leave a line."""
+        self._bars.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, epochs: int) -> str:
+    """How much searches were shortened, in words."""
+    runs = [job for job in jobs if isinstance(job, TrainJob) and (job.rate is not None or job.beyond)]
+    tried = [own for job in runs if (own := results.get(job.key)) is not None and own.state != "skipped"]
+    lost = [own for own in tried if own.state == "pruned"]
+    return (
+        f"Dropped early, more than {margin:g} behind: {len(lost)} of {len(tried)} rates tried;"
+        f" {sum(own.saved for own in lost)} of {len(tried) * epochs} epochs saved."
+    )
+
+
+def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
+    """Do jobs in this process, and show how they go; of several processes that train together, one speaks.
+
+    Args:
+        jobs: The jobs, each after those that it needs.
+        engine: What does them.
+
+    Returns:
+        What became of every job, by key.
+    """
+    schedule = Schedule(jobs, {})
+    with Progress(jobs, silent=not engine.session.accelerator.is_main_process) as progress:
+        Here(engine).run(schedule, engine.setup, engine.place, progress)
+    return schedule.results

@@ -1,0 +1,163 @@
+"""How runs are made (`Setup`) and what a study consists of (`StudyConfig`), as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from normtune.config import Memory, Protocol, Pruning, Strict
+from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.files import write_atomically
+
+Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
+MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fisher"]
+
+#: What of the paper needs runs; table 3 is read off the server's reply to a submission.
+PARTS: tuple[Part, ...] = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5")
+#: Names of studies: the whole paper, or a part of it.
+STUDIES = ("paper", *PARTS)
+MASKS: tuple[MaskKind, ...] = ("individual", "global", "leave-one-out", "random", "least-fisher")
+
+#: The paper's tasks: GLUE without WNLI, MNLI once.
+TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+#: Those of table 2, and the head alone beside them.
+METHODS = ("head", "full", "bitfit", "layernorm", "random")
+FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+FILE = "study.json"
+
+_EXTENT = ("parts", "tasks", "methods", "seeds", "fractions", "masks", "sources")
+
+
+class Setup(Strict):
+    """The base model, and what all runs on it have in common.
+
+    Attributes:
+        model: Hub id, folder or packaged name.
+        revision: Commit, tag or branch on the hub.
+        dtype: Of the frozen part.
+        suite: The suite that tasks are of, unless they are in files of the user's own.
+        protocol: How every run is trained; it says how many rates of each method's grid a search tries.
+        prune: When clearly lost rates of a search are dropped early; None never does.
+        head_seeds: Seeds of the heads that Fisher information is averaged over.
+        examples: Examples that it is measured on; None takes all that training sees.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: Mixed precision: ``no``, ``bf16`` or ``fp16``.
+        threads: Threads of the CPU that every run has; part of each record's identity.
+        memory: What is kept for the backward pass; it changes no number.
+        plain: Whether every run is computed by plain torch, without the faster ways.
+    """
+
+    model: str = "minilm"
+    revision: str | None = None
+    dtype: str = "float32"
+    suite: str = "glue"
+    protocol: Protocol
+    prune: Pruning | None = None
+    head_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    examples: Annotated[int, Field(ge=1)] | None = None
+    device: str = "auto"
+    precision: str = "no"
+    threads: Annotated[int, Field(ge=1)] = 1
+    memory: Memory = "plain"
+    plain: bool = False
+
+
+class StudyConfig(Setup):
+    """One study: which parts of the paper, on what, and how. It is kept in ``study.json`` beside its records.
+
+    Attributes:
+        parts: Tables and figures.
+        tasks: Tasks that are trained on and measured.
+        methods: Methods of table 2.
+        seeds: Seeds of every run; rates are searched on the first.
+        fractions: Fractions of LayerNorm in figures 2 and 5.
+        masks: Kinds of masks in figure 5.
+        sources: Tasks whose Fisher information goes into global and leave-one-out masks.
+        search_masks: Whether masks get a search of their own, rather than the rate that LayerNorm was given.
+    """
+
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = TASKS
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] = FRACTIONS
+    masks: tuple[MaskKind, ...] = MASKS[:3]
+    sources: tuple[str, ...] = TASKS
+    search_masks: bool = False
+
+    @property
+    def setup(self) -> Setup:
+        """What its runs have in common."""
+        return Setup.model_validate(self.model_dump(include={*Setup.model_fields}))
+
+    def model_post_init(self, _: object) -> None:
+        """Check that nothing stands twice, and that the masks asked for have something to be made of.
+
+        Raises:
+            ConfigError: If something does, or leave-one-out has only one task.
+        """
+        for name in _EXTENT:
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"A study takes each of its {name} once; got {', '.join(map(str, values))}.")
+        if "figure5" in self.parts and "leave-one-out" in self.masks:
+            alone = [task for task in self.tasks if not {*self.sources} - {task}]
+            if alone:
+                raise ConfigError(f"A leave-one-out mask for {alone[0]} needs Fisher information of another task.")
+
+    def merged(self, other: Self) -> Self | None:
+        """This study and another as one, or None where they differ in more than how much they ask for."""
+        if self.model_dump(exclude={*_EXTENT}) != other.model_dump(exclude={*_EXTENT}):
+            return None
+        joint = {name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _EXTENT}
+        return self.model_copy(update=joint)
+
+    def save(self, folder: Path) -> None:
+        """Write the study to ``study.json`` in `folder`."""
+        write_atomically(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The study in `folder`.
+
+        Raises:
+            DataError: If there is none, or its file is damaged.
+        """
+        file = folder / FILE
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise DataError(f"There is no study at {folder}: no {FILE}.") from error
+        except ValidationError as error:
+            raise DataError(f"The study {file} is damaged: {error.errors()[0]['msg']}.") from error
+
+
+def parts(name: str) -> tuple[Part, ...]:
+    """The parts of the study called `name`.
+
+    Raises:
+        UnknownNameError: If there is no such study.
+    """
+    if name == "paper":
+        return PARTS
+    own = tuple(part for part in PARTS if part == name)
+    if not own:
+        raise UnknownNameError("study", name, (*STUDIES, "methods"))
+    return own
+
+
+def check_masks(given: Sequence[str]) -> tuple[MaskKind, ...]:
+    """Kinds of masks by their names.
+
+    Raises:
+        UnknownNameError: If there is no such kind.
+    """
+    by_name: dict[str, MaskKind] = dict(zip(MASKS, MASKS, strict=True))
+    for name in given:
+        if name not in by_name:
+            raise UnknownNameError("kind of mask", name, MASKS)
+    return tuple(by_name[name] for name in given)

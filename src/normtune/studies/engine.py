@@ -1,0 +1,342 @@
+"""The engine: it does jobs one after the other on one base model, or finds that they are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from normtune.config import Strict
+from normtune.data.files import FileTask
+from normtune.data.suites import load_task
+from normtune.data.task import TaskData
+from normtune.deltas.delta import Delta
+from normtune.errors import NormtuneError, TrainingError, UnknownNameError
+from normtune.importance.masks import Mask
+from normtune.models.device import accelerator
+from normtune.records.run import Record
+from normtune.records.store import Store
+from normtune.studies import output
+from normtune.studies.config import Setup
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of, settled
+from normtune.studies.masks import make_mask, mask_file
+from normtune.studies.measurement import find_fisher, measure_fisher
+from normtune.studies.pruning import judge, pruned_identity
+from normtune.studies.source import OwnFiles
+from normtune.studies.unfinished import Run, failed, pruned
+from normtune.training.loop import PrunedError, Tick
+from normtune.training.session import Session
+from normtune.training.tracking import check_trackers
+
+Mode = Literal["cached", "retry", "force", "read-only"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+#: Called with how far a job has come: steps or examples done, of how many, and a note.
+Tell = Callable[[int, int, str], None]
+
+
+class Place(Strict):
+    """Where results lie, and what of them is made again: what changes no number.
+
+    Attributes:
+        results: Folder of records, Fisher information, masks, and the state of unfinished runs.
+        data: Folder of the suite, or None for the hub.
+        mode: ``cached`` takes what is there; ``retry`` runs what failed again; ``force`` everything; ``read-only``
+            nothing at all.
+        checkpoints: Whether an unfinished run is continued where it was stopped.
+        deltas: Whether the delta of every run is kept.
+        records: Folder of the runs' records, where it is not in `results`.
+        track: Trackers that every run is logged by as it is made; those that write to a folder do so in `tracking`.
+        logs: That folder, where it is not in `results`.
+    """
+
+    results: Path
+    data: Path | None = None
+    mode: Mode = "cached"
+    checkpoints: bool = True
+    deltas: bool = False
+    records: Path | None = None
+    track: tuple[str, ...] = ()
+    logs: Path | None = None
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs' records."""
+        return self.records or self.results / "runs"
+
+    @property
+    def fisher(self) -> Path:
+        """Folder of the measurements of Fisher information."""
+        return self.results / "fisher"
+
+    @property
+    def masks(self) -> Path:
+        """Folder of the masks."""
+        return self.results / "masks"
+
+    @property
+    def tracking(self) -> Path:
+        """Folder of what trackers write."""
+        return self.logs or self.results / "tracking"
+
+
+def check_mode(name: str) -> Mode:
+    """The mode called `name`.
+
+    Raises:
+        UnknownNameError: If there is no such mode.
+    """
+    for mode in MODES:
+        if mode == name:
+            return mode
+    raise UnknownNameError("mode", name, MODES)
+
+
+class Engine:
+    """Does jobs, one after the other. The base model is loaded when it is first needed.
+
+    Args:
+        setup: The base model, and what all runs have in common.
+        place: Where results lie.
+        data: Tasks that are at hand already, by name.
+    """
+
+    def __init__(self, setup: Setup, place: Place, data: Mapping[str, TaskData] | None = None) -> None:
+        torch.set_num_threads(setup.threads)
+        self.setup, self.place, self.store = setup, place, Store(place.runs)
+        self._tasks: dict[tuple[str, OwnFiles | None], FileTask] = {
+            (name, None): FileTask(own, (), None) for name, own in (data or {}).items()
+        }
+
+    @cached_property
+    def session(self) -> Session:
+        """The base model.
+
+        Raises:
+            ModelError: If it cannot be loaded.
+        """
+        setup, place = self.setup, self.place
+        return Session(
+            setup.model,
+            revision=setup.revision,
+            dtype=setup.dtype,
+            memory=setup.memory,
+            plain=setup.plain,
+            accelerator=accelerator(
+                setup.device, setup.precision, trackers=check_trackers(place.track), folder=place.tracking
+            ),
+        )
+
+    def task(self, name: str, files: OwnFiles | None = None) -> FileTask:
+        """A task of the suite, or one in the user's own files, with its data; it is read once."""
+        if (name, files) not in self._tasks:
+            suite = self.setup.suite
+            found = files.load() if files else FileTask(load_task(name, suite, self.place.data), (), None)
+            self._tasks[name, files] = self._tasks[found.data.task.name, files] = found
+        return self._tasks[name, files]
+
+    def data(self, job: FisherJob | TrainJob) -> TaskData:
+        """The data of a job."""
+        return self.task(job.task, job.files if isinstance(job, TrainJob) else None).data
+
+    def record(self, job: TrainJob, result: Result) -> Record:
+        """The record of a run that was made.
+
+        Raises:
+            DataError: If it is gone.
+        """
+        return Record.load(self.store.path(result.id) if job.out is None else job.out / output.RECORD)
+
+    def find(self, job: Job, needs: Results) -> Result | None:
+        """What became of a job before, or None where it is to be done.
+
+        Args:
+            job: The job.
+            needs: What became of the jobs that it needs.
+
+        Returns:
+            Its result. What failed counts as not done in the mode ``retry``, and everything in ``force``.
+        """
+        if self.place.mode == "force":
+            return None
+        if isinstance(job, FisherJob):
+            found = find_fisher(self.place.fisher, self.setup, self.session.base, self.data(job))
+            return None if found is None else _done(job, found.id, known=True)
+        if isinstance(job, MaskJob):
+            file = mask_file(self.place.masks, job, needs, self.session.base)
+            return _done(job, file.name, known=True) if file.is_file() else None
+        run = self.setup_run(job, needs)
+        if job.out is not None and output.read_state(job.out) == output.State("finished", run.id):
+            return _result(job, Record.load(job.out / output.RECORD), known=True)
+        record = self._known(run, self._rivals(job, needs))
+        if record is None or (record.status == "failed" and self.place.mode == "retry"):
+            return None
+        return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
+
+    def run(self, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
+        """Do a job, unless it is done.
+
+        Args:
+            job: The job.
+            needs: What became of the jobs that it needs.
+            tell: Called with how far it has come.
+
+        Returns:
+            What became of it. Whatever goes wrong is told in the result, so that one job does not stop the others; a
+            run whose loss stopped being finite leaves a record that says so, anything else is tried again next time.
+        """
+        started = time.monotonic()
+        rate = rate_of(job, needs) if isinstance(job, TrainJob) else None
+        try:
+            found = self.find(job, needs)
+            if found is not None:
+                return found
+            made = self._make(job, needs, tell)
+        except NormtuneError as error:
+            return Result(key=job.key, state="failed", error=str(error), rate=rate)
+        except (RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
+            return Result(key=job.key, state="failed", error=f"{type(error).__name__}: {error}", rate=rate)
+        return made.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+
+    def _make(self, job: Job, needs: Results, tell: Tell) -> Result:
+        place = self.place
+        if isinstance(job, FisherJob):
+            data = self.data(job)
+            return _done(job, measure_fisher(place.fisher, self.setup, self.session.base, data, tell).id)
+        if isinstance(job, MaskJob):
+            file = mask_file(place.masks, job, needs, self.session.base)
+            make_mask(file, place.fisher, job, needs, self.session.base)
+            return _done(job, file.name)
+        run = self.setup_run(job, needs)
+        delta, record = self._delta_file(run.id), self.store.get(run.id)
+        kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
+        self._wait()  # every process that trains with this one has looked, before one of them writes
+        if record is None or not kept or place.mode == "force":
+            keep = place.deltas or job.out is not None
+            record = self._train(run, self._rivals(job, needs), tell, keep=keep)
+        if job.out is not None and record.status == "done" and self._writes:
+            output.write(job.out, record, Delta.load(delta))
+        self._wait()
+        return _result(job, record)
+
+    # Runs
+
+    def setup_run(self, job: TrainJob, needs: Results) -> Run:
+        """A run as it is to be made, once what it needs is settled."""
+        file = job.mask_file if job.mask is None else self.place.masks / needs[job.mask].id
+        mask = None if file is None else Mask.load(file, self.session.base)
+        selection = None if mask is None else mask.selection
+        name = job.method if mask is None else mask.info.name_on(job.task)
+        rate, data = rate_of(job, needs), self.data(job)
+        assert rate is not None
+        config = self.session.config(job.task, name, rate, job.seed, self.setup.protocol, selection)
+        return Run(config, data, selection, self.session.identify(config, data, selection))
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process writes: of several that train together, one does."""
+        return bool(self.session.accelerator.is_main_process)
+
+    def _wait(self) -> None:
+        """Wait for the other processes that train with this one."""
+        self.session.accelerator.wait_for_everyone()
+
+    def _delta_file(self, identity: str) -> Path:
+        return self.place.results / "deltas" / f"{identity}.safetensors"
+
+    def _known(self, run: Run, rivals: Sequence[Record]) -> Record | None:
+        """The record of a run, or of one that was dropped for the same reason as it would be again."""
+        whole, rule = self.store.get(run.id), self.setup.prune
+        if whole is not None or rule is None or not rivals:
+            return whole
+        return self.store.get(pruned_identity(run.id, rule, rivals))
+
+    def _rivals(self, job: TrainJob, needs: Results) -> list[Record]:
+        """The whole runs of the same search that came before."""
+        found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
+        return [record for record in found if record is not None]
+
+    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
+        """Train a run; its delta is kept where that is wanted, and then its record."""
+        place, rule, config, task = self.place, self.setup.prune, run.config, run.data.task
+        checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
+        judging = judge(rule, task.primary, config.protocol.epochs, rivals) if rule and rivals else None
+        try:
+            record, delta = self.session.run(
+                config,
+                run.data,
+                selection=run.selection,
+                checkpoint=checkpoint,
+                watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
+                judge=judging,
+            )
+            if keep and self._writes:
+                self._delta_file(run.id).unlink(missing_ok=True)
+                delta.save(self._delta_file(run.id))
+        except TrainingError as error:
+            record = failed(self.session, run, str(error))
+        except PrunedError as error:
+            assert rule is not None
+            record = pruned(self.session, run, rule, rivals, error)
+        if self._writes:
+            self.store.put(record)
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+        self._wait()  # every process finds the record from here on
+        return record
+
+
+def survey(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
+    """What is known of jobs.
+
+    Args:
+        jobs: The jobs, each after those that it needs.
+        engine: Finds them.
+
+    Returns:
+        By key what became of those that were done before, or turned out not to be needed.
+    """
+    known: dict[str, Result] = {}
+    for job in jobs:
+        if any(key not in known for key in job.needs):
+            continue
+        result = settled(job, known) or engine.find(job, known)
+        if result is not None and result.state != "blocked":
+            known[job.key] = result
+    return known
+
+
+def picked(record: Record) -> float:
+    """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on."""
+    assert record.best_epoch is not None
+    return record.curve[record.best_epoch - 1].scores[record.primary]
+
+
+def _progress(tick: Tick) -> str:
+    return f"loss {tick.loss:.3f}" + ("" if tick.score is None else f"  best {tick.score:.4f}")
+
+
+def _done(job: Job, identity: str, *, known: bool = False) -> Result:
+    return Result(key=job.key, state="done", id=identity, known=known)
+
+
+def _result(job: TrainJob, record: Record, *, known: bool = False) -> Result:
+    own = Result(
+        key=job.key,
+        state=record.status,
+        id=record.id,
+        known=known,
+        error=record.error,
+        rate=record.config.rate,
+        score=record.score,
+        saved=0 if record.pruned is None else record.pruned.of - record.pruned.epoch,
+    )
+    if record.status != "done":
+        return own
+    cut = sum(record.data.truncated.values())
+    note = f"{record.primary} {record.score:.4f} at epoch {record.best_epoch}" + (f", {cut:,} texts cut" if cut else "")
+    return own.model_copy(update={"picked": picked(record), "note": note})

@@ -1,0 +1,48 @@
+"""The masks of a study, made of Fisher information in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from normtune.config import fingerprint
+from normtune.importance.archive import Archive
+from normtune.importance.recipe import MaskRecipe, Sources
+from normtune.importance.recipe import make_mask as make
+from normtune.methods.expression import select
+from normtune.models.base import Base
+from normtune.studies.jobs import MaskJob, Results
+from normtune.studies.plan import CANDIDATES
+
+
+def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
+    """A mask's file, named after all that it is made of."""
+    made_of = {
+        "base": base.identity,
+        "mask": job.model_dump(mode="json", exclude={"fishers"}),
+        "fisher": [needs[key].id for key in job.fishers],
+    }
+    seed = None if job.seed is None else f"seed-{job.seed}"
+    label = "-".join(filter(None, (job.task, job.mask, f"{job.fraction}", seed, fingerprint(made_of))))
+    return folder / f"{label}.safetensors"
+
+
+def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base) -> None:
+    """Make a mask, over what was there.
+
+    Args:
+        file: Where it goes.
+        fishers: Folder of the measurements of Fisher information.
+        job: What kind of mask.
+        needs: What became of the measurements that it needs.
+        base: The base model.
+    """
+    candidates, archive = select(base.layout, CANDIDATES), Archive(fishers)
+    measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
+    # What leave-one-out leaves out is not among the measurements, but the recipe names it.
+    tasks = tuple(sorted({*job.tasks, *([job.task] if job.task else [])}))
+    recipe = MaskRecipe.of(
+        job.mask, tasks=tasks, target=job.task, within=CANDIDATES, fraction=job.fraction, seed=job.seed or 0
+    )
+    mask = make(base, recipe, Sources(fisher=lambda task: archive.read(task, measured[task], candidates)))
+    file.unlink(missing_ok=True)
+    mask.save(file)

@@ -1,0 +1,135 @@
+"""The output folder of a training: what is in it, taking it, and writing a run into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from normtune.config import fingerprint
+from normtune.deltas.card import model_card
+from normtune.deltas.delta import FILE, Delta
+from normtune.errors import OutputError
+from normtune.files import claim_folder, write_atomically
+from normtune.records.run import Record
+
+RECORD, CURVE, CARD = "record.json", "curve.csv", "README.md"
+#: Folder for the state of a training until it is finished, and the file in it that says which training it is.
+UNFINISHED, _TRAINING = ".unfinished", "training"
+
+#: Bytes of a name in a path.
+_LONGEST = 100
+
+
+@dataclass(frozen=True)
+class State:
+    """What an output folder holds.
+
+    Attributes:
+        kind: ``empty``, where it may be missing too; ``unfinished``; ``finished``; or ``foreign``, where what is in it
+            is not ours.
+        id: Of what is unfinished the training's identity, where it is known; of what is finished the run's.
+    """
+
+    kind: Literal["empty", "unfinished", "finished", "foreign"]
+    id: str = ""
+
+
+def read_state(folder: Path) -> State:
+    """What an output folder holds; a training that was stopped while it was cleaned up is unfinished or finished.
+
+    Raises:
+        OutputError: If it cannot be looked into.
+        DataError: If its record is damaged.
+    """
+    aside = folder / UNFINISHED
+    try:
+        if (aside / _TRAINING).is_file():
+            return State("unfinished", (aside / _TRAINING).read_text(encoding="utf-8"))
+        if (folder / RECORD).is_file():
+            return State("finished", Record.load(folder / RECORD).id)
+        if aside.is_dir():
+            return State("unfinished")
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return State("empty")
+    except OSError as error:
+        raise OutputError(f"Cannot use the folder {folder}: {error.strerror or error}.") from error
+    return State("foreign")
+
+
+def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
+    """Take a folder for a training.
+
+    Args:
+        folder: The folder.
+        training: The training's identity.
+        runs: Identities of runs any of which may be the training's result.
+
+    Returns:
+        Whether the training was begun or finished there before.
+
+    Raises:
+        OutputError: If something else is in the folder.
+    """
+    state = read_state(folder)
+    if state.kind == "unfinished" and state.id not in {"", training}:
+        raise OutputError(
+            f"The output {folder} holds another training that is not finished: finish it by its own command, choose"
+            " another place, or remove it first."
+        )
+    if state.kind == "finished":
+        if state.id not in runs:
+            raise OutputError(f"The output {folder} holds another training; choose another place or remove it first.")
+        return True
+    if state.kind in {"empty", "foreign"}:
+        claim_folder(folder)
+    write_atomically(folder / UNFINISHED / _TRAINING, training)
+    return state.kind != "empty"
+
+
+def finish(folder: Path) -> None:
+    """Remove the state that an unfinished training would have needed, first the word whose it is."""
+    (folder / UNFINISHED / _TRAINING).unlink(missing_ok=True)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def write(folder: Path, record: Record, delta: Delta) -> None:
+    """Write a run's delta, curve, model card and, last, its record, over another run's; the folder is then finished.
+
+    Raises:
+        OutputError: If something that is not ours is in the folder.
+    """
+    if read_state(folder).kind == "foreign":
+        claim_folder(folder)
+    if not (folder / UNFINISHED / _TRAINING).exists():
+        write_atomically(folder / UNFINISHED / _TRAINING, record.id)
+    for name in (RECORD, FILE):
+        (folder / name).unlink(missing_ok=True)
+    delta.save(folder)
+    write_atomically(folder / CURVE, _curve(record))
+    write_atomically(folder / CARD, model_card(delta.info, record))
+    record.save(folder / RECORD)
+    finish(folder)
+
+
+def safe(name: str) -> str:
+    """A name for a path: without what could stumble over it, and not too long."""
+    plain = re.sub(r"[^\w.,@+-]+", "_", name).strip("_.") or "run"
+    if len(plain.encode()) <= _LONGEST:
+        return plain
+    return f"{plain.encode()[:_LONGEST].decode(errors='ignore')}-{fingerprint({'name': name})}"
+
+
+def _curve(record: Record) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(record.curve[0].scores)
+    writer.writerow(["epoch", "loss", *names, "seconds"])
+    for point in record.curve:
+        writer.writerow([point.epoch, point.loss, *(point.scores[name] for name in names), point.seconds])
+    return text.getvalue()
