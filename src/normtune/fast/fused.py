@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from normtune.config import Products
 from normtune.fast.first_token import shorter_layer
 from normtune.fast.layer import Layer, Observer, fits
+from normtune.fast.memory import keep_freed
 from normtune.fast.modules import replaced
 from normtune.fast.unpadded import Unpadded
 
@@ -56,6 +57,7 @@ def fused(model: PreTrainedModel, layers: Mapping[nn.Module, Layer]) -> Iterator
     Yields:
         Nothing.
     """
+    keep_freed(True)
     encoder: Any = model.base_model.encoder
     short = shorter_layer(model), encoder.layer[-1]
     with replaced(encoder, partial(_encode, encoder, layers, short, encoder.forward)):

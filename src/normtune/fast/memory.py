@@ -22,7 +22,7 @@ from normtune.fast.modules import replaced
 def checkpointed(model: nn.Module, but: set[nn.Module]) -> Iterator[None]:
     """Within this context the layers of `model` keep only their inputs, and are computed again in the backward pass.
 
-    The numbers are the same to the bit. This holds in evaluation mode too, since dropout may be off in training.
+    The numbers are the same to the bit. It holds in evaluation mode too, since dropout may be off in training.
 
     Args:
         model: The model.
@@ -31,6 +31,7 @@ def checkpointed(model: nn.Module, but: set[nn.Module]) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    keep_freed(False)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in but]
     with ExitStack() as stack:
         for layer in layers:

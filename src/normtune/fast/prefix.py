@@ -33,7 +33,8 @@ from normtune.fast.modules import is_plain, replaced
 from normtune.models.base import Base
 from normtune.modes import unwatched
 
-#: Bytes of hidden states of one set of examples that are kept in memory; more are kept in a file that is mapped.
+#: Bytes of hidden states of one set of examples that are kept in memory, and twice as many of all sets; a larger set is
+#: kept in a file that is mapped.
 BUDGET = 4 << 30
 
 #: Sets of examples that are kept: training, picking and scoring of one task, and of the next.
@@ -103,11 +104,15 @@ class Kept:
                 return None
             prefix.compute(encoded, starts, room)
             self.computed += len(encoded)
-            while len(self._sets) >= _SETS:
-                self._sets.pop(next(iter(self._sets)))
             self._sets[key] = room, starts
+            while len(self._sets) > _SETS or self._bytes() > 2 * self._budget:
+                del self._sets[next(iter(self._sets))]
         self._sets[key] = self._sets.pop(key)  # the last one used is the last one dropped
         return self._sets[key]
+
+    def _bytes(self) -> int:
+        """Bytes in memory."""
+        return sum(states.nbytes for states, _ in self._sets.values() if states.nbytes <= self._budget)
 
     def _room(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor | None:
         size = tokens * width * dtype.itemsize

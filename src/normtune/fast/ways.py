@@ -2,8 +2,9 @@
 
 `choose` looks at the model as it stands, never at how it came to be so: which parameters train, where they are, and
 whether each layer has exactly the parts that its family gives it. What a way does not cover is computed by torch, layer
-by layer. The numbers are the same but for rounding, and for the draws of dropout. `Ways` of nothing but its arguments
-is plain torch, and the program is complete with it.
+by layer. The numbers are the same but for rounding, and for the draws of dropout.
+
+``Ways(base)`` is plain torch: with it alone the program is slower and complete.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from normtune.fast.first_token import can_shorten, last_of, reads_first_token
 from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
-from normtune.fast.memory import checkpointed, keep_freed
+from normtune.fast.memory import checkpointed
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.models.base import Base
 
@@ -65,13 +66,11 @@ class Ways:
             if self.dropout:
                 stack.enter_context(FastDropout())
             stack.enter_context(fast_linear(self.products))
+            if layers is not None:
+                stack.enter_context(fused(model, layers))
             if self.memory == "low":
                 last = {last_of(model)} if layers is not None and can_shorten(model) else set()
                 stack.enter_context(checkpointed(model, but={*(layers or ()), *last}))
-            if layers is not None:
-                stack.enter_context(fused(model, layers))
-            if self.memory == "low" or layers:
-                keep_freed(self.memory == "plain")
             yield
 
     def states(self, *sets: Encoded) -> list[States | None]:
@@ -98,7 +97,8 @@ def choose(
         products: What the products of frozen linear layers are computed in.
         memory: What is kept for the backward pass.
         mixed: Whether precisions are mixed (autocast).
-        plain: Whether to take none: transformers' layers, torch's dropout, padded batches, no prefix.
+        plain: Whether to take none: transformers' layers, torch's dropout, padded batches, no prefix. Linear layers
+            still go through the faster of torch's two libraries (`normtune.fast.linear`).
         kept: Where the prefix's hidden states are kept from run to run; None keeps no prefix.
 
     Returns:
