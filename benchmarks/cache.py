@@ -125,7 +125,7 @@ def timed(work: Any) -> float:
 
 
 def table(cases: dict[str, Any]) -> str:
-    """The table of docs/million.md."""
+    """The table of results/README.md."""
     lines = [
         "| traffic | in memory | memory | hit rate | by Che | a request |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

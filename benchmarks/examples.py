@@ -6,7 +6,7 @@ doubled the ranking of components (table 1) and the 10 % mask of LayerNorm are c
 
 Run ``python benchmarks/examples.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about half an hour on one core. It
 writes ``results/benchmarks/examples.json`` after every task, and goes on where it was stopped; ``--force`` counts again
-what stands there already, ``--markdown`` prints the table of the docs from it.
+what stands there already, ``--markdown`` prints the table of the results from it.
 """
 
 from __future__ import annotations

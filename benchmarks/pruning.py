@@ -1,7 +1,7 @@
 """What dropping clearly lost rates early would have saved, and cost, on searches that were run to their end.
 
 Run ``python benchmarks/pruning.py`` (a second; it reads ``results/runs``), and the same with ``table`` for the table of
-``docs/studies.md``.
+``results/README.md``.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ async def at_rate(ask: Any, rate: float, seconds: float, draw: np.random.Generat
 
 
 def table(saturated: float, cases: dict[str, Any]) -> str:
-    """The table of docs/serving.md."""
+    """The table of results/README.md."""
     lines = ["| sent | a second | p50 | p99 | 200 | 503 | other |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for case in cases.values():
         counts = dict(case["statuses"])

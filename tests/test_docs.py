@@ -15,10 +15,11 @@ import pytest
 from normtune.records.store import Store
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "results/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL)
-# A made-up file for the README, whose reader has one.
-INTENTS = "body,intent\n" + "".join(f"where is {thing},find\nI pay for {thing},buy\n" for thing in "abcdefghij")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -31,7 +32,7 @@ def blocks(page: Path) -> Iterator[re.Match[str]]:
 def test_every_example_runs(page: Path, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NORMTUNE_DATA", "")
-    (tmp_path / "intents.csv").write_text(INTENTS)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page):
         code = block["code"]
@@ -101,19 +102,50 @@ def test_tables_are_what_the_records_say(program: str, words: str, table: str, c
     assert text.strip().split("\n\n")[0] == table.strip()
 
 
-def test_the_bank_page_is_what_the_benchmark_measured() -> None:
-    page = (ROOT / "docs" / "bank.md").read_text(encoding="utf-8")
+def test_the_bank_tables_are_what_the_benchmark_measured() -> None:
     measured = json.loads((ROOT / "results" / "benchmarks" / "bank.json").read_text())
-    expected = {name.replace("_", " "): f"{value:.2f}" for name, value in measured["ratios"].items()}
-    for name, value in (measured["cases"]["memory"] | measured["cases"]["adding"]).items():
-        unit, words = name.rpartition("_")[2], name.replace("_", " ")
-        if unit == "seconds":
-            expected[f"{words.removesuffix(' seconds')}, ms"] = f"{1000 * value:.1f}"
-        else:
-            expected[words] = f"{value:,.0f}"
-    rows = dict(re.findall(r"^\| (.+?) \| ([\d.,]+) \|$", page, re.MULTILINE))
-    assert rows == expected
+    all_rows, shown = (
+        table_after("results/README.md", "throughput, ours"),
+        table_after("docs/serving.md", "compared with"),
+    )
+    assert [*all_rows.values()] == [f"{value:.2f}" for value in measured["ratios"].values()]
+    for words, name in BANK.items():
+        assert shown[words] == f"{measured['ratios'][name]:.1f}"
+    assert shown.keys() == BANK.keys()
     assert measured["cases"]["quality"]["largest_difference_from_alone"] < 1e-5
+
+
+BANK = {
+    "the base model with one task, 53 tokens a row": "mixed_vs_base",
+    "the base model with one task, 8 tokens a row": "mixed_vs_base_8_tokens",
+    "one process for each task, without the time for starting them": "mixed_vs_one_process_a_task",
+    "PEFT's LN tuning, which switches adapters, 53 tokens a row": "mixed_vs_peft_switching",
+    "PEFT's LN tuning, which switches adapters, 8 tokens a row": "mixed_vs_peft_switching_8_tokens",
+}
+
+
+def table_after(page: str, head: str) -> dict[str, str]:
+    """The first and the last column of the table whose head begins so."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = text[text.index(f"| {head}") :].split("\n\n")[0].splitlines()[2:]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    return {row[0]: row[-1] for row in cells}
+
+
+def test_contributors_find_what_the_page_names() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    source = ROOT / "src" / "normtune"
+    named = re.findall(r"`(\w+)`(?: \(both)? in `(\w+/[\w/]+\.(?:py|j2))`", page)
+    assert len(named) >= 8
+    for name, file in named:
+        assert re.search(rf"\b{name}\b", (source / file).read_text(encoding="utf-8")), f"{name} is not in {file}"
+    for file in re.findall(r"`(\w+/[\w/]+\.(?:py|html\.j2))`", page):
+        assert (source / file).is_file() or (ROOT / file).is_file(), file
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = re.findall(r"- (\w[\w-]*\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(navigation) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_records_are_whole_and_named_after_their_run() -> None:

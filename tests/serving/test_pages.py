@@ -1,4 +1,4 @@
-"""The pages about serving say what the benchmarks measured."""
+"""The page of results says what the benchmarks of serving measured."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def page(name: str) -> str:
-    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+def page() -> str:
+    return (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 
 
 def result(name: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def rows(text: str, first: str) -> list[str]:
 
 
 def test_the_load_table():
-    found, text = result("serving"), page("serving")
+    found, text = result("serving"), page()
     wanted = []
     for case in found["cases"].values():
         other = sum(count for status, count in case["statuses"].items() if status not in {"200", "503"})
@@ -54,14 +54,14 @@ def test_the_cache_table():
         for name, case in found["cases"].items()
         if name != "costs"
     ]
-    assert rows(page("million"), "traffic") == wanted
+    assert rows(page(), "traffic") == wanted
     assert found["tasks"] == 1_000_000
     assert all(case["full"] for name, case in found["cases"].items() if name != "costs")
     assert all(abs(value - 1) < 0.02 for value in found["ratios"].values())
 
 
 def test_the_costs_of_a_million_tasks():
-    costs, text = result("cache")["cases"]["costs"], " ".join(page("million").split())
+    costs, text = result("cache")["cases"]["costs"], " ".join(page().split())
     times = [case["request_ms"] for name, case in result("cache")["cases"].items() if name != "costs"]
     for said in (
         f"takes {costs['bytes_a_task']:,} bytes in memory and {costs['bytes_a_file']:,} bytes on disk",
