@@ -1,7 +1,7 @@
 """Gives records from before the identities of today, so that their runs are known and not made again.
 
-Run ``python -m normtune.studies.convert FOLDER``, as often as you like. Records from before are read as they are; only to
-be found do they need today's identity, which names their file. Their suite and their family's norms are filled in too.
+Run ``python -m normtune.studies.convert FOLDER``, as often as you like. Records from before are read as they are; they
+need today's identity, which names their file, only to be found. Suite and norms are filled in too.
 """
 
 from __future__ import annotations
