@@ -143,9 +143,9 @@ ERRORS = [
     (
         "a.csv",
         'a,b\n"x\ny",1\n1,2,3\n',
-        r"a\.csv, line 4: the row has 3 of 2 cells \(is there a comma in a text without quotes\?\)\.",
+        r"a\.csv, line 4: the row has 3 of 2 cells \(is there a separator in a text without quotes\?\)\.",
     ),
-    ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv, line 2: the row has 3 of 2 cells \(is there a tab"),
+    ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv, line 2: the row has 3 of 2 cells \(is there a separator"),
     ("a.csv", "a,b\n1\n", r"a\.csv, line 2: the row has 1 of 2 cells\."),
     ("a.csv", 'a,b\n1,2\n"x,3\n4,5\n', r"a\.csv, line 3: broken quotes \(unexpected end of data\); a cell"),
     (

@@ -91,6 +91,7 @@ def load_files(
     center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", train.stem).strip("-.") or "task"
     texts = "text" if pair is None else "pair of texts"
+    asked = "What number" if regression else f"Which of {len(names)} labels"
     task = Task(
         name=called,
         title=called,
@@ -98,18 +99,15 @@ def load_files(
         labels=names,
         metrics=("spearman", "pearson", "mse") if regression else _CLASS_METRICS[: 4 if len(names) == 2 else 2],
         inputs=TEXT if pair is None else PAIR,
-        about=f"What number does a {texts} have?"
-        if regression
-        else f"Which of {len(names)} labels does a {texts} have?",
+        about=f"{asked} does a {texts} have?",
         center=center,
         scale=scale,
         weights=tuple(sum(counts) / (len(counts) * count) for count in counts) if class_weights else None,
     )
     notes = _notes(whole, splits, names, None if dev else dev_fraction, train.name)
     source = ", ".join(path.name for path in (train, dev) if path is not None)
-    return FileTask(
-        TaskData(task, splits, source), notes, None if regression else dict(zip(names, counts, strict=True))
-    )
+    count = None if regression else dict(zip(names, counts, strict=True))
+    return FileTask(TaskData(task, splits, source), notes, count)
 
 
 # Those of two classes, of which the first two are also those of more.
@@ -222,7 +220,7 @@ def _notes(
     torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows]) > 0)
     seen = alike(train)
     leaked = sum(len(rows) for texts, rows in alike(dev).items() if texts in seen)
-    counts = np.bincount(labels_of(train), minlength=len(names)) if names else []
+    counts = np.bincount(labels_of(train), minlength=len(names)) if names else np.array([])
     small = [name for name, count in zip(names, counts, strict=True) if count < SMALL_CLASS]
     present = set(labels_of(dev).tolist())
     absent = [name for number, name in enumerate(names) if number not in present]

@@ -145,18 +145,13 @@ def _check_distinct(place: str, names: Sequence[str]) -> None:
             raise DataError(f"{place}: {count} columns have the name {name!r}.")
 
 
-_SEPARATORS = {",": "comma", "\t": "tab"}
-
-
 def _delimited(source: str, raw: bytes, delimiter: str) -> Rows:
     (first, header), *records = _records(source, decode(source, raw), delimiter)
     names = tuple(name.strip() for name in header)
     _check_distinct(f"{source}, line {first}", names)
     for line, cells in records:
         if len(cells) != len(names):
-            hint = (
-                f" (is there a {_SEPARATORS[delimiter]} in a text without quotes?)" if len(cells) > len(names) else ""
-            )
+            hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else ""
             raise DataError(f"{source}, line {line}: the row has {len(cells)} of {len(names)} cells{hint}.")
     rows = [dict(zip(names, cells, strict=True)) for _, cells in records]
     return Rows(source, names, rows, [line for line, _ in records])
