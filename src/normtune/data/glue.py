@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from normtune.data.glue_tasks import GLUE, LAYOUTS, canonical_name
-from normtune.data.task import Listing, Split, Task, TaskData, plain
+from normtune.data.glue_tasks import ALIASES, GLUE, LAYOUTS
+from normtune.data.task import Listing, Split, Task, TaskData, plain, resolve
 from normtune.data.tsv import count_rows, read_table
 from normtune.errors import DataError
-
-__all__ = ["GLUE", "HUB_DATASET", "canonical_name", "load_glue", "survey"]
 
 HUB_DATASET = "nyu-mll/glue"
 HIGHEST_SCORE = 5.0
@@ -30,14 +28,14 @@ def load_glue(name: str, data: Path | None) -> TaskData:
     names the file and the line.
 
     Args:
-        name: Any name that `canonical_name` knows; others raise its `UnknownNameError`.
+        name: The hub's name or GLUE's own, in any spelling (`normtune.data.task.resolve`).
         data: A folder in GLUE's official layout (``RTE/train.tsv``; the folder's case and hyphens do not matter), or
             None to read ``nyu-mll/glue`` from the hub.
 
     Returns:
         The task with the splits that were found.
     """
-    task = GLUE[canonical_name(name)]
+    task = GLUE[resolve(name, GLUE, "GLUE task", ALIASES)]
     source, read = _from_hub(task) if data is None else _from_folder(task, data)
     return TaskData(
         task=task,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normtune.data.task import PAIR, TEXT, Task, resolve
+from normtune.data.task import PAIR, TEXT, Task
 
 _INFERENCE = ("entailment", "neutral", "contradiction")
 _ENTAILED = ("entailment", "not_entailment")
@@ -112,18 +112,5 @@ LAYOUTS = {
 }
 
 
-#: Further names: both parts of MNLI are one task.
+#: Further names: both parts of MNLI are one task, with two dev splits.
 ALIASES = {**dict.fromkeys(("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"), "mnli"), "diagnostic": "ax"}
-
-
-def canonical_name(name: str) -> str:
-    """The hub's name of a GLUE task.
-
-    Args:
-        name: The hub's name or GLUE's own, in any case: ``sst2``, ``SST-2``. Both parts of MNLI (``MNLI-m``,
-            ``MNLI-mm``) are ``mnli``, one task with two dev splits.
-
-    Returns:
-        A key of `GLUE`; `normtune.data.task.resolve` raises an error where there is none.
-    """
-    return resolve(name, GLUE, "GLUE task", ALIASES)

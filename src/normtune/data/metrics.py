@@ -35,14 +35,13 @@ class ClassScore:
     support: int
 
 
-def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike, *, positive: int = 1) -> dict[str, float]:
+def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Metrics of predictions against labels.
 
     Args:
         names: Which ones of `METRICS`.
         predictions: Class numbers or, for regression, real numbers; shape ``(examples,)``.
         labels: What they should have been, of the same shape.
-        positive: The class number that counts as positive in ``f1``.
 
     Returns:
         Values by name, in the order of `names`.
@@ -62,7 +61,7 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike, *, 
         guesses = check_array(predictions, dtype=np.float64, ensure_2d=False, input_name="predictions")
         truths = check_array(labels, dtype=np.float64, ensure_2d=False, input_name="labels")
         check_consistent_length(guesses, truths)
-        return {name: float(_score(name, guesses, truths, positive)) for name in wanted}
+        return {name: float(_score(name, guesses, truths)) for name in wanted}
     except ValueError as error:
         raise DataError(f"The predictions cannot be scored: {str(error).splitlines()[0]}") from error
 
@@ -87,7 +86,7 @@ def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequ
     ]
 
 
-def _score(name: str, guesses: np.ndarray, truths: np.ndarray, positive: int) -> float:
+def _score(name: str, guesses: np.ndarray, truths: np.ndarray) -> float:
     """One metric, which may raise scikit-learn's ValueError."""
     from scipy.stats import pearsonr, rankdata
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
@@ -98,8 +97,8 @@ def _score(name: str, guesses: np.ndarray, truths: np.ndarray, positive: int) ->
     match name:
         case "accuracy":
             found = accuracy_score(truths, guesses)
-        case "f1":
-            found = f1_score(truths == positive, guesses == positive, zero_division=0.0)
+        case "f1":  # of class 1
+            found = f1_score(truths == 1, guesses == 1, zero_division=0.0)
         case "macro_f1":  # over the classes that occur in the predictions or in the labels
             found = f1_score(truths, guesses, average="macro", zero_division=0.0)
         case "matthews":

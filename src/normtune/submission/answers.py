@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from normtune.data.encode import encode
-from normtune.data.glue import canonical_name, load_glue, survey
-from normtune.data.glue_tasks import GLUE
-from normtune.data.task import Split
+from normtune.data.glue import load_glue, survey
+from normtune.data.glue_tasks import ALIASES, GLUE
+from normtune.data.task import Split, resolve
 from normtune.deltas.answering import task_of
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.deltas.hub import fetch
@@ -52,7 +52,7 @@ def named(given: Iterable[str]) -> dict[str, Source]:
             head, tail = "", text
         path = fetch(tail.strip())
         info = Delta.load(path).info
-        task = canonical_name(head.strip()) if head else info.task
+        task = resolve(head.strip(), GLUE, "GLUE task", ALIASES) if head else info.task
         if task not in GLUE:
             raise DeltaError(f"The delta {path} is of {task!r}, which is no task of GLUE.")
         if task in sources:
