@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from normtune.data.glue import GLUE
+from normtune.data.glue_tasks import GLUE
 from normtune.records.aggregate import Table, tabulate
 from normtune.records.store import Store
 

@@ -30,7 +30,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from products import Products, Shape
 
 from normtune.data.encode import Encoded
-from normtune.data.glue import GLUE
+from normtune.data.glue_tasks import GLUE
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
 from normtune.methods.sparse import Tuning

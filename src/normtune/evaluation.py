@@ -91,7 +91,7 @@ def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
 
 def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
-    return compute(task.metrics, decide(outputs, task), labels, positive=task.positive)
+    return compute(task.metrics, decide(outputs, task), labels)
 
 
 @dataclass(frozen=True)

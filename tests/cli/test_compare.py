@@ -170,7 +170,7 @@ def test_bad_input_is_one_sentence(cli: Run, tmp_path: Path, content: str, optio
 def test_nothing_to_read(cli: Run, tmp_path: Path):
     for arguments, message in (
         ([], "Name a table of scores"),
-        ([tmp_path / "none.csv"], "There is no file"),
+        ([tmp_path / "none.csv"], "cannot be read: No such file"),
         ([tmp_path], "There are no records of runs"),
     ):
         status, _, error = cli("compare", *arguments)

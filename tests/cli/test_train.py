@@ -104,7 +104,7 @@ def test_predict_from_a_file_into_a_file_and_from_standard_input(
     assert "exists already" in error
 
     cli("train", "--task", "sst2", "--out", tmp_path / "sst2", *small)
-    monkeypatch.setattr("sys.stdin", io.StringIO("the cat sat\na dog ran\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the cat sat\na dog ran\n")))
     status, text, _ = cli("predict", tmp_path / "sst2", "--file", "-")
     assert status == 0
     assert len(text.splitlines()) == 3

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.data.glue import GLUE, canonical_name, load_glue, survey
+from normtune.data.glue import load_glue, survey
+from normtune.data.glue_tasks import GLUE
 from normtune.data.metrics import METRICS
+from normtune.data.suites import SUITES
 from normtune.errors import DataError, UnknownNameError
 
 MNLI = "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n"
@@ -165,7 +167,7 @@ def test_tasks_are_consistent() -> None:
     ],
 )
 def test_names(name: str, expected: str) -> None:
-    assert canonical_name(name) == expected
+    assert SUITES["glue"].resolve(name) == expected
 
 
 @pytest.mark.parametrize("name", ["", "rtee", "snli"])

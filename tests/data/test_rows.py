@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import sys
-import tempfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normtune.data.rows import ENDINGS, Rows, as_text, read_rows
-from normtune.errors import DataError, UnknownNameError
+from normtune.data.rows import READERS, Rows, as_text, read_rows
+from normtune.errors import DataError
 
 TABLES = {
     "a.csv": 'text,label\r\n"He said ""no"", twice",1\r\nplain,0\r\n',
@@ -58,7 +57,7 @@ def test_parquet(tmp_path: Path) -> None:
         "kind": pa.array(["x", "y"]).dictionary_encode(),
         "price": [Decimal("1.50"), Decimal("2.25")],
         "meta": [[1], [2]],
-        "when": pa.array([1, 2], pa.timestamp("ns")),
+        "when": pa.array([1, 2], pa.timestamp("us")),
         "raw": [b"a", b"b"],
     })
     path = tmp_path / "a.parquet"
@@ -72,7 +71,9 @@ def test_parquet(tmp_path: Path) -> None:
     assert rows.column("price") == ["1.50", "2.25"]
     assert rows.place(1) == f"{path}, row 2"
     for name in ("meta", "when", "raw"):
-        with pytest.raises(DataError, match=f"the column '{name}' holds .*, not texts or numbers"):
+        with pytest.raises(
+            DataError, match=f"row 1: the column '{name}' holds a value of type .*, not a text or a number"
+        ):
             rows.column(name)
 
 
@@ -116,7 +117,9 @@ def test_jsonl_columns_are_the_keys_of_all_rows(tmp_path: Path) -> None:
     assert rows.columns == ("a", "b", "c")
     assert rows.column("a") == ["x", "", ""]
     assert rows.column("b") == ["", "true", ""]
-    with pytest.raises(DataError, match=r"a\.ndjson, line 4: the column 'c' holds an object, not a text or a number\."):
+    with pytest.raises(
+        DataError, match=r"a\.ndjson, line 4: the column 'c' holds a value of type dict, not a text or a number\."
+    ):
         rows.column("c")
 
 
@@ -130,27 +133,30 @@ ERRORS = [
     ("a.csv", "", r"a\.csv is empty\."),
     ("a.csv", "\ufeff \n", r"a\.csv is empty\."),
     ("a.txt", "\n\n", r"a\.txt is empty\."),
-    ("a.csv", "text,label\n", r"a\.csv has no rows after its header\."),
-    ("a.tsv", "text\tlabel", r"a\.tsv has no rows after its header\."),
+    ("a.csv", "text,label\n", r"a\.csv has no rows\."),
+    ("a.tsv", "text\tlabel", r"a\.tsv has no rows\."),
     ("a.csv", b"text\nok\n\xff\n", r"a\.csv, line 3: not UTF-8 \(byte 8 of the file\)"),
     ("a.jsonl", b'{"a": "\xe9"}', r"a\.jsonl, line 1: not UTF-8"),
-    ("a.csv", "text\nok\n".encode("utf-16"), r"a\.csv, line 1: the file is UTF-16"),
+    ("a.csv", "text\nok\n".encode("utf-16"), r"a\.csv, line 1: not UTF-8"),
     ("a.csv", "text\nok\n".encode("utf-16-le"), r"a\.csv, line 1: there is a NUL character"),
     ("a.csv", "text\nx\ny\0\n", r"a\.csv, line 3: there is a NUL character"),
     (
         "a.csv",
         'a,b\n"x\ny",1\n1,2,3\n',
-        r"a\.csv, line 4: the row has 3 cells where the header has 2 \(a comma inside .*\?\)\.",
+        r"a\.csv, line 4: the row has 3 of 2 cells \(is there a separator in a text without quotes\?\)\.",
     ),
-    ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv, line 2: the row has 3 cells where the header has 2 \(a tab inside"),
+    ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv, line 2: the row has 3 of 2 cells \(is there a separator"),
     ("a.csv", "a,b\n1\n", r"a\.csv, line 2: the row has 1 of 2 cells\."),
-    ("a.csv", 'a,b\n1,2\n"x,3\n4,5\n', r"a\.csv, line 3: a quote that opens a cell is never closed\."),
-    ("a.csv", 'a,b\n"x"y,3\n', r"a\.csv, line 2: a cell goes on after its closing quote"),
+    ("a.csv", 'a,b\n1,2\n"x,3\n4,5\n', r"a\.csv, line 3: broken quotes \(unexpected end of data\); a cell"),
+    (
+        "a.csv",
+        'a,b\n"x"y,3\n',
+        r"a\.csv, line 2: broken quotes \(.*\); a cell that opens with a quote must close with one",
+    ),
     ("a.csv", "\na,b, a\n1,2,3\n", r"a\.csv, line 2: 2 columns have the name 'a'\."),
     ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: not valid JSON \(Expecting value, at character 7\)\."),
     ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, line 2: not a JSON object, but list\."),
-    ("a.jsonl", '{"a": 1, "a": 2}', r"a\.jsonl, line 1: not usable JSON \(the key 'a' stands twice\)\."),
-    ("a.jsonl", '{"a": "\\ud83d"}', r"a\.jsonl, line 1: an escape .* half of a surrogate pair\."),
+    ("a.jsonl", '{"a": "\\ud83d"}', r"a\.jsonl, line 1: not usable JSON \(.*surrogates not allowed\)\."),
     ("a.jsonl", '{"a": ' + "9" * 5000 + "}", r"a\.jsonl, line 1: not usable JSON"),
     ("a.jsonl", '{"a":' + "[" * 100_000, r"a\.jsonl, line 1: .*JSON"),
     ("a.xlsx", "x", r"a\.xlsx ends in '\.xlsx', which is none of: \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet, \.txt\."),
@@ -165,7 +171,7 @@ def test_errors(tmp_path: Path, name: str, content: str | bytes, message: str) -
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no file .*gone\.csv\."):
+    with pytest.raises(DataError, match=r"gone\.csv cannot be read: No such file"):
         read_rows(tmp_path / "gone.csv")
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(DataError, match=r"b\.csv cannot be read: Is a directory\."):
@@ -176,32 +182,24 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     ("asked", "hint"), [("texts", " Did you mean 'Text'\\?"), ("LABEL", " Did you mean 'label'\\?"), ("zzz", "")]
 )
 def test_missing_column(asked: str, hint: str) -> None:
-    rows = Rows("a.csv", ("Text", "label"), [{"Text": "x", "label": 1}], [2])
+    rows = Rows("a.csv", ("Text", "label"), [{"Text": "x", "label": "1"}], [2])
     with pytest.raises(DataError, match=rf"^a\.csv has no column '{asked}'\.{hint} It has: Text, label\.$"):
         rows.column(asked)
 
 
-def test_format_overrides_the_ending(tmp_path: Path) -> None:
-    assert read_rows(write(tmp_path, "a.log", "x,y\n"), format="txt").column("text") == ["x,y"]
-    with pytest.raises(UnknownNameError, match=r"Unknown format 'json'\. Did you mean 'jsonl'\?"):
-        read_rows(tmp_path / "a.log", format="json")
-
-
-def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_rows(io.StringIO("one\ntwo\n")).column("text") == ["one", "two"]
-    assert read_rows(io.StringIO('{"text": "a"}'), format="jsonl").source == "the stream"
-    # Standard input may believe in another encoding than UTF-8.
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It may believe in another encoding than UTF-8.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("dé\n".encode()), encoding="ascii"))
-    rows = read_rows(sys.stdin)
+    rows = read_rows(None)
     assert rows.source == "standard input"
     assert rows.column("text") == ["dé"]
-    with pytest.raises(DataError, match=r"the stream is empty\."):
-        read_rows(io.StringIO(""))
+    with pytest.raises(DataError, match=r"standard input is empty\."):
+        read_rows(None)
 
 
 def test_every_ending_is_read_whatever_its_case(tmp_path: Path) -> None:
-    for ending in set(ENDINGS) - {".parquet"}:
-        content = '{"text": "x"}' if ENDINGS[ending] == "jsonl" else "text\nx"
+    for ending in set(READERS) - {".parquet"}:
+        content = '{"text": "x"}' if "json" in ending else "text\nx"
         assert read_rows(write(tmp_path, f"a{ending.upper()}", content)).column("text")[-1] == "x"
 
 
@@ -214,14 +212,13 @@ PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)
 def test_delimited_round_trip(pairs: list[tuple[str, str]], delimiter: str) -> None:
     stream = io.StringIO(newline="")
     csv.writer(stream, delimiter=delimiter).writerows([("text", "other"), *pairs])
-    rows = read_rows(io.StringIO(stream.getvalue(), newline=""), format="csv" if delimiter == "," else "tsv")
+    rows = READERS[".csv" if delimiter == "," else ".tsv"]("a", stream.getvalue().encode())
     assert list(zip(rows.column("text"), rows.column("other"), strict=True)) == pairs
 
 
 @given(PAIRS, st.booleans())
 def test_json_round_trip(pairs: list[tuple[str, str]], ascii_only: bool) -> None:
     lines = [json.dumps({"text": a + "\0", "other": b}, ensure_ascii=ascii_only) + "\n" for a, b in pairs]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = read_rows(write(Path(folder), "a.jsonl", "".join(lines)))
+    rows = READERS[".jsonl"]("a", "".join(lines).encode())
     assert rows.rows == [{"text": a + "\0", "other": b} for a, b in pairs]
     assert rows.lines == list(range(1, len(pairs) + 1))

@@ -69,7 +69,8 @@ def test_table3_waits_for_the_server(cells, tmp_path):
     made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], measured=())
     record.save(tmp_path / "submission.json")
     assert "1 submission made" in " ".join(table3(Cells(read(tmp_path))).notes)
-    record.with_scores({"RTE": {"accuracy": 0.661}}, None, "now").save(tmp_path / "submission.json")
+    scored = record.model_copy(update={"scores": {"RTE": {"accuracy": 0.661}}, "scored": "now"})
+    scored.save(tmp_path / "submission.json")
     table = table3(Cells(read(tmp_path)))
     assert table.rows[0][table.header.index("RTE")].text == "66.1"
 
@@ -92,7 +93,7 @@ def test_the_floors_are_those_of_a_constant_answer(cells):
             metric = made.METRICS[column.task]
             import numpy as np
 
-            known = compute([metric], np.ones(len(labels), dtype=int), np.array(labels), positive=1)[metric]
+            known = compute([metric], np.ones(len(labels), dtype=int), np.array(labels))[metric]
             assert floor(column, cells) == pytest.approx(known)
         if column.task == "qqp":
             assert floor(column, cells) is None

@@ -20,7 +20,7 @@ def save_run(base: Base, folder: Path, *, task: str = "rte", method: str = "laye
     record = Record(
         id=folder.name,
         config=RunConfig(model="m", task=task, method=method, rate=1e-3, seed=seed, protocol=protocol("small")),
-        selection="s",
+        trains="s",
         counts=Counts(selected=10, head=2, trained=12, total=100, share=0.1),
         data=DataFacts(
             source="x", train=1, train_of=1, dev=1, dev_of=1, held_out=0, identity={}, truncated={}, dropped={}

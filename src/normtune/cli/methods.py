@@ -90,7 +90,7 @@ def majority_score(data: TaskData) -> float:
     assert dev is not None
     constant = train.mean() if data.task.kind == "regression" else np.bincount(train).argmax()
     guesses = np.full(len(dev), constant)
-    return compute([data.task.primary], guesses, dev, positive=data.task.positive)[data.task.primary]
+    return compute([data.task.primary], guesses, dev)[data.task.primary]
 
 
 def _table(records: list[Record], majority: dict[str, float]) -> Table:

@@ -179,10 +179,10 @@ def _from_file(listed: Sequence[str], file: str, columns: Columns, model: str | 
 
     if columns.task is None:
         delta = options.open_delta(listed[0])
-        rows = read_rows(sys.stdin if file == "-" else Path(file))
+        rows = read_rows(None if file == "-" else Path(file))
         return _single(delta, _texts(rows, [delta.info] * len(rows.rows), columns), model, device)
     places = named_places(listed)
-    rows = read_rows(sys.stdin if file == "-" else Path(file))
+    rows = read_rows(None if file == "-" else Path(file))
     names = rows.column(columns.task)
     if not names:
         raise ConfigError(f"{rows.source} has no rows.")

@@ -26,9 +26,7 @@ def submit(
         Path | None, typer.Option(help="Output folder of a training; the best run of each task on dev answers.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method whose runs answer, where --runs holds several.")] = None,
-    out: Annotated[Path, typer.Option(help="The zip; its record and a page are written beside it.")] = Path(
-        "submission.zip"
-    ),
+    out: Annotated[Path, typer.Option(help="The zip; its record is written beside it.")] = Path("submission.zip"),
     allow_missing: Annotated[
         bool,
         typer.Option("--allow-missing", help="Write what can be answered, for a trial; the server will not take it."),
@@ -64,17 +62,16 @@ def submit(
     if method is not None and runs is None:
         raise ConfigError("--method chooses among the runs of --runs.")
     options.set_threads(threads)
+    from normtune.submission import archive
     from normtune.submission.answers import best_runs, named
-    from normtune.submission.archive import Archive
 
-    archive = Archive(out)
     if scores is not None:
-        _show_scores(archive.add_reply(scores), form)
+        _show_scores(archive.add_reply(out, scores), form)
         return
-    archive.claim()
+    archive.claim(out)
     sources = best_runs(runs, method) if runs is not None else named(options.names(deltas or ""))
     parts, problems = _plan(sources, data, allow_missing)
-    record = archive.write(_answers(parts, data, model, device), problems)
+    record = archive.write(out, _answers(parts, data, model, device), problems)
     _show(record, out, form)
 
 
@@ -108,21 +105,28 @@ def _answers(parts: list[Part], data: Path | None, model: str | None, device: st
 
 
 def _show(record: SubmissionRecord, out: Path, form: render.Form) -> None:
-    from normtune.submission.archive import cells
-
     # The remarks stand below, where a narrow terminal cuts none of them.
     shown = render.table(
         ("file", "answered by", "dev", "rows"),
-        [(file, who, dev, rows) for file, rows, who, dev, _ in map(cells, record.answers)],
+        list(map(_cells, record.answers)),
         texts=3,
     )
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
     if cut := sum(answered.truncated for answered in record.answers):
         lines.append(f"{cut:,} texts were cut to their delta's limit of tokens")
-    lines.append(f"Wrote {out}; its record and a page are beside it")
-    if not record.complete:
+    lines.append(f"Wrote {out}; its record is beside it")
+    if record.problems:
         lines.append(f"A trial: the GLUE server will not take it, since {'; '.join(record.problems)}.")
     render.show([shown, *lines], form, plain=record.model_dump(mode="json"))
+
+
+def _cells(answered: Answered) -> tuple[str, str, str, str]:
+    """The row of a file: its name, the delta that answered, its score on dev, and how many rows."""
+    source = answered.source
+    rows = f"{answered.rows:,}" if answered.rows == answered.wanted else f"{answered.rows:,} of {answered.wanted:,}"
+    who = "" if source is None else f"{source.path} ({source.method or 'no method named'})"
+    dev = "" if source is None or source.dev is None else f"{source.metric} {source.dev:.4f}, seed {source.seed}"
+    return answered.file, who, dev, rows
 
 
 def _show_scores(record: SubmissionRecord, form: render.Form) -> None:

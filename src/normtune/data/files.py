@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,19 +35,6 @@ class FileTask:
     data: TaskData
     notes: tuple[str, ...]
     labels_count: Mapping[str, int] | None
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """The wanted columns of a file; labels are stripped."""
-
-    rows: Rows
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[str]
-
-    def split(self, labels: np.ndarray) -> Split:
-        return Split.of_texts(self.texts, self.pairs, labels)
 
 
 def load_files(
@@ -94,26 +81,37 @@ def load_files(
     if regression and class_weights:
         raise ConfigError("Class weights need classes, but this task is regression.")
     read = _read(train, text, pair, label)
-    given = None if dev is None else _read(dev, text, pair, label)
     names = () if regression else _classes(read)
-    whole = _split(read, names, read.rows.source)
-    notes = _contradictions(whole, train.name)
-    if given is None:
+    whole = _split(read, names, train)
+    if dev is None:
         splits = divide(whole, dev_fraction, seed, names)
-        notes += _moved(splits, dev_fraction)
     else:
-        splits = {"train": whole, "dev": _split(given, names, read.rows.source)}
-        notes += _leaks(splits)
-    counts = None if regression else _counts(splits["train"], names)
-    notes += [*_small(counts or {}), *_unseen(splits["dev"], names, made=given is None), *_long(splits.values())]
-    called = name or _safe(train.stem)
-    if counts is None:
-        task = _regression(called, splits["train"], read.rows.source)
-    else:
-        weights = _weights(list(counts.values())) if class_weights else None
-        task = _classification(called, names, pair=pair is not None, weights=weights)
+        splits = {"train": whole, "dev": _split(_read(dev, text, pair, label), names, train)}
+    counts = np.bincount(labels_of(splits["train"]), minlength=len(names)).tolist() if names else []
+    center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
+    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", train.stem).strip("-.") or "task"
+    texts = "text" if pair is None else "pair of texts"
+    asked = "What number" if regression else f"Which of {len(names)} labels"
+    task = Task(
+        name=called,
+        title=called,
+        kind="regression" if regression else "classification",
+        labels=names,
+        metrics=("spearman", "pearson", "mse") if regression else _CLASS_METRICS[: 4 if len(names) == 2 else 2],
+        inputs=TEXT if pair is None else PAIR,
+        about=f"{asked} does a {texts} have?",
+        center=center,
+        scale=scale,
+        weights=tuple(sum(counts) / (len(counts) * count) for count in counts) if class_weights else None,
+    )
+    notes = _notes(whole, splits, names, None if dev else dev_fraction, train.name)
     source = ", ".join(path.name for path in (train, dev) if path is not None)
-    return FileTask(TaskData(task, splits, source), tuple(notes), counts)
+    count = None if regression else dict(zip(names, counts, strict=True))
+    return FileTask(TaskData(task, splits, source), notes, count)
+
+
+# Those of two classes, of which the first two are also those of more.
+_CLASS_METRICS = ("accuracy", "macro_f1", "f1", "matthews")
 
 
 def read_split(path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str]) -> Split:
@@ -134,6 +132,15 @@ def read_split(path: Path, *, text: str, pair: str | None, label: str, names: Se
     return _split(_read(path, text, pair, label), names, "the task's labels")
 
 
+@dataclass(frozen=True)
+class _Examples:
+    """The wanted columns of a file; labels are stripped."""
+
+    rows: Rows
+    texts: Split
+    labels: list[str]
+
+
 def _read(path: Path, text: str, pair: str | None, label: str) -> _Examples:
     """The wanted columns of a file.
 
@@ -141,13 +148,13 @@ def _read(path: Path, text: str, pair: str | None, label: str) -> _Examples:
         DataError: If a text or a label is empty.
     """
     rows = read_rows(path)
-    labels = [value.strip() for value in rows.column(label)]
-    found = _Examples(rows, rows.column(text), None if pair is None else rows.column(pair), labels)
-    for column, values in ((text, found.texts), (pair, found.pairs or []), (label, labels)):
+    columns = {name: rows.column(name) for name in (text, pair, label) if name is not None}
+    for name, values in columns.items():
         for index, value in enumerate(values):
             if not value.strip():
-                raise DataError(f"{rows.place(index)}: the column {column!r} is empty.")
-    return found
+                raise DataError(f"{rows.place(index)}: the column {name!r} is empty.")
+    texts = Split.of_texts(columns[text], None if pair is None else columns[pair])
+    return _Examples(rows, texts, [value.strip() for value in columns[label]])
 
 
 def _classes(read: _Examples) -> tuple[str, ...]:
@@ -156,70 +163,44 @@ def _classes(read: _Examples) -> tuple[str, ...]:
     Raises:
         DataError: If there is only one.
     """
-    found = sorted(set(read.labels), key=lambda label: (*_number(label), label))
+
+    def order(label: str) -> tuple[bool, float, str]:
+        number = NUMBER.fullmatch(label)
+        return number is None, float(label) if number else 0.0, label
+
+    found = sorted(set(read.labels), key=order)
     if len(found) == 1:
         raise DataError(f"{read.rows.source} has only one label, {found[0]!r}, so there is nothing to tell apart.")
     return tuple(found)
 
 
-def _number(label: str) -> tuple[bool, float]:
-    """Where a label is sorted: (whether it is no number, its value)."""
-    return (False, float(label)) if NUMBER.fullmatch(label) else (True, 0.0)
-
-
-def _split(read: _Examples, names: Sequence[str], train: str) -> Split:
-    """All examples of a file, as targets where there are no `names` of classes."""
-    return read.split(_codes(read, names, train) if names else _targets(read))
-
-
-def _codes(read: _Examples, names: Sequence[str], train: str) -> np.ndarray:
-    """The class numbers of a file's labels.
+def _split(read: _Examples, names: Sequence[str], train: Path | str) -> Split:
+    """All examples of a file, with class numbers or, where there are no `names` of classes, with targets.
 
     Raises:
-        DataError: If a label is not one of `names`, which are those of the file `train`.
+        DataError: If a label is not one of `names`, which are those of the file `train`, or a target is no number.
     """
+    if not names:
+        targets = [float(label) if NUMBER.fullmatch(label) else math.nan for label in read.labels]
+        for index, target in enumerate(targets):
+            if not math.isfinite(target):
+                place = read.rows.place(index)
+                raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number.")
+        return Split(read.texts.columns, np.array(targets, dtype=np.float64))
     numbers = {label: number for number, label in enumerate(names)}
     unknown = list(dict.fromkeys(label for label in read.labels if label not in numbers))
     if unknown:
         place = read.rows.place(read.labels.index(unknown[0]))
         more = f" (other such labels in this file: {len(unknown) - 1})" if unknown[1:] else ""
         raise DataError(f"{place}: the label {unknown[0]!r} does not occur in {train}{more}.")
-    return np.array([numbers[label] for label in read.labels], dtype=np.int64)
+    return Split(read.texts.columns, np.array([numbers[label] for label in read.labels], dtype=np.int64))
 
 
-def _targets(read: _Examples) -> np.ndarray:
-    """The targets of a file.
-
-    Raises:
-        DataError: If one is not a finite number.
-    """
-    targets = []
-    for index, label in enumerate(read.labels):
-        target = float(label) if NUMBER.fullmatch(label) else math.nan
-        if not math.isfinite(target):
-            raise DataError(f"{read.rows.place(index)}: the target {label!r} is not a finite number.")
-        targets.append(target)
-    return np.array(targets, dtype=np.float64)
-
-
-def _classification(name: str, names: tuple[str, ...], *, pair: bool, weights: tuple[float, ...] | None) -> Task:
-    return Task(
-        name=name,
-        title=name,
-        kind="classification",
-        labels=names,
-        metrics=("accuracy", "macro_f1", *(("f1", "matthews") if len(names) == 2 else ())),
-        inputs=PAIR if pair else TEXT,
-        about=f"Which of {len(names)} labels does a {'pair of texts' if pair else 'text'} have?",
-        weights=weights,
-    )
-
-
-def _regression(name: str, train: Split, source: str) -> Task:
-    """A regression task, standardised by the train split.
+def _standard(train: Split, source: Path) -> tuple[float, float]:
+    """Mean and standard deviation of the targets.
 
     Raises:
-        DataError: If its targets cannot be standardised.
+        DataError: If the targets cannot be standardised by them.
     """
     targets = labels_of(train)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -228,84 +209,42 @@ def _regression(name: str, train: Split, source: str) -> Task:
         raise DataError(f"{source}: all targets of the train split are {targets[0]:g}, so there is nothing to learn.")
     if not 0 < scale < math.inf:
         raise DataError(f"{source}: the targets are too large or too small to be standardised.")
-    return Task(
-        name=name,
-        title=name,
-        kind="regression",
-        labels=(),
-        metrics=("spearman", "pearson", "mse"),
-        inputs=tuple(train.columns),
-        about=f"What number does a {'pair of texts' if train.pairs is not None else 'text'} have?",
-        center=center,
-        scale=scale,
+    return center, scale
+
+
+def _notes(
+    whole: Split, splits: Mapping[str, Split], names: Sequence[str], fraction: float | None, file: str
+) -> tuple[str, ...]:
+    """What may do harm in a task's data; `fraction` is that of dev where it was split off the train file."""
+    labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
+    torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows]) > 0)
+    seen = alike(train)
+    leaked = sum(len(rows) for texts, rows in alike(dev).items() if texts in seen)
+    counts = np.bincount(labels_of(train), minlength=len(names)) if names else np.array([])
+    small = [name for name, count in zip(names, counts, strict=True) if count < SMALL_CLASS]
+    present = set(labels_of(dev).tolist())
+    absent = [name for number, name in enumerate(names) if number not in present]
+    columns = [column for split in splits.values() for column in split.columns.values()]
+    long = sum(len(text) > LONG_TEXT for column in columns for text in column)
+    wanted = len(dev) if fraction is None else fraction * len(whole)
+    moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
+    why = "" if fraction is None else ", as they have too few different texts to share"
+    told = (
+        (torn, f"{file}: {torn} rows share their texts with others that have another label."),
+        (leaked, f"Dev rows whose texts are in train too, which flatters the scores: {leaked} of {len(dev)}."),
+        (
+            moved,
+            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {fraction or 0:g}, as identical texts stay "
+            "together and small classes are shared out.",
+        ),
+        (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
+        (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
+        (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
     )
+    return tuple(note for found, note in told if found)
 
 
-def _safe(stem: str) -> str:
-    """A file's name without what a folder or a shell could stumble over."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
-
-
-def _counts(split: Split, names: Sequence[str]) -> dict[str, int]:
-    return dict(zip(names, np.bincount(labels_of(split), minlength=len(names)).tolist(), strict=True))
-
-
-def _weights(counts: Sequence[int]) -> tuple[float, ...]:
-    return tuple(sum(counts) / (len(counts) * count) for count in counts)
-
-
-def _some(labels: Sequence[str]) -> str:
-    """The first few labels in words."""
-    shown = ", ".join(repr(label) for label in labels[:5])
-    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
-
-
-def _contradictions(whole: Split, file: str) -> list[str]:
-    labels = labels_of(whole)
-    found = [rows for rows in alike(whole).values() if len(rows) > 1 and np.ptp(labels[rows]) > 0]
-    if not found:
-        return []
-    return [f"{file}: {sum(map(len, found))} rows share their texts with others that have another label."]
-
-
-def _leaks(splits: Mapping[str, Split]) -> list[str]:
-    seen, dev = alike(splits["train"]), alike(splits["dev"])
-    count = sum(len(rows) for key, rows in dev.items() if key in seen)
-    if not count:
-        return []
-    return [f"Dev rows whose texts are in train too, which flatters the scores: {count} of {len(splits['dev'])}."]
-
-
-def _moved(splits: Mapping[str, Split], fraction: float) -> list[str]:
-    held = len(splits["dev"])
-    total = held + len(splits["train"])
-    if abs(held - fraction * total) <= max(1.0, 0.1 * fraction * total):
-        return []
-    return [
-        f"Dev takes {held} of {total} rows, not the fraction {fraction:g}, as identical texts stay together and small "
-        "classes are shared out."
-    ]
-
-
-def _small(counts: Mapping[str, int]) -> list[str]:
-    small = [label for label, count in counts.items() if count < SMALL_CLASS]
-    if not small:
-        return []
-    return [f"Classes with fewer than {SMALL_CLASS} train rows: {len(small)} of {len(counts)} ({_some(small)})."]
-
-
-def _unseen(dev: Split, names: Sequence[str], *, made: bool) -> list[str]:
-    present = set(labels_of(dev).tolist()) if names else set()
-    lacking = [name for number, name in enumerate(names) if number not in present]
-    if not lacking:
-        return []
-    why = ", as they have too few different texts to share" if made else ""
-    return [f"Classes that are in train but not in dev{why}: {len(lacking)} of {len(names)} ({_some(lacking)})."]
-
-
-def _long(splits: Iterable[Split]) -> list[str]:
-    columns = [column for split in splits for column in (split.texts, split.pairs) if column is not None]
-    count = sum(len(text) > LONG_TEXT for column in columns for text in column)
-    if not count:
-        return []
-    return [f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {count}."]
+def _some(labels: Sequence[str], names: Sequence[str]) -> str:
+    """How many labels, and the first few of them."""
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return f"{len(labels)} of {len(names)} ({', '.join(map(repr, labels[:5]))}{more})"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from normtune.data.glue_tasks import GLUE, LAYOUTS, canonical_name
-from normtune.data.task import Listing, Split, Task, TaskData, plain
+from normtune.data.glue_tasks import ALIASES, GLUE, LAYOUTS
+from normtune.data.task import Listing, Split, Task, TaskData, plain, resolve
 from normtune.data.tsv import count_rows, read_table
 from normtune.errors import DataError
 
-__all__ = ["GLUE", "HUB_DATASET", "canonical_name", "load_glue", "survey"]
-
 HUB_DATASET = "nyu-mll/glue"
 HIGHEST_SCORE = 5.0
+
+#: A split, and how many of its rows were dropped.
+_Read = tuple[Split, int]
 
 
 def load_glue(name: str, data: Path | None) -> TaskData:
@@ -28,26 +28,21 @@ def load_glue(name: str, data: Path | None) -> TaskData:
     names the file and the line.
 
     Args:
-        name: Any name that `canonical_name` knows; others raise its `UnknownNameError`.
+        name: The hub's name or GLUE's own, in any spelling (`normtune.data.task.resolve`).
         data: A folder in GLUE's official layout (``RTE/train.tsv``; the folder's case and hyphens do not matter), or
             None to read ``nyu-mll/glue`` from the hub.
 
     Returns:
         The task with the splits that were found.
-
-    Raises:
-        DataError: If the folder holds no file of the task.
     """
-    task = GLUE[canonical_name(name)]
-    if data is None:
-        return _load_from_hub(task)
-    files = _find(task, data)
-    if not files:
-        looked = ", ".join(str(path) for path in _candidates(task, data))
-        reason = "" if data.is_dir() else f"there is no folder {data}; "
-        raise DataError(f"No data of {task.title}: {reason}none of these files is there: {looked}.")
-    read = {split: _read_file(task, path, split) for split, path in files.items()}
-    return _gather(task, read, str(next(iter(files.values())).parent))
+    task = GLUE[resolve(name, GLUE, "GLUE task", ALIASES)]
+    source, read = _from_hub(task) if data is None else _from_folder(task, data)
+    return TaskData(
+        task=task,
+        splits={split: found for split, (found, _) in read.items()},
+        source=source,
+        dropped={split: dropped for split, (_, dropped) in read.items() if dropped},
+    )
 
 
 def survey(data: Path | None) -> list[Listing]:
@@ -59,18 +54,20 @@ def survey(data: Path | None) -> list[Listing]:
     Returns:
         One listing a task, in the order of `GLUE`.
     """
-    return [_listing(task, {} if data is None else _find(task, data)) for task in GLUE.values()]
+    listings = []
+    for task in GLUE.values():
+        files = {} if data is None else _find(task, data)
+        found = next((path.parent for path in files.values()), None)
+        listings.append(Listing(task.name, task.title, task.primary, found, dict(_sizes(task, files))))
+    return listings
 
 
-def _listing(task: Task, files: Mapping[str, Path]) -> Listing:
-    sizes = {}
+def _sizes(task: Task, files: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
     for split, path in files.items():
         try:
-            sizes[split] = count_rows(path, header=_header(task, split) is None)
+            yield split, count_rows(path, header=_header(task, split) is None)
         except OSError:
             continue  # a file that cannot be read is an error when it is loaded, not when it is listed
-    found = next((path.parent for path in files.values()), None)
-    return Listing(task.name, task.title, task.primary, found, sizes)
 
 
 def _labelled(split: str) -> bool:
@@ -85,87 +82,77 @@ def _header(task: Task, split: str) -> tuple[str, ...] | None:
 def _folders(task: Task, data: Path) -> list[Path]:
     """The folders in `data` that bear one of the task's names, GLUE's own spelling first."""
     keys = {plain(name) for name in (task.name, task.title, *LAYOUTS[task.name].folders)}
-    found = [child for child in _children(data) if plain(child.name) in keys and child.is_dir()]
+    found = [child for child in data.glob("*") if plain(child.name) in keys and child.is_dir()]
     return sorted(found, key=lambda folder: (folder.name != task.title, folder.name))
 
 
 def _find(task: Task, data: Path) -> dict[str, Path]:
-    """The task's files by split, from the first of its folders that has any."""
+    """The task's files by split, in any case, from the first of its folders that has any."""
     for folder in _folders(task, data):
-        files = {split: path for split, names in LAYOUTS[task.name].files if (path := _file(folder, names))}
+        present = {path.name.lower(): path for path in sorted(folder.glob("*")) if path.is_file()}
+        files = {
+            split: next(present[name.lower()] for name in names if name.lower() in present)
+            for split, names in LAYOUTS[task.name].files.items()
+            if any(name.lower() in present for name in names)
+        }
         if files:
             return files
     return {}
 
 
-def _file(folder: Path, names: Sequence[str]) -> Path | None:
-    """The file that has the first of `names` for which there is one, whatever its case."""
-    present = {path.name.lower(): path for path in _children(folder) if path.is_file()}
-    return next((present[name.lower()] for name in names if name.lower() in present), None)
+def _from_folder(task: Task, data: Path) -> tuple[str, dict[str, _Read]]:
+    """The folder of a task, and its splits.
 
-
-def _children(folder: Path) -> list[Path]:
-    """What is in a folder; nothing, where there is none or it may not be read."""
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _candidates(task: Task, data: Path) -> list[Path]:
-    """The paths at which the task's files are looked for."""
+    Raises:
+        DataError: If there is no file of the task.
+    """
+    files = _find(task, data)
     layout = LAYOUTS[task.name]
-    folders = _folders(task, data) or [data / name for name in (task.title, *layout.folders)]
-    return [folder / name for folder in folders for _, names in layout.files for name in names]
+    if not files:
+        folders = _folders(task, data) or [data / name for name in (task.title, *layout.folders)]
+        looked = [str(folder / name) for folder in folders for names in layout.files.values() for name in names]
+        reason = "" if data.is_dir() else f"there is no folder {data}; "
+        raise DataError(f"No data of {task.title}: {reason}none of these files is there: {', '.join(looked)}.")
+    codes = {label if layout.named else str(number): number for number, label in enumerate(task.labels)}
+    read = {}
+    for split, path in files.items():
+        labelled = _labelled(split)
+        columns = (*layout.texts, layout.label) if labelled else layout.texts
+        rows, short = read_table(path, columns, header=_header(task, split), ragged=layout.flawed and labelled)
+        found, dropped = _examples(task, f"{path}, line", rows, codes if labelled else None)
+        read[split] = (found, dropped + short)
+    return str(next(iter(files.values())).parent), read
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows as text, before they are checked: `place` and a number of `numbers` say where one stands."""
+def _examples(
+    task: Task, place: str, rows: Iterable[tuple[int, tuple[str, ...]]], codes: Mapping[str, int] | None
+) -> _Read:
+    """The split that rows hold, and how many of them were dropped.
 
-    place: str
-    numbers: Iterable[int]
-    texts: Sequence[tuple[str, ...]]
-    labels: Sequence[str] | None
-    codes: Mapping[str, int]
-
-
-def _read_file(task: Task, path: Path, split: str) -> tuple[Split, int]:
-    """One split from a file, and how many of its rows were dropped."""
-    layout, labelled = LAYOUTS[task.name], _labelled(split)
-    columns = (*layout.texts, layout.label) if labelled else layout.texts
-    table = read_table(path, columns, header=_header(task, split), ragged=layout.flawed and labelled)
-    rows = _Rows(
-        place=f"{path}, line",
-        numbers=table.lines,
-        texts=[row[: len(layout.texts)] for row in table.rows],
-        labels=[row[-1] for row in table.rows] if labelled else None,
-        codes={label if layout.named else str(number): number for number, label in enumerate(task.labels)},
-    )
-    found, dropped = _check(task, rows)
-    return found, dropped + table.short
-
-
-def _check(task: Task, rows: _Rows) -> tuple[Split, int]:
-    """The split that `rows` hold, and how many of them were dropped.
+    Args:
+        task: The task.
+        place: Where the rows are, to be followed by the number of one.
+        rows: For each row its number, its texts and, unless `codes` is None, its label.
+        codes: The class numbers by what stands for them in the rows; None for a split without labels.
 
     Raises:
         DataError: If a text is empty or a label is not one of the task's.
     """
-    layout, labelled = LAYOUTS[task.name], rows.labels is not None
+    layout = LAYOUTS[task.name]
     texts, labels, dropped = [], [], 0
-    for number, words, label in zip(rows.numbers, rows.texts, rows.labels or [""] * len(rows.texts), strict=True):
+    for number, values in rows:
+        words = values[: len(task.inputs)]
         if not all(words) and not layout.flawed:
-            raise DataError(f"{rows.place} {number}: a text is empty.")
-        if labelled and (not all(words) or label == layout.unsettled):
-            dropped += 1
-            continue
+            raise DataError(f"{place} {number}: a text is empty.")
+        if codes is not None:
+            if not all(words) or values[-1] == layout.unsettled:
+                dropped += 1
+                continue
+            labels.append(_label(task, values[-1], codes, f"{place} {number}"))
         texts.append(words)
-        if labelled:
-            labels.append(_label(task, label, rows.codes, f"{rows.place} {number}"))
     kind = np.int64 if task.kind == "classification" else np.float64
     columns = {name: tuple([words[i] for words in texts]) for i, name in enumerate(task.inputs)}
-    return Split(columns, np.array(labels, dtype=kind) if labelled else None), dropped
+    return Split(columns, None if codes is None else np.array(labels, dtype=kind)), dropped
 
 
 def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float:
@@ -187,52 +174,35 @@ def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float
     return score
 
 
-def _gather(task: Task, read: Mapping[str, tuple[Split, int]], source: str) -> TaskData:
-    return TaskData(
-        task=task,
-        splits={split: found for split, (found, _) in read.items()},
-        source=source,
-        dropped={split: dropped for split, (_, dropped) in read.items() if dropped},
-    )
-
-
-def _load_from_hub(task: Task) -> TaskData:
-    """All splits of a task, from the hub or from its local cache.
+def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
+    """Where a task is on the hub, and its splits from there or from the hub's local cache.
 
     Raises:
         DataError: If `datasets` is not installed, or if the data cannot be fetched.
     """
+    source = f"{HUB_DATASET}, {task.name}"
+    folder = "name a folder in GLUE's official layout"
     try:
         import datasets
-    except ImportError as error:
-        raise DataError(
-            "Reading GLUE from the hub needs the package 'datasets': install normtune[hub], or name a folder in "
-            "GLUE's official layout."
-        ) from error
-    source = f"{HUB_DATASET}, {task.name}"
-    try:
+
         fetched = datasets.load_dataset(HUB_DATASET, task.name)
+    except ImportError as error:
+        raise DataError(f"Reading GLUE from the hub needs 'datasets': install normtune[hub], or {folder}.") from error
     # What goes wrong between here and the hub has no common base class: OSError, httpx, datasets' own, ValueError.
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"{source} cannot be read from the hub ({type(error).__name__}: {reason}); name a folder in GLUE's "
-            "official layout instead."
-        ) from error
-    read = {
-        split: _read_hub(task, fetched[hub_split], split, f"{source}, {hub_split}")
-        for split, hub_split in LAYOUTS[task.name].hub_splits
-    }
-    return _gather(task, read, source)
-
-
-def _read_hub(task: Task, rows: Mapping[str, Iterable[object]], split: str, place: str) -> tuple[Split, int]:
-    """One split from the hub's columns, and how many of its rows were dropped."""
+        problem = f"cannot be read from the hub ({type(error).__name__}: {reason})"
+        raise DataError(f"{source} {problem}; {folder} instead.") from error
     layout = LAYOUTS[task.name]
-    columns = [rows[name] for name in (layout.hub_texts or layout.texts)]
-    texts = [tuple(str(text).strip() for text in words) for words in zip(*columns, strict=True)]
+    codes = {str(number): number for number in range(len(task.labels))}
     # Scores are float32 there and have three decimals in the files: so both give the same numbers.
     form = "" if task.kind == "classification" else ".3f"
-    labels = [format(label, form) for label in rows["label"]] if _labelled(split) else None
-    codes = {str(number): number for number in range(len(task.labels))}
-    return _check(task, _Rows(f"{place}, row", range(len(texts)), texts, labels, codes))
+    read = {}
+    for split in layout.files:
+        name = layout.hub_split(split)
+        columns = [[str(text).strip() for text in fetched[name][key]] for key in layout.hub_texts or layout.texts]
+        if _labelled(split):
+            columns.append([format(label, form) for label in fetched[name]["label"]])
+        rows = enumerate(zip(*columns, strict=True))
+        read[split] = _examples(task, f"{source}, {name}, row", rows, codes if _labelled(split) else None)
+    return source, read

@@ -6,9 +6,10 @@ Wang et al., *GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Lan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from normtune.data.task import PAIR, TEXT, Task, resolve
+from normtune.data.task import PAIR, TEXT, Task
 
 _INFERENCE = ("entailment", "neutral", "contradiction")
 _ENTAILED = ("entailment", "not_entailment")
@@ -56,8 +57,7 @@ class Layout:
         hub_texts: Names of the text columns on the hub, where they differ.
         header: Names of all columns of the train and dev files, where these have no header line.
         folders: Names that its folder may also have.
-        files: For each split the names that its file may have.
-        hub_splits: For each split its name on the hub.
+        files: For each split the names that its file may have; by the first of them it is called on the hub.
         flawed: Whether the official train and dev files hold broken rows, which are left out.
         unsettled: What stands for the label where annotators did not agree; such rows are left out.
     """
@@ -68,14 +68,15 @@ class Layout:
     hub_texts: tuple[str, ...] = ()
     header: tuple[str, ...] | None = None
     folders: tuple[str, ...] = ()
-    files: tuple[tuple[str, tuple[str, ...]], ...] = (
-        ("train", ("train.tsv",)),
-        ("dev", ("dev.tsv",)),
-        ("test", ("test.tsv",)),
+    files: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {split: (f"{split}.tsv",) for split in ("train", "dev", "test")}
     )
-    hub_splits: tuple[tuple[str, str], ...] = (("train", "train"), ("dev", "validation"), ("test", "test"))
     flawed: bool = False
     unsettled: str | None = None
+
+    def hub_split(self, split: str) -> str:
+        """The name of a split on the hub."""
+        return Path(self.files[split][0]).stem.replace("dev", "validation")
 
 
 _SENTENCES = ("sentence1", "sentence2")
@@ -90,20 +91,13 @@ LAYOUTS = {
         label="gold_label",
         named=True,
         hub_texts=("premise", "hypothesis"),
-        files=(
-            ("train", ("train.tsv",)),
-            ("dev", ("dev_matched.tsv",)),
-            ("dev_mismatched", ("dev_mismatched.tsv",)),
-            ("test", ("test_matched.tsv",)),
-            ("test_mismatched", ("test_mismatched.tsv",)),
-        ),
-        hub_splits=(
-            ("train", "train"),
-            ("dev", "validation_matched"),
-            ("dev_mismatched", "validation_mismatched"),
-            ("test", "test_matched"),
-            ("test_mismatched", "test_mismatched"),
-        ),
+        files={
+            "train": ("train.tsv",),
+            "dev": ("dev_matched.tsv",),
+            "dev_mismatched": ("dev_mismatched.tsv",),
+            "test": ("test_matched.tsv",),
+            "test_mismatched": ("test_mismatched.tsv",),
+        },
         unsettled="-",
     ),
     "qnli": Layout(("question", "sentence"), named=True, folders=("QNLIv2",)),
@@ -113,24 +107,10 @@ LAYOUTS = {
         _SENTENCES,
         hub_texts=("premise", "hypothesis"),
         folders=("diagnostic",),
-        files=(("test", ("test.tsv", "AX.tsv", "diagnostic.tsv")),),
-        hub_splits=(("test", "test"),),
+        files={"test": ("test.tsv", "AX.tsv", "diagnostic.tsv")},
     ),
 }
 
 
-#: Further names: both parts of MNLI are one task.
+#: Further names: both parts of MNLI are one task, with two dev splits.
 ALIASES = {**dict.fromkeys(("mnlim", "mnlimm", "mnlimatched", "mnlimismatched"), "mnli"), "diagnostic": "ax"}
-
-
-def canonical_name(name: str) -> str:
-    """The hub's name of a GLUE task.
-
-    Args:
-        name: The hub's name or GLUE's own, in any case: ``sst2``, ``SST-2``. Both parts of MNLI (``MNLI-m``,
-            ``MNLI-mm``) are ``mnli``, one task with two dev splits.
-
-    Returns:
-        A key of `GLUE`; `normtune.data.task.resolve` raises an error where there is none.
-    """
-    return resolve(name, GLUE, "GLUE task", ALIASES)

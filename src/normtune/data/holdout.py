@@ -52,21 +52,12 @@ def divide(whole: Split, fraction: float, seed: int, names: Sequence[str]) -> di
         few = "every class has a single text" if names else "there is a single text"
         hint = " (is this regression?)" if names and all(NUMBER.fullmatch(label) for label in names) else ""
         raise DataError(f"No dev split can be made of {len(whole)} rows, as {few}{hint}; give a dev file.")
-    dev = sorted(row for group in held for row in groups[group])
-    return {"train": whole.take(sorted(set(range(len(whole))) - set(dev))), "dev": whole.take(dev)}
+    dev = {row for group in held for row in groups[group]}
+    return {"train": whole.take([row for row in range(len(whole)) if row not in dev]), "dev": whole.take(sorted(dev))}
 
 
 def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
-    """A stratified, seeded sample without replacement, with at least one of every kind that has two or more.
-
-    Args:
-        kinds: For each item its kind.
-        fraction: How much of `kinds` to draw, unless that leaves a kind without.
-        seed: Seed of the draw.
-
-    Returns:
-        Numbers of the drawn items; kinds with a single item are never among them.
-    """
+    """The positions of a stratified, seeded sample, with one of every kind that has two or more, and none of others."""
     from sklearn.model_selection import train_test_split
 
     sizes = Counter(kinds)

@@ -29,7 +29,6 @@ class Task:
         labels: Label names in the order of their class numbers; empty for regression.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
         inputs: The columns that an example consists of: `TEXT`, `PAIR`, or another kind (`normtune.data.encode`).
-        positive: For metrics that need one, the class number that counts as positive.
         about: One line that says what is asked.
         center: For regression, what is taken from a target before training and added to a prediction.
         scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
@@ -43,7 +42,6 @@ class Task:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     inputs: tuple[str, ...] = TEXT
-    positive: int = 1
     about: str = ""
     center: float = 0.0
     scale: float = 1.0

@@ -8,7 +8,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from normtune.config import Strict
-from normtune.errors import DataError
 from normtune.records.saved import Saved
 
 
@@ -95,29 +94,3 @@ class SubmissionRecord(Saved):
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     overall: float | None = None
     scored: str | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the server takes it."""
-        return not self.problems
-
-    def with_scores(self, scores: dict[str, dict[str, float]], overall: float | None, when: str) -> SubmissionRecord:
-        """The same submission with the server's reply, in place of any that was there.
-
-        Args:
-            scores: Scores by file and metric, as fractions of 1.
-            overall: The average, as a fraction of 1, or None.
-            when: When they were recorded.
-
-        Returns:
-            The new record.
-
-        Raises:
-            DataError: If a score is of a file that the submission does not hold.
-        """
-        absent = [title for title in scores if title not in {answered.title for answered in self.answers}]
-        if absent:
-            raise DataError(
-                f"The submission {self.file} holds no {', '.join(absent)}, so that cannot have been scored."
-            )
-        return self.model_copy(update={"scores": scores, "overall": overall, "scored": when})

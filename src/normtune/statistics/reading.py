@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normtune.data.rows import Rows, as_text
+from normtune.data.rows import Rows
 from normtune.errors import DataError, UnknownNameError
 from normtune.records.aggregate import chosen
 from normtune.statistics.scores import Scores
@@ -57,12 +57,12 @@ def from_rows(
         raise DataError(f"{rows.source}: a column has no name in the header.")
     found: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for place, row in enumerate(rows.rows):
-        task = as_text(row.get(label)).strip()
+        task = row.get(label, "").strip()
         if not task:
             raise DataError(f"{rows.place(place)}: the row names no task in the column {label!r}.")
         if tasks is not None and task not in tasks:
             continue
-        number = "" if seed is None else as_text(row.get(seed)).strip()
+        number = "" if seed is None else row.get(seed, "").strip()
         if seed is not None and not number:
             raise DataError(f"{rows.place(place)}: the row of {task} has no seed.")
         if number in found[task]:
@@ -73,7 +73,7 @@ def from_rows(
     names = tuple(found) if tasks is None else tuple(dict.fromkeys(tasks))
     for name in names:
         if name not in found:
-            raise UnknownNameError("task", name, {as_text(row.get(label)).strip() for row in rows.rows})
+            raise UnknownNameError("task", name, {row.get(label, "").strip() for row in rows.rows})
     values = tuple(np.array([*found[name].values()]) for name in names)
     percent = _percent(rows.source, names, values, scale)
     return Scores(
@@ -91,7 +91,7 @@ def _number(rows: Rows, place: int, column: str) -> float:
     Raises:
         DataError: If it is missing or no finite number.
     """
-    text = as_text(rows.rows[place].get(column)).strip()
+    text = rows.rows[place].get(column, "").strip()
     if not text:
         raise DataError(f"{rows.place(place)}: the score of {column} is missing.")
     try:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from normtune.data.encode import encode
-from normtune.data.glue import canonical_name, load_glue, survey
-from normtune.data.glue_tasks import GLUE
-from normtune.data.task import Split
+from normtune.data.glue import load_glue, survey
+from normtune.data.glue_tasks import ALIASES, GLUE
+from normtune.data.task import Split, resolve
 from normtune.deltas.answering import task_of
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.deltas.hub import fetch
@@ -52,7 +52,7 @@ def named(given: Iterable[str]) -> dict[str, Source]:
             head, tail = "", text
         path = fetch(tail.strip())
         info = Delta.load(path).info
-        task = canonical_name(head.strip()) if head else info.task
+        task = resolve(head.strip(), GLUE, "GLUE task", ALIASES) if head else info.task
         if task not in GLUE:
             raise DeltaError(f"The delta {path} is of {task!r}, which is no task of GLUE.")
         if task in sources:
@@ -76,7 +76,13 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
         ConfigError: If the runs are of several methods, or of several base models.
         DeltaError: If a delta is damaged.
     """
-    runs = [run for run in _runs(folder) if method in (None, run[1].config.method)]
+    found = [path.parent for path in sorted(folder.rglob(_RECORD)) if (path.parent / FILE).is_file()]
+    runs = [
+        (path, record)
+        for path, record in ((path, Record.load(path / _RECORD)) for path in found)
+        if record.status == "done" and record.score is not None and record.config.task in TASKS
+        if method in (None, record.config.method)
+    ]
     if not runs:
         of = f" of {method!r}" if method else ""
         raise DataError(f"There are no runs{of} on GLUE's tasks in {folder}, each a {_RECORD} beside a {FILE}.")
@@ -86,18 +92,9 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
     if len({record.base_identity for _, record in runs}) > 1:
         models = ", ".join(sorted({record.config.model for _, record in runs}))
         raise ConfigError(f"The runs in {folder} are of several base models ({models}); keep them in folders apart.")
-    best: dict[str, tuple[Path, Record]] = {}
-    for path, record in sorted(runs, key=lambda run: (-(run[1].score or 0.0), run[1].config.seed)):
-        best.setdefault(record.config.task, (path, record))
-    return {task: _source(path, Delta.load(path).info, task) for task, (path, _) in best.items()}
-
-
-def _runs(folder: Path) -> Iterator[tuple[Path, Record]]:
-    for path in sorted(folder.rglob(_RECORD)):
-        if (path.parent / FILE).is_file():
-            record = Record.load(path)
-            if record.status == "done" and record.score is not None and record.config.task in TASKS:
-                yield path.parent, record
+    best_first = sorted(runs, key=lambda run: (-(run[1].score or 0.0), run[1].config.seed))
+    best = {record.config.task: path for path, record in reversed(best_first)}
+    return {task: _source(path, Delta.load(path).info, task) for task, path in best.items()}
 
 
 def _source(path: Path, info: DeltaInfo, task: str) -> Source:
@@ -154,26 +151,25 @@ def plan(
         The files that can be answered, in the server's order, and why the server would refuse them: parts of a
         sentence, or nothing if it would not.
     """
-    sizes = {file.name: file.rows for file in files}
-    if data is not None:
-        found = {listing.name: listing.sizes for listing in survey(data)}
-        sizes = {file.name: found[file.task].get(file.split, 0) for file in files}
+    sizes = {} if data is None else {listing.name: listing.sizes for listing in survey(data)}
     parts, bare, absent = [], {}, []
     for file in files:
-        if file.model is None:  # the majority class needs no text
-            parts.append(Part(file, None, file.rows))
-            continue
-        if file.model not in sources:
+        source = sources.get(file.model or "")
+        # The majority class needs no text.
+        rows = file.rows if data is None or file.model is None else sizes[file.task].get(file.split, 0)
+        if file.model is not None and source is None:
             bare[GLUE[file.model].title] = True
-        if not sizes[file.name]:
+        if not rows:
             absent.append(file.place)
-        if file.model in sources and sizes[file.name]:
-            parts.append(Part(file, sources[file.model], sizes[file.name]))
+        elif source is not None or file.model is None:
+            parts.append(Part(file, source, rows))
     problems = [f"there is no delta of {', '.join(bare)}"] if bare else []
     problems += [f"{data} has no {', '.join(absent)}"] if absent else []
-    for part in parts:
-        if part.rows != part.file.rows:
-            problems.append(f"{part.file.place} has {part.rows:,} rows where the server wants {part.file.rows:,}")
+    problems += [
+        f"{part.file.place} has {part.rows:,} rows where the server wants {part.file.rows:,}"
+        for part in parts
+        if part.rows != part.file.rows
+    ]
     return parts, problems
 
 
@@ -228,8 +224,10 @@ def _answer(
     examples = load_glue(part.file.task, data).split(part.file.split)
     if len(examples) != part.rows:
         raise DataError(f"{part.file.place} has {len(examples):,} texts where there should be {part.rows:,}.")
+    filled = Split({name: tuple(text or EMPTY for text in column) for name, column in examples.columns.items()})
     values, truncated = [], 0
-    for chunk in _chunks(examples):
+    for start in range(0, len(filled), CHUNK):
+        chunk = filled.take(range(start, min(start + CHUNK, len(filled))))
         encoded = encode(chunk, base.need_tokenizer(), delta.info.max_length)
         outputs = logits(base, encoded)
         if not np.isfinite(outputs).all():
@@ -253,9 +251,3 @@ def _written(part: Part, values: np.ndarray, truncated: int = 0, texts: str = ""
         remark=part.file.remark,
     )
     return answered, text
-
-
-def _chunks(examples: Split) -> Iterator[Split]:
-    filled = Split({name: tuple(text or EMPTY for text in column) for name, column in examples.columns.items()})
-    for start in range(0, len(filled), CHUNK):
-        yield filled.take(range(start, min(start + CHUNK, len(filled))))

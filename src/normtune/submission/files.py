@@ -50,7 +50,7 @@ class AnswerFile:
     @property
     def place(self) -> str:
         """Where the texts are looked for first, in a folder in GLUE's layout."""
-        return f"{GLUE[self.task].title}/{dict(LAYOUTS[self.task].files)[self.split][0]}"
+        return f"{GLUE[self.task].title}/{LAYOUTS[self.task].files[self.split][0]}"
 
     @property
     def remark(self) -> str:
