@@ -23,7 +23,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
-from normtune.data.task import Kind
+from normtune.data.task import PAIR, TEXT, Kind, Task
 from normtune.errors import DeltaError, NormtuneError, OutputError, UnknownNameError
 from normtune.files import write_atomically
 from normtune.methods.method import read
@@ -88,6 +88,20 @@ class DeltaInfo(Strict):
     def head(self) -> HeadSpec:
         """What the delta's head answers."""
         return HeadSpec(self.kind, self.labels)
+
+    @property
+    def as_task(self) -> Task:
+        """The task that the delta answers, as far as the delta itself knows it."""
+        return Task(
+            name=self.task,
+            title=self.task,
+            kind=self.kind,
+            labels=self.labels,
+            metrics=("spearman", "pearson") if self.kind == "regression" else ("accuracy", "macro_f1"),
+            inputs=PAIR if self.pair else TEXT,
+            center=self.center,
+            scale=self.scale,
+        )
 
 
 @dataclass(frozen=True)
@@ -187,6 +201,21 @@ class Delta:
                 f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
+
+    def check_values(self, base: Base) -> None:
+        """Check that `base` is the delta's, that there are as many values as entries, and that all are finite.
+
+        Raises:
+            DeltaError: If they are not.
+            SelectionError: If the delta's positions lie outside its parameters.
+        """
+        spec = self.spec(base)
+        for name, values in self.values.items():
+            if isinstance(spec, Sparse) and values.numel() != (count := spec.selection.count(name)):
+                raise DeltaError(f"It is damaged: it has {values.numel()} values for {count} entries of {name}.")
+        for name, values in (*self.values.items(), *self.head.items()):
+            if not bool(values.isfinite().all()):
+                raise DeltaError(f"It is damaged: a value of {name} is not finite.")
 
     def apply(self, base: Base, *, merge: bool = False) -> Applied:
         """Put the delta on `base`: its values, the head, its labels and its problem type.

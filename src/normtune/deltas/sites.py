@@ -41,40 +41,24 @@ class NormSite(Site):
 
     _module: nn.LayerNorm
 
-    def __init__(self, module: nn.LayerNorm) -> None:
-        super().__init__(module)
-        self._neutral: tuple[Tensor, Tensor] | None = None
-
     def forward(self, inputs: Tensor) -> Tensor:
         """What the module gives for inputs of shape (rows, ..., width)."""
-        weight, bias = self.values.get("weight"), self.values.get("bias")
-        if weight is None and bias is None:
-            return self._normalised(inputs, self._module.weight, self._module.bias)
-        result = self._with(inputs.float(), weight, bias)
-        return result.to(inputs.dtype)
-
-    def _with(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        weight = _lifted(self._module.weight) if weight is None else weight
-        bias = _lifted(self._module.bias) if bias is None else bias
-        ones, zeros = self._ones_and_zeros(inputs)
-        if weight is None or weight.ndim == 1:
-            if bias is None or bias.ndim == 1:
-                return self._normalised(inputs, weight, bias)
-            return self._normalised(inputs, weight, zeros).add_(by_row(bias, inputs))
+        module, values = self._module, self.values
+        if not values:
+            return self._normalised(inputs, module.weight, module.bias)
+        weight, bias = values.get("weight", module.weight).float(), values.get("bias", module.bias)
+        raised = inputs.float()
+        if weight.ndim == 1 and (bias is None or bias.ndim == 1):
+            return self._normalised(raised, weight, None if bias is None else bias.float()).to(inputs.dtype)
         # torch normalises faster with a neutral weight and bias than without any.
-        normalised = self._normalised(inputs, ones, zeros)
+        shape = module.normalized_shape
+        result = self._normalised(raised, raised.new_ones(shape), raised.new_zeros(shape))
         if bias is None:
-            return normalised.mul_(by_row(weight, inputs))
-        return torch.addcmul(by_row(bias, inputs), normalised, by_row(weight, inputs), out=normalised)
+            return result.mul_(by_row(weight, inputs)).to(inputs.dtype)
+        return torch.addcmul(by_row(bias.float(), inputs), result, by_row(weight, inputs), out=result).to(inputs.dtype)
 
     def _normalised(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return layer_norm(inputs, self._module.normalized_shape, weight, bias, self._module.eps)
-
-    def _ones_and_zeros(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        if self._neutral is None or self._neutral[0].device != inputs.device:
-            shape = self._module.normalized_shape
-            self._neutral = torch.ones(shape, device=inputs.device), torch.zeros(shape, device=inputs.device)
-        return self._neutral
 
 
 class LinearSite(Site):
@@ -144,28 +128,11 @@ class HeadSite(Site):
     Rows with fewer outputs than others are filled up with zeros.
     """
 
-    def __init__(self, module: nn.Linear) -> None:
-        super().__init__(module)
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
-        self._groups: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self._outputs = 0
-
     def bind(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
         """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
-        self.free()
-        self._outputs = max(len(weight) for weight in weights)
-        if len(weights) == 1:
-            self._weight, self._bias = weights[0], None if biases is None else biases[0]
-        elif max(weight.numel() for weight in weights) <= _STACKED:
-            self._weight, self._bias = _stack(weights), None if biases is None else _stack(biases)
-        else:
-            self._groups = _grouped(weights, biases)
-
-    def free(self) -> None:
-        """Let go of the rows' values."""
-        self._weight = self._bias = None
-        self._groups = []
+        self.values["weight"] = weights[0] if len(weights) == 1 else pad_sequence(list(weights), batch_first=True)
+        if biases is not None:
+            self.values["bias"] = biases[0] if len(biases) == 1 else pad_sequence(list(biases), batch_first=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Float32 outputs for inputs of shape (rows, ..., width).
@@ -174,11 +141,9 @@ class HeadSite(Site):
             ModelError: If the inputs have another number of rows.
         """
         inputs = inputs.float()
-        if self._groups:
-            return self._by_group(inputs)
-        weight, bias = self._weight, self._bias
-        if weight is None or weight.ndim == 2:
-            return self._own_forward(inputs) if weight is None else torch_linear(inputs, weight, bias)
+        weight, bias = self.values["weight"], self.values.get("bias")
+        if weight.ndim == 2:
+            return torch_linear(inputs, weight, bias)
         if len(inputs) != len(weight):
             raise ModelError(_MIXED)
         tokens = inputs.reshape(len(inputs), -1, inputs.shape[-1])
@@ -187,17 +152,6 @@ class HeadSite(Site):
             outputs += bias.unsqueeze(1)
         return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
 
-    def _by_group(self, inputs: Tensor) -> Tensor:
-        if len(inputs) != sum(len(rows) for rows, _, _ in self._groups):
-            raise ModelError(_MIXED)
-        outputs = inputs.new_zeros(*inputs.shape[:-1], self._outputs)
-        for rows, weight, bias in self._groups:
-            outputs[rows, ..., : len(weight)] = torch_linear(inputs[rows], weight, bias)
-        return outputs
-
-
-#: Entries of a head's weight up to which the weights of all rows are copied side by side for one batched product.
-_STACKED = 1 << 16
 
 _MIXED = "This model does not keep the rows of a batch apart from its first dimension."
 
@@ -231,22 +185,3 @@ def by_row(values: Tensor, inputs: Tensor) -> Tensor:
     if inputs.ndim == 2 and len(inputs) % rows == 0:
         return values.repeat_interleave(len(inputs) // rows, dim=0)
     raise ModelError(_MIXED)
-
-
-def _lifted(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.float()
-
-
-def _stack(values: Sequence[Tensor]) -> Tensor:
-    same = all(value.shape == values[0].shape for value in values)
-    return torch.stack(list(values)) if same else pad_sequence(list(values), batch_first=True)
-
-
-def _grouped(weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    rows: dict[int, list[int]] = {}
-    for row, weight in enumerate(weights):
-        rows.setdefault(id(weight), []).append(row)
-    return [
-        (torch.tensor(same, device=weights[0].device), weights[same[0]], None if biases is None else biases[same[0]])
-        for same in rows.values()
-    ]

@@ -194,6 +194,30 @@ def head_shapes(model: PreTrainedModel, roots: tuple[str, ...]) -> dict[str, tup
     }
 
 
+def outputs_of_values(shapes: Mapping[str, tuple[int | None, ...]], values: Mapping[str, Tensor]) -> int:
+    """The number of outputs that a head with these values has.
+
+    Args:
+        shapes: What `head_shapes` gave for the model.
+        values: The head's values by parameter name.
+
+    Raises:
+        DeltaError: If they are no head of this model.
+    """
+    if odd := sorted(shapes.keys() ^ values.keys()):
+        raise DeltaError(f"The heads have different parameters: {', '.join(odd)} only on one side.")
+    found: set[int] = set()
+    for name, shape in shapes.items():
+        own = tuple(values[name].shape)
+        if len(own) != len(shape) or any(size not in {None, mine} for mine, size in zip(own, shape, strict=True)):
+            wanted = ", ".join("outputs" if size is None else str(size) for size in shape)
+            raise DeltaError(f"The head's {name} has the shape {own} instead of ({wanted}).")
+        found.update(mine for mine, size in zip(own, shape, strict=True) if size is None)
+    if len(found) != 1:
+        raise DeltaError(f"The parts of the head do not fit together: {sorted(found)} outputs.")
+    return found.pop()
+
+
 def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:
     """A model of the same kind on the meta device, with this many outputs."""
     config = copy.deepcopy(model.config)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.entry import Prepared
+from normtune.deltas.bank import Prepared
 from normtune.errors import NormtuneError
 from normtune.serving.metrics import Metrics
 from normtune.serving.schemas import Answer

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.entry import Entry
+from normtune.deltas.bank import Entry
 from normtune.serving.tasks import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]

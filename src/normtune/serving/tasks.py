@@ -13,9 +13,8 @@ from threading import RLock
 from typing import Generic, TypeVar
 
 from normtune.deltas.answers import Text
-from normtune.deltas.bank import Bank
+from normtune.deltas.bank import Bank, Entry, Prepared
 from normtune.deltas.delta import FILE, Delta
-from normtune.deltas.entry import Entry, Prepared
 from normtune.errors import ConfigError, DataError, DeltaError, NormtuneError
 from normtune.models.base import Base
 from normtune.serving.settings import Settings
