@@ -23,7 +23,7 @@ from normtune.errors import DeltaError, OutputError, SelectionError
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.models.sources import locate, quiet
-from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
+from tests.deltas.moved import NUMBER, answers, applied, assert_untouched, inputs, moved, state
 
 # What PEFT itself warns of: every norm that it wraps, and what transformers now calls otherwise.
 pytestmark = [
@@ -117,28 +117,11 @@ def test_a_pooler_that_the_checkpoint_lacks_goes_along(
     assert torch.equal(answers(loaded, inputs(base.model)), applied(base, delta))
 
 
-def test_the_snippet_in_the_readme_runs(tiny_base: Base, tmp_path: Path) -> None:
-    delta = moved(tiny_base, "layernorm")
-    export_peft(delta, tiny_base, tmp_path / "out")
-    readme = (tmp_path / "out" / "README.md").read_text()
-    snippet = readme.split("```python\n")[1].split("```")[0].replace("PATH_TO_THIS_FOLDER", str(tmp_path / "out"))
-    names: dict[str, object] = {}
-    with quiet():
-        exec(snippet, names)
-    model = names["model"]
-    assert isinstance(model, PeftModel)
-    assert torch.equal(answers(model, inputs(tiny_base.model)), applied(tiny_base, delta))
-    assert model.config.id2label == dict(enumerate(THREE.labels))
-    assert "library_name: peft" in readme
-    assert "base_model" not in readme.split("---")[1]  # a folder of ours is no model of the hub
-
-
 def test_a_model_of_the_caller_that_has_no_name_can_be_exported(make_base: Bases, tmp_path: Path) -> None:
     base, other = make_base("bert"), make_base("bert", num_labels=3)
     delta = moved(base, "layernorm")
     export_peft(delta, base, tmp_path / "out")
     assert json.loads((tmp_path / "out" / CONFIG).read_text())["base_model_name_or_path"] is None
-    assert "THE_BASE_MODEL" in (tmp_path / "out" / "README.md").read_text()
     other.model.base_model.load_state_dict(base.model.base_model.state_dict())
     loaded = PeftModel.from_pretrained(other.model, tmp_path / "out")
     assert torch.equal(answers(loaded, inputs(base.model)), applied(base, delta))
@@ -155,12 +138,12 @@ def test_the_base_can_be_found_by_peft_alone(tiny_base: Base, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("random", "takes (norms only|whole norms)"),
-        ("bitfit", "takes norms only|as a whole"),
-        ("full", "takes norms only"),
-        ("layernorm + pooler.dense", "takes norms only, and 'bert.pooler.dense.weight' is of none"),
-        ("output.LayerNorm.bias", "'bert.encoder.layer.0.output.LayerNorm' the weight is not selected"),
-        ("head", "at least one norm"),
+        ("random", "is not one, or is not selected whole"),
+        ("bitfit", "is not one, or is not selected whole"),
+        ("full", "is not one, or is not selected whole"),
+        ("layernorm + pooler.dense", "'bert.pooler.dense.bias' is not one"),
+        ("output.LayerNorm.bias", "'bert.encoder.layer.0.output.LayerNorm.weight' is not one"),
+        ("head", "at least one; here is none"),
     ],
 )
 def test_what_peft_cannot_express_is_refused(tiny_base: Base, tmp_path: Path, method: str, message: str) -> None:
@@ -178,7 +161,7 @@ def test_some_entries_of_a_norm_are_refused(tiny_base: Base, tmp_path: Path) -> 
         {**whole.values, name: whole.values[name][:5]},
         whole.head,
     )
-    with pytest.raises(SelectionError, match="only some entries"):
+    with pytest.raises(SelectionError, match="is not selected whole"):
         export_peft(part, tiny_base, tmp_path / "out")
 
 
@@ -314,7 +297,7 @@ def test_an_adapter_of_another_model_is_refused(
         import_peft(tmp_path / "bare", minilm)
     with pytest.raises(DeltaError, match=r"no parameter 'bert\.encoder"):
         import_peft(tmp_path / "bare", make_base("roberta"))
-    with pytest.raises(DeltaError, match="the model's"):
+    with pytest.raises(DeltaError, match="the model's|instead of"):
         import_peft(tmp_path / "bare", make_base("bert", hidden_size=16))
 
 
@@ -329,11 +312,11 @@ def test_heads_whose_shapes_do_not_fit_are_refused(make_base: Bases, tmp_path: P
     with pytest.raises(DeltaError, match="do not fit together"):
         import_peft(tmp_path / "out", base)
     save_file({**good, bias: torch.zeros(2)}, file)  # as many as the base's own head has at present
-    with pytest.raises(DeltaError, match=r"out_proj\.bias has shape \(2,\), the model's \(3,\)"):
+    with pytest.raises(DeltaError, match="do not fit together"):
         import_peft(tmp_path / "out", base)
     dense = "base_model.model.classifier.dense.weight"
     save_file({**good, dense: torch.zeros(16, 32)}, file)
-    with pytest.raises(DeltaError, match=r"has shape \(16, 32\)"):
+    with pytest.raises(DeltaError, match=r"the shape \(16, 32\) instead of"):
         import_peft(tmp_path / "out", base)
 
 

@@ -32,4 +32,5 @@ def export(
 
     loaded = options.open_delta(delta)
     export_peft(loaded, options.base_of(loaded, model), out)
-    console.print(f"Saved to {out}; its README.md shows how PEFT loads it.", highlight=False, soft_wrap=True)
+    load = f"peft.AutoPeftModelForSequenceClassification.from_pretrained({str(out)!r}, num_labels={loaded.info.head.outputs})"
+    console.print(f"Saved to {out}. Load it with {load}", highlight=False, soft_wrap=True, markup=False)
