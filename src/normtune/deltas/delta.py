@@ -29,7 +29,6 @@ from normtune.files import write_atomically
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
@@ -150,7 +149,7 @@ class Delta:
             "labels": answers.labels,
             "versions": versions(),
         }
-        indices = dict(spec.selection.chosen) if isinstance(spec, Sparse) else {}
+        indices = dict(spec.chosen) if isinstance(spec, Selection) else {}
         return cls(DeltaInfo.model_validate({**fields, **info}), indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
@@ -162,7 +161,7 @@ class Delta:
         """
         self.check(base)
         if self.info.added is None:
-            return Sparse(Selection(base.layout, self.indices))
+            return Selection(base.layout, self.indices)
         try:
             return read(base.layout, self.info.added)
         except UnknownNameError as error:
@@ -175,9 +174,9 @@ class Delta:
             DeltaError: If it is another model, or parameters were added instead.
         """
         spec = self.spec(base)
-        if not isinstance(spec, Sparse):
+        if not isinstance(spec, Selection):
             raise DeltaError(f"This delta adds parameters of its own ({self.info.method}) and changes no entries.")
-        return spec.selection
+        return spec
 
     @property
     def entries(self) -> int:
@@ -211,7 +210,7 @@ class Delta:
         """
         spec = self.spec(base)
         for name, values in self.values.items():
-            if isinstance(spec, Sparse) and values.numel() != (count := spec.selection.count(name)):
+            if isinstance(spec, Selection) and values.numel() != (count := spec.count(name)):
                 raise DeltaError(f"It is damaged: it has {values.numel()} values for {count} entries of {name}.")
         for name, values in (*self.values.items(), *self.head.items()):
             if not bool(values.isfinite().all()):

@@ -23,7 +23,6 @@ from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, head_shapes, outputs_of_values
 from normtune.models.sources import PACKAGED
@@ -36,6 +35,7 @@ _PEFT_HEADS = ("classifier", "score")
 
 # Metadata of a delta's file and base. The rest is about the task, and an import takes it over.
 _OF_THE_FILE = {"format", "base", "base_revision", "base_identity", "layout", "versions", "content"}
+
 
 def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     """Write `delta` as an LN-tuning adapter, which gives the same logits in ``peft.PeftModel.from_pretrained``.
@@ -98,7 +98,7 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     spec = HeadSpec("regression", ()) if outputs == 1 else HeadSpec.numbered(outputs)
     fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **known, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
-    delta = Delta.of(base, Sparse(selection), {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
+    delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
     with delta.apply(base):  # refuses a head whose parts do not fit together

@@ -1,4 +1,4 @@
-"""A selection: a pure value that says which entries of which pre-trained parameters train."""
+"""A selection: which entries of which pre-trained parameters train, the `Spec` of every method that adds nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from normtune.errors import SelectionError
+from normtune.methods.sparse import Placed, Tuning
+from normtune.methods.trainable import Spec
+from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 
 Indices = np.ndarray  # of int64, sorted, without repeats: positions in a flattened parameter
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class Selection(Spec):
     """Entries of the pre-trained parameters of one layout; the head is never among them.
 
     Attributes:
@@ -79,11 +84,6 @@ class Selection:
         """Whether every entry of the parameter called `name` is selected."""
         return name in self.chosen and self.chosen[name] is None
 
-    @property
-    def share(self) -> float:
-        """Selected entries over all pre-trained entries."""
-        return len(self) / self.layout.size
-
     @cached_property
     def fingerprint(self) -> str:
         """A hash over layout and positions (hexadecimal SHA-256); equal selections have equal ones."""
@@ -93,16 +93,52 @@ class Selection:
             digest.update(b"all" if indices is None else indices.tobytes())
         return digest.hexdigest()
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The parameters with selected entries."""
+        return tuple(self)
+
+    @property
+    def added(self) -> int:
+        """None is added."""
+        return 0
+
+    def put(self, base: Base) -> Tuning:
+        """The selected entries as leaves (see `Spec.put`)."""
+        return Tuning(base, self)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
+        """The values in the base's own parameters (see `Spec.apply`)."""
+        return Placed(base, self, state)
+
+    merge = apply
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The selected entries and their values (see `Spec.vectors`)."""
+        return {name: (torch.from_numpy(self.indices(name)), values) for name, values in state.items()}
+
+    def describe(self) -> None:
+        """Nothing: a delta holds the positions themselves."""
+
+    # Whole parameters are common and large, so that none of these spells out their positions.
+
     def __or__(self, other: Selection) -> Selection:
         self._check(other)
-        both = {name: self._union(other, name) for name in self.chosen.keys() & other.chosen.keys()}
-        return Selection(self.layout, {**self.chosen, **other.chosen, **both})
+        both = {**self.chosen, **other.chosen}
+        for name in self.chosen.keys() & other.chosen.keys():
+            whole = self.is_whole(name) or other.is_whole(name)
+            both[name] = None if whole else np.union1d(self.indices(name), other.indices(name))
+        return Selection(self.layout, both)
 
     def __and__(self, other: Selection) -> Selection:
         self._check(other)
-        return Selection(
-            self.layout, {name: self._common(other, name) for name in self.chosen.keys() & other.chosen.keys()}
-        )
+        both: dict[str, Indices | None] = {}
+        for name in self.chosen.keys() & other.chosen.keys():
+            if self.is_whole(name) or other.is_whole(name):
+                both[name] = other.chosen[name] if self.is_whole(name) else self.chosen[name]
+            else:
+                both[name] = np.intersect1d(self.indices(name), other.indices(name), assume_unique=True)
+        return Selection(self.layout, both)
 
     def __sub__(self, other: Selection) -> Selection:
         self._check(other)
@@ -123,18 +159,6 @@ class Selection:
         """
         if self.layout.fingerprint != other.layout.fingerprint:
             raise SelectionError("The two selections are of different models.")
-
-    # Whole parameters are common and large, so that none of these spells out their positions.
-
-    def _union(self, other: Selection, name: str) -> Indices | None:
-        mine, theirs = self.chosen[name], other.chosen[name]
-        return None if mine is None or theirs is None else np.union1d(mine, theirs)
-
-    def _common(self, other: Selection, name: str) -> Indices | None:
-        mine, theirs = self.chosen[name], other.chosen[name]
-        if mine is None or theirs is None:
-            return theirs if mine is None else mine
-        return np.intersect1d(mine, theirs, assume_unique=True)
 
 
 def _tidy(place: Place, indices: Indices | None) -> Indices | None:

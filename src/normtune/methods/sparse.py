@@ -11,8 +11,7 @@ As with any weight that torch trains, outputs of before a change can then no lon
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,76 +21,17 @@ from transformers import PreTrainedModel
 from normtune.errors import ModelError, SelectionError
 from normtune.methods.entries import Entries
 from normtune.methods.packed import Packed
-from normtune.methods.selection import Selection
-from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, decays
+from normtune.methods.trainable import Applied, Frozen, Trainable, decays
 from normtune.models.base import Base
-from normtune.models.layout import Layout, Place
 from normtune.models.precision import RaisedNorm
 
-
-@final
-@dataclass(frozen=True)
-class Sparse(Spec):
-    """The entries of a selection, which train in their own places.
-
-    Attributes:
-        selection: The entries.
-    """
-
-    selection: Selection
-
-    @property
-    def layout(self) -> Layout:  # type: ignore[override]
-        """The parameters that it selects from."""
-        return self.selection.layout
-
-    def __len__(self) -> int:
-        return len(self.selection)
-
-    @property
-    def fingerprint(self) -> str:
-        """The selection's."""
-        return self.selection.fingerprint
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """The parameters with selected entries."""
-        return tuple(self.selection)
-
-    @property
-    def added(self) -> int:
-        """None is added."""
-        return 0
-
-    def put(self, base: Base) -> Tuning:
-        """The selected entries as leaves (see `Spec.put`)."""
-        return Tuning(base, self.selection)
-
-    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
-        """The values in the base's own parameters (see `Spec.apply`)."""
-        return Placed(base, self.selection, state)
-
-    def merge(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
-        """As `apply` has it: nothing is added."""
-        return Placed(base, self.selection, state)
-
-    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """The selected entries and their values (see `Spec.vectors`)."""
-        return {name: (torch.from_numpy(self.selection.indices(name)), values) for name, values in state.items()}
-
-    def describe(self) -> None:
-        """Nothing: a delta holds the positions themselves."""
+if TYPE_CHECKING:
+    from normtune.methods.selection import Selection
 
 
 @final
 class Placed(Applied):
-    """Values in the place of a base's own.
-
-    Args:
-        base: The base model.
-        selection: Where they go.
-        values: The values, packed, by parameter name.
-    """
+    """Values, packed, by parameter name, in the place of a base's own."""
 
     def __init__(self, base: Base, selection: Selection, values: Mapping[str, Tensor]) -> None:
         refuse_sharded(base.model)
@@ -134,7 +74,7 @@ class Tuning(Trainable):
         if selection.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("The selection is of another model.")
         refuse_sharded(base.model)
-        self.base, self.spec, self.selection = base, Sparse(selection), selection
+        self.base, self.spec, self.selection = base, selection, selection
         self._frozen = Frozen(base)
         self.head = self._frozen.head
         self._norms = raise_norms(base.model, selection)
