@@ -59,7 +59,16 @@ def test_export_then_import(cli: Run, run: Path, tiny_base: Base, tmp_path: Path
     model = PeftModel.from_pretrained(base, tmp_path / "peft")
     assert torch.equal(answers(model, inputs(tiny_base.model)), applied(tiny_base, delta))
 
-    arguments = ("--model", tiny_base.name, "--out", tmp_path / "back", "--task", "moods")
+    arguments = (
+        "--model",
+        tiny_base.name,
+        "--out",
+        tmp_path / "back",
+        "--task",
+        "moods",
+        "--labels",
+        ",".join(THREE.labels),
+    )
     status, out, _ = cli("import", tmp_path / "peft", *arguments)
     assert status == 0
     assert "3 outputs" in out

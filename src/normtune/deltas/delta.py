@@ -8,7 +8,6 @@ whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -32,6 +30,7 @@ from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
+from normtune.models.identity import tensors_identity
 from normtune.versions import versions
 
 FORMAT = 1
@@ -229,7 +228,6 @@ class Delta:
         Raises:
             DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
         """
-        self.check(base)
         return Applied(base, self, merge=merge)
 
     def save(self, path: str | Path) -> Path:
@@ -242,7 +240,7 @@ class Delta:
         if file.exists():
             raise OutputError(f"{file} exists already; choose another place or remove it first.")
         tensors = self._tensors()
-        info = self.info.model_copy(update={"content": _content(tensors)})
+        info = self.info.model_copy(update={"content": tensors_identity(tensors)})
         write_atomically(file, serialise(tensors, {"format": "pt", _KEY: info.model_dump_json()}))
         return file
 
@@ -263,7 +261,7 @@ class Delta:
         except (OSError, SafetensorError) as error:
             raise DeltaError(f"The delta {file} is truncated or corrupt: {error}") from error
         info = _read_info(file, metadata)
-        if info.content != _content(tensors):
+        if info.content != tensors_identity(tensors):
             raise DeltaError(f"The delta {file} is corrupt: its values do not match the hash it carries.")
         return _unpack(info, tensors)
 
@@ -278,16 +276,7 @@ class Delta:
 
 
 class Applied:
-    """A delta on its base model; `remove` takes it off.
-
-    Args:
-        base: The base model.
-        delta: The delta, which must belong to it.
-        merge: Whether added parameters go into the base's own.
-
-    Raises:
-        DeltaError: If the base carries a delta already, or the delta does not fit it.
-    """
+    """A delta on its base model, where `Delta.apply` put it; `remove` takes it off."""
 
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
         if is_applied(base):
@@ -368,12 +357,3 @@ def _read_info(file: Path, metadata: dict[str, str]) -> DeltaInfo:
         return DeltaInfo.model_validate(raw)
     except ValidationError as error:
         raise DeltaError(f"The metadata of {file} is damaged: {error.errors()[0]['msg']}.") from error
-
-
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -12,13 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from normtune.deltas.delta import Delta, DeltaInfo
+from normtune.deltas.delta import Delta
 from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
@@ -27,14 +26,11 @@ from normtune.models.base import Base
 from normtune.models.head import HeadSpec, head_shapes, outputs_of_values
 from normtune.models.sources import PACKAGED
 
-WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "normtune.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
 # PEFT takes these names for heads of any sequence classifier.
 _PEFT_HEADS = ("classifier", "score")
-
-# Metadata of a delta's file and base. The rest is about the task, and an import takes it over.
-_OF_THE_FILE = {"format", "base", "base_revision", "base_identity", "layout", "versions", "content"}
 
 
 def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
@@ -71,7 +67,6 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (aside / NOTE).write_text(delta.info.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
@@ -80,8 +75,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     Args:
         folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
         base: The model that the adapter was trained on; its head may have any number of labels.
-        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... By default they are
-            those of ``normtune.json``; without that file the labels are called LABEL_0, LABEL_1, ...
+        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Without names the
+            labels are called LABEL_0, LABEL_1, ...
 
     Returns:
         A delta that gives the logits of the adapter.
@@ -92,11 +87,10 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     """
     folder = Path(folder)
     _check_kind(folder)
-    known = _note(folder, base)
     body, head = _from_peft(folder, base)
     outputs = outputs_of_values(head_shapes(base.model, base.roots), head)
     spec = HeadSpec("regression", ()) if outputs == 1 else HeadSpec.numbered(outputs)
-    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **known, **info}
+    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
@@ -171,24 +165,6 @@ def _check_kind(folder: Path) -> None:
         raise DeltaError(f"{folder / CONFIG} is damaged: it tells no peft_type.") from error
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
-
-
-def _note(folder: Path, base: Base) -> dict[str, object]:
-    """What the note of `export_peft` says of the task; nothing if PEFT itself wrote the adapter.
-
-    Raises:
-        DeltaError: If the note is damaged, or names another base.
-    """
-    file = folder / NOTE
-    if not file.is_file():
-        return {}
-    try:
-        info = DeltaInfo.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DeltaError(f"{file} is damaged. Remove it to import the adapter as one of PEFT's own.") from error
-    if info.base_identity != base.identity:
-        raise DeltaError(f"This adapter belongs to the base model {info.base!r}, not to {base.name!r}.")
-    return info.model_dump(exclude=_OF_THE_FILE)
 
 
 def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -80,7 +80,15 @@ class LinearSite(Site):
 class AnySite(Site):
     """Any other module: it runs with other tensors in the place of its own vectors."""
 
-    def _run(self, inputs: tuple[Tensor, ...], vectors: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        return self._run(inputs) if self.values else self._own_forward(*inputs)
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The same with the rows' values."""
+        raise NotImplementedError
+
+    def _with(self, vectors: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         module = self._module
         own = {name: module._parameters.pop(name) for name in vectors}
         for name, vector in vectors.items():
@@ -97,29 +105,19 @@ class AnySite(Site):
 class BiasSite(AnySite):
     """Any other module that adds its bias last: it runs with a bias of zeros, and each row's own is added."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the module gives for inputs of shape (rows, ..., width)."""
-        bias = self.values.get("bias")
-        if bias is None:
-            return self._run(inputs, {})
-        if bias.ndim == 1:
-            return self._run(inputs, {"bias": bias.to(inputs[0].dtype)})
-        zeros = bias.new_zeros(bias.shape[1], dtype=inputs[0].dtype)
-        result = self._run(inputs, {"bias": zeros})
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        bias = self.values["bias"]
+        result = self._with({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)
         return result.add_(by_row(bias, result).to(result.dtype))
 
 
 class ScaleSite(AnySite):
     """Any other norm, such as RMSNorm: it runs with vectors that broadcast over the rows in the place of its own."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the module gives for inputs of shape (rows, ..., width)."""
-        if not self.values:
-            return self._run(inputs, {})
-        vectors = {name: v if v.ndim == 1 else by_row(v, inputs[0]) for name, v in self.values.items()}
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
         # As `normtune.models.precision.RaisedNorm` has it: in float32, and lowered again.
-        result = self._run(tuple(value.float() for value in inputs), vectors)
-        return result.to(inputs[0].dtype)
+        return self._with(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
 
 
 class HeadSite(Site):

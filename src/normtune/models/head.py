@@ -54,15 +54,6 @@ class HeadSpec:
             raise ModelError("A classifier's label names must differ from each other.")
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """What a head was before it was swapped: its modules and the configuration's fields."""
-
-    modules: Mapping[str, nn.Module]
-    config: Mapping[str, object]
-    num_labels: int
-
-
 def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
     """Paths of the largest modules all of whose parameters are in `head`."""
     names = set(head)
@@ -101,24 +92,20 @@ class HeadSwap:
         modules = new_head(model, roots, spec, seed)
         if tensors is not None:
             _fill(modules, tensors)
-        config = model.config
         self._model = model
-        self._saved = _Saved(
-            modules={path: model.get_submodule(path) for path in roots},
-            config={name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")},
-            num_labels=outputs_of(model),
-        )
+        self._modules = {path: model.get_submodule(path) for path in roots}
+        self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
         set_labels(model, spec)
         for path, module in modules.items():
             model.set_submodule(path, module.train(model.training), strict=True)
 
     def undo(self) -> None:
         """Put back the head, the labels and the problem type that the model had."""
-        for path, module in self._saved.modules.items():
+        for path, module in self._modules.items():
             self._model.set_submodule(path, module.train(self._model.training), strict=True)
-        for name, value in self._saved.config.items():
+        for name, value in self._config.items():
             setattr(self._model.config, name, value)
-        _set_outputs(self._model, self._saved.num_labels)
+        _set_outputs(self._model)
 
 
 def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
@@ -127,17 +114,12 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
     model.config.problem_type = spec.problem_type
-    _set_outputs(model, spec.outputs)
+    _set_outputs(model)
 
 
-def outputs_of(model: PreTrainedModel) -> int:
-    """Width of the model's present head."""
-    return len(model.config.id2label or {})
-
-
-def _set_outputs(model: PreTrainedModel, outputs: int) -> None:
+def _set_outputs(model: PreTrainedModel) -> None:
     """Some families' forward pass reads the width from an attribute of the model's own."""
-    setattr(model, "num_labels", outputs)  # noqa: B010
+    setattr(model, "num_labels", len(model.config.id2label or {}))  # noqa: B010
 
 
 def read_spec(model: PreTrainedModel) -> HeadSpec:
