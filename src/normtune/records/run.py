@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from normtune.config import Protocol, RunConfig, Strict, Sub
+from normtune.config import Protocol, RunConfig, Strict, Sub, fingerprint
 from normtune.records.saved import Saved
 
 
@@ -136,6 +137,46 @@ class Pruned(Strict):
             f"dropped after epoch {self.epoch} of {self.of}: its best score {self.score:.4f} is more than"
             f" {self.margin:g} below {self.leader_score:.4f} of rate {self.leader_rate:g}"
         )
+
+
+#: A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
+_SCHEMA = 2
+
+
+def identity(
+    config: RunConfig,
+    *,
+    base: str,
+    trains: str,
+    data: Mapping[str, str],
+    machine: Mapping[str, str | int],
+    **more: object,
+) -> str:
+    """A run's identity: a fingerprint of all that changes a number, but for the last bits.
+
+    Args:
+        config: What the user chose.
+        base: Content hash of the base model.
+        trains: Fingerprint of what trains.
+        data: Content hashes of the examples, by split.
+        machine: What it runs on; its device and the number of threads count.
+        **more: What is not as it mostly is: ``precision`` (mixed), ``processes``, ``plain`` (no faster ways), ``loss``
+            (a task's center, scale and class weights).
+
+    Returns:
+        The identity. It is the same whichever of the faster ways compute the run.
+    """
+    return fingerprint({
+        "schema": _SCHEMA,
+        # Without defaults, so that a field added later leaves the identity of earlier runs alone.
+        "config": config.model_dump(mode="json", exclude_defaults=True),
+        "base": base,
+        "trains": trains,
+        "data": dict(data),
+        "device": machine["device"],
+        "threads": machine["threads"],
+        **more,
+    })
 
 
 #: Fields that protocols had while they said how fast a run is computed, and what `Record.ways` calls their values.

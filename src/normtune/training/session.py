@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
-from normtune.config import Memory, Protocol, RunConfig, fingerprint
+from normtune.config import Memory, Protocol, RunConfig
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
@@ -24,16 +24,13 @@ from normtune.methods.trainable import Spec
 from normtune.models.base import Base, load_base
 from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
-from normtune.records.run import Record
+from normtune.records.run import Record, identity
 from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Judge, Loop, Outcome, Tick
 from normtune.training.rates import Grid, grid, width_of
 from normtune.training.splits import EncodedParts, Parts, facts_of, identities, parts_of
 from normtune.training.tracking import logged
 from normtune.versions import versions
-
-# A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
-_SCHEMA = 2
 
 #: Encoded splits that a session keeps.
 _KEPT = 8
@@ -132,21 +129,24 @@ class Session:
         return selection
 
     def _identity(self, config: RunConfig, task: Task, parts: Parts, spec: Spec) -> str:
-        here = machine(self.accelerator.device)
-        return fingerprint({
-            "schema": _SCHEMA,
-            # Without defaults, so that a field added later leaves the identity of earlier runs alone.
-            "config": config.model_dump(mode="json", exclude_defaults=True),
-            "base": self.base.identity,
-            "trains": spec.fingerprint,
-            "data": identities(parts),
-            "device": here["device"],
-            "threads": here["threads"],
-            "precision": str(self.accelerator.mixed_precision),
-            "processes": self.accelerator.num_processes,
-            **({"plain": True} if self._plain else {}),
-            **({} if _has_plain_loss(task) else {"loss": [task.center, task.scale, task.weights]}),
-        })
+        accelerator = self.accelerator
+        unusual: dict[str, object] = {}
+        if accelerator.mixed_precision != "no":
+            unusual["precision"] = str(accelerator.mixed_precision)
+        if accelerator.num_processes > 1:
+            unusual["processes"] = accelerator.num_processes
+        if self._plain:
+            unusual["plain"] = True
+        if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
+            unusual["loss"] = [task.center, task.scale, task.weights]
+        return identity(
+            config,
+            base=self.base.identity,
+            trains=spec.fingerprint,
+            data=identities(parts),
+            machine=machine(accelerator.device),
+            **unusual,
+        )
 
     def run(
         self,
@@ -304,7 +304,3 @@ class _Work:
 
 def _mask(selection: Selection) -> str:
     return selection.fingerprint[:16]
-
-
-def _has_plain_loss(task: Task) -> bool:
-    return (task.center, task.scale, task.weights) == (0.0, 1.0, None)
