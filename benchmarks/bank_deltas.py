@@ -15,7 +15,7 @@ from normtune.deltas.bank import Bank, Prepared
 from normtune.deltas.delta import Delta
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 

@@ -12,8 +12,7 @@ from normtune.deltas.answers import Text, examples
 from normtune.deltas.delta import Delta
 from normtune.evaluation import logits
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Selection, Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 

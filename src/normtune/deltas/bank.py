@@ -19,7 +19,7 @@ from normtune.deltas.delta import Delta, DeltaInfo, is_applied
 from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
-from normtune.methods.sparse import refuse_sharded
+from normtune.methods.trainable import refuse_sharded
 from normtune.models.base import Base
 from normtune.models.head import head_shapes, outputs_of_values
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from normtune.config import fingerprint
 from normtune.errors import DeltaError, ModelError, NormtuneError, SelectionError
-from normtune.methods.sparse import refuse_sharded
-from normtune.methods.trainable import Applied, Frozen, Spec, Trainable
+from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 

@@ -13,8 +13,8 @@ from normtune.errors import ModelError, SelectionError
 from normtune.fast import linear
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, at, everything, nothing
-from normtune.methods.sparse import Tuning, refuse_sharded
+from normtune.methods.selection import Selection, Tuning, at, everything, nothing
+from normtune.methods.trainable import refuse_sharded
 from normtune.models.base import load_base
 from normtune.models.head import HeadSpec
 
