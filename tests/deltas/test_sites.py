@@ -74,9 +74,11 @@ def test_other_norms() -> None:
     assert isinstance(norm.weight, nn.Parameter)
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 16])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("shape", [(4, WIDTH), (4, TOKENS, WIDTH)])
-def test_heads(biased: bool, shape: tuple[int, ...]) -> None:
+def test_heads(limit: int, biased: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normtune.deltas.sites._STACKED", limit)
     head = nn.Linear(WIDTH, 2)
     site, inputs = HeadSite(head), drawn(*shape)
     weights = [drawn(outputs, WIDTH, seed=outputs) for outputs in (2, 5, 1)]

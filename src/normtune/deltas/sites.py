@@ -123,11 +123,18 @@ class ScaleSite(AnySite):
 class HeadSite(Site):
     """A Linear of the head, of which every row has its own, with as many outputs as its task has.
 
-    Rows with fewer outputs than others are filled up with zeros.
+    Rows with fewer outputs than others are filled up with zeros. Small weights are stacked for one batched product; if
+    they are large, the rows of each task run by themselves.
     """
+
+    #: By task its rows, its weight and its bias.
+    _groups: Sequence[tuple[Tensor, Tensor, Tensor | None]] = ()
 
     def bind(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
         """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
+        if len(weights) > 1 and max(weight.numel() for weight in weights) > _STACKED:
+            self._groups = _grouped(weights, biases)
+            return
         self.values["weight"] = weights[0] if len(weights) == 1 else pad_sequence(list(weights), batch_first=True)
         if biases is not None:
             self.values["bias"] = biases[0] if len(biases) == 1 else pad_sequence(list(biases), batch_first=True)
@@ -139,7 +146,9 @@ class HeadSite(Site):
             ModelError: If the inputs have another number of rows.
         """
         inputs = inputs.float()
-        weight, bias = self.values["weight"], self.values.get("bias")
+        weight, bias = self.values.get("weight"), self.values.get("bias")
+        if weight is None:
+            return self._by_group(inputs)
         if weight.ndim == 2:
             return torch_linear(inputs, weight, bias)
         if len(inputs) != len(weight):
@@ -150,6 +159,17 @@ class HeadSite(Site):
             outputs += bias.unsqueeze(1)
         return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
 
+    def _by_group(self, inputs: Tensor) -> Tensor:
+        if len(inputs) != sum(len(rows) for rows, _, _ in self._groups):
+            raise ModelError(_MIXED)
+        outputs = inputs.new_zeros(*inputs.shape[:-1], max(len(weight) for _, weight, _ in self._groups))
+        for rows, weight, bias in self._groups:
+            outputs[rows, ..., : len(weight)] = torch_linear(inputs[rows], weight, bias)
+        return outputs
+
+
+#: Entries of a head's weight up to which the weights of all rows are copied side by side for one batched product.
+_STACKED = 1 << 16
 
 _MIXED = "This model does not keep the rows of a batch apart from its first dimension."
 
@@ -183,3 +203,13 @@ def by_row(values: Tensor, inputs: Tensor) -> Tensor:
     if inputs.ndim == 2 and len(inputs) % rows == 0:
         return values.repeat_interleave(len(inputs) // rows, dim=0)
     raise ModelError(_MIXED)
+
+
+def _grouped(weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    rows: dict[int, list[int]] = {}
+    for row, weight in enumerate(weights):
+        rows.setdefault(id(weight), []).append(row)
+    return [
+        (torch.tensor(same, device=weights[0].device), weights[same[0]], None if biases is None else biases[same[0]])
+        for same in rows.values()
+    ]

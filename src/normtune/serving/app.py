@@ -10,13 +10,14 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Match
 
 from normtune.errors import DataError, DeltaError, NormtuneError
@@ -68,7 +69,6 @@ def application(batcher: Batcher) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         exception_handlers={
             RequestValidationError: _invalid,
             HTTPException: _refused,
@@ -80,8 +80,7 @@ def application(batcher: Batcher) -> FastAPI:
     app.include_router(router)
     app.add_middleware(Gate, batcher=batcher)
     app.openapi = lambda: _openapi(app, batcher)  # type: ignore[method-assign]
-    # A page to try the calls, whose scripts come with that package, so that nothing is fetched from another host.
-    patch_fastapi(app, redirect_from_root_to_docs=False)
+    app.mount("/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="assets")
     return app
 
 
@@ -191,6 +190,20 @@ async def readiness(served: Served, response: Response) -> schemas.State:
 async def metrics(served: Served) -> Response:
     """The metrics, for Prometheus."""
     return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """A page to try the calls. Its scripts come with an installed package; nothing is fetched from another host."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="normtune",
+        swagger_js_url=f"{root}/assets/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}/assets/swagger-ui.css",
+        swagger_favicon_url=f"{root}/assets/favicon-32x32.png",
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
 
 
 # Errors: each is JSON, with a short name for programs and a sentence for people.
