@@ -11,12 +11,11 @@ import torch
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.suites import load_task
-from normtune.deltas.bank import Bank
+from normtune.deltas.bank import Bank, Prepared
 from normtune.deltas.delta import Delta
-from normtune.deltas.entry import Prepared
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 

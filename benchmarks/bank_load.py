@@ -18,7 +18,7 @@ from bank_deltas import SHORT, filled, variations, windows
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base, load_base
 
 #: Tasks whose resident memory is measured, and tasks that are added under load, one every so many seconds.

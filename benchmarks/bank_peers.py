@@ -20,9 +20,8 @@ from peft import LNTuningConfig, get_peft_model
 from torch import Tensor, nn
 
 from normtune.deltas.answers import Predictor
-from normtune.deltas.bank import Bank
+from normtune.deltas.bank import Bank, Prepared
 from normtune.deltas.delta import Delta
-from normtune.deltas.entry import Prepared
 from normtune.fast.linear import fast_linear
 from normtune.models.base import Base, load_base
 

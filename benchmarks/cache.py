@@ -26,7 +26,7 @@ from scipy.optimize import brentq
 from normtune.data.suites import load_task
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import load_base
 from normtune.serving.settings import Settings
 from normtune.serving.tasks import Cache, Catalogue, DeltaFolder

@@ -33,7 +33,7 @@ from normtune.fast.dropout import FastDropout
 from normtune.fast.linear import fast_linear
 from normtune.files import write_atomically
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base, wrap
 
 

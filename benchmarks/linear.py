@@ -14,7 +14,7 @@ from harness import alternate, ratio, summary, write
 from normtune.fast.linear import fast_linear, prefers_onednn
 from normtune.methods.entries import Entries
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base, load_base
 
 METHODS = ("layernorm", "bitfit", "random", "full")

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, at, where
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Selection, Tuning, at, where
 from normtune.models.base import Base, load_base
 from normtune.models.layout import Place
 

@@ -32,7 +32,7 @@ from normtune.fast.memory import keep_freed
 from normtune.fast.ways import choose
 from normtune.machine import peak_memory, reset_peak_memory
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import wrap
 
 #: By name: what trains it, and how much memory it may take.

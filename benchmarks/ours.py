@@ -17,7 +17,7 @@ from normtune.fast.bfloat16 import pays_off
 from normtune.fast.prefix import Kept, States
 from normtune.fast.ways import Ways, choose
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.training.forward import Goal, Passes

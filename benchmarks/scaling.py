@@ -33,7 +33,7 @@ from normtune.data.encode import Encoded
 from normtune.data.glue_tasks import GLUE
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import load_base
 
 BATCH, TOKENS = 32, 64

@@ -33,7 +33,7 @@ from harness import write
 from normtune.data.suites import load_task
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import load_base
 
 TASKS = 100

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 from normtune.data.encode import encode
-from normtune.deltas.answering import task_of
 from normtune.deltas.answers import Text, examples
 from normtune.deltas.delta import Delta
 from normtune.evaluation import logits
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Selection, Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 
@@ -43,7 +41,7 @@ def changed(base: Base, selection: Selection | str, spec: HeadSpec = TWO, seed: 
 
 def alone(base: Base, delta: Delta, text: Text) -> np.ndarray:
     """The outputs for one text with the delta applied to the base, which is left as it was."""
-    encoded = encode(examples([text], task_of(delta)), base.need_tokenizer(), delta.info.max_length)
+    encoded = encode(examples([text], delta.info.as_task), base.need_tokenizer(), delta.info.max_length)
     with delta.apply(base):
         return logits(base, encoded)[0]
 

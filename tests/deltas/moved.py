@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 

@@ -16,8 +16,7 @@ from normtune.deltas.delta import FILE, Delta
 from normtune.errors import DeltaError, OutputError
 from normtune.evaluation import logits
 from normtune.methods.expression import select
-from normtune.methods.selection import at
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning, at
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 

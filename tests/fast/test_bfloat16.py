@@ -13,7 +13,7 @@ from normtune.fast.bfloat16 import Copies, pays_off
 from normtune.fast.linear import fast_linear
 from normtune.methods.entries import Entries, mark
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 
 #: Wide, so that sums in bfloat16 would be far off.
 TOKENS, WIDE, NARROW = (2, 9), 2048, 24

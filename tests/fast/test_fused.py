@@ -17,8 +17,7 @@ from normtune.fast.layer import Layer, fits
 from normtune.fast.linear import fast_linear
 from normtune.fast.unpadded import Unpadded
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Selection, Tuning
 from normtune.models.base import Base
 from tests.conftest import BaseFactory
 

@@ -8,8 +8,7 @@ import normtune.fast.linear as module
 from normtune.fast.linear import fast_linear
 from normtune.methods import entries
 from normtune.methods.entries import Entries, mark
-from normtune.methods.selection import at
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning, at
 
 TOKENS, WIDE, NARROW = (3, 7), 40, 24
 
@@ -140,7 +139,7 @@ def test_autocast_is_left_to_torch(packed, backend):
 
 
 def pack(weight, count, dtype=None):
-    """A weight of which `count` entries train, as `normtune.methods.sparse` composes it."""
+    """A weight of which `count` entries train, as `normtune.methods.selection` composes it."""
     indices = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(2))[:count].sort().values
     leaf = weight.reshape(-1)[indices].float().requires_grad_()
     composed = weight.reshape(-1).scatter(0, indices, leaf.to(weight.dtype)).view(weight.shape)

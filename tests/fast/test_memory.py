@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from normtune.config import Memory
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import wrap
 from tests.conftest import VOCABULARY, ModelFactory
 

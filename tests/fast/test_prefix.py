@@ -17,7 +17,7 @@ from normtune.fast.first_token import FAMILIES
 from normtune.fast.fused import fusable
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from tests.conftest import BaseFactory
 from tests.training.test_session import split

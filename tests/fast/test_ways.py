@@ -14,7 +14,7 @@ from normtune.data.encode import encode
 from normtune.fast.prefix import Kept
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.training.session import Session
 from tests.conftest import BaseFactory

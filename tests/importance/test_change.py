@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from normtune.importance.change import changes
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, everything, nothing
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Selection, Tuning, everything, nothing
 from normtune.records.run import Change
 
 

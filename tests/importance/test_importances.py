@@ -9,8 +9,7 @@ from normtune.errors import DeltaError, SelectionError, UnknownNameError
 from normtune.importance.masks import top
 from normtune.importance.scores import IMPORTANCES, Given, Scores, change, importance_of, magnitude, random_scores
 from normtune.methods.expression import select
-from normtune.methods.selection import nothing
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning, nothing
 from normtune.models.base import Base
 
 WITHIN = ["layernorm", "full", "random", "bitfit & layernorm", "head"]

@@ -14,8 +14,7 @@ from normtune.fast import linear as linear_module
 from normtune.fast.linear import fast_linear
 from normtune.methods.entries import Entries
 from normtune.methods.packed import Packed
-from normtune.methods.selection import at, where
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning, at, where
 from normtune.models.base import load_base, wrap
 
 BATCHES = (

@@ -14,7 +14,7 @@ import torch
 from normtune.data.glue_tasks import GLUE
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.sparse import Tuning
+from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.submission.files import FILES

@@ -96,7 +96,6 @@ def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -
 def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: str | None) -> tuple[Task, Split]:
     """The delta's own task, and the examples of a file."""
     from normtune.data.files import read_split
-    from normtune.deltas.answering import task_of
 
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     asked = read_split(
@@ -106,4 +105,4 @@ def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: st
         label=label or known[-1],
         names=delta.info.labels,
     )
-    return task_of(delta), asked
+    return delta.info.as_task, asked

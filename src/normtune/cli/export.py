@@ -32,4 +32,6 @@ def export(
 
     loaded = options.open_delta(delta)
     export_peft(loaded, options.base_of(loaded, model), out)
-    console.print(f"Saved to {out}; its README.md shows how PEFT loads it.", highlight=False, soft_wrap=True)
+    call = f"from_pretrained({str(out)!r}, num_labels={loaded.info.head.outputs})"
+    text = f"Saved to {out}. Load it with peft.AutoPeftModelForSequenceClassification.{call}"
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

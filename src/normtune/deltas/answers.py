@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from normtune.config import Strict
 from normtune.data.encode import encode
 from normtune.data.task import Split, Task
-from normtune.deltas.answering import task_of
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError
 from normtune.evaluation import decide, logits, probabilities
@@ -32,6 +31,15 @@ class Prediction(Strict):
     probabilities: dict[str, float] | None = None
     value: float | None = None
 
+    @classmethod
+    def of(cls, outputs: np.ndarray, task: Task) -> Prediction:
+        """The answer of `task` that the outputs of its head, a float32 vector, stand for."""
+        if task.kind == "regression":
+            return cls(value=float(decide(outputs[None], task)[0]))
+        shares = probabilities(outputs[None])[0].tolist()
+        label = task.labels[int(outputs.argmax())]
+        return cls(label=label, probabilities=dict(zip(task.labels, shares, strict=True)))
+
 
 class Predictor:
     """A base model that carries a delta and answers.
@@ -49,7 +57,7 @@ class Predictor:
     def __init__(self, base: Base, delta: Delta) -> None:
         self._base, self.delta = base, delta
         self._applied = delta.apply(base)
-        self.task = task_of(delta)
+        self.task = delta.info.as_task
         #: How many of the texts answered so far were cut to the delta's limit of tokens.
         self.truncated = 0
 
@@ -67,7 +75,7 @@ class Predictor:
         """
         encoded = encode(examples(texts, self.task), self._base.need_tokenizer(), self.delta.info.max_length)
         self.truncated += encoded.truncated
-        return predictions(list(logits(self._base, encoded)), [self.task] * len(texts))
+        return [Prediction.of(outputs, self.task) for outputs in logits(self._base, encoded)]
 
     def close(self) -> None:
         """Take the delta off; the base is as it was before, to the bit."""
@@ -92,35 +100,3 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
     if not task.pair:
         return Split.of_texts(str(text) for text in texts)
     return Split.of_texts((text[0] for text in texts), (text[1] for text in texts))
-
-
-def predictions(outputs: Sequence[np.ndarray], tasks: Sequence[Task]) -> list[Prediction]:
-    """The answers that the outputs of heads stand for.
-
-    Args:
-        outputs: For each text its head's outputs, a float32 vector.
-        tasks: For each text its task.
-
-    Returns:
-        One prediction a text.
-    """
-    alike: dict[int, list[int]] = {}
-    for number, task in enumerate(tasks):
-        alike.setdefault(len(task.labels), []).append(number)
-    answers: dict[int, Prediction] = {}
-    for width, numbers in alike.items():
-        block = np.stack([outputs[number] for number in numbers])
-        some = [tasks[number] for number in numbers]
-        answers.update(zip(numbers, _labels(block, some) if width else _numbers(block, some), strict=True))
-    return [answers[number] for number in range(len(tasks))]
-
-
-def _labels(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
-    shares = probabilities(outputs).tolist()
-    for best, row, task in zip(outputs.argmax(axis=1), shares, tasks, strict=True):
-        yield Prediction(label=task.labels[int(best)], probabilities=dict(zip(task.labels, row, strict=True)))
-
-
-def _numbers(outputs: np.ndarray, tasks: Sequence[Task]) -> Iterator[Prediction]:
-    for row, task in zip(outputs, tasks, strict=True):
-        yield Prediction(value=float(decide(row[None], task)[0]))

@@ -5,22 +5,71 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from threading import Lock
 from types import MappingProxyType
 
 import numpy as np
+from torch import Tensor
 
-from normtune.data.encode import by_length
-from normtune.deltas.admission import Admission
-from normtune.deltas.answers import Prediction, Text, predictions
-from normtune.deltas.delta import Delta, is_applied
-from normtune.deltas.entry import Entry, Prepared
-from normtune.deltas.preparing import Preparer
+from normtune.data.encode import Encoded, by_length, encode, padding
+from normtune.data.task import Task
+from normtune.deltas.answers import Prediction, Text, examples
+from normtune.deltas.delta import Delta, DeltaInfo, is_applied
 from normtune.deltas.row_model import Row, RowModel
-from normtune.errors import DataError, DeltaError, UnknownNameError
+from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
-from normtune.methods.sparse import refuse_sharded
+from normtune.methods.trainable import refuse_sharded
 from normtune.models.base import Base
+from normtune.models.head import head_shapes, outputs_of_values
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A task in a bank. It never changes: a task that is replaced gets a new one.
+
+    Attributes:
+        name: The name it answers to.
+        info: What its delta says of itself.
+        task: What it answers.
+        values: The values of its rows in a mixed batch; or its delta, if its rows run in batches of their own.
+    """
+
+    name: str
+    info: DeltaInfo
+    task: Task
+    values: Row | Delta
+
+    @property
+    def apart(self) -> bool:
+        """Whether its rows run in batches of their own, with the delta applied."""
+        return isinstance(self.values, Delta)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its values in memory, head included."""
+        own = [self.values.packed] if isinstance(self.values, Row) else list(self.values.values.values())
+        return sum(tensor.nbytes for tensor in (*own, *self.values.head.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A text that is checked and tokenized for a task, and holds on to that task as it was then.
+
+    Attributes:
+        entry: The task.
+        fields: The tokenizer's fields, each a vector of int64.
+        truncated: Whether the text was longer than the task's limit and was cut.
+    """
+
+    entry: Entry
+    fields: dict[str, Tensor]
+    truncated: bool
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.fields["input_ids"])
 
 
 class Bank:
@@ -43,10 +92,11 @@ class Bank:
         self._base, self.max_batch = base, max_batch
         self._refuse_applied()
         refuse_sharded(base.model)
-        self._running = Lock()
         self._model = RowModel(base.model, base.layout)
-        self._admission = Admission(base, self._model, self._running)
-        self._preparer = Preparer(base.need_tokenizer())
+        self._head = head_shapes(base.model, base.roots)
+        self._tokenizer = base.need_tokenizer()
+        # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
+        self._running, self._tokenizing = Lock(), Lock()
         self._entries: dict[str, Entry] = {}
 
     @property
@@ -66,7 +116,22 @@ class Bank:
         Raises:
             DeltaError: If the delta is of another base or is damaged, or cannot share batches and `apart` is off.
         """
-        self._entries[name] = self._admission.admit(name, delta, apart=apart)
+        try:
+            delta.check_values(self._base)
+            if outputs_of_values(self._head, delta.head) != delta.info.head.outputs:
+                raise DeltaError("Its head has another number of outputs than it has labels.")
+        except (DeltaError, ModelError, SelectionError) as error:
+            raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
+        values: Row | Delta = delta
+        try:
+            values = self._row(delta)
+        except ModelError as error:
+            if not apart:
+                raise DeltaError(
+                    f"The delta {name!r} cannot share batches with others: {error} Add it with apart, and it runs in"
+                    " batches of its own."
+                ) from error
+        self._entries[name] = Entry(name, delta.info, replace(delta.info.as_task, name=name), values)
 
     def remove(self, name: str) -> None:
         """Remove a task; what is prepared for it is still answered.
@@ -78,23 +143,18 @@ class Bank:
             raise UnknownNameError("task", name, self._entries.copy())
 
     def prepare(self, text: Text, task: str) -> Prepared:
-        """Check and tokenize one text for a task.
-
-        Args:
-            text: A text, or a text and its pair where the task reads pairs.
-            task: The task's name.
-
-        Returns:
-            What `answer` takes. It keeps the task as it is now, even if that is replaced or removed before the answer.
-
-        Raises:
-            UnknownNameError: If there is no such task.
-            DataError: If the text is empty, or a pair where the task reads single texts, or the other way round.
-        """
-        return self.prepare_many([text], [task])[0]
+        """Check and tokenize one text for a task (see `prepare_many`)."""
+        return self.prepare_many([text], task)[0]
 
     def prepare_many(self, texts: Sequence[Text], tasks: Sequence[str] | str) -> list[Prepared]:
-        """Like `prepare`, for many texts, each with its task's name, or with one name for all.
+        """Check and tokenize texts.
+
+        Args:
+            texts: Texts, or pairs of texts where their task reads pairs.
+            tasks: The task of each text, or one for all.
+
+        Returns:
+            What `answer` takes. It keeps the tasks as they are now, even if they are replaced or removed before then.
 
         Raises:
             UnknownNameError: If there is no such task.
@@ -106,14 +166,31 @@ class Bank:
             raise DataError(f"There are {len(texts)} texts, but {len(names)} names of tasks.")
         if not texts:
             raise DataError("There are no texts.")
-        return self._preparer.prepare(texts, [self._entry(name) for name in names])
+        entries = [self._entry(name) for name in names]
+        alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
+        for number, (text, entry) in enumerate(zip(texts, entries, strict=True)):
+            examples([text], entry.task)
+            if not all(part.strip() for part in ((text,) if isinstance(text, str) else text)):
+                raise DataError(f"Text {number + 1} of {len(texts)} is empty.")
+            alike[entry.task.pair, entry.info.max_length].append(number)
+        prepared: dict[int, Prepared] = {}
+        for (_, limit), numbers in alike.items():
+            split = examples([texts[number] for number in numbers], entries[numbers[0]].task)
+            with self._tokenizing:
+                encoded = encode(split, self._tokenizer, limit)
+            for at, number in enumerate(numbers):
+                fields = {name: values[at] for name, values in encoded.fields.items()}
+                prepared[number] = Prepared(entries[number], fields, at in encoded.cut)
+        return [prepared[number] for number in range(len(texts))]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
-        """The answers for what `prepare` gave, in its order."""
-        return predictions(self.logits(prepared), [one.entry.task for one in prepared])
+        """The answers for what `prepare_many` gave, in its order."""
+        return [
+            Prediction.of(outputs, one.entry.task) for outputs, one in zip(self.logits(prepared), prepared, strict=True)
+        ]
 
     def logits(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
-        """The head's outputs for what `prepare` gave, in its order.
+        """The head's outputs for what `prepare_many` gave, in its order.
 
         Args:
             prepared: Texts and their tasks.
@@ -124,26 +201,18 @@ class Bank:
         Raises:
             DeltaError: If somebody put a delta on the base.
         """
+        alike: dict[Entry | None, list[int]] = defaultdict(list)
+        for number, one in enumerate(prepared):
+            alike[one.entry if one.entry.apart else None].append(number)
         results: dict[int, np.ndarray] = {}
-        for numbers in self._alike(prepared):
+        for entry, numbers in alike.items():
             some = [prepared[number] for number in numbers]
-            results.update(zip(numbers, self._outputs(some), strict=True))
+            outputs = self._mixed(some) if entry is None else self._apart(entry, some)
+            results.update(zip(numbers, outputs, strict=True))
         return [results[number] for number in range(len(prepared))]
 
     def predict(self, texts: Sequence[Text], tasks: Sequence[str] | str) -> list[Prediction]:
-        """The answers for `texts`, in their order.
-
-        Args:
-            texts: Texts, or pairs of texts where their task reads pairs.
-            tasks: The task of each text, or one for all.
-
-        Returns:
-            One prediction a text.
-
-        Raises:
-            UnknownNameError: If there is no such task.
-            DataError: If there are no texts, the counts differ, a text is empty, or its task does not read such.
-        """
+        """The answers for `texts`, in their order (see `prepare_many`)."""
         return self.answer(self.prepare_many(texts, tasks))
 
     def __contains__(self, name: object) -> bool:
@@ -161,19 +230,31 @@ class Bank:
             raise UnknownNameError("task", name, self._entries.copy())
         return entry
 
-    def _alike(self, prepared: Sequence[Prepared]) -> list[list[int]]:
-        """Positions of what can share batches: all whose values are a row's own, and each other entry's."""
-        groups: dict[Entry | None, list[int]] = defaultdict(list)
-        for number, one in enumerate(prepared):
-            groups[one.entry if one.entry.apart else None].append(number)
-        return list(groups.values())
+    def _row(self, delta: Delta) -> Row:
+        """The values of a delta's rows in mixed batches.
 
-    def _outputs(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
-        encoded = self._preparer.together(prepared)
-        delta = prepared[0].entry.values
-        if isinstance(delta, Delta):
-            with self._alone(), delta.apply(self._base):
-                return list(logits(self._base, encoded, self.max_batch))
+        Raises:
+            ModelError: If they cannot share batches.
+        """
+        row = self._model.row(delta.spec(self._base).vectors(delta.values), delta.head)
+        if unproven := self._model.unproven(row):
+            with self._running:
+                self._model.prove(unproven)
+        return row
+
+    def _encoded(self, prepared: Sequence[Prepared]) -> Encoded:
+        fields = {name: tuple(one.fields[name] for one in prepared) for name in prepared[0].fields}
+        return Encoded(fields, None, 0, padding(self._tokenizer), self._tokenizer.padding_side)
+
+    def _apart(self, entry: Entry, prepared: Sequence[Prepared]) -> list[np.ndarray]:
+        """The outputs of rows of one task, with its delta on the base."""
+        assert isinstance(entry.values, Delta)
+        with self._alone(), entry.values.apply(self._base):
+            return list(logits(self._base, self._encoded(prepared), self.max_batch))
+
+    def _mixed(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
+        """The outputs of rows that share batches."""
+        encoded = self._encoded(prepared)
         results: dict[int, np.ndarray] = {}
         for batch in by_length(encoded.lengths, self.max_batch):
             inputs = encoded.batch(batch, self._base.device)

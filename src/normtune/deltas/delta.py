@@ -8,7 +8,6 @@ whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
-from normtune.data.task import Kind
+from normtune.data.task import PAIR, TEXT, Kind, Task
 from normtune.errors import DeltaError, NormtuneError, OutputError, UnknownNameError
 from normtune.files import write_atomically
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
+from normtune.models.identity import tensors_identity
 from normtune.versions import versions
 
 FORMAT = 1
@@ -89,6 +87,20 @@ class DeltaInfo(Strict):
         """What the delta's head answers."""
         return HeadSpec(self.kind, self.labels)
 
+    @property
+    def as_task(self) -> Task:
+        """The task that the delta answers, as far as the delta itself knows it."""
+        return Task(
+            name=self.task,
+            title=self.task,
+            kind=self.kind,
+            labels=self.labels,
+            metrics=("spearman", "pearson") if self.kind == "regression" else ("accuracy", "macro_f1"),
+            inputs=PAIR if self.pair else TEXT,
+            center=self.center,
+            scale=self.scale,
+        )
+
 
 @dataclass(frozen=True)
 class Delta:
@@ -136,7 +148,7 @@ class Delta:
             "labels": answers.labels,
             "versions": versions(),
         }
-        indices = dict(spec.selection.chosen) if isinstance(spec, Sparse) else {}
+        indices = dict(spec.chosen) if isinstance(spec, Selection) else {}
         return cls(DeltaInfo.model_validate({**fields, **info}), indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
@@ -148,7 +160,7 @@ class Delta:
         """
         self.check(base)
         if self.info.added is None:
-            return Sparse(Selection(base.layout, self.indices))
+            return Selection(base.layout, self.indices)
         try:
             return read(base.layout, self.info.added)
         except UnknownNameError as error:
@@ -161,9 +173,9 @@ class Delta:
             DeltaError: If it is another model, or parameters were added instead.
         """
         spec = self.spec(base)
-        if not isinstance(spec, Sparse):
+        if not isinstance(spec, Selection):
             raise DeltaError(f"This delta adds parameters of its own ({self.info.method}) and changes no entries.")
-        return spec.selection
+        return spec
 
     @property
     def entries(self) -> int:
@@ -188,6 +200,21 @@ class Delta:
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
 
+    def check_values(self, base: Base) -> None:
+        """Check that `base` is the delta's, that there are as many values as entries, and that all are finite.
+
+        Raises:
+            DeltaError: If they are not.
+            SelectionError: If the delta's positions lie outside its parameters.
+        """
+        spec = self.spec(base)
+        for name, values in self.values.items():
+            if isinstance(spec, Selection) and values.numel() != (count := spec.count(name)):
+                raise DeltaError(f"It is damaged: it has {values.numel()} values for {count} entries of {name}.")
+        for name, values in (*self.values.items(), *self.head.items()):
+            if not bool(values.isfinite().all()):
+                raise DeltaError(f"It is damaged: a value of {name} is not finite.")
+
     def apply(self, base: Base, *, merge: bool = False) -> Applied:
         """Put the delta on `base`: its values, the head, its labels and its problem type.
 
@@ -201,7 +228,6 @@ class Delta:
         Raises:
             DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
         """
-        self.check(base)
         return Applied(base, self, merge=merge)
 
     def save(self, path: str | Path) -> Path:
@@ -214,7 +240,7 @@ class Delta:
         if file.exists():
             raise OutputError(f"{file} exists already; choose another place or remove it first.")
         tensors = self._tensors()
-        info = self.info.model_copy(update={"content": _content(tensors)})
+        info = self.info.model_copy(update={"content": tensors_identity(tensors)})
         write_atomically(file, serialise(tensors, {"format": "pt", _KEY: info.model_dump_json()}))
         return file
 
@@ -235,7 +261,7 @@ class Delta:
         except (OSError, SafetensorError) as error:
             raise DeltaError(f"The delta {file} is truncated or corrupt: {error}") from error
         info = _read_info(file, metadata)
-        if info.content != _content(tensors):
+        if info.content != tensors_identity(tensors):
             raise DeltaError(f"The delta {file} is corrupt: its values do not match the hash it carries.")
         return _unpack(info, tensors)
 
@@ -250,16 +276,7 @@ class Delta:
 
 
 class Applied:
-    """A delta on its base model; `remove` takes it off.
-
-    Args:
-        base: The base model.
-        delta: The delta, which must belong to it.
-        merge: Whether added parameters go into the base's own.
-
-    Raises:
-        DeltaError: If the base carries a delta already, or the delta does not fit it.
-    """
+    """A delta on its base model, where `Delta.apply` put it; `remove` takes it off."""
 
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
         if is_applied(base):
@@ -340,12 +357,3 @@ def _read_info(file: Path, metadata: dict[str, str]) -> DeltaInfo:
         return DeltaInfo.model_validate(raw)
     except ValidationError as error:
         raise DeltaError(f"The metadata of {file} is damaged: {error.errors()[0]['msg']}.") from error
-
-
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -9,62 +9,28 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from normtune.deltas.delta import Delta, DeltaInfo
+from normtune.deltas.delta import Delta
 from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.models.base import Base
-from normtune.models.head import HeadSpec
+from normtune.models.head import HeadSpec, head_shapes, outputs_of_values
 from normtune.models.sources import PACKAGED
 
-WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "normtune.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
 # PEFT takes these names for heads of any sequence classifier.
 _PEFT_HEADS = ("classifier", "score")
-
-# Metadata of a delta's file and base. The rest is about the task, and an import takes it over.
-_OF_THE_FILE = {"format", "base", "base_revision", "base_identity", "layout", "versions", "content"}
-
-_README = """---
-{data}
----
-
-# {title}
-
-A PEFT LN-tuning adapter, exported from a [normtune](https://pypi.org/project/normtune/) delta (`{method}`): {norms}
-norms and a head for `{base}`. `normtune.json` holds what PEFT's format has no field for.
-
-## How to load it
-
-```python
-import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
-
-base = AutoModelForSequenceClassification.from_pretrained(
-    {source!r},
-    num_labels={outputs},
-    id2label={id2label!r},
-    label2id={label2id!r},
-    problem_type={problem!r},
-    dtype=torch.float32,
-)
-model = PeftModel.from_pretrained(base, "PATH_TO_THIS_FOLDER").eval()
-```
-"""
 
 
 def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
@@ -89,9 +55,8 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
             " Merge the delta instead, or train on targets as they are."
         )
-    source = str(base.model.config._name_or_path) or None
     config = {
-        "base_model_name_or_path": source,
+        "base_model_name_or_path": str(base.model.config._name_or_path) or None,
         "revision": None if base.name in PACKAGED else base.revision,
         "peft_type": "LN_TUNING",
         "task_type": "SEQ_CLS",
@@ -102,8 +67,6 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (aside / NOTE).write_text(delta.info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (aside / "README.md").write_text(_readme(delta.info, base.name, source, len(norms)), encoding="utf-8")
 
 
 def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
@@ -112,8 +75,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     Args:
         folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
         base: The model that the adapter was trained on; its head may have any number of labels.
-        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... By default they are
-            those of ``normtune.json``; without that file the labels are called LABEL_0, LABEL_1, ...
+        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Without names the
+            labels are called LABEL_0, LABEL_1, ...
 
     Returns:
         A delta that gives the logits of the adapter.
@@ -124,13 +87,12 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     """
     folder = Path(folder)
     _check_kind(folder)
-    known = _note(folder, base)
     body, head = _from_peft(folder, base)
-    outputs = _outputs(head, base)
+    outputs = outputs_of_values(head_shapes(base.model, base.roots), head)
     spec = HeadSpec("regression", ()) if outputs == 1 else HeadSpec.numbered(outputs)
-    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **known, **info}
+    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
-    delta = Delta.of(base, Sparse(selection), {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
+    delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     if delta.info.head.outputs != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
     with delta.apply(base):  # refuses a head whose parts do not fit together
@@ -143,29 +105,15 @@ def _norms(selection: Selection, base: Base) -> list[str]:
     Raises:
         SelectionError: If there are none, or anything else than whole norms is selected.
     """
-    norms: dict[str, set[str]] = defaultdict(set)
-    for place in selection:
-        module, _, leaf = place.parameter.rpartition(".")
-        if not place.norm:
-            raise SelectionError(
-                f"PEFT's LN tuning takes norms only, and {place.parameter!r} is of none. Merge the delta instead."
-            )
-        if not selection.is_whole(place.parameter):
-            raise SelectionError(
-                f"PEFT's LN tuning takes whole norms; of {place.parameter!r} only some entries are selected."
-                " Merge the delta instead."
-            )
-        norms[module].add(leaf)
-    for module, leaves in norms.items():
-        rest = {name for name, _ in base.model.get_submodule(module).named_parameters()} - leaves
-        if rest:
-            raise SelectionError(
-                f"PEFT's LN tuning trains a norm as a whole, but of {module!r} the {' and '.join(sorted(rest))} is not"
-                " selected. Merge the delta instead."
-            )
-    if not norms:
-        raise SelectionError("PEFT's LN tuning needs at least one norm, and this delta is a head alone. Merge it.")
-    return list(norms)
+    norms = list(dict.fromkeys(place.parameter.rpartition(".")[0] for place in selection if place.norm))
+    whole = {f"{norm}.{name}" for norm in norms for name, _ in base.model.get_submodule(norm).named_parameters()}
+    odd = [name for name in sorted({*selection.chosen} | whole) if name not in whole or not selection.is_whole(name)]
+    if odd or not norms:
+        raise SelectionError(
+            "PEFT's LN tuning takes norms as a whole, weight and bias, and at least one; here"
+            f" {f'{odd[0]!r} is not one, or is not selected whole' if odd else 'is none'}. Merge the delta instead."
+        )
+    return norms
 
 
 def _check_heads(base: Base, norms: list[str]) -> None:
@@ -208,24 +156,6 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
     return tensors
 
 
-def _readme(info: DeltaInfo, base: str, source: str | None, norms: int) -> str:
-    names = info.labels or ("LABEL_0",)
-    # The card names the base only if it can be a model of the hub.
-    public = source if source and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not Path(source).exists() else None
-    return _README.format(
-        data=ModelCardData(library_name="peft", base_model=public, tags=["normtune", "ln-tuning"]).to_yaml(),
-        title=f"{info.task or 'LN tuning'} for PEFT",
-        method=info.method or "norms",
-        norms=norms,
-        base=base,
-        source=source or "THE_BASE_MODEL",
-        outputs=info.head.outputs,
-        id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)},
-        problem=info.head.problem_type,
-    )
-
-
 def _check_kind(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
@@ -235,24 +165,6 @@ def _check_kind(folder: Path) -> None:
         raise DeltaError(f"{folder / CONFIG} is damaged: it tells no peft_type.") from error
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
-
-
-def _note(folder: Path, base: Base) -> dict[str, object]:
-    """What the note of `export_peft` says of the task; nothing if PEFT itself wrote the adapter.
-
-    Raises:
-        DeltaError: If the note is damaged, or names another base.
-    """
-    file = folder / NOTE
-    if not file.is_file():
-        return {}
-    try:
-        info = DeltaInfo.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DeltaError(f"{file} is damaged. Remove it to import the adapter as one of PEFT's own.") from error
-    if info.base_identity != base.identity:
-        raise DeltaError(f"This adapter belongs to the base model {info.base!r}, not to {base.name!r}.")
-    return info.model_dump(exclude=_OF_THE_FILE)
 
 
 def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -287,24 +199,3 @@ def _read(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error
-
-
-def _outputs(head: Mapping[str, Tensor], base: Base) -> int:
-    """Number of outputs of the adapter's head: what differs between its shapes and those of the base's present head.
-
-    Raises:
-        DeltaError: If anything else differs.
-    """
-    own = base.head.outputs
-    found = {own}
-    for name, value in head.items():
-        there, here = tuple(value.shape), base.layout.by_name[name].shape
-        if there == here:
-            continue
-        if len(there) != len(here) or here[:1] != (own,) or there[1:] != here[1:]:
-            raise DeltaError(f"The adapter's {name} has shape {there}, the model's {here}.")
-        found.add(there[0])
-    found -= {own} if len(found) > 1 else set()
-    if len(found) > 1:
-        raise DeltaError(f"The parts of the adapter's head do not fit together: {sorted(found)} outputs.")
-    return found.pop()

@@ -8,7 +8,7 @@ last layer computes no other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,9 @@ from normtune.deltas.sites import HeadSite, LinearSite, Site, site_of
 from normtune.errors import ModelError
 from normtune.fast.first_token import first_token, reads_first_token
 from normtune.models.layout import Layout
+
+#: Stands for the head among the names of what was proven.
+_HEAD = "the head"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,6 @@ class Row:
     packed: Tensor
     head: Mapping[str, Tensor]
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of its values."""
-        return sum(value.numel() * value.element_size() for value in (self.packed, *self.head.values()))
-
 
 class RowModel:
     """The twin of a model.
@@ -55,53 +53,58 @@ class RowModel:
         self._model, self._layout = model, layout
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self._twin: PreTrainedModel = copy.deepcopy(model, shared).eval()
-        self._sites: dict[str, Site] = {}
+        #: Of each vector that can differ from row to row: its site, and what it is called there.
+        self._sites: dict[str, tuple[Site, str]] = {}
+        #: The model's own values of these vectors, float32.
+        self._vectors: dict[str, Tensor] = {}
         self._heads: dict[str, HeadSite] = {}
-        #: Vectors that can differ from row to row, with the model's own values, float32.
-        self.vectors: dict[str, Tensor] = {}
         self._place_sites()
         if reads_first_token(model.config):
             last = self._twin.base_model.encoder.layer[-1]
             last.forward = partial(first_token, last)
-        self._plans: dict[tuple[str, ...], list[tuple[Site, str, int, int]]] = {}
         self._proven: set[str] = set()
 
     def _place_sites(self) -> None:
         heads = {place.parameter.rpartition(".")[0] for place in self._layout.head}
         for path, module in self._twin.named_modules():
-            if path in heads and type(module) is nn.Linear:
+            linear = type(module) is nn.Linear
+            if linear and path in heads:
                 self._heads[path] = HeadSite(module)
                 continue
+            site: Site | None = LinearSite(module) if linear else None
             for name, value in module.named_parameters(recurse=False):
                 kind = site_of(module, name) if value.ndim == 1 else None
                 if kind is not None:
-                    if path not in self._sites:
-                        self._sites[path] = kind(module)
+                    site = site or kind(module)
+                    self._sites[f"{path}.{name}"] = site, name
                     # A copy, since the model's own change while a delta runs apart.
-                    self.vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
-            if type(module) is nn.Linear and path not in self._sites:
-                self._sites[path] = LinearSite(module)
+                    self._vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
 
-    def row(self, values: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> Row:
-        """A row's values.
+    def row(self, entries: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor]) -> Row:
+        """A row's values, copied to the model's device.
 
         Args:
-            values: The vectors that it changes, whole, by parameter name; each is among `vectors`.
+            entries: The entries that it changes: by parameter their positions, and their values.
             head: The head's values by parameter name.
 
-        Returns:
-            The values, copied, on the model's device.
+        Raises:
+            ModelError: If anything but vectors is changed.
         """
-        device = next(self._model.parameters()).device
-        own = {name: value for name, value in head.items() if name in self.vectors}
-        every = {**values, **own}
-        names = tuple(name for name in self.vectors if name in every)
-        parts = [every[name].detach().reshape(-1).float() for name in names]
+        whole = dict(head)
+        for name, (indices, values) in entries.items():
+            if name not in self._vectors:
+                raise ModelError(f"it changes {name}, and only vectors can differ from row to row.")
+            whole[name] = self._vectors[name].to("cpu", copy=True)
+            whole[name][indices] = values.float()
+        return self._row(whole)
+
+    def _row(self, values: Mapping[str, Tensor]) -> Row:
+        device = self._model.device
+        names = tuple(name for name in self._vectors if name in values)
+        parts = [values[name].detach().reshape(-1).float() for name in names]
         packed = torch.cat(parts) if parts else torch.empty(0)
-        linear = {name: value.detach().float() for name, value in head.items() if name not in own}
-        return Row(
-            names, packed.to(device, copy=True), {name: value.to(device, copy=True) for name, value in linear.items()}
-        )
+        head = {name: value.to(device, torch.float32, copy=True) for name, value in values.items() if name not in names}
+        return Row(names, packed.to(device, copy=True), head)
 
     def logits(self, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
         """The outputs of a batch.
@@ -114,140 +117,97 @@ class RowModel:
             Float32, of shape (rows, most outputs of a row); a row with fewer is filled up.
         """
         with torch.inference_mode():
-            plan = self._bind(rows)
             try:
+                self._bind(rows)
                 outputs: Tensor = self._twin(**inputs).logits
             finally:
-                self._free(plan)
+                for site in (*self._heads.values(), *(site for site, _ in self._sites.values())):
+                    site.values.clear()
         return outputs.float()
 
-    def is_proven(self, names: Sequence[str]) -> bool:
-        """Whether `prove` has found nothing wrong with `names`."""
-        return bool(self._proven) and self._proven.issuperset(names)
-
-    def prove(self, names: Sequence[str]) -> None:
-        """Check on a small made-up batch that rows with their own values of `names` get what they would get alone.
-
-        The head is among what differs. What was proven once is not checked again.
-
-        Raises:
-            ModelError: If they do not.
-        """
-        if self.is_proven(names):
-            return
-        wanted = set(names) - self._proven
-        if not self._holds(wanted):
-            culprit = next((name for name in sorted(wanted) if not self._holds({name})), "the head")
-            raise ModelError(
-                f"in a {self._layout.model_type!r} model {culprit} cannot differ from row to row of a batch."
-            )
-        self._proven |= {*wanted, "head"}
-
-    def _holds(self, names: set[str]) -> bool:
-        values = [self._made_up(names, seed) for seed in (0, 1)]
-        inputs = self._made_up_inputs()
-        try:
-            got = self.logits([self.row(*self._split(one)) for one in values], inputs)
-        except Exception:  # code of any family, run with values that it was not written for, fails in its own ways
-            return False
-        return all(self._agrees(got[i], one, inputs, i) for i, one in enumerate(values))
-
-    def _bind(self, rows: Sequence[Row]) -> list[tuple[Site, str, int, int]]:
+    def _bind(self, rows: Sequence[Row]) -> None:
+        """Give each site the values of each row, or those of all rows where they are the same."""
         if all(row is rows[0] for row in rows):
             rows = rows[:1]
         names = rows[0].names
         if any(row.names != names for row in rows):
             every = {name for row in rows for name in row.names}
-            names = tuple(name for name in self.vectors if name in every)
-        plan = self._plan(names)
-        if len(rows) == 1:
-            for site, leaf, start, stop in plan:
-                site.values[leaf] = rows[0].packed[start:stop]
-        else:
-            packed = self._gathered(rows, names)
-            for site, leaf, start, stop in plan:
-                site.values[leaf] = packed[:, start:stop]
+            names = tuple(name for name in self._vectors if name in every)
+        filled = {row: self._filled(row, names) for row in dict.fromkeys(rows)}
+        packed = filled[rows[0]] if len(rows) == 1 else torch.stack([filled[row] for row in rows])
+        for name, values in self._split(packed, names).items():
+            site, leaf = self._sites[name]
+            site.values[leaf] = values
         for path, head in self._heads.items():
             biases = [row.head[f"{path}.bias"] for row in rows] if f"{path}.bias" in rows[0].head else None
             head.bind([row.head[f"{path}.weight"] for row in rows], biases)
-        return plan
 
-    def _gathered(self, rows: Sequence[Row], names: tuple[str, ...]) -> Tensor:
-        """The values of `names` of each row, of shape (rows, values); what a row does not change is the model's own."""
-        if all(row.names is names or row.names == names for row in rows):
-            return torch.stack([row.packed for row in rows])
-        own = torch.cat([self.vectors[name] for name in names])
-        result = own.repeat(len(rows), 1)
-        spans = {name: slice(start, stop) for name, (_, _, start, stop) in zip(names, self._plan(names), strict=True)}
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for number, row in enumerate(rows):
-            groups.setdefault(row.names, []).append(number)
-        for some, numbers in groups.items():
-            packed = torch.stack([rows[number].packed for number in numbers])
-            where = torch.tensor(numbers, device=packed.device)
-            for name, (_, _, start, stop) in zip(some, self._plan(some), strict=True):
-                result[where, spans[name]] = packed[:, start:stop]
-        return result
+    def _filled(self, row: Row, names: tuple[str, ...]) -> Tensor:
+        """The row's values of `names`; what it does not change is the model's own."""
+        if row.names == names:
+            return row.packed
+        own = {**self._vectors, **self._split(row.packed, row.names)}
+        return torch.cat([own[name] for name in names])
 
-    def _free(self, plan: list[tuple[Site, str, int, int]]) -> None:
-        for site, *_ in plan:
-            site.values.clear()
-        for head in self._heads.values():
-            head.free()
+    def _split(self, packed: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        sizes = [self._vectors[name].numel() for name in names]
+        return dict(zip(names, packed.split(sizes, dim=-1), strict=True))
 
-    def _plan(self, names: tuple[str, ...]) -> list[tuple[Site, str, int, int]]:
-        """For each of `names` its site, what it is called there, and where in the packed values it begins and ends."""
-        if names not in self._plans:
-            plan, start = [], 0
-            for name in names:
-                path, _, leaf = name.rpartition(".")
-                stop = start + self.vectors[name].numel()
-                plan.append((self._sites[path], leaf, start, stop))
-                start = stop
-            self._plans[names] = plan
-        return self._plans[names]
+    def unproven(self, row: Row) -> set[str]:
+        """What of a row `prove` has not checked yet."""
+        return {*row.names, _HEAD} - self._proven
 
-    def _made_up(self, names: set[str], seed: int) -> dict[str, Tensor]:
+    def prove(self, names: Collection[str]) -> None:
+        """Check on a small made-up batch that rows with their own values of `names` get what they would get alone.
+
+        The head is among what differs. No other batch may run meanwhile.
+
+        Raises:
+            ModelError: If they do not.
+        """
+        if not self._holds(names):
+            culprit = next((name for name in sorted(names) if name != _HEAD and not self._holds({name})), _HEAD)
+            raise ModelError(
+                f"in a {self._layout.model_type!r} model {culprit} cannot differ from row to row of a batch."
+            )
+        self._proven.update(names)
+
+    def _holds(self, names: Collection[str]) -> bool:
+        inputs, made = self._made_up_inputs(), [self._made_up(names, seed) for seed in (0, 1)]
+        try:
+            got = self.logits([self._row(values) for values in made], inputs)
+        except Exception:  # code of any family, run with values that it was not written for, fails in its own ways
+            return False
+        near = 1e-4 if self._model.dtype == torch.float32 else 5e-2
+        for row, values in enumerate(made):
+            own = {name: value.to(self._model.get_parameter(name)) for name, value in values.items()}
+            tokens = int(inputs["attention_mask"][row].sum())
+            alone = {name: value[row : row + 1, :tokens] for name, value in inputs.items()}
+            with torch.inference_mode():
+                want: Tensor = functional_call(self._model, own, (), alone).logits[0].float()
+            if not torch.allclose(got[row, : len(want)], want, rtol=near, atol=near):
+                return False
+        return True
+
+    def _made_up(self, names: Collection[str], seed: int) -> dict[str, Tensor]:
+        """Other values of `names` and the head, drawn from `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        parameters = dict(self._model.named_parameters())
-        wanted = sorted({*names, *(place.parameter for place in self._layout.head)})
-        return {
-            name: parameters[name].detach().float().cpu()
-            + 0.1 * torch.randn(parameters[name].shape, generator=generator)
-            for name in wanted
+        own = {name: self._model.get_parameter(name).detach().float().cpu() for name in sorted(names) if name != _HEAD}
+        own |= {
+            place.parameter: self._model.get_parameter(place.parameter).detach().cpu() for place in self._layout.head
         }
-
-    def _split(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        head = {place.parameter for place in self._layout.head}
-        return (
-            {name: value for name, value in values.items() if name not in head},
-            {name: value for name, value in values.items() if name in head},
-        )
+        return {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in own.items()}
 
     def _made_up_inputs(self) -> dict[str, Tensor]:
         """Two rows of which the second is shorter, so that rows of a batch that is not rectangular are noticed."""
-        config, device = self._model.config.get_text_config(), next(self._model.parameters()).device
+        config = self._model.config.get_text_config()
         generator = torch.Generator().manual_seed(0)
         special = {config.pad_token_id, config.eos_token_id, config.bos_token_id}
         plain = [number for number in range(config.vocab_size) if number not in special]
-        ids = torch.tensor(plain)[torch.randint(len(plain), (2, _TOKENS), generator=generator)]
+        ids = torch.tensor(plain)[torch.randint(len(plain), (2, 5), generator=generator)]
         mask = torch.ones_like(ids)
         if isinstance(config.pad_token_id, int):
             ids[1, -1], mask[1, -1] = config.pad_token_id, 0
         if isinstance(config.eos_token_id, int):
             ids[0, -1] = ids[1, int(mask[1].sum()) - 1] = config.eos_token_id
-        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-    def _agrees(self, got: Tensor, values: Mapping[str, Tensor], inputs: Mapping[str, Tensor], row: int) -> bool:
-        parameters = dict(self._model.named_parameters())
-        own = {name: value.to(parameters[name]) for name, value in values.items()}
-        tokens = int(inputs["attention_mask"][row].sum())
-        alone = {name: value[row : row + 1, :tokens] for name, value in inputs.items()}
-        with torch.inference_mode():
-            want: Tensor = functional_call(self._model, own, (), alone).logits[0].float()
-        near = 1e-4 if self._model.dtype == torch.float32 else 5e-2
-        return bool(torch.allclose(got[: len(want)], want, rtol=near, atol=near))
-
-
-#: Tokens of the longer of the two rows that are made up.
-_TOKENS = 5
+        return {"input_ids": ids.to(self._model.device), "attention_mask": mask.to(self._model.device)}

@@ -41,40 +41,24 @@ class NormSite(Site):
 
     _module: nn.LayerNorm
 
-    def __init__(self, module: nn.LayerNorm) -> None:
-        super().__init__(module)
-        self._neutral: tuple[Tensor, Tensor] | None = None
-
     def forward(self, inputs: Tensor) -> Tensor:
         """What the module gives for inputs of shape (rows, ..., width)."""
-        weight, bias = self.values.get("weight"), self.values.get("bias")
-        if weight is None and bias is None:
-            return self._normalised(inputs, self._module.weight, self._module.bias)
-        result = self._with(inputs.float(), weight, bias)
-        return result.to(inputs.dtype)
-
-    def _with(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        weight = _lifted(self._module.weight) if weight is None else weight
-        bias = _lifted(self._module.bias) if bias is None else bias
-        ones, zeros = self._ones_and_zeros(inputs)
-        if weight is None or weight.ndim == 1:
-            if bias is None or bias.ndim == 1:
-                return self._normalised(inputs, weight, bias)
-            return self._normalised(inputs, weight, zeros).add_(by_row(bias, inputs))
+        module, values = self._module, self.values
+        if not values:
+            return self._normalised(inputs, module.weight, module.bias)
+        weight, bias = values.get("weight", module.weight).float(), values.get("bias", module.bias)
+        raised = inputs.float()
+        if weight.ndim == 1 and (bias is None or bias.ndim == 1):
+            return self._normalised(raised, weight, None if bias is None else bias.float()).to(inputs.dtype)
         # torch normalises faster with a neutral weight and bias than without any.
-        normalised = self._normalised(inputs, ones, zeros)
+        shape = module.normalized_shape
+        result = self._normalised(raised, raised.new_ones(shape), raised.new_zeros(shape))
         if bias is None:
-            return normalised.mul_(by_row(weight, inputs))
-        return torch.addcmul(by_row(bias, inputs), normalised, by_row(weight, inputs), out=normalised)
+            return result.mul_(by_row(weight, inputs)).to(inputs.dtype)
+        return torch.addcmul(by_row(bias.float(), inputs), result, by_row(weight, inputs), out=result).to(inputs.dtype)
 
     def _normalised(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return layer_norm(inputs, self._module.normalized_shape, weight, bias, self._module.eps)
-
-    def _ones_and_zeros(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        if self._neutral is None or self._neutral[0].device != inputs.device:
-            shape = self._module.normalized_shape
-            self._neutral = torch.ones(shape, device=inputs.device), torch.zeros(shape, device=inputs.device)
-        return self._neutral
 
 
 class LinearSite(Site):
@@ -96,7 +80,15 @@ class LinearSite(Site):
 class AnySite(Site):
     """Any other module: it runs with other tensors in the place of its own vectors."""
 
-    def _run(self, inputs: tuple[Tensor, ...], vectors: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the module gives for inputs of shape (rows, ..., width)."""
+        return self._run(inputs) if self.values else self._own_forward(*inputs)
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The same with the rows' values."""
+        raise NotImplementedError
+
+    def _with(self, vectors: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         module = self._module
         own = {name: module._parameters.pop(name) for name in vectors}
         for name, vector in vectors.items():
@@ -113,59 +105,39 @@ class AnySite(Site):
 class BiasSite(AnySite):
     """Any other module that adds its bias last: it runs with a bias of zeros, and each row's own is added."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the module gives for inputs of shape (rows, ..., width)."""
-        bias = self.values.get("bias")
-        if bias is None:
-            return self._run(inputs, {})
-        if bias.ndim == 1:
-            return self._run(inputs, {"bias": bias.to(inputs[0].dtype)})
-        zeros = bias.new_zeros(bias.shape[1], dtype=inputs[0].dtype)
-        result = self._run(inputs, {"bias": zeros})
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        bias = self.values["bias"]
+        result = self._with({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)
         return result.add_(by_row(bias, result).to(result.dtype))
 
 
 class ScaleSite(AnySite):
     """Any other norm, such as RMSNorm: it runs with vectors that broadcast over the rows in the place of its own."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What the module gives for inputs of shape (rows, ..., width)."""
-        if not self.values:
-            return self._run(inputs, {})
-        vectors = {name: v if v.ndim == 1 else by_row(v, inputs[0]) for name, v in self.values.items()}
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
         # As `normtune.models.precision.RaisedNorm` has it: in float32, and lowered again.
-        result = self._run(tuple(value.float() for value in inputs), vectors)
-        return result.to(inputs[0].dtype)
+        return self._with(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
 
 
 class HeadSite(Site):
     """A Linear of the head, of which every row has its own, with as many outputs as its task has.
 
-    Rows with fewer outputs than others are filled up with zeros.
+    Rows with fewer outputs than others are filled up with zeros. Small weights are stacked for one batched product; if
+    they are large, the rows of each task run by themselves.
     """
 
-    def __init__(self, module: nn.Linear) -> None:
-        super().__init__(module)
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
-        self._groups: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self._outputs = 0
+    #: By task its rows, its weight and its bias.
+    _groups: Sequence[tuple[Tensor, Tensor, Tensor | None]] = ()
 
     def bind(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
         """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
-        self.free()
-        self._outputs = max(len(weight) for weight in weights)
-        if len(weights) == 1:
-            self._weight, self._bias = weights[0], None if biases is None else biases[0]
-        elif max(weight.numel() for weight in weights) <= _STACKED:
-            self._weight, self._bias = _stack(weights), None if biases is None else _stack(biases)
-        else:
+        if len(weights) > 1 and max(weight.numel() for weight in weights) > _STACKED:
             self._groups = _grouped(weights, biases)
-
-    def free(self) -> None:
-        """Let go of the rows' values."""
-        self._weight = self._bias = None
-        self._groups = []
+            return
+        self.values["weight"] = weights[0] if len(weights) == 1 else pad_sequence(list(weights), batch_first=True)
+        if biases is not None:
+            self.values["bias"] = biases[0] if len(biases) == 1 else pad_sequence(list(biases), batch_first=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Float32 outputs for inputs of shape (rows, ..., width).
@@ -174,11 +146,11 @@ class HeadSite(Site):
             ModelError: If the inputs have another number of rows.
         """
         inputs = inputs.float()
-        if self._groups:
+        weight, bias = self.values.get("weight"), self.values.get("bias")
+        if weight is None:
             return self._by_group(inputs)
-        weight, bias = self._weight, self._bias
-        if weight is None or weight.ndim == 2:
-            return self._own_forward(inputs) if weight is None else torch_linear(inputs, weight, bias)
+        if weight.ndim == 2:
+            return torch_linear(inputs, weight, bias)
         if len(inputs) != len(weight):
             raise ModelError(_MIXED)
         tokens = inputs.reshape(len(inputs), -1, inputs.shape[-1])
@@ -190,7 +162,7 @@ class HeadSite(Site):
     def _by_group(self, inputs: Tensor) -> Tensor:
         if len(inputs) != sum(len(rows) for rows, _, _ in self._groups):
             raise ModelError(_MIXED)
-        outputs = inputs.new_zeros(*inputs.shape[:-1], self._outputs)
+        outputs = inputs.new_zeros(*inputs.shape[:-1], max(len(weight) for _, weight, _ in self._groups))
         for rows, weight, bias in self._groups:
             outputs[rows, ..., : len(weight)] = torch_linear(inputs[rows], weight, bias)
         return outputs
@@ -231,15 +203,6 @@ def by_row(values: Tensor, inputs: Tensor) -> Tensor:
     if inputs.ndim == 2 and len(inputs) % rows == 0:
         return values.repeat_interleave(len(inputs) // rows, dim=0)
     raise ModelError(_MIXED)
-
-
-def _lifted(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.float()
-
-
-def _stack(values: Sequence[Tensor]) -> Tensor:
-    same = all(value.shape == values[0].shape for value in values)
-    return torch.stack(list(values)) if same else pad_sequence(list(values), batch_first=True)
 
 
 def _grouped(weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:

@@ -38,7 +38,7 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
 
     On the CPU that is oneDNN where `prefers_onednn`. On every device, a weight of which only some entries train (see
-    `normtune.methods.sparse`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
+    `normtune.methods.selection`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
 
     Args:
         products: What the products of frozen linear layers are computed in (`normtune.fast.bfloat16`).

@@ -20,7 +20,6 @@ from fnmatch import fnmatchcase
 from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.method import METHODS
 from normtune.methods.selection import Selection, where
-from normtune.methods.sparse import Sparse
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
@@ -29,7 +28,7 @@ _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
 _LAYERS = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
 
 
-def tune(base: Base, what: str | Selection, *, seed: int = 0) -> Trainable:
+def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
     """Make a model train what is said, and its head, and nothing else, until `Trainable.undo`.
 
     Args:
@@ -45,7 +44,7 @@ def tune(base: Base, what: str | Selection, *, seed: int = 0) -> Trainable:
         SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
-    spec = Sparse(what) if isinstance(what, Selection) else specify(base.layout, what, seed=seed)
+    spec = specify(base.layout, what, seed=seed) if isinstance(what, str) else what
     return spec.put(base)
 
 
@@ -69,10 +68,8 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     if method is not None and method.read is not None:
         if option and not option.isdigit():
             raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands a number, its {method.option}.")
-        made = method(layout, seed=seed, option=int(option) if option else None)
-        assert isinstance(made, Spec)
-        return made
-    return Sparse(select(layout, text, seed=seed))
+        return method(layout, seed=seed, option=int(option) if option else None)
+    return select(layout, text, seed=seed)
 
 
 def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
@@ -118,8 +115,8 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
     return selection
 
 
-def _selected(name: str, made: Selection | Spec) -> Selection:
-    if isinstance(made, Spec):
+def _selected(name: str, made: Spec) -> Selection:
+    if not isinstance(made, Selection):
         raise SelectionError(f"{name!r} has parameters of its own, so it stands alone and not in an expression.")
     return made
 

@@ -17,16 +17,6 @@ from normtune.models.families import norms_of
 from normtune.models.layout import Layout
 
 
-def full(layout: Layout) -> Selection:
-    """Every entry: ordinary fine-tuning."""
-    return everything(layout)
-
-
-def head(layout: Layout) -> Selection:
-    """No entry, so that the head alone trains: the control below which nothing counts."""
-    return nothing(layout)
-
-
 def bitfit(layout: Layout) -> Selection:
     """Every bias, those of norms and pooler included (Zaken et al., 2021).
 
@@ -120,7 +110,7 @@ class Method:
         read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
     """
 
-    make: Callable[..., Selection | Spec]
+    make: Callable[..., Spec]
     about: str
     paper: str = ""
     option: str = ""
@@ -129,7 +119,7 @@ class Method:
     narrow: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-3)
     read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
 
-    def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection | Spec:
+    def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
         """What trains of a model with this layout.
 
         Args:
@@ -147,8 +137,8 @@ class Method:
 _WIDE_FULL, _NARROW_FULL = (3e-5, 2e-5, 5e-5, 1e-5), (3e-5, 1e-4, 1e-5, 3e-4)
 
 METHODS: dict[str, Method] = {
-    "head": Method(head, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2)),
-    "full": Method(full, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL),
+    "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2)),
+    "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL),
     "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=(3e-3, 1e-3, 1e-2, 3e-4)),
     "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
     "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),

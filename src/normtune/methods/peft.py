@@ -9,20 +9,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from normtune.config import fingerprint
 from normtune.errors import DeltaError, ModelError, NormtuneError, SelectionError
-from normtune.methods.sparse import refuse_sharded
-from normtune.methods.trainable import Applied, Frozen, Spec, Trainable
+from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
 _ADAPTER = "default"
@@ -269,19 +265,13 @@ class Adapted(Trainable):
 
 
 def _inject(model: nn.Module, spec: Peft) -> None:
-    from peft import inject_adapter_in_model
+    from peft import get_peft_config, inject_adapter_in_model
 
+    config = get_peft_config({**json.loads(spec.config), "target_modules": list(spec.targets)})
     # Drawn on the CPU, so that a seed means the same values on every device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        inject_adapter_in_model(_config(spec), model, _ADAPTER)
-
-
-def _config(spec: Peft) -> PeftConfig:
-    from peft import get_peft_config
-
-    config = get_peft_config({**json.loads(spec.config), "target_modules": list(spec.targets)})
-    return config
+        inject_adapter_in_model(config, model, _ADAPTER)
 
 
 def _set(tree: nn.Module, path: str, module: nn.Module) -> None:

@@ -1,4 +1,13 @@
-"""A selection: a pure value that says which entries of which pre-trained parameters train."""
+"""A selection: which entries of which pre-trained parameters train, the `Spec` of every method that adds nothing.
+
+Exactly the selected entries train, whatever the optimizer. The leaf is the packed float32 vector of their values, which
+the forward pass puts in place. So weight decay, momentum, clipping and optimizer state never see an entry that is not
+selected. A parameter that is selected whole, and is float32 already, trains as itself.
+
+The values are put into the frozen tensor itself, so that a step copies no weight; `Tuning.undo` puts back what was
+there. As with any weight that torch trains, outputs from before a change can then no longer be differentiated, and say
+so.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +15,27 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, final
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from normtune.errors import SelectionError
+from normtune.methods.entries import Entries
+from normtune.methods.packed import Packed
+from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, decays, refuse_sharded
+from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
+from normtune.models.precision import RaisedNorm
 
 Indices = np.ndarray  # of int64, sorted, without repeats: positions in a flattened parameter
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class Selection:
+class Selection(Spec):
     """Entries of the pre-trained parameters of one layout; the head is never among them.
 
     Attributes:
@@ -79,11 +98,6 @@ class Selection:
         """Whether every entry of the parameter called `name` is selected."""
         return name in self.chosen and self.chosen[name] is None
 
-    @property
-    def share(self) -> float:
-        """Selected entries over all pre-trained entries."""
-        return len(self) / self.layout.size
-
     @cached_property
     def fingerprint(self) -> str:
         """A hash over layout and positions (hexadecimal SHA-256); equal selections have equal ones."""
@@ -93,16 +107,52 @@ class Selection:
             digest.update(b"all" if indices is None else indices.tobytes())
         return digest.hexdigest()
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The parameters with selected entries."""
+        return tuple(self)
+
+    @property
+    def added(self) -> int:
+        """None is added."""
+        return 0
+
+    def put(self, base: Base) -> Tuning:
+        """The selected entries as leaves (see `Spec.put`)."""
+        return Tuning(base, self)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Placed:
+        """The values in the base's own parameters (see `Spec.apply`)."""
+        return Placed(base, self, state)
+
+    merge = apply
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The selected entries and their values (see `Spec.vectors`)."""
+        return {name: (torch.from_numpy(self.indices(name)), values) for name, values in state.items()}
+
+    def describe(self) -> None:
+        """Nothing: a delta holds the positions themselves."""
+
+    # Whole parameters are common and large, so that none of these spells out their positions.
+
     def __or__(self, other: Selection) -> Selection:
         self._check(other)
-        both = {name: self._union(other, name) for name in self.chosen.keys() & other.chosen.keys()}
-        return Selection(self.layout, {**self.chosen, **other.chosen, **both})
+        both = {**self.chosen, **other.chosen}
+        for name in self.chosen.keys() & other.chosen.keys():
+            whole = self.is_whole(name) or other.is_whole(name)
+            both[name] = None if whole else np.union1d(self.indices(name), other.indices(name))
+        return Selection(self.layout, both)
 
     def __and__(self, other: Selection) -> Selection:
         self._check(other)
-        return Selection(
-            self.layout, {name: self._common(other, name) for name in self.chosen.keys() & other.chosen.keys()}
-        )
+        both: dict[str, Indices | None] = {}
+        for name in self.chosen.keys() & other.chosen.keys():
+            if self.is_whole(name) or other.is_whole(name):
+                both[name] = other.chosen[name] if self.is_whole(name) else self.chosen[name]
+            else:
+                both[name] = np.intersect1d(self.indices(name), other.indices(name), assume_unique=True)
+        return Selection(self.layout, both)
 
     def __sub__(self, other: Selection) -> Selection:
         self._check(other)
@@ -123,18 +173,6 @@ class Selection:
         """
         if self.layout.fingerprint != other.layout.fingerprint:
             raise SelectionError("The two selections are of different models.")
-
-    # Whole parameters are common and large, so that none of these spells out their positions.
-
-    def _union(self, other: Selection, name: str) -> Indices | None:
-        mine, theirs = self.chosen[name], other.chosen[name]
-        return None if mine is None or theirs is None else np.union1d(mine, theirs)
-
-    def _common(self, other: Selection, name: str) -> Indices | None:
-        mine, theirs = self.chosen[name], other.chosen[name]
-        if mine is None or theirs is None:
-            return theirs if mine is None else mine
-        return np.intersect1d(mine, theirs, assume_unique=True)
 
 
 def _tidy(place: Place, indices: Indices | None) -> Indices | None:
@@ -181,3 +219,121 @@ def at(layout: Layout, positions: Iterable[int] | Indices) -> Selection:
             for place, start, low, high in zip(layout.body, starts, bounds, bounds[1:], strict=False)
         },
     )
+
+
+@final
+class Placed(Applied):
+    """Values, packed, by parameter name, in the place of a base's own."""
+
+    def __init__(self, base: Base, selection: Selection, values: Mapping[str, Tensor]) -> None:
+        refuse_sharded(base.model)
+        self._base, self._selection = base, selection
+        self._norms = raise_norms(base.model, selection)
+        self._kept: dict[str, Tensor] = {}
+        for name, own in values.items():
+            flat, at = self._flat(name)
+            self._kept[name] = flat[at].clone()
+            flat[at] = own.to(flat)
+
+    def _flat(self, name: str) -> tuple[Tensor, Tensor]:
+        """A parameter as a vector, and the positions of the values in it."""
+        flat = self._base.model.get_parameter(name).data.view(-1)
+        return flat, torch.from_numpy(self._selection.indices(name)).to(flat.device)
+
+    def undo(self) -> None:
+        """Put back the base's own values, to the bit."""
+        for name, own in self._kept.items():
+            flat, at = self._flat(name)
+            flat[at] = own.to(flat.device)
+        for norm in self._norms:
+            norm.undo()
+
+
+@final
+class Tuning(Trainable):
+    """A model whose selected entries and head train, and nothing else.
+
+    Args:
+        base: The base model; its model is changed in place until `undo`.
+        selection: What trains beside the head.
+
+    Raises:
+        SelectionError: If the selection is of another model.
+        ModelError: If the model is being tuned already, or its parameters are sharded.
+    """
+
+    def __init__(self, base: Base, selection: Selection) -> None:
+        if selection.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError("The selection is of another model.")
+        refuse_sharded(base.model)
+        self.base, self.spec, self.selection = base, selection, selection
+        self._frozen = Frozen(base)
+        self.head = self._frozen.head
+        self._norms = raise_norms(base.model, selection)
+        parameters = dict(base.model.named_parameters())
+        self._kept: dict[str, Tensor] = {}
+        # For each module with a packed parameter: its own parameters, in their order.
+        self._owned: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
+        self._packed: list[tuple[nn.Module, str]] = []
+        self._placed: list[Packed] = []
+        self.leaves: dict[str, nn.Parameter] = {}
+        for place in selection:
+            self._add(place.parameter, parameters[place.parameter])
+
+    def decays(self, name: str) -> bool:
+        """Whether the parameter called `name` has weight decay."""
+        return decays(self.base.layout.by_name[name])
+
+    def _add(self, name: str, parameter: nn.Parameter) -> None:
+        if self.selection.is_whole(name) and parameter.dtype == torch.float32:
+            self._kept[name] = parameter.detach().clone()
+            parameter.requires_grad_()
+            self.leaves[name] = parameter
+            return
+        indices = torch.from_numpy(self.selection.indices(name)).to(parameter.device)
+        holders = list(_holders(self.base.model, parameter))
+        # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
+        rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
+        packed = Packed(parameter, Entries(indices, parameter.shape), in_place=not rescaled)
+        for module, attribute in holders:
+            self._owned.setdefault(module, dict(module._parameters))
+            parametrize.register_parametrization(module, attribute, packed, unsafe=True)
+            # A tensor that several modules share has one leaf.
+            parametrizations: Any = module.parametrizations
+            parametrizations[attribute].original0 = packed.leaf
+        self._packed.extend(holders)
+        self._placed.append(packed)
+        self.leaves[name] = packed.leaf
+
+    def undo(self) -> None:
+        """Put the model back, to the bit, as it was before."""
+        # Without gradients torch would leave a buffer behind.
+        with torch.inference_mode(False), torch.enable_grad():
+            for module, attribute in self._packed:
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        for module, owned in self._owned.items():
+            # Cleared first: the order of a module's parameters is part of the layout.
+            module._parameters.clear()
+            module._parameters.update(owned)
+        for packed in self._placed:
+            packed.restore()
+        with torch.no_grad():
+            for name, value in self._kept.items():
+                self.base.model.get_parameter(name).copy_(value)
+        for norm in self._norms:
+            norm.undo()
+        self._frozen.undo()
+
+
+def raise_norms(model: nn.Module, selection: Selection) -> list[RaisedNorm]:
+    """Make the selected normalisations of a lower-precision model float32, so that small updates do not vanish."""
+    owners = {place.parameter.rpartition(".")[0] for place in selection if place.norm}
+    modules = [model.get_submodule(owner) for owner in sorted(owners)]
+    return [RaisedNorm(module) for module in modules if next(module.parameters()).dtype.itemsize < 4]
+
+
+def _holders(model: nn.Module, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:
+    for module in model.modules():
+        for name, own in module._parameters.items():
+            if own is parameter:
+                yield module, name

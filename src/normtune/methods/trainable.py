@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from normtune.errors import ModelError
 from normtune.models.base import Base
@@ -171,6 +172,22 @@ class Trainable(Applied):
 def decays(place: Place) -> bool:
     """Whether a parameter has weight decay: norms and biases have none."""
     return not place.norm and place.sub == "weight"
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Check that every parameter lies whole on this process.
+
+    Raises:
+        ModelError: If one is sharded, or its model is being tuned already.
+    """
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            raise ModelError("This model is being tuned already; undo that first.")
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
+            raise ModelError(
+                "This model's parameters are sharded (FSDP, DeepSpeed or DTensor); normtune needs them whole."
+            )
 
 
 class Frozen:

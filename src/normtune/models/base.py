@@ -118,8 +118,7 @@ def load_base(
     model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head)
     model.eval()
     model.requires_grad_(False)
-    outside = [n for n, _ in model.named_parameters() if not n.startswith(f"{model.base_model_prefix}.")]
-    head_names = sorted({*missing, *outside})
+    head_names = sorted({*missing, *_outside(model)})
     _check_checkpoint(name, model, missing)
     roots = head_roots(model, head_names)
     if keep_head and missing:
@@ -132,7 +131,9 @@ def load_base(
         tokenizer=read_tokenizer(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=_stored_identity(path, revision, model, places),
+        identity=checkpoint_identity(
+            weight_files(path, revision), model.base_model_prefix, _stored_names(model, places)
+        ),
         layout=places,
         roots=roots,
         head_seed=None if keep_head else head_seed,
@@ -155,18 +156,15 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = Non
     Returns:
         The base model around `model` itself, not a copy.
     """
-    prefix = f"{model.base_model_prefix}."
-    head_names = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+    head_names = _outside(model)
     places = layout(model, head_names)
     stored = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    names = [*(place.parameter for place in places.body), *statistics(model)]
-    body = {canonical_name(name, model.base_model_prefix): stored[name] for name in names}
     return Base(
         model=model,
         tokenizer=tokenizer,
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
-        identity=tensors_identity(body),
+        identity=tensors_identity({own: stored[name] for own, name in _stored_names(model, places).items()}),
         layout=places,
         roots=head_roots(model, head_names),
         head_seed=None,
@@ -198,8 +196,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
                 kind = config.model_type
                 raise ModelError(f"{name!r} is a {kind!r} model, which has no sequence classifier.") from error
             raise ModelError(f"The configuration of {name!r} cannot be used: {first_line(error)}") from error
-    prefix = f"{model.base_model_prefix}."
-    return layout(model, [n for n, _ in model.named_parameters() if not n.startswith(prefix)])
+    return layout(model, _outside(model))
 
 
 def _load_weights(
@@ -247,8 +244,12 @@ def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> 
         )
 
 
-def _stored_identity(path: str, revision: str | None, model: PreTrainedModel, places: Layout) -> str:
-    prefix = model.base_model_prefix
+def _outside(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters outside the encoder."""
+    return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+
+
+def _stored_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
+    """What makes a base's identity, its body and the statistics of its norms: canonical name -> the model's own."""
     names = [*(place.parameter for place in places.body), *statistics(model)]
-    own = [canonical_name(name, prefix) for name in names]
-    return checkpoint_identity(weight_files(path, revision), prefix, own)
+    return {canonical_name(name, model.base_model_prefix): name for name in names}

@@ -54,15 +54,6 @@ class HeadSpec:
             raise ModelError("A classifier's label names must differ from each other.")
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """What a head was before it was swapped: its modules and the configuration's fields."""
-
-    modules: Mapping[str, nn.Module]
-    config: Mapping[str, object]
-    num_labels: int
-
-
 def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
     """Paths of the largest modules all of whose parameters are in `head`."""
     names = set(head)
@@ -101,24 +92,20 @@ class HeadSwap:
         modules = new_head(model, roots, spec, seed)
         if tensors is not None:
             _fill(modules, tensors)
-        config = model.config
         self._model = model
-        self._saved = _Saved(
-            modules={path: model.get_submodule(path) for path in roots},
-            config={name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")},
-            num_labels=outputs_of(model),
-        )
+        self._modules = {path: model.get_submodule(path) for path in roots}
+        self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
         set_labels(model, spec)
         for path, module in modules.items():
             model.set_submodule(path, module.train(model.training), strict=True)
 
     def undo(self) -> None:
         """Put back the head, the labels and the problem type that the model had."""
-        for path, module in self._saved.modules.items():
+        for path, module in self._modules.items():
             self._model.set_submodule(path, module.train(self._model.training), strict=True)
-        for name, value in self._saved.config.items():
+        for name, value in self._config.items():
             setattr(self._model.config, name, value)
-        _set_outputs(self._model, self._saved.num_labels)
+        _set_outputs(self._model)
 
 
 def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
@@ -127,17 +114,12 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
     model.config.problem_type = spec.problem_type
-    _set_outputs(model, spec.outputs)
+    _set_outputs(model)
 
 
-def outputs_of(model: PreTrainedModel) -> int:
-    """Width of the model's present head."""
-    return len(model.config.id2label or {})
-
-
-def _set_outputs(model: PreTrainedModel, outputs: int) -> None:
+def _set_outputs(model: PreTrainedModel) -> None:
     """Some families' forward pass reads the width from an attribute of the model's own."""
-    setattr(model, "num_labels", outputs)  # noqa: B010
+    setattr(model, "num_labels", len(model.config.id2label or {}))  # noqa: B010
 
 
 def read_spec(model: PreTrainedModel) -> HeadSpec:
@@ -192,6 +174,30 @@ def head_shapes(model: PreTrainedModel, roots: tuple[str, ...]) -> dict[str, tup
         name: tuple(a if a == b else None for a, b in zip(shape, three[name], strict=True))
         for name, shape in two.items()
     }
+
+
+def outputs_of_values(shapes: Mapping[str, tuple[int | None, ...]], values: Mapping[str, Tensor]) -> int:
+    """The number of outputs that a head with these values has.
+
+    Args:
+        shapes: What `head_shapes` gave for the model.
+        values: The head's values by parameter name.
+
+    Raises:
+        DeltaError: If they are no head of this model.
+    """
+    if odd := sorted(shapes.keys() ^ values.keys()):
+        raise DeltaError(f"The heads have different parameters: {', '.join(odd)} only on one side.")
+    found: set[int] = set()
+    for name, shape in shapes.items():
+        own = tuple(values[name].shape)
+        if len(own) != len(shape) or any(size not in {None, mine} for mine, size in zip(own, shape, strict=True)):
+            wanted = ", ".join("outputs" if size is None else str(size) for size in shape)
+            raise DeltaError(f"The head's {name} has the shape {own} instead of ({wanted}).")
+        found.update(mine for mine, size in zip(own, shape, strict=True) if size is None)
+    if len(found) != 1:
+        raise DeltaError(f"The parts of the head do not fit together: {sorted(found)} outputs.")
+    return found.pop()
 
 
 def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:

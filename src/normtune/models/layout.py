@@ -162,7 +162,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     stacks = {path.stack for path in paths.values() if path.layer is not None}
     places = []
     for name, shape in shapes.items():
-        module, leaf = _split_leaf(name)
+        module, _, leaf = name.rpartition(".")
         path = paths.get(name)
         places.append(
             Place(
@@ -232,14 +232,9 @@ def _normalises(module: nn.Module) -> bool:
         return False
 
 
-def _split_leaf(name: str) -> tuple[str, str]:
-    module, _, leaf = name.rpartition(".")
-    return module, leaf
-
-
 def _own_component(path: str) -> str:
     """The owning module's path; a parameter that is no module's weight or bias is a component of its own."""
-    module, leaf = _split_leaf(path)
+    module, _, leaf = path.rpartition(".")
     return module if leaf in {"weight", "bias"} and module else path
 
 

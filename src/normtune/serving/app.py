@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from http import HTTPStatus
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -22,20 +21,10 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Match
 
 from normtune.errors import DataError, DeltaError, NormtuneError
+from normtune.serving import schemas
 from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
 from normtune.serving.gate import Gate, problem
-from normtune.serving.schemas import (
-    Answer,
-    Answers,
-    Name,
-    Problem,
-    Question,
-    Rows,
-    Source,
-    State,
-    TaskInfo,
-    TaskNames,
-)
+from normtune.serving.schemas import Answer, Answers, Name, Problem, Question, Rows, TaskInfo, TaskNames
 from normtune.serving.settings import is_loopback
 from normtune.serving.tasks import Catalogue, UnknownTaskError
 from normtune.versions import versions
@@ -54,9 +43,13 @@ _ERRORS: dict[type[NormtuneError], tuple[int, str]] = {
     FullError: (503, "full"),
     BatchError: (500, "defect"),
 }
-_NAMES = {400: "bad-request", 401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
 
-router = APIRouter()
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
+router = APIRouter(responses=_problems(400, 404, 408, 409, 413, 422, 503))
 _bearer = HTTPBearer(auto_error=False, description="The server's token, for calls that change tasks.")
 
 
@@ -87,8 +80,7 @@ def application(batcher: Batcher) -> FastAPI:
     app.include_router(router)
     app.add_middleware(Gate, batcher=batcher)
     app.openapi = lambda: _openapi(app, batcher)  # type: ignore[method-assign]
-    assets = Path(str(importlib.resources.files("fastapi_swagger"))) / "resources"
-    app.mount("/assets", StaticFiles(directory=assets), name="assets")
+    app.mount("/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="assets")
     return app
 
 
@@ -127,37 +119,22 @@ def _hostname(headers: Headers) -> str:
     return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    texts = {
-        400: "The body is no JSON",
-        401: "The token is missing or wrong",
-        403: "Not allowed here",
-        404: "There is no such task",
-        408: "The body came too slowly",
-        409: "It does not fit the task, or the delta is refused",
-        413: "More than the server takes",
-        422: "The request does not fit",
-        503: "No room now; see Retry-After",
-    }
-    return {status: {"model": Problem, "description": texts[status]} for status in statuses}
+_CHANGE: dict[str, Any] = {"dependencies": [Depends(_may_change)], "tags": ["tasks"]}
 
 
-_CHANGE = [Depends(_may_change)]
-
-
-@router.post("/v1/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
+@router.post("/v1/predict", tags=["predict"])
 async def predict(asked: Rows, served: Served) -> Answers:
     """Answer many texts, each for its own task."""
     return Answers(answers=await served.predict([(row.task, row.asked) for row in asked.rows]))
 
 
-@router.post("/v1/tasks/{task}/predict", tags=["predict"], responses=_problems(400, 404, 408, 409, 413, 422, 503))
+@router.post("/v1/tasks/{task}/predict", tags=["predict"])
 async def predict_one(task: Name, asked: Question, served: Served) -> Answer:
     """Answer one text for one task."""
     return (await served.predict([(task, asked.asked)]))[0]
 
 
-@router.get("/v1/tasks", tags=["tasks"], responses=_problems(422))
+@router.get("/v1/tasks", tags=["tasks"])
 async def tasks(
     served: Served,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
@@ -168,51 +145,40 @@ async def tasks(
     return TaskNames(total=len(names), tasks=names[offset : offset + limit])
 
 
-@router.get("/v1/tasks/{task}", tags=["tasks"], responses=_problems(404, 409, 422))
+@router.get("/v1/tasks/{task}", tags=["tasks"])
 async def one_task(task: Name, served: Served) -> TaskInfo:
     """What a task answers."""
     return TaskInfo.of(await served.at_desk(lambda: served.catalogue.entry(task)))
 
 
-@router.put(
-    "/v1/tasks/{task}",
-    dependencies=_CHANGE,
-    tags=["tasks"],
-    responses={
-        201: {"model": TaskInfo, "description": "The task is new"},
-        **_problems(400, 401, 403, 408, 409, 413, 422),
-    },
-)
-async def put_task(task: Name, source: Source, served: Served, response: Response) -> TaskInfo:
+_NEW: dict[int | str, dict[str, Any]] = {201: {"model": TaskInfo, "description": "The task is new"}}
+
+
+@router.put("/v1/tasks/{task}", responses={**_NEW, **_problems(401, 403)}, **_CHANGE)
+async def put_task(task: Name, source: schemas.Source, served: Served, response: Response) -> TaskInfo:
     """Add or replace a task with a delta of the server's folder. A delta that does not fit changes nothing."""
     entry, new = await served.at_desk(lambda: served.catalogue.add(task, source.delta))
     response.status_code = 201 if new else 200
     return TaskInfo.of(entry)
 
 
-@router.delete(
-    "/v1/tasks/{task}",
-    dependencies=_CHANGE,
-    tags=["tasks"],
-    status_code=204,
-    responses=_problems(401, 403, 404, 409, 422),
-)
+@router.delete("/v1/tasks/{task}", responses=_problems(401, 403), status_code=204, **_CHANGE)
 async def delete_task(task: Name, served: Served) -> None:
     """Remove a task. Texts that were accepted before are still answered."""
     await served.at_desk(lambda: served.catalogue.remove(task))
 
 
 @router.get("/healthz", tags=["state"])
-async def health() -> State:
+async def health() -> schemas.State:
     """Whether the server is alive."""
-    return State(status="alive")
+    return schemas.State(status="alive")
 
 
-@router.get("/readyz", tags=["state"], responses={503: {"model": State, "description": "Not yet, or no longer"}})
-async def readiness(served: Served, response: Response) -> State:
+@router.get("/readyz", tags=["state"], responses={503: {"model": schemas.State, "description": "Not now"}})
+async def readiness(served: Served, response: Response) -> schemas.State:
     """Whether requests should be sent here."""
     response.status_code = 200 if served.ready else 503
-    return State(status="ready" if served.ready else "stopping")
+    return schemas.State(status="ready" if served.ready else "stopping")
 
 
 @router.get(
@@ -256,7 +222,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if refusal.status_code == 405:
         matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
         headers["Allow"] = ", ".join(sorted({name for route in matching for name in getattr(route, "methods", ())}))
-    return problem(refusal.status_code, _NAMES.get(refusal.status_code, "error"), str(refusal.detail), headers)
+    name = HTTPStatus(refusal.status_code).phrase.lower().replace(" ", "-")
+    return problem(refusal.status_code, name, str(refusal.detail), headers)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
@@ -266,7 +233,7 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _defect(request: Request, error: Exception) -> JSONResponse:
-    return problem(500, "defect", "The server failed on this request; its log says why.")
+    return await _failed(request, BatchError())
 
 
 # The OpenAPI description: with the server's own limits, and with examples that its own tasks answer.
@@ -274,14 +241,14 @@ async def _defect(request: Request, error: Exception) -> JSONResponse:
 
 def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    settings, schemas = batcher.settings, found["components"]["schemas"]
-    schemas["Rows"]["properties"]["rows"]["maxItems"] = min(settings.max_rows, settings.max_queue)
+    settings, models = batcher.settings, found["components"]["schemas"]
+    models["Rows"]["properties"]["rows"]["maxItems"] = min(settings.max_rows, settings.max_queue)
     for name in ("Question", "Row"):
-        fields = schemas[name]["properties"]
+        fields = models[name]["properties"]
         fields["text"]["maxLength"] = settings.max_text
         fields["text_pair"]["anyOf"][0]["maxLength"] = settings.max_text
     operations = [operation for path in found["paths"].values() for operation in path.values()]
-    _add_examples(schemas, operations, batcher.catalogue)
+    _add_examples(models, operations, batcher.catalogue)
     if settings.token is None:
         found["components"].pop("securitySchemes", None)
         for operation in operations:
@@ -290,7 +257,7 @@ def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
     return found
 
 
-def _add_examples(schemas: dict[str, Any], operations: list[dict[str, Any]], catalogue: Catalogue) -> None:
+def _add_examples(models: dict[str, Any], operations: list[dict[str, Any]], catalogue: Catalogue) -> None:
     rows = []
     for name in catalogue.names()[:_EXAMPLES]:
         try:
@@ -300,10 +267,10 @@ def _add_examples(schemas: dict[str, Any], operations: list[dict[str, Any]], cat
         rows.append({"task": name, "text": "where is my parcel?", **({"text_pair": "It is late."} if pair else {})})
     if not rows:
         return
-    schemas["Rows"]["example"] = {"rows": rows}
-    schemas["Question"]["example"] = {key: value for key, value in rows[0].items() if key != "task"}
+    models["Rows"]["example"] = {"rows": rows}
+    models["Question"]["example"] = {key: value for key, value in rows[0].items() if key != "task"}
     if catalogue.folder is not None and (deltas := catalogue.folder.names()):
-        schemas["Source"]["example"] = {"delta": deltas[0]}
+        models["Source"]["example"] = {"delta": deltas[0]}
     for operation in operations:
         for parameter in operation.get("parameters", ()):
             if parameter["name"] == "task":

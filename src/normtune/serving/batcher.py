@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.entry import Prepared
+from normtune.deltas.bank import Prepared
 from normtune.errors import NormtuneError
 from normtune.serving.metrics import Metrics
 from normtune.serving.schemas import Answer
@@ -29,11 +29,7 @@ class TooLongError(NormtuneError):
 
 
 class FullError(NormtuneError):
-    """The queue has no room for a request now.
-
-    Args:
-        seconds: After how many seconds to try again.
-    """
+    """The queue has no room for a request now; the client may try again after some seconds."""
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
@@ -49,13 +45,7 @@ class BatchError(NormtuneError):
 
 @dataclass(eq=False)
 class _Row:
-    """A row in the queue.
-
-    Attributes:
-        prepared: The text and its task.
-        came: When it came.
-        answer: Becomes its answer.
-    """
+    """A row in the queue: the text with its task, when it came, and what becomes its answer."""
 
     prepared: Prepared
     came: float
@@ -113,13 +103,7 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._desk, work)
 
     async def predict(self, rows: Sequence[tuple[str, Text]]) -> list[Answer]:
-        """Answer texts.
-
-        Args:
-            rows: For each text the name of its task, and the text.
-
-        Returns:
-            One answer a row.
+        """Answer texts, each given with the name of its task.
 
         Raises:
             TooLongError: If there are too many rows, or a text is too long.
@@ -135,7 +119,10 @@ class Batcher:
             found = await self._answers(prepared)
         finally:
             self.waiting -= len(rows)
-        return [Answer.of(one.entry.name, one.truncated, answer) for one, answer in zip(prepared, found, strict=True)]
+        return [
+            Answer(task=one.entry.name, truncated=one.truncated, **answer.model_dump())
+            for one, answer in zip(prepared, found, strict=True)
+        ]
 
     def _check(self, rows: Sequence[tuple[str, Text]]) -> None:
         most = min(self.settings.max_rows, self.settings.max_queue)

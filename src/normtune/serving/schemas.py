@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from normtune.config import Strict
 from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.entry import Entry
+from normtune.deltas.bank import Entry
 from normtune.serving.tasks import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]
@@ -15,11 +16,7 @@ Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, da
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Question(_Body):
+class Question(Strict):
     """A text for the task in the address."""
 
     text: Words
@@ -37,34 +34,26 @@ class Row(Question):
     task: Name
 
 
-class Rows(_Body):
+class Rows(Strict):
     """Texts, each with its task; all are answered in the same batches."""
 
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
-class Answer(_Body):
+class Answer(Prediction):
     """The answer for one text: label and probabilities, or the value of a regression."""
 
     task: str
-    label: str | None = None
-    probabilities: dict[str, float] | None = None
-    value: float | None = None
     truncated: Annotated[bool, Field(description="Whether the text was cut to the task's limit.")]
 
-    @classmethod
-    def of(cls, task: str, truncated: bool, found: Prediction) -> Answer:
-        """A prediction, with its task and whether the text was cut."""
-        return cls(task=task, truncated=truncated, **found.model_dump())
 
-
-class Answers(_Body):
+class Answers(Strict):
     """One answer a row, in their order."""
 
     answers: list[Answer]
 
 
-class TaskInfo(_Body):
+class TaskInfo(Strict):
     """What a task answers, and how much memory it takes."""
 
     name: str
@@ -83,26 +72,26 @@ class TaskInfo(_Body):
         return cls(name=entry.name, apart=entry.apart, bytes=entry.bytes, **facts)
 
 
-class TaskNames(_Body):
+class TaskNames(Strict):
     """A page of the names of the tasks, sorted."""
 
     total: int
     tasks: list[str]
 
 
-class Source(_Body):
+class Source(Strict):
     """The delta of a task."""
 
     delta: Annotated[Name, Field(description="Name of a delta in the server's folder.")]
 
 
-class State(_Body):
+class State(Strict):
     """Whether the server is alive, or ready."""
 
     status: str
 
 
-class Problem(_Body):
+class Problem(Strict):
     """What is wrong with a request."""
 
     error: Annotated[str, Field(description="A short name for programs.")]

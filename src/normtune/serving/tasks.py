@@ -13,9 +13,8 @@ from threading import RLock
 from typing import Generic, TypeVar
 
 from normtune.deltas.answers import Text
-from normtune.deltas.bank import Bank
+from normtune.deltas.bank import Bank, Entry, Prepared
 from normtune.deltas.delta import FILE, Delta
-from normtune.deltas.entry import Entry, Prepared
 from normtune.errors import ConfigError, DataError, DeltaError, NormtuneError
 from normtune.models.base import Base
 from normtune.serving.settings import Settings
@@ -62,11 +61,7 @@ class Cache(Generic[V]):
         return self.values[name][0]
 
     def put(self, name: str, value: V, size: int) -> list[str]:
-        """Add or replace a value of `size` bytes.
-
-        Returns:
-            The names of the values that were dropped to make room.
-        """
+        """Add or replace a value of `size` bytes; gives the names of the values that were dropped to make room."""
         self.drop(name)
         self.values[name] = value, size
         self.bytes += size
@@ -85,14 +80,7 @@ class Cache(Generic[V]):
 
 
 class DeltaFolder:
-    """A folder of deltas: ``NAME.safetensors``, or ``NAME/delta.safetensors`` as ``train --out`` writes them.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        ConfigError: If it is no folder.
-    """
+    """A folder of deltas: ``NAME.safetensors``, or ``NAME/delta.safetensors`` as ``train --out`` writes them."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
@@ -141,12 +129,7 @@ class DeltaFolder:
 
 @dataclass
 class _Loaded:
-    """A task loaded from the folder.
-
-    Attributes:
-        stamp: The version of its file, or of the one refused since.
-        checked: When it was last compared with the folder.
-    """
+    """A task loaded from the folder: the version of its file (or of the one refused since), and when that was read."""
 
     stamp: Stamp
     checked: float
@@ -196,14 +179,7 @@ class Catalogue:
             return self.bank.tasks[name]
 
     def add(self, name: str, delta: str) -> tuple[Entry, bool]:
-        """Add or replace a task with a delta of the folder.
-
-        Args:
-            name: The task's name.
-            delta: The delta's name in the folder.
-
-        Returns:
-            The task, and whether it is new.
+        """Add or replace a task with the delta called `delta` in the folder; says also whether the task is new.
 
         Raises:
             DeltaError: If there is no folder or no such delta, or it is damaged or does not fit; the old task stays.
@@ -232,13 +208,7 @@ class Catalogue:
         raise UnknownTaskError(name)
 
     def prepare(self, rows: Sequence[tuple[str, Text]]) -> list[Prepared]:
-        """Check and tokenize texts.
-
-        Args:
-            rows: For each text the name of its task, and the text.
-
-        Returns:
-            What the bank answers.
+        """Check and tokenize texts, each given with the name of its task, for the bank to answer.
 
         Raises:
             UnknownTaskError: If there is no such task.

@@ -10,7 +10,6 @@ from normtune.config import Pruning, RunConfig
 from normtune.data.task import TaskData
 from normtune.machine import machine, peak_memory
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.models.families import known_norms
 from normtune.records.run import Record
 from normtune.studies.pruning import pruned_identity, verdict
@@ -74,7 +73,7 @@ def pruned(session: Session, run: Run, rule: Pruning, rivals: Sequence[Record], 
 
 def _record(session: Session, run: Run, **facts: Any) -> Record:
     base, config, task = session.base, run.config, run.data.task
-    spec = session.spec(config.method, config.seed) if run.selection is None else Sparse(run.selection)
+    spec = session.spec(config.method, config.seed) if run.selection is None else run.selection
     return Record(
         config=config,
         base_identity=base.identity,

@@ -14,7 +14,6 @@ from normtune.data.encode import encode
 from normtune.data.glue import load_glue, survey
 from normtune.data.glue_tasks import ALIASES, GLUE
 from normtune.data.task import Split, resolve
-from normtune.deltas.answering import task_of
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.deltas.hub import fetch
 from normtune.errors import ConfigError, DataError, DeltaError
@@ -232,7 +231,7 @@ def _answer(
         outputs = logits(base, encoded)
         if not np.isfinite(outputs).all():
             raise DeltaError(f"The delta {delta.info.task!r} gives a number that is not finite for {part.file.name}.")
-        values.append(decide(outputs, task_of(delta)))
+        values.append(decide(outputs, delta.info.as_task))
         truncated += encoded.truncated
         progress(len(chunk))
     return _written(part, np.concatenate(values), truncated, examples.identity())

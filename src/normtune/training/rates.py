@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from normtune.config import Strict
 from normtune.methods.method import METHODS
-from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
@@ -33,7 +32,7 @@ class Grid(Strict):
         return tuple(sorted(self.rates[:count]))
 
 
-def grid(method: str | None, spec: Spec | Selection, width: int) -> Grid:
+def grid(method: str | None, spec: Spec, width: int) -> Grid:
     """The rates to try for `method` on a model of `width` hidden units.
 
     Args:

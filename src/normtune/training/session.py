@@ -20,7 +20,6 @@ from normtune.importance.change import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
-from normtune.methods.sparse import Sparse
 from normtune.methods.trainable import Spec
 from normtune.models.base import Base, load_base
 from normtune.models.families import known_norms
@@ -127,7 +126,7 @@ class Session:
             return self.spec(config.method, config.seed)
         if selection.layout.fingerprint != self.base.layout.fingerprint:
             raise SelectionError(f"The selection {config.method!r} is of another model than {self.base.name!r}.")
-        return Sparse(selection)
+        return selection
 
     def _identity(self, config: RunConfig, task: Task, parts: Parts, spec: Spec) -> str:
         accelerator = self.accelerator

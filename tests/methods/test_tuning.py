@@ -13,8 +13,8 @@ from normtune.errors import ModelError, SelectionError
 from normtune.fast import linear
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, at, everything, nothing
-from normtune.methods.sparse import Sparse, Tuning, refuse_sharded
+from normtune.methods.selection import Selection, Tuning, at, everything, nothing
+from normtune.methods.trainable import refuse_sharded
 from normtune.models.base import load_base
 from normtune.models.head import HeadSpec
 
@@ -352,7 +352,7 @@ def test_clipping_sees_the_leaves_alone(make_base):
 def test_counts(make_base):
     layout = make_base("bert").layout
     selection = select(layout, "layernorm")
-    assert Sparse(selection).counts(layout).model_dump() == {
+    assert selection.counts(layout).model_dump() == {
         "selected": 192,
         "head": 66,
         "trained": 258,
