@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from normtune.errors import DataError
 from normtune.records.results import read
 from normtune.report import writing
 from normtune.report.page import Report, page
@@ -45,12 +46,12 @@ def test_a_report_that_fails_leaves_the_earlier_one(cli, tmp_path, monkeypatch):
     (out / "index.html").write_text("the earlier one")
     (out / writing.MARKER).write_text("index.html")
 
-    def full(table):
-        raise OSError(28, "No space left on device")
+    def broken(table):
+        raise DataError("The table is broken.")
 
-    monkeypatch.setattr(writing, "as_markdown", full)
+    monkeypatch.setattr(writing, "as_markdown", broken)
     status, _, error = cli("report", results, "--out", out, "--force")
-    assert (status, error.strip()) == (1, f"Error: Cannot write {out}: No space left on device.")
+    assert (status, error.strip()) == (1, "Error: The table is broken.")
     assert (out / "index.html").read_text() == "the earlier one"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
 

@@ -36,7 +36,7 @@ def test_tasks_that_lack_a_run_take_no_part(tmp_path):
     assert (len(random.values), random.left_out) == (3, ("RTE",))
     comparison, left = ours(cells)
     assert comparison is not None
-    assert (comparison.scores.tasks, left) == (("CoLA", "MRPC", "STS-B"), ("RTE",))
+    assert (comparison.scores.tasks, left) == (("cola", "mrpc", "stsb"), ("RTE",))
     assert "Left out" in ours_table(cells).notes[0]
 
 

@@ -91,5 +91,5 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
 def test_a_point_says_what_lies_under_it(cells):
     panel = figure5(cells).panels[0]
     assert isinstance(panel, Curves)
-    said = panel.marks[0][0].tip.splitlines()
+    said = panel.marks[0][0][0].splitlines()
     assert [line.split(":")[0] for line in said[:4]] == ["f = 0.1", "individual", "global", "leave-one-out (CV)"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
@@ -16,6 +17,8 @@ from normtune.records.run import Norms, Record
 from normtune.statistics import published
 from normtune.statistics.scores import same_task
 
+#: Sums by layer and sub-component.
+Sums = Mapping[tuple[int, str], float]
 #: GLUE's columns, and what the paper calls them.
 PRINTED = dict(zip(SUITES["glue"].columns, published.TASKS, strict=True))
 #: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
@@ -108,10 +111,30 @@ class Cells:
         known = {column.task for column in own}
         return (*own, *(Column(task, task) for task in suites if task not in known))
 
-    @property
+    @cached_property
     def ran(self) -> tuple[Column, ...]:
         """The columns with any run."""
         return tuple(column for column in self.columns if column.task in self.tasks)
+
+    @cached_property
+    def fisher(self) -> dict[str, FisherRecord]:
+        """The measurements of Fisher information by task, in the order of the columns."""
+        by_task = {each.config.task: each for each in self.results.fisher}
+        return {task: by_task[task] for task in self.order(by_task)}
+
+    def layer_sums(self, fisher: FisherRecord, head: int | None = None) -> Sums:
+        """Sums of the Fisher information of the norm that closes each layer, of one head or the mean over heads."""
+        sums: dict[tuple[int, str], float] = defaultdict(float)
+        for row in fisher.information:
+            if row.component in self.norms.closing and row.layer is not None:
+                sums[row.layer, row.sub] += row.total if head is None else row.by_seed[head]
+        return sums
+
+    @cached_property
+    def no_bias(self) -> str:
+        """A sentence where the norm that closes a layer is known to have no bias, as an RMSNorm; else nothing."""
+        subs = {sub for each in self.results.fisher for _, sub in self.layer_sums(each)}
+        return f"{self.closing} has no bias in this model (RMSNorm)." if subs and "bias" not in subs else ""
 
     @cached_property
     def norms(self) -> Norms:
@@ -145,6 +168,10 @@ class Cells:
                 values[seed] = value
         return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
 
+    def full_runs(self, task: str) -> list[Record]:
+        """The full fine-tunings of a task that say how far their parameters moved."""
+        return [run for run in self.chosen.get(("full", task), {}).values() if run.changes]
+
     def metric(self, column: Column) -> str:
         """The metric of a column: that of its runs; without any the paper's; or nothing."""
         own = (run.primary for run in self.results.runs if run.config.task == column.task)
@@ -164,6 +191,10 @@ class Cells:
         """The names of the columns' tasks that are not among `tasks`."""
         have = {*tasks}
         return [self.title(task) for task in self.order(c.task for c in self.columns) if task not in have]
+
+    def complete(self, method: str, task: str) -> bool:
+        """Whether a method has all of its seeds in every column of a task."""
+        return all(self.cell(method, column).complete for column in self.columns if column.task == task)
 
     @property
     def whole(self) -> tuple[str, ...]:

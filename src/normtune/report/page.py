@@ -67,19 +67,16 @@ def page(report: Report) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    machines, versions = appendix.Marks("M"), appendix.Marks("V")
-    shelves = appendix.shelves(report.cells, machines, versions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html.j2")).render(
         report=report,
         tables=report.tables,
         figures=report.figures,
-        drawings={key: Markup(drawing.inline) for key, drawing in report.figures.items()},
+        drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
         findings=findings(report.cells),
         facts=appendix.facts(report.cells),
-        shelves=shelves,
-        machines=machines.legend,
-        versions=versions.legend,
+        shelves=appendix.shelves(report.cells),
+        marks=appendix.marks(report.cells),
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from normtune.errors import ConfigError, OutputError
-from normtune.files import claim_folder
+from normtune.files import claim_folder, write_atomically
 from normtune.report.curves import Curves
 from normtune.report.drawing import FORMATS, rendered
 from normtune.report.figures import Drawing
 from normtune.report.page import Report, page
-from normtune.report.table import as_csv, as_latex, as_markdown
+from normtune.report.table import as_csv, as_latex, as_markdown, csv_text
 
 PAGE = "index.html"
 #: Lists the files of a report in its folder: nothing else is ever replaced.
@@ -34,7 +32,7 @@ def check() -> None:
 
 
 def write(report: Report, out: Path, *, force: bool = False) -> Path:
-    """Write a report's folder, whole or not at all.
+    """Write a report's folder; nothing is written before all of it is made.
 
     Args:
         report: The report.
@@ -47,84 +45,53 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
     Raises:
         OutputError: If something else is in `out`, or it cannot be written.
     """
+    earlier: set[str] = set()
     if force and (out / MARKER).is_file():
-        _check_ours(out)
+        earlier = {*(out / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
+        there = (file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())
+        if other := sorted({*there} - earlier):
+            raise OutputError(f"{out} holds {other[0]}, which is no part of the report; move it away first.")
     else:
         claim_folder(out)
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
-            new = Path(aside, "new")
-            new.mkdir()
-            _fill(report, new)
-            _swap(new, out, Path(aside, "old"))
-    except OSError as error:
-        raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
+    new = dict(_files(report))
+    # The files of both reports are known by the marker until the last one is written, wherever this is stopped.
+    write_atomically(out / MARKER, "\n".join(sorted({*new, *earlier} - {MARKER})))
+    for name in earlier - {*new, MARKER}:
+        (out / name).unlink(missing_ok=True)
+    for name, content in new.items():
+        write_atomically(out / name, content)
+    write_atomically(out / MARKER, "\n".join(sorted(new)))
     return out / PAGE
 
 
-def _check_ours(folder: Path) -> None:
-    """Make sure that the folder of an earlier report holds nothing else.
-
-    Raises:
-        OutputError: If it holds a file that the report did not write.
-    """
-    written = {*(folder / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
-    other = sorted({file for file in _files(folder) if file not in written})
-    if other:
-        raise OutputError(f"{folder} holds {other[0]}, which is no part of the report; move it away first.")
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
-
-
-def _swap(new: Path, out: Path, old: Path) -> None:
-    """Move `out` to `old`, and `new` in its place.
-
-    Raises:
-        OSError: If that is not possible; `out` is as it was then.
-    """
-    out.rename(old)
-    try:
-        new.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-
-
-def _fill(report: Report, folder: Path) -> None:
-    tables, figures = folder / "tables", folder / "figures"
-    tables.mkdir()
-    figures.mkdir()
+def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
+    """The files of a report by their names in its folder."""
     for key, table in report.tables.items():
-        for suffix, text in ((".md", as_markdown(table)), (".tex", as_latex(table)), (".csv", as_csv(table))):
-            (tables / f"{key}{suffix}").write_text(text, encoding="utf-8")
+        yield f"tables/{key}.md", as_markdown(table)
+        yield f"tables/{key}.tex", as_latex(table)
+        yield f"tables/{key}.csv", as_csv(table)
     for key, drawing in report.figures.items():
         if drawing.panels:
             for suffix in FORMATS:
                 content = drawing.svg if suffix == ".svg" else rendered(drawing.figure, suffix)
-                (figures / f"{key}{suffix}").write_bytes(content)
-            (figures / f"{key}.csv").write_text(values(drawing), encoding="utf-8")
-    (folder / PAGE).write_text(page(report), encoding="utf-8")
-    (folder / MARKER).write_text("\n".join(_files(folder)), encoding="utf-8")
+                yield f"figures/{key}{suffix}", content
+            yield f"figures/{key}.csv", values(drawing)
+    yield PAGE, page(report)
 
 
 def values(drawing: Drawing) -> str:
     """The values behind a figure as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for number, panel in enumerate(drawing.panels):
+    rows: list[tuple[object, ...]] = []
+    for panel in drawing.panels:
         if isinstance(panel, Curves):
-            head = ["panel", "masks", "fraction", "score", "sd", "complete"]
-            rows = [
-                [panel.title, each.look.name, x, *point, each.cells[x].complete]
+            head: tuple[str, ...] = ("panel", "masks", "fraction", "score", "sd", "complete")
+            rows += [
+                (panel.title, each.look.name, x, *point, each.cells[x].complete)
                 for each in panel.all
                 for x, point in each.points.items()
             ]
         else:
-            head = ["panel", panel.row_name, panel.column_name, panel.unit]
-            cells = [(name, *cell) for name, row in zip(panel.rows, panel.values, strict=True)
-                     for cell in zip(panel.columns, row, strict=True)]  # fmt: skip
-            rows = [[panel.title, *cell] for cell in cells]
-        writer.writerows(rows if number else [head, *rows])
-    return text.getvalue()
+            head = ("panel", panel.row_name, panel.column_name, panel.unit)
+            for name, row in zip(panel.rows, panel.values, strict=True):
+                rows += [(panel.title, name, *cell) for cell in zip(panel.columns, row, strict=True)]
+    return csv_text([head, *rows])

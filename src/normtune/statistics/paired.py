@@ -58,17 +58,8 @@ class SignedRank:
 
 
 def effect(first: ArrayLike, second: ArrayLike) -> Effect:
-    """Mean, median and signs of the differences.
-
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The effect.
-    """
-    a, b = paired(first, second)
-    differences, signs = a - b, np.sign(rounded_differences(a, b))
+    """Mean, median and signs of the differences of two methods' scores, one a task."""
+    differences, signs = np.subtract(first, second), np.sign(rounded_differences(first, second))
     return Effect(
         mean=float(np.mean(differences)),
         median=float(np.median(differences)),
@@ -81,18 +72,10 @@ def effect(first: ArrayLike, second: ArrayLike) -> Effect:
 def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
     """The p of the Kruskal-Wallis test as the paper used it: as if the two methods had been scored on unrelated tasks.
 
-    Args:
-        first: Scores of one method.
-        second: Scores of the other.
-
-    Returns:
-        The p from the chi-squared distribution, corrected for ties; 1 where all scores are the same.
+    It is that of the chi-squared distribution, corrected for ties; 1 where all scores are the same.
     """
-    a, b = paired(first, second)
-    pooled = _rounded(np.concatenate([a, b]), _size(a, b))
-    if np.ptp(pooled) == 0:
-        return 1.0
-    return float(stats.kruskal(pooled[: len(a)], pooled[len(a) :]).pvalue)
+    a, b = _rounded(np.array([first, second]), _size(first, second))
+    return 1.0 if np.ptp([a, b]) == 0 else float(stats.kruskal(a, b).pvalue)
 
 
 def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
@@ -156,14 +139,7 @@ def bootstrap_interval(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction: the chance of even one false finding among all comparisons stays at the level.
-
-    Args:
-        values: The p of each comparison.
-
-    Returns:
-        The corrected p, in the same order.
-    """
+    """Each p by Holm's correction: the chance of even one false finding among all comparisons stays at the level."""
     order = np.argsort(values, kind="stable")
     factors = len(values) - np.arange(len(values))
     corrected = np.empty(len(values))
@@ -172,38 +148,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(values: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level.
-
-    Args:
-        values: The p of each comparison.
-
-    Returns:
-        The corrected p, in the same order.
-    """
+    """Each p by Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level."""
     return [float(value) for value in np.atleast_1d(stats.false_discovery_control(values, method="bh"))]
-
-
-def paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as arrays.
-
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The arrays.
-
-    Raises:
-        ValueError: If they do not pair, are too few, or hold what is not finite.
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"Scores are paired by task; got the shapes {a.shape} and {b.shape}.")
-    if len(a) < LEAST:
-        raise ValueError(f"A test needs at least {LEAST} tasks; got {len(a)}.")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("Scores must be finite.")
-    return a, b
 
 
 def p_value(p: float, digits: int = 4) -> str:
@@ -212,19 +158,18 @@ def p_value(p: float, digits: int = 4) -> str:
     return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
 
 
-def _size(*scores: Floats) -> float:
-    return max(float(np.max(np.abs(values))) for values in scores)
+def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
+    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
+    return _rounded(np.subtract(first, second), _size(first, second))
+
+
+def _size(first: ArrayLike, second: ArrayLike) -> float:
+    return float(np.abs(np.array([first, second])).max())
 
 
 def _rounded(values: Floats, size: float) -> Floats:
     """The values in units of `size`, so that what is equal but for the last bits is equal."""
     return np.round(values / size, _DIGITS) if size else values
-
-
-def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
-    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
-    a, b = paired(first, second)
-    return _rounded(a - b, _size(a, b))
 
 
 def _chances(ranks: NDArray[np.int64]) -> Floats:
