@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from normtune.data.suites import SUITES, Column
+from normtune.data.suites import SUITES, Column, known_task
 from normtune.records.aggregate import chosen
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
@@ -19,8 +19,8 @@ from normtune.statistics.scores import same_task
 
 #: Sums by layer and sub-component.
 Sums = Mapping[tuple[int, str], float]
-#: GLUE's columns, and what the paper calls them.
-PRINTED = dict(zip(SUITES["glue"].columns, published.TASKS, strict=True))
+#: The columns of the paper's tables, in its order: GLUE's.
+PRINTED = SUITES["glue"].columns
 #: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
 NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
 _MASK = re.compile(r"(.+)@(0?\.\d+)")
@@ -173,9 +173,10 @@ class Cells:
         return [run for run in self.chosen.get(("full", task), {}).values() if run.changes]
 
     def metric(self, column: Column) -> str:
-        """The metric of a column: that of its runs; without any the paper's; or nothing."""
+        """The metric of a column: that of its runs; without any that of its suite; or nothing."""
         own = (run.primary for run in self.results.runs if run.config.task == column.task)
-        return next(own, published.METRICS[PRINTED[column]] if column in PRINTED else "")
+        task = known_task(column.task)
+        return next(own, task.primary if task else "")
 
     def title(self, task: str) -> str:
         """The task's name in print: that of its columns, or what they have in common."""
@@ -193,7 +194,7 @@ class Cells:
         return [self.title(task) for task in self.order(c.task for c in self.columns) if task not in have]
 
     def complete(self, method: str, task: str) -> bool:
-        """Whether a method has all of its seeds in every column of a task."""
+        """Whether a method has all seeds in every column of a task."""
         return all(self.cell(method, column).complete for column in self.columns if column.task == task)
 
     @property

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import mean
 
-from normtune.data.suites import Column
 from normtune.importance.movement import movement
 from normtune.importance.ranking import component_means
 from normtune.records.run import Record
 from normtune.report.cells import Cells, Sums, named
 from normtune.report.table import GAP, Entry, Kind, Table, group, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Measured
+from normtune.statistics.scores import from_records, grouped
 
 #: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
 Part = Callable[[int, str, int], bool]
@@ -105,20 +105,12 @@ def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
     values: dict[str, list[float]] = {}
     left_out = []
     for task in cells.order(task for method, task in cells.chosen if method in {first, second}):
-        rows = [_differences(cells, first, second, column) for column in cells.columns if column.task == task]
-        known = [row for row in rows if row is not None]
-        if known and rows[0] is not None:
-            values[task] = [mean(each) for each in zip(*known, strict=True)]
+        if cells.complete(first, task) and cells.complete(second, task):
+            scores = grouped(from_records(cells.results.done, methods=[first, second], tasks=[task]))
+            values[task] = [float(each) for each in scores.differences(first, second)[0]]
         else:
             left_out.append(cells.title(task))
     return Measured(f"{named(first)} − {named(second)}", "difference", values, margin, tuple(left_out))
-
-
-def _differences(cells: Cells, first: str, second: str, column: Column) -> list[float] | None:
-    one, other = cells.cell(first, column), cells.cell(second, column)
-    if not (one.complete and other.complete):
-        return None
-    return [one.values[seed] - other.values[seed] for seed in cells.seeds]
 
 
 def _masks(cells: Cells, scope: str) -> Measured:

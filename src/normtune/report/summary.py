@@ -14,7 +14,7 @@ from normtune.statistics import published
 
 def findings(cells: Cells) -> list[str]:
     """Sentences, the one that matters most for reading the rest first."""
-    said = [_what(cells), _floors(cells), _spread(cells), _ranks(cells), _other(cells), _open(cells)]
+    said = [_what(cells), _floors(cells), _ranks(cells), _other(cells)]
     return [sentence for sentence in said if sentence]
 
 
@@ -57,23 +57,6 @@ def _floors(cells: Cells) -> str:
     )
 
 
-def _spread(cells: Cells) -> str:
-    """Where the methods differ most: the task that decides the comparisons."""
-    gaps = {}
-    for column in cells.ran:
-        found = [cells.cell(method, column) for method in cells.whole if method != "head"]
-        means = [cell.mean for cell in found if cell.complete and cell.mean is not None]
-        if len(means) > 1:
-            gaps[column.title] = 100 * (max(means) - min(means))
-    if len(gaps) < 2:
-        return ""
-    most = max(gaps, key=lambda name: gaps[name])
-    return (
-        f"The methods, head apart, lie furthest apart on {most} ({gaps[most]:.1f} points), and"
-        f" {min(gaps.values()):.1f} points where they lie closest."
-    )
-
-
 def _ranks(cells: Cells) -> str:
     """How table 1 begins, and how far it stands in the paper's order."""
     ours = list(table1_sums(cells))
@@ -97,12 +80,6 @@ def _other(cells: Cells) -> str:
         if column in PRINTED and column.split == "dev" and sizes - {DEV[column.title][0]}:
             names.append(f"{column.title} ({max(sizes):,} examples)")
     return f"Not GLUE’s dev set, so not to be compared with anyone’s: {joined(names)}." if names else ""
-
-
-def _open(cells: Cells) -> str:
-    if not cells.methods or cells.masks():
-        return ""
-    return "No mask has been trained yet, so figures 2 and 5 have their ends only."
 
 
 def joined(names: Iterable[str], comma: str = ", ") -> str:

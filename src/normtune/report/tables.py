@@ -141,12 +141,12 @@ def score_entry(cell: Cell) -> Entry:
 
 def _paper(split: str, cells: Cells) -> list[Group]:
     """The paper's rows, where it has any of the columns."""
-    if not {*cells.columns} & PRINTED.keys():
+    if not {*cells.columns} & {*PRINTED}:
         return []
     rows = []
     for method, row in published.TABLES[split].items():
-        by_name = dict(zip(published.TASKS, row, strict=True))
-        values = (by_name.get(PRINTED.get(column, "")) for column in cells.columns)
+        by_column = dict(zip(PRINTED, row, strict=True))
+        values = (by_column.get(column) for column in cells.columns)
         decimals = 2 if split == "dev" else 1
         scores = ("—" if value is None else f"{100 * value:.{decimals}f}" for value in values)
         rows.append((named(method), _percent(published.TRAINED[method] / published.TRAINED["full"]), *scores))
@@ -187,6 +187,6 @@ def table4(cells: Cells) -> Table:
         metric = _WORDS.get(cells.metric(own[0]), cells.metric(own[0])) or "—"
         both = f"matched {metric} / mismatched {metric}" if len(own) > 1 else metric
         rows.append((cells.title(task), both, GLUE[task].about if own[0] in PRINTED else "—"))
-    caption = "The same as the paper’s (its appendix C)." if {*cells.columns} & PRINTED.keys() else ""
+    caption = "The same as the paper’s (its appendix C)." if {*cells.columns} & {*PRINTED} else ""
     header = ("task", "metric", "the question")
     return Table("table4", "Table 4. The metric of each task.", header, (group(rows),), caption, texts=3)

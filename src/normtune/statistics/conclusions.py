@@ -50,11 +50,10 @@ def _stated(p: float) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a reader of the comparison must know."""
-    return [text for text in (few(comparison), _overlooked(comparison), _seeds(comparison)) if text]
+    return [text for text in (_few(comparison), _overlooked(comparison), _seeds(comparison)) if text]
 
 
-def few(comparison: Comparison) -> str:
-    """What so few tasks cannot show, however clear it is; nothing where they can."""
+def _few(comparison: Comparison) -> str:
     pairs, tasks, alpha = len(comparison.pairs), len(comparison.scores), comparison.settings.alpha
     if smallest_p(tasks) * pairs <= alpha:
         return ""
