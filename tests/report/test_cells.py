@@ -28,7 +28,7 @@ def test_cells_are_those_that_normtune_table_shows(folder, cells):
         cell = cells.cell(method, column(task))
         assert cell.mean == pytest.approx(known.mean, abs=1e-15)
         assert cell.spread == pytest.approx(known.spread, abs=1e-15)
-        assert (len(cell.values), cell.rate) == (known.seeds, known.rate)
+        assert (len(cell.values), cell.runs[0].config.rate) == (known.seeds, known.rate)
         assert cell.complete
 
 
@@ -37,7 +37,7 @@ def test_the_rate_with_most_seeds_is_shown_then_the_best_first_seed(tmp_path):
         own = made.record("rte", "head", seed, below, config={"rate": rate})
         own.save(tmp_path / "runs" / f"{own.id}.json")
     cell = Cells(read(tmp_path)).cell("head", column("rte"))
-    assert cell.rate == 0.1
+    assert cell.runs[0].config.rate == 0.1
     assert {*cell.values} == {0, 1}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
@@ -15,7 +15,7 @@ from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Norms, Record
 from normtune.statistics import published
-from normtune.statistics.scores import same_task
+from normtune.statistics.scores import Scores, from_records, grouped, same_task
 
 #: Sums by layer and sub-component.
 Sums = Mapping[tuple[int, str], float]
@@ -60,11 +60,6 @@ class Cell:
         return bool(self.values) and {*self.wanted} <= self.values.keys()
 
     @property
-    def rate(self) -> float | None:
-        """The learning rate of its runs."""
-        return self.runs[0].config.rate if self.runs else None
-
-    @property
     def count(self) -> str:
         """How many seeds there are, of how many."""
         return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
@@ -80,7 +75,7 @@ class Cell:
         if not self.values:
             return f"{self.method} on {self.column.title}: no run"
         each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in self.values.items())
-        return f"{self.method} on {self.column.title}, rate {self.rate:g}, {self.count} seeds\n{each}"
+        return f"{self.method} on {self.column.title}, rate {self.runs[0].config.rate:g}, {self.count} seeds\n{each}"
 
 
 class Cells:
@@ -167,6 +162,11 @@ class Cells:
             if value is not None:
                 values[seed] = value
         return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
+
+    def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
+        """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""
+        runs = [run for group in self.chosen.values() for seed, run in group.items() if seed in self.seeds]
+        return grouped(from_records(runs, methods=methods, tasks=tasks))
 
     def full_runs(self, task: str) -> list[Record]:
         """The full fine-tunings of a task that say how far their parameters moved."""

@@ -8,7 +8,7 @@ from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of
 from normtune.statistics.conclusions import sentence, warnings
 from normtune.statistics.paired import LEAST, p_value
-from normtune.statistics.scores import Scores, from_records, grouped
+from normtune.statistics.scores import Scores, grouped
 
 AGAINST = "layernorm"
 _HEADER = (
@@ -45,7 +45,7 @@ def ours(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
     left = tuple(cells.title(task) for task in cells.order(cells.tasks) if task not in tasks)
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, left
-    return _against(grouped(from_records(cells.results.done, methods=methods, tasks=tasks))), left
+    return _against(cells.scores(methods, tasks)), left
 
 
 def _against(scores: Scores) -> Comparison:

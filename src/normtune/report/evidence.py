@@ -12,7 +12,6 @@ from normtune.records.run import Record
 from normtune.report.cells import Cells, Sums, named
 from normtune.report.table import GAP, Entry, Kind, Table, group, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Measured
-from normtune.statistics.scores import from_records, grouped
 
 #: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
 Part = Callable[[int, str, int], bool]
@@ -101,13 +100,12 @@ def _by_head(cells: Cells, above: Part, below: Part) -> dict[str, list[float]]:
 
 
 def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
-    """Differences of two methods' scores on every task that has all seeds of both; MNLI's two dev sets are averaged."""
+    """Differences of two methods' scores on every task that has all seeds of both."""
     values: dict[str, list[float]] = {}
     left_out = []
     for task in cells.order(task for method, task in cells.chosen if method in {first, second}):
         if cells.complete(first, task) and cells.complete(second, task):
-            scores = grouped(from_records(cells.results.done, methods=[first, second], tasks=[task]))
-            values[task] = [float(each) for each in scores.differences(first, second)[0]]
+            values[task] = cells.scores([first, second], [task]).differences(first, second)[0].tolist()
         else:
             left_out.append(cells.title(task))
     return Measured(f"{named(first)} − {named(second)}", "difference", values, margin, tuple(left_out))
@@ -170,9 +168,10 @@ def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
     lacking = f" (without {', '.join(part.left_out)}: runs missing)" if part.left_out else ""
     tip = f"tasks: {', '.join(map(cells.title, cells.order(part.values))) or 'none'}"
     size = Entry(f"{len(part.values)} × {part.seeds}", tip=tip)
-    value, ends = "—" if part.mean is None else "", part.interval
+    if part.mean is None:
+        return part.name + lacking, "—", "too few tasks", size
     if part.kind == "ratio":
-        interval = "too few tasks" if ends is None else f"{ends[0]:.2f} – {ends[1]:.2f}"
-        return part.name + lacking, value or f"{part.mean:.2f} to 1", interval, size
-    interval = "too few tasks" if ends is None else f"{signed(100 * ends[0])} to {signed(100 * ends[1])}"
-    return part.name + lacking, value or signed(100 * (part.mean or 0.0)), interval, size
+        value, ends = f"{part.mean:.2f} to 1", " – ".join(f"{end:.2f}" for end in part.interval or ())
+    else:
+        value, ends = signed(100 * part.mean), " to ".join(signed(100 * end) for end in part.interval or ())
+    return part.name + lacking, value, ends or "too few tasks", size

@@ -14,6 +14,7 @@ from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, Mark, check, grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
@@ -102,8 +103,12 @@ def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = N
             place.set_title(panel.title)
             cells = _cells(place, panel)
             cells.set_gid(f"mark-{number}-0")
-            _name_rows(place, panel, number % wide == 0 or not same_rows)
-            _name_columns(place, panel, number + wide >= count or not same_columns, width / wide)
+            left, bottom = number % wide == 0 or not same_rows, number + wide >= count or not same_columns
+            _name(place.yaxis, panel.row_name, panel.rows, left and math.ceil(len(panel.rows) / 30))
+            longest, room = max(map(len, panel.columns)), (width / wide - 0.8) / len(panel.columns)
+            step = math.ceil((longest * _LETTER + 0.02) / room) if longest <= _WORD else 1
+            _name(place.xaxis, panel.column_name, panel.columns, bottom and step)
+            place.tick_params(axis="x", labelrotation=0 if longest <= _WORD else 90)
             if not shared or number == count - 1:
                 _bar(drawn, cells, axes if shared else [place], panel)
         drawn.suptitle("\n".join(filter(None, [title, first.unit])), x=0.01, ha="left")
@@ -130,24 +135,11 @@ def _cells(axes: Axes, panel: HeatMap) -> Any:
     return cells
 
 
-def _name_rows(axes: Axes, panel: HeatMap, shown: bool) -> None:
-    places = range(0, len(panel.rows), math.ceil(len(panel.rows) / 30)) if shown else range(0)
-    axes.set_yticks([place + 0.5 for place in places], [panel.rows[place] for place in places])
-    if shown:
-        axes.set_ylabel(panel.row_name)
-
-
-def _name_columns(axes: Axes, panel: HeatMap, shown: bool, width: float) -> None:
-    """Name the columns as often as the names fit, or turned where they are long."""
-    count, longest = len(panel.columns), max(map(len, panel.columns))
-    short = longest <= _WORD
-    step = math.ceil((longest * _LETTER + 0.02) / ((width - 0.8) / count)) if short else 1
-    places = range(0, count, step) if shown else range(0)
-    axes.set_xticks([place + 0.5 for place in places], [panel.columns[place] for place in places])
-    for label in axes.get_xticklabels() if not short else []:
-        label.set(rotation=90, ha="right", va="center", rotation_mode="anchor")
-    if shown:
-        axes.set_xlabel(panel.column_name)
+def _name(axis: Axis, name: str, names: Sequence[str], step: int) -> None:
+    """Name every so many cells of an axis; none with a step of 0."""
+    places = range(0, len(names), step) if step else range(0)
+    axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
+    axis.set_label_text(name if step else "")
 
 
 def _bar(drawn: Figure, cells: Any, axes: list[Axes], panel: HeatMap) -> None:

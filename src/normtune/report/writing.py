@@ -54,13 +54,12 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
     else:
         claim_folder(out)
     new = dict(_files(report))
-    # The files of both reports are known by the marker until the last one is written, wherever this is stopped.
+    # Until the end the marker names the files of both reports, so that this can be stopped anywhere and run again.
     write_atomically(out / MARKER, "\n".join(sorted({*new, *earlier} - {MARKER})))
     for name in earlier - {*new, MARKER}:
         (out / name).unlink(missing_ok=True)
-    for name, content in new.items():
+    for name, content in (*new.items(), (MARKER, "\n".join(sorted(new)))):
         write_atomically(out / name, content)
-    write_atomically(out / MARKER, "\n".join(sorted(new)))
     return out / PAGE
 
 
