@@ -19,8 +19,7 @@ from normtune.importance.movement import MEASURES, Average, Measure, Movement, a
 from normtune.records.aggregate import chosen
 from normtune.records.results import check_one_setting, load_runs
 from normtune.records.run import Record
-from normtune.report.drawing import check
-from normtune.report.heatmap import HeatMap, draw, exponent
+from normtune.report.heatmap import HeatMap, check, draw, exponent
 
 if TYPE_CHECKING:
     from normtune.config import Protocol

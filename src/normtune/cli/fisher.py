@@ -37,8 +37,7 @@ from normtune.errors import ConfigError, DataError, SelectionError
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
 from normtune.records.results import load_fisher
-from normtune.report.drawing import check
-from normtune.report.heatmap import HeatMap, draw
+from normtune.report.heatmap import HeatMap, check, draw
 
 if TYPE_CHECKING:
     from normtune.cli.measuring import Measurer

@@ -119,8 +119,6 @@ def _panel(axes: Axes, panel: Curves, number: int) -> None:
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks(ticks := [0, 0.2, 0.4, 0.6, 0.8, 1], map("{:g}".format, ticks))
     axes.locator_params(axis="y", nbins=5)
-    if not any(each.points for each in panel.all):
-        axes.set_yticks([])
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     if panel.note:

@@ -121,11 +121,10 @@ def figure3(cells: Cells) -> Drawing:
 
 def figure4(cells: Cells) -> Drawing:
     """The same with each task divided by its own sum, and their sum: the global information."""
-    wholes = {task: sum(sums.values()) for task, sums in _sums(cells).items()}
     columns: dict[str, Sums] = {
-        task: {spot: value / wholes[task] for spot, value in sums.items()}
+        task: {spot: value / whole for spot, value in sums.items()}
         for task, sums in _sums(cells).items()
-        if wholes[task]
+        if (whole := sum(sums.values()))
     }
     if columns:
         spots = next(iter(columns.values()))
@@ -197,18 +196,13 @@ def _with(*kinds: str, others: Iterable[str]) -> dict[str, Look]:
 def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:
     """A panel a task, and what is missing."""
     masks = cells.masks()
-    methods = {"head", "layernorm", *(method for own in masks.values() for method in own.values())}
-    panels = [
-        _curves(cells, column, looks)
-        for column in cells.ran
-        if any((method, column.task) in cells.chosen for method in methods)
-    ]
+    panels = [_curves(cells, column, looks) for column in cells.ran]
     absent = [look.name for kind, look in looks.items() if kind not in masks]
     found = sorted({x for kind in looks for x in masks.get(kind, {})})
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
         notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
-    return tuple(panels), tuple(notes)
+    return tuple(panel for panel in panels if any(each.points for each in panel.all)), tuple(notes)
 
 
 def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:

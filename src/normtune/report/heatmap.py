@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+__all__ = ["HeatMap", "check", "draw", "exponent", "figure"]
+
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
 _MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
 _LETTER = 0.072  # inches

@@ -11,6 +11,9 @@ from normtune.report.cells import PRINTED, Cells, named
 from normtune.report.tables import paper_ranks, setting, table1_sums
 from normtune.statistics import published
 
+#: A score that is less than this above one answer for all is near it.
+_NEAR = 0.05
+
 
 def findings(cells: Cells) -> list[str]:
     """Sentences, the one that matters most for reading the rest first."""
@@ -34,26 +37,19 @@ def _what(cells: Cells) -> str:
 
 
 def _floors(cells: Cells) -> str:
-    """Where methods do not stand clear of one answer for all: by two standard errors of that score, or of theirs."""
+    """Where methods hardly score more than one answer for all."""
     near = []
     for column in cells.ran:
         low = floor(column, cells)
         found = [cell for cell in (cells.cell(method, column) for method in cells.whole) if cell.complete]
-        under = [
-            cell.method
-            for cell in found
-            if low
-            and (cell.mean or 0.0) - low.score < 2 * max(low.error, (cell.spread or 0.0) / len(cell.values) ** 0.5)
-        ]
+        under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < _NEAR]
         if under:
-            near.append(
-                f"on {column.title} {'every method' if len(under) == len(found) else joined(map(named, under))}"
-            )
+            near.append(f"on {column.title} {'every method' if len(under) == len(found) else joined(under)}")
     if not near:
         return ""
     return (
-        f"Not clear of giving one answer to every example, by two standard errors: {joined(near, '; ')}. Such"
-        " scores say little about which entries to train."
+        f"Less than {100 * _NEAR:g} points above giving one answer to every example: {joined(near, '; ')}. Such scores"
+        " say little about which entries to train."
     )
 
 

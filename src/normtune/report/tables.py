@@ -116,8 +116,8 @@ def _floors(cells: Cells) -> list[tuple[Entry, ...]]:
     """A row of what one answer for all examples scores, where that is known of any column."""
     lows = [floor(column, cells) for column in cells.columns]
     tip = "The score of giving every example the same answer, the one that scores most."
-    row = (Entry("" if low is None else f"{100 * low.score:.1f}", kind="missing", tip=tip) for low in lows)
-    return [(Entry("One answer for all", kind="missing"), GAP, *row)] if any(lows) else []
+    row = (Entry("" if low is None else f"{100 * low:.1f}", kind="missing", tip=tip) for low in lows)
+    return [(Entry("One answer for all", kind="missing"), GAP, *row)] if any(low is not None for low in lows) else []
 
 
 def _percent(share: float) -> str:

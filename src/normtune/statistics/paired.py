@@ -1,4 +1,4 @@
-"""Statistics on the scores of two methods: pure functions over arrays, where each value is one task's.
+"""Statistics on the scores of two methods: pure functions over two arrays, the scores of both on the same tasks.
 
 Scores are floats whose last bits are an accident of how they were computed: 0.3 - 0.2 and 0.2 - 0.1 differ.
 Ties are therefore looked for after rounding to twelve digits of the largest score.
@@ -100,13 +100,7 @@ def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
     Differences of zero are left out, equal ones share the mean of their ranks, and the distribution is that of these
     very ranks over all sign flips, summed by a dynamic program. `scipy.stats.wilcoxon(method="exact")` takes the
     distribution of ranks without ties instead, also where there are some; its `PermutationMethod` agrees with this.
-
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The test; where no task has a difference its p is 1.
+    Where no task has a difference the p is 1.
     """
     differences = rounded_differences(first, second)
     differences = differences[differences != 0]
@@ -130,15 +124,8 @@ def smallest_p(tasks: int) -> float:
 def equivalence(first: ArrayLike, second: ArrayLike, *, margin: float = 0.01, alpha: float = 0.05) -> Equivalence:
     """Is the mean difference smaller than a margin, in both directions?
 
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-        margin: The difference that would matter.
-        alpha: Level at which the smallest margin is looked for.
-
-    Returns:
-        The test. It passes where `p` is not above the level, which is where the interval that holds 1 - 2 alpha lies
-        within the margin.
+    The test passes where `p` is not above the level, which is where the interval that holds 1 - 2 alpha lies within the
+    margin. The smallest margin that passes is that at the level `alpha`.
     """
     facts = _size_and_error(first, second)
     return Equivalence(margin, _p(*facts, margin), _smallest(*facts, alpha))
