@@ -9,10 +9,9 @@ import pytest
 from normtune.records.results import read
 from normtune.records.submission import Answered, SubmissionRecord
 from normtune.report.appendix import data_table, facts, shelves
-from normtune.report.baselines import DEV, floor
 from normtune.report.cells import PRINTED, Cells
 from normtune.report.table import Entry, Group, Table, as_csv, as_latex, as_markdown
-from normtune.report.tables import table1, table1_sums, table2, table3, table4
+from normtune.report.tables import DEV, floor, table1, table1_sums, table2, table3, table4
 from normtune.statistics import published
 from tests.report import made
 

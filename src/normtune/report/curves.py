@@ -62,28 +62,22 @@ class Curves:
 
     Attributes:
         title: What is shown.
-        series: The series; those without points are in the legend only.
-        ends: The head alone and the whole LayerNorm, which the lines join.
+        series: The series; those without points are in the legend only. The last one is the head alone and the whole
+            LayerNorm, which the lines join.
         note: What is missing, if anything.
     """
 
     title: str
     series: tuple[Series, ...]
-    ends: Series
     note: str = ""
-
-    @property
-    def all(self) -> tuple[Series, ...]:
-        """The series and the ends."""
-        return (*self.series, self.ends)
 
     @property
     def marks(self) -> list[list[Mark]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        return [[(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.all]
+        return [[(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.series]
 
     def _says(self, x: float, series: Series) -> str:
-        here = {each.look.name: each.points[x] for each in self.all if x in each.points}
+        here = {each.look.name: each.points[x] for each in self.series if x in each.points}
         values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
         return "\n".join([f"f = {x:g}", *values, series.cells[x].says])
 
@@ -98,7 +92,7 @@ def figure(panels: Sequence[Curves]) -> Figure:
         drawn, axes = grid(len(panels), wide, size)
         for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             _panel(place, panel, number)
-        looks = dict.fromkeys(each.look for panel in panels for each in panel.all)
+        looks = dict.fromkeys(each.look for panel in panels for each in panel.series)
         drawn.supxlabel("fraction f of LayerNorm", fontsize=8, color=SOFT)
         drawn.supylabel("score × 100", fontsize=8, color=SOFT)
         drawn.legend(handles=[*map(_handle, looks)], loc="outside upper left", ncols=2 * wide)
@@ -112,9 +106,9 @@ def _handle(look: Look) -> Any:
 
 
 def _panel(axes: Axes, panel: Curves, number: int) -> None:
-    for place, each in enumerate(panel.all):
+    for place, each in enumerate(panel.series):
         if each.points:
-            _series(axes, each, panel.ends.points if each.look.line else {}, f"mark-{number}-{place}")
+            _series(axes, each, panel.series[-1].points if each.look.line else {}, f"mark-{number}-{place}")
     axes.set_title(panel.title)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks(ticks := [0, 0.2, 0.4, 0.6, 0.8, 1], map("{:g}".format, ticks))

@@ -26,12 +26,20 @@ def evidence(cells: Cells) -> dict[str, Measured]:
         "full": compared(cells, "layernorm", "full", MARGIN),
         "bitfit": compared(cells, "layernorm", "bitfit", MARGIN),
         "random": compared(cells, "layernorm", "random", 0.0),
-        **_fraction(cells),
-        "layers": _layers(cells),
-        "bias": _bias(cells),
+        "layers": _by_head(
+            cells,
+            "information in the later half of the layers over that in the earlier half",
+            lambda layer, _, of: 2 * layer >= of,
+            lambda layer, _, of: 2 * layer + 1 < of,
+        ),
         "global": _masks(cells, "global"),
         "left-out": _masks(cells, "leave-one-out"),
     }
+    if not cells.no_bias:
+        name = "information in LayerNorm’s biases over that in its weights"
+        everything["bias"] = _by_head(cells, name, lambda _, sub, __: sub == "bias", lambda _, sub, __: sub == "weight")
+    if tenth := cells.masks().get("fisher-individual", {}).get(0.1):
+        everything["fraction"] = compared(cells, tenth, "layernorm", MARGIN)
     return {name: each for name, each in everything.items() if each.values or each.left_out}
 
 
@@ -74,18 +82,8 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
     return found
 
 
-def _layers(cells: Cells) -> Measured:
-    values = _by_head(cells, lambda layer, _, of: 2 * layer >= of, lambda layer, _, of: 2 * layer + 1 < of)
-    return _ratio("information in the later half of the layers over that in the earlier half", values)
-
-
-def _bias(cells: Cells) -> Measured:
-    values = _by_head(cells, lambda _, sub, __: sub == "bias", lambda _, sub, __: sub == "weight")
-    return _ratio("information in LayerNorm’s biases over that in its weights", {} if cells.no_bias else values)
-
-
-def _by_head(cells: Cells, above: Part, below: Part) -> dict[str, list[float]]:
-    """For each task, by the seed of its head, the logarithm of one part of the information over another."""
+def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Measured:
+    """One part of the information over another, for each task by the seeds of its head."""
 
     def leads(sums: Sums) -> float:
         layers = 1 + max(layer for layer, _ in sums)
@@ -96,7 +94,7 @@ def _by_head(cells: Cells, above: Part, below: Part) -> dict[str, list[float]]:
         sums = [cells.layer_sums(each, head) for head in range(len(each.config.head_seeds))]
         if all(sums):
             values[each.config.task] = [leads(own) for own in sums]
-    return values
+    return _ratio(name, values)
 
 
 def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
@@ -121,12 +119,6 @@ def _masks(cells: Cells, scope: str) -> Measured:
     lacking = dict.fromkeys(name for each in both for name in each.left_out)
     shown = ", ".join(f"{x:g}" for x in own if x in others)
     return Measured(f"{scope} − individual masks, f = {shown}", "difference", values, MARGIN, tuple(lacking))
-
-
-def _fraction(cells: Cells) -> dict[str, Measured]:
-    """A tenth of LayerNorm against the whole, where such masks were trained."""
-    method = cells.masks().get("fisher-individual", {}).get(0.1)
-    return {} if method is None else {"fraction": compared(cells, method, "layernorm", MARGIN)}
 
 
 def _ratio(name: str, values: Mapping[str, Sequence[float]]) -> Measured:

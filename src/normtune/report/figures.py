@@ -75,7 +75,7 @@ class Drawing:
         marks = {
             f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
-        dark = {each.look.colour: each.look.dark for panel in curved for each in panel.all}
+        dark = {each.look.colour: each.look.dark for panel in curved for each in panel.series}
         return inline(self.svg, key=self.key, label=self.title, marks=marks, dark=dark)
 
 
@@ -202,7 +202,7 @@ def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves,
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
         notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
-    return tuple(panel for panel in panels if any(each.points for each in panel.all)), tuple(notes)
+    return tuple(panel for panel in panels if any(each.points for each in panel.series)), tuple(notes)
 
 
 def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
@@ -211,7 +211,7 @@ def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
         Series(look, {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()})
         for kind, look in looks.items()
     ]
-    ends = Series(ENDS, {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)})
     lacking = sum(len({*cell.wanted} - cell.values.keys()) for each in series for cell in each.cells.values())
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""
-    return Curves(column.title, tuple(series), ends, note)
+    ends = Series(ENDS, {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)})
+    return Curves(column.title, (*series, ends), note)

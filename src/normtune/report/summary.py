@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from itertools import combinations
 
 from normtune.importance.ranking import component_means
-from normtune.report.baselines import DEV, floor
 from normtune.report.cells import PRINTED, Cells, named
-from normtune.report.tables import paper_ranks, setting, table1_sums
+from normtune.report.tables import DEV, floor, paper_ranks, setting, table1_sums
 from normtune.statistics import published
 
 #: A score that is less than this above one answer for all is near it.

@@ -86,7 +86,7 @@ def values(drawing: Drawing) -> str:
             head: tuple[str, ...] = ("panel", "masks", "fraction", "score", "sd", "complete")
             rows += [
                 (panel.title, each.look.name, x, *point, each.cells[x].complete)
-                for each in panel.all
+                for each in panel.series
                 for x, point in each.points.items()
             ]
         else:
