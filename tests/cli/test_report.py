@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from normtune.errors import DataError
 from normtune.records.results import read
-from normtune.report import writing
+from normtune.report import page as pages
 from normtune.report.page import Report, page
 from tests.report import made
 
@@ -44,12 +44,12 @@ def test_a_report_that_fails_leaves_the_earlier_one(cli, tmp_path, monkeypatch):
     out = tmp_path / "report"
     out.mkdir()
     (out / "index.html").write_text("the earlier one")
-    (out / writing.MARKER).write_text("index.html")
+    (out / pages.MARKER).write_text("index.html")
 
     def broken(table):
         raise DataError("The table is broken.")
 
-    monkeypatch.setattr(writing, "as_markdown", broken)
+    monkeypatch.setattr(pages, "as_markdown", broken)
     status, _, error = cli("report", results, "--out", out, "--force")
     assert (status, error.strip()) == (1, "Error: The table is broken.")
     assert (out / "index.html").read_text() == "the earlier one"

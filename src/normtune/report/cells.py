@@ -135,11 +135,10 @@ class Cells:
     def norms(self) -> Norms:
         """What the model calls the norms of its layers."""
         known = next((each.norms for each in self.records if each.norms != Norms()), Norms())
-        parts = {part.component for each in self.results.fisher for part in each.information}
-        parts |= {part.component for run in self.results.done for part in run.changes}
-        if known == Norms() and published.RANKING[0] in parts:
-            # Records from before do not name them; their models are BERT's, or named alike. The paper's table 1 begins
-            # with its two norms.
+        rows = (row.component for each in self.results.fisher for row in each.information)
+        moved = (change.component for run in self.results.done for change in run.changes)
+        if known == Norms() and published.RANKING[0] in {*rows, *moved}:
+            # Records from before do not name them; the norms of BERT's names head the paper's table 1.
             return Norms(closing=published.RANKING[:1], attention=published.RANKING[1:2])
         return known
 
