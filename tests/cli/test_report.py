@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from normtune.errors import DataError
 from normtune.records.results import read
-from normtune.report import writing
+from normtune.report import page as pages
 from normtune.report.page import Report, page
 from tests.report import made
 
@@ -43,26 +44,25 @@ def test_a_report_that_fails_leaves_the_earlier_one(cli, tmp_path, monkeypatch):
     out = tmp_path / "report"
     out.mkdir()
     (out / "index.html").write_text("the earlier one")
-    (out / writing.MARKER).write_text("index.html")
+    (out / pages.MARKER).write_text("index.html")
 
-    def full(table):
-        raise OSError(28, "No space left on device")
+    def broken(table):
+        raise DataError("The table is broken.")
 
-    monkeypatch.setattr(writing, "as_markdown", full)
+    monkeypatch.setattr(pages, "as_markdown", broken)
     status, _, error = cli("report", results, "--out", out, "--force")
-    assert (status, error.strip()) == (1, f"Error: Cannot write {out}: No space left on device.")
+    assert (status, error.strip()) == (1, "Error: The table is broken.")
     assert (out / "index.html").read_text() == "the earlier one"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report", "results"]
 
 
 def test_one_table_is_printed(cli, tmp_path):
     results = made.results(tmp_path / "results", methods=made.METHODS)
-    status, said, _ = cli("report", results, "--table", "claims", "--out", tmp_path / "out")
+    status, said, _ = cli("report", results, "--table", "claims")
     assert status == 0
     head, _, *rows = said.strip().splitlines()
     assert head.split(" | ")[1] == "claim"
     assert [row.split(" | ")[0] for row in rows if not row.startswith("|  |")] == [f"| {n}" for n in range(1, 9)]
-    assert not (tmp_path / "out").exists()
     status, _, error = cli("report", results, "--table", "table9")
     assert (status, error.count("\n"), "table1" in error) == (1, 1, True)
 

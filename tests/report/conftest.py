@@ -6,8 +6,7 @@ import pytest
 
 from normtune.records.results import read
 from normtune.report.cells import Cells
-from normtune.report.page import Report
-from normtune.report.writing import write
+from normtune.report.page import Report, write
 from tests.report import made
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from normtune.data.glue_tasks import GLUE
 from normtune.data.suites import Column
 from normtune.records.aggregate import tabulate
 from normtune.records.results import Results, read
@@ -21,8 +20,7 @@ def column(task: str) -> Column:
 
 
 def test_the_columns_are_the_papers():
-    assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PRINTED] == [*PRINTED.values()]
-    assert [GLUE[c.task].primary for c in PRINTED] == [*published.METRICS.values()]
+    assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PRINTED] == [*published.TASKS]
 
 
 def test_cells_are_those_that_normtune_table_shows(folder, cells):
@@ -30,7 +28,7 @@ def test_cells_are_those_that_normtune_table_shows(folder, cells):
         cell = cells.cell(method, column(task))
         assert cell.mean == pytest.approx(known.mean, abs=1e-15)
         assert cell.spread == pytest.approx(known.spread, abs=1e-15)
-        assert (len(cell.values), cell.rate) == (known.seeds, known.rate)
+        assert (len(cell.values), cell.runs[0].config.rate) == (known.seeds, known.rate)
         assert cell.complete
 
 
@@ -39,7 +37,7 @@ def test_the_rate_with_most_seeds_is_shown_then_the_best_first_seed(tmp_path):
         own = made.record("rte", "head", seed, below, config={"rate": rate})
         own.save(tmp_path / "runs" / f"{own.id}.json")
     cell = Cells(read(tmp_path)).cell("head", column("rte"))
-    assert cell.rate == 0.1
+    assert cell.runs[0].config.rate == 0.1
     assert {*cell.values} == {0, 1}
 
 
@@ -82,6 +80,6 @@ def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
     scores = Cells(read(tmp_path))
     assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
     assert "1 dropped early" in dict(appendix.facts(scores))["records"]
-    shelves = appendix.shelves(scores, appendix.Marks("M"), appendix.Marks("V"))
+    shelves = appendix.shelves(scores)
     shown = next(shelf for shelf in shelves if shelf.title == "head on RTE").rows
     assert [(row[3].text, row[3].tip) for row in shown if row[0].text == "dropped"] == [("pruned", f"{why}.")]

@@ -50,7 +50,7 @@ def other(monkeypatch, tmp_path):
         raise NotImplementedError
 
     columns = (Column("BoolQ", "boolq"), Column("CB", "cb"), Column("WiC", "wic"), Column("COPA", "copa"))
-    monkeypatch.setitem(SUITES, "super", Suite("SuperGLUE", columns, load))
+    monkeypatch.setitem(SUITES, "super", Suite("SuperGLUE", {}, columns, load))
     methods = {"full": 0.0, "layernorm": -0.01, "lora": -0.02}
     made.results(
         tmp_path, methods=methods, tasks=["wic", "cb", "boolq"], measured=("wic", "cb", "boolq"), suite="super"

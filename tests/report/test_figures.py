@@ -41,9 +41,9 @@ def test_curves_run_from_the_head_to_the_whole_layernorm(cells):
         assert [panel.title for panel in drawing.panels] == ["CoLA", "MRPC", "STS-B", "RTE"]
         for panel in drawing.panels:
             assert [*panel.series[0].points] == [0.1, 0.2, 0.4]
-            assert (panel.ends.look, [*panel.ends.points]) == (ENDS, [0, 1])
+            assert (panel.series[-1].look, [*panel.series[-1].points]) == (ENDS, [0, 1])
             assert panel.note == ""
-    assert len(figure5(cells).panels[0].series) == 3
+    assert len(figure5(cells).panels[0].series) == 3 + 1
     drawn = figure5(cells).figure.axes[0]
     assert [*drawn.lines[0].get_xdata()] == [0, 0.1, 0.2, 0.4, 1]
 
@@ -64,7 +64,7 @@ def test_an_importance_that_nobody_has_seen_has_lines_of_its_own(tmp_path):
     made.results(tmp_path, methods=methods, tasks=["rte"], measured=(), seeds=[0])
     cells = Cells(read(tmp_path))
     lines = [
-        {each.look.name for each in drawing.panels[0].series if each.points}
+        {each.look.name for each in drawing.panels[0].series[:-1] if each.points}
         for drawing in (figure2(cells), figure5(cells))
     ]
     assert lines == [{"wanda-individual", "magnitude"}, {"wanda-individual", "wanda-global"}]
@@ -78,7 +78,7 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
             assert len(tips) == sum(len(panel.rows) * len(panel.columns) for panel in drawing.panels)
             assert not drawing.panels[0].log or len({each.get("style") for each in tips}) > 10
         else:
-            points = [each.cells[x] for panel in drawing.panels for each in panel.all for x in each.points]
+            points = [each.cells[x] for panel in drawing.panels for each in panel.series for x in each.points]
             assert len(tips) == len(points)
             assert [each.get("href") for each in drawn.iter("a")] == [f"#{cell.anchor}" for cell in points]
             assert all("seed 0" in each.get("data-tip", "") for each in tips)
@@ -91,5 +91,5 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
 def test_a_point_says_what_lies_under_it(cells):
     panel = figure5(cells).panels[0]
     assert isinstance(panel, Curves)
-    said = panel.marks[0][0].tip.splitlines()
+    said = panel.marks[0][0][0].splitlines()
     assert [line.split(":")[0] for line in said[:4]] == ["f = 0.1", "individual", "global", "leave-one-out (CV)"]

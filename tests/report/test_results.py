@@ -78,7 +78,6 @@ import sys
 from pathlib import Path
 from normtune.report.page import Report, page
 from normtune.records.results import read
-import normtune.report.writing
 page(Report(read(Path({str(folder)!r}))))
 assert not {{"torch", "transformers"}} & {{*sys.modules}}
 """

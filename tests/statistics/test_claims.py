@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.statistics.claims import CLAIMS, MARGIN, Measured, judge
+from normtune.statistics.claims import CLAIMS, MARGIN, Measured
 
 FACTS = Path(__file__).resolve().parents[3] / "shared" / "paper" / "facts.json"
 
@@ -42,14 +42,13 @@ def test_a_ratio_is_judged_against_one():
 def test_a_claim_of_two_parts_needs_both_and_falls_with_either():
     good, bad, unclear = difference(0.0, 0.0, 0.0), difference(-0.5, -0.5, -0.5), difference(-0.5, 0.5, 0.0)
 
-    def verdict(**parts: Measured) -> str:
-        return judge(parts)[2].verdict
-
-    assert verdict(full=good, bitfit=good) == "confirmed"
-    assert verdict(full=good) == "undecided"
-    assert verdict(full=good, bitfit=unclear) == "undecided"
-    assert verdict(full=unclear, bitfit=bad) == "refuted"
-    assert {each.verdict for each in judge({})} == {"undecided"}
+    claim = CLAIMS[2]
+    assert claim.parts == ("full", "bitfit")
+    assert claim.judged([good, good]) == "confirmed"
+    assert claim.judged([good]) == "undecided"
+    assert claim.judged([good, unclear]) == "undecided"
+    assert claim.judged([unclear, bad]) == "refuted"
+    assert claim.judged([]) == "undecided"
 
 
 def test_the_claims_are_the_papers():

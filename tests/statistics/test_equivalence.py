@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from normtune.statistics.equivalence import equivalence, smallest_margins
-from normtune.statistics.paired import holm
+from normtune.statistics.paired import equivalence, holm, smallest_margins
 from normtune.statistics.published import TABLES
 
 SEEDS = st.integers(0, 10_000)

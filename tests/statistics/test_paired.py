@@ -219,18 +219,3 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         low, high = bootstrap_interval([[d] for d in generator.normal(size=9)], draws=500, seed=seed)
         held += low <= 0 <= high
     assert 0.90 <= held / 200 <= 0.98
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        ([1, 2, 3], [1, 2], "paired by task"),
-        ([[1, 2, 3]], [[1, 2, 3]], "paired by task"),
-        ([1, 2], [1, 2], "at least 3 tasks"),
-        ([1, 2, float("nan")], [1, 2, 3], "finite"),
-    ],
-)
-def test_what_no_test_can_take(first, second, message):
-    for test in (signed_rank, kruskal_wallis, effect):
-        with pytest.raises(ValueError, match=message):
-            test(first, second)

@@ -75,7 +75,7 @@ def compare(
     """
     from normtune.data.rows import read_rows
     from normtune.statistics.comparison import Settings
-    from normtune.statistics.reading import from_rows
+    from normtune.statistics.scores import from_rows
 
     form = options.form(as_json=as_json, markdown=markdown)
     settings = Settings(margin=margin, alpha=alpha, draws=draws, seed=seed)
@@ -104,7 +104,7 @@ def _recorded(
 ) -> Scores:
     """The scores in a folder of records, at the rates that `normtune table` shows."""
     from normtune.records.results import check_one_setting, load_runs
-    from normtune.statistics.reading import from_records
+    from normtune.statistics.scores import from_records
 
     found = load_runs(folder, model=model, protocol=protocol)
     check_one_setting([run for run in found if tasks is None or run.config.task in tasks])

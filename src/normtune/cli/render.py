@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from normtune.report.table import Entry, Group, Kind, Table, rows_as_markdown
+from normtune.report.table import Entry, Kind, Table, group, rows_as_markdown
 
 if TYPE_CHECKING:
     from normtune.records import aggregate
@@ -50,8 +50,7 @@ def table(
     Returns:
         The table.
     """
-    cells = (tuple(Entry(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
-    return Table("", title, tuple(header), (Group("", tuple(cells)),), notes=tuple(notes), texts=texts)
+    return Table("", title, tuple(header), (group(rows),), notes=tuple(notes), texts=texts)
 
 
 def show(
@@ -124,9 +123,8 @@ def _rich(shown: Table) -> RichTable:
             made.add_column(Text(name), overflow="fold")
         else:
             made.add_column(Text(textwrap.fill(name, _HEADER, break_long_words=False)), justify="right", no_wrap=True)
-    for group in shown.groups:
-        for row in group.rows:
-            made.add_row(*(Text(str(cell), style=_STYLES.get(cell.kind, "")) for cell in row))
+    for row in shown.rows:
+        made.add_row(*(Text(str(cell), style=_STYLES.get(cell.kind, "")) for cell in row))
     return made
 
 

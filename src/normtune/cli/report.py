@@ -37,9 +37,8 @@ def report(
     `normtune report results --table claims`
     """
     from normtune.records.results import read
-    from normtune.report.page import Report
+    from normtune.report.page import Report, check, write
     from normtune.report.table import rows_as_markdown
-    from normtune.report.writing import check, write
 
     if table is None:
         check()

@@ -2,71 +2,68 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from normtune.records.fisher import FisherRecord
-from normtune.records.run import Record
+from normtune.records.run import DataFacts, Record
 from normtune.report.cells import Cells, anchor
-from normtune.report.table import Entry, Group, Table
+from normtune.report.table import GAP, Entry, Table, group
 
 
-class Marks:
-    """Short names for the machines and the sets of versions that occur, in the order in which they are met."""
-
-    def __init__(self, letter: str) -> None:
-        self._letter = letter
-        self.known: dict[str, str] = {}
-
-    def __call__(self, facts: Mapping[str, str | int]) -> str:
-        """The short name of `facts`."""
-        text = ", ".join(f"{name} {value}" for name, value in facts.items())
-        return self.known.setdefault(text, f"{self._letter}{len(self.known) + 1}")
-
-    @property
-    def legend(self) -> list[tuple[str, str]]:
-        """Short names and what they stand for."""
-        return [(name, text) for text, name in self.known.items()]
+def marks(cells: Cells) -> dict[str, str]:
+    """Short names of the machines (M1, ...) and of the sets of versions (V1, ...), by what they stand for."""
+    machines = dict.fromkeys(_text(each.machine) for each in cells.records)
+    versions = dict.fromkeys(_text(each.versions) for each in cells.records)
+    every = [("M", machines), ("V", versions)]
+    return {text: f"{letter}{place}" for letter, texts in every for place, text in enumerate(texts, 1)}
 
 
-def shelves(cells: Cells, machines: Marks, versions: Marks) -> list[Table]:
+def _text(facts: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def shelves(cells: Cells) -> list[Table]:
     """Every record: a table for the runs of each method and task, then one for the Fisher information of each task."""
-    runs: dict[tuple[str, str], list[Record]] = {}
+    runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for run in cells.results.runs:
-        runs.setdefault((run.config.method, run.config.task), []).append(run)
-    methods = dict.fromkeys((*cells.methods, *(method for method, _ in runs)))
+        runs[run.config.method, run.config.task].append(run)
+    methods, short = dict.fromkeys((*cells.methods, *(method for method, _ in runs))), marks(cells)
     cases = [(m, task) for m in methods for task in cells.order(task for own, task in runs if own == m)]
-    by_task = {each.config.task: each for each in cells.results.fisher}
     return [
-        *(_runs(cells, *case, runs[case], machines, versions) for case in cases),
-        *(_fisher(cells.title(task), by_task[task], machines, versions) for task in cells.order(by_task)),
+        *(_runs(cells, *case, runs[case], short) for case in cases),
+        *(_fisher(cells.title(task), each, short) for task, each in cells.fisher.items()),
     ]
 
 
-def _runs(cells: Cells, method: str, task: str, runs: list[Record], machines: Marks, versions: Marks) -> Table:
+def _runs(cells: Cells, method: str, task: str, runs: list[Record], short: Mapping[str, str]) -> Table:
     chosen = {run.id for run in cells.chosen.get((method, task), {}).values()}
     rows = []
     for run in sorted(runs, key=lambda run: (run.config.rate, run.config.seed)):
         shown = run.id in chosen
         rows.append((
             Entry(run.id, kind="best" if shown else "", tip="shown in the tables" if shown else "of the search only"),
-            Entry(f"{run.config.rate:g}"),
-            Entry(str(run.config.seed)),
-            Entry(run.status, kind="missing", tip=run.error or "") if run.score is None
+            f"{run.config.rate:g}",
+            str(run.config.seed),
+            Entry(run.status, kind="missing", tip=run.error or "")
+            if run.score is None
             else Entry(f"{100 * run.score:.2f}", tip=_every_metric(run)),
-            Entry(str(run.best_epoch or "—")),
-            Entry(f"{run.counts.selected:,}"),
-            Entry(f"{run.seconds:,.0f}"),
-            Entry(f"{run.peak_memory / 2**20:,.0f}"),
-            Entry(machines(run.machine)),
-            Entry(versions(run.versions)),
-        ))  # fmt: skip
-    header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "seconds", "peak MiB", "machine",
-              "versions")  # fmt: skip
+            str(run.best_epoch or "—"),
+            f"{run.counts.selected:,}",
+            f"{run.peak_memory / 2**20:,.0f}",
+            *_made(run, short),
+        ))
+    header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "peak MiB", *_MADE)
     count = len({run.config.seed for run in runs if run.id in chosen})
     summary = f"{len(runs)} runs; {count} seed{'s' * (count != 1)} at the rate shown"
-    title = f"{method} on {cells.title(task)}"
-    return Table(anchor(method, task), title, header, (Group("", tuple(rows)),), summary)
+    return Table(anchor(method, task), f"{method} on {cells.title(task)}", header, (group(rows),), summary)
+
+
+_MADE = ("seconds", "machine", "versions")
+
+
+def _made(record: Record | FisherRecord, short: Mapping[str, str]) -> tuple[str, str, str]:
+    return f"{record.seconds:,.0f}", short[_text(record.machine)], short[_text(record.versions)]
 
 
 def _every_metric(run: Record) -> str:
@@ -76,21 +73,14 @@ def _every_metric(run: Record) -> str:
     )
 
 
-def _fisher(title: str, fisher: FisherRecord, machines: Marks, versions: Marks) -> Table:
-    config = fisher.config
-    row = (
-        Entry(fisher.id, kind="best"),
-        Entry(config.estimator.name),
-        Entry(", ".join(map(str, config.head_seeds))),
-        Entry(f"{fisher.examples:,}"),
-        Entry(str(config.max_length)),
-        Entry(f"{fisher.seconds:,.0f}"),
-        Entry(machines(fisher.machine)),
-        Entry(versions(fisher.versions)),
-    )
-    header = ("record", "estimator", "head seeds", "examples", "tokens at most", "seconds", "machine", "versions")
-    name, summary = f"Fisher information on {title}", f"{fisher.examples:,} examples"
-    return Table(f"fisher-{config.task}", name, header, (Group("", (row,)),), summary, texts=2)
+def _fisher(title: str, fisher: FisherRecord, short: Mapping[str, str]) -> Table:
+    config, examples = fisher.config, f"{fisher.examples:,}"
+    heads = ", ".join(map(str, config.head_seeds))
+    facts = config.estimator.name, heads, examples, str(config.max_length)
+    row = Entry(fisher.id, kind="best"), *facts, *_made(fisher, short)
+    header = ("record", "estimator", "head seeds", "examples", "tokens at most", *_MADE)
+    name, summary = f"Fisher information on {title}", f"{examples} examples"
+    return Table(f"fisher-{config.task}", name, header, (group([row]),), summary, texts=2)
 
 
 def facts(cells: Cells) -> list[tuple[str, str]]:
@@ -104,24 +94,24 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
         ("norm that closes a layer", cells.closing),
     ]
     if runs:
-        counts = runs[0].counts
-        said.append(("entries of the pre-trained model", f"{counts.total - counts.head:,}"))
+        counts, protocol = runs[0].counts, runs[0].config.protocol.model_dump()
         ways = dict.fromkeys(way for run in runs for way in run.ways)
-        said.append(("computed by", ", ".join(ways) or "plain torch"))
-        protocol = runs[0].config.protocol.model_dump()
-        said.append(("protocol", str(protocol.pop("name"))))
-        said += [(name.replace("_", " "), _said(value)) for name, value in protocol.items()]
-        said.append(("seeds", ", ".join(map(str, cells.seeds))))
+        said += [
+            ("entries of the pre-trained model", f"{counts.total - counts.head:,}"),
+            ("computed by", ", ".join(ways) or "plain torch"),
+            ("protocol", str(protocol.pop("name"))),
+            *((name.replace("_", " "), _said(value)) for name, value in protocol.items()),
+            ("seeds", ", ".join(map(str, cells.seeds))),
+        ]
     if fisher:
         heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
         said.append(("seeds of the heads, for Fisher information", ", ".join(map(str, heads))))
     hours = sum(each.seconds for each in cells.records) / 3600
-    counts_of: Counter[str] = Counter(run.status for run in runs)
+    statuses: Counter[str] = Counter(run.status for run in runs)
     words = {"failed": "failed", "pruned": "dropped early"}
-    unfinished = "".join(f", {counts_of[name]} {word}" for name, word in words.items() if counts_of[name])
-    said.append(("records", f"{len(runs)} runs{unfinished}; {len(fisher)}"
-                 f" measurements of Fisher information; {hours:.1f} hours in all"))  # fmt: skip
-    return said
+    unfinished = "".join(f", {statuses[name]} {word}" for name, word in words.items() if statuses[name])
+    measured = f"{len(fisher)} measurements of Fisher information; {hours:.1f} hours in all"
+    return [*said, ("records", f"{len(runs)} runs{unfinished}; {measured}")]
 
 
 def _said(value: object) -> str:
@@ -133,35 +123,30 @@ def _said(value: object) -> str:
 def data_table(cells: Cells) -> Table:
     """On which data: sizes, samples and hashes."""
     # Only a finished run knows how many texts were cut.
-    by_task = {run.config.task: run for run in (*cells.results.runs, *cells.results.done)}
-    measured = {each.config.task: each for each in cells.results.fisher}
+    by_task = {run.config.task: run.data for run in (*cells.results.runs, *cells.results.done)}
     rows = []
-    for task in cells.order({*by_task, *measured}):
-        run, fisher = by_task.get(task), measured.get(task)
+    for task in cells.order({*by_task, *cells.fisher}):
+        data, fisher = by_task.get(task), cells.fisher.get(task)
         rows.append((
-            Entry(cells.title(task)),
-            Entry(run.data.source if run else fisher.source if fisher else ""),
-            _sizes((run.data.train, run.data.train_of) if run else None),
-            _sizes((run.data.dev, run.data.dev_of) if run else None),
-            Entry(f"{sum(run.data.truncated.values()):,}") if run else Entry("—", kind="missing"),
-            _examples(fisher, run),
-            Entry((run.data.identity.get("train", "") if run else fisher.identity if fisher else "")[:8]),
-        ))  # fmt: skip
+            cells.title(task),
+            data.source if data else fisher.source if fisher else "",
+            _sizes(data.train, data.train_of) if data else GAP,
+            _sizes(data.dev, data.dev_of) if data else GAP,
+            f"{sum(data.truncated.values()):,}" if data else GAP,
+            # A measurement may have been given a sample already.
+            _sizes(fisher.examples, data.train_of if data and _same(data, fisher) else fisher.available)
+            if fisher
+            else GAP,
+            (data.identity.get("train", "") if data else fisher.identity if fisher else "")[:8],
+        ))
     header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
     caption = "Examples; where a sample was taken, of how many. The same samples for every run."
-    return Table("data", "Data.", header, (Group("", tuple(rows)),), caption, texts=2)
+    return Table("data", "Data.", header, (group(rows),), caption, texts=2)
 
 
-def _sizes(sizes: tuple[int, int] | None) -> Entry:
-    if sizes is None:
-        return Entry("—", kind="missing")
-    return Entry(f"{sizes[0]:,}" if sizes[0] == sizes[1] else f"{sizes[0]:,} of {sizes[1]:,}")
+def _same(data: DataFacts, fisher: FisherRecord) -> bool:
+    return data.identity.get("train") == fisher.identity
 
 
-def _examples(fisher: FisherRecord | None, run: Record | None) -> Entry:
-    if fisher is None:
-        return Entry("—", kind="missing")
-    whole = fisher.available
-    if run is not None and run.data.identity.get("train") == fisher.identity:
-        whole = run.data.train_of  # the measurement was given a sample already
-    return _sizes((fisher.examples, whole))
+def _sizes(size: int, of: int) -> str:
+    return f"{size:,}" if size == of else f"{size:,} of {of:,}"

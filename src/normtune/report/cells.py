@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from normtune.data.suites import SUITES, Column
+from normtune.data.suites import SUITES, Column, known_task
 from normtune.records.aggregate import chosen
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Norms, Record
 from normtune.statistics import published
-from normtune.statistics.scores import same_task
+from normtune.statistics.scores import Scores, from_records, grouped, same_task
 
-#: GLUE's columns, and what the paper calls them.
-PRINTED = dict(zip(SUITES["glue"].columns, published.TASKS, strict=True))
+#: Sums by layer and sub-component.
+Sums = Mapping[tuple[int, str], float]
+#: The columns of the paper's tables, in its order: GLUE's.
+PRINTED = SUITES["glue"].columns
 #: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
 NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
 _MASK = re.compile(r"(.+)@(0?\.\d+)")
@@ -57,11 +60,6 @@ class Cell:
         return bool(self.values) and {*self.wanted} <= self.values.keys()
 
     @property
-    def rate(self) -> float | None:
-        """The learning rate of its runs."""
-        return self.runs[0].config.rate if self.runs else None
-
-    @property
     def count(self) -> str:
         """How many seeds there are, of how many."""
         return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
@@ -77,7 +75,7 @@ class Cell:
         if not self.values:
             return f"{self.method} on {self.column.title}: no run"
         each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in self.values.items())
-        return f"{self.method} on {self.column.title}, rate {self.rate:g}, {self.count} seeds\n{each}"
+        return f"{self.method} on {self.column.title}, rate {self.runs[0].config.rate:g}, {self.count} seeds\n{each}"
 
 
 class Cells:
@@ -108,20 +106,39 @@ class Cells:
         known = {column.task for column in own}
         return (*own, *(Column(task, task) for task in suites if task not in known))
 
-    @property
+    @cached_property
     def ran(self) -> tuple[Column, ...]:
         """The columns with any run."""
         return tuple(column for column in self.columns if column.task in self.tasks)
 
     @cached_property
+    def fisher(self) -> dict[str, FisherRecord]:
+        """The measurements of Fisher information by task, in the order of the columns."""
+        by_task = {each.config.task: each for each in self.results.fisher}
+        return {task: by_task[task] for task in self.order(by_task)}
+
+    def layer_sums(self, fisher: FisherRecord, head: int | None = None) -> Sums:
+        """Sums of the Fisher information of the norm that closes each layer, of one head or the mean over heads."""
+        sums: dict[tuple[int, str], float] = defaultdict(float)
+        for row in fisher.information:
+            if row.component in self.norms.closing and row.layer is not None:
+                sums[row.layer, row.sub] += row.total if head is None else row.by_seed[head]
+        return sums
+
+    @cached_property
+    def no_bias(self) -> str:
+        """A sentence where the norm that closes a layer is known to have no bias, as an RMSNorm; else nothing."""
+        subs = {sub for each in self.results.fisher for _, sub in self.layer_sums(each)}
+        return f"{self.closing} has no bias in this model (RMSNorm)." if subs and "bias" not in subs else ""
+
+    @cached_property
     def norms(self) -> Norms:
         """What the model calls the norms of its layers."""
         known = next((each.norms for each in self.records if each.norms != Norms()), Norms())
-        parts = {part.component for each in self.results.fisher for part in each.information}
-        parts |= {part.component for run in self.results.done for part in run.changes}
-        if known == Norms() and published.RANKING[0] in parts:
-            # Records from before do not name them; their models are BERT's, or named alike. The paper's table 1 begins
-            # with its two norms.
+        rows = (row.component for each in self.results.fisher for row in each.information)
+        moved = (change.component for run in self.results.done for change in run.changes)
+        if known == Norms() and published.RANKING[0] in {*rows, *moved}:
+            # Records from before do not name them; the norms of BERT's names head the paper's table 1.
             return Norms(closing=published.RANKING[:1], attention=published.RANKING[1:2])
         return known
 
@@ -145,10 +162,20 @@ class Cells:
                 values[seed] = value
         return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
 
+    def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
+        """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""
+        runs = [run for group in self.chosen.values() for seed, run in group.items() if seed in self.seeds]
+        return grouped(from_records(runs, methods=methods, tasks=tasks))
+
+    def full_runs(self, task: str) -> list[Record]:
+        """The full fine-tunings of a task that say how far their parameters moved."""
+        return [run for run in self.chosen.get(("full", task), {}).values() if run.changes]
+
     def metric(self, column: Column) -> str:
-        """The metric of a column: that of its runs; without any the paper's; or nothing."""
+        """The metric of a column: that of its runs; without any that of its suite; or nothing."""
         own = (run.primary for run in self.results.runs if run.config.task == column.task)
-        return next(own, published.METRICS[PRINTED[column]] if column in PRINTED else "")
+        task = known_task(column.task)
+        return next(own, task.primary if task else "")
 
     def title(self, task: str) -> str:
         """The task's name in print: that of its columns, or what they have in common."""
@@ -164,6 +191,10 @@ class Cells:
         """The names of the columns' tasks that are not among `tasks`."""
         have = {*tasks}
         return [self.title(task) for task in self.order(c.task for c in self.columns) if task not in have]
+
+    def complete(self, method: str, task: str) -> bool:
+        """Whether a method has all seeds in every column of a task."""
+        return all(self.cell(method, column).complete for column in self.columns if column.task == task)
 
     @property
     def whole(self) -> tuple[str, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from normtune.report.cells import Cells, named
-from normtune.report.evidence import signed
-from normtune.report.table import Entry, Group, Kind, Table
+from normtune.report.table import Entry, Kind, Table, group, signed
 from normtune.statistics import published
-from normtune.statistics.comparison import Comparison, Pair, compare
+from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of
+from normtune.statistics.conclusions import warnings
 from normtune.statistics.paired import LEAST, p_value
-from normtune.statistics.scores import Scores, grouped, same_task
+from normtune.statistics.scores import Scores, grouped
 
 AGAINST = "layernorm"
 _HEADER = (
@@ -39,30 +37,19 @@ def ours(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
     """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds.
 
     Returns:
-        The comparison, or None where there are too few such tasks; and the columns that were left out.
+        The comparison, or None where there are too few such tasks; and the tasks that were left out.
     """
-    full = {m: [column for column in cells.ran if cells.cell(m, column).complete] for m in cells.whole}
-    methods = [m for m in cells.whole if len(full[m]) >= LEAST]
-    columns = [column for column in cells.ran if all(column in full[m] for m in methods)]
-    left = tuple(column.title for column in cells.ran if column not in columns)
-    if len(columns) < LEAST or len(methods) < 2 or AGAINST not in methods:
+    full = {method: {task for task in cells.tasks if cells.complete(method, task)} for method in cells.whole}
+    methods = [method for method in cells.whole if len(full[method]) >= LEAST]
+    tasks = [task for task in cells.order(cells.tasks) if all(task in full[method] for method in methods)]
+    left = tuple(cells.title(task) for task in cells.order(cells.tasks) if task not in tasks)
+    if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, left
-    values = tuple(
-        np.array([[cells.cell(m, column).values[seed] for m in methods] for seed in cells.seeds]) for column in columns
-    )
-    names = tuple(column.title for column in columns)
-    table = one_each(Scores(tuple(methods), names, values, (tuple(map(str, cells.seeds)),) * len(columns)))
-    # Two columns of one task count once, which may leave too few.
-    return (_against(table) if len(table) >= LEAST else None), left
+    return _against(cells.scores(methods, tasks)), left
 
 
 def _against(scores: Scores) -> Comparison:
-    return compare(scores, [(method, AGAINST) for method in scores.methods if method != AGAINST])
-
-
-def one_each(scores: Scores) -> Scores:
-    """One value a task: MNLI's two dev sets, or dev and test, averaged."""
-    return grouped(scores, same_task(scores.tasks))
+    return compare(scores, pairs_of(scores, AGAINST))
 
 
 def theirs() -> dict[str, Comparison]:
@@ -71,7 +58,7 @@ def theirs() -> dict[str, Comparison]:
     for split in ("dev", "test"):
         scores = published.scores(split)
         found[f"{split}, nine values"] = _against(scores)
-        found[f"{split}, one value a task"] = _against(one_each(scores))
+        found[f"{split}, one value a task"] = _against(grouped(scores))
     found["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
     return found
 
@@ -79,25 +66,31 @@ def theirs() -> dict[str, Comparison]:
 def ours_table(cells: Cells) -> Table:
     """Our methods compared."""
     comparison, left = ours(cells)
-    groups = () if comparison is None else (Group("", tuple(map(_row, comparison.pairs))),)
     notes = [] if comparison else ["Fewer than three tasks have all runs of LayerNorm and another method: no test."]
     if left:
         notes.append(f"Left out, since a compared method lacks runs there: {', '.join(left)}.")
-    return Table("statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION,
-                 (*notes, *(least(comparison) if comparison else ())), texts=2)  # fmt: skip
+    return Table(
+        "statistics",
+        "Statistics: LayerNorm against the others, here.",
+        _HEADER,
+        (group(map(_row, comparison.pairs)),) if comparison else (),
+        CAPTION,
+        (*notes, *(warnings(comparison) if comparison else ())),
+        texts=2,
+    )
 
 
 def theirs_table() -> Table:
     """The paper's methods compared on its own printed scores."""
     sets = theirs()
-    groups = tuple(Group(name, tuple(map(_row, each.pairs))) for name, each in sets.items())
+    dev = sets["dev, nine values"]
     return Table(
         "statistics-paper",
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
         _HEADER,
-        groups,
-        "The same tests on what the paper printed, one run a value.",
-        paper_follows(sets),
+        tuple(group(map(_row, each.pairs), name) for name, each in sets.items()),
+        "The same tests on what the paper printed, one run a value. The notes are on dev with nine values.",
+        tuple(warnings(dev)),
         texts=2,
     )
 
@@ -111,53 +104,18 @@ CAPTION = (
 )
 
 
-def _row(pair: Pair) -> tuple[Entry, ...]:
-    low, high = pair.interval
+def _row(pair: Pair) -> tuple[str | Entry, ...]:
     effect = pair.effect
-    count = effect.wins + effect.losses + effect.ties
     said, kind = _SAID[pair.verdict]
     return (
-        Entry(f"{named(pair.first)} − {named(pair.second)}"),
+        f"{named(pair.first)} − {named(pair.second)}",
         Entry(said, kind=kind),
-        Entry(str(count)),
-        Entry(signed(100 * effect.mean)),
-        Entry(f"{signed(100 * low)} to {signed(100 * high)}"),
-        Entry(f"{effect.wins} / {effect.losses}"),
-        Entry(p_value(pair.signed_rank.p)),
-        Entry(p_value(pair.holm)),
-        Entry(p_value(pair.signed_rank.smallest)),
-        Entry(p_value(pair.unpaired)),
-        Entry(p_value(pair.equivalence_holm)),
-        Entry(f"{100 * pair.smallest_margin:.1f}"),
+        str(effect.wins + effect.losses + effect.ties),
+        signed(100 * effect.mean),
+        " to ".join(signed(100 * end) for end in pair.interval),
+        f"{effect.wins} / {effect.losses}",
+        *map(p_value, (pair.signed_rank.p, pair.holm, pair.signed_rank.smallest)),
+        p_value(pair.unpaired, 5),
+        p_value(pair.equivalence_holm),
+        f"{100 * pair.smallest_margin:.1f}",
     )
-
-
-def least(comparison: Comparison) -> tuple[str, ...]:
-    """What so few tasks cannot show, in a sentence."""
-    smallest = min(pair.signed_rank.smallest for pair in comparison.pairs)
-    if smallest <= comparison.settings.alpha:
-        return ()
-    return (
-        f"With {len(comparison.scores)} tasks the signed-rank test cannot give a p below {smallest:.3g}, whatever the"
-        " scores: these tests can neither find a difference nor, by not finding one, show that there is none.",
-    )
-
-
-def paper_follows(sets: dict[str, Comparison]) -> tuple[str, ...]:
-    """What follows from the paper's own scores: the test that it used cannot tell LayerNorm from random either."""
-    nine, eight = _pairs(sets["dev, nine values"]), _pairs(sets["dev, one value a task"])
-    bitfit, random = nine["bitfit"], nine["random"]
-    return (
-        f"Kruskal-Wallis finds no difference between BitFit and LayerNorm on dev (p = {bitfit.unpaired:.5f}), as the"
-        f" paper says; but it finds none between LayerNorm and random entries either (p = {random.unpaired:.3f}), since"
-        " tasks differ from each other far more than methods do. So it is no evidence that LayerNorm and BitFit are"
-        " alike.",
-        f"Paired by task, random is below LayerNorm on {random.effect.losses} of 9 values (Wilcoxon p ="
-        f" {random.signed_rank.p:.4f}) and BitFit is above it on {bitfit.effect.wins} (p = {bitfit.signed_rank.p:.4f};"
-        f" with one value a task {eight['bitfit'].signed_rank.p:.3f}), by {100 * bitfit.effect.mean:.1f} points on"
-        " average.",
-    )
-
-
-def _pairs(comparison: Comparison) -> dict[str, Pair]:
-    return {pair.first: pair for pair in comparison.pairs}

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from normtune.report.cells import Cell
-from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, laid_out
+from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, grid, laid_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,62 +62,40 @@ class Curves:
 
     Attributes:
         title: What is shown.
-        series: The series; those without points are in the legend only.
-        ends: The head alone and the whole LayerNorm, which the lines join.
-        x_name: What is to the right.
-        y_name: What is up.
+        series: The series; those without points are in the legend only. The last one is the head alone and the whole
+            LayerNorm, which the lines join.
         note: What is missing, if anything.
     """
 
     title: str
     series: tuple[Series, ...]
-    ends: Series
-    x_name: str = "fraction f of LayerNorm"
-    y_name: str = "score × 100"
     note: str = ""
-
-    @property
-    def all(self) -> tuple[Series, ...]:
-        """The series and the ends."""
-        return (*self.series, self.ends)
 
     @property
     def marks(self) -> list[list[Mark]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        return [[Mark(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.all]
+        return [[(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.series]
 
     def _says(self, x: float, series: Series) -> str:
-        here = {each.look.name: each.points[x] for each in self.all if x in each.points}
+        here = {each.look.name: each.points[x] for each in self.series if x in each.points}
         values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
         return "\n".join([f"f = {x:g}", *values, series.cells[x].says])
 
 
 def figure(panels: Sequence[Curves]) -> Figure:
-    """The panels side by side, with one legend.
-
-    Args:
-        panels: The panels.
-
-    Returns:
-        The figure, which belongs to no window. The markers of a series are a group called ``mark-PANEL-SERIES``.
-    """
+    """The panels with one legend; the markers of a series are a group called ``mark-PANEL-SERIES``."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     wide = across(len(panels))
-    high = math.ceil(len(panels) / wide)
+    size = WIDTH * min(1, wide / (MOST - 1)), _HEIGHT * math.ceil(len(panels) / wide) + 0.35
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(WIDTH * min(1, wide / (MOST - 1)), _HEIGHT * high + 0.35), layout="constrained")
-        drawn.get_layout_engine().set(h_pad=0.06)  # type: ignore[union-attr, call-arg]
-        axes = [*drawn.subplots(high, wide, squeeze=False).flat]
-        for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
+        drawn, axes = grid(len(panels), wide, size)
+        for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             _panel(place, panel, number)
-        for place in axes[len(panels) :]:
-            place.remove()
-        looks = list(dict.fromkeys(each.look for panel in panels for each in panel.all))
-        drawn.supxlabel(panels[0].x_name, fontsize=8, color=SOFT)
-        drawn.supylabel(panels[0].y_name, fontsize=8, color=SOFT)
-        drawn.legend(handles=[_handle(look) for look in looks], loc="outside upper left", ncols=2 * wide)
+        looks = dict.fromkeys(each.look for panel in panels for each in panel.series)
+        drawn.supxlabel("fraction f of LayerNorm", fontsize=8, color=SOFT)
+        drawn.supylabel("score × 100", fontsize=8, color=SOFT)
+        drawn.legend(handles=[*map(_handle, looks)], loc="outside upper left", ncols=2 * wide)
         return laid_out(drawn)
 
 
@@ -128,15 +106,13 @@ def _handle(look: Look) -> Any:
 
 
 def _panel(axes: Axes, panel: Curves, number: int) -> None:
-    for place, each in enumerate(panel.all):
+    for place, each in enumerate(panel.series):
         if each.points:
-            _series(axes, each, panel.ends.points if each.look.line else {}, f"mark-{number}-{place}")
+            _series(axes, each, panel.series[-1].points if each.look.line else {}, f"mark-{number}-{place}")
     axes.set_title(panel.title)
     axes.set_xlim(-0.04, 1.04)
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "0.2", "0.4", "0.6", "0.8", "1"])
+    axes.set_xticks(ticks := [0, 0.2, 0.4, 0.6, 0.8, 1], map("{:g}".format, ticks))
     axes.locator_params(axis="y", nbins=5)
-    if not any(each.points for each in panel.all):
-        axes.set_yticks([])
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     if panel.note:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normtune.errors import ConfigError
-from normtune.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Kinds of file that a figure can be written as, with what keeps the time of day out of them.
@@ -47,17 +46,8 @@ STYLE: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A cell of a heat map, or a point of a curve.
-
-    Attributes:
-        tip: What a pointer over it shows.
-        link: Where on the page its records are listed.
-    """
-
-    tip: str
-    link: str = ""
+#: What a pointer over a cell of a heat map or a point of a curve shows, and where on the page its records are listed.
+Mark = tuple[str, str]
 
 
 def check(path: Path) -> None:
@@ -79,6 +69,18 @@ def across(panels: int) -> int:
     return math.ceil(panels / math.ceil(panels / MOST))
 
 
+def grid(count: int, wide: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure that belongs to no window, and its panels, `wide` in a row; `size` is in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+    axes = [*figure.subplots(math.ceil(count / wide), wide, squeeze=False).flat]
+    for place in axes[count:]:
+        place.remove()
+    return figure, axes[:count]
+
+
 def laid_out(figure: Figure) -> Figure:
     """The figure with its layout computed once, so that no kind of file computes it again."""
     figure.draw_without_rendering()
@@ -94,8 +96,3 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     with mpl.rc_context(STYLE):
         figure.savefig(target, format=suffix[1:], dpi=200, metadata=dict(FORMATS[suffix]))
     return target.getvalue()
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure to `path`, as its suffix says."""
-    write_atomically(path, rendered(figure, path.suffix.lower()))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import mean
 
-from normtune.data.suites import Column
 from normtune.importance.movement import movement
 from normtune.importance.ranking import component_means
 from normtune.records.run import Record
-from normtune.report.cells import Cells, named
-from normtune.report.figures import Sums, full_runs, has_bias, layer_sums, no_bias
-from normtune.report.table import Entry, Group, Kind, Table
-from normtune.statistics.claims import MARGIN, Judged, Measured, judge
+from normtune.report.cells import Cells, Sums, named
+from normtune.report.table import GAP, Entry, Kind, Table, group, signed
+from normtune.statistics.claims import CLAIMS, MARGIN, Measured
 
+#: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
+Part = Callable[[int, str, int], bool]
 _KINDS: dict[str, Kind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
 
 
@@ -26,18 +26,26 @@ def evidence(cells: Cells) -> dict[str, Measured]:
         "full": compared(cells, "layernorm", "full", MARGIN),
         "bitfit": compared(cells, "layernorm", "bitfit", MARGIN),
         "random": compared(cells, "layernorm", "random", 0.0),
-        **_fraction(cells),
-        "layers": _layers(cells),
-        "bias": _bias(cells),
+        "layers": _by_head(
+            cells,
+            "information in the later half of the layers over that in the earlier half",
+            lambda layer, _, of: 2 * layer >= of,
+            lambda layer, _, of: 2 * layer + 1 < of,
+        ),
         "global": _masks(cells, "global"),
         "left-out": _masks(cells, "leave-one-out"),
     }
+    if not cells.no_bias:
+        name = "information in LayerNorm’s biases over that in its weights"
+        everything["bias"] = _by_head(cells, name, lambda _, sub, __: sub == "bias", lambda _, sub, __: sub == "weight")
+    if tenth := cells.masks().get("fisher-individual", {}).get(0.1):
+        everything["fraction"] = compared(cells, tenth, "layernorm", MARGIN)
     return {name: each for name, each in everything.items() if each.values or each.left_out}
 
 
 def _change(cells: Cells) -> Measured:
     tasks = cells.order(cells.tasks)
-    values = {task: _leads(map(_changes, full_runs(cells, task)), cells.norms.closing) for task in tasks}
+    values = {task: _leads(map(_changes, cells.full_runs(task)), cells.norms.closing) for task in tasks}
     return _ratio(f"change of {cells.closing} over that of the component that comes next", values)
 
 
@@ -74,53 +82,31 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
     return found
 
 
-def _layers(cells: Cells) -> Measured:
-    def halves(sums: Sums) -> tuple[float, float]:
-        layers = sorted({layer for layer, _ in sums})
-        early, late = {*layers[: len(layers) // 2]}, {*layers[(len(layers) + 1) // 2 :]}
-        first, second = (sum(v for (layer, _), v in sums.items() if layer in half) for half in (late, early))
-        return first, second
+def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Measured:
+    """One part of the information over another, for each task by the seeds of its head."""
 
-    return _ratio("information in the later half of the layers over that in the earlier half", _by_head(cells, halves))
+    def leads(sums: Sums) -> float:
+        layers = 1 + max(layer for layer, _ in sums)
+        return _log(*(sum(v for spot, v in sums.items() if part(*spot, layers)) for part in (above, below)))
 
-
-def _bias(cells: Cells) -> Measured:
-    def subs(sums: Sums) -> tuple[float, float]:
-        bias, weight = (sum(v for (_, own), v in sums.items() if own == sub) for sub in ("bias", "weight"))
-        return bias, weight
-
-    values = _by_head(cells, subs) if has_bias(cells) else {}
-    return _ratio("information in LayerNorm’s biases over that in its weights", values)
-
-
-def _by_head(cells: Cells, two: Callable[[Sums], tuple[float, float]]) -> dict[str, list[float]]:
     values = {}
     for each in cells.results.fisher:
-        sums = [layer_sums(cells, each, head) for head in range(len(each.config.head_seeds))]
+        sums = [cells.layer_sums(each, head) for head in range(len(each.config.head_seeds))]
         if all(sums):
-            values[each.config.task] = [_log(*two(own)) for own in sums]
-    return values
+            values[each.config.task] = [leads(own) for own in sums]
+    return _ratio(name, values)
 
 
 def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
-    """Differences of two methods' scores on every task that has all seeds of both; MNLI's two dev sets are averaged."""
+    """Differences of two methods' scores on every task that has all seeds of both."""
     values: dict[str, list[float]] = {}
     left_out = []
     for task in cells.order(task for method, task in cells.chosen if method in {first, second}):
-        rows = [_differences(cells, first, second, column) for column in cells.columns if column.task == task]
-        known = [row for row in rows if row is not None]
-        if known and rows[0] is not None:
-            values[task] = [mean(each) for each in zip(*known, strict=True)]
+        if cells.complete(first, task) and cells.complete(second, task):
+            values[task] = cells.scores([first, second], [task]).differences(first, second)[0].tolist()
         else:
             left_out.append(cells.title(task))
     return Measured(f"{named(first)} − {named(second)}", "difference", values, margin, tuple(left_out))
-
-
-def _differences(cells: Cells, first: str, second: str, column: Column) -> list[float] | None:
-    one, other = cells.cell(first, column), cells.cell(second, column)
-    if not (one.complete and other.complete):
-        return None
-    return [one.values[seed] - other.values[seed] for seed in cells.seeds]
 
 
 def _masks(cells: Cells, scope: str) -> Measured:
@@ -135,12 +121,6 @@ def _masks(cells: Cells, scope: str) -> Measured:
     return Measured(f"{scope} − individual masks, f = {shown}", "difference", values, MARGIN, tuple(lacking))
 
 
-def _fraction(cells: Cells) -> dict[str, Measured]:
-    """A tenth of LayerNorm against the whole, where such masks were trained."""
-    method = cells.masks().get("fisher-individual", {}).get(0.1)
-    return {} if method is None else {"fraction": compared(cells, method, "layernorm", MARGIN)}
-
-
 def _ratio(name: str, values: Mapping[str, Sequence[float]]) -> Measured:
     return Measured(name, "ratio", {task: each for task, each in values.items() if each})
 
@@ -152,13 +132,21 @@ def _log(one: float, other: float) -> float:
 
 def claims_table(cells: Cells) -> Table:
     """The paper's claims, each confirmed, refuted or undecided here."""
-    judged = enumerate(judge(evidence(cells)), 1)
-    rows = [row for place, each in judged for row in _claim(cells, place, each)]
+    measured = evidence(cells)
+    rows = []
+    for place, claim in enumerate(CLAIMS, 1):
+        parts = [measured[name] for name in claim.parts if name in measured]
+        verdict = claim.judged(parts)
+        first = (str(place), claim.text, claim.where, Entry(verdict, kind=_KINDS[verdict]))
+        if not parts:
+            why = (cells.no_bias if claim.parts == ("bias",) else "") or "no runs yet"
+            rows.append((*first, Entry(why, kind="missing"), GAP, GAP, GAP))
+        rows += [(*(first if part is parts[0] else ("",) * 4), *_part(cells, part)) for part in parts]
     return Table(
         "claims",
         "The paper’s claims, judged here.",
         ("", "claim", "in the paper", "here", "measured", "value", "95 % interval", "tasks × seeds"),
-        (Group("", tuple(rows)),),
+        (group(rows),),
         "Confirmed where the whole 95 % interval is on the claim’s side (a ratio above 1; a difference of scores,"
         f" × 100, above −{100 * MARGIN:g}, or above 0 where the claim is that the other is worse), refuted where it is"
         " on the other, else undecided. Intervals are bootstrapped over tasks and seeds, seeds of the head for Fisher"
@@ -167,42 +155,15 @@ def claims_table(cells: Cells) -> Table:
     )
 
 
-def _claim(cells: Cells, place: int, judged: Judged) -> Iterator[tuple[Entry, ...]]:
-    """A row a part."""
-    claim = judged.claim
-    head = (
-        Entry(str(place)),
-        Entry(claim.text),
-        Entry(claim.where),
-        Entry(judged.verdict, kind=_KINDS[judged.verdict]),
-    )
-    if not judged.parts:
-        why = no_bias(cells) if claim.parts == ("bias",) and not has_bias(cells) else "no runs yet"
-        yield *head, Entry(why, kind="missing"), *[Entry("—", kind="missing")] * 3
-    for number, part in enumerate(judged.parts):
-        first = head if not number else (Entry(""),) * len(head)
-        tip = f"tasks: {', '.join(map(cells.title, cells.order(part.values))) or 'none'}"
-        size = Entry(f"{len(part.values)} × {part.seeds}", tip=tip)
-        yield *first, Entry(_name(part)), Entry(_value(part)), Entry(_interval(part)), size
-
-
-def _name(part: Measured) -> str:
-    return f"{part.name} (without {', '.join(part.left_out)}: runs missing)" if part.left_out else part.name
-
-
-def _value(part: Measured) -> str:
+def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
+    """What was measured, its value and interval, and on how much."""
+    lacking = f" (without {', '.join(part.left_out)}: runs missing)" if part.left_out else ""
+    tip = f"tasks: {', '.join(map(cells.title, cells.order(part.values))) or 'none'}"
+    size = Entry(f"{len(part.values)} × {part.seeds}", tip=tip)
     if part.mean is None:
-        return "—"
-    return f"{part.mean:.2f} to 1" if part.kind == "ratio" else f"{signed(100 * part.mean)}"
-
-
-def _interval(part: Measured) -> str:
-    if part.interval is None:
-        return "too few tasks"
-    low, high = part.interval
-    return f"{low:.2f} – {high:.2f}" if part.kind == "ratio" else f"{signed(100 * low)} to {signed(100 * high)}"
-
-
-def signed(value: float) -> str:
-    """A number with its sign, by the sign that print has for minus."""
-    return f"{value:+.1f}".replace("-", "−")
+        return part.name + lacking, "—", "too few tasks", size
+    if part.kind == "ratio":
+        value, ends = f"{part.mean:.2f} to 1", " – ".join(f"{end:.2f}" for end in part.interval or ())
+    else:
+        value, ends = signed(100 * part.mean), " to ".join(signed(100 * end) for end in part.interval or ())
+    return part.name + lacking, value, ends or "too few tasks", size

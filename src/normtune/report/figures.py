@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING
 
 from normtune.data.suites import Column
 from normtune.importance.movement import movement
-from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
 from normtune.report import curves, heatmap
-from normtune.report.cells import Cells
+from normtune.report.cells import Cells, Sums
 from normtune.report.curves import Curves, Look, Series
 from normtune.report.drawing import across, rendered
 from normtune.report.heatmap import HeatMap
 from normtune.report.inline import inline
+from normtune.report.table import remark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Sums = Mapping[tuple[int, str], float]
 
 #: The paper draws its figures 2 and 5 over these.
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -73,35 +70,26 @@ class Drawing:
 
     @property
     def inline(self) -> str:
-        """The figure as a part of the page; nothing where there is nothing to draw."""
-        if not self.panels:
-            return ""
-        looks = [each.look for panel in self.panels if isinstance(panel, Curves) for each in panel.all]
+        """The figure as a part of the page."""
+        curved = [panel for panel in self.panels if isinstance(panel, Curves)]
         marks = {
-            f"mark-{place}-{number}": own
-            for place, panel in enumerate(self.panels)
-            for number, own in enumerate(panel.marks)
+            f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
-        dark = {look.colour: look.dark for look in looks}
+        dark = {each.look.colour: each.look.dark for panel in curved for each in panel.series}
         return inline(self.svg, key=self.key, label=self.title, marks=marks, dark=dark)
 
 
 def figure1(cells: Cells) -> Drawing:
     """Heat maps of the change in full fine-tuning, one a task."""
-    runs = {task: full_runs(cells, task) for task in cells.order(cells.tasks)}
+    runs = {task: own for task in cells.order(cells.tasks) if (own := cells.full_runs(task))}
     return Drawing(
         "figure1",
         "Figure 1. Change of each component in full fine-tuning.",
         "Mean |fine-tuned − pre-trained| (equation 1) by component and layer, weight and bias together; the mean over"
         " seeds, at the best epoch. Each task has its own range of colours, so compare within a task.",
-        tuple(_change(cells, task, own) for task, own in runs.items() if own),
-        _absent("No full fine-tuning", cells.without(task for task, own in runs.items() if own)),
+        tuple(_change(cells, task, own) for task, own in runs.items()),
+        remark("No full fine-tuning", cells.without(runs)),
     )
-
-
-def full_runs(cells: Cells, task: str) -> list[Record]:
-    """The full fine-tunings of a task that say how far their parameters moved."""
-    return [run for run in cells.chosen.get(("full", task), {}).values() if run.changes]
 
 
 def _change(cells: Cells, task: str, runs: Sequence[Record]) -> HeatMap:
@@ -114,24 +102,9 @@ def _change(cells: Cells, task: str, runs: Sequence[Record]) -> HeatMap:
     return HeatMap(title, moved.inside, layers, values, "mean |change|", row_name="component", column_name="layer")
 
 
-def layer_sums(cells: Cells, fisher: FisherRecord, head: int | None = None) -> Sums:
-    """Sums of the Fisher information of the norm that closes each layer, by layer and sub-component."""
-    sums: dict[tuple[int, str], float] = defaultdict(float)
-    for row in fisher.information:
-        if row.component in cells.norms.closing and row.layer is not None:
-            sums[row.layer, row.sub] += row.total if head is None else row.by_seed[head]
-    return sums
-
-
-def has_bias(cells: Cells) -> bool:
-    """Whether the norm that closes a layer has a bias, as far as is known; that of an RMSNorm has none."""
-    sums = [layer_sums(cells, each) for each in cells.results.fisher]
-    return not any(sums) or any(sub == "bias" for own in sums for _, sub in own)
-
-
 def figure3(cells: Cells) -> Drawing:
     """Sums of the Fisher information of the closing norm, by layer and task; weight and bias apart."""
-    columns = {task: sums for task, sums in _sums(cells).items() if sums}
+    columns = _sums(cells)
     every = [value for sums in columns.values() for value in sums.values() if value > 0]
     # Sums of tasks are far apart, as far as a regression's from a classification's: without a logarithm one column only
     # would have colours.
@@ -142,18 +115,17 @@ def figure3(cells: Cells) -> Drawing:
         f"Sum over the entries of a layer’s {cells.closing}, before training; weight and bias apart, with one range of"
         f" colours for both{', which is logarithmic: tasks differ by orders of magnitude' if log else ''}."
         " The last layer is on top.",
-        _fisher_maps(cells, columns, "sum of Fisher information", log),
-        _fisher_notes(cells),
+        *_fisher(cells, columns, "sum of Fisher information", log),
     )
 
 
 def figure4(cells: Cells) -> Drawing:
     """The same with each task divided by its own sum, and their sum: the global information."""
-    columns: dict[str, Sums] = {}
-    for task, sums in _sums(cells).items():
-        whole = sum(sums.values())
-        if whole:
-            columns[task] = {spot: value / whole for spot, value in sums.items()}
+    columns: dict[str, Sums] = {
+        task: {spot: value / whole for spot, value in sums.items()}
+        for task, sums in _sums(cells).items()
+        if (whole := sum(sums.values()))
+    }
     if columns:
         spots = next(iter(columns.values()))
         columns["mean"] = {spot: mean(sums[spot] for sums in columns.values()) for spot in spots}
@@ -162,18 +134,18 @@ def figure4(cells: Cells) -> Drawing:
         "Figure 4. Fisher information of LayerNorm, each task divided by its own sum.",
         "Weight and bias apart, with one range of colours for both. The column “mean” is the global information: the"
         " sum over tasks, divided by their number so that it shares the range of colours.",
-        _fisher_maps(cells, columns, "share of the task’s information", False),
-        _fisher_notes(cells),
+        *_fisher(cells, columns, "share of the task’s information", False),
     )
 
 
 def _sums(cells: Cells) -> dict[str, Sums]:
-    by_task = {each.config.task: layer_sums(cells, each) for each in cells.results.fisher}
-    return {task: by_task[task] for task in cells.order(by_task)}
+    return {task: sums for task, each in cells.fisher.items() if (sums := cells.layer_sums(each))}
 
 
-def _fisher_maps(cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool) -> tuple[HeatMap, ...]:
-    """A map of the weights and one of the biases, where there are any, with one range of colours."""
+def _fisher(
+    cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool
+) -> tuple[tuple[HeatMap, ...], tuple[str, ...]]:
+    """A map of the weights and one of the biases, where there are any, with one range of colours; and the notes."""
     layers = sorted({layer for sums in columns.values() for layer, _ in sums}, reverse=True)
     every = [value for sums in columns.values() for value in sums.values() if value > 0 or not log]
     rows, names = tuple(map(str, layers)), tuple(map(cells.title, columns))
@@ -182,17 +154,8 @@ def _fisher_maps(cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool
         values = tuple(tuple(sums.get((layer, sub)) for sums in columns.values()) for layer in layers)
         span = min(every), max(every)
         maps.append(HeatMap(sub, rows, names, values, unit, column_name="task", span=span, log=log))
-    return tuple(maps)
-
-
-def _fisher_notes(cells: Cells) -> tuple[str, ...]:
-    missing = _absent("Not measured", cells.without(each.config.task for each in cells.results.fisher))
-    return missing if has_bias(cells) else (no_bias(cells), *missing)
-
-
-def no_bias(cells: Cells) -> str:
-    """What is said of a norm without a bias."""
-    return f"{cells.closing} has no bias in this model (RMSNorm)."
+    missing = remark("Not measured", cells.without(cells.fisher))
+    return tuple(maps), (*filter(None, [cells.no_bias]), *missing)
 
 
 def figure2(cells: Cells) -> Drawing:
@@ -233,30 +196,22 @@ def _with(*kinds: str, others: Iterable[str]) -> dict[str, Look]:
 def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:
     """A panel a task, and what is missing."""
     masks = cells.masks()
-    methods = {"head", "layernorm", *(method for own in masks.values() for method in own.values())}
-    panels = [
-        _curves(cells, column, looks)
-        for column in cells.ran
-        if any((method, column.task) in cells.chosen for method in methods)
-    ]
+    panels = [_curves(cells, column, looks) for column in cells.ran]
     absent = [look.name for kind, look in looks.items() if kind not in masks]
     found = sorted({x for kind in looks for x in masks.get(kind, {})})
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
         notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
-    return tuple(panels), tuple(notes)
+    return tuple(panel for panel in panels if any(each.points for each in panel.series)), tuple(notes)
 
 
 def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
-    ends = {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)}
-    masks = {
-        look: {x: cells.cell(method, column) for x, method in cells.masks().get(kind, {}).items()}
+    masks = cells.masks()
+    series = [
+        Series(look, {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()})
         for kind, look in looks.items()
-    }
-    lacking = sum(len({*cell.wanted} - cell.values.keys()) for own in masks.values() for cell in own.values())
+    ]
+    lacking = sum(len({*cell.wanted} - cell.values.keys()) for each in series for cell in each.cells.values())
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""
-    return Curves(column.title, tuple(Series(look, own) for look, own in masks.items()), Series(ENDS, ends), note=note)
-
-
-def _absent(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (f"{what}: {', '.join(names)}.",) if names else ()
+    ends = Series(ENDS, {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)})
+    return Curves(column.title, (*series, ends), note)

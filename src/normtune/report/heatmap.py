@@ -9,10 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, Mark, check, laid_out, save
+from normtune.files import write_atomically
+from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, Mark, check, grid, laid_out, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = ["HeatMap", "check", "draw", "exponent", "figure"]
@@ -20,7 +22,6 @@ __all__ = ["HeatMap", "check", "draw", "exponent", "figure"]
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
 _MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
 _LETTER = 0.072  # inches
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -49,30 +50,21 @@ class HeatMap:
     span: tuple[float, float] | None = None
     log: bool = False
 
-    def __post_init__(self) -> None:
-        if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
-            raise ValueError(f"The values do not fit {len(self.rows)} rows and {len(self.columns)} columns.")
-
     @cached_property
     def limits(self) -> tuple[float, float]:
         """The range of colours: the shared one, or the smallest and the largest value; zeros where there is none."""
         known = [value for row in self.values for value in row if value is not None and math.isfinite(value)]
         return self.span or ((min(known), max(known)) if known else (0.0, 0.0))
 
-    @cached_property
-    def exponent(self) -> int:
-        """The power of ten to show the values in, so that they read well: 0 where they do as they are."""
-        return exponent(max(map(abs, self.limits)))
-
     @property
     def marks(self) -> list[list[Mark]]:
         """What each cell says, row by row."""
-        cells = [
-            (f"{self.row_name} {row}, {self.column_name} {column}", value)
+        at = f"{self.title}: {self.row_name} {{}}, {self.column_name} {{}}\n{{}}"
+        return [[
+            (at.format(row, column, "none" if value is None else f"{value:.3g}"), "")
             for row, own in zip(self.rows, self.values, strict=True)
             for column, value in zip(self.columns, own, strict=True)
-        ]
-        return [[Mark(f"{self.title}: {at}\n{'none' if v is None else f'{v:.3g}'}") for at, v in cells]]
+        ]]  # fmt: skip
 
 
 def exponent(largest: float) -> int:
@@ -90,58 +82,38 @@ def draw(panels: Sequence[HeatMap], path: Path, *, title: str = "", across: int 
         across: How many stand in a row; by default they fill a block that is about as wide as high.
     """
     check(path)
-    save(figure(panels, title=title, across=across), path)
+    write_atomically(path, rendered(figure(panels, title=title, across=across), path.suffix.lower()))
 
 
 def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = None) -> Figure:
-    """The figure that `draw` writes.
-
-    Args:
-        panels: The maps.
-        title: What stands over all of them.
-        across: How many stand in a row.
-
-    Returns:
-        The figure, which belongs to no window. The cells of each map are a group called ``mark-PLACE-0``.
-
-    Raises:
-        ValueError: If there are no maps, or a map is empty.
-    """
+    """The figure that `draw` writes; the cells of each map are a group called ``mark-PLACE-0``."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    if not panels or not all(panel.rows and panel.columns for panel in panels):
-        raise ValueError("A figure needs maps with rows and columns.")
-    wide = across or math.ceil(math.sqrt(len(panels)))
-    high = math.ceil(len(panels) / wide)
-    first = panels[0]
+    first, count = panels[0], len(panels)
+    wide = across or math.ceil(math.sqrt(count))
     names = max(map(len, first.columns)) * _LETTER
     cell = max(_CELL[0], names + 0.06) if names <= _WORD * _LETTER else _CELL[0]
     width = min(WIDTH, (cell * _room(len(first.columns)) + 0.75) * wide + max(map(len, first.rows)) * _LETTER + 0.3)
-    height = (_CELL[1] * _room(len(first.rows)) + 0.5) * high + min(names, 2.2) + 0.3
+    height = (_CELL[1] * _room(len(first.rows)) + 0.5) * math.ceil(count / wide) + min(names, 2.2) + 0.3
     same_rows = all(panel.rows == first.rows for panel in panels)
     same_columns = all(panel.columns == first.columns for panel in panels)
-    apart = any(panel.unit != first.unit for panel in panels)
     shared = first.span is not None and all(panel.span == first.span for panel in panels)
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(width, height), layout="constrained")
-        drawn.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-        axes = [*drawn.subplots(high, wide, squeeze=False).flat]
-        for number, (place, panel) in enumerate(zip(axes, panels, strict=False)):
-            left, bottom = number % wide == 0, number + wide >= len(panels)
+        drawn, axes = grid(count, wide, (width, height))
+        for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             place.set_gid("map")
+            place.set_title(panel.title)
             cells = _cells(place, panel)
             cells.set_gid(f"mark-{number}-0")
-            place.set_title(f"{panel.title}\n{panel.unit}" if apart else panel.title)
-            _name_rows(place, panel, left or not same_rows)
-            _name_columns(place, panel, bottom or not same_columns, width / wide)
-            if not shared or number == len(panels) - 1:
-                _bar(drawn, cells, axes[: len(panels)] if shared else [place], panel)
-        for place in axes[len(panels) :]:
-            place.remove()
-        heading = "\n".join(filter(None, [title, "" if apart else first.unit]))
-        if heading:
-            drawn.suptitle(heading, x=0.01, ha="left")
+            left, bottom = number % wide == 0 or not same_rows, number + wide >= count or not same_columns
+            _name(place.yaxis, panel.row_name, panel.rows, left and math.ceil(len(panel.rows) / 30))
+            longest, room = max(map(len, panel.columns)), (width / wide - 0.8) / len(panel.columns)
+            step = math.ceil((longest * _LETTER + 0.02) / room) if longest <= _WORD else 1
+            _name(place.xaxis, panel.column_name, panel.columns, bottom and step)
+            place.tick_params(axis="x", labelrotation=0 if longest <= _WORD else 90)
+            if not shared or number == count - 1:
+                _bar(drawn, cells, axes if shared else [place], panel)
+        drawn.suptitle("\n".join(filter(None, [title, first.unit])), x=0.01, ha="left")
         return laid_out(drawn)
 
 
@@ -154,37 +126,22 @@ def _cells(axes: Axes, panel: HeatMap) -> Any:
     import numpy as np
     from matplotlib.colors import LogNorm, Normalize
 
-    factor = 1.0 if panel.log else 10.0**panel.exponent
-    values = np.array([[math.nan if value is None else value / factor for value in row] for row in panel.values])
-    low, high = (limit / factor for limit in panel.limits)
-    norm = LogNorm(low, high) if panel.log else Normalize(low, high)
-    colours = mpl.colormaps["viridis"].with_extremes(bad=HOLE)
+    values = np.array([[math.nan if value is None else value for value in row] for row in panel.values])
+    norm = LogNorm(*panel.limits) if panel.log else Normalize(*panel.limits)
     shown = np.ma.masked_where(~(values > 0), values) if panel.log else np.ma.masked_invalid(values)
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
+    colours = mpl.colormaps["viridis"].with_extremes(bad=HOLE)
     cells = axes.pcolormesh(shown, cmap=colours, norm=norm, edgecolors=SHEET, linewidth=0.6)
     cells.set_clip_on(False)
     return cells
 
 
-def _name_rows(axes: Axes, panel: HeatMap, shown: bool) -> None:
-    places = range(0, len(panel.rows), math.ceil(len(panel.rows) / 30)) if shown else range(0)
-    axes.set_yticks([place + 0.5 for place in places], [panel.rows[place] for place in places])
-    if shown:
-        axes.set_ylabel(panel.row_name)
-
-
-def _name_columns(axes: Axes, panel: HeatMap, shown: bool, width: float) -> None:
-    """Name the columns as often as the names fit, or turned where they are long."""
-    count, longest = len(panel.columns), max(map(len, panel.columns))
-    short = longest <= _WORD
-    step = math.ceil((longest * _LETTER + 0.02) / ((width - 0.8) / count)) if short else 1
-    places = range(0, count, step) if shown else range(0)
-    axes.set_xticks([place + 0.5 for place in places], [panel.columns[place] for place in places])
-    for label in axes.get_xticklabels() if not short else []:
-        label.set(rotation=90, ha="right", va="center", rotation_mode="anchor")
-    if shown:
-        axes.set_xlabel(panel.column_name)
+def _name(axis: Axis, name: str, names: Sequence[str], step: int) -> None:
+    """Name every so many cells of an axis; none with a step of 0."""
+    places = range(0, len(names), step) if step else range(0)
+    axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
+    axis.set_label_text(name if step else "")
 
 
 def _bar(drawn: Figure, cells: Any, axes: list[Axes], panel: HeatMap) -> None:
@@ -193,6 +150,6 @@ def _bar(drawn: Figure, cells: Any, axes: list[Axes], panel: HeatMap) -> None:
     bar.ax.tick_params(length=2, pad=2, which="both")
     bar.ax.minorticks_off()
     if panel.log:
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(_RAISED)}")
-    elif panel.exponent:
-        bar.ax.set_title(f"× 10{str(panel.exponent).translate(_RAISED)}", fontsize=7, fontweight="normal", loc="right")
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"1e{round(math.log10(value))}")
+    else:
+        bar.ax.ticklabel_format(axis="y", scilimits=(0, 2))

@@ -16,9 +16,7 @@ _LEFT_OUT = re.compile(
 _HASH = re.compile(r'( id="|url\(#|href="#)')
 
 
-def inline(
-    svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[Mark]], dark: Mapping[str, str] | None = None
-) -> str:
+def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[Mark]], dark: Mapping[str, str]) -> str:
     """An ``svg`` element for the page.
 
     Args:
@@ -31,7 +29,7 @@ def inline(
     Returns:
         The element.
     """
-    colours = _COLOURS | {light: f"light-dark({light}, {other})" for light, other in (dark or {}).items()}
+    colours = _COLOURS | {light: f"light-dark({light}, {other})" for light, other in dark.items()}
     text = _HASH.sub(rf"\1{key}-", _LEFT_OUT.sub("", svg.decode()))
     text = re.sub("|".join(colours), lambda match: colours[match[0]], text)
     root = ET.fromstring(text)
@@ -39,26 +37,19 @@ def inline(
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
     for part in [*root.iter("g"), *root.iter("image")]:  # nothing refers to these names
-        name = part.attrib.pop("id", "")
-        _say(part, marks.get(name.removeprefix(f"{key}-"), ()))
-    width, height = (float(size) for size in root.attrib["viewBox"].split()[2:])
-    scale = _PAGE / (72 * WIDTH)
-    root.attrib = {
-        "viewBox": root.attrib["viewBox"],
-        "width": f"{width * scale:.0f}",
-        "height": f"{height * scale:.0f}",
-        "role": "img",
-        "aria-label": label,
-    }
+        _say(part, marks.get(part.attrib.pop("id", "").removeprefix(f"{key}-"), ()))
+    width, height = (float(size) * _PAGE / (72 * WIDTH) for size in root.attrib["viewBox"].split()[2:])
+    size = {"viewBox": root.attrib["viewBox"], "width": f"{width:.0f}", "height": f"{height:.0f}"}
+    root.attrib = {**size, "role": "img", "aria-label": label}
     return ET.tostring(root, encoding="unicode")
 
 
 def _say(group: ET.Element, marks: Sequence[Mark]) -> None:
     """Give the shapes of a group their texts and links."""
     shapes = [shape for shape in group if shape.tag != "defs"] if marks else []
-    for shape, mark in zip(shapes, marks, strict=True):
-        shape.set("data-tip", mark.tip)
-        if mark.link:
+    for shape, (tip, link) in zip(shapes, marks, strict=True):
+        shape.set("data-tip", tip)
+        if link:
             place = [*group].index(shape)
-            group[place] = ET.Element("a", href=f"#{mark.link}")
+            group[place] = ET.Element("a", href=f"#{link}")
             group[place].append(shape)

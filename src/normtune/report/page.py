@@ -1,21 +1,30 @@
-"""The report as one HTML page that needs nothing else: data in, text out."""
+"""A report: one HTML page that needs nothing else, and beside it the figures and tables as files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 
+from normtune.errors import ConfigError, OutputError
+from normtune.files import claim_folder, write_atomically
 from normtune.records.results import Results
 from normtune.report import appendix
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
+from normtune.report.curves import Curves
+from normtune.report.drawing import FORMATS, rendered
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, figure1, figure2, figure3, figure4, figure5
 from normtune.report.summary import findings
-from normtune.report.table import Table
+from normtune.report.table import Table, as_csv, as_latex, as_markdown, csv_text
 from normtune.report.tables import setting, table1, table2, table3, table4
 
+PAGE = "index.html"
+#: Lists the files of a report in its folder: nothing else is ever replaced.
+MARKER = ".normtune-report"
 _ASSETS = files("normtune.report") / "assets"
 
 
@@ -56,30 +65,20 @@ class Report:
 
 
 def page(report: Report) -> str:
-    """The page.
-
-    Args:
-        report: What it shows.
-
-    Returns:
-        HTML with its style, script and drawings inside.
-    """
+    """The page: HTML with its style, script and drawings inside."""
     from jinja2 import Environment
     from markupsafe import Markup
 
-    machines, versions = appendix.Marks("M"), appendix.Marks("V")
-    shelves = appendix.shelves(report.cells, machines, versions)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html.j2")).render(
         report=report,
         tables=report.tables,
         figures=report.figures,
-        drawings={key: Markup(drawing.inline) for key, drawing in report.figures.items()},
+        drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
         findings=findings(report.cells),
         facts=appendix.facts(report.cells),
-        shelves=shelves,
-        machines=machines.legend,
-        versions=versions.legend,
+        shelves=appendix.shelves(report.cells),
+        marks=appendix.marks(report.cells),
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
     )
@@ -87,3 +86,81 @@ def page(report: Report) -> str:
 
 def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def check() -> None:
+    """Make sure that a report can be written, before any work is done for it.
+
+    Raises:
+        ConfigError: If a library is missing.
+    """
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"A report needs {error.name}: pip install 'normtune[report]'.") from error
+
+
+def write(report: Report, out: Path, *, force: bool = False) -> Path:
+    """Write a report's folder; nothing is written before all of it is made.
+
+    Args:
+        report: The report.
+        out: The folder: absent or empty.
+        force: Whether an earlier report in `out` is replaced.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        OutputError: If something else is in `out`, or it cannot be written.
+    """
+    earlier: set[str] = set()
+    if force and (out / MARKER).is_file():
+        earlier = {*(out / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
+        there = (file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())
+        if other := sorted({*there} - earlier):
+            raise OutputError(f"{out} holds {other[0]}, which is no part of the report; move it away first.")
+    else:
+        claim_folder(out)
+    new = dict(_files(report))
+    # Until the end the marker names the files of both reports, so that this can be stopped anywhere and run again.
+    write_atomically(out / MARKER, "\n".join(sorted({*new, *earlier} - {MARKER})))
+    for name in earlier - {*new, MARKER}:
+        (out / name).unlink(missing_ok=True)
+    for name, content in (*new.items(), (MARKER, "\n".join(sorted(new)))):
+        write_atomically(out / name, content)
+    return out / PAGE
+
+
+def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
+    """The files of a report by their names in its folder."""
+    for key, table in report.tables.items():
+        yield f"tables/{key}.md", as_markdown(table)
+        yield f"tables/{key}.tex", as_latex(table)
+        yield f"tables/{key}.csv", as_csv(table)
+    for key, drawing in report.figures.items():
+        if drawing.panels:
+            for suffix in FORMATS:
+                content = drawing.svg if suffix == ".svg" else rendered(drawing.figure, suffix)
+                yield f"figures/{key}{suffix}", content
+            yield f"figures/{key}.csv", values(drawing)
+    yield PAGE, page(report)
+
+
+def values(drawing: Drawing) -> str:
+    """The values behind a figure as CSV."""
+    rows: list[tuple[object, ...]] = []
+    for panel in drawing.panels:
+        if isinstance(panel, Curves):
+            head: tuple[str, ...] = ("panel", "masks", "fraction", "score", "sd", "complete")
+            rows += [
+                (panel.title, each.look.name, x, *point, each.cells[x].complete)
+                for each in panel.series
+                for x, point in each.points.items()
+            ]
+        else:
+            head = ("panel", panel.row_name, panel.column_name, panel.unit)
+            for name, row in zip(panel.rows, panel.values, strict=True):
+                rows += [(panel.title, name, *cell) for cell in zip(panel.columns, row, strict=True)]
+    return csv_text([head, *rows])

@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from itertools import combinations
 
 from normtune.importance.ranking import component_means
-from normtune.report.baselines import near_floor, other_dev
-from normtune.report.cells import Cells, named
-from normtune.report.tables import paper_ranks, setting, table1_sums
+from normtune.report.cells import PRINTED, Cells, named
+from normtune.report.tables import DEV, floor, paper_ranks, setting, table1_sums
 from normtune.statistics import published
+
+#: A score that is less than this above one answer for all is near it.
+_NEAR = 0.05
 
 
 def findings(cells: Cells) -> list[str]:
     """Sentences, the one that matters most for reading the rest first."""
-    said = [_what(cells), *_floors(cells), *_spread(cells), *_ranks(cells), _other(cells), *_open(cells)]
+    said = [_what(cells), _floors(cells), _ranks(cells), _other(cells)]
     return [sentence for sentence in said if sentence]
 
 
@@ -33,63 +35,46 @@ def _what(cells: Cells) -> str:
     )
 
 
-def _floors(cells: Cells) -> list[str]:
+def _floors(cells: Cells) -> str:
+    """Where methods hardly score more than one answer for all."""
     near = []
     for column in cells.ran:
-        low = near_floor(column, cells, cells.whole)
-        if low:
-            every = low == [method for method in cells.whole if cells.cell(method, column).complete]
-            near.append(f"on {column.title} {'every method' if every else joined(map(named, low))}")
+        low = floor(column, cells)
+        found = [cell for cell in (cells.cell(method, column) for method in cells.whole) if cell.complete]
+        under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < _NEAR]
+        if under:
+            near.append(f"on {column.title} {'every method' if len(under) == len(found) else joined(under)}")
     if not near:
-        return []
-    return [
-        f"Not clear of giving one answer to every example, by two standard errors: {joined(near, '; ')}. Such"
-        " scores say little about which entries to train."
-    ]
+        return ""
+    return (
+        f"Less than {100 * _NEAR:g} points above giving one answer to every example: {joined(near, '; ')}. Such scores"
+        " say little about which entries to train."
+    )
 
 
-def _spread(cells: Cells) -> list[str]:
-    """Where the methods differ most: the task that decides the comparisons."""
-    gaps = {}
-    for column in cells.ran:
-        found = [cells.cell(method, column) for method in cells.whole if method != "head"]
-        means = [cell.mean for cell in found if cell.complete and cell.mean is not None]
-        if len(means) > 1:
-            gaps[column.title] = max(means) - min(means)
-    if len(gaps) < 2:
-        return []
-    most = max(gaps, key=lambda name: gaps[name])
-    return [
-        f"The methods, head apart, lie furthest apart on {most} ({100 * gaps[most]:.1f} points), and"
-        f" {min(100 * gap for gap in gaps.values()):.1f} points where they lie closest."
-    ]
-
-
-def _ranks(cells: Cells) -> list[str]:
+def _ranks(cells: Cells) -> str:
     """How table 1 begins, and how far it stands in the paper's order."""
     ours = list(table1_sums(cells))
     if len(ours) < 2:
-        return []
+        return ""
     theirs = paper_ranks(cells)
     pairs = [(theirs[a], theirs[b]) for a, b in combinations([name for name in ours if name in theirs], 2)]
     same = sum(a < b for a, b in pairs)
-    fisher = cells.results.fisher
-    first = {max(means, key=lambda name: means[name]) for means in (component_means(f.information) for f in fisher)}
-    everywhere = f", first on every one of {len(fisher)} tasks" if len(first) == 1 else ""
+    means = [component_means(each.information) for each in cells.results.fisher]
+    first = {max(own, key=lambda name: own[name]) for own in means}
+    everywhere = f", first on every one of {len(means)} tasks" if len(first) == 1 else ""
     order = f"; {same} of {len(pairs)} pairs of components stand in the paper’s order" if pairs else ""
-    return [f"Table 1 begins with {ours[0]}{everywhere}, then {ours[1]}{order}."]
+    return f"Table 1 begins with {ours[0]}{everywhere}, then {ours[1]}{order}."
 
 
 def _other(cells: Cells) -> str:
-    found = {column.title: size for column in cells.ran if (size := other_dev(column, cells)) is not None}
-    names = [f"{name} ({size:,} examples)" for name, size in found.items()]
+    """Columns of GLUE whose dev set is another one."""
+    names = []
+    for column in cells.ran:
+        sizes = {run.data.dev_of for run in cells.results.done if run.config.task == column.task}
+        if column in PRINTED and column.split == "dev" and sizes - {DEV[column.title][0]}:
+            names.append(f"{column.title} ({max(sizes):,} examples)")
     return f"Not GLUE’s dev set, so not to be compared with anyone’s: {joined(names)}." if names else ""
-
-
-def _open(cells: Cells) -> list[str]:
-    if not cells.methods or cells.masks():
-        return []
-    return ["No mask has been trained yet, so figures 2 and 5 have their ends only."]
 
 
 def joined(names: Iterable[str], comma: str = ", ") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,10 @@ class Entry:
         return " ".join(filter(None, parts))
 
 
+#: What stands where there is nothing.
+GAP = Entry("—", kind="missing")
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows that belong together, under a line that says what they are.
@@ -63,6 +68,12 @@ class Group:
     name: str
     rows: tuple[tuple[Entry, ...], ...]
     other: bool = False
+
+
+def group(rows: Iterable[Sequence[str | Entry]], name: str = "", *, other: bool = False) -> Group:
+    """The group of these rows; a text alone is an entry with nothing behind it."""
+    made = (tuple(Entry(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+    return Group(name, tuple(made), other)
 
 
 @dataclass(frozen=True)
@@ -135,23 +146,35 @@ def as_latex(table: Table) -> str:
 
 def as_csv(table: Table) -> str:
     """The table as CSV: for each row its group, then text, spread and badge of its cells in columns of their own."""
-    used = [
-        (any(row[place].spread for row in table.rows), any(row[place].badge for row in table.rows))
-        for place in range(len(table.header))
+    columns = [
+        (place, name + suffix, part)
+        for place, name in enumerate(table.header)
+        for part, suffix in (("text", ""), ("spread", " sd"), ("badge", " seeds"))
+        if part == "text" or any(getattr(row[place], part) for row in table.rows)
     ]
+    rows = [
+        [group.name, *(getattr(row[place], part) for place, _, part in columns)]
+        for group in table.groups
+        for row in group.rows
+    ]
+    return csv_text([["group", *(name for _, name, _ in columns)], *rows])
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = ["group"]
-    for name, (spread, badge) in zip(table.header, used, strict=True):
-        head += [name, *([f"{name} sd"] if spread else []), *([f"{name} seeds"] if badge else [])]
-    writer.writerow(head)
-    for group in table.groups:
-        for row in group.rows:
-            line = [group.name]
-            for entry, (spread, badge) in zip(row, used, strict=True):
-                line += [entry.text, *([entry.spread] if spread else []), *([entry.badge] if badge else [])]
-            writer.writerow(line)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def remark(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """A note that lists names, if there are any."""
+    return (f"{what}: {', '.join(names)}.",) if names else ()
+
+
+def signed(value: float) -> str:
+    """A number with its sign, by the sign that print has for minus."""
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def latex(text: str) -> str:
@@ -159,9 +182,9 @@ def latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _bar(cells: list[str] | tuple[str, ...]) -> str:
+def _bar(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return " & ".join(map(latex, cells)) + r" \\"

@@ -25,37 +25,6 @@ MARGIN = 0.01
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim of the paper.
-
-    Attributes:
-        text: What is claimed.
-        where: Where in the paper.
-        parts: What is measured for it: names of `Measured`.
-    """
-
-    text: str
-    where: str
-    parts: tuple[str, ...]
-
-
-CLAIMS = (
-    Claim("output.LayerNorm changes most in full fine-tuning", "figure 1", ("change",)),
-    Claim(
-        "output.LayerNorm has the largest mean Fisher information, attention.output.LayerNorm the second",
-        "table 1",
-        ("first", "second"),
-    ),
-    Claim("LayerNorm alone is comparable with full fine-tuning and BitFit", "tables 2, 3", ("full", "bitfit")),
-    Claim("Random entries of the same number are worse", "tables 2, 3", ("random",)),
-    Claim("A small fraction of LayerNorm is enough, f = 0.1", "figure 2", ("fraction",)),
-    Claim("Later layers carry more information", "figures 3, 4", ("layers",)),
-    Claim("The bias carries more information than the weight", "figures 3, 4", ("bias",)),
-    Claim("Global and leave-one-out masks do as well as individual ones", "figure 5", ("global", "left-out")),
-)
-
-
-@dataclass(frozen=True)
 class Measured:
     """What is measured for a claim, or for a part of it.
 
@@ -108,34 +77,38 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim with what was measured for it.
+class Claim:
+    """A claim of the paper.
 
     Attributes:
-        claim: The claim.
-        parts: What was measured; fewer than the claim has where there are no records for the others.
+        text: What is claimed.
+        where: Where in the paper.
+        parts: Names of what is measured for it (`normtune.report.evidence`).
     """
 
-    claim: Claim
-    parts: tuple[Measured, ...]
+    text: str
+    where: str
+    parts: tuple[str, ...]
 
-    @property
-    def verdict(self) -> Verdict:
-        """What follows."""
-        verdicts = {part.verdict for part in self.parts}
+    def judged(self, parts: Sequence[Measured]) -> Verdict:
+        """What follows from what was measured for it, which may lack some of its parts."""
+        verdicts = {part.verdict for part in parts}
         if "refuted" in verdicts:
             return "refuted"
-        whole = len(self.parts) == len(self.claim.parts)
-        return "confirmed" if whole and verdicts == {"confirmed"} else "undecided"
+        return "confirmed" if len(parts) == len(self.parts) and verdicts == {"confirmed"} else "undecided"
 
 
-def judge(measured: Mapping[str, Measured]) -> list[Judged]:
-    """The paper's claims, each with what was measured for it.
-
-    Args:
-        measured: By the names in the claims' `parts`; what was not measured is not there.
-
-    Returns:
-        One judgement a claim, in the paper's order.
-    """
-    return [Judged(claim, tuple(measured[part] for part in claim.parts if part in measured)) for claim in CLAIMS]
+CLAIMS = (
+    Claim("output.LayerNorm changes most in full fine-tuning", "figure 1", ("change",)),
+    Claim(
+        "output.LayerNorm has the largest mean Fisher information, attention.output.LayerNorm the second",
+        "table 1",
+        ("first", "second"),
+    ),
+    Claim("LayerNorm alone is comparable with full fine-tuning and BitFit", "tables 2, 3", ("full", "bitfit")),
+    Claim("Random entries of the same number are worse", "tables 2, 3", ("random",)),
+    Claim("A small fraction of LayerNorm is enough, f = 0.1", "figure 2", ("fraction",)),
+    Claim("Later layers carry more information", "figures 3, 4", ("layers",)),
+    Claim("The bias carries more information than the weight", "figures 3, 4", ("bias",)),
+    Claim("Global and leave-one-out masks do as well as individual ones", "figure 5", ("global", "left-out")),
+)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.statistics import paired as tests
-from normtune.statistics.equivalence import equivalence, smallest_margins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from normtune.statistics.equivalence import Equivalence
-    from normtune.statistics.paired import Effect, SignedRank
+    from normtune.statistics.paired import Effect, Equivalence, SignedRank
     from normtune.statistics.scores import Scores
 
 #: More rows than this are no benchmark, and the exact distribution takes long.
@@ -154,27 +152,20 @@ def compare(
         raise DataError(f"A test needs at least {tests.LEAST} tasks; {named}.")
     if len(scores) > MOST:
         raise DataError(f"There are {len(scores):,} tasks; the exact tests take at most {MOST:,}. A row is a task.")
-    settings = settings or Settings()
-    return Comparison(scores, tuple(_compared(scores, pairs or pairs_of(scores), settings)), settings)
-
-
-def _compared(scores: Scores, pairs: Sequence[tuple[str, str]], settings: Settings) -> list[Pair]:
+    settings, pairs = settings or Settings(), pairs or pairs_of(scores)
     arrays = [(scores.of(first), scores.of(second)) for first, second in pairs]
     ranks = [tests.signed_rank(*both) for both in arrays]
-    equal = [equivalence(*both, margin=settings.margin, alpha=settings.alpha) for both in arrays]
+    equal = [tests.equivalence(*both, margin=settings.margin, alpha=settings.alpha) for both in arrays]
     holm, fdr = (correct([rank.p for rank in ranks]) for correct in (tests.holm, tests.benjamini_hochberg))
     equal_holm = tests.holm([test.p for test in equal])
-    smallest = smallest_margins(arrays, settings.alpha)
-    return [
+    smallest = tests.smallest_margins(arrays, settings.alpha)
+    compared = [
         Pair(
             first=first,
             second=second,
             effect=tests.effect(*arrays[place]),
             interval=tests.bootstrap_interval(
-                scores.differences(first, second),
-                level=1 - settings.alpha,
-                draws=settings.draws,
-                seed=settings.seed,
+                scores.differences(first, second), level=1 - settings.alpha, draws=settings.draws, seed=settings.seed
             ),
             signed_rank=ranks[place],
             equivalence=equal[place],
@@ -187,3 +178,4 @@ def _compared(scores: Scores, pairs: Sequence[tuple[str, str]], settings: Settin
         )
         for place, (first, second) in enumerate(pairs)
     ]
+    return Comparison(scores, tuple(compared), settings)

@@ -1,4 +1,4 @@
-"""Statistics on the scores of two methods: pure functions over arrays, where each value is one task's.
+"""Statistics on the scores of two methods: pure functions over two arrays, the scores of both on the same tasks.
 
 Scores are floats whose last bits are an accident of how they were computed: 0.3 - 0.2 and 0.2 - 0.1 differ.
 Ties are therefore looked for after rounding to twelve digits of the largest score.
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
 #: Fewer tasks than this are no sample.
 LEAST = 3
 _DIGITS = 12
+_HALVINGS = 60
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,24 @@ class SignedRank:
     smallest: float
 
 
-def effect(first: ArrayLike, second: ArrayLike) -> Effect:
-    """Mean, median and signs of the differences.
+@dataclass(frozen=True)
+class Equivalence:
+    """Is a difference too small to matter? Two one-sided paired t-tests (TOST; Schuirmann 1987).
 
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The effect.
+    Attributes:
+        margin: Differences of the means below it count as none.
+        p: The larger of the two one-sided p.
+        smallest: The margin down to which the test passes at the level it was asked for.
     """
-    a, b = paired(first, second)
-    differences, signs = a - b, np.sign(rounded_differences(a, b))
+
+    margin: float
+    p: float
+    smallest: float
+
+
+def effect(first: ArrayLike, second: ArrayLike) -> Effect:
+    """Mean, median and signs of the differences of two methods' scores, one a task."""
+    differences, signs = np.subtract(first, second), np.sign(rounded_differences(first, second))
     return Effect(
         mean=float(np.mean(differences)),
         median=float(np.median(differences)),
@@ -81,18 +88,10 @@ def effect(first: ArrayLike, second: ArrayLike) -> Effect:
 def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
     """The p of the Kruskal-Wallis test as the paper used it: as if the two methods had been scored on unrelated tasks.
 
-    Args:
-        first: Scores of one method.
-        second: Scores of the other.
-
-    Returns:
-        The p from the chi-squared distribution, corrected for ties; 1 where all scores are the same.
+    It is that of the chi-squared distribution, corrected for ties; 1 where all scores are the same.
     """
-    a, b = paired(first, second)
-    pooled = _rounded(np.concatenate([a, b]), _size(a, b))
-    if np.ptp(pooled) == 0:
-        return 1.0
-    return float(stats.kruskal(pooled[: len(a)], pooled[len(a) :]).pvalue)
+    a, b = _rounded(np.array([first, second]), _size(first, second))
+    return 1.0 if np.ptp([a, b]) == 0 else float(stats.kruskal(a, b).pvalue)
 
 
 def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
@@ -101,13 +100,7 @@ def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
     Differences of zero are left out, equal ones share the mean of their ranks, and the distribution is that of these
     very ranks over all sign flips, summed by a dynamic program. `scipy.stats.wilcoxon(method="exact")` takes the
     distribution of ranks without ties instead, also where there are some; its `PermutationMethod` agrees with this.
-
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The test; where no task has a difference its p is 1.
+    Where no task has a difference the p is 1.
     """
     differences = rounded_differences(first, second)
     differences = differences[differences != 0]
@@ -126,6 +119,38 @@ def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
 def smallest_p(tasks: int) -> float:
     """The smallest two-sided p that a test by sign flips can give with this many tasks."""
     return min(1.0, 2.0 ** (1 - tasks))
+
+
+def equivalence(first: ArrayLike, second: ArrayLike, *, margin: float = 0.01, alpha: float = 0.05) -> Equivalence:
+    """Is the mean difference smaller than a margin, in both directions?
+
+    The test passes where `p` is not above the level, which is where the interval that holds 1 - 2 alpha lies within the
+    margin. The smallest margin that passes is that at the level `alpha`.
+    """
+    facts = _size_and_error(first, second)
+    return Equivalence(margin, _p(*facts, margin), _smallest(*facts, alpha))
+
+
+def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float = 0.05) -> list[float]:
+    """For each of several comparisons the smallest margin that passes after Holm's correction for all of them.
+
+    Args:
+        pairs: Scores of the two methods of each comparison, all on the same tasks.
+        alpha: The level.
+
+    Returns:
+        The margins; of a single comparison it is that of `equivalence`.
+    """
+    facts = [_size_and_error(first, second) for first, second in pairs]
+    margins = []
+    for place, own in enumerate(facts):
+        low, high = _smallest(*own, alpha), _smallest(*own, alpha / len(facts))
+        for _ in range(_HALVINGS if high > low else 0):
+            middle = (low + high) / 2
+            passes = holm([_p(*each, middle) for each in facts])[place] <= alpha
+            low, high = (low, middle) if passes else (middle, high)
+        margins.append(high)
+    return margins
 
 
 def bootstrap_interval(
@@ -156,14 +181,7 @@ def bootstrap_interval(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction: the chance of even one false finding among all comparisons stays at the level.
-
-    Args:
-        values: The p of each comparison.
-
-    Returns:
-        The corrected p, in the same order.
-    """
+    """Each p by Holm's correction: the chance of even one false finding among all comparisons stays at the level."""
     order = np.argsort(values, kind="stable")
     factors = len(values) - np.arange(len(values))
     corrected = np.empty(len(values))
@@ -172,38 +190,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(values: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level.
-
-    Args:
-        values: The p of each comparison.
-
-    Returns:
-        The corrected p, in the same order.
-    """
+    """Each p by Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level."""
     return [float(value) for value in np.atleast_1d(stats.false_discovery_control(values, method="bh"))]
-
-
-def paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as arrays.
-
-    Args:
-        first: Scores of one method, one a task.
-        second: Scores of the other, on the same tasks.
-
-    Returns:
-        The arrays.
-
-    Raises:
-        ValueError: If they do not pair, are too few, or hold what is not finite.
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"Scores are paired by task; got the shapes {a.shape} and {b.shape}.")
-    if len(a) < LEAST:
-        raise ValueError(f"A test needs at least {LEAST} tasks; got {len(a)}.")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("Scores must be finite.")
-    return a, b
 
 
 def p_value(p: float, digits: int = 4) -> str:
@@ -212,19 +200,18 @@ def p_value(p: float, digits: int = 4) -> str:
     return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
 
 
-def _size(*scores: Floats) -> float:
-    return max(float(np.max(np.abs(values))) for values in scores)
+def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
+    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
+    return _rounded(np.subtract(first, second), _size(first, second))
+
+
+def _size(first: ArrayLike, second: ArrayLike) -> float:
+    return float(np.abs(np.array([first, second])).max())
 
 
 def _rounded(values: Floats, size: float) -> Floats:
     """The values in units of `size`, so that what is equal but for the last bits is equal."""
     return np.round(values / size, _DIGITS) if size else values
-
-
-def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
-    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
-    a, b = paired(first, second)
-    return _rounded(a - b, _size(a, b))
 
 
 def _chances(ranks: NDArray[np.int64]) -> Floats:
@@ -252,3 +239,23 @@ def _means(tasks: Sequence[Floats], draws: int, generator: np.random.Generator) 
         drawn = np.where(kept, padded[chosen[..., None], seeds], 0.0)
         means[start : start + len(chosen)] = (drawn.sum(-1) / counts[chosen]).mean(-1)
     return means
+
+
+def _size_and_error(first: ArrayLike, second: ArrayLike) -> tuple[float, float, int]:
+    """The mean difference without its sign, its standard error, and the number of tasks."""
+    differences = np.subtract(first, second)
+    same = np.ptp(rounded_differences(first, second)) == 0
+    error = 0.0 if same else float(stats.sem(differences))
+    return abs(float(np.mean(differences))), error, len(differences)
+
+
+def _smallest(size: float, error: float, count: int, level: float) -> float:
+    """The smallest margin that passes at a level."""
+    return size + float(stats.t.ppf(1 - level, count - 1)) * error
+
+
+def _p(size: float, error: float, count: int, margin: float) -> float:
+    """The larger of the two one-sided p, which is that of the side nearer to the margin."""
+    if error == 0:  # every task has the same difference
+        return 0.0 if margin > size else 1.0
+    return float(special.stdtr(count - 1, (size - margin) / error))

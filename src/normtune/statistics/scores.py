@@ -1,20 +1,26 @@
-"""Scores of several methods on the same tasks and seeds: what methods are compared by."""
+"""Scores of several methods on the same tasks and seeds, from anybody's table or from records."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.data.rows import Rows
+from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.records.aggregate import chosen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from normtune.records.run import Record
+
+SCALES = ("auto", "fraction", "percent")
 # What tells the rows of one model apart: MNLI-m and MNLI-mm, or the dev and the test score of one run.
 _PART = re.compile(r"(?P<stem>.+?)[\s_.:/(\[-]+(m|mm|matched|mismatched|dev|test)[)\]]?", re.IGNORECASE)
 
@@ -45,34 +51,17 @@ class Scores:
 
     def of(self, method: str) -> NDArray[np.float64]:
         """A method's scores, one a task: means over seeds."""
-        column = self._column(method)
-        return np.array([values[:, column].mean() for values in self.values])
+        _check_known("method", [method], self.methods)
+        return np.array([values[:, self.methods.index(method)].mean() for values in self.values])
 
     def differences(self, first: str, second: str) -> list[NDArray[np.float64]]:
         """For each task the differences of its seeds, the first method minus the second."""
-        a, b = self._column(first), self._column(second)
+        a, b = self.methods.index(first), self.methods.index(second)
         return [values[:, a] - values[:, b] for values in self.values]
-
-    def _column(self, method: str) -> int:
-        """The method's place.
-
-        Raises:
-            UnknownNameError: If there is no such method.
-        """
-        if method not in self.methods:
-            raise UnknownNameError("method", method, self.methods)
-        return self.methods.index(method)
 
 
 def same_task(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Rows that are one task by their names: ``MNLI-m`` and ``MNLI-mm``, ``RTE dev`` and ``RTE test``.
-
-    Args:
-        tasks: Names of the rows.
-
-    Returns:
-        For each such task its rows.
-    """
+    """Rows that are one task by their names, such as ``MNLI-m`` and ``MNLI-mm``: for each such task its rows."""
     groups: dict[str, list[str]] = defaultdict(list)
     for task in tasks:
         stem = task
@@ -82,12 +71,12 @@ def same_task(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {stem: tuple(rows) for stem, rows in groups.items() if len(rows) > 1}
 
 
-def grouped(scores: Scores, groups: Mapping[str, Sequence[str]]) -> Scores:
+def grouped(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -> Scores:
     """One value a task: the mean over the rows of each group, seed by seed.
 
     Args:
         scores: The scores.
-        groups: For each task its rows.
+        groups: For each task its rows; None takes those of `same_task`.
 
     Returns:
         The scores, a group standing where its first row stood.
@@ -97,31 +86,160 @@ def grouped(scores: Scores, groups: Mapping[str, Sequence[str]]) -> Scores:
         ConfigError: If a row is in two groups, or the rows of one have different seeds.
     """
     of: dict[str, str] = {}
-    for name, rows in groups.items():
+    for name, rows in (same_task(scores.tasks) if groups is None else groups).items():
+        _check_known("task", rows, scores.tasks)
         for row in rows:
-            if row not in scores.tasks:
-                raise UnknownNameError("task", row, scores.tasks)
             if row in of:
                 raise ConfigError(f"{row} is in two groups, {of[row]} and {name}.")
             of[row] = name
     members: dict[str, list[int]] = defaultdict(list)
     for place, task in enumerate(scores.tasks):
         members[of.get(task, task)].append(place)
-    for name, places in members.items():
-        if len({frozenset(scores.seeds[place]) for place in places}) > 1:
+    values, seeds = [], [scores.seeds[places[0]] for places in members.values()]
+    for (name, places), order in zip(members.items(), seeds, strict=True):
+        if any({*scores.seeds[place]} != {*order} for place in places):
             raise ConfigError(f"The rows of {name} have different seeds, so they cannot be averaged seed by seed.")
-    return Scores(
-        methods=scores.methods,
-        tasks=tuple(members),
-        values=tuple(_mean(scores, places) for places in members.values()),
-        seeds=tuple(scores.seeds[places[0]] for places in members.values()),
-        percent=scores.percent,
-        notes=scores.notes,
-    )
+        every = [scores.values[place][[scores.seeds[place].index(seed) for seed in order]] for place in places]
+        values.append(np.mean(every, axis=0))
+    return replace(scores, tasks=tuple(members), values=tuple(values), seeds=tuple(seeds))
 
 
-def _mean(scores: Scores, places: Sequence[int]) -> NDArray[np.float64]:
-    order = scores.seeds[places[0]]
-    rows = [scores.values[place][[scores.seeds[place].index(seed) for seed in order]] for place in places]
-    mean: NDArray[np.float64] = np.mean(rows, axis=0)
-    return mean
+def from_rows(
+    rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None, scale: str = "auto"
+) -> Scores:
+    """Scores from a table: a row a task, or a task and seed; a column a method.
+
+    The column ``task`` names the tasks, or the first column where there is none; a column ``seed`` is optional.
+
+    Args:
+        rows: The table.
+        methods: Only these columns, in this order.
+        tasks: Only these tasks, in this order.
+        scale: ``fraction``, ``percent``, or ``auto``: percents where any score is beyond 1 in size.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: If there are no scores, one is missing or no number, or a row stands twice.
+    """
+    special = {name.casefold(): name for name in reversed(rows.columns)}
+    label, seed = special.get("task", rows.columns[0]), special.get("seed")
+    columns = [name for name in rows.columns if name not in {label, seed}]
+    if not columns:
+        hint = "a row is a task, a column a method, separated by commas in CSV"
+        raise DataError(f"{rows.source} has no column of scores beside {label!r}: {hint}.")
+    wanted = tuple(dict.fromkeys(methods or columns))
+    _check_known("method", wanted, columns)
+    if not all(wanted):
+        raise DataError(f"{rows.source}: a column has no name in the header.")
+    places: dict[str, dict[str, int]] = defaultdict(dict)
+    for place, row in enumerate(rows.rows):
+        task, number = (row.get(name, "").strip() if name else "" for name in (label, seed))
+        if not task:
+            raise DataError(f"{rows.place(place)}: the row names no task in the column {label!r}.")
+        if seed and not number:
+            raise DataError(f"{rows.place(place)}: the row of {task} has no seed.")
+        if number in places[task]:
+            twice = f"with seed {number} stands twice" if seed else "stands twice"
+            hint = "" if seed else "; several runs of a task need a column 'seed'"
+            raise DataError(f"{rows.place(place)}: {task} {twice}{hint}.")
+        places[task][number] = place
+    names = tuple(dict.fromkeys(tasks or places))
+    _check_known("task", names, places)
+    values = [
+        np.array([[_number(rows, place, name) for name in wanted] for place in places[task].values()]) for task in names
+    ]
+    percent = _is_percent(rows.source, dict(zip(names, values, strict=True)), scale)
+    shown = tuple(task / 100 if percent else task for task in values)
+    return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent)
+
+
+def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+
+
+def _number(rows: Rows, place: int, column: str) -> float:
+    text = rows.rows[place].get(column, "").strip()
+    if not text:
+        raise DataError(f"{rows.place(place)}: the score of {column} is missing.")
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise DataError(
+            f"{rows.place(place)}: {text!r} in the column {column!r} is no number; choose columns with --methods."
+        ) from error
+    if not math.isfinite(value):
+        raise DataError(f"{rows.place(place)}: the score of {column} is {text}, which is no finite number.")
+    return value
+
+
+def _is_percent(source: str, values: Mapping[str, NDArray[np.float64]], scale: str) -> bool:
+    _check_known("scale", [scale], SCALES)
+    sizes = {task: float(np.abs(own).max()) for task, own in values.items()}
+    most = max(sizes.values())
+    if most > (1 if scale == "fraction" else 100):
+        raise DataError(
+            f"{source} holds a score of {most:g} in size; scores are fractions (up to 1) or percents (up to 100)."
+        )
+    small = [task for task, size in sizes.items() if 0 < size <= 1]
+    if scale == "auto" and most > 1 and small:
+        raise DataError(
+            f"{source}: the scores of {', '.join(small)} are within 1 in size, others are up to {most:g}; write all"
+            " as fractions or all as percents, or say --scale percent if they are."
+        )
+    return scale == "percent" or (scale == "auto" and most > 1)
+
+
+def from_records(
+    records: Iterable[Record], *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> Scores:
+    """Scores from records, at the rate that `normtune.records.aggregate.chosen` picks for each method and task.
+
+    Each task has the seeds that all methods have on it, so that every pair is compared on the same runs. MNLI gives two
+    rows, one for each of its dev sets.
+
+    Args:
+        records: Finished runs of one base model and protocol.
+        methods: Only these, in this order.
+        tasks: Only these, in this order.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: If a method has no run on a task, no seed in common with the others, or no score.
+    """
+    runs = chosen(records)
+    methods = tuple(methods or dict.fromkeys(method for method, _ in runs))
+    tasks = tuple(tasks or dict.fromkeys(task for _, task in runs))
+    _check_known("method", methods, {method for method, _ in runs})
+    _check_known("task", tasks, {task for _, task in runs})
+    missing = [f"{method} on {task}" for task in tasks for method in methods if (method, task) not in runs]
+    if missing:
+        hint = "leave out what is missing with --tasks or --methods"
+        raise DataError(f"There is no run of {', '.join(missing)}; {hint}.")
+    names, values, seeds, notes = [], [], [], []
+    for task in tasks:
+        cells = [runs[method, task] for method in methods]
+        every = {seed for cell in cells for seed in cell}
+        shared = sorted(every.intersection(*cells))
+        if not shared:
+            raise DataError(f"The methods {', '.join(methods)} have no seed in common on {task}.")
+        if len(shared) < len(every):
+            notes.append(f"On {task} {len(shared)} of {len(every)} seeds are used: those that every method has.")
+        both = all("dev_mismatched" in cell[seed].scores for cell in cells for seed in shared)
+        for end, split in (("-m", "dev"), ("-mm", "dev_mismatched")) if both else (("", "dev"),):
+            names.append(task + end)
+            seeds.append(tuple(map(str, shared)))
+            values.append(np.array([[_score(cell[seed], split) for cell in cells] for seed in shared]))
+    return Scores(methods, tuple(names), tuple(values), tuple(seeds), notes=tuple(notes))
+
+
+def _score(record: Record, split: str) -> float:
+    score = record.score if split == "dev" else record.scores[split].get(record.primary)
+    if score is None or not math.isfinite(score):
+        raise DataError(f"The record {record.id} has no {record.primary} on {split}.")
+    return score
