@@ -21,22 +21,20 @@ def changes(places: Iterable[Place], before: Mapping[str, Tensor], after: Mappin
     Returns:
         One entry a parameter, summed in float64.
     """
-    result = []
-    for place in places:
+
+    def change(place: Place) -> Change:
         old, new = before[place.parameter].double(), after[place.parameter].double()
         moved = (new - old).abs()
-        scale = float(old.abs().mean())
-        mean = float(moved.mean())
-        result.append(
-            Change(
-                component=place.component,
-                layer=place.layer,
-                sub=place.sub,
-                entries=moved.numel(),
-                mean=mean,
-                relative=mean / scale if scale else None,
-                l0=int((moved != 0).sum()),
-                l1=float(moved.sum()),
-            )
+        mean, scale = float(moved.mean()), float(old.abs().mean())
+        return Change(
+            component=place.component,
+            layer=place.layer,
+            sub=place.sub,
+            entries=moved.numel(),
+            mean=mean,
+            relative=mean / scale if scale else None,
+            l0=int((moved != 0).sum()),
+            l1=float(moved.sum()),
         )
-    return result
+
+    return [*map(change, places)]
