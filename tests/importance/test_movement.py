@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from normtune.errors import DataError, UnknownNameError
-from normtune.importance.change import changes
-from normtune.importance.movement import MEASURES, Average, average, movement, ranks
+from normtune.importance.movement import MEASURES, Average, average, changes, movement, ranks
 from normtune.methods.selection import everything
 from normtune.records.run import Change
 

@@ -177,7 +177,13 @@ class Archive:
             machine=machine(base.device),
             versions=versions(),
         )
-        self._put(record, measured.scores)
+        if self.folder is not None:
+            path, kept = self._file(config.task, record.id), measured.scores
+            if kept is not None:  # first, so that a record means that all is there
+                tensors = {name: values.astype(np.float32) for name, values in kept.values.items()}
+                # One key alone, since safetensors writes several in any order and equal entries should be equal files.
+                write_atomically(path.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
+            record.save(path)
         return Measured(record, measured.scores, cached=False)
 
     def _file(self, task: str, identity: str) -> Path:
@@ -193,17 +199,6 @@ class Archive:
             return None
         scores = None if entries is None else read_scores(file, identity, entries)
         return Measured(FisherRecord.load(record), scores, cached=True)
-
-    def _put(self, record: FisherRecord, scores: Scores | None) -> None:
-        """The entries first, so that a record means that all is there."""
-        if self.folder is None:
-            return
-        path = self._file(record.config.task, record.id)
-        if scores is not None:
-            tensors = {name: values.astype(np.float32) for name, values in scores.values.items()}
-            # One key alone, since safetensors writes several in any order and equal entries should be equal files.
-            write_atomically(path.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
-        record.save(path)
 
 
 def read_scores(file: Path, identity: str, entries: Selection) -> Scores:

@@ -261,11 +261,9 @@ def read_info(path: str | Path) -> MaskInfo:
         raise SelectionError(f"There is no mask at {path}.")
     try:
         with safe_open(path, "pt") as stored:
-            metadata = stored.metadata() or {}
+            raw = json.loads((stored.metadata() or {})[_KEY])
     except (OSError, SafetensorError) as error:
         raise SelectionError(f"The mask {path} is truncated or corrupt: {error}") from error
-    try:
-        raw = json.loads(metadata[_KEY])
     except (KeyError, ValueError) as error:
         raise SelectionError(f"{path} is no normtune mask: its header says nothing of one.") from error
     found = raw.get("format") if isinstance(raw, dict) else None

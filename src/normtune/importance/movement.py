@@ -1,4 +1,4 @@
-"""Change over whole components: equation 1 summed over layers and sub-components, and averaged over seeds."""
+"""How far each component moved in a fine-tuning: the paper's equation 1, over whole components and over seeds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from normtune.config import Sub
 from normtune.errors import DataError, UnknownNameError
 from normtune.records.run import Change
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from normtune.models.layout import Place
 
 Measure = Literal["mean", "relative", "l0", "l1"]
 
@@ -23,6 +28,36 @@ MEASURES: Mapping[Measure, str] = {
     "l0": "entries changed (L0)",
     "l1": "sum of |change| (L1)",
 }
+
+
+def changes(places: Iterable[Place], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:
+    """Equation 1: how far each parameter's selected entries moved, in the model's order, the head left out.
+
+    Args:
+        places: The parameters whose entries were trained.
+        before: Their pre-trained values, packed, by parameter name.
+        after: Their fine-tuned values, likewise.
+
+    Returns:
+        One entry a parameter, summed in float64.
+    """
+
+    def change(place: Place) -> Change:
+        old, new = before[place.parameter].double(), after[place.parameter].double()
+        moved = (new - old).abs()
+        mean, scale = float(moved.mean()), float(old.abs().mean())
+        return Change(
+            component=place.component,
+            layer=place.layer,
+            sub=place.sub,
+            entries=moved.numel(),
+            mean=mean,
+            relative=mean / scale if scale else None,
+            l0=int((moved != 0).sum()),
+            l1=float(moved.sum()),
+        )
+
+    return [*map(change, places)]
 
 
 #: A component and the number of its layer, or None outside the layers.
