@@ -12,7 +12,7 @@ Kunstner et al. (2019, "Limitations of the empirical Fisher approximation") tell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,12 +43,13 @@ def passes(
         known = Normal(outputs[:, 0] * task.scale + task.center, 1.0, validate_args=False)
     else:
         known = Categorical(logits=outputs, validate_args=False)
+    log_prob: Callable[[Tensor], Tensor] = known.log_prob  # torch leaves it untyped
     if estimator.name == "empirical":
         assert labels is not None
-        yield known.log_prob(labels.to(outputs.dtype) if isinstance(known, Normal) else labels)
+        yield log_prob(labels.to(outputs.dtype) if isinstance(known, Normal) else labels)
     elif estimator.name == "monte-carlo":
         for drawn in _drawn(estimator, known, numbers).T:
-            yield known.log_prob(drawn) / estimator.samples**0.5
+            yield log_prob(drawn) / estimator.samples**0.5
     elif isinstance(known, Normal):
         yield known.mean
     else:
