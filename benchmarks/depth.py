@@ -27,7 +27,6 @@ from matplotlib.axes import Axes
 from speed import BATCH, DEV, RATE, Setting
 
 from normtune.config import Protocol
-from normtune.importance.masks import relative_time
 
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 FISHER = Path(__file__).parent.parent / "results" / "fisher"
@@ -64,7 +63,7 @@ def measure(task: str) -> dict[str, Any]:
     setting = Setting.of(glue(task), EXAMPLES, DEV)
     layers: dict[str, Any] = {
         str(layer): {
-            "products": relative_time(setting.base().layout, layer),
+            "products": relative_time(layer),
             "fisher": share,
             **{way: {"score": [], "step": []} for way in ways(layer)},
         }
@@ -78,6 +77,15 @@ def measure(task: str) -> dict[str, Any]:
                 layers[str(layer)][way]["step"].append(step)
         print(task, "seed", seed, flush=True)
     return {"metric": setting.task.primary, "examples": len(setting.train), "dev": len(setting.dev), "layers": layers}
+
+
+def relative_time(layer: int) -> float:
+    """A step's time where only LayerNorm from `layer` on trains, over the whole LayerNorm's, by counting products.
+
+    With a frozen prefix a step passes the layers above `layer` forth and back, and of `layer` itself only its norm;
+    without one the whole LayerNorm passes every layer forth, and all but the first back.
+    """
+    return 2 * (len(LAYERS) - 1 - layer) / (2 * len(LAYERS) - 1)
 
 
 def ways(layer: int) -> tuple[str, ...]:

@@ -539,34 +539,3 @@ def test_runs_that_will_not_do(cli: Run, options: list[object], train: Train, ma
         assert (status, text) == (1, "")
         assert re.search(wanted, said(error))
         assert not out.exists()
-
-
-@pytest.mark.parametrize("limit", [("--from-layer", 1), ("--max-time", 0.5)])
-def test_a_mask_under_a_limit_takes_the_best_of_the_layers_that_are_left(
-    options: list[object], cli: Run, tmp_path: Path, tiny_base: Base, limit: tuple[str, float]
-) -> None:
-    file = tmp_path / "top.safetensors"
-    status, _, error = cli(*options, "--out", file, "--importance", "magnitude", "--entries", 64, *limit)
-    assert status == 0, error
-    made = Mask.load(file, tiny_base)
-    assert made.info.within == "layernorm@1-"
-    assert made.info.candidates == len(select(tiny_base.layout, "layernorm@1-")) == 128
-    assert all(place.layer is not None and place.layer >= 1 for place in made.selection)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (("--from-layer", 1, "--max-time", 0.5), "either --from-layer or --max-time"),
-        (("--from-layer", 1, "--within", "layernorm@2"), "write the layers into"),
-        (("--max-time", 0.5, "--within", "bitfit"), "modelled for --within layernorm"),
-        (("--max-time", -1), "part above 0"),
-    ],
-)
-def test_a_limit_that_makes_no_sense_is_refused(
-    options: list[object], cli: Run, tmp_path: Path, wrong: tuple[object, ...], said: str
-) -> None:
-    status, _, error = cli(*options, "--out", tmp_path / "mask", "--importance", "magnitude", "--fraction", 0.5, *wrong)
-    assert status != 0
-    assert said in " ".join(error.split())
-    assert "Traceback" not in error

@@ -86,10 +86,8 @@ def test_wanda_is_the_loop_over_tokens(make_base, family: str) -> None:
     for name in candidates.chosen:
         np.testing.assert_allclose(found.values[name], expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
     part = select(base.layout, "random + layernorm")
-    assert all(
-        np.array_equal(values, found.restrict(part).values[name])
-        for name, values in wanda(Given(base, part, texts=sample)).values.items()
-    )
+    for name, values in wanda(Given(base, part, texts=sample)).values.items():
+        assert np.array_equal(values, found.values[name][part.indices(name)])
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "t5"])

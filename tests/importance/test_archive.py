@@ -16,7 +16,7 @@ from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.importance import archive
-from normtune.importance.archive import Archive, Measured, read_scores
+from normtune.importance.archive import Archive, Measured, Query, read_scores
 from normtune.importance.fisher import Fisher, Request, fisher
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
@@ -49,7 +49,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def measure(folder: Path | None, base: Base, found: TaskData, config: FisherConfig = SMALL) -> Measured:
-    return Archive(folder).measure(base, found, found.labelled("train"), config)
+    return Archive(folder).measure(Query(base, found, found.labelled("train"), config))
 
 
 def listed(folder: Path) -> list[str]:
@@ -67,7 +67,9 @@ def assert_same_scores(one: Measured, other: Measured) -> None:
 def test_it_is_what_fisher_gives(tiny_base: Base, animals: TaskData, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"within": "full", "head_seeds": (1, 3), "examples": 25})
     seen: list[int] = []
-    found = Archive(tmp_path).measure(tiny_base, animals, animals.labelled("train"), config, progress=seen.append)
+    found = Archive(tmp_path).measure(
+        Query(tiny_base, animals, animals.labelled("train"), config), progress=seen.append
+    )
     sample = animals.labelled("train").sample(25, 0)
     encoded = encode(sample, tiny_base.need_tokenizer(), 128)
     layout = tiny_base.layout
@@ -144,17 +146,17 @@ def test_a_study_finds_it_reads_it_by_its_id_and_makes_it_anew(
 ) -> None:
     own, train = Archive(tmp_path), animals.labelled("train")
     candidates = select(tiny_base.layout, "layernorm")
-    assert own.find(tiny_base, animals, train, SMALL) is None
+    assert own.find(Query(tiny_base, animals, train, SMALL)) is None
     with pytest.raises(DataError, match="There is no Fisher information called animals-abc"):
         own.read("animals", "abc", candidates)
     made = measure(tmp_path, tiny_base, animals)
-    found = own.find(tiny_base, animals, train, SMALL)
+    found = own.find(Query(tiny_base, animals, train, SMALL))
     assert found is not None
     for same in (found, own.read("animals", made.record.id, candidates)):
         assert same.record == made.record
         assert_same_scores(same, made)
     files = listed(tmp_path)
-    again = own.measure(tiny_base, animals, train, SMALL, force=True)
+    again = own.measure(Query(tiny_base, animals, train, SMALL), force=True)
     assert not again.cached
     assert again.record.information == made.record.information
     assert listed(tmp_path) == files
@@ -186,7 +188,7 @@ def stand_in(base: Base, task: Task, encoded: Encoded, request: Request, **_: ob
     single = {name: np.ones(request.single.count(name)) for name in request.single.chosen}
     kept = None if request.entries is None else Scores(request.single, single)
     by_seed = tuple(dict.fromkeys(request.within.chosen, 1.0) for _ in request.head_seeds)
-    return Fisher(request, by_seed, kept, np.arange(len(encoded)), slow=(), seconds=0.0)
+    return Fisher(by_seed, kept, np.arange(len(encoded)), slow=())
 
 
 def test_all_that_changes_a_number_changes_the_id(
@@ -240,7 +242,7 @@ def test_what_changes_no_number_changes_no_id(
     elsewhere = TaskData(replace(TASK, title="Beasts", about="?"), animals.splits, "another place")
     for found, config in ((animals, turned), (animals, spelled), (elsewhere, SMALL)):
         assert measure(tmp_path, tiny_base, found, config).cached
-    assert Archive(tmp_path).measure(tiny_base, animals, animals.labelled("train"), SMALL, progress=print).cached
+    assert Archive(tmp_path).measure(Query(tiny_base, animals, animals.labelled("train"), SMALL), progress=print).cached
 
 
 def test_the_tasks_own_name_tells_what_glues_tasks_ask(tiny_base: Base, animals: TaskData, monkeypatch) -> None:
@@ -391,7 +393,7 @@ def test_bad_input_leaves_nothing(tiny_base: Base, animals: TaskData, tmp_path: 
         (unlabelled, {}, DataError, "needs labels"),
     ):
         with pytest.raises(error, match=said):
-            Archive(folder).measure(tiny_base, found, found.split("train"), SMALL.model_copy(update=config))
+            Archive(folder).measure(Query(tiny_base, found, found.split("train"), SMALL.model_copy(update=config)))
         assert not folder.exists()
     with pytest.raises(SelectionError):
         select(tiny_base.layout, "output.LayerNorm@7")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from normtune.importance.change import changes
+from normtune.importance.movement import changes
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection, Tuning, everything, nothing
 from normtune.records.run import Change

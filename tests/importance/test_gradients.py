@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from normtune.errors import ModelError
 from normtune.importance import estimators, squares
@@ -14,97 +15,138 @@ from normtune.models.base import wrap
 from normtune.records.fisher import Estimator
 from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
 from tests.importance.test_squares import Sizes
-from tests.importance.test_uses import Norm
 
-#: Where the odd modules are put: in place of a norm, 32 wide.
+#: Where the odd modules are put: in place of a norm.
 PLACE = "bert.encoder.layer.1.output.LayerNorm"
 
 
-class Odd(nn.Module):
-    """A norm that uses its parameters in some way of its own."""
+class Unseen(torch.autograd.Function):
+    """A scaling of its own."""
 
-    def __init__(self, function, shapes):
+    @staticmethod
+    def forward(ctx, inputs, weight):
+        ctx.save_for_backward(inputs, weight)
+        return inputs * weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        inputs, weight = ctx.saved_tensors
+        return grad * weight, (grad * inputs).flatten(0, -2).sum(0)
+
+
+class Odd(nn.Module):
+    """A module that uses its parameters, 32 wide, in some way of its own."""
+
+    def __init__(self, function):
         super().__init__()
         self.function = function
-        generator = torch.Generator().manual_seed(3)
-        for name, shape in shapes.items():
-            value = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-            setattr(self, name, nn.Parameter(value))
+        torch.manual_seed(3)
+        self.linear, self.conv, self.table = nn.Linear(32, 32), Conv1D(32, 32), nn.Embedding(32, 32)
+        self.norm, self.scale = nn.LayerNorm(32), nn.Parameter(torch.randn(32))
+        nn.init.normal_(self.norm.weight)
 
     def forward(self, x):
         return self.function(self, functional.layer_norm(x, x.shape[-1:]))
 
 
-def grown(norm, x):
-    """One that goes another way where there are many examples."""
-    return x * norm.weight if len(x) <= 5 else x * torch.stack([norm.weight, norm.bias])[0]
+class Squared(nn.LayerNorm):
+    """A norm that is not linear in its weight."""
+
+    def forward(self, x):
+        return functional.layer_norm(x, x.shape[-1:], self.weight**2, self.bias)
 
 
-def sometimes(norm, x):
-    """One that has something of its own for one text alone."""
-    norm.first = x[:, :1, :1].detach()
-    rare = (norm.first - norm.target).abs() < 1e-9
-    return torch.where(rare, x * norm.bias, x * norm.weight) if rare.any() else x * norm.weight
+def grown(odd, x):
+    """One that uses more where there are many examples."""
+    return odd.linear(x) if len(x) <= 5 else torch.cat([odd.linear(x[:, :1]), odd.linear(x[:, 1:])], 1)
 
 
-def rolled(norm, x):
+def expert(odd, x):
+    """One that has a layer of its own for one text alone."""
+    odd.first = x[:, :1, :1].detach()
+    rare = (odd.first - odd.target).abs() < 1e-9
+    return torch.where(rare, odd.linear(x), odd.norm(x)) if rare.any() else odd.norm(x)
+
+
+def rolled(odd, x):
     """One that adds something for each place of a text, whatever the text, by a linear layer."""
     places = torch.sin(torch.outer(torch.arange(x.shape[1]).to(x.dtype) + 1, torch.arange(32).to(x.dtype) + 1))
-    return x + functional.linear(places, norm.weight)
+    return x + odd.linear(places)
 
 
-def tied(norm, x):
-    looked = functional.embedding((x[..., 0] * 9).long().abs() % 32, norm.weight)
-    return x + functional.linear(looked, norm.weight)
+def rows(x):
+    """Row numbers that differ between the examples, some of them twice in one."""
+    return (x[..., 0] * 9).long().abs() % 32
 
 
-VECTOR, MATRIX = {"weight": (32,)}, {"weight": (32, 32)}
-BOTH = {"weight": (32,), "bias": (32,)}
+def tied(odd, x):
+    odd.linear.weight = odd.table.weight
+    return x + odd.linear(odd.table(rows(x)))
 
-#: Functions, shapes and which parameters are slow; every one is right.
+
+def straight_and_turned(odd, x):
+    odd.conv.weight = odd.linear.weight
+    return odd.conv(odd.linear(x))
+
+
+def squared(odd, x):
+    odd.norm.__class__ = Squared
+    return odd.norm(x)
+
+
+def hooked_on(odd, x):
+    """One whose layer a user changed by a hook."""
+    if not odd.linear._forward_hooks:
+        odd.linear.register_forward_hook(lambda _module, _args, output: output.tanh() * 3)
+    return odd.linear(x)
+
+
+def in_place(odd, x):
+    hidden = odd.linear(x)
+    hidden += x
+    return odd.norm(hidden).relu_()
+
+
+def without_gradient(odd, x):
+    with torch.no_grad():
+        hidden = odd.linear(x)
+    return odd.norm(x) + hidden.detach()
+
+
+#: Functions, and which parameters are slow; every one is right.
 ODD = {
-    "squared": (lambda norm, x: x * norm.weight**2, VECTOR, {"weight"}),
-    "split": (lambda norm, x: x * norm.weight.chunk(2)[0] + norm.weight.chunk(2)[1], {"weight": (64,)}, {"weight"}),
-    "scaled twice": (lambda norm, x: (x * norm.weight).tanh() * norm.weight, VECTOR, set()),
-    "scale and shift by the same": (lambda norm, x: (x * norm.weight).tanh() + norm.weight, VECTOR, set()),
-    "understood once and once not": (lambda norm, x: x * norm.weight - norm.weight, VECTOR, {"weight"}),
-    "one plus": (lambda norm, x: x * (1.0 + norm.weight), VECTOR, set()),
-    "not used": (lambda norm, x: x * norm.weight, BOTH, set()),
-    "used for nothing": (lambda norm, x: [x * norm.weight, x + norm.bias][0], BOTH, set()),
-    "detached": (lambda norm, x: x * norm.weight + norm.bias.detach(), BOTH, set()),
-    "unseen": (lambda norm, x: Norm.apply(x, norm.weight), VECTOR, {"weight"}),
-    "tokens first": (lambda norm, x: (x.transpose(0, 1) * norm.weight).transpose(0, 1), VECTOR, {"weight"}),
-    "by name": (lambda norm, x: functional.linear(input=x, weight=norm.weight), MATRIX, {"weight"}),
-    "matmul": (lambda norm, x: x @ norm.weight, MATRIX, {"weight"}),
-    "linear twice": (
-        lambda norm, x: functional.linear(functional.linear(x, norm.weight).tanh(), norm.weight),
-        MATRIX,
-        set(),
+    "linear": (lambda odd, x: odd.linear(x), set()),
+    "linear twice": (lambda odd, x: odd.linear(odd.linear(x).tanh()), set()),
+    "turned twice": (lambda odd, x: odd.conv(odd.conv(x).tanh()), set()),
+    "linear of flattened tokens": (lambda odd, x: odd.linear(x.flatten(0, 1)).unflatten(0, x.shape[:2]), set()),
+    "linear of two dimensions": (lambda odd, x: x + odd.linear(x[:, 0])[:, None], set()),
+    "linear of four dimensions": (lambda odd, x: odd.linear(x[:, None].expand(-1, 2, -1, -1)).sum(1), set()),
+    "linear of different lengths": (lambda odd, x: odd.linear(x) + odd.linear(x[:, :2]).sum(1, keepdim=True), set()),
+    "by name": (lambda odd, x: odd.linear(input=x), set()),
+    "in place": (in_place, {"linear.weight", "linear.bias"}),  # torch forgets the hook on what it then changes
+    "hooked": (hooked_on, set()),
+    "without gradient": (without_gradient, set()),
+    "norm twice": (lambda odd, x: odd.norm(odd.norm(x).tanh()), set()),
+    "norm of heads": (lambda odd, x: odd.norm(x[:, None].expand(-1, 2, -1, -1)).transpose(1, 2).sum(2), set()),
+    "not used": (lambda odd, x: x, set()),
+    "used for nothing": (lambda odd, x: [odd.norm(x), odd.linear(x)][0], set()),
+    "embedding twice": (lambda odd, x: x + odd.table(rows(x)).tanh() + odd.table(rows(2 * x)), set()),
+    "positions": (lambda odd, x: x + odd.table(torch.arange(x.shape[1])[None]), set()),
+    "positions for each": (lambda odd, x: x + odd.table(torch.arange(x.shape[1]).expand(x.shape[:2])), set()),
+    "scaled": (lambda odd, x: x * odd.scale, {"scale"}),
+    "unseen": (lambda odd, x: Unseen.apply(x, odd.scale), {"scale"}),
+    "squared": (squared, {"norm.weight"}),
+    "by its weight": (lambda odd, x: functional.linear(x, odd.linear.weight), {"linear.weight"}),
+    "once by its weight": (lambda odd, x: odd.linear(x) @ odd.linear.weight, {"linear.weight"}),
+    "straight and turned": (straight_and_turned, set()),
+    "table and matrix": (tied, {"linear.weight"}),
+    "tokens first": (
+        lambda odd, x: odd.linear(x.transpose(0, 1)).transpose(0, 1),
+        {"linear.weight", "linear.bias"},
     ),
-    "linear of tokens first": (
-        lambda norm, x: functional.linear(x.transpose(0, 1), norm.weight).transpose(0, 1),
-        MATRIX,
-        {"weight"},
-    ),
-    "linear straight and turned": (
-        lambda norm, x: torch.addmm(x[0, 0] * 0, functional.linear(x, norm.weight).flatten(0, 1), norm.weight).view(
-            x.shape
-        ),
-        MATRIX,
-        {"weight"},
-    ),
-    "table and matrix": (tied, MATRIX, {"weight"}),
-    "linear of places": (rolled, MATRIX, {"weight"}),
-    "positions": (
-        lambda norm, x: x + functional.embedding(torch.arange(x.shape[1])[None], norm.weight),
-        MATRIX,
-        set(),
-    ),
-    "positions without examples": (
-        lambda norm, x: x + functional.embedding(torch.arange(x.shape[1]), norm.weight)[None],
-        MATRIX,
-        {"weight"},
-    ),
+    "linear of places": (rolled, {"linear.weight", "linear.bias"}),
+    "positions without examples": (lambda odd, x: x + odd.table(torch.arange(x.shape[1]))[None], {"table.weight"}),
+    "looked up by slicing": (lambda odd, x: x + odd.table.weight[: x.shape[1]], {"table.weight"}),
 }
 
 
@@ -113,9 +155,10 @@ def _in_float64(monkeypatch):
     stay_in_float64(monkeypatch)
 
 
-def put(make_model, function, shapes):
-    model = make_model("bert", num_hidden_layers=2)
-    model.set_submodule(PLACE, Odd(function, shapes).eval())
+def put(make_model, function):
+    model, odd = make_model("bert", num_hidden_layers=2), Odd(function).eval()
+    odd(torch.zeros(1, 4, 32))  # for those that change themselves
+    model.set_submodule(PLACE, odd)
     return wrap(model.requires_grad_(False).double())
 
 
@@ -144,7 +187,7 @@ def count(base, encoded, batches=None, names=None, *, entries=True):
     """By `PerExample`: the tally and what did the work."""
     names = [place.parameter for place in base.layout.body] if names is None else names
     per_example = PerExample(base, names, encoded)
-    tally = Tally([] if entries else names, names if entries else [], per_example.parameters)
+    tally = Tally(per_example.parameters, names if entries else ())
     for batch in batches or [range(len(encoded))]:
         per_example.add(np.array(batch), passes, tally)
     return tally, per_example
@@ -154,49 +197,54 @@ def flat(tally):
     return {name: values.flatten().numpy() for name, values in tally.entries.items()}
 
 
+def slow_of(per_example):
+    return {name.removeprefix(f"{PLACE}.") for name in per_example.plan.slow}
+
+
 @pytest.mark.parametrize("case", ODD)
 def test_an_odd_use_is_never_wrong(case, make_model):
-    function, shapes, slow = ODD[case]
-    base, encoded = put(make_model, function, shapes), texts(TASKS["two"])
+    function, slow = ODD[case]
+    base, encoded = put(make_model, function), texts(TASKS["two"])
     wanted = by_hand(base, encoded)
     for batches in ([range(7)], [[4, 1], [3, 0, 5, 6], [2]]):
         tally, per_example = count(base, encoded, batches)
         assert_same(flat(tally), wanted)
-        assert {name.removeprefix(f"{PLACE}.") for name in per_example.slow} == slow
+        assert slow_of(per_example) == slow
         assert tally.examples == 7
     tally, _ = count(base, encoded, entries=False)
     assert_same(tally.totals(), wanted)
 
 
 def test_another_way_with_more_examples(make_model):
-    base, encoded = put(make_model, grown, BOTH), texts(TASKS["two"])
-    tally, per_example = count(base, encoded, [[0, 1], [2, 3, 4, 5, 6, 0], [1, 2]])
-    wanted = by_hand(base, encoded, [*range(7), 0, 1, 2])
-    assert_same(flat(tally), wanted)
-    assert set(per_example.slow) == {f"{PLACE}.weight", f"{PLACE}.bias"}
+    base, encoded = put(make_model, grown), texts(TASKS["two"])
+    batches = [[0, 1], [2, 3, 4, 5, 6, 0], [1, 2]]
+    names = [f"{PLACE}.linear.{leaf}" for leaf in ("weight", "bias")]
+    tally, per_example = count(base, encoded, batches, names)
+    assert slow_of(per_example) == {"linear.weight", "linear.bias"}
+    assert_same(flat(tally), by_hand(base, encoded, [*range(7), 0, 1, 2]))
 
 
 def test_a_use_that_the_first_examples_did_not_show(make_model):
-    base, encoded = put(make_model, sometimes, BOTH), texts(TASKS["two"])
-    norm = base.model.get_submodule(PLACE)
-    norm.target = torch.inf
+    base, encoded = put(make_model, lambda odd, x: odd.norm(x)), texts(TASKS["two"])
+    odd = base.model.get_submodule(PLACE)
+    odd.function, odd.target = expert, torch.inf
     base.model(**encoded.batch([1]))
-    norm.target = float(norm.first)
+    odd.target = float(odd.first)
     tally, per_example = count(base, encoded, [[0, 2], [1, 3], [4, 5, 6]])
     wanted = by_hand(base, encoded)
-    assert wanted[f"{PLACE}.bias"].any()
+    assert wanted[f"{PLACE}.linear.bias"].any()
     assert_same(flat(tally), wanted)
-    assert per_example.slow == (f"{PLACE}.bias",)
+    assert slow_of(per_example) == {"linear.weight", "linear.bias"}
 
 
 def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
     """Read off the last token, places meet in a sum only where two texts are of one length."""
     model = make_model("gpt2", n_layer=2)
-    model.set_submodule("transformer.ln_f", Odd(rolled, MATRIX).eval())
+    model.set_submodule("transformer.ln_f", Odd(rolled).eval())
     base, encoded = wrap(model.requires_grad_(False).double()), texts(TASKS["two"], (4, 7, 12, 12, 7, 4, 12))
     tally, per_example = count(base, encoded, [[2, 3, 6], [1, 4], [0, 5]])
     assert_same(flat(tally), by_hand(base, encoded))
-    assert per_example.slow == ("transformer.ln_f.weight",)
+    assert set(per_example.plan.slow) == {"transformer.ln_f.linear.weight", "transformer.ln_f.linear.bias"}
 
 
 def tokens_seen(model, layer):
@@ -214,9 +262,9 @@ def test_the_last_layer_is_computed_for_the_first_token(family, make_base):
     base.model.double()
     _, per_example = count(base, encoded)
     assert per_example.plan.short
-    assert not per_example.slow
+    assert not per_example.plan.slow
     seen = [tokens_seen(base.model, layer) for layer in (0, 1)]
-    tally = Tally([], per_example.parameters, per_example.parameters)
+    tally = Tally(per_example.parameters, per_example.parameters)
     per_example.add(np.arange(7), passes, tally)
     assert seen == [[12], [1]]
     assert_same(flat(tally), by_hand(base, encoded))
@@ -258,7 +306,7 @@ def test_a_changed_last_layer_is_computed_whole(change, make_base):
     change(base.model.bert.encoder.layer[1])
     tally, per_example = count(base, encoded)
     assert not per_example.plan.short
-    assert not per_example.slow
+    assert not per_example.plan.slow
     assert_same(flat(tally), by_hand(base, encoded))
 
 
@@ -268,7 +316,7 @@ def test_a_layer_in_chunks_of_tokens(make_base):
     base.model.double()
     tally, per_example = count(base, encoded, [[2, 5], [0, 1, 3, 6], [4]])
     assert_same(flat(tally), by_hand(base, encoded))
-    assert not per_example.slow
+    assert not per_example.plan.slow
 
 
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])
@@ -286,7 +334,7 @@ def test_one_example_alone(make_base):
     base.model.double()
     names = [place.parameter for place in base.layout.body]
     per_example = PerExample(base, names, encoded)
-    tally = Tally([], names, per_example.parameters)
+    tally = Tally(per_example.parameters, names)
     per_example.alone(3, passes, tally)
     assert_same(flat(tally), by_hand(base, encoded, [3]))
     assert tally.examples == 0
@@ -355,7 +403,7 @@ def count_with_an_error(base, encoded):
         yield from passes(outputs, numbers)
         raise ZeroDivisionError
 
-    per_example.add(np.arange(3), broken, Tally(names, [], per_example.parameters))
+    per_example.add(np.arange(3), broken, Tally(per_example.parameters))
 
 
 def test_it_works_where_gradients_are_off(make_base):
@@ -372,5 +420,5 @@ def test_the_memory_of_entries_is_bounded_whatever_the_batch(make_base):
     encoded = texts(TASKS["two"], [4] * 40)
     per_example = PerExample(base, ["bert.encoder.layer.0.intermediate.dense.weight"], encoded)
     with Sizes() as sizes:
-        per_example.add(np.arange(40), passes, Tally([], per_example.parameters, per_example.parameters))
+        per_example.add(np.arange(40), passes, Tally(per_example.parameters, per_example.parameters))
     assert sizes.largest <= 40 * 4 * 96  # what the layer gives; all gradients would be 40 x 32 x 96

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from normtune.errors import DataError, UnknownNameError
-from normtune.importance.change import changes
-from normtune.importance.movement import MEASURES, Average, Total, average, movement, ranks, total
+from normtune.importance.movement import MEASURES, Average, average, changes, movement, ranks
 from normtune.methods.selection import everything
 from normtune.records.run import Change
 
@@ -113,19 +112,11 @@ def test_relative_to_what_is_all_zero_adds_nothing_below():
 def test_a_relative_change_that_cannot_be_told_is_not_made_up():
     """A part that did not move has a relative change of zero, from which its size cannot be told."""
     still = change(sub="bias", l1=0.0, relative=0.0)
-    assert total([still]).scale is None
-    assert total([still]).value("relative") == 0.0
-    assert total([still, change()]).value("relative") is None
-    assert total([still, change()]).value("mean") == pytest.approx(1 / 8)
+    assert movement([[still]], "relative").whole["x"].mean == 0.0
+    assert movement([[still, change()]], "relative").whole["x"].mean is None
+    assert movement([[still, change()]]).whole["x"].mean == pytest.approx(1 / 8)
     found = movement([[still, change()], [change(sub="bias"), change()]], "relative")
     assert found.whole["x"] == Average(None)
-
-
-def test_totals_add_up_in_any_order():
-    parts = [change(l1=float(n), relative=1 / n) for n in range(1, 6)] + [change(relative=None)]
-    assert total(parts[:2]) + total(parts[2:]) == total(parts)
-    assert total([]) == Total()
-    assert Total().value("mean") is None
 
 
 def test_one_seed_has_no_spread():

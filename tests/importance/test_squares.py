@@ -12,7 +12,6 @@ from normtune.importance.squares import (
     by_tokens,
     linear_entries,
     linear_total,
-    per_example,
     table_rows,
 )
 
@@ -92,7 +91,7 @@ def test_the_way_is_the_cheaper_one():
         assert by_tokens(tokens, inputs, outputs) == cheaper
 
 
-def test_in_float32_by_each_library(backend):
+def test_in_float32():
     inputs, grad = layer((4, 9, 33, 17), torch.float32)
     wanted = by_hand(inputs, grad)
     torch.testing.assert_close(linear_entries(inputs, grad).double(), wanted, rtol=1e-4, atol=1e-4)
@@ -145,13 +144,6 @@ def test_totals_by_tokens_hold_no_gradient_of_the_weight():
     with Sizes() as sizes:
         linear_total(inputs, grad)
     assert sizes.largest <= 6 * 3 * 96
-
-
-@pytest.mark.parametrize("shape", [(3, 6), (3, 4, 6), (3, 2, 4, 6)], ids=str)
-def test_a_sum_over_an_examples_tokens(shape):
-    values = torch.randn(shape, dtype=torch.float64)
-    wanted = torch.stack([own.reshape(-1, 6).sum(0) for own in values])
-    torch.testing.assert_close(per_example(values), wanted)
 
 
 def test_rows_of_a_table_add_within_an_example_and_not_between_examples():

@@ -32,7 +32,7 @@ class Ticks:
         self._names = {"ticks": torch.zeros(available)}
 
     def tally(self) -> Tally:
-        return Tally((), ("ticks",), self._names)
+        return Tally(self._names, ("ticks",))
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(numbers), 5):

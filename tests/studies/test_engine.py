@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from normtune.errors import UnknownNameError
-from normtune.importance.archive import Archive
+from normtune.importance.archive import Archive, Query
 from normtune.importance.masks import Mask
 from normtune.methods.expression import select
 from normtune.records.store import Store
@@ -113,7 +113,9 @@ def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_fold
         assert isinstance(job, FisherJob)
         data, base = study.engine.data(job), study.engine.session.base
         train = parts_of(data, RULES).train
-        found = Archive(finished / "fisher").measure(base, data, train, fisher_config(study.engine.setup, base, data))
+        found = Archive(finished / "fisher").measure(
+            Query(base, data, train, fisher_config(study.engine.setup, base, data))
+        )
         assert found.cached
         assert found.record.id == study.known[job.key].id
 
@@ -126,7 +128,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     for task in ("rte", "sst2"):
         data = engine.task(task).data
         measured = Archive(finished / "fisher").measure(
-            base, data, parts_of(data, RULES).train, fisher_config(engine.setup, base, data)
+            Query(base, data, parts_of(data, RULES).train, fisher_config(engine.setup, base, data))
         )
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])

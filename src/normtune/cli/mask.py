@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from normtune.importance.masks import Mask
     from normtune.importance.scores import Importance
 
+#: Texts of each task for an importance that needs some, unless --examples says how many; Wanda's authors take as many.
+TEXTS = 128
+
 #: Parts of the model that are listed.
 _ROWS = 16
 
@@ -63,12 +66,12 @@ def mask(
     fraction: Annotated[float | None, typer.Option(help="Fraction of the candidates to take, from 0 to 1.")] = None,
     entries: Annotated[int | None, typer.Option(help="How many to take, instead of a fraction.")] = None,
     per: Annotated[str, typer.Option(help="set ranks all candidates together, row those of each output row.")] = "set",
-    within: Annotated[str, typer.Option(help="The candidates: a method or an expression; full for all.")] = "layernorm",
-    from_layer: Annotated[int | None, typer.Option(min=0, help="Take candidates from this layer on only.")] = None,
-    max_time: Annotated[
-        float | None,
-        typer.Option(help="Most time of a step with the prefix kept, as a part of the whole LayerNorm's (modelled)."),
-    ] = None,
+    within: Annotated[
+        str,
+        typer.Option(
+            help="The candidates: a method or an expression, as layernorm@3- (from layer 3 on); full for all."
+        ),
+    ] = "layernorm",
     runs: Annotated[
         str | None, typer.Option(help="For change: folders of full fine-tunings, separated by commas.")
     ] = None,
@@ -103,10 +106,8 @@ def mask(
     """
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
-    _check_layers(within, from_layer, max_time)
     set_threads(threads)
     from normtune.cli.measuring import measurer, task_names
-    from normtune.importance.masks import first_layer
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
     from normtune.importance.scores import importance_of
     from normtune.models.base import load_base
@@ -127,14 +128,9 @@ def mask(
         entries=entries,
         per=per,
         seed=seed,
-        examples=examples,
     )
     base = load_base(model, revision=revision, dtype=dtype)
     base.model.to(accelerator(device).device)
-    if max_time is not None:
-        from_layer = first_layer(base.layout, max_time)
-    if from_layer is not None:
-        recipe = recipe.model_copy(update={"within": f"{within}@{from_layer}-"})
     candidates = recipe.candidates(base)
     stable = None
     if until_stable:
@@ -153,22 +149,13 @@ def mask(
         stable=stable,
     )
     with measurer(config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device) as own:
-        made = make_mask(base, recipe, Sources(fisher=own.measure, runs=deltas.__getitem__, texts=own.texts))
+        sources = Sources(fisher=own.measure, runs=deltas.__getitem__, texts=own.texts(examples or TEXTS, seed))
+        made = make_mask(base, recipe, sources)
     made.save(out)
     if as_json:
         print(made.info.model_dump_json(indent=1))
     else:
         show(made, of, out)
-
-
-def _check_layers(within: str, from_layer: int | None, max_time: float | None) -> None:
-    """Check that the layers are said once, and a time only of what it is modelled for."""
-    if from_layer is not None and max_time is not None:
-        raise ConfigError("Give either --from-layer or --max-time.")
-    if (from_layer is not None or max_time is not None) and not within.replace(".", "").isalnum():
-        raise ConfigError(f"--from-layer and --max-time take one method as --within; write the layers into {within!r}.")
-    if max_time is not None and within != "layernorm":
-        raise ConfigError("--max-time is modelled for --within layernorm; give --from-layer instead.")
 
 
 def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict[str, list[Delta]]:

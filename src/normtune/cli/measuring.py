@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from normtune.cli.options import names, notes
 from normtune.config import protocol as make_protocol
 from normtune.data.encode import Encoded, encode
 from normtune.data.suites import load_task, suite_of
-from normtune.importance.archive import Archive, Measured
+from normtune.importance.archive import Archive, Measured, Query
 from normtune.records.fisher import FisherConfig
 
 if TYPE_CHECKING:
@@ -63,10 +63,14 @@ class Measurer:
         found = load_task(task, self.suite, self.data)
         return found, parts_of(found, self.protocol).train
 
-    def texts(self, task: str, count: int, seed: int) -> Encoded:
-        """A sample of a task's training texts."""
-        sample = self._train(task)[1].sample(count, seed)
-        return encode(sample, self.base.need_tokenizer(), self.protocol.max_length)
+    def texts(self, count: int, seed: int) -> Callable[[str], Encoded]:
+        """What gives a sample of a task's training texts."""
+
+        def sample(task: str) -> Encoded:
+            texts = self._train(task)[1].sample(count, seed)
+            return encode(texts, self.base.need_tokenizer(), self.protocol.max_length)
+
+        return sample
 
     def measure(self, task: str) -> Measured:
         """Fisher information on the task called `task`."""
@@ -74,9 +78,8 @@ class Measurer:
         config = self.config.model_copy(update={"task": found.task.name})
         count = min(len(train), config.examples or len(train))
         line = self.bar.add_task(found.task.name, total=count * len(config.head_seeds))
-        measured = self.archive.measure(
-            self.base, found, train, config, progress=lambda done: self.bar.advance(line, done)
-        )
+        query = Query(self.base, found, train, config)
+        measured = self.archive.measure(query, progress=lambda done: self.bar.advance(line, done))
         done = measured.record.examples * len(config.head_seeds)
         self.bar.update(line, total=done, completed=done)
         return measured

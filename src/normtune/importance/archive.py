@@ -43,6 +43,53 @@ WHOLE = "full"
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is to be measured of one task.
+
+    Attributes:
+        base: The base model.
+        data: The task.
+        train: Those of its training examples that may be looked at.
+        config: How.
+    """
+
+    base: Base
+    data: TaskData
+    train: Split
+    config: FisherConfig
+
+    @cached_property
+    def within(self) -> Selection:
+        """What is summed over."""
+        return select(self.base.layout, self.config.within)
+
+    @cached_property
+    def entries(self) -> Selection | None:
+        """What is kept entry by entry."""
+        return None if self.config.entries is None else select(self.base.layout, self.config.entries)
+
+    @cached_property
+    def sample(self) -> Split:
+        """The examples."""
+        return self.train.sample(self.config.examples, self.config.sample_seed)
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of all that changes a number. What GLUE's tasks ask is known by their names."""
+        task = self.data.task
+        own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
+        return fingerprint({
+            **own,
+            "schema": _SCHEMA,
+            "config": self.config.model_dump(mode="json", exclude_defaults=True),
+            "base": self.base.identity,
+            "within": self.within.fingerprint,
+            "entries": None if self.entries is None else self.entries.fingerprint,
+            "data": self.sample.identity(),
+        })
+
+
+@dataclass(frozen=True)
 class Measured:
     """A measurement.
 
@@ -67,19 +114,16 @@ class Archive:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def find(self, base: Base, data: TaskData, train: Split, config: FisherConfig) -> Measured | None:
-        """The measurement of this, where it is there.
-
-        Args:
-            base: The base model.
-            data: The task.
-            train: Those of its training examples that may be looked at.
-            config: What is wanted.
-
-        Returns:
-            The measurement, or what a wider one kept of these entries; None where there is neither.
-        """
-        return self._find(_Wanted(base, data, train, config))
+    def find(self, query: Query) -> Measured | None:
+        """The measurement, or what a wider one kept of these entries; None where there is neither."""
+        config, within = query.config, query.within
+        found = self._get(config.task, query.identity, query.entries)
+        if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
+            # What was kept while more was summed over will do as well.
+            wider = replace(query, config=config.model_copy(update={"within": WHOLE}))
+            found = self._get(config.task, wider.identity, query.entries)
+            found = found and replace(found, record=_narrowed(found.record, wider.within, within, config))
+        return found
 
     def read(self, task: str, identity: str, entries: Selection) -> Measured:
         """The measurement called `identity`, with the scores of `entries`, which are those that it kept.
@@ -93,43 +137,29 @@ class Archive:
         return found
 
     def measure(
-        self,
-        base: Base,
-        data: TaskData,
-        train: Split,
-        config: FisherConfig,
-        *,
-        progress: Callable[[int], None] = lambda _: None,
-        force: bool = False,
+        self, query: Query, *, progress: Callable[[int], None] = lambda _: None, force: bool = False
     ) -> Measured:
         """Measure Fisher information, or find it.
 
         Args:
-            base: The base model.
-            data: The task.
-            train: Those of its training examples that may be looked at.
-            config: What is wanted.
+            query: What is wanted.
             progress: Told how many further examples are done.
             force: Measure it though it is there.
-
-        Returns:
-            The measurement.
         """
-        wanted = _Wanted(base, data, train, config)
-        found = None if force else self._find(wanted)
+        found = None if force else self.find(query)
         if found is not None:
             return found
-        started = time.monotonic()
-        encoded = encode(wanted.sample, base.need_tokenizer(), config.max_length)
-        both = wanted.within if wanted.entries is None else wanted.within | wanted.entries
-        request = Request(both, wanted.entries, config.estimator, config.head_seeds)
+        base, data, config, started = query.base, query.data, query.config, time.monotonic()
+        encoded = encode(query.sample, base.need_tokenizer(), config.max_length)
+        both = query.within if query.entries is None else query.within | query.entries
+        request = Request(both, query.entries, config.estimator, config.head_seeds)
         stability = None
         if config.stable is None:
             measured = fisher(base, data.task, encoded, request, progress=progress)
         else:
             measured, stability = until_stable(base, data.task, encoded, request, config.stable, progress=progress)
         record = FisherRecord(
-            id=wanted.identity,
+            id=query.identity,
             config=config,
             base_identity=base.identity,
             norms=known_norms(base.layout),
@@ -138,7 +168,7 @@ class Archive:
             source=Path(data.source).name,
             examples=len(measured.examples),
             available=len(data.split("train")),
-            identity=wanted.sample.identity()[:16],
+            identity=query.sample.identity()[:16],
             truncated=encoded.truncated,
             information=information(both, measured.by_seed),
             stability=stability,
@@ -147,43 +177,28 @@ class Archive:
             machine=machine(base.device),
             versions=versions(),
         )
-        self._put(record, measured.scores)
+        if self.folder is not None:
+            path, kept = self._file(config.task, record.id), measured.scores
+            if kept is not None:  # first, so that a record means that all is there
+                tensors = {name: values.astype(np.float32) for name, values in kept.values.items()}
+                # One key alone, since safetensors writes several in any order and equal entries should be equal files.
+                write_atomically(path.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
+            record.save(path)
         return Measured(record, measured.scores, cached=False)
 
-    def _find(self, wanted: _Wanted) -> Measured | None:
-        config, within = wanted.config, wanted.within
-        found = self._get(config.task, wanted.identity, wanted.entries)
-        if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
-            # What was kept while more was summed over will do as well.
-            wider = replace(wanted, config=config.model_copy(update={"within": WHOLE}))
-            found = self._get(config.task, wider.identity, wanted.entries)
-            found = found and replace(found, record=_narrowed(found.record, wider.within, within, config))
-        return found
-
-    def _files(self, task: str, identity: str) -> tuple[Path, Path]:
+    def _file(self, task: str, identity: str) -> Path:
         assert self.folder is not None
-        stem = self.folder / f"{task}-{identity}"
-        return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
+        return self.folder / f"{task}-{identity}.json"
 
     def _get(self, task: str, identity: str, entries: Selection | None) -> Measured | None:
         if self.folder is None:
             return None
-        record, file = self._files(task, identity)
+        record = self._file(task, identity)
+        file = record.with_suffix(".safetensors")
         if not record.is_file() or (entries is not None and not file.is_file()):
             return None
         scores = None if entries is None else read_scores(file, identity, entries)
         return Measured(FisherRecord.load(record), scores, cached=True)
-
-    def _put(self, record: FisherRecord, scores: Scores | None) -> None:
-        """The entries first, so that a record means that all is there."""
-        if self.folder is None:
-            return
-        path, file = self._files(record.config.task, record.id)
-        if scores is not None:
-            tensors = {name: values.astype(np.float32) for name, values in scores.values.items()}
-            # One key alone, since safetensors writes several in any order and equal entries should be equal files.
-            write_atomically(file, serialise(tensors, {_KEY: record.id}))
-        record.save(path)
 
 
 def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
@@ -211,43 +226,6 @@ def _narrowed(record: FisherRecord, whole: Selection, within: Selection, config:
     rows = zip(whole, record.information, strict=True)
     own = tuple(row for place, row in rows if place.parameter in within.chosen)
     return record.model_copy(update={"config": config, "selection": within.fingerprint, "information": own})
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is wanted of one task."""
-
-    base: Base
-    data: TaskData
-    train: Split
-    config: FisherConfig
-
-    @cached_property
-    def within(self) -> Selection:
-        return select(self.base.layout, self.config.within)
-
-    @cached_property
-    def entries(self) -> Selection | None:
-        return None if self.config.entries is None else select(self.base.layout, self.config.entries)
-
-    @cached_property
-    def sample(self) -> Split:
-        return self.train.sample(self.config.examples, self.config.sample_seed)
-
-    @cached_property
-    def identity(self) -> str:
-        """Fingerprint of all that changes a number. What GLUE's tasks ask is known by their names."""
-        task = self.data.task
-        own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
-        return fingerprint({
-            **own,
-            "schema": _SCHEMA,
-            "config": self.config.model_dump(mode="json", exclude_defaults=True),
-            "base": self.base.identity,
-            "within": self.within.fingerprint,
-            "entries": None if self.entries is None else self.entries.fingerprint,
-            "data": self.sample.identity(),
-        })
 
 
 def _asks(task: Task) -> tuple[object, ...]:

@@ -12,11 +12,12 @@ Kunstner et al. (2019, "Limitations of the empirical Fisher approximation") tell
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Normal
 
 from normtune.data.task import Task
 from normtune.records.fisher import Estimator
@@ -37,44 +38,32 @@ def passes(
     Yields:
         For each pass one number an example, of shape (B,).
     """
+    known: Normal | Categorical
     if task.kind == "regression":
-        predicted = outputs[:, 0] * task.scale + task.center
-        yield from _numbers(estimator, predicted, labels, numbers)
-        return
-    log_p = outputs.log_softmax(1)
+        known = Normal(outputs[:, 0] * task.scale + task.center, 1.0, validate_args=False)
+    else:
+        known = Categorical(logits=outputs, validate_args=False)
+    log_prob: Callable[[Tensor], Tensor] = known.log_prob  # torch leaves it untyped
     if estimator.name == "empirical":
         assert labels is not None
-        yield log_p.gather(1, labels[:, None])[:, 0]
-    elif estimator.name == "exact":
-        roots = log_p.detach().exp().sqrt()
+        yield log_prob(labels.to(outputs.dtype) if isinstance(known, Normal) else labels)
+    elif estimator.name == "monte-carlo":
+        for drawn in _drawn(estimator, known, numbers).T:
+            yield log_prob(drawn) / estimator.samples**0.5
+    elif isinstance(known, Normal):
+        yield known.mean
+    else:
+        roots = known.probs.detach().sqrt()
         for label in range(outputs.shape[1]):
-            yield roots[:, label] * log_p[:, label]
-    else:
-        drawn = _labels(estimator, log_p.detach(), numbers)
-        for pick in drawn.T:
-            yield log_p.gather(1, pick[:, None])[:, 0] / estimator.samples**0.5
+            yield roots[:, label] * known.logits[:, label]
 
 
-def _numbers(
-    estimator: Estimator, predicted: Tensor, labels: Tensor | None, numbers: Sequence[int]
-) -> Iterator[Tensor]:
-    if estimator.name == "exact":
-        yield predicted
-    elif estimator.name == "empirical":
-        assert labels is not None
-        yield -((labels.to(predicted.dtype) - predicted) ** 2) / 2
-    else:
-        noise = np.array([
-            np.random.default_rng([estimator.seed, n]).standard_normal(estimator.samples) for n in numbers
-        ])
-        for column in torch.from_numpy(noise).to(predicted).T:
-            # d/dw of -(y - f)^2 / 2 is (y - f) df/dw, and y - f is the noise itself.
-            yield column * predicted / estimator.samples**0.5
-
-
-def _labels(estimator: Estimator, log_p: Tensor, numbers: Sequence[int]) -> Tensor:
-    """Labels drawn from the model, of shape (B, samples), by inverting the distribution function."""
-    uniform = np.array([np.random.default_rng([estimator.seed, n]).random(estimator.samples) for n in numbers])
-    below = log_p.double().exp().cumsum(1)
-    drawn = torch.searchsorted(below, torch.from_numpy(uniform).to(below.device))
-    return drawn.clamp(max=log_p.shape[1] - 1)
+def _drawn(estimator: Estimator, known: Normal | Categorical, numbers: Sequence[int]) -> Tensor:
+    """Labels drawn from the model, of shape (B, samples), each example's by a generator of its own."""
+    generators = [np.random.default_rng([estimator.seed, number]) for number in numbers]
+    if isinstance(known, Normal):
+        noise = np.array([own.standard_normal(estimator.samples) for own in generators])
+        return known.mean.detach()[:, None] + torch.from_numpy(noise).to(known.mean)
+    uniform = torch.from_numpy(np.array([own.random(estimator.samples) for own in generators]))
+    below = known.logits.detach().double().exp().cumsum(1)
+    return torch.searchsorted(below, uniform.to(below.device)).clamp(max=below.shape[1] - 1)

@@ -6,7 +6,6 @@ The log-likelihood is our own: cross entropy without class weights, or a Gaussia
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from normtune.importance.tally import Tally
 from normtune.methods.selection import Selection, nothing
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
+from normtune.models.layout import Place
 from normtune.records.fisher import Estimator, Information
 
 #: Tokens of a batch, padding included, which bound the memory whatever the lengths.
@@ -76,20 +76,16 @@ class Fisher:
     """Fisher information on one task.
 
     Attributes:
-        request: What was asked for.
         by_seed: For each head seed: for each parameter the sum of the Fisher information over its entries.
         scores: Fisher information of the single entries asked for, or None.
         examples: Numbers of the examples that it is a mean over.
         slow: Parameters that had to be computed example by example.
-        seconds: Time that it took.
     """
 
-    request: Request
     by_seed: tuple[Mapping[str, float], ...]
     scores: Scores | None
     examples: np.ndarray
     slow: tuple[str, ...]
-    seconds: float
 
     @property
     def totals(self) -> dict[str, float]:
@@ -134,19 +130,13 @@ def fisher(
 class Estimation:
     """The estimation of Fisher information on one task: sums of squared gradients over batches, head seed by head seed.
 
-    Args:
-        base: The base model; heads are put on it and taken off again.
-        task: What the examples ask.
-        encoded: The examples.
-        request: What is wanted.
+    Its arguments are those of `fisher`.
 
     Raises:
-        DataError: If there are no examples, or no labels where the estimator needs them.
+        DataError: If there are no labels where the estimator needs them.
     """
 
     def __init__(self, base: Base, task: Task, encoded: Encoded, request: Request) -> None:
-        if not len(encoded):
-            raise DataError(f"Task {task.name!r} has no examples to take Fisher information on.")
         if request.estimator.needs_labels and encoded.labels is None:
             raise DataError(f"The {request.estimator.name} Fisher information of task {task.name!r} needs labels.")
         self.request = request
@@ -154,33 +144,24 @@ class Estimation:
         # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
-        self._gradients: PerExample | None = None
-        self._started = time.monotonic()
+        with self.head(request.head_seeds[0]):
+            self._gradients = PerExample(base, request.within.chosen, encoded)
 
     @contextmanager
     def head(self, seed: int) -> Iterator[None]:
-        """The head of this seed is on the model within this context; `add` and `tally` need one."""
+        """The head of this seed is on the model within this context; `add` needs one."""
         before = self._base.head_seed
         swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
         try:
-            if self._gradients is None:
-                self._gradients = PerExample(self._base, self.request.within.chosen, self._encoded)
             yield
         finally:
             swap.undo()
             self._base.head_seed = before
             self._base.refresh()
 
-    @property
-    def gradients(self) -> PerExample:
-        """What computes the squared gradients, once a head has been on the model."""
-        assert self._gradients is not None
-        return self._gradients
-
     def tally(self) -> Tally:
         """Sums of no examples yet."""
-        names = self.gradients.parameters
-        return Tally([name for name in names if name not in self._single], self._single, names)
+        return Tally(self._gradients.parameters, self._single)
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
         """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
@@ -199,22 +180,23 @@ class Estimation:
             start += size
 
     def add(self, batch: np.ndarray, tally: Tally) -> None:
-        """Add the examples of one batch.
-
-        Args:
-            batch: Their numbers.
-            tally: Where to.
+        """Add the examples whose numbers are `batch` to `tally`.
 
         Raises:
             ImportanceError: If a gradient is not finite; the example is named.
         """
-        self.gradients.add(batch, self._passes, tally)
-        if not tally.finite:
-            number = next((n for n in batch if not self._is_finite(n)), batch[0])
-            raise ImportanceError(
-                f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
-                " look at that text, or load the model in float32."
-            )
+        self._gradients.add(batch, self._passes, tally)
+        if tally.finite:
+            return
+        for number in batch:
+            alone = self.tally()
+            self._gradients.alone(number, self._passes, alone)
+            if not alone.finite:
+                break
+        raise ImportanceError(
+            f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
+            " look at that text, or load the model in float32."
+        )
 
     def count(self, seed: int, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
         """The sums over the examples at `numbers` for one head seed."""
@@ -226,25 +208,14 @@ class Estimation:
         return tally
 
     def fisher(self, tallies: Sequence[Tally], examples: np.ndarray) -> Fisher:
-        """Fisher information from the sums of each head seed.
-
-        Args:
-            tallies: One for each of the request's head seeds, in their order.
-            examples: Numbers of the examples in each.
-        """
+        """Fisher information from the sums of each head seed over these examples, in the order of the request's."""
+        within, single = self.request.within, self.request.single
         return Fisher(
-            request=self.request,
-            by_seed=tuple(totals(tally, self.request.within) for tally in tallies),
-            scores=scores(tallies, self.request.single) if self.request.entries is not None else None,
+            by_seed=tuple(totals(tally, within) for tally in tallies),
+            scores=None if self.request.entries is None else scores(tallies, single),
             examples=examples,
-            slow=self.gradients.slow,
-            seconds=time.monotonic() - self._started,
+            slow=self._gradients.plan.slow,
         )
-
-    def _is_finite(self, number: int) -> bool:
-        alone = self.tally()
-        self.gradients.alone(number, self._passes, alone)
-        return alone.finite
 
     def _passes(self, outputs: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:
         labels = self._encoded.labels
@@ -271,20 +242,19 @@ def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
 
 def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tuple[Information, ...]:
     """Sums by parameter, one mapping a head seed, as entries of a record."""
-    rows = []
-    for place in within:
+
+    def row(place: Place) -> Information:
         own = tuple(sums[place.parameter] for sums in by_seed)
-        rows.append(
-            Information(
-                component=place.component,
-                layer=place.layer,
-                sub=place.sub,
-                entries=within.count(place.parameter),
-                total=sum(own) / len(own),
-                by_seed=own,
-            )
+        return Information(
+            component=place.component,
+            layer=place.layer,
+            sub=place.sub,
+            entries=within.count(place.parameter),
+            total=sum(own) / len(own),
+            by_seed=own,
         )
-    return tuple(rows)
+
+    return tuple(map(row, within))
 
 
 def _packed(tally: Tally, selection: Selection, name: str) -> np.ndarray:

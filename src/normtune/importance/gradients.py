@@ -1,18 +1,19 @@
 """Squared per-example gradients of a model's log-likelihood, summed over the examples of whole batches.
 
-One forward and one backward pass a batch, with every parameter frozen (see `normtune.importance.uses`). Before the
-first batch, the shortest and the longest example are computed together and one by one; a parameter for which the two
-differ, or whose use has no closed form, is from then on computed example by example: slower, and exact as well.
+One forward and one backward pass a batch, with every parameter frozen: hooks on the modules hand over what per-example
+gradients are made of (see `normtune.importance.uses`). Before the first batch, the shortest and the longest example are
+computed together and one by one. A parameter for which the two differ, since it is used in another way, is from then
+on computed example by example: slower, and exact as well.
 
 Where a family's head reads the first token alone, so does the last layer in batches (`normtune.fast.first_token`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from normtune.data.encode import Encoded
 from normtune.errors import ModelError
 from normtune.fast.first_token import can_shorten, shortened
 from normtune.fast.linear import fast_linear
-from normtune.importance.squares import linear_entries, linear_total, per_example, table_rows
-from normtune.importance.tally import Tally
-from normtune.importance.uses import Factor, Watch, Way
+from normtune.importance.squares import linear_entries, linear_total, table_rows
+from normtune.importance.tally import Tally, merged
+from normtune.importance.uses import Use, hooked, uses_of
 from normtune.models.base import Base
 
 #: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
@@ -40,13 +41,13 @@ class Plan:
     """How a model uses its parameters, which depends on its architecture and not on its head's values.
 
     Attributes:
-        ways: For each parameter how the examples lie in each of its uses.
+        uses: For each parameter how often it is used in a pass.
         slow: Parameters that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
     """
 
-    ways: Mapping[str, list[Way]]
-    slow: tuple[str, ...]
+    uses: Mapping[str, int] = field(default_factory=dict)
+    slow: tuple[str, ...] = ()
     short: bool = False
 
 
@@ -59,7 +60,8 @@ class PerExample:
         encoded: The examples.
 
     Attributes:
-        plan: How the model uses its parameters.
+        parameters: The parameters, by name.
+        plan: How the model uses them.
 
     Raises:
         ModelError: If the model does not answer the same twice.
@@ -69,14 +71,10 @@ class PerExample:
         self._base, self._encoded = base, encoded
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
-        self.plan = Plan({}, ())
+        self._uses = uses_of(base.model, self.parameters)
+        self.plan = Plan()
         with self._frozen():
-            self.plan = self._probe()
-
-    @property
-    def slow(self) -> tuple[str, ...]:
-        """Parameters that are computed example by example."""
-        return self.plan.slow
+            self._probe()
 
     def add(self, indices: np.ndarray, passes: Passes, tally: Tally) -> None:
         """Add the examples at `indices`, one batch, to `tally`.
@@ -87,19 +85,18 @@ class PerExample:
             tally: Where the sums are kept.
         """
         with self._frozen():
-            watch = self._together(indices, passes, tally)
-            if watch.irregular:  # a use that the first examples did not show
-                late = {*self.slow, *watch.irregular}
-                self.plan = replace(self.plan, slow=tuple(name for name in self.parameters if name in late))
-            if self.slow:
+            late = self._together(indices, passes, tally, self.plan.uses).irregular
+            if late:  # a use that the first examples did not show
+                self.plan = replace(self.plan, slow=self._ordered({*self.plan.slow, *late}))
+            if self.plan.slow:
                 for index in indices:
-                    self._alone(np.array([index]), passes, tally, self.slow)
+                    self._alone(index, passes, tally, self.plan.slow)
         tally.examples += len(indices)
 
     def alone(self, index: int, passes: Passes, tally: Tally) -> None:
-        """Add one example by plain automatic differentiation: the reference, and the way for irregular parameters."""
+        """Add one example by plain automatic differentiation: the reference, and the way for slow parameters."""
         with self._frozen():
-            self._alone(np.array([index]), passes, tally, self.parameters)
+            self._alone(index, passes, tally, self.parameters)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
@@ -121,48 +118,51 @@ class PerExample:
         outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits
         return outputs if outputs.dtype == torch.float64 else outputs.float()
 
-    def _probe(self) -> Plan:
-        indices = _spread(self._encoded.lengths)
-        self._check_that_it_answers_the_same(indices[:1])
-        first, alone = (Tally(self.parameters, (), self.parameters) for _ in range(2))
-        self._alone(indices[:1], _any_direction, first, self.parameters)
-        self._alone(indices[1:2], _any_direction, alone, self.parameters)
-        for _ in range(2):  # it stands there twice
-            alone.include(first)
-        if can_shorten(self._base.model):
-            plan = self._compared(indices, alone, Plan({}, (), short=True))
-            if not plan.slow:
-                return plan
-        return self._compared(indices, alone, Plan({}, ()))
+    def _ordered(self, names: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.parameters if name in names)
 
-    def _check_that_it_answers_the_same(self, indices: np.ndarray) -> None:
+    def _probe(self) -> None:
+        """Find the plan: the last layer for the first token alone, where that makes no parameter slow.
+
+        Raises:
+            ModelError: If the model does not answer the same twice.
+        """
+        lengths = self._encoded.lengths
+        # So that padding is checked; the shortest twice, to find what adds up two examples at the same place.
+        indices = np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
         with torch.no_grad():
-            once, again = self._outputs(indices), self._outputs(indices)
+            once, again = self._outputs(indices[:1]), self._outputs(indices[:1])
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
             raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
+        short, long = Tally(self.parameters), Tally(self.parameters)
+        self._alone(indices[0], _any_direction, short, self.parameters)
+        self._alone(indices[1], _any_direction, long, self.parameters)
+        alone = merged([short, long, short]).totals()
+        for shorten in (True, False) if can_shorten(self._base.model) else (False,):
+            self.plan, tally = Plan(short=shorten), Tally(self.parameters)
+            batch = self._together(indices, _any_direction, tally)
+            slow = batch.irregular | _differing(tally.totals(), alone, self.parameters)
+            self.plan = replace(self.plan, uses=batch.uses, slow=self._ordered(slow))
+            if not slow:
+                break
 
-    def _compared(self, indices: np.ndarray, alone: Tally, blank: Plan) -> Plan:
-        """The plan that comes out of examples together, whose sums one by one are `alone`."""
-        together = Tally(self.parameters, (), self.parameters)
-        self.plan = blank
-        watch = self._together(indices, _any_direction, together, find_out=True)
-        slow = watch.irregular | _differing(together.totals(), alone.totals(), self.parameters)
-        return replace(blank, ways=dict(watch.ways), slow=tuple(name for name in self.parameters if name in slow))
-
-    def _together(self, indices: np.ndarray, passes: Passes, tally: Tally, *, find_out: bool = False) -> Watch:
-        collector = _Collector(tally)
-        regular = {name: parameter for name, parameter in self.parameters.items() if name not in self.slow}
-        watch = Watch(regular, len(indices), collector.take, None if find_out else self.plan.ways)
-        with watch, shortened(self._base.model) if self.plan.short else nullcontext():
+    def _together(
+        self, indices: np.ndarray, passes: Passes, tally: Tally, known: Mapping[str, int] | None = None
+    ) -> _Batch:
+        batch, slow = _Batch(len(indices), tally), self.plan.slow
+        uses = {module: [use for use in own if use.name not in slow] for module, own in self._uses.items()}
+        short = shortened(self._base.model) if self.plan.short else nullcontext()
+        with short, hooked({module: own for module, own in uses.items() if own}, batch.see):
             outputs = self._outputs(indices)
-        collector.uses = {name: len(ways) for name, ways in watch.ways.items() if name not in watch.irregular}
+        if known is not None:
+            batch.irregular |= {name for name, count in batch.uses.items() if count > known.get(name, 0)}
         for scalars in passes(outputs, indices) if outputs.requires_grad else ():
             scalars.sum().backward(retain_graph=True)
-            collector.finish()
-        return watch
+            batch.finish()
+        return batch
 
-    def _alone(self, indices: np.ndarray, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
-        own = {name: self.parameters[name] for name in names}
+    def _alone(self, index: int, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
+        own, indices = {name: self.parameters[name] for name in names}, np.array([index])
         for parameter in own.values():
             parameter.requires_grad_()
         outputs = self._outputs(indices)
@@ -175,63 +175,112 @@ class PerExample:
             parameter.requires_grad_(False)
 
 
-class _Collector:
-    """Puts the uses of each parameter together and adds their squares to a tally.
+@dataclass(frozen=True)
+class _Factor:
+    """What one use of a parameter adds to its per-example gradients: ``grad^T inputs`` over an example's tokens.
+
+    For a vector, whose inputs are None, it is the sum of `grad` (B, T, O) over them; for a table, whose inputs are row
+    numbers (B, T), the sum of `grad` over the tokens that look the same row up.
+    """
+
+    grad: Tensor
+    inputs: Tensor | None = None
+    table: bool = False
+
+
+class _Batch:
+    """Collects what the gradients of one batch are made of, and adds their squares to a tally.
 
     A parameter that is used several times (a shared layer, say) waits for all of its uses, since they add before they
     are squared; one that is used once is squared at once, so that nothing is kept.
+
+    Args:
+        examples: Number of examples in the batch.
+        tally: Where the squares go.
+
+    Attributes:
+        uses: For each parameter how often it was used.
+        irregular: Parameters whose examples cannot be told apart; nothing is added for them.
     """
 
-    def __init__(self, tally: Tally) -> None:
-        self.uses: dict[str, int] = {}
-        self._tally = tally
-        self._waiting: dict[str, list[Factor]] = defaultdict(list)
+    def __init__(self, examples: int, tally: Tally) -> None:
+        self.uses, self.irregular = Counter[str](), set[str]()
+        self._examples, self._tally = examples, tally
+        self._waiting: dict[str, list[_Factor]] = defaultdict(list)
 
-    def take(self, name: str, factor: Factor) -> None:
-        if name not in self.uses:
-            return
-        self._waiting[name].append(factor)
-        if len(self._waiting[name]) == self.uses[name]:
-            self._square(name, self._waiting.pop(name))
+    def see(self, uses: list[Use], inputs: Tensor, output: Tensor) -> Tensor | None:
+        """Note the uses in one module, whose output will hand over its gradient."""
+        if not torch.is_grad_enabled():
+            return None
+        inputs = inputs.detach()
+        if uses[0].kind == "table" and len(inputs) == 1:  # positions that all examples share
+            inputs, output = (own.expand(self._examples, *own.shape[1:]) for own in (inputs, output))
+        if len(inputs) % self._examples:
+            self.irregular.update(use.name for use in uses)
+        self.uses.update(use.name for use in uses)
+        if not output.requires_grad:
+            # The first layer that matters: the graph begins here. Cloned, since models change such tensors in place.
+            output = output.detach().requires_grad_().clone()
+
+        def take(grad: Tensor) -> None:
+            for use in uses:
+                if use.name not in self.irregular:
+                    self._take(use, inputs, grad)
+
+        output.register_hook(take)
+        return output
+
+    @torch.no_grad()
+    def _take(self, use: Use, inputs: Tensor, grad: Tensor) -> None:
+        grad = _working(grad)
+        if use.kind == "matrix":
+            own, out = _working(self._by_example(inputs)), self._by_example(grad)
+            factor = _Factor(own, out) if use.turned else _Factor(out, own)
+        elif use.kind == "table":
+            rows, padding = inputs.reshape(self._examples, -1), getattr(use.module, "padding_idx", None)
+            out = self._by_example(grad)
+            factor = _Factor(out if padding is None else out.masked_fill((rows == padding)[..., None], 0), rows, True)
+        else:
+            own = grad * use.features(inputs) if use.kind == "scale" else grad
+            factor = _Factor(self._by_example(own).sum(1, keepdim=True))
+        self._waiting[use.name].append(factor)
+        if len(self._waiting[use.name]) == self.uses[use.name]:
+            self._square(use.name)
+
+    def _by_example(self, values: Tensor) -> Tensor:
+        """`values` as (examples, tokens, features), whether its first dimension holds examples or their tokens."""
+        return values.reshape(self._examples, -1, values.shape[-1])
 
     def finish(self) -> None:
         """Square what is still waiting, for uses that the outputs do not depend on."""
         for name in list(self._waiting):
-            self._square(name, self._waiting.pop(name))
+            self._square(name)
 
-    def _square(self, name: str, factors: list[Factor]) -> None:
-        if len({(factor.kind, factor.turned) for factor in factors}) > 1:
+    @torch.no_grad()
+    def _square(self, name: str) -> None:
+        factors = self._waiting.pop(name)
+        if len({(factor.table, factor.inputs is None) for factor in factors}) > 1:
             self._tally.add(name, factors[0].grad.new_tensor(torch.nan))  # which the check on the first examples finds
             return
-        kind = factors[0].kind
-        grads = [_working(factor.grad) for factor in factors]
-        if kind == "vector":
-            self._tally.add(name, torch.stack([per_example(grad) for grad in grads]).sum(0).square_().sum(0))
-            return
-        grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
+        grad = _joined([factor.grad for factor in factors])
         given = [factor.inputs for factor in factors if factor.inputs is not None]
-        inputs = given[0] if len(given) == 1 else torch.cat(given, 1)
-        if kind == "table":
-            self._tally.add_rows(name, *table_rows(inputs, grad))
-            return
-        if self._tally.wants_entries(name):
-            squares = linear_entries(_working(inputs), grad)
-            self._tally.add(name, squares.t() if factors[0].turned else squares)
+        if not given:
+            self._tally.add(name, grad.sum(1).square_().sum(0))
+        elif factors[0].table:
+            rows, squares = table_rows(_joined(given), grad)
+            self._tally.add(name, squares, rows)
         else:
-            self._tally.add(name, linear_total(_working(inputs), grad))
+            square = linear_entries if name in self._tally.entries else linear_total
+            self._tally.add(name, square(_joined(given), grad))
+
+
+def _joined(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat(values, 1)
 
 
 def _working(values: Tensor) -> Tensor:
     """In float32, or float64 where the model is: squares of lower precisions would vanish."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _spread(lengths: np.ndarray) -> np.ndarray:
-    """Numbers of the shortest and the longest example, so that padding is among what is checked.
-
-    The shortest twice, so that what adds up two examples' gradients at the same place is found.
-    """
-    return np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:

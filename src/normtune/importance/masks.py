@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from normtune.importance.scores import Scores
 from normtune.methods.positions import pack, unpack
 from normtune.methods.selection import Indices, Selection
 from normtune.models.base import Base
-from normtune.models.layout import Layout
 from normtune.versions import versions
 
 FORMAT = 1
@@ -44,17 +44,13 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
 
     Args:
         scores: One number for each candidate.
-        fraction: How many of them: exactly ``round(fraction * candidates)``, where a half rounds to the even number.
+        fraction: How many of them (see `size_of`).
         entries: How many, instead of a fraction.
 
     Returns:
         The chosen entries; none at all for 0.
-
-    Raises:
-        ConfigError: If not one of `fraction` and `entries` is given, or it is out of range.
-        SelectionError: If there are no candidates.
     """
-    count = _count(len(scores), fraction, entries)
+    count = size_of(len(scores), fraction, entries)
     threshold, left = _threshold(scores, count)
     chosen: dict[str, Indices] = {}
     for place in scores.within:
@@ -69,40 +65,23 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
     return Selection(scores.within.layout, chosen)
 
 
-def relative_time(layout: Layout, layer: int) -> float:
-    """A step's time where only LayerNorm from `layer` on trains, over the whole LayerNorm's, by counting products.
-
-    With a frozen prefix a step passes the layers above `layer` forth and back, and of `layer` itself only its norm;
-    without one the whole LayerNorm passes every layer forth, and all but the first back.
-    """
-    return 2 * (layout.layers - 1 - layer) / (2 * layout.layers - 1)
-
-
-def first_layer(layout: Layout, max_time: float) -> int:
-    """The lowest layer from which LayerNorm trains within `max_time` (see `relative_time`): it keeps most candidates.
+def size_of(candidates: int, fraction: float | None, entries: int | None) -> int:
+    """How many of the candidates a mask takes: ``entries``, or exactly ``round(fraction * candidates)``, half to even.
 
     Raises:
-        ConfigError: If `max_time` is not above 0, or is below what any layer takes.
+        ConfigError: If not one of `fraction` and `entries` is given, or it is out of range.
+        SelectionError: If there are no candidates.
     """
-    fits = [layer for layer in range(layout.layers) if relative_time(layout, layer) <= max_time]
-    if max_time <= 0 or not fits:
-        raise ConfigError(f"The time of a mask is a part above 0 of the whole LayerNorm's; got {max_time:g}.")
-    return fits[0]
-
-
-def _count(candidates: int, fraction: float | None, entries: int | None) -> int:
     if (fraction is None) == (entries is None):
         raise ConfigError("A mask takes either a fraction of its candidates or a number of entries.")
     if not candidates:
         raise SelectionError("There are no candidates to take a mask from.")
-    if fraction is not None:
-        if not 0 <= fraction <= 1:
-            raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {fraction}.")
-        return round(fraction * candidates)
-    assert entries is not None
-    if not 0 <= entries <= candidates:
-        raise ConfigError(f"A mask takes between 0 and all {candidates:,} candidates; got {entries}.")
-    return entries
+    if fraction is not None and not 0 <= fraction <= 1:
+        raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {fraction:g}.")
+    count = entries if fraction is None else round(fraction * candidates)
+    if count is None or not 0 <= count <= candidates:
+        raise ConfigError(f"A mask takes between 0 and all {candidates:,} candidates; got {count}.")
+    return count
 
 
 def _threshold(scores: Scores, count: int) -> tuple[float, int]:
@@ -164,20 +143,15 @@ class MaskInfo(Strict):
 
     @property
     def name(self) -> str:
-        """The mask as a method (see `mask_name`)."""
+        """The mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
+        kind = "-".join(filter(None, (self.importance, self.scope)))
         size = self.entries if self.fraction is None else self.fraction
-        return mask_name(self.importance, self.scope, size, self.within, self.per)
+        within = "" if self.within == "layernorm" else f" of {self.within}"
+        return f"{kind}@{size}{' by row' if self.per == 'row' else ''}{within}"
 
     def name_on(self, task: str) -> str:
         """The name in a record of `task`; it says whose mask it is where that is another task's."""
         return self.name if self.target in {None, task} else f"{self.name} for {self.target}"
-
-
-def mask_name(importance: str, scope: str | None, size: float, within: str = "layernorm", per: str = "set") -> str:
-    """A mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
-    rows = " by row" if per == "row" else ""
-    of = "" if within == "layernorm" else f" of {within}"
-    return f"{'-'.join(filter(None, (importance, scope)))}@{size}{rows}{of}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +184,7 @@ class Mask:
         Args:
             base: The base model that they were measured on.
             scores: One number for each candidate; negated for a mask of the least.
-            fraction: How many candidates to take (see `top`).
+            fraction: How many candidates to take (see `size_of`).
             entries: How many, instead of a fraction.
             **info: Fields of `MaskInfo` that the scores do not know: ``importance``, ``scope``, ``target``, ...
 
@@ -240,14 +214,6 @@ class Mask:
         """Its name as a method (see `MaskInfo.name`)."""
         return self.info.name
 
-    def check(self, base: Base) -> None:
-        """Check that the mask is of `base`.
-
-        Raises:
-            SelectionError: If it is of another model.
-        """
-        _check(self.info, base)
-
     def save(self, path: str | Path) -> Path:
         """Write the mask to the file `path`, whole or not at all.
 
@@ -273,12 +239,15 @@ class Mask:
             SelectionError: If there is none, it is truncated, corrupt or of a later version, or of another model.
         """
         info = read_info(path)
-        _check(info, base)
+        if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
+            raise SelectionError(
+                f"This mask belongs to the base model {info.base!r} ({info.base_identity[:12]}),"
+                f" not to {base.name!r} ({base.identity[:12]})."
+            )
         try:
-            with safe_open(path, "pt") as stored:
-                chosen = dict(_unpack(name, stored.get_tensor(name)) for name in stored.keys())  # noqa: SIM118
+            chosen = dict(_unpack(name, stored) for name, stored in load_file(path).items())
             return cls(Selection(base.layout, chosen), info)
-        except (OSError, SafetensorError, SelectionError) as error:
+        except SelectionError as error:
             raise SelectionError(f"The mask {path} is corrupt: {error}") from error
 
 
@@ -292,11 +261,9 @@ def read_info(path: str | Path) -> MaskInfo:
         raise SelectionError(f"There is no mask at {path}.")
     try:
         with safe_open(path, "pt") as stored:
-            metadata = stored.metadata() or {}
+            raw = json.loads((stored.metadata() or {})[_KEY])
     except (OSError, SafetensorError) as error:
         raise SelectionError(f"The mask {path} is truncated or corrupt: {error}") from error
-    try:
-        raw = json.loads(metadata[_KEY])
     except (KeyError, ValueError) as error:
         raise SelectionError(f"{path} is no normtune mask: its header says nothing of one.") from error
     found = raw.get("format") if isinstance(raw, dict) else None
@@ -306,14 +273,6 @@ def read_info(path: str | Path) -> MaskInfo:
         return MaskInfo.model_validate(raw)
     except ValidationError as error:
         raise SelectionError(f"The metadata of {path} is damaged: {error.errors()[0]['msg']}.") from error
-
-
-def _check(info: MaskInfo, base: Base) -> None:
-    if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
-        raise SelectionError(
-            f"This mask belongs to the base model {info.base!r} ({info.base_identity[:12]}),"
-            f" not to {base.name!r} ({base.identity[:12]})."
-        )
 
 
 def _unpack(key: str, stored: Tensor) -> tuple[str, Indices | None]:

@@ -1,15 +1,23 @@
-"""Change over whole components: equation 1 summed over layers and sub-components, and averaged over seeds."""
+"""How far each component moved in a fine-tuning: the paper's equation 1, over whole components and over seeds."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
 
 from normtune.config import Sub
 from normtune.errors import DataError, UnknownNameError
 from normtune.records.run import Change
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from normtune.models.layout import Place
 
 Measure = Literal["mean", "relative", "l0", "l1"]
 
@@ -22,57 +30,38 @@ MEASURES: Mapping[Measure, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Total:
-    """The change of any set of entries, as sums, so that totals of parts add up to the total of the whole.
+def changes(places: Iterable[Place], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:
+    """Equation 1: how far each parameter's selected entries moved, in the model's order, the head left out.
 
-    Attributes:
-        entries: How many entries.
-        l0: How many of them differ.
-        l1: The sum of |fine-tuned - pre-trained|.
-        scale: The sum of |pre-trained|, or None where it cannot be told: a part that did not move at all has a relative
-            change of zero, whatever it was before.
+    Args:
+        places: The parameters whose entries were trained.
+        before: Their pre-trained values, packed, by parameter name.
+        after: Their fine-tuned values, likewise.
+
+    Returns:
+        One entry a parameter, summed in float64.
     """
 
-    entries: int = 0
-    l0: int = 0
-    l1: float = 0.0
-    scale: float | None = 0.0
-
-    def __add__(self, other: Total) -> Total:
-        known = self.scale is not None and other.scale is not None
-        return Total(
-            self.entries + other.entries,
-            self.l0 + other.l0,
-            self.l1 + other.l1,
-            (self.scale or 0.0) + (other.scale or 0.0) if known else None,
+    def change(place: Place) -> Change:
+        old, new = before[place.parameter].double(), after[place.parameter].double()
+        moved = (new - old).abs()
+        mean, scale = float(moved.mean()), float(old.abs().mean())
+        return Change(
+            component=place.component,
+            layer=place.layer,
+            sub=place.sub,
+            entries=moved.numel(),
+            mean=mean,
+            relative=mean / scale if scale else None,
+            l0=int((moved != 0).sum()),
+            l1=float(moved.sum()),
         )
 
-    def value(self, measure: Measure) -> float | None:
-        """The total by `measure`; None where there is no such number, or it cannot be told."""
-        if measure == "mean":
-            return self.l1 / self.entries if self.entries else None
-        if measure == "relative":
-            return self._relative()
-        return float(self.l0) if measure == "l0" else self.l1
-
-    def _relative(self) -> float | None:
-        if self.scale is None:
-            return 0.0 if self.l1 == 0 else None
-        return self.l1 / self.scale if self.scale else None
+    return [*map(change, places)]
 
 
-def total(changes: Iterable[Change]) -> Total:
-    """The change of all these parameters together."""
-    return sum(map(_total, changes), Total())
-
-
-def _total(change: Change) -> Total:
-    if change.relative is None:  # as it is defined: the pre-trained values are all zero
-        scale: float | None = 0.0
-    else:
-        scale = change.l1 / change.relative if change.relative else None
-    return Total(change.entries, change.l0, change.l1, scale)
+#: A component and the number of its layer, or None outside the layers.
+Spot = tuple[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -141,15 +130,14 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
     grids = [_grid(run, sub) for run in runs]
     if not grids or not all(grids):
         raise DataError(f"A run has no changes{f' of any {sub}' if sub else ''}.")
-    if any(grid.keys() != grids[0].keys() for grid in grids):
-        raise DataError("These runs changed different parameters, so that their changes cannot be averaged.")
     spots = [*grids[0]]
+    if any(grid.keys() != {*spots} for grid in grids):
+        raise DataError("These runs changed different parameters, so that their changes cannot be averaged.")
     names = tuple(dict.fromkeys(name for name, _ in spots))
     inside = tuple(name for name in names if any(spot == name and layer is not None for spot, layer in spots))
 
-    def over_seeds(name: str, layers: Iterable[int | None]) -> Average:
-        here = [*layers]
-        return average([sum((grid[name, layer] for layer in here), Total()).value(chosen) for grid in grids])
+    def over_seeds(here: Sequence[Spot]) -> Average:
+        return average([_value(np.sum([grid[spot] for spot in here], axis=0), chosen) for grid in grids])
 
     return Movement(
         measure=chosen,
@@ -157,8 +145,8 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
         layers=tuple(sorted({layer for _, layer in spots if layer is not None})),
         inside=inside,
         outside=tuple(name for name in names if name not in inside),
-        cells={(name, layer): over_seeds(name, [layer]) for name, layer in spots if layer is not None},
-        whole={name: over_seeds(name, [layer for spot, layer in spots if spot == name]) for name in names},
+        cells={(name, layer): over_seeds([(name, layer)]) for name, layer in spots if layer is not None},
+        whole={name: over_seeds([spot for spot in spots if spot[0] == name]) for name in names},
     )
 
 
@@ -168,10 +156,9 @@ def as_measure(name: str) -> Measure:
     Raises:
         UnknownNameError: If there is none.
     """
-    for measure in get_args(Measure):
-        if measure == name:
-            return measure  # type: ignore[no-any-return]
-    raise UnknownNameError("measure", name, MEASURES)
+    if name not in MEASURES:
+        raise UnknownNameError("measure", name, MEASURES)
+    return cast(Measure, name)
 
 
 def ranks(values: Mapping[str, float | None]) -> dict[str, int]:
@@ -180,10 +167,30 @@ def ranks(values: Mapping[str, float | None]) -> dict[str, int]:
     return {name: 1 + sum(other > value for other in known.values()) for name, value in known.items()}
 
 
-def _grid(changes: Iterable[Change], sub: Sub | None) -> dict[tuple[str, int | None], Total]:
-    grid: dict[tuple[str, int | None], Total] = {}
+def _grid(changes: Iterable[Change], sub: Sub | None) -> dict[Spot, np.ndarray]:
+    grid: dict[Spot, np.ndarray] = defaultdict(lambda: np.zeros(4))
     for change in changes:
         if sub in {None, change.sub}:
-            spot = change.component, change.layer
-            grid[spot] = grid.get(spot, Total()) + _total(change)
+            grid[change.component, change.layer] += _sums(change)
     return grid
+
+
+def _sums(change: Change) -> np.ndarray:
+    """Entries, how many of them changed, and the sums of |change| and of |pre-trained|; they add up over parts.
+
+    The last is nan where it cannot be told: a part that did not move at all has a relative change of zero, whatever it
+    was before.
+    """
+    scale = change.l1 / change.relative if change.relative else np.nan
+    if change.relative is None:  # as it is defined: the pre-trained values are all zero
+        scale = 0.0
+    return np.array([change.entries, change.l0, change.l1, scale])
+
+
+def _value(sums: np.ndarray, measure: Measure) -> float | None:
+    """What `_sums` add up to, by `measure`; None where there is no such number, or it cannot be told."""
+    entries, l0, l1, scale = sums.tolist()
+    if measure == "relative":
+        still = np.isnan(scale) and l1 == 0
+        return 0.0 if still else l1 / scale if scale > 0 else None
+    return float({"mean": l1 / entries, "l0": l0, "l1": l1}[measure])

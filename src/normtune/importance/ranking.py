@@ -35,14 +35,7 @@ def shares(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def ranking(by_task: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Table 1: each task's component means divided by their own sum, then added over tasks.
-
-    Args:
-        by_task: For each task the mean Fisher information of each component.
-
-    Returns:
-        The sum by component, the largest first.
-    """
+    """Table 1: each task's component means divided by their own sum, then added over tasks; the largest first."""
     sums: dict[str, float] = defaultdict(float)
     for means in by_task.values():
         for name, share in shares(means).items():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, Self, get_args
+from typing import Any, Self, TypedDict, get_args
 
 from normtune.config import Strict
 from normtune.data.encode import Encoded
@@ -14,28 +13,13 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, UnknownNameError
 from normtune.importance.activations import transposed
 from normtune.importance.archive import Measured
-from normtune.importance.masks import Mask, Scope, mask_name
-from normtune.importance.scores import IMPORTANCES, Given, Needs, Scores, importance_of
+from normtune.importance.masks import Mask, Scope, size_of
+from normtune.importance.scores import IMPORTANCES, Given, Scores, importance_of
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 
 SCOPES: tuple[str, ...] = get_args(Scope)
-
-#: Texts that an importance takes of each task, unless a recipe says how many; Wanda's authors take as many.
-TEXTS = 128
-
-
-def kinds() -> dict[str, tuple[str, str]]:
-    """Importance and scope by the name of a kind of mask: ``fisher-leave-one-out``, ``wanda-global``, ``random``.
-
-    A scope alone is Fisher's, and an importance alone the task's own.
-    """
-    return {
-        **{scope: ("fisher", scope) for scope in SCOPES},
-        **{name: (name, "individual") for name in IMPORTANCES},
-        **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
-    }
 
 
 class MaskRecipe(Strict):
@@ -54,7 +38,6 @@ class MaskRecipe(Strict):
         per: ``set`` compares all candidates, so that the top of the whole set is taken; ``row`` compares those of one
             output row, as Wanda does for pruning, so that every row gives the same share.
         seed: Seeds an importance that draws.
-        examples: Texts of each task for an importance that needs some; 128 unless given.
     """
 
     importance: str = "fisher"
@@ -66,24 +49,19 @@ class MaskRecipe(Strict):
     entries: int | None = None
     per: str = "set"
     seed: int = 0
-    examples: int | None = None
 
     def model_post_init(self, _: object) -> None:
         """Check the fields.
 
         Raises:
             UnknownNameError: If there is no such importance or scope.
-            ConfigError: If not one of `fraction` and `entries` is given, or tasks are missing or mean nothing.
+            ConfigError: If tasks are missing, or mean nothing.
         """
         importance_of(self.importance)
         if self.scope not in SCOPES:
             raise UnknownNameError("scope", self.scope, SCOPES)
         if self.per not in {"set", "row"}:
             raise UnknownNameError("comparison", self.per, ("set", "row"))
-        if (self.fraction is None) == (self.entries is None):
-            raise ConfigError("A mask takes either a fraction of its candidates or a number of entries.")
-        if self.fraction is not None and not 0 <= self.fraction <= 1:
-            raise ConfigError(f"The fraction of a mask lies between 0 and 1; got {self.fraction:g}.")
         if not self.per_task and (self.tasks or self.target):
             raise ConfigError(f"The importance {self.importance!r} is the same for every task; leave the tasks out.")
         if self.per_task and not self.tasks:
@@ -91,51 +69,39 @@ class MaskRecipe(Strict):
 
     @classmethod
     def of(cls, kind: str, **fields: Any) -> Self:
-        """The recipe of a kind of mask: an importance, its scope, or both, as in a mask's name.
+        """The recipe of a kind of mask: ``fisher-leave-one-out``, ``wanda-global``, ``random``, or ``global``.
 
-        Args:
-            kind: One of `kinds`.
-            **fields: The other fields.
+        A scope alone is Fisher's, and an importance alone the task's own.
 
         Raises:
             UnknownNameError: If there is no such kind.
         """
-        known = kinds()
+        known: dict[str, tuple[str, str]] = {
+            **{scope: ("fisher", scope) for scope in SCOPES},
+            **{name: (name, "individual") for name in IMPORTANCES},
+            **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
+        }
         if kind not in known:
             raise UnknownNameError("kind of mask", kind, known)
         importance, scope = known[kind]
         return cls(importance=importance, scope=scope, **fields)
 
     @property
-    def needs(self) -> Needs:
-        """What the importance is computed from."""
-        return IMPORTANCES[self.importance].needs
-
-    @property
     def per_task(self) -> bool:
         """Whether the importance depends on the task."""
-        return self.needs != "nothing"
+        return IMPORTANCES[self.importance].needs != "nothing"
 
     def candidates(self, base: Base) -> Selection:
-        """The candidates in a base model.
+        """The candidates in a base model, which are enough for the size that is asked for.
 
         Raises:
             SelectionError: If there are none.
-            ConfigError: If there are fewer than `entries`.
         """
         candidates = select(base.layout, self.within)
         if not len(candidates):
             raise SelectionError(f"There are no candidates: {self.within!r} selects nothing but the head.")
-        if self.entries is not None and not 0 <= self.entries <= len(candidates):
-            raise ConfigError(f"A mask takes between 0 and all {len(candidates):,} candidates; got {self.entries}.")
+        size_of(len(candidates), self.fraction, self.entries)
         return candidates
-
-    @property
-    def name(self) -> str:
-        """The mask as a method (see `mask_name`)."""
-        size = self.entries if self.fraction is None else self.fraction
-        assert size is not None
-        return mask_name(self.importance, self.scope if self.per_task else None, size, self.within, self.per)
 
     @property
     def own_target(self) -> str | None:
@@ -166,19 +132,18 @@ class MaskRecipe(Strict):
         return sorted({*self.tasks} - {target})
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where an importance finds what it needs of a task. Only what is asked for is called.
+class Sources(TypedDict, total=False):
+    """Where an importance finds what it needs of a task, by `Needs`. Only what is asked for is called.
 
     Attributes:
         fisher: Gives a task's Fisher information of every candidate: measures it, or reads it from a folder.
         runs: Gives what a task's runs left.
-        texts: Gives a task's training texts: this many, a sample by this seed.
+        texts: Gives a sample of a task's training texts.
     """
 
-    fisher: Callable[[str], Measured] | None = None
-    runs: Callable[[str], Sequence[Delta]] | None = None
-    texts: Callable[[str, int, int], Encoded] | None = None
+    fisher: Callable[[str], Measured]
+    runs: Callable[[str], Sequence[Delta]]
+    texts: Callable[[str], Encoded]
 
 
 def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) -> Mask:
@@ -219,14 +184,14 @@ def combined(by_task: Iterable[tuple[str, Scores]]) -> Scores:
     Raises:
         SelectionError: If a task's scores add up to nothing, or are of other candidates.
     """
-    return reduce(add, (_share(task, scores) for task, scores in by_task))
 
+    def share(task: str, scores: Scores) -> Scores:
+        try:
+            return scores.normalised()
+        except SelectionError as error:
+            raise SelectionError(f"{task}: {error}") from error
 
-def _share(task: str, scores: Scores) -> Scores:
-    try:
-        return scores.normalised()
-    except SelectionError as error:
-        raise SelectionError(f"{task}: {error}") from error
+    return reduce(add, (share(task, scores) for task, scores in by_task))
 
 
 def _of_task(
@@ -237,18 +202,16 @@ def _of_task(
     Raises:
         ConfigError: If nothing gives what the importance needs.
     """
-    importance, given = IMPORTANCES[recipe.importance], Given(base, candidates, recipe.seed)
-    if importance.needs == "fisher" and sources.fisher is not None:
-        measured = sources.fisher(task)
-        config = measured.record.config
-        facts["examples"][task] = measured.record.examples
-        facts |= {"estimator": config.estimator.name, "head_seeds": config.head_seeds}
-        given = replace(given, fisher=measured.scores)
-    elif importance.needs == "runs" and sources.runs is not None:
-        given = replace(given, runs=tuple(sources.runs(task)))
-    elif importance.needs == "texts" and sources.texts is not None:
-        given = replace(given, texts=sources.texts(task, recipe.examples or TEXTS, recipe.seed))
-        facts["examples"][task] = len(given.texts or ())
-    else:
+    importance = IMPORTANCES[recipe.importance]
+    source: Callable[[str], Any] | None = {**sources}.get(importance.needs)  # type: ignore[assignment]
+    if source is None:
         raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
-    return importance.scores(given)
+    found = source(task)
+    if isinstance(found, Measured):
+        config = found.record.config
+        facts["examples"][task] = found.record.examples
+        facts |= {"estimator": config.estimator.name, "head_seeds": config.head_seeds}
+        found = found.scores
+    elif importance.needs == "texts":
+        facts["examples"][task] = len(found)
+    return importance.scores(Given(base, candidates, recipe.seed, **{importance.needs: found}))

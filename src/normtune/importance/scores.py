@@ -54,47 +54,17 @@ class Scores:
         """Number of candidates."""
         return len(self.within)
 
-    @property
-    def total(self) -> float:
-        """The sum over all candidates."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(np.sum([values.sum() for values in self.values.values()]))
-
     def normalised(self) -> Scores:
         """Divided by their own sum over all candidates, so that they add up to 1.
 
         Raises:
             SelectionError: If that sum is zero, negative or not finite.
         """
-        total = self.total
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.sum([values.sum() for values in self.values.values()]))
         if not 0 < total < np.inf:
             raise SelectionError(f"Scores that add up to {total:g} cannot be divided by their sum.")
         return Scores(self.within, {name: values / total for name, values in self.values.items()})
-
-    def restrict(self, within: Selection) -> Scores:
-        """The scores of fewer candidates.
-
-        Args:
-            within: Which, all of them among the present ones.
-
-        Returns:
-            Their scores, as they are.
-
-        Raises:
-            SelectionError: If one of them has no score, or they are of another model.
-        """
-        beyond = len(within - self.within)
-        if beyond:
-            raise SelectionError(f"{beyond:,} of the {len(within):,} candidates have no score.")
-        return Scores(within, {name: self._of(name, within) for name in within.chosen})
-
-    def _of(self, name: str, within: Selection) -> np.ndarray:
-        values = self.values[name]
-        if within.count(name) == values.size:
-            return values
-        wanted = within.indices(name)
-        whole = self.within.is_whole(name)
-        return values[wanted if whole else np.searchsorted(self.within.indices(name), wanted)]
 
     def __add__(self, other: Scores) -> Scores:
         """Sums of two scores of the same candidates.
@@ -131,9 +101,6 @@ class Scores:
             own = ranked[place.parameter] = np.empty(order.size)
             own[order] = 1 - (rank + 0.5) / np.repeat(counts, counts)
         return Scores(self.within, ranked)
-
-    def __repr__(self) -> str:
-        return f"Scores({len(self):,} candidates in {len(self.values)} parameters)"
 
 
 def _tidy(name: str, values: np.ndarray, count: int) -> np.ndarray:
@@ -193,19 +160,26 @@ class Importance:
 
 
 def fisher(given: Given) -> Scores:
-    """Fisher information of every candidate."""
-    assert given.fisher is not None
-    return given.fisher.restrict(given.within)
+    """Fisher information of every candidate.
+
+    Raises:
+        SelectionError: If it was measured of other entries.
+    """
+    if given.fisher is None or given.fisher.within != given.within:
+        raise SelectionError("The Fisher information is of other entries than the candidates.")
+    return given.fisher
 
 
 def magnitude(given: Given) -> Scores:
     """|pre-trained| of every candidate."""
-    return Scores(given.within, {name: np.abs(v) for name, v in _pretrained(given.base, given.within).items()})
+    parameters, within = dict(given.base.model.named_parameters()), given.within
+    return Scores(within, {name: np.abs(_plain(parameters[name]))[within.indices(name)] for name in within.chosen})
 
 
-def random(given: Given) -> Scores:
-    """A uniform draw for every candidate, so that a mask is one without replacement."""
-    return random_scores(given.within, given.seed)
+def random_scores(within: Selection, seed: int = 0) -> Scores:
+    """A uniform draw for every candidate, seeded, so that a mask is a draw without replacement."""
+    generator = np.random.default_rng([seed, 0x5C0E])
+    return Scores(within, {place.parameter: generator.random(within.count(place.parameter)) for place in within})
 
 
 def change(given: Given) -> Scores:
@@ -239,14 +213,8 @@ IMPORTANCES: dict[str, Importance] = {
     "wanda": Importance(
         "the size of the value times the norm of its input (Sun et al., 2024)", "texts", wanda, seeded=True
     ),
-    "random": Importance("a draw", "nothing", random, seeded=True),
+    "random": Importance("a draw", "nothing", lambda given: random_scores(given.within, given.seed), seeded=True),
 }
-
-
-def random_scores(within: Selection, seed: int = 0) -> Scores:
-    """A uniform draw for every candidate, seeded."""
-    generator = np.random.default_rng([seed, 0x5C0E])
-    return Scores(within, {place.parameter: generator.random(within.count(place.parameter)) for place in within})
 
 
 def importance_of(name: str) -> Importance:
@@ -268,16 +236,13 @@ def _moved(base: Base, within: Selection, delta: Delta) -> Scores:
             f"The run of {delta.info.method or 'unknown method'!r} did not train {missing:,}"
             f" of the {len(within):,} candidates; take a full fine-tuning."
         )
-    # Of the parameters in question only, since a full fine-tuning holds the whole model.
-    there = Selection(base.layout, {name: trained.chosen[name] for name in within.chosen})
-    moved = {name: np.abs(_plain(delta.values[name]) - old) for name, old in _pretrained(base, there).items()}
-    return Scores(there, moved).restrict(within)
-
-
-def _pretrained(base: Base, within: Selection) -> dict[str, np.ndarray]:
-    parameters = dict(base.model.named_parameters())
-    values = {name: _plain(parameters[name]) for name in within.chosen}
-    return {name: v if within.is_whole(name) else v[within.indices(name)] for name, v in values.items()}
+    parameters, moved = dict(base.model.named_parameters()), {}
+    for name in within.chosen:
+        old, at = _plain(parameters[name]), trained.indices(name)
+        change = np.zeros_like(old)
+        change[at] = np.abs(_plain(delta.values[name]) - old[at])
+        moved[name] = change[within.indices(name)]
+    return Scores(within, moved)
 
 
 def _plain(values: Tensor) -> np.ndarray:

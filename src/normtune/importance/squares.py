@@ -65,11 +65,6 @@ def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
     return tokens * (inputs + outputs) < inputs * outputs
 
 
-def per_example(values: Tensor) -> Tensor:
-    """The sum over an example's tokens: of shape (B, O) for values of shape (B, ..., O)."""
-    return values.flatten(1, -2).sum(1) if values.ndim > 2 else values
-
-
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The squared per-example gradients of the rows of an embedding that a batch meets.
 

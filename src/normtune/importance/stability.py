@@ -66,20 +66,10 @@ def until_stable(
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Fisher, Stability]:
-    """Fisher information on as many examples as it needs.
+    """Fisher information on as many examples as it needs, and how it became stable.
 
-    The number is found with the first head seed; the other seeds take the same examples.
-
-    Args:
-        base: The base model.
-        task: What the examples ask.
-        encoded: The examples there are.
-        request: What is wanted.
-        asked: When to stop.
-        progress: Told how many further examples are done.
-
-    Returns:
-        The Fisher information, and how it became stable.
+    The number is found with the first head seed; the other seeds take the same examples. The arguments are those of
+    `fisher`, and `asked`: when to stop.
     """
     estimation = Estimation(base, task, encoded, request)
     looks = []
@@ -102,16 +92,13 @@ def until_stable(
 def rounds(
     estimation: Estimation, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Round]:
-    """Add examples in a seeded order, and stop to look whenever their number has doubled, and at the end.
+    """Add examples in an order by `seed`, and stop to look whenever their number has doubled, and at the end.
 
     Args:
         estimation: Adds them up, with a head on the model.
         available: How many examples there are.
         seed: Seeds their order.
         progress: Told how many further examples are done.
-
-    Yields:
-        The state after each round.
     """
     order = np.random.default_rng([seed, 0xF15]).permutation(available)
     groups = [estimation.tally() for _ in range(GROUPS)]

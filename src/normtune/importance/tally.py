@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,73 +12,52 @@ class Tally:
     """Sums over examples of squared gradients, in float64.
 
     Args:
-        totals: For these parameters the sum over all entries is kept.
-        entries: For these, every entry's own sum.
-        parameters: All of them, by name.
+        parameters: The parameters, by name.
+        entries: For these of them every entry's own sum is kept, for the others the sum over all entries.
     """
 
-    def __init__(self, totals: Iterable[str], entries: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], entries: Collection[str] = ()) -> None:
         self.examples = 0
-        self._sums = torch.zeros((), dtype=torch.float64)  # of all that was added, to see at once what is not finite
-        self._totals = {name: torch.zeros((), dtype=torch.float64, device=parameters[name].device) for name in totals}
-        self.entries = {
-            name: torch.zeros(parameters[name].shape, dtype=torch.float64, device=parameters[name].device)
-            for name in entries
+        self._all = torch.zeros((), dtype=torch.float64)  # of all that was added, to see at once what is not finite
+        self._sums = {
+            name: torch.zeros(own.shape if name in entries else (), dtype=torch.float64, device=own.device)
+            for name, own in parameters.items()
         }
+        self.entries = {name: self._sums[name] for name in entries}
 
-    def empty(self) -> Tally:
-        """A tally like this one, of no examples yet."""
-        parameters = {**self._totals, **self.entries}
-        return Tally(self._totals, self.entries, parameters)
+    def add(self, name: str, squares: Tensor, rows: Tensor | None = None) -> None:
+        """Add squares of the parameter called `name`, in its shape, or, where its total is kept, their sum.
 
-    def include(self, other: Tally) -> None:
-        """Add what another tally of the same parameters holds."""
-        self.examples += other.examples
-        self._sums = self._sums + other._sums
-        for name, total in other._totals.items():
-            self._totals[name] += total
-        for name, entries in other.entries.items():
-            self.entries[name] += entries
-
-    def wants_entries(self, name: str) -> bool:
-        """Whether every entry of the parameter called `name` is kept."""
-        return name in self.entries
-
-    def add(self, name: str, squares: Tensor) -> None:
-        """Add squares of the whole parameter called `name`, in its shape, or, where totals are kept, their sum."""
-        total = self._count(squares)
-        if name in self.entries:
-            self.entries[name] += squares
-        else:
-            self._totals[name] += total
-
-    def add_rows(self, name: str, rows: Tensor, squares: Tensor) -> None:
-        """Add squares of some rows of a table, (N, O); a row may stand there more than once."""
-        total = self._count(squares)
-        if name in self.entries:
-            self.entries[name].index_add_(0, rows, squares.double())
-        else:
-            self._totals[name] += total
-
-    def _count(self, squares: Tensor) -> Tensor:
+        Args:
+            name: The parameter.
+            squares: The squares.
+            rows: Of a table, the numbers (N,) of the rows whose squares (N, O) these are; one may stand there twice.
+        """
         total = squares.sum(dtype=torch.float64)
-        self._sums = self._sums.to(total.device) + total
-        return total
+        self._all = self._all.to(total.device) + total
+        if name not in self.entries:
+            self._sums[name] += total
+        elif rows is None:
+            self._sums[name] += squares
+        else:
+            self._sums[name].index_add_(0, rows, squares.double())
 
     def totals(self) -> dict[str, float]:
         """The sum over each parameter's entries."""
-        own = {name: entries.sum() for name, entries in self.entries.items()}
-        return {name: float(total) for name, total in {**self._totals, **own}.items()}
+        return {name: float(own.sum()) for name, own in self._sums.items()}
 
     @property
     def finite(self) -> bool:
         """Whether every sum is a finite number: squares, being positive, never cancel one that is not."""
-        return bool(self._sums.isfinite())
+        return bool(self._all.isfinite())
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:
     """The sums of several tallies of the same parameters together."""
-    whole = tallies[0].empty()
+    whole = Tally(tallies[0]._sums, tallies[0].entries)
     for tally in tallies:
-        whole.include(tally)
+        whole.examples += tally.examples
+        whole._all = whole._all + tally._all
+        for name, own in tally._sums.items():
+            whole._sums[name] += own
     return whole

@@ -9,7 +9,7 @@ from typing import Literal
 
 from normtune.data.task import Split
 from normtune.errors import NormtuneError
-from normtune.importance.archive import Archive
+from normtune.importance.archive import Archive, Query
 from normtune.importance.masks import top
 from normtune.importance.scores import random_scores
 from normtune.machine import machine
@@ -160,7 +160,7 @@ class _Clock:
         config = fisher_config(engine.setup, engine.session.base, data)
         short = config.model_copy(update={"examples": _TRIAL_EXAMPLES, "head_seeds": config.head_seeds[:1]})
         train = parts_of(data, engine.setup.protocol).train
-        record = Archive(None).measure(engine.session.base, data, train, short).record
+        record = Archive(None).measure(Query(engine.session.base, data, train, short)).record
         return self._length(job.task) * record.examples, record.seconds
 
     def _size(self, task: str, train: int, pick: int, epochs: int) -> float:

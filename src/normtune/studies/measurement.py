@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from normtune.data.task import TaskData
-from normtune.importance.archive import Archive
+from normtune.importance.archive import Archive, Query
 from normtune.models.base import Base
 from normtune.records.fisher import FisherConfig, FisherRecord
 from normtune.studies.config import Setup
@@ -31,7 +31,7 @@ def fisher_config(setup: Setup, base: Base, data: TaskData) -> FisherConfig:
 def find_fisher(folder: Path, setup: Setup, base: Base, data: TaskData) -> FisherRecord | None:
     """The measurement on a task, where its record and its single entries are in `folder`."""
     train = parts_of(data, setup.protocol).train
-    found = Archive(folder).find(base, data, train, fisher_config(setup, base, data))
+    found = Archive(folder).find(Query(base, data, train, fisher_config(setup, base, data)))
     return None if found is None else found.record
 
 
@@ -49,4 +49,4 @@ def measure_fisher(
         done += more
         tell(done, total, "")
 
-    return Archive(folder).measure(base, data, train, config, progress=progress, force=True).record
+    return Archive(folder).measure(Query(base, data, train, config), progress=progress, force=True).record

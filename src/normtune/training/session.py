@@ -16,7 +16,7 @@ from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
 from normtune.fast.prefix import Kept
-from normtune.importance.change import changes
+from normtune.importance.movement import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
