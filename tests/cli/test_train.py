@@ -45,18 +45,7 @@ def suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(tiny_folder: Path, suite: Path) -> list[str]:
     """Options of every training here."""
-    return [
-        "--model",
-        str(tiny_folder),
-        "--data",
-        str(suite),
-        "--protocol",
-        "small",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    return ["--model", str(tiny_folder), "--data", str(suite), "--protocol", "small,epochs=1", "--device", "cpu"]
 
 
 def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_path: Path) -> None:
@@ -168,8 +157,8 @@ def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, 
         tiny_folder,
         "--data",
         tmp_path / "glue",
-        "--epochs",
-        "1",
+        "--protocol",
+        "paper,epochs=1",
         "--out",
         tmp_path / "out",
         "--device",

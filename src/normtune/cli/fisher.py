@@ -22,7 +22,6 @@ from normtune.cli.options import (
     Json,
     Markdown,
     Model,
-    Revision,
     Samples,
     Suite,
     Threads,
@@ -85,7 +84,6 @@ def fisher(
     markdown: Markdown = False,
     as_csv: Csv = False,
     as_json: Json = False,
-    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
@@ -120,7 +118,6 @@ def fisher(
     options.set_threads(threads)
     config = FisherConfig(
         model=model,
-        revision=revision,
         dtype=dtype,
         task="",
         within=within,

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
-from normtune.cli.options import console
-from normtune.errors import TrainingError
+from normtune.cli import render
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from normtune.config import Protocol
     from normtune.data.task import TaskData
     from normtune.records.run import Record
+    from normtune.report.table import Table
 
 TASKS = "sst2,stsb,rte"
 METHODS = "head,full,bitfit,layernorm,random"
-EPOCHS, MAX_TRAIN = 3, 1000
+PROTOCOL = "small,max_train=1000"
 
 
 def compare(
@@ -30,53 +29,40 @@ def compare(
     methods: Sequence[str],
     *,
     seed: int,
-    epochs: int,
-    max_train: int,
+    protocol: Protocol,
     threads: int,
-    as_json: bool,
+    form: render.Form,
 ) -> None:
     """Train every method once on every task of the toy suite, and show the scores.
 
     Args:
         model: Hub id, folder or packaged name.
         tasks: Tasks of the toy suite.
-        methods: Methods to compare, each at its default rate, under the protocol small.
+        methods: Methods to compare, each at its default rate.
         seed: The seed.
-        epochs: Passes over the training data.
-        max_train: Training examples of each task.
+        protocol: How they are trained.
         threads: Threads of the CPU.
-        as_json: Whether to print JSON.
+        form: How results are printed.
     """
-    from normtune.cli.outputs import plain_record
-    from normtune.cli.progress import run_jobs
-    from normtune.config import protocol
+    from normtune.cli.trainings import Wanted, plain_record, train_records
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
-    from normtune.studies.jobs import TrainJob
-    from normtune.studies.plan import method_rows, trainings
 
-    chosen = protocol("small", epochs=epochs, max_train=max_train)
-    setup = Setup(model=model, suite="toy", protocol=chosen, threads=threads)
+    setup = Setup(model=model, suite="toy", protocol=protocol, threads=threads)
+    wanted = Wanted(tuple((name, None) for name in tasks), tuple(methods), (seed,))
     with TemporaryDirectory() as folder:
         engine = Engine(setup, Place(results=Path(folder), checkpoints=False))
-        sources = {name: engine.task(name).data for name in tasks}
-        likes = [TrainJob(task=data.task.name, method="", seed=seed) for data in sources.values()]
-        jobs, cells = trainings(setup, method_rows(engine.session, likes, methods), [seed])
-        results = run_jobs(jobs, engine)
-        runs = [(job, results[job.key]) for cell in cells for job in cell.runs]
-        for job, result in runs:
-            if result.state != "done":
-                raise TrainingError(f"{job.method} on {job.task}: {result.error}")
-        records = [engine.record(job, result) for job, result in runs]
-    majority = {data.task.name: majority_score(data) for data in sources.values()}
-    if as_json:
-        plain = [plain_record(record) for record in records]
-        print(json.dumps({"majority": majority, "records": plain}, indent=1))
-        return
-    console.print(_table(records, majority))
-    facts = f"{records[0].data.train:,} examples, {epochs} epochs, seed {seed}, each method at its default rate"
-    console.print(f"Toy suite (not GLUE), {model}, {facts}.", style="dim")
-    console.print("Scores are on dev, x 100; seconds a mean over tasks; memory the process's largest.", style="dim")
+        records = train_records(engine, wanted)
+        sources = [engine.task(name).data for name in tasks]
+    majority = {data.task.name: majority_score(data) for data in sources}
+    facts = f"{records[0].data.train:,} examples, {protocol.epochs} epochs, seed {seed}"
+    parts: list[render.Part] = [
+        _table(records, majority),
+        f"Toy suite (not GLUE), {model}, {facts}, each method at its default rate.",
+        "Scores are on dev, x 100; seconds a mean over tasks; memory the process's largest.",
+    ]
+    plain = {"majority": majority, "records": [plain_record(record) for record in records]}
+    render.show(parts, form, plain=plain)
 
 
 def majority_score(data: TaskData) -> float:
@@ -93,31 +79,24 @@ def majority_score(data: TaskData) -> float:
     return compute([data.task.primary], guesses, dev, positive=data.task.positive)[data.task.primary]
 
 
-def _table(records: list[Record], majority: dict[str, float]) -> Table:
-    from normtune.records.aggregate import tabulate
-
-    scores = tabulate(records)
-    table = Table(title="Dev scores of each method", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("method")
+def _table(records: Sequence[Record], majority: Mapping[str, float]) -> Table:
+    tasks = [*dict.fromkeys(record.config.task for record in records)]
     primaries = {record.config.task: record.primary for record in records}
-    for name in scores.tasks:
-        table.add_column(f"{name}\n[dim]{primaries[name]}[/]", justify="right")
-    for name in ("trained\nentries", "share", "seconds\na task", "peak\nmemory", "delta"):
-        table.add_column(name, justify="right")
-    table.add_row("majority class", *(f"{100 * majority[name]:.1f}" for name in scores.tasks), style="dim")
-    for method in scores.methods:
-        own = [record for record in records if record.config.method == method]
-        cells = [scores.scores.get((method, name)) for name in scores.tasks]
-        table.add_row(
+    header = ["method", *(f"{name}, {primaries[name]}" for name in tasks), *("entries", "share", "seconds")]
+    rows = [["majority class", *(f"{100 * majority[name]:.1f}" for name in tasks), *[""] * 5]]
+    for method in dict.fromkeys(record.config.method for record in records):
+        own = {record.config.task: record for record in records if record.config.method == method}
+        counts = own[tasks[0]].counts
+        rows.append([
             method,
-            *("missing" if score is None else f"{100 * score.mean:.1f}" for score in cells),
-            f"{own[0].counts.trained:,}",
-            f"{own[0].counts.share:.3%}",
-            f"{mean(record.seconds for record in own):.0f}",
-            f"{max(record.peak_memory for record in own) / 2**20:,.0f} MiB",
-            _bytes(max(record.delta_bytes for record in own)),
-        )
-    return table
+            *(f"{100 * (own[name].score or 0):.1f}" for name in tasks),
+            f"{counts.trained:,}",
+            f"{counts.share:.3%}",
+            f"{mean(record.seconds for record in own.values()):.0f}",
+            f"{max(record.peak_memory for record in own.values()) / 2**20:,.0f} MiB",
+            _bytes(max(record.delta_bytes for record in own.values())),
+        ])
+    return render.table([*header, "peak memory", "delta"], rows, title="Dev scores of each method")
 
 
 def _bytes(count: int) -> str:

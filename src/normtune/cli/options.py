@@ -36,8 +36,15 @@ OfProtocol = Annotated[str | None, typer.Option("--protocol", help="Only runs un
 BaseAt = Annotated[
     str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
 ]
-Model = Annotated[str, typer.Option(help="Hub id, folder or packaged name.")]
+Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
 Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
+ProtocolText = Annotated[
+    str,
+    typer.Option(
+        help="paper, held-out, reduced or small, and fields to change, such as small,epochs=1,batch_size=16,"
+        "max_length=64,max_train=500,max_dev=200."
+    ),
+]
 Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
@@ -163,11 +170,23 @@ def methods(text: str) -> list[str]:
     """The methods of a comma-separated list; a comma between layer numbers belongs to an expression."""
     parts: list[str] = []
     for part in names(text):
-        if parts and part[0].isdigit():
+        if parts and part[0].isdigit() and not part.endswith(".safetensors"):
             parts[-1] += f",{part}"
         else:
             parts.append(part)
     return parts
+
+
+def columns(text: str) -> tuple[str, str | None]:
+    """Reads ``--text``: the column of the texts, and that of their pairs, if there is one.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    first, *others = names(text)
+    if len(others) > 1:
+        raise ConfigError(f"--text takes one column, or two separated by a comma for pairs; got {text!r}.")
+    return first, others[0] if others else None
 
 
 def seeds(text: str, option: str = "--seed") -> list[int]:
@@ -182,7 +201,7 @@ def seeds(text: str, option: str = "--seed") -> list[int]:
     return [int(part) for part in parts]
 
 
-def rates(text: str | None) -> tuple[list[float] | None, bool]:
+def rates(text: str | None) -> tuple[tuple[float, ...] | None, bool]:
     """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid).
 
     Raises:
@@ -191,7 +210,7 @@ def rates(text: str | None) -> tuple[list[float] | None, bool]:
     if text is None or text == "auto":
         return None, text == "auto"
     try:
-        values = [float(part) for part in names(text)]
+        values = tuple(float(part) for part in names(text))
     except ValueError as error:
         raise ConfigError(f"--lr takes 'auto' or positive numbers separated by commas; got {text!r}.") from error
     if not all(0 < value < float("inf") for value in values):
