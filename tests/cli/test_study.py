@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from normtune.cli import overview
+from normtune.cli.render import console
 from normtune.studies.config import StudyConfig
 from normtune.studies.jobs import Result, TrainJob
 from tests.studies.tiny import OPTIONS
@@ -50,7 +51,7 @@ def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_fold
 def test_the_plan_runs_nothing_and_says_what_it_is_read_from(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overview.console, "width", 200)
+    monkeypatch.setattr(console, "_width", 200)
     options = ("--fractions", "0,0.1,1", "--fisher-tasks", "rte,cola", "--examples", "12", "--plan")
     status, out, error = cli(*arguments("figure5", tiny_folder, tmp_path / "none", *options))
     assert status == 0, error

@@ -8,12 +8,13 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from normtune.cli import render
+from normtune.cli import options, render
+from normtune.config import read_protocol
+from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from normtune.config import Protocol
     from normtune.data.task import TaskData
     from normtune.records.run import Record
     from normtune.report.table import Table
@@ -24,38 +25,38 @@ PROTOCOL = "small,max_train=1000"
 
 
 def compare(
-    model: str,
-    tasks: Sequence[str],
-    methods: Sequence[str],
-    *,
-    seed: int,
-    protocol: Protocol,
-    threads: int,
-    form: render.Form,
+    model: str, tasks: str | None, methods: str | None, seed: str, protocol: str | None, threads: int, form: render.Form
 ) -> None:
-    """Train every method once on every task of the toy suite, and show the scores.
+    """Train every method once on every task of the toy suite, at its default rate, and show the scores.
 
     Args:
         model: Hub id, folder or packaged name.
-        tasks: Tasks of the toy suite.
-        methods: Methods to compare, each at its default rate.
+        tasks: Tasks of the toy suite, separated by commas; None takes a few.
+        methods: Methods to compare, separated by commas; None takes the head and the paper's.
         seed: The seed.
-        protocol: How they are trained.
+        protocol: How they are trained; None takes little time.
         threads: Threads of the CPU.
         form: How results are printed.
+
+    Raises:
+        ConfigError: If there are several seeds.
     """
+    seeds = options.seeds(seed)
+    if len(seeds) > 1:
+        raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
+    names, rules = options.names(tasks or TASKS), read_protocol(protocol or PROTOCOL)
     from normtune.cli.trainings import Wanted, plain_record, train_records
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
 
-    setup = Setup(model=model, suite="toy", protocol=protocol, threads=threads)
-    wanted = Wanted(tuple((name, None) for name in tasks), tuple(methods), (seed,))
+    setup = Setup(model=model, suite="toy", protocol=rules, threads=threads)
+    wanted = Wanted(tuple((name, None) for name in names), tuple(options.methods(methods or METHODS)), tuple(seeds))
     with TemporaryDirectory() as folder:
         engine = Engine(setup, Place(results=Path(folder), checkpoints=False))
         records = train_records(engine, wanted)
-        sources = [engine.task(name).data for name in tasks]
+        sources = [engine.task(name).data for name in names]
     majority = {data.task.name: majority_score(data) for data in sources}
-    facts = f"{records[0].data.train:,} examples, {protocol.epochs} epochs, seed {seed}"
+    facts = f"{records[0].data.train:,} examples, {rules.epochs} epochs, seed {seed}"
     parts: list[render.Part] = [
         _table(records, majority),
         f"Toy suite (not GLUE), {model}, {facts}, each method at its default rate.",

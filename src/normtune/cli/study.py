@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,7 @@ from normtune.config import read_protocol
 from normtune.errors import ConfigError, TrainingError, UnknownNameError
 
 if TYPE_CHECKING:
+    from normtune.cli.render import Form
     from normtune.studies.config import StudyConfig
     from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
@@ -120,7 +122,9 @@ def study(
     """
     if what == DEMO:
         only(context, _DEMO_OPTIONS, "normtune study methods takes few options; normtune study table2 takes more")
-        _demo(model, tasks, method, seed, protocol, threads, as_json)
+        from normtune.cli.methods import compare
+
+        compare(model, tasks, method, seed, protocol, set_threads(threads), form(as_json=as_json))
         return
     _check_executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
@@ -159,7 +163,7 @@ def study(
 
     does = not plan and place.mode != "read-only"
     own = _executor(executor, workers, address, cpus, gpus) if does else None
-    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
+    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), shown=form(as_json=as_json))
 
 
 def _conduct(
@@ -169,7 +173,7 @@ def _conduct(
     *,
     plan_only: bool,
     workers: int,
-    as_json: bool,
+    shown: Form,
 ) -> None:
     """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
     from normtune.cli.overview import show_plan, show_summary, unanswered
@@ -181,7 +185,7 @@ def _conduct(
     # The trial runs behind an estimate are nobody's, so a plan logs nothing.
     study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
     if plan_only:
-        show_plan(study, estimate(study, trial=True), workers, as_json)
+        show_plan(study, estimate(study, trial=True), workers, shown)
         return
     results = study.known
     if place.mode != "read-only":
@@ -189,40 +193,10 @@ def _conduct(
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)
-    show_summary(study, results, as_json)
+    show_summary(study, results, shown)
     gaps = unanswered(study.jobs, results)
     if gaps:
         raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
-
-
-def _demo(
-    model: str,
-    tasks: str | None,
-    method: str | None,
-    seed: str,
-    protocol: str | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Compare the methods on the toy suite.
-
-    Raises:
-        ConfigError: If there are several seeds.
-    """
-    seed_list = seeds(seed)
-    if len(seed_list) > 1:
-        raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
-    from normtune.cli import methods as side_by_side
-
-    side_by_side.compare(
-        model,
-        names(tasks or side_by_side.TASKS),
-        methods(method or side_by_side.METHODS),
-        seed=seed_list[0],
-        protocol=read_protocol(protocol or side_by_side.PROTOCOL),
-        threads=set_threads(threads),
-        form=form(as_json=as_json),
-    )
 
 
 def _fractions(text: str) -> tuple[float, ...]:
@@ -231,11 +205,10 @@ def _fractions(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: If one is no number from 0 to 1.
     """
-    try:
+    values: tuple[float, ...] = ()
+    with suppress(ValueError):
         values = tuple(float(part) for part in names(text))
-    except ValueError as error:
-        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.") from error
-    if not all(0 <= value <= 1 for value in values):
+    if not values or not all(0 <= value <= 1 for value in values):
         raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.")
     return values
 

@@ -17,7 +17,6 @@ from normtune.records.aggregate import tabulate
 from normtune.records.run import Record
 from normtune.report.table import Entry
 from normtune.studies import output
-from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
 from normtune.studies.jobs import Job, TrainJob
 from normtune.studies.plan import Cell, mask_rows, method_rows, trainings
