@@ -33,7 +33,10 @@ def test_every_field_but_the_name_can_be_changed() -> None:
         ("small,epoch=1", "Unknown field of a protocol 'epoch'. Did you mean 'epochs'? Known: batch_size, clip,"),
         ("small,name=mine", "Unknown field of a protocol 'name'"),
         ("small,", "Unknown field of a protocol ''"),
-        ("small,epochs=0", "The protocol's epochs cannot be '0': input should be greater than or equal to 1 (fields: ep"),
+        (
+            "small,epochs=0",
+            "The protocol's epochs cannot be '0': input should be greater than or equal to 1 (fields:",
+        ),
         ("small,epochs", "The protocol's epochs cannot be '': input should be a valid integer"),
         ("small,epochs=none", "The protocol's epochs cannot be None"),
         ("small,dropout=some", "The protocol's dropout cannot be 'some': input should be a valid boolean"),

@@ -327,14 +327,15 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 @pytest.mark.parametrize(
     ("option", "known"),
     [
-        ("--products", "float32 or bfloat16"),
-        ("--memory", "plain or low"),
+        ("--products", "'float32', 'bfloat16'"),
+        ("--memory", "'plain', 'low'"),
+        ("--labels", "'classes', 'weighted', 'numbers'"),
     ],
 )
-def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
+def test_an_unknown_choice_is_refused_in_a_sentence(
     cli: Run, small: list[str], tmp_path: Path, option: str, known: str
 ) -> None:
     status, text, error = cli("train", "--task", "rte", option, "int8", "--out", tmp_path / "run", *small)
-    assert (status, text) == (1, "")
-    assert error == f"Error: {option} takes {known}; got 'int8'.\n"
+    assert (status, text) == (2, "")
+    assert f"Invalid value for '{option}': 'int8' is not one of {known}." in error
     assert not (tmp_path / "run").exists()

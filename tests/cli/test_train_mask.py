@@ -53,7 +53,7 @@ def test_exactly_the_masks_entries_train(
     assert "accuracy" in text
     record, delta = Record.load(out / "record.json"), Delta.load(out)
     assert delta.selection(tiny_base) == mask.selection
-    assert record.selection == mask.info.content
+    assert record.trains == mask.info.content
     assert record.counts.selected == mask.info.entries == round(0.25 * (192 + 32 * 32 + 32))
     assert record.config.method == delta.info.method == mask.name == "random@0.25 of layernorm + pooler.dense"
     assert record.config.mask == mask.info.content[:16]
@@ -101,7 +101,7 @@ def test_every_mask_is_a_row_and_each_task_takes_its_own(cli: Run, small: list[s
     rows = ["fisher-individual@0.1", "random@0.1", "change-individual@0.1 for rte", "head"]
     assert all(row in text for row in rows)
     prints = {name: Mask.load(file, load_base(small[1])).info.content for name, file in files.items()}
-    found = {(r.config.method, r.config.task): r.selection for r in map(Record.load, store.iterdir())}
+    found = {(r.config.method, r.config.task): r.trains for r in map(Record.load, store.iterdir())}
     assert found.pop(("head", "sst2")) == found.pop(("head", "stsb"))
     assert found == {
         **{(rows[0], task): prints[task] for task in ("sst2", "stsb")},

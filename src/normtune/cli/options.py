@@ -41,8 +41,8 @@ Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
 ProtocolText = Annotated[
     str,
     typer.Option(
-        help="paper, held-out, reduced or small, and fields to change, such as small,epochs=1,batch_size=16,"
-        "max_length=64,max_train=500,max_dev=200."
+        help="paper, held-out, reduced or small, and fields to change, such as small,epochs=1,max_train=500"
+        " (epochs, batch_size, max_length, max_train, max_dev and others)."
     ),
 ]
 Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]

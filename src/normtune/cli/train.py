@@ -35,7 +35,7 @@ def train(
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     labels: Annotated[
         Literal["classes", "weighted", "numbers"],
-        typer.Option(help="What they are: classes, classes of which rare ones weigh more, or numbers to predict."),
+        typer.Option(help="What the labels are: classes, weighted (rare classes weigh more) or numbers to predict."),
     ] = "classes",
     model: Model = "minilm",
     method: Annotated[
@@ -54,7 +54,7 @@ def train(
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     products: Annotated[
         Products | None,
-        typer.Option(help="Of frozen layers; bfloat16 takes half the bits, and is faster on many CPUs."),
+        typer.Option(help="How frozen layers multiply; bfloat16 takes half the bits, and is faster on many CPUs."),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Plain torch, without the faster ways to compute the same numbers.")
