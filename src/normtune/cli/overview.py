@@ -137,22 +137,7 @@ def _remarks(study: Study, guess: Estimate, workers: int, total: float | None) -
             kinds = [kind for kind, own in guess.sources.items() if own == source]
             if kinds:
                 lines.append(f"Throughput from {text}: {', '.join(kinds)}.")
-    others = _other_threads(study)
-    if others:
-        found = ", ".join(f"{count} with {threads}" for threads, count in sorted(others.items()))
-        lines.append(f"Records of this model there with other threads: {found}.")
     return lines
-
-
-def _other_threads(study: Study) -> Counter[int]:
-    """How many runs of this model and protocol were made with other numbers of threads, where that could be why."""
-    if not study.missing:
-        return Counter()
-    config, base = study.config, study.engine.session.base.identity
-    like = (run for run in study.engine.store if run.base_identity == base and run.config.protocol == config.protocol)
-    found = Counter(int(run.machine.get("threads", 0)) for run in like)
-    del found[config.threads]
-    return found
 
 
 def _time(seconds: float | None) -> str:

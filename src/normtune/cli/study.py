@@ -122,7 +122,7 @@ def study(
     """
     if what == DEMO:
         only(context, _DEMO_OPTIONS, "normtune study methods takes few options; normtune study table2 takes more")
-        from normtune.cli.methods import compare
+        from normtune.cli.demo import compare
 
         compare(model, tasks, method, seed, protocol, set_threads(threads), form(as_json=as_json))
         return

@@ -91,8 +91,8 @@ def train(
 
     `normtune train --task rte --method masks/rte.safetensors`
     """
-    form, is_manifest = options.form(as_json=as_json), train is not None and train.suffix in {".yaml", ".yml"}
-    _check_source(context, task, train, is_manifest=is_manifest)
+    form, manifest = options.form(as_json=as_json), train if train and train.suffix in {".yaml", ".yml"} else None
+    _check_source(context, task, train, manifest)
     methods, seeds = options.methods(method), options.seeds(seed)
     rule, tracked, (dtype, mixed) = options.pruning(prune), options.trackers(track), options.precision_of(precision)
     changes: dict[str, Any] = {"dropout": dropout, "products": products}
@@ -103,19 +103,17 @@ def train(
     from normtune.studies.source import OwnFiles
 
     columns = _columns(text, label, labels)
-    if train is None:
-        tasks: list[tuple[str, OwnFiles | None]] = [(name, None) for name in options.names(task or "")]
-    elif is_manifest:
-        given = {"model": model, "protocol": protocol, "lr": lr}
-        found = _manifest(train, given, methods, seeds, columns)
-        tasks = [(str(own.name), own) for own in found.tasks]
+    if manifest is not None:
+        found = _manifest(manifest, {"model": model, "protocol": protocol, "lr": lr}, methods, seeds, columns)
+        tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], [found.seed]
         rules = read_protocol(found.protocol, epochs=found.epochs, **changes)
         rates = options.rates(None if found.lr is None else str(found.lr))
-        out = out or Path("runs") / train.stem
-    else:
+    elif train is not None:
         own = OwnFiles.model_validate({**columns, "train": train, "dev": dev, "seed": seeds[0]})
         tasks = [(train.stem, own)]
+    else:
+        tasks = [(name, None) for name in options.names(task or "")]
     if rule is not None and not rates[1] and len(rates[0] or ()) < 2:
         raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
     setup = Setup(
@@ -131,23 +129,22 @@ def train(
         plain=plain,
     )
     wanted = Wanted(tuple(tasks), tuple(methods), tuple(seeds), *rates)
-    if is_manifest:
-        assert out is not None
-        place = place_of(out, records, data, tracked)
-        place = place.model_copy(update={"records": records or out / ".records"})
-        train_manifest(Engine(setup, place), wanted, out, form)
+    if manifest is not None:
+        root = out or Path("runs") / manifest.stem
+        place = place_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})
+        train_manifest(Engine(setup, place), wanted, root, form)
     else:
-        root = wanted.folder() if out is None and records is None else out
-        train_table(Engine(setup, place_of(root, records, data, tracked)), wanted, root, form)
+        folder = wanted.folder() if out is None and records is None else out
+        train_table(Engine(setup, place_of(folder, records, data, tracked)), wanted, folder, form)
 
 
-def _check_source(context: typer.Context, task: str | None, train: Path | None, *, is_manifest: bool) -> None:
+def _check_source(context: typer.Context, task: str | None, train: Path | None, manifest: Path | None) -> None:
     """Refuse options that do not go with where the examples come from."""
     if (task is None) == (train is None):
         raise ConfigError("Give either --task, for a task of a suite, or --train, for a file of your own.")
     if task is not None:
         useless, why = {"dev", "text", "label", "labels"}, "The columns of a suite's task are known"
-    elif is_manifest:
+    elif manifest is not None:
         useless, why = {"suite", "dev"}, "A manifest names the files of its tasks"
     else:
         useless, why = {"suite"}, "A file of your own is of no suite"
