@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
 from normtune.cli.render import Form
 from normtune.cli.render import console as console
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.config import Pruning
     from normtune.deltas.delta import Delta
     from normtune.models.base import Base
+
+Name = TypeVar("Name", bound=str)
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Console(stderr=True)
@@ -152,6 +154,18 @@ def precision_of(text: str) -> tuple[str, str]:
     if text not in {"float32", "bfloat16", "float16"}:
         raise ConfigError(f"Unknown precision {text!r}; known: float32, bf16, fp16, bfloat16, float16.")
     return text, "no"
+
+
+def one_of(option: str, text: str, known: Sequence[Name]) -> Name:
+    """The value of an option that has only a few.
+
+    Raises:
+        UnknownNameError: If it is none of them.
+    """
+    for name in known:
+        if name == text:
+            return name
+    raise UnknownNameError(f"value of {option}", text, known)
 
 
 def names(text: str) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from normtune.cli import options
 from normtune.cli.options import Data, Device, Json, Model, Precision, ProtocolText, Prune, Suite, Threads, Track
-from normtune.config import Memory, Products, read_protocol
+from normtune.config import Memory, read_protocol
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def train(
     ] = "text",
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     labels: Annotated[
-        Literal["classes", "weighted", "numbers"],
+        str,
         typer.Option(help="What the labels are: classes, weighted (rare classes weigh more) or numbers to predict."),
     ] = "classes",
     model: Model = "minilm",
@@ -53,14 +53,14 @@ def train(
     protocol: ProtocolText = "paper",
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     products: Annotated[
-        Products | None,
-        typer.Option(help="How frozen layers multiply; bfloat16 takes half the bits, and is faster on many CPUs."),
+        str | None,
+        typer.Option(help="Of frozen layers: float32, or bfloat16, in half the bits and faster on many CPUs."),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Plain torch, without the faster ways to compute the same numbers.")
     ] = False,
     memory: Annotated[
-        Memory, typer.Option(help="low computes layers a second time to need less; the numbers are the same.")
+        str, typer.Option(help="plain, or low: less memory, with layers computed a second time; the same numbers.")
     ] = "plain",
     data: Data = None,
     out: Annotated[
@@ -125,7 +125,7 @@ def train(
         device=device,
         precision=mixed,
         threads=options.set_threads(threads),
-        memory=memory,
+        memory=options.one_of("--memory", memory, get_args(Memory)),
         plain=plain,
     )
     wanted = Wanted(tuple(tasks), tuple(methods), tuple(seeds), *rates)
@@ -154,7 +154,8 @@ def _check_source(context: typer.Context, task: str | None, train: Path | None, 
 def _columns(text: str, label: str, labels: str) -> dict[str, Any]:
     """The columns of the user's own files, and what their labels are."""
     texts, pair = options.columns(text)
-    how = {"regression": labels == "numbers", "class_weights": labels == "weighted"}
+    kind = options.one_of("--labels", labels, ("classes", "weighted", "numbers"))
+    how = {"regression": kind == "numbers", "class_weights": kind == "weighted"}
     return {"text": texts, "pair": pair, "label": label, **how}
 
 
