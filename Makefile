@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 study: $(VENV)/.installed ## The paper's study in small: MiniLM on two toy tasks, and a report
 	$(BIN)/normtune study paper --suite toy --task sst2,rte --fisher-tasks sst2,rte --seed 0 --head-seeds 0 \
-		--examples 200 --fractions 0.1 --protocol small --epochs 2 --max-train 400 --max-dev 200 \
+		--examples 200 --fractions 0.1 --protocol small,epochs=2,max_train=400,max_dev=200 \
 		--executor pool --workers 2 --threads 1 --results runs/study
 	$(BIN)/normtune report runs/study --out runs/report --force
 

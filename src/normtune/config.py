@@ -7,9 +7,9 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from normtune.errors import UnknownNameError
+from normtune.errors import ConfigError, UnknownNameError
 
 
 class Strict(BaseModel):
@@ -87,10 +87,48 @@ def protocol(name: str, **changes: Any) -> Protocol:
     """
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
-    known = PROTOCOLS[name]
-    given = {key: value for key, value in changes.items() if value is not None}
-    changed = Protocol.model_validate({**known.model_dump(), **given})
-    return known if changed == known else changed.model_copy(update={"name": f"{name}*"})
+    return _changed(PROTOCOLS[name], {key: value for key, value in changes.items() if value is not None})
+
+
+def _changed(known: Protocol, fields: dict[str, Any]) -> Protocol:
+    changed = Protocol.model_validate({**known.model_dump(), **fields})
+    return known if changed == known else changed.model_copy(update={"name": f"{known.name}*"})
+
+
+def read_protocol(text: str, **changes: Any) -> Protocol:
+    """The protocol that ``NAME[,FIELD=VALUE...]`` describes, such as ``small,epochs=1,max_train=none``.
+
+    Args:
+        text: The name of a protocol, and fields of it to change.
+        changes: Further fields to change; None changes nothing.
+
+    Returns:
+        The protocol, called ``small*`` where a field was changed.
+
+    Raises:
+        UnknownNameError: If there is no such protocol or field.
+        ConfigError: If a field stands twice, or its value does not fit.
+    """
+    name, *parts = (part.strip() for part in text.split(","))
+    fields = [field for field in Protocol.model_fields if field != "name"]
+    given = {field: value for field, value in changes.items() if value is not None}
+    for part in parts:
+        field, _, value = (each.strip() for each in part.partition("="))
+        if field not in fields:
+            raise UnknownNameError("field of a protocol", field, fields)
+        if field in given:
+            raise ConfigError(f"The protocol's {field} is given twice; leave out one of the two.")
+        given[field] = None if value == "none" else value
+    base = protocol(name)
+    try:
+        return _changed(base, given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        why = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise ConfigError(
+            f"The protocol's {field} cannot be {given[field]!r}: {why} (fields: {', '.join(fields)})."
+        ) from error
 
 
 class Pruning(Strict):

@@ -177,7 +177,7 @@ def test_a_run_that_is_not_recorded_is_made_and_then_read(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--protocol", "small", "--epochs", 1, "--max-train", 32, "--max-dev", 16, "--device", "cpu", "--json"]
+    options = ["--protocol", "small,epochs=1,max_train=32,max_dev=16", "--device", "cpu", "--json"]
     call = ["change", "--model", tiny_folder, "--task", "sst2,RTE", "--suite", "toy", "--seed", "0,1", *options]
     status, first, error = cli(*call)
     assert status == 0, error

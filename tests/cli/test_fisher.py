@@ -280,9 +280,9 @@ def test_the_figure(
     ((weight, bias),) = panels
     assert (weight.title, bias.title) == ("weight", "bias")
     assert weight.rows == bias.rows == ("2", "1", "0")  # the last layer on top
-    assert weight.columns == bias.columns == ("RTE", "STS-B", *(["mean"] if normalised else []))
+    assert weight.columns == bias.columns == ("STS-B", "RTE", *(["mean"] if normalised else []))
     columns = []
-    for task in ("rte", "stsb"):
+    for task in ("stsb", "rte"):
         scores = by_api(tiny_base, task).scores
         assert scores is not None
         sums = [
@@ -298,40 +298,30 @@ def test_the_figure(
         np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
 
 
-def test_the_figure_shows_the_kept_entries_alone(
-    cli: Run, options: list[object], tiny_base: Base, panels: list[list[HeatMap]], tmp_path: Path
+def test_the_figure_of_a_folder_shows_what_was_measured(
+    cli: Run, options: list[object], records: Path, panels: list[list[HeatMap]], tmp_path: Path
 ) -> None:
-    scores = by_api(tiny_base, "rte").scores
-    assert scores is not None
-    for number, (entries, titles, rows) in enumerate([
-        ("output.LayerNorm.bias@1-2", ["bias"], ("2", "1")),
-        ("random & attention.output.dense.weight", ["weight"], ("2", "1", "0")),
-    ]):
-        file = tmp_path / f"{number}.png"
-        status, _, error = cli(*options, "--task", "rte", "--entries", entries, "--figure", file)
-        assert status == 0, error
-        assert file.read_bytes().startswith(b"\x89PNG")
-        assert [panel.title for panel in panels[number]] == titles
-        assert panels[number][0].rows == rows
-        selection = select(tiny_base.layout, entries)
-        wanted = {p.layer: scores.values[p.parameter][selection.indices(p.parameter)].sum() for p in selection}
-        assert panels[number][0].values == tuple((pytest.approx(wanted[int(row)], rel=1e-5),) for row in rows)
+    assert cli(*options, "--task", "rte", "--within", "bitfit")[0] == 0
+    file = tmp_path / "figure.png"
+    status, _, error = cli("fisher", records, "--figure", file)
+    assert status == 0, error
+    assert file.read_bytes().startswith(b"\x89PNG")
+    cli(*options, "--task", "rte", "--within", "pooler.dense", "--records", tmp_path / "pooler")
+    status, _, error = cli("fisher", tmp_path / "pooler", "--figure", tmp_path / "none.png")
+    assert (status, "no layer's closing norm was measured" in error) == (1, True)
+    ((only,),) = panels
+    assert (only.title, only.rows, only.columns) == ("bias", ("2", "1", "0"), ("RTE",))
 
 
 def test_a_family_whose_norms_are_not_known(
-    cli: Run, options: list[object], records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Run, options: list[object], records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums only, and a figure once its entries are named."""
+    """Sums only."""
     monkeypatch.delitem(FAMILIES, "bert")
     status, text, error = cli(*options, "--task", "rte", "--json")
     assert status == 0, error
     assert len(json.loads(text)["ranking"]) == 8
     assert [path.suffix for path in records.iterdir()] == [".json"]
-    figure = ["--task", "rte", "--figure", tmp_path / "figure.svg"]
-    status, _, error = cli(*options, *figure)
-    assert status == 1
-    assert "name some with --entries" in error
-    assert cli(*options, *figure, "--entries", "output.LayerNorm")[0] == 0
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -352,8 +342,6 @@ BAD: list[tuple[list[str], str]] = [
     (["--until-stable", "--tolerance", "-0.1"], "A tolerance is a share from 0 to below 1; got -0.1"),
     (["--until-stable", "--tolerance", "nan"], "A tolerance is a share from 0 to below 1; got nan"),
     (["--figure", "figure.doc"], "A figure is written as .svg, .png, .pdf; the name 'figure.doc' ends otherwise"),
-    (["--figure", "figure.svg", "--entries", "pooler.dense"], "none in a layer is kept; name some with --entries"),
-    (["--figure", "figure.svg", "--within", "bitfit"], "none in a layer is kept; name some with --entries"),
     (["--normalised"], "name its file with --figure"),
     (["--json", "--markdown"], "Choose one of --json and --markdown"),
     (["--model", "no/such-model-here"], "no/such-model-here"),
@@ -412,6 +400,5 @@ def test_a_folder_that_cannot_be_shown(cli: Run, options: list[object], records:
     assert "There are no records of Fisher information" in refused(records)
     cli(*options, "--tasks", "rte")
     assert "There is no Fisher information of cola" in refused(records, "--tasks", "cola")
-    assert "A figure needs the single entries" in refused(records, "--figure", tmp_path / "x.svg")
     cli(*options, "--tasks", "rte", "--head-seeds", "1")
     assert "were not all made in the same way" in refused(records)

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normtune.cli.fisher import by_layer, heatmaps, show
+from normtune.cli.fisher import show
 from normtune.cli.render import Form, console
 from normtune.config import Sub
-from normtune.importance.scores import Scores
-from normtune.methods.expression import select
-from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Information, Look, Stability, Tolerance
 
 #: Mean Fisher information by component.
@@ -160,50 +157,3 @@ def test_csv_has_a_row_a_task_and_component() -> None:
     rows = list(csv.DictReader(io.StringIO(printed("csv", record("rte"), record("sst2")))))
     assert [(row["task"], row["component"]) for row in rows] == [(t, n) for t in ("rte", "sst2") for n in MEANS]
     assert [float(row["share"]) for row in rows[:3]] == pytest.approx([0.3, 0.1, 0.6])
-
-
-def test_sums_by_layer(tiny_base: Base) -> None:
-    within = select(tiny_base.layout, "random + embeddings.LayerNorm")
-    draw = np.random.default_rng(0)
-    scores = Scores(within, {p.parameter: draw.random(within.count(p.parameter)) for p in within})
-    found = by_layer(scores)
-    wanted: dict[tuple[int, str], float] = {}
-    for name, values in scores.values.items():
-        if ".layer." in name:
-            spot = int(name.split(".layer.")[1].split(".")[0]), name.rpartition(".")[2]
-            wanted[spot] = wanted.get(spot, 0.0) + sum(values.tolist())
-    assert found == pytest.approx(wanted)
-    assert len(found) > 3
-
-
-SUMS: dict[str, dict[tuple[int, Sub], float]] = {
-    "rte": {(0, "weight"): 1.0, (0, "bias"): 2.0, (1, "weight"): 3.0, (1, "bias"): 4.0},
-    "intents": {(0, "weight"): 30.0, (0, "bias"): 30.0, (1, "weight"): 20.0, (1, "bias"): 20.0},
-}
-
-
-def test_the_maps_have_the_last_layer_on_top_and_tasks_across() -> None:
-    weight, bias = heatmaps(SUMS, normalised=False)
-    assert (weight.title, bias.title) == ("weight", "bias")
-    assert (weight.rows, weight.columns) == (("1", "0"), ("RTE", "intents"))
-    assert weight.values == ((3.0, 20.0), (1.0, 30.0))
-    assert bias.values == ((4.0, 20.0), (2.0, 30.0))
-    assert weight.unit == "sum of Fisher information"
-
-
-def test_normalised_each_task_adds_up_to_one_over_both_maps() -> None:
-    weight, bias = heatmaps(SUMS, normalised=True)
-    assert weight.columns == ("RTE", "intents", "mean")
-    assert weight.values == (pytest.approx((0.3, 0.2, 0.25)), pytest.approx((0.1, 0.3, 0.2)))
-    assert bias.values == (pytest.approx((0.4, 0.2, 0.3)), pytest.approx((0.2, 0.3, 0.25)))
-    assert "share" in weight.unit
-
-
-def test_what_a_map_lacks() -> None:
-    (only,) = heatmaps({"rte": {(0, "bias"): 1.0, (2, "bias"): 3.0}}, normalised=True)
-    assert (only.title, only.rows, only.values) == ("bias", ("2", "0"), ((0.75, 0.75), (0.25, 0.25)))
-    (nothing,) = heatmaps({"rte": {(0, "weight"): 0.0}, "sst2": {(0, "weight"): 2.0}}, normalised=True)
-    assert nothing.values == ((None, 1.0, 0.5),)
-    weight, bias = heatmaps({"rte": {(0, "weight"): 1.0}, "sst2": {(0, "bias"): 2.0}}, normalised=False)
-    assert (weight.values, bias.values) == (((1.0, None),), ((None, 2.0),))
-    assert heatmaps({}, normalised=False) == []

@@ -246,7 +246,7 @@ def test_an_importance_that_is_added_at_run_time(
     assert positions(mask.selection, tiny_base) == best(np.concatenate([np.abs(v - v.mean()) for v in values]), 19)
     assert mask.name == "spread-individual@0.1"
     out = tmp_path / "out"
-    options = ["--task", "sst2", "--mask", tmp_path / "masks" / "0.safetensors", "--lr", "0.01", *small]
+    options = ["--task", "sst2", "--method", tmp_path / "masks" / "0.safetensors", "--lr", "0.01", *small]
     status, _, error = cli("train", *options, "--out", out)
     assert status == 0, error
     assert Record.load(out / "record.json").config.method == "spread-individual@0.1"
@@ -393,7 +393,7 @@ def test_it_says_how_many_it_took_and_from_what(
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == "fisher-global@0.1: 19 of 192 entries of layernorm"
     assert lines[1] == "from rte (16), sst2 (24) examples"
-    assert lines[-1].endswith(f"Saved to {file}; train it with --mask {file}")
+    assert lines[-1].endswith(f"Saved to {file}; train it with --method {file}")
     rows = [line.split() for line in lines if line.strip().startswith("output.LayerNorm")]
     assert sum(int(cell) for row in rows for cell in row[2:]) == 19
     assert {row[1] for row in rows} <= {"0", "1", "2"}
@@ -425,7 +425,7 @@ def test_what_it_makes_trains(cli: Run, make: Make, small: list[str], tiny_base:
     mask = make("--tasks", "sst2", "--fraction", "0.2", "--within", "full")
     options = ["--task", "sst2", "--lr", "0.01", *small]
     file, out = tmp_path / "masks" / "0.safetensors", tmp_path / "out"
-    status, _, error = cli("train", *options, "--mask", file, "--out", out)
+    status, _, error = cli("train", *options, "--method", file, "--out", out)
     assert status == 0, error
     delta = Delta.load(out)
     assert delta.selection(tiny_base) == mask.selection
@@ -436,7 +436,7 @@ def test_a_fraction_of_zero_is_the_head_alone(cli: Run, make: Make, small: list[
     mask = make("--tasks", "sst2", "--fraction", "0")
     assert len(mask.selection) == mask.info.entries == 0
     options = ["--task", "sst2", *small]
-    for name, what in (("mask", ["--mask", tmp_path / "masks" / "0.safetensors"]), ("head", ["--method", "head"])):
+    for name, what in (("mask", ["--method", tmp_path / "masks" / "0.safetensors"]), ("head", ["--method", "head"])):
         status, _, error = cli("train", *options, *what, "--out", tmp_path / name)
         assert status == 0, error
     assert_same_delta(Delta.load(tmp_path / "mask"), Delta.load(tmp_path / "head"))
@@ -450,7 +450,7 @@ def test_a_mask_of_another_model_is_refused(
     file, out = tmp_path / "other.safetensors", tmp_path / "out"
     status, _, error = cli("mask", "--model", other, "--importance", "random", "--fraction", "0.1", "--out", file)
     assert status == 0, error
-    status, text, error = cli("train", "--task", "sst2", "--mask", file, "--out", out, *small)
+    status, text, error = cli("train", "--task", "sst2", "--method", file, "--out", out, *small)
     assert (status, text) == (1, "")
     assert "This mask belongs to the base model" in said(error)
     assert not out.exists()

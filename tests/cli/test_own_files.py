@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.deltas.delta import Delta
 from normtune.records.run import Record
 
 Run = Callable[..., tuple[int, str, str]]
@@ -46,7 +47,18 @@ def write(path: Path, classes: int, each: int, columns: tuple[str, str] = ("body
 
 def test_77_classes_with_odd_characters_in_two_commands(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     names = write(tmp_path / "intents.csv", 77, 4)
-    options = ["--text", "body", "--label", "intent", "--model", tiny_folder, "--epochs", "1", "--device", "cpu"]
+    options = [
+        "--text",
+        "body",
+        "--label",
+        "intent",
+        "--model",
+        tiny_folder,
+        "--protocol",
+        "paper,epochs=1",
+        "--device",
+        "cpu",
+    ]
     status, _, error = cli("train", "--train", tmp_path / "intents.csv", *options, "--out", tmp_path / "out")
     assert status == 0, error
     assert "77 classes" in error
@@ -67,8 +79,8 @@ def test_a_number_comes_back_on_its_own_scale(cli: Run, tiny_folder: Path, tmp_p
     rows = [{"text": "the " * (i % 9 + 1), "label": 1000.0 + 100 * (i % 9)} for i in range(60)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, _, error = cli(
-        *("train", "--train", tmp_path / "t.jsonl", "--regression", "--model", tiny_folder, "--method", "full"),
-        *("--epochs", "10", "--out", tmp_path / "out", "--device", "cpu"),
+        *("train", "--train", tmp_path / "t.jsonl", "--labels", "numbers", "--model", tiny_folder, "--method", "full"),
+        *("--protocol", "paper,epochs=10", "--out", tmp_path / "out", "--device", "cpu"),
     )
     assert status == 0, error
     status, text, _ = cli("predict", tmp_path / "out", "--text", "the the the", "--json")
@@ -84,10 +96,8 @@ def test_a_very_long_text_is_cut_and_counted(cli: Run, tiny_folder: Path, tmp_pa
     options = [
         "--model",
         tiny_folder,
-        "--epochs",
-        "1",
-        "--max-length",
-        "32",
+        "--protocol",
+        "paper,epochs=1,max_length=32",
         "--out",
         tmp_path / "out",
         "--device",
@@ -101,7 +111,7 @@ def test_a_very_long_text_is_cut_and_counted(cli: Run, tiny_folder: Path, tmp_pa
 BAD = [
     ("text,b\nx,1\n", [], "no column 'label'"),
     ("text,label\nx,1\ny,1\n", [], "only one label"),
-    ("text,label\nx,1\ny,two\n", ["--regression"], "two"),
+    ("text,label\nx,1\ny,two\n", ["--labels", "numbers"], "two"),
     ("text,label\n", [], "t.csv"),
     ("", [], "t.csv"),
     ("text,label\nx,1\n,2\n", [], "line 3"),
@@ -131,8 +141,8 @@ def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Pa
         tmp_path / "d.csv",
         "--model",
         tiny_folder,
-        "--epochs",
-        "1",
+        "--protocol",
+        "paper,epochs=1",
         "--out",
         tmp_path / "o",
         "--device",
@@ -145,7 +155,7 @@ def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Pa
 
 def manifest(folder: Path, model: Path, tasks: int, broken: bool) -> Path:
     """A manifest of generated tasks, the third of which may be broken."""
-    lines = [f"model: {model}", "protocol: small", "epochs: 1", "tasks:"]
+    lines = [f"model: {model}", "epochs: 1", "tasks:"]
     for i in range(tasks):
         write(folder / f"{i}.csv", 2 + i % 5, 8)
         lines += [f"- name: task-{i:02}", f"  train: {i}.csv", "  text: body", "  label: intent"]
@@ -157,14 +167,14 @@ def manifest(folder: Path, model: Path, tasks: int, broken: bool) -> Path:
 
 def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     path = manifest(tmp_path, tiny_folder, 4, broken=True)
-    status, text, error = cli("train", "--manifest", path, "--out", tmp_path / "out", "--device", "cpu")
+    status, text, error = cli("train", "--train", path, "--out", tmp_path / "out", "--device", "cpu")
     assert status == 1
     assert "1 of 4 tasks failed: task-02" in error
     assert "UTF-8" in text
     assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/record.json")) == ["task-00", "task-01", "task-03"]
     write(tmp_path / "2.csv", 3, 8)
     before = {p: p.read_bytes() for p in (tmp_path / "out").glob("*/record.json")}
-    status, text, _ = cli("train", "--manifest", path, "--out", tmp_path / "out", "--device", "cpu")
+    status, text, _ = cli("train", "--train", path, "--out", tmp_path / "out", "--device", "cpu")
     assert status == 0
     assert text.count("done before") == 3
     assert all(p.read_bytes() == content for p, content in before.items())
@@ -183,7 +193,7 @@ def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folde
 )
 def test_a_manifest_that_does_not_fit(cli: Run, tiny_folder: Path, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\n{content}" if content[0] != "-" else content)
-    status, _, error = cli("train", "--manifest", tmp_path / "m.yaml", "--out", tmp_path / "out")
+    status, _, error = cli("train", "--train", tmp_path / "m.yaml", "--out", tmp_path / "out")
     assert status == 1
     assert message in error
     assert not (tmp_path / "out").exists()
@@ -193,7 +203,7 @@ def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
     cli: Run, tiny_folder: Path, tmp_path: Path
 ) -> None:
     path, out = manifest(tmp_path, tiny_folder, 2, broken=False), tmp_path / "out"
-    call = ("train", "--manifest", path, "--out", out, "--device", "cpu", "--threads", "1")
+    call = ("train", "--train", path, "--out", out, "--device", "cpu", "--threads", "1")
 
     def trained(*more: str) -> tuple[str, list[Record]]:
         status, text, error = cli(*call, *more)
@@ -209,7 +219,7 @@ def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
     assert text.count("done before") == 1
     assert (other[0], other[1].outputs, before[1].outputs) == (before[0], 2, 3)
     # What the manifest does not say is said beside it; what it says, stays.
-    text, other = trained("--method", "head", "--lr", "0.03", "--epochs", "7", "--max-train", "8", "--seed", "3")
+    text, other = trained("--method", "head", "--lr", "0.03", "--protocol", "small,max_train=8", "--seed", "3")
     assert "done before" not in text
     for record in other:
         assert (record.config.method, record.config.rate, record.config.seed) == ("head", 0.03, 3)
@@ -224,17 +234,16 @@ def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--manifest", "m.yaml", "--dev", "d.csv"), "--dev goes with --train"),
-        (("--manifest", "m.yaml", "--name", "mine"), "--name goes with --train"),
-        (("--manifest", "m.yaml", "--seed", "0,1"), "by one method and at one seed"),
-        (("--manifest", "m.yaml", "--method", "head,full"), "by one method and at one seed"),
-        (("--task", "rte", "--class-weights"), "--class-weights goes with --train"),
-        (("--task", "rte", "--text-pair", "b"), "--text-pair goes with --train"),
-        (("--task", "rte", "--label", "y"), "--label goes with --train"),
-        (("--train", "t.csv", "--suite", "toy"), "--suite goes with --task"),
-        (("--train", "t.csv", "--name", "../mine"), "The name of a task has letters"),
-        (("--train", "t.csv", "--name", "/mine"), "The name of a task has letters"),
-        (("--train", "t.csv", "--name", "x" * 300), "The name of a task has at most 100 bytes"),
+        (("--train", "m.yaml", "--dev", "d.csv"), "A manifest names the files of its tasks: leave out --dev."),
+        (("--train", "m.yaml", "--suite", "toy"), "A manifest names the files of its tasks: leave out --suite."),
+        (("--train", "m.yaml", "--seed", "0,1"), "by one method and at one seed"),
+        (("--train", "m.yaml", "--method", "head,full"), "by one method and at one seed"),
+        (("--task", "rte", "--labels", "weighted"), "columns of a suite's task are known: leave out --labels."),
+        (("--task", "rte", "--text", "a,b", "--label", "y"), "are known: leave out --label, --text."),
+        (("--train", "t.csv", "--suite", "toy"), "A file of your own is of no suite: leave out --suite."),
+        (("--train", "t.csv", "--text", "a,b,c"), "--text takes one column, or two"),
+        (("--train", "n.yaml"), "The name of a task has letters"),
+        (("--train", "l.yaml"), "The name of a task has at most 100 bytes"),
         (("--train", "t.csv", "--out", "x" * 300), "File name too long"),
     ],
 )
@@ -243,18 +252,33 @@ def test_what_does_not_go_together_is_refused_before_anything_is_trained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t.csv", 2, 8, ("text", "label"))
-    (tmp_path / "m.yaml").write_text("tasks:\n- {name: a, train: t.csv}")
-    status, text, error = cli("train", "--model", tiny_folder, "--epochs", "1", "--device", "cpu", *options)
+    for file, name in (("m", "a"), ("n", "../mine"), ("l", "x" * 300)):
+        (tmp_path / f"{file}.yaml").write_text(f"tasks:\n- {{name: {name}, train: t.csv}}")
+    status, text, error = cli("train", "--model", tiny_folder, "--device", "cpu", *options)
     assert (status, text) == (1, "")
     assert said in error
     assert len([line for line in error.splitlines() if line.startswith("Error: ")]) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.yaml", "t.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.yaml", "m.yaml", "n.yaml", "t.csv"]
+
+
+def test_pairs_have_two_columns_and_rare_classes_may_weigh_more(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    rows = "".join(f"the cat {i},a dog {i},{'no' if i % 4 else 'yes'}\n" for i in range(24))
+    (tmp_path / "pairs.csv").write_text(f"premise,hypothesis,label\n{rows}")
+    call = ("train", "--train", tmp_path / "pairs.csv", "--text", "premise, hypothesis", "--labels", "weighted")
+    status, text, error = cli(*call, "--model", tiny_folder, "--protocol", "small,epochs=1", "--out", tmp_path / "out")
+    assert status == 0, error
+    assert text.startswith("pairs dev: ")
+    info = Delta.load(tmp_path / "out").info
+    assert (info.pair, info.columns) == (True, ("premise", "hypothesis", "label"))
+    status, text, error = cli("evaluate", tmp_path / "out", "--file", tmp_path / "pairs.csv", "--json")
+    assert status == 0, error
+    assert json.loads(text)["examples"] == 24
 
 
 @pytest.mark.parametrize("yaml", ["seed: 2020-13-45", "seed: !!timestamp abc", "seed: !!bool abc", "seed: 0b"])
 def test_a_manifest_that_no_value_can_be_made_of_is_no_yaml(cli: Run, tmp_path: Path, yaml: str) -> None:
     (tmp_path / "m.yaml").write_text(f"{yaml}\ntasks: [{{name: a, train: x}}]")
-    status, _, error = cli("train", "--manifest", tmp_path / "m.yaml")
+    status, _, error = cli("train", "--train", tmp_path / "m.yaml")
     assert status == 1
     assert "is no YAML" in error or "does not fit" in error
 
@@ -264,7 +288,17 @@ def test_a_folder_left_between_record_and_clean_up_is_no_other_trainings(
 ) -> None:
     write(tmp_path / "t.csv", 2, 8, ("text", "label"))
     out = tmp_path / "out"
-    call = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, "--epochs", "1", "--device", "cpu")
+    call = (
+        "train",
+        "--train",
+        tmp_path / "t.csv",
+        "--model",
+        tiny_folder,
+        "--protocol",
+        "paper,epochs=1",
+        "--device",
+        "cpu",
+    )
     assert cli(*call, "--lr", "0.01", "--out", out)[0] == 0
     before = (out / "record.json").read_bytes()
     (out / ".unfinished").mkdir()
@@ -281,7 +315,7 @@ def test_a_folder_left_between_record_and_clean_up_is_no_other_trainings(
 @pytest.mark.slow
 def test_fifty_tasks_survive_a_kill(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     path = manifest(tmp_path, tiny_folder, 50, broken=True)
-    call = ["train", "--manifest", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    call = ["train", "--train", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
     code = "from normtune.cli.app import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *call], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     done = tmp_path / "out"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from normtune.cli import overview
+from normtune.cli.render import console
 from normtune.studies.config import StudyConfig
 from normtune.studies.jobs import Result, TrainJob
 from tests.studies.tiny import OPTIONS
@@ -50,7 +51,7 @@ def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_fold
 def test_the_plan_runs_nothing_and_says_what_it_is_read_from(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overview.console, "width", 200)
+    monkeypatch.setattr(console, "_width", 200)
     options = ("--fractions", "0,0.1,1", "--fisher-tasks", "rte,cola", "--examples", "12", "--plan")
     status, out, error = cli(*arguments("figure5", tiny_folder, tmp_path / "none", *options))
     assert status == 0, error
@@ -131,8 +132,8 @@ def test_one_failed_rate_of_a_search_is_no_gap() -> None:
         (("study", "figure5", "--masks", "local"), "Unknown kind of mask 'local'."),
         (("study", "figure5", "--tasks", "rte", "--fisher-tasks", "rte"), "needs Fisher information of another task"),
         (("study", "table2", "--tasks", "rte,RTE"), "A study takes each of its tasks once"),
-        (("study", "--plan"), "--plan goes with a study of the paper"),
-        (("study", "methods", "--results", "x"), "--results goes with a study of the paper"),
+        (("study", "--plan"), "normtune study table2 takes more: leave out --plan."),
+        (("study", "methods", "--results", "x"), "leave out --results."),
         (("study", "--seed", "0,1"), "normtune study methods takes one seed"),
     ],
 )
@@ -154,7 +155,7 @@ def test_a_model_or_a_method_that_is_not_there_is_refused(cli: Run, tiny_folder:
 
 
 def test_without_an_argument_it_is_the_methods_side_by_side(cli: Run, tiny_folder: Path) -> None:
-    small = ("--model", tiny_folder, "--tasks", "rte", "--method", "head", "--epochs", "1", "--max-train", "32")
+    small = ("--model", tiny_folder, "--tasks", "rte", "--method", "head", "--protocol", "small,epochs=1,max_train=32")
     shown = [cli("study", *words, *small, "--threads", "1") for words in ((), ("methods",))]
     for status, out, error in shown:
         assert status == 0, error

@@ -144,7 +144,7 @@ def test_the_best_runs_of_a_training(cli: Run, data: Path, tiny_folder: Path, tm
     rows = [f"the {word} is {kind}\t{int(kind == 'good')}" for word in ("cat", "dog") for kind in ("good", "bad")]
     for split in ("train", "dev"):
         (data / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    options = ("--model", tiny_folder, "--data", data, "--protocol", "small", "--epochs", "1", "--device", "cpu")
+    options = ("--model", tiny_folder, "--data", data, "--protocol", "small,epochs=1", "--device", "cpu")
     runs = tmp_path / "runs"
     assert cli("train", "--task", "sst2", "--method", "layernorm,head", "--out", runs, *options)[0] == 0
     submit = ("submit", "--runs", runs, "--data", data, "--allow-missing", "--out", tmp_path / "s.zip")

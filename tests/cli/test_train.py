@@ -45,18 +45,7 @@ def suite(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(tiny_folder: Path, suite: Path) -> list[str]:
     """Options of every training here."""
-    return [
-        "--model",
-        str(tiny_folder),
-        "--data",
-        str(suite),
-        "--protocol",
-        "small",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    return ["--model", str(tiny_folder), "--data", str(suite), "--protocol", "small,epochs=1", "--device", "cpu"]
 
 
 def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_path: Path) -> None:
@@ -168,8 +157,8 @@ def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, 
         tiny_folder,
         "--data",
         tmp_path / "glue",
-        "--epochs",
-        "1",
+        "--protocol",
+        "paper,epochs=1",
         "--out",
         tmp_path / "out",
         "--device",
@@ -336,16 +325,18 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 
 
 @pytest.mark.parametrize(
-    ("option", "known"),
+    ("option", "said"),
     [
-        ("--products", "float32 or bfloat16"),
-        ("--memory", "plain or low"),
+        ("--products", "The protocol's products cannot be 'int8': input should be 'float32' or 'bfloat16' (fields: "),
+        ("--memory", "Unknown value of --memory 'int8'. Known: low, plain."),
+        ("--labels", "Unknown value of --labels 'int8'. Known: classes, numbers, weighted."),
     ],
 )
-def test_an_unknown_way_to_compute_is_refused_in_a_sentence(
-    cli: Run, small: list[str], tmp_path: Path, option: str, known: str
+def test_an_unknown_choice_is_refused_in_a_sentence(
+    cli: Run, small: list[str], tmp_path: Path, option: str, said: str
 ) -> None:
-    status, text, error = cli("train", "--task", "rte", option, "int8", "--out", tmp_path / "run", *small)
+    source = ["--train", "x.csv"] if option == "--labels" else ["--task", "rte"]
+    status, text, error = cli("train", *source, option, "int8", "--out", tmp_path / "run", *small)
     assert (status, text) == (1, "")
-    assert error == f"Error: {option} takes {known}; got 'int8'.\n"
+    assert error.startswith(f"Error: {said}")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""``normtune train --mask``, as its users call it, on a tiny model."""
+"""``normtune train --method FILE``, as its users call it, on a tiny model."""
 
 # ruff: noqa: F811 (arguments are called like the fixtures imported here)
 
@@ -19,10 +19,10 @@ from normtune.deltas.delta import Delta
 from normtune.importance.masks import Mask
 from normtune.importance.scores import Given, magnitude, random_scores
 from normtune.methods.expression import select
+from normtune.methods.method import METHODS
 from normtune.models.base import Base, load_base
 from normtune.records.run import Record
 from normtune.training import loop
-from normtune.training.rates import NARROW
 from tests.cli.test_train import small, suite  # noqa: F401
 from tests.training.test_session import assert_same_delta, comparable
 
@@ -38,7 +38,7 @@ def save(tiny_base: Base, tmp_path: Path) -> Save:
         size = {"fraction": 0.1} if not {"fraction", "entries"} & info.keys() else {}
         scores = random_scores(select(base.layout, within), seed)
         mask = Mask.make(base, scores, **{"importance": "random", "within": within, **size, **info})
-        return mask.save(tmp_path / "masks" / name)
+        return mask.save(tmp_path / "masks" / f"{name}.safetensors")
 
     return make
 
@@ -48,12 +48,12 @@ def test_exactly_the_masks_entries_train(
 ) -> None:
     file, out = save("mask", "layernorm + pooler.dense", fraction=0.25), tmp_path / "out"
     mask = Mask.load(file, tiny_base)
-    status, text, error = cli("train", "--task", "sst2", "--mask", file, "--out", out, *small)
+    status, text, error = cli("train", "--task", "sst2", "--method", file, "--out", out, *small)
     assert status == 0, error
     assert "accuracy" in text
     record, delta = Record.load(out / "record.json"), Delta.load(out)
     assert delta.selection(tiny_base) == mask.selection
-    assert record.selection == mask.info.content
+    assert record.trains == mask.info.content
     assert record.counts.selected == mask.info.entries == round(0.25 * (192 + 32 * 32 + 32))
     assert record.config.method == delta.info.method == mask.name == "random@0.25 of layernorm + pooler.dense"
     assert record.config.mask == mask.info.content[:16]
@@ -68,7 +68,7 @@ def test_exactly_the_masks_entries_train(
 
 def test_a_mask_of_everything_trains_as_the_method_itself(cli: Run, small: list[str], save: Save, tmp_path) -> None:
     options = ["--task", "sst2", "--lr", "0.01", *small]
-    cli("train", *options, "--mask", save("all", fraction=1.0), "--out", tmp_path / "mask")
+    cli("train", *options, "--method", save("all", fraction=1.0), "--out", tmp_path / "mask")
     cli("train", *options, "--method", "layernorm", "--out", tmp_path / "method")
     one, other = (Record.load(tmp_path / name / "record.json") for name in ("mask", "method"))
     assert_same_delta(Delta.load(tmp_path / "mask"), Delta.load(tmp_path / "method"))
@@ -79,7 +79,7 @@ def test_a_mask_of_everything_trains_as_the_method_itself(cli: Run, small: list[
 
 def test_an_empty_mask_trains_the_head_alone(cli: Run, small: list[str], save: Save, tmp_path: Path) -> None:
     options = ["--task", "sst2", *small]
-    status, _, error = cli("train", *options, "--mask", save("none", fraction=0), "--out", tmp_path / "mask")
+    status, _, error = cli("train", *options, "--method", save("none", fraction=0), "--out", tmp_path / "mask")
     assert status == 0, error
     cli("train", *options, "--method", "head", "--out", tmp_path / "head")
     assert Record.load(tmp_path / "mask" / "record.json").config.method == "random@0.0"
@@ -95,13 +95,14 @@ def test_every_mask_is_a_row_and_each_task_takes_its_own(cli: Run, small: list[s
         "rte": save("rte", seed=4, target="rte", importance="change", scope="individual"),
     }
     store = tmp_path / "records"
-    given = ",".join(map(str, files.values()))
-    status, text, error = cli("train", "--task", "sst2,stsb", "--mask", given, "--records", store, *small)
+    given = ",".join(["head", *map(str, files.values())])
+    status, text, error = cli("train", "--task", "sst2,stsb", "--method", given, "--records", store, *small)
     assert status == 0, error
-    rows = ["fisher-individual@0.1", "random@0.1", "change-individual@0.1 for rte"]
+    rows = ["fisher-individual@0.1", "random@0.1", "change-individual@0.1 for rte", "head"]
     assert all(row in text for row in rows)
     prints = {name: Mask.load(file, load_base(small[1])).info.content for name, file in files.items()}
-    found = {(r.config.method, r.config.task): r.selection for r in map(Record.load, store.iterdir())}
+    found = {(r.config.method, r.config.task): r.trains for r in map(Record.load, store.iterdir())}
+    assert found.pop(("head", "sst2")) == found.pop(("head", "stsb"))
     assert found == {
         **{(rows[0], task): prints[task] for task in ("sst2", "stsb")},
         **{(rows[1], task): prints["random"] for task in ("sst2", "stsb")},
@@ -113,7 +114,7 @@ def test_what_is_recorded_is_not_run_again_and_another_draw_is(cli: Run, small: 
     options = ["--task", "sst2", "--records", tmp_path / "records", *small]
     one, other = save("one"), save("other", seed=1)
     for file, cached in ((one, False), (one, True), (other, False)):
-        status, _, error = cli("train", *options, "--mask", file)
+        status, _, error = cli("train", *options, "--method", file)
         assert status == 0
         assert ("(found in the" in error) is cached
 
@@ -121,10 +122,10 @@ def test_what_is_recorded_is_not_run_again_and_another_draw_is(cli: Run, small: 
 def test_search_tries_the_grid_of_layernorm(cli: Run, small: list[str], save: Save, tmp_path: Path) -> None:
     # Six entries of some ten thousand: a random mask is no reason to take the grid of the method of that name.
     file = save("mask", "full", entries=6)
-    cli("train", "--task", "sst2", "--mask", file, "--lr", "auto", "--records", tmp_path / "mask", *small)
+    cli("train", "--task", "sst2", "--method", file, "--lr", "auto", "--records", tmp_path / "mask", *small)
     cli("train", "--task", "sst2", "--lr", "auto", "--records", tmp_path / "method", *small)
     tried = [{Record.load(path).config.rate for path in (tmp_path / n).iterdir()} for n in ("mask", "method")]
-    grid = set(NARROW["layernorm"].first(3))
+    grid = set(METHODS["layernorm"].narrow[:3])
     assert all(grid <= rates and len(rates) <= 5 for rates in tried)
 
 
@@ -132,7 +133,15 @@ def test_killed_and_continued_it_gives_the_same(
     cli: Run, small: list[str], save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    options = ["--task", "sst2", "--mask", save("mask", fraction=0.5), "--batch-size", "8", *small]
+    options = [
+        "--task",
+        "sst2",
+        "--method",
+        save("mask", fraction=0.5),
+        *small,
+        "--protocol",
+        "small,epochs=1,batch_size=8",
+    ]
     cli("train", *options, "--out", tmp_path / "whole")
     seen: list[int] = []
 
@@ -159,7 +168,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     cli: Run, small: list[str], save: Save, make_base, tmp_path: Path
 ) -> None:
     good, own = save("good"), {"importance": "fisher", "scope": "individual"}
-    (tmp_path / "cut").write_bytes(good.read_bytes()[:-1])
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-1])
     cli("train", "--task", "sst2", "--method", "head", "--out", tmp_path / "head", *small)
     other = make_base("bert", seed=4)
     foreign = Mask.make(
@@ -168,25 +177,19 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     rte, mrpc = save("rte", target="rte", **own), save("mrpc", target="mrpc", **own)
     out = tmp_path / "out"
     for given, more, said in (
-        (tmp_path / "none", [], "There is no mask at"),
-        (f"{good},{tmp_path / 'none'}", [], "There is no mask at"),
+        (tmp_path / "none.safetensors", [], "There is no mask at"),
+        (f"{good},{tmp_path / 'none.safetensors'}", [], "There is no mask at"),
         (f"{good},", [], "no comma-separated list"),
-        (tmp_path / "cut", [], "truncated or corrupt"),
+        (tmp_path / "cut.safetensors", [], "truncated or corrupt"),
         (tmp_path / "head" / "delta.safetensors", [], "is no normtune mask"),
-        (foreign.save(tmp_path / "foreign"), [], r"This mask belongs to the base model .*, not to .*model"),
-        (good, ["--method", "layernorm"], "Give either --method or --mask"),
-        (good, ["--manifest", tmp_path / "many.yaml"], "--manifest names the tasks itself"),
+        (foreign.save(tmp_path / "foreign.safetensors"), [], r"This mask belongs to the base model .*, not to .*model"),
         (f"{good},{good}", [], "Two masks are called 'random@0.1' and cannot be told apart"),
         (f"{rte},{mrpc}", [], "'fisher-individual@0.1' are for rte, mrpc; none is for sst2"),
     ):
-        status, text, error = cli("train", "--task", "sst2", "--mask", given, "--out", out, *more, *small)
+        status, text, error = cli("train", "--task", "sst2", "--method", given, "--out", out, *more, *small)
         assert (status, text) == (1, ""), (said, error)
         lines = [line for line in error.splitlines() if line.startswith("Error: ")]
         assert len(lines) == 1
         assert re.search(said, lines[0]), error
         assert "Traceback" not in error
         assert not out.exists()
-    status, _, error = cli("train", "--mask", good, "--manifest", tmp_path / "many.yaml", "--out", out)
-    assert status == 1
-    assert "Give either --manifest or --mask" in error
-    assert not out.exists()

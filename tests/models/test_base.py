@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from normtune.methods.selection import everything
 from normtune.models.base import load_base, skeleton, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.layout import layout
-from normtune.models.sources import locate, quiet
+from normtune.models.sources import at_revision, locate, quiet
 
 
 def assert_refused(said, name, **options):
@@ -337,3 +338,16 @@ def test_no_code_of_a_folder_is_ever_run(copy):
         with pytest.raises(ModelError):
             load(str(copy))
     assert not list(copy.rglob("ran"))
+
+
+def test_a_revision_may_stand_behind_a_name_and_a_folder_keeps_its_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine@home").mkdir()
+    assert at_revision("me/model@refs/pr/1") == ("me/model", "refs/pr/1")
+    assert at_revision("me/model", "main") == ("me/model", "main")
+    for folder in ("mine@home", str(tmp_path / "mine@home"), "./nowhere@all", "bert@"):
+        assert at_revision(folder) == (folder, None)
+    with pytest.raises(ModelError, match="whose version is installed"):
+        at_revision("minilm@2")

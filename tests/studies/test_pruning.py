@@ -25,7 +25,7 @@ from normtune.studies.study import Study
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
 from tests.studies.test_trainings import engine_of, table
-from tests.studies.tiny import RULES, config, contents
+from tests.studies.tiny import RULES, SIZES, config, contents
 from tests.training.test_session import comparable, data
 
 Run = Callable[..., tuple[int, str, str]]
@@ -281,8 +281,8 @@ def test_whole_runs_that_are_known_are_taken(finished: Path, tiny_folder: Path, 
 
 def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     sized = (
-        *("--model", tiny_folder, "--suite", "toy", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
-        *("--max-length", "32", "--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
+        *("--model", tiny_folder, "--suite", "toy", "--protocol", f"small,epochs=3,{SIZES}"),
+        *("--threads", "1", "--device", "cpu"),
         *("--task", "sst2", "--method", "layernorm", "--prune", "0"),
     )
     status, out, error = cli("study", "table2", *sized, "--results", tmp_path)

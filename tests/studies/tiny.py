@@ -18,11 +18,9 @@ from tests.training.test_session import comparable
 RULES = protocol("small", epochs=1, batch_size=16, max_length=32, max_train=48, max_dev=32).model_copy(
     update={"rates": 2}
 )
+SIZES = "batch_size=16,max_length=32,max_train=48,max_dev=32"
 #: The same for the command line, but for the number of rates.
-OPTIONS = (
-    *("--suite", "toy", "--protocol", "small", "--epochs", "1", "--batch-size", "16", "--max-length", "32"),
-    *("--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
-)
+OPTIONS = (*("--suite", "toy", "--protocol", f"small,epochs=1,{SIZES}", "--threads", "1", "--device", "cpu"),)
 
 
 def config(model: Path, **changes: Any) -> StudyConfig:

@@ -32,7 +32,7 @@ def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) ->
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)),
                 *(str(tmp_path / "run.py"), "train", "--task", "rte", "--data", str(tmp_path / "glue")),
-                *("--model", str(tiny_folder), "--protocol", "small", "--batch-size", "9", "--out", str(out)),
+                *("--model", str(tiny_folder), "--protocol", "small,batch_size=9", "--out", str(out)),
                 *("--threads", "1", "--device", "cpu"),
             ],
             check=True,

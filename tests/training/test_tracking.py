@@ -157,8 +157,18 @@ def test_a_tracker_that_is_not_there_is_refused_before_anything_is_done(
 
 
 def test_the_command_line_tracks_every_run_of_train_and_study(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
-    small = ("--model", tiny_folder, "--suite", "toy", "--protocol", "small", "--epochs", "1", "--threads", "1")
-    sized = (*small, "--max-train", "32", "--max-dev", "16", "--task", "rte", "--method", "head", "--device", "cpu")
+    small = ("--model", tiny_folder, "--suite", "toy", "--threads", "1")
+    sized = (
+        *small,
+        "--protocol",
+        "small,epochs=1,max_train=32,max_dev=16",
+        "--task",
+        "rte",
+        "--method",
+        "head",
+        "--device",
+        "cpu",
+    )
     given = ("--lr", "auto", "--records", tmp_path / "runs", "--track", "tensorboard")
     status, _, error = cli("train", *sized, *given)
     assert status == 0, error

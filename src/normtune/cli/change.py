@@ -12,9 +12,9 @@ import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import Csv, Data, Device, Json, Markdown, Suite, Threads, notes
-from normtune.config import Sub
+from normtune.config import Sub, read_protocol
 from normtune.data.suites import in_order, title_of
-from normtune.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.importance.movement import MEASURES, Average, Measure, Movement, as_measure, average, movement, ranks
 from normtune.records.aggregate import chosen
 from normtune.records.results import check_one_setting, load_runs
@@ -22,8 +22,7 @@ from normtune.records.run import Record
 from normtune.report.heatmap import HeatMap, check, draw, exponent
 
 if TYPE_CHECKING:
-    from normtune.config import Protocol
-    from normtune.data.task import TaskData
+    from normtune.studies.config import Setup
 
 METHOD = "full"
 NONE = Average(None)
@@ -51,7 +50,8 @@ def change(
         str | None, typer.Option(help="Hub id, folder or packaged name to fine-tune; with a folder, only its runs.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="How to train. [default: paper; with a folder, its only one]")
+        str | None,
+        typer.Option(help="How to train, such as small,epochs=1. [default: paper; with a folder, its only one]"),
     ] = None,
     suite: Suite = "glue",
     data: Data = None,
@@ -59,9 +59,6 @@ def change(
         str | None, typer.Option(help="Rate to run with, or auto to search. [default: the method's own]")
     ] = None,
     seed: Annotated[str, typer.Option(help="Seeds to run, separated by commas.")] = "0",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the protocol's.")] = None,
-    max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
-    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
     records: Annotated[Path, typer.Option(help="Folder of records: what is in it is not run again.")] = Path(
         "runs/records"
     ),
@@ -93,13 +90,11 @@ def change(
     elif model is None or task is None:
         raise ConfigError("Name a folder of records, or give --model and --task to run the full fine-tuning.")
     else:
-        from normtune.config import protocol as make_protocol
-        from normtune.data.suites import load_task
+        from normtune.studies.config import Setup
 
-        options.set_threads(threads)
-        trained = make_protocol(protocol or "paper", epochs=epochs, max_train=max_train, max_dev=max_dev)
-        found = [load_task(name, suite, data) for name in options.names(task)]
-        runs = _run(model, found, lr, options.seeds(seed), trained, records, device)
+        rules, threads = read_protocol(protocol or "paper"), options.set_threads(threads)
+        setup = Setup(model=model, suite=suite, protocol=rules, device=device, threads=threads)
+        runs = _run(setup, options.names(task), lr, options.seeds(seed), records, data)
     if not runs:  # of several processes another one prints
         return
     panels = _panels(runs, by, subs)
@@ -141,44 +136,20 @@ def _recorded(folder: Path, tasks: Sequence[str] | None, model: str | None, prot
 
 
 def _run(
-    model: str,
-    tasks: Sequence[TaskData],
-    lr: str | None,
-    seeds: Sequence[int],
-    protocol: Protocol,
-    records: Path,
-    device: str,
+    setup: Setup, tasks: Sequence[str], lr: str | None, seeds: Sequence[int], records: Path, data: Path | None
 ) -> Runs:
     """Fine-tune the whole model on each task, unless `records` has the run.
 
     In a process that is not the first of several, no runs are returned.
-
-    Raises:
-        TrainingError: If a run did not come to its end.
     """
-    from normtune.cli.progress import run_jobs
-    from normtune.studies.config import Setup
+    from normtune.cli.trainings import Wanted, train_records
     from normtune.studies.engine import Engine, Place
-    from normtune.studies.jobs import TrainJob
-    from normtune.studies.plan import method_rows, trainings
-    from normtune.training.splits import parts_of
 
-    rates, search = options.rates(lr)
-    for data in tasks:
-        parts_of(data, protocol)  # what is missing is said before anything is loaded
-    setup = Setup(model=model, protocol=protocol, device=device, threads=options.set_threads(None))
-    place = Place(results=records, records=records, checkpoints=False)
-    engine = Engine(setup, place, {data.task.name: data for data in tasks})
-    likes = [TrainJob(task=data.task.name, method=METHOD, seed=0) for data in tasks]
-    rows = method_rows(engine.session, likes, [METHOD])
-    jobs, cells = trainings(setup, rows, seeds, rates=rates, search=search)
-    results = run_jobs(jobs, engine)
-    runs = {}
-    for cell in cells:
-        done = [job for job in cell.runs if results[job.key].state == "done"]
-        if len(done) < len(seeds):
-            raise TrainingError(f"{len(done)} of {len(seeds)} seeds of {cell.task} came to an end; see above.")
-        runs[cell.task] = [engine.record(job, results[job.key]) for job in done]
+    wanted = Wanted(tuple((name, None) for name in tasks), (METHOD,), tuple(seeds), *options.rates(lr))
+    engine = Engine(setup, Place(results=records, records=records, data=data, checkpoints=False))
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in train_records(engine, wanted):
+        runs[record.config.task].append(record)
     return runs if engine.session.accelerator.is_main_process else {}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import Json, Markdown, Revision
+from normtune.cli.options import Json, Markdown
 from normtune.report.table import Entry
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def components(
     model: Annotated[str, typer.Argument(help="Hub id, folder (config.json is enough) or packaged name (minilm).")],
     labels: Annotated[int, typer.Option(min=1, help="Width of the head.")] = 2,
-    revision: Revision = None,
     markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
@@ -33,7 +32,7 @@ def components(
     from normtune.models.base import skeleton
 
     form = options.form(as_json=as_json, markdown=markdown)
-    layout = skeleton(model, labels, revision=revision)
+    layout = skeleton(model, labels)
     counts: dict[str, int | str] = {}
     for name, method in METHODS.items():
         try:

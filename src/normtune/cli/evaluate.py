@@ -24,8 +24,9 @@ def evaluate(
     suite: Suite = "glue",
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
     file: Annotated[Path | None, typer.Option(help="File of your own to score on, instead of a task.")] = None,
-    text: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
-    text_pair: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Column of its texts, or two, separated by a comma. [default: as in training]")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
     model: BaseAt = None,
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
@@ -47,14 +48,14 @@ def evaluate(
         useless = {"task", "suite", "split", "data"}
         options.only(context, {*context.params} - useless, "--file is scored instead of a task")
     else:
-        options.only(context, {*context.params} - {"text", "text_pair", "label"}, "Only --file has columns to name")
+        options.only(context, {*context.params} - {"text", "label"}, "Only --file has columns to name")
     options.set_threads(threads)
     from normtune.data.encode import encode
     from normtune.evaluation import logits, report
 
     loaded = options.open_delta(delta)
     if file is not None:
-        asked, examples = _own(loaded, file, text, text_pair, label)
+        asked, examples = _own(loaded, file, text, label)
         where = file.name
     else:
         asked, examples = _suite(loaded, task or loaded.info.task, suite, split, data)
@@ -93,14 +94,15 @@ def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -
     return task, source.labelled(split)
 
 
-def _own(delta: Delta, file: Path, text: str | None, pair: str | None, label: str | None) -> tuple[Task, Split]:
+def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple[Task, Split]:
     """The delta's own task, and the examples of a file."""
     from normtune.data.files import read_split
 
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
+    first, pair = options.columns(text) if text else (known[0], None)
     asked = read_split(
         file,
-        text=text or known[0],
+        text=first,
         pair=(pair or known[1]) if delta.info.pair else None,
         label=label or known[-1],
         names=delta.info.labels,

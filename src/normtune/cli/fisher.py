@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ from normtune.cli.options import (
     Json,
     Markdown,
     Model,
-    Revision,
     Samples,
     Suite,
     Threads,
@@ -31,21 +29,15 @@ from normtune.cli.options import (
     Whose,
     notes,
 )
-from normtune.config import Sub
 from normtune.data.suites import in_order, title_of
 from normtune.errors import ConfigError, DataError, SelectionError
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
-from normtune.records.results import load_fisher
-from normtune.report.heatmap import HeatMap, check, draw
+from normtune.records.results import Results, load_fisher
+from normtune.report import heatmap
 
 if TYPE_CHECKING:
     from normtune.cli.measuring import Measurer
-    from normtune.importance.scores import Scores
-
-#: Sums over the entries of each layer, weight and bias apart.
-Sums = dict[tuple[int, Sub], float]
-SUBS: tuple[Sub, ...] = ("weight", "bias")
 
 
 def fisher(
@@ -62,7 +54,7 @@ def fisher(
     ] = "full",
     entries: Annotated[
         str | None,
-        typer.Option(help="Keep every single entry of these, for masks and heat maps. [default: layernorm, if summed]"),
+        typer.Option(help="Keep every single entry of these, for masks. [default: layernorm, if summed]"),
     ] = None,
     examples: Examples = None,
     until_stable: UntilStable = False,
@@ -77,7 +69,7 @@ def fisher(
         Path, typer.Option(help="Folder of records and entries: what is in it is not measured again.")
     ] = Path("runs/fisher"),
     figure: Annotated[
-        Path | None, typer.Option(help="Draw the kept entries by task and layer to this SVG, PNG or PDF file.")
+        Path | None, typer.Option(help="Draw the closing norm's sums by task and layer to this SVG, PNG or PDF file.")
     ] = None,
     normalised: Annotated[
         bool, typer.Option("--normalised", help="With --figure: each task divided by its own sum, and their mean.")
@@ -85,7 +77,6 @@ def fisher(
     markdown: Markdown = False,
     as_csv: Csv = False,
     as_json: Json = False,
-    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
@@ -106,21 +97,20 @@ def fisher(
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
     chosen = task_names(tasks, suite)
-    if folder is not None:
-        if figure is not None:
-            raise ConfigError("A figure needs the single entries; leave out the folder and name it with --records.")
-        reading = {"folder", "tasks", "markdown", "as_csv", "as_json"}
-        options.only(context, reading, "A folder of records is read, and nothing is measured")
-        show(_recorded(folder, None if tasks == "all" else chosen), form)
-        return
     if figure is not None:
-        check(figure)
+        heatmap.check(figure)
     elif normalised:
         raise ConfigError("--normalised is about the figure; name its file with --figure.")
+    if folder is not None:
+        reading = {"folder", "tasks", "figure", "normalised", "markdown", "as_csv", "as_json"}
+        options.only(context, reading, "A folder of records is read, and nothing is measured")
+        found = _recorded(folder, None if tasks == "all" else chosen)
+        show(found, form)
+        _draw(found, figure, normalised)
+        return
     options.set_threads(threads)
     config = FisherConfig(
         model=model,
-        revision=revision,
         dtype=dtype,
         task="",
         within=within,
@@ -131,25 +121,16 @@ def fisher(
         stable=Tolerance(of="ranking", tolerance=tolerance) if until_stable else None,
     )
     measuring = measurer(config, protocol=protocol, suite=suite, data=data, folder=records, device=device)
-    found, sums = _measured(measuring, chosen, drawn=figure is not None)
+    found = _measured(measuring, chosen)
     show(found, form)
     if form == "text":
         notes.print(f"Records are in {records}.", highlight=False, markup=False, soft_wrap=True)
-    if figure is not None:
-        draw(heatmaps(sums, normalised), figure)
-        notes.print(f"Saved to {figure}", highlight=False, markup=False, soft_wrap=True)
+    _draw(found, figure, normalised)
 
 
-def _measured(
-    measuring: AbstractContextManager[Measurer], tasks: Sequence[str], *, drawn: bool
-) -> tuple[list[FisherRecord], dict[str, Sums]]:
-    """Measure each task: its record, and for a figure the sums of its single entries by layer.
-
-    Raises:
-        ConfigError: If a figure is to be drawn, and no entry in a layer is kept.
-    """
+def _measured(measuring: AbstractContextManager[Measurer], tasks: Sequence[str]) -> list[FisherRecord]:
+    """Measure each task, and keep the single entries that were asked for or those of LayerNorm."""
     from normtune.methods.expression import select
-    from normtune.methods.selection import nothing
 
     with measuring as own:
         layout = own.base.layout
@@ -159,16 +140,26 @@ def _measured(
             with suppress(SelectionError):
                 if not len(select(layout, "layernorm") - summed):
                     own = own.keeping("layernorm")
-        kept = nothing(layout) if own.config.entries is None else select(layout, own.config.entries)
-        if drawn and not any(place.layer is not None for place in kept):
-            raise ConfigError(
-                "A figure shows kept entries by layer, and none in a layer is kept; name some with --entries."
-            )
-        found = {task: own.measure(task) for task in tasks}
-        sums: dict[str, Sums] = {
-            task: {} if each.scores is None else by_layer(each.scores) for task, each in found.items()
-        }
-    return [each.record for each in found.values()], sums
+        return [own.measure(task).record for task in tasks]
+
+
+def _draw(records: Sequence[FisherRecord], file: Path | None, normalised: bool) -> None:
+    """Draw the paper's figure 3, or 4 with each task divided by its own sum, if a file is named.
+
+    Raises:
+        ConfigError: If there is nothing to draw.
+    """
+    if file is None:
+        return
+    from normtune.report.cells import Cells
+    from normtune.report.figures import figure3, figure4
+
+    cells = Cells(Results(file.parent, (), tuple(records)))
+    maps = [panel for panel in (figure4 if normalised else figure3)(cells).panels if isinstance(panel, heatmap.HeatMap)]
+    if not maps:
+        raise ConfigError("There is no figure: the information of no layer's closing norm was measured.")
+    heatmap.draw(maps, file)
+    notes.print(f"Saved to {file}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
@@ -250,47 +241,3 @@ def _notes(records: Sequence[FisherRecord]) -> Iterator[str]:
     slow = max((record.slow for record in records), key=len)
     if slow:
         yield f"{len(slow)} parameters had to be computed example by example, such as {slow[0]}."
-
-
-def by_layer(scores: Scores) -> Sums:
-    """Sums of single entries over each layer, weight and bias apart; those outside the layers are left out."""
-    sums: Sums = defaultdict(float)
-    for place in scores.within:
-        if place.layer is not None:
-            sums[place.layer, place.sub] += float(scores.values[place.parameter].sum())
-    return dict(sums)
-
-
-def heatmaps(by_task: Mapping[str, Sums], normalised: bool) -> list[HeatMap]:
-    """Figures 3 and 4: for weight and bias a map with layers down, the last on top, and tasks across.
-
-    Args:
-        by_task: For each task what `by_layer` gives.
-        normalised: Whether to divide each task by its own sum, and add a column with the mean over tasks (figure 4,
-            whose sum would leave the tasks no room in the range of colours).
-
-    Returns:
-        One map a sub-component.
-    """
-    layers = sorted({layer for sums in by_task.values() for layer, _ in sums}, reverse=True)
-    maps = []
-    for sub in SUBS:
-        if not any(own == sub for sums in by_task.values() for _, own in sums):
-            continue
-        columns = []
-        for sums in by_task.values():
-            whole = sum(sums.values()) if normalised else 1.0
-            columns.append([sums[layer, sub] / whole if whole and (layer, sub) in sums else None for layer in layers])
-        if normalised:
-            columns.append([sum(value or 0.0 for value in row) / len(row) for row in zip(*columns, strict=True)])
-        maps.append(
-            HeatMap(
-                title=sub,
-                rows=tuple(map(str, layers)),
-                columns=(*map(title_of, by_task), *(["mean"] if normalised else [])),
-                values=tuple(zip(*columns, strict=True)),
-                unit="share of the task's Fisher information" if normalised else "sum of Fisher information",
-                column_name="task",
-            )
-        )
-    return maps

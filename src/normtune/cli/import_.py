@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from normtune.cli.options import Revision, console, names
+from normtune.cli.options import console, names
 
 
 def import_(
@@ -18,7 +18,6 @@ def import_(
     labels: Annotated[str | None, typer.Option(help="Names of its labels in class order, separated by commas.")] = None,
     pair: Annotated[bool | None, typer.Option(help="Whether it reads pairs of texts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens that it was trained with.")] = None,
-    revision: Revision = None,
 ) -> None:
     """Make a delta of an LN-tuning adapter that PEFT trained, with the same answers.
 
@@ -39,7 +38,7 @@ def import_(
     named = None if labels is None else tuple(names(labels))
     told = {"task": task, "labels": named, "pair": pair, "max_length": max_length}
     info |= {name: value for name, value in told.items() if value is not None}
-    delta = import_peft(folder, load_base(model, revision=revision), **info)
+    delta = import_peft(folder, load_base(model), **info)
     claim_folder(out)
     delta.save(out)
     text = f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs"

@@ -43,11 +43,6 @@ TEXTS = 128
 _ROWS = 16
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("mask")(mask)
-
-
 def mask(
     out: Annotated[Path, typer.Option(help="File for the mask, such as mask.safetensors.")],
     tasks: Annotated[
@@ -95,7 +90,7 @@ def mask(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Choose the entries that matter most, and save them as a mask for `normtune train --mask`.
+    """Choose the entries that matter most, and save them as a mask for `normtune train --method`.
 
     Examples:
     `normtune mask --tasks rte --fraction 0.1 --out rte.safetensors`
@@ -199,4 +194,4 @@ def show(made: Mask, importance: Importance, file: Path) -> None:
     console.print(table)
     if len(taken) > _ROWS:
         console.print(f"and {len(taken) - _ROWS} more parts of the model", highlight=False)
-    console.print(f"Saved to {file}; train it with --mask {file}", highlight=False, soft_wrap=True)
+    console.print(f"Saved to {file}; train it with --method {file}", highlight=False, soft_wrap=True)

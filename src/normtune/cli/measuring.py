@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
-from normtune.cli.options import names, notes
+from normtune.cli.options import names
+from normtune.cli.progress import bars
 from normtune.config import protocol as make_protocol
 from normtune.data.encode import Encoded, encode
 from normtune.data.suites import load_task, suite_of
@@ -118,13 +119,5 @@ def measurer(
         base = load_base(config.model, revision=config.revision, dtype=config.dtype)
         base.model.to(accelerator(device).device)
     known = config.model_copy(update={"model": base.name, "revision": base.revision, "max_length": rules.max_length})
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    with Progress(*columns, console=notes) as bar:
+    with bars(MofNCompleteColumn()) as bar:
         yield Measurer(base, known, rules, Archive(folder), suite, data, bar)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
 from normtune.cli.render import Form
 from normtune.cli.render import console as console
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.config import Pruning
     from normtune.deltas.delta import Delta
     from normtune.models.base import Base
+
+Name = TypeVar("Name", bound=str)
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Console(stderr=True)
@@ -36,8 +38,15 @@ OfProtocol = Annotated[str | None, typer.Option("--protocol", help="Only runs un
 BaseAt = Annotated[
     str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
 ]
-Model = Annotated[str, typer.Option(help="Hub id, folder or packaged name.")]
+Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
 Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
+ProtocolText = Annotated[
+    str,
+    typer.Option(
+        help="paper, held-out, reduced or small, and fields to change, such as small,epochs=1,max_train=500"
+        " (epochs, batch_size, max_length, max_train, max_dev and others)."
+    ),
+]
 Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
 Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
@@ -147,6 +156,18 @@ def precision_of(text: str) -> tuple[str, str]:
     return text, "no"
 
 
+def one_of(option: str, text: str, known: Sequence[Name]) -> Name:
+    """The value of an option that has only a few.
+
+    Raises:
+        UnknownNameError: If it is none of them.
+    """
+    for name in known:
+        if name == text:
+            return name
+    raise UnknownNameError(f"value of {option}", text, known)
+
+
 def names(text: str) -> list[str]:
     """The parts of a comma-separated list.
 
@@ -163,11 +184,23 @@ def methods(text: str) -> list[str]:
     """The methods of a comma-separated list; a comma between layer numbers belongs to an expression."""
     parts: list[str] = []
     for part in names(text):
-        if parts and part[0].isdigit():
+        if parts and part[0].isdigit() and not part.endswith(".safetensors"):
             parts[-1] += f",{part}"
         else:
             parts.append(part)
     return parts
+
+
+def columns(text: str) -> tuple[str, str | None]:
+    """Reads ``--text``: the column of the texts, and that of their pairs, if there is one.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    first, *others = names(text)
+    if len(others) > 1:
+        raise ConfigError(f"--text takes one column, or two separated by a comma for pairs; got {text!r}.")
+    return first, others[0] if others else None
 
 
 def seeds(text: str, option: str = "--seed") -> list[int]:
@@ -182,7 +215,7 @@ def seeds(text: str, option: str = "--seed") -> list[int]:
     return [int(part) for part in parts]
 
 
-def rates(text: str | None) -> tuple[list[float] | None, bool]:
+def rates(text: str | None) -> tuple[tuple[float, ...] | None, bool]:
     """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid).
 
     Raises:
@@ -191,7 +224,7 @@ def rates(text: str | None) -> tuple[list[float] | None, bool]:
     if text is None or text == "auto":
         return None, text == "auto"
     try:
-        values = [float(part) for part in names(text)]
+        values = tuple(float(part) for part in names(text))
     except ValueError as error:
         raise ConfigError(f"--lr takes 'auto' or positive numbers separated by commas; got {text!r}.") from error
     if not all(0 < value < float("inf") for value in values):

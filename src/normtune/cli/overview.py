@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.table import Table
-
-from normtune.cli.options import console
+from normtune.cli import render
 from normtune.cli.progress import savings
+from normtune.report.table import Table
 from normtune.studies.estimate import Estimate
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, describe
 from normtune.studies.study import Study
@@ -49,35 +46,26 @@ def _state(job: Job, results: Mapping[str, Result]) -> str:
 # The plan
 
 
-def show_plan(study: Study, guess: Estimate, workers: int, as_json: bool) -> None:
+def show_plan(study: Study, guess: Estimate, workers: int, form: render.Form) -> None:
     """Print what a study takes.
 
     Args:
         study: The study.
         guess: How long its jobs take.
         workers: How many jobs run at a time.
-        as_json: Whether to print JSON.
+        form: How it is printed.
     """
     total, config = guess.total(study.missing), study.config
     jobs = _needed(study.jobs, study.known)
     known = len(jobs) - len(study.missing)
-    if as_json:
-        plan = [_plain(job, study.known.get(job.key), guess.seconds.get(job.key)) for job in jobs]
-        facts = {"jobs": len(jobs), "known": known, "seconds": total, "workers": workers}
-        plain = {**facts, "sources": guess.sources, "config": config.model_dump(mode="json"), "plan": plan}
-        print(json.dumps(plain, indent=1))
-        return
-    console.print(_plan_table(study, jobs, guess))
+    plan = [_plain(job, study.known.get(job.key), guess.seconds.get(job.key)) for job in jobs]
+    facts = {"jobs": len(jobs), "known": known, "seconds": total, "workers": workers}
+    plain = {**facts, "sources": guess.sources, "config": config.model_dump(mode="json"), "plan": plan}
     count = Counter(job.kind for job in jobs)
-    bound = "up to " if any(_is_beyond(job) for job in study.missing) else ""
-    console.print(
-        f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks:"
-        f" {known} of {len(jobs)} known in {study.engine.place.results}.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for line in _remarks(study, guess, workers, total):
-        console.print(line, style="dim", highlight=False, soft_wrap=True)
+    bound = "up to " if any(map(_is_beyond, study.missing)) else ""
+    made = f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks"
+    counted = f"{made}: {known} of {len(jobs)} known in {study.engine.place.results}."
+    render.show([_plan_table(study, jobs, guess), counted, *_remarks(study, guess, workers, total)], form, plain=plain)
 
 
 def _needed(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
@@ -104,16 +92,14 @@ def _plan_table(study: Study, every: Sequence[Job], guess: Estimate) -> Table:
     groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
     for job in every:
         groups[job.kind, job.task or "all", job.about.split("@")[0] if _is_masked(job) else job.about].append(job)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, name in enumerate(("kind", "task", "method", "needs", "jobs", "known", "to do", "time")):
-        table.add_column(name, justify="right" if number > 3 else "left", overflow="fold")
+    by_key, rows = {job.key: job for job in study.jobs}, []
     for (kind, task, about), jobs in groups.items():
         todo = [job for job in jobs if job.key not in study.known]
         counts = (len(jobs), len(jobs) - len(todo), len(todo))
         time = guess.total(todo)
-        needs = _needs(jobs, {job.key: job for job in study.jobs})
-        table.add_row(kind, task, about, needs, *(f"{n:,}" for n in counts), _time(time) if todo else "")
-    return table
+        cells = *(f"{n:,}" for n in counts), _time(time) if todo else ""
+        rows.append((kind, task, about, _needs(jobs, by_key), *cells))
+    return render.table(("kind", "task", "method", "needs", "jobs", "known", "to do", "time"), rows, texts=4)
 
 
 def _is_masked(job: Job) -> bool:
@@ -151,22 +137,7 @@ def _remarks(study: Study, guess: Estimate, workers: int, total: float | None) -
             kinds = [kind for kind, own in guess.sources.items() if own == source]
             if kinds:
                 lines.append(f"Throughput from {text}: {', '.join(kinds)}.")
-    others = _other_threads(study)
-    if others:
-        found = ", ".join(f"{count} with {threads}" for threads, count in sorted(others.items()))
-        lines.append(f"Records of this model there with other threads: {found}.")
     return lines
-
-
-def _other_threads(study: Study) -> Counter[int]:
-    """How many runs of this model and protocol were made with other numbers of threads, where that could be why."""
-    if not study.missing:
-        return Counter()
-    config, base = study.config, study.engine.session.base.identity
-    like = (run for run in study.engine.store if run.base_identity == base and run.config.protocol == config.protocol)
-    found = Counter(int(run.machine.get("threads", 0)) for run in like)
-    del found[config.threads]
-    return found
 
 
 def _time(seconds: float | None) -> str:
@@ -180,35 +151,32 @@ def _time(seconds: float | None) -> str:
 # What came of it
 
 
-def show_summary(study: Study, results: Mapping[str, Result], as_json: bool) -> None:
+def show_summary(study: Study, results: Mapping[str, Result], form: render.Form) -> None:
     """Print what became of a study.
 
     Args:
         study: The study.
         results: What became of its jobs, by key.
-        as_json: Whether to print JSON.
+        form: How it is printed.
     """
-    every = _needed(study.jobs, results)
+    every, rule = _needed(study.jobs, results), study.config.prune
     counts = Counter(_word(job, results) for job in every)
-    if as_json:
-        jobs = [
-            {**_plain(job, results.get(job.key), None), "error": results[job.key].error if job.key in results else None}
-            for job in every
-        ]
-        facts = {**{name: counts[name] for name in _WORDS}, "saved_epochs": sum(r.saved for r in results.values())}
-        print(json.dumps({**facts, "jobs": jobs}, indent=1))
-        return
+    errors = {key: result.error for key, result in results.items()}
+    plain = {
+        **{name: counts[name] for name in _WORDS},
+        "saved_epochs": sum(result.saved for result in results.values()),
+        "jobs": [{**_plain(job, results.get(job.key), None), "error": errors.get(job.key)} for job in every],
+    }
     said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
-    console.print(f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}.", soft_wrap=True)
-    if study.config.prune is not None:
-        rule, epochs = study.config.prune, study.config.protocol.epochs
-        console.print(savings(every, results, rule.margin, epochs), highlight=False, soft_wrap=True)
+    lines = [f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}."]
+    if rule is not None:
+        lines.append(savings(every, results, rule.margin, study.config.protocol.epochs))
     lost = [job for job in every if _word(job, results) in {"failed", "blocked", "missing"}]
     for job in lost[:_REASONS]:
-        why = results[job.key].error if job.key in results else "not run yet"
-        console.print(f"{_word(job, results)}: {describe(job)}: {why}", highlight=False, markup=False, soft_wrap=True)
+        lines.append(f"{_word(job, results)}: {describe(job)}: {errors.get(job.key, 'not run yet')}")
     if len(lost) > _REASONS:
-        console.print(f"and {len(lost) - _REASONS} more")
+        lines.append(f"and {len(lost) - _REASONS} more")
+    render.show(lines, form, plain=plain)
 
 
 _WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from normtune.cli.options import notes
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from normtune.studies.engine import Engine
+
+
+def bars(count: ProgressColumn, console: Console = notes) -> Bars:
+    """Progress bars: what is done, the bar, a count, and the time passed and left."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        count,
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        console=console,
+        speed_estimate_period=3600,
+        disable=not console.is_terminal,
+    )
 
 
 class Progress:
@@ -37,18 +52,7 @@ class Progress:
         self._weights = {job.key: max(seconds.get(job.key, mean), 0.01) for job in jobs}
         self._count, self._done = len(jobs), 0
         self._lines: dict[str, TaskID] = {}
-        console = Console(quiet=True) if silent else notes
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            speed_estimate_period=3600,
-            disable=not console.is_terminal,
-        )
+        self._bars = bars(TextColumn("{task.fields[note]}"), Console(quiet=True) if silent else notes)
         total = sum(self._weights.values())
         self._all = self._bars.add_task("all", total=total, note=f"0/{self._count}", visible=self._count > 1)
 
@@ -113,7 +117,9 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
     Returns:
         What became of every job, by key.
     """
-    schedule = Schedule(jobs, {})
-    with Progress(jobs, silent=not engine.session.accelerator.is_main_process) as progress:
+    schedule, speaks = Schedule(jobs, {}), engine.session.accelerator.is_main_process
+    with Progress(jobs, silent=not speaks) as progress:
         Here(engine).run(schedule, engine.setup, engine.place, progress)
+        if speaks and (rule := engine.setup.prune) is not None:
+            progress.say(savings(jobs, schedule.results, rule.margin, engine.setup.protocol.epochs))
     return schedule.results

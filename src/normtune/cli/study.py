@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,23 +14,27 @@ from normtune.cli.options import (
     Examples,
     HeadSeeds,
     Json,
+    Model,
     Precision,
     Prune,
-    Revision,
     Suite,
     Threads,
     Track,
+    form,
     methods,
     names,
+    only,
     precision_of,
     pruning,
     seeds,
     set_threads,
     trackers,
 )
+from normtune.config import read_protocol
 from normtune.errors import ConfigError, TrainingError, UnknownNameError
 
 if TYPE_CHECKING:
+    from normtune.cli.render import Form
     from normtune.studies.config import StudyConfig
     from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
@@ -37,12 +42,7 @@ if TYPE_CHECKING:
 EXECUTORS = ("here", "pool", "ray")
 #: Without an argument, and the options that it takes.
 DEMO = "methods"
-_DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "epochs", "max_train", "threads", "as_json"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("study")(study)
+_DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "protocol", "threads", "as_json"}
 
 
 def study(
@@ -51,7 +51,7 @@ def study(
         str,
         typer.Argument(help="paper, table1, table2, figure1 to figure5, or methods: a first look without any data."),
     ] = DEMO,
-    model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
+    model: Model = "minilm",
     suite: Suite = "glue",
     tasks: Annotated[
         str | None, typer.Option("--tasks", "--task", help="Tasks separated by commas. [default: the paper's eight]")
@@ -72,12 +72,13 @@ def study(
     fisher_tasks: Annotated[
         str | None, typer.Option(help="Tasks whose Fisher goes into masks of several. [default: the paper's eight]")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="paper, held-out or small.")] = "paper",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens, instead of the protocol's.")] = None,
-    max_train: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the training examples.")] = None,
-    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the dev examples.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="paper (by default), held-out, reduced or small, and fields to change, such as small,epochs=1,"
+            "max_train=500."
+        ),
+    ] = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
@@ -102,7 +103,6 @@ def study(
     checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
     track: Track = None,
     data: Data = None,
-    revision: Revision = None,
     precision: Precision = "float32",
     device: Device = "auto",
     threads: Threads = None,
@@ -121,11 +121,13 @@ def study(
     `normtune study table2 --tasks rte,mrpc --protocol small --results runs/small --executor pool --workers 2`
     """
     if what == DEMO:
-        _demo(context, model, tasks, method, seed, epochs, max_train, threads, as_json)
+        only(context, _DEMO_OPTIONS, "normtune study methods takes few options; normtune study table2 takes more")
+        from normtune.cli.demo import compare
+
+        compare(model, tasks, method, seed, protocol, set_threads(threads), form(as_json=as_json))
         return
     _check_executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
-    from normtune.config import protocol as make_protocol
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, METHODS, StudyConfig, check_masks, parts
     from normtune.studies.engine import Place, check_mode
@@ -134,7 +136,6 @@ def study(
     config = StudyConfig(
         parts=parts(what),
         model=model,
-        revision=revision,
         dtype=dtype,
         suite=suite,
         tasks=chosen.reported if tasks is None else tuple(map(chosen.resolve, names(tasks))),
@@ -143,15 +144,7 @@ def study(
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
         masks=check_masks(names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
-        protocol=make_protocol(
-            protocol,
-            epochs=epochs,
-            batch_size=batch_size,
-            max_length=max_length,
-            max_train=max_train,
-            max_dev=max_dev,
-            dropout=dropout,
-        ),
+        protocol=read_protocol(protocol or "paper", dropout=dropout),
         prune=pruning(prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
@@ -170,7 +163,7 @@ def study(
 
     does = not plan and place.mode != "read-only"
     own = _executor(executor, workers, address, cpus, gpus) if does else None
-    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), as_json=as_json)
+    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), shown=form(as_json=as_json))
 
 
 def _conduct(
@@ -180,7 +173,7 @@ def _conduct(
     *,
     plan_only: bool,
     workers: int,
-    as_json: bool,
+    shown: Form,
 ) -> None:
     """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
     from normtune.cli.overview import show_plan, show_summary, unanswered
@@ -192,7 +185,7 @@ def _conduct(
     # The trial runs behind an estimate are nobody's, so a plan logs nothing.
     study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
     if plan_only:
-        show_plan(study, estimate(study, trial=True), workers, as_json)
+        show_plan(study, estimate(study, trial=True), workers, shown)
         return
     results = study.known
     if place.mode != "read-only":
@@ -200,43 +193,10 @@ def _conduct(
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)
-    show_summary(study, results, as_json)
+    show_summary(study, results, shown)
     gaps = unanswered(study.jobs, results)
     if gaps:
         raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
-
-
-def _demo(
-    context: typer.Context,
-    model: str,
-    tasks: str | None,
-    method: str | None,
-    seed: str,
-    epochs: int | None,
-    max_train: int | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    beyond = sorted(name.replace("_", "-") for name in {*given} - _DEMO_OPTIONS)
-    if beyond:
-        raise ConfigError(f"--{beyond[0]} goes with a study of the paper; name one, such as: normtune study table2.")
-    seed_list = seeds(seed)
-    if len(seed_list) > 1:
-        raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
-    from normtune.cli import methods as side_by_side
-
-    side_by_side.compare(
-        model,
-        names(tasks or side_by_side.TASKS),
-        methods(method or side_by_side.METHODS),
-        seed=seed_list[0],
-        epochs=epochs or side_by_side.EPOCHS,
-        max_train=max_train or side_by_side.MAX_TRAIN,
-        threads=set_threads(threads),
-        as_json=as_json,
-    )
 
 
 def _fractions(text: str) -> tuple[float, ...]:
@@ -245,11 +205,10 @@ def _fractions(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: If one is no number from 0 to 1.
     """
-    try:
+    values: tuple[float, ...] = ()
+    with suppress(ValueError):
         values = tuple(float(part) for part in names(text))
-    except ValueError as error:
-        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.") from error
-    if not all(0 <= value <= 1 for value in values):
+    if not values or not all(0 <= value <= 1 for value in values):
         raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.")
     return values
 

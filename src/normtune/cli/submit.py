@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Threads, notes
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Threads
 from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ def _plan(sources: dict[str, Source], data: Path | None, allow_missing: bool) ->
 
 
 def _answers(parts: list[Part], data: Path | None, model: str | None, device: str) -> list[tuple[Answered, str]]:
+    from normtune.cli.progress import bars
     from normtune.submission.answers import answer
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     total = sum(part.rows for part in parts if part.source is not None)
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notes, transient=True) as bar:
+    with bars(MofNCompleteColumn()) as bar:
         line = bar.add_task("texts answered", total=total)
         return answer(
             parts, data, lambda delta: options.base_of(delta, model, device), lambda done: bar.advance(line, done)

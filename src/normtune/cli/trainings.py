@@ -1,40 +1,39 @@
-"""What ``normtune train`` does: a table of runs, or the tasks of a manifest, planned, run and shown."""
+"""Tables of trainings, and the tasks of a manifest: planned, run and shown."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table as RichTable
-
-from normtune.cli.options import console, notes
-from normtune.cli.outputs import plain_record, show
-from normtune.cli.progress import run_jobs, savings
+from normtune.cli import render
+from normtune.cli.options import notes
+from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
 from normtune.errors import NormtuneError, TrainingError
 from normtune.fast import bfloat16
 from normtune.importance.masks import read_info
+from normtune.records.aggregate import tabulate
 from normtune.records.run import Record
+from normtune.report.table import Entry
 from normtune.studies import output
-from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
-from normtune.studies.jobs import Job, Result, TrainJob
+from normtune.studies.jobs import Job, TrainJob
 from normtune.studies.plan import Cell, mask_rows, method_rows, trainings
 from normtune.studies.source import OwnFiles
 from normtune.training.splits import parts_of
 
+#: Gives the folder for the result of a run, or None.
+Folder = Callable[[TrainJob], Path | None]
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is trained: every task under every method or mask, at every seed.
+    """What is trained: every task under every method, at every seed.
 
     Attributes:
         tasks: Names of the suite's tasks, or of tasks in the user's own files.
-        methods: Names or expressions; none where there are masks.
-        masks: Files of masks.
+        methods: Names, expressions, or files of masks (``*.safetensors``).
         seeds: Seeds, in order.
         rates: Rates to try, or None for the methods' own.
         search: Without `rates`: whether to search each method's grid rather than take its default.
@@ -42,15 +41,24 @@ class Wanted:
 
     tasks: tuple[tuple[str, OwnFiles | None], ...]
     methods: tuple[str, ...]
-    masks: tuple[Path, ...]
     seeds: tuple[int, ...]
-    rates: tuple[float, ...] | None
-    search: bool
+    rates: tuple[float, ...] | None = None
+    search: bool = False
+
+    @property
+    def masks(self) -> list[Path]:
+        """The files among the methods."""
+        return [Path(method) for method in self.methods if method.endswith(".safetensors")]
+
+    @property
+    def named(self) -> list[str]:
+        """The methods that are no files."""
+        return [method for method in self.methods if not method.endswith(".safetensors")]
 
     @property
     def rows(self) -> list[str]:
         """Names of the methods and masks."""
-        return [*self.methods, *dict.fromkeys(read_info(file).name for file in self.masks)]
+        return [*self.named, *dict.fromkeys(read_info(file).name for file in self.masks)]
 
     @property
     def many(self) -> bool:
@@ -63,133 +71,159 @@ class Wanted:
         return Path("runs") / (output.safe("-".join(words)) if len(words) < 6 else "many")
 
     def plan(
-        self, engine: Engine, tasks: list[TrainJob], folder: Callable[[TrainJob], Path | None]
+        self, engine: Engine, tasks: Sequence[TrainJob], folder: Folder = lambda _: None
     ) -> tuple[tuple[Job, ...], list[Cell]]:
-        """The jobs of the table, and for each of its cells the runs that give its results."""
+        """The jobs of the table, and for each of its cells the runs that give its results.
+
+        Args:
+            engine: What will do them.
+            tasks: For each task a run of it, whatever its method.
+            folder: Gives the folder for the result of a run.
+        """
         session = engine.session
-        rows = mask_rows(session, tasks, self.masks) if self.masks else method_rows(session, tasks, self.methods)
+        rows = [*method_rows(session, tasks, self.named), *mask_rows(session, tasks, self.masks)]
         return trainings(engine.setup, rows, self.seeds, rates=self.rates, search=self.search, folder=folder)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Where what is trained is kept.
-
-    Attributes:
-        out: Output folder, or None to keep records only.
-        records: Folder of records, or None to keep none beside the output folder.
-        data: Folder of the suite, or None for the hub.
-        track: Trackers.
-    """
-
-    out: Path | None
-    records: Path | None
-    data: Path | None
-    track: tuple[str, ...]
-
-    def place(self, records: Path | None = None) -> Place:
-        """The place of the engine; `records` is the folder of records where none is named."""
-        aside = None if self.out is None else self.out / output.UNFINISHED
-        beside = self.records or self.out
-        assert beside is not None
-        return Place(
-            results=aside or beside,
-            data=self.data,
-            checkpoints=aside is not None,
-            deltas=aside is not None,
-            records=self.records or records,
-            track=self.track,
-            logs=beside.parent / "tracking",
-        )
+def place_of(out: Path | None, records: Path | None, data: Path | None, track: tuple[str, ...]) -> Place:
+    """Where the engine keeps what it needs, for an output folder or, without one, for a folder of records alone."""
+    beside = records or out
+    assert beside is not None
+    return Place(
+        results=beside if out is None else out / output.UNFINISHED,
+        data=data,
+        checkpoints=out is not None,
+        deltas=out is not None,
+        records=records,
+        track=track,
+        logs=beside.parent / "tracking",
+    )
 
 
-def train_table(setup: Setup, wanted: Wanted, kept: Kept, *, as_json: bool) -> None:
+def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.Form) -> None:
     """Train a table, and show it.
 
     Args:
-        setup: The base model, and how it is trained.
+        engine: The base model, and how it is trained.
         wanted: What is trained.
-        kept: Where results go.
-        as_json: Whether to print JSON.
+        out: The output folder, or None to keep records only.
+        form: How results are printed.
 
     Raises:
         TrainingError: At the end, if a run has no result.
     """
-    engine, root, many = Engine(setup, kept.place()), kept.out, wanted.many
     tasks = [_load(engine, name, files) for name, files in wanted.tasks]  # what is missing is said before all else
+    many, main = wanted.many, engine.session.accelerator.is_main_process
 
     def folder(job: TrainJob) -> Path | None:
-        if root is None or not many:
-            return root
-        return root / output.safe(job.task) / output.safe(job.method) / f"seed-{job.seed}"
+        if out is None or not many:
+            return out
+        return out / output.safe(job.task) / output.safe(job.method) / f"seed-{job.seed}"
 
     jobs, cells = wanted.plan(engine, tasks, folder)
-    main = engine.session.accelerator.is_main_process  # of several processes, one writes and speaks
-    if main and root is not None and output.claim(root, *_identity(engine, jobs, many=many)):
-        notes.print(f"Continuing what was left unfinished in {root}.", highlight=False)
-    if main:
+    if main:  # of several processes, one writes and speaks
+        if out is not None and output.claim(out, *_identity(engine, jobs, many=many)):
+            notes.print(f"Continuing what was left unfinished in {out}.", highlight=False)
         _warn(engine)
     engine.session.accelerator.wait_for_everyone()
     results = run_jobs(jobs, engine)
-    if main and setup.prune is not None:
-        notes.print(savings(jobs, results, setup.prune.margin, setup.protocol.epochs), highlight=False)
-    lost = [cell for cell in cells if any(results[job.key].state != "done" for job in cell.runs)]
+    done = [[job for job in cell.runs if results[job.key].state == "done"] for cell in cells]
+    lost = [cell for cell, runs in zip(cells, done, strict=True) if len(runs) < len(cell.runs)]
     if lost and len(cells) == 1:
         why = next(own.error for job in lost[0].runs if (own := results[job.key]).state != "done")
         raise TrainingError(f"{lost[0].method} on {lost[0].task}: {why}")
     if main:
-        show(_records(engine, cells, results), many=many, as_json=as_json)
-        if root is not None and not lost:
-            output.finish(root)
-        if root is not None and not as_json:
-            console.print(f"Saved to {root}", highlight=False)
+        records = [engine.record(job, results[job.key]) for runs in done for job in runs]
+        saved = [f"Saved to {out}"] if out is not None else []
+        parts = [render.scores(tabulate(records))] if many else _facts(records[0])
+        render.show([*parts, *saved], form, plain=[plain_record(record) for record in records])
+        if out is not None and not lost:
+            output.finish(out)
     if lost:
         raise TrainingError(f"{len(lost)} of {len(cells)} cells of the table lack results; the notes above say why.")
 
 
-def train_manifest(setup: Setup, wanted: Wanted, kept: Kept, *, as_json: bool) -> None:
+def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form) -> None:
     """Train every task of a manifest into a folder of its own.
 
     A task whose folder holds the very run that is asked for is not trained again, so a call that was killed is
     continued by the same call. A task that fails is listed with its reason, and the others are trained.
 
     Args:
-        setup: The base model, and how it is trained.
+        engine: The base model, and how it is trained.
         wanted: The tasks, and one method and seed.
-        kept: Where results go.
-        as_json: Whether to print JSON.
+        out: The output folder.
+        form: How results are printed.
 
     Raises:
         TrainingError: At the end, if any task failed.
     """
-    assert kept.out is not None
-    root, why, tasks = kept.out, dict[str, str](), list[TrainJob]()
-    engine = Engine(setup, kept.place(root / ".records"))
-    wanted.plan(engine, [], lambda _: None)  # a method that does not exist is refused once, not for every task
+    wanted.plan(engine, [])  # a method that does not exist is refused once, not for every task
+    why, tasks = dict[str, str](), list[TrainJob]()
     for name, files in wanted.tasks:
         try:
-            if output.read_state(root / name).kind == "foreign":
-                output.claim(root / name, "")
+            if output.read_state(out / name).kind == "foreign":
+                output.claim(out / name, "")
             tasks.append(_load(engine, name, files))
         except NormtuneError as error:
             why[name] = str(error)
             notes.print(f"{name}: {error}", style="red", highlight=False, markup=False)
-    jobs, cells = wanted.plan(engine, tasks, lambda job: root / job.task)
+    jobs, cells = wanted.plan(engine, tasks, lambda job: out / job.task)
     results = run_jobs(jobs, engine)
     if not engine.session.accelerator.is_main_process:
         return
-    done: dict[str, tuple[Record, bool]] = {}
+    records, earlier = dict[str, Record](), set[str]()
     for cell in cells:
         (job,) = cell.runs
         result = results[job.key]
         if result.state == "done":
-            done[cell.task] = engine.record(job, result), result.known
+            records[cell.task] = engine.record(job, result)
+            earlier |= {cell.task} if result.known else set()
         else:
             why[cell.task] = result.error or ""
-    _show_tasks([name for name, _ in wanted.tasks], done, why, root, as_json)
-    output.finish(root)
+    rows, plain = list[list[str | Entry]](), list[dict[str, object]]()
+    for name, _ in wanted.tasks:
+        own = records.get(name)
+        plain.append({"name": name, "error": why.get(name), "record": None if own is None else plain_record(own)})
+        if own is None:
+            rows.append([name, "", Entry(why[name], kind="bad"), Entry("failed", kind="bad"), "", ""])
+        else:
+            counts = (f"{own.score:.4f}", str(own.outputs), f"{own.data.train:,}")
+            rows.append([name, own.primary, "done before" if name in earlier else "", *counts])
+    header = ("task", "metric", "", "dev", "classes", "examples")
+    shown = render.table(header, rows, title=f"{len(rows)} tasks in {out}", texts=3)
+    render.show([shown], form, plain=plain)
+    output.finish(out)
     if why:
-        raise TrainingError(f"{len(why)} of {len(wanted.tasks)} tasks failed: {', '.join(sorted(why))}.")
+        raise TrainingError(f"{len(why)} of {len(rows)} tasks failed: {', '.join(sorted(why))}.")
+
+
+def train_records(engine: Engine, wanted: Wanted) -> list[Record]:
+    """Train a table, and keep its records only.
+
+    Args:
+        engine: The base model, and how it is trained.
+        wanted: What is trained.
+
+    Returns:
+        The records, cell by cell and at the best rates.
+
+    Raises:
+        TrainingError: If a run has no result.
+    """
+    tasks = [_load(engine, name, files) for name, files in wanted.tasks]
+    jobs, cells = wanted.plan(engine, tasks)
+    results = run_jobs(jobs, engine)
+    runs = [(job, results[job.key]) for cell in cells for job in cell.runs]
+    for job, result in runs:
+        if result.state != "done":
+            raise TrainingError(f"{job.method} on {job.task}, seed {job.seed}: {result.error}")
+    return [engine.record(job, result) for job, result in runs]
+
+
+def plain_record(record: Record) -> dict[str, object]:
+    """A record for a program, without how far each parameter moved."""
+    return record.model_dump(mode="json", exclude={"changes"})
 
 
 def _load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
@@ -212,7 +246,7 @@ def _warn(engine: Engine) -> None:
         notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
 
 
-def _identity(engine: Engine, jobs: tuple[Job, ...], *, many: bool) -> tuple[str, tuple[str, ...]]:
+def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, tuple[str, ...]]:
     """A training's identity, and those of the runs that may be its only result, as far as their rates are known."""
     runs = [job for job in jobs if isinstance(job, TrainJob)]
     known = tuple(engine.setup_run(job, {}).id for job in runs if job.rate is not None)
@@ -220,30 +254,13 @@ def _identity(engine: Engine, jobs: tuple[Job, ...], *, many: bool) -> tuple[str
     return fingerprint({"runs": words, "known": known}), () if many else known
 
 
-def _records(engine: Engine, cells: list[Cell], results: Mapping[str, Result]) -> list[Record]:
-    """The records of a table, at the best rates."""
-    runs = [job for cell in cells for job in cell.runs if results[job.key].state == "done"]
-    return [engine.record(job, results[job.key]) for job in runs]
-
-
-def _show_tasks(
-    names: list[str], done: Mapping[str, tuple[Record, bool]], why: Mapping[str, str], root: Path, as_json: bool
-) -> None:
-    if as_json:
-        plain = [
-            {"name": name, "error": why.get(name), "record": plain_record(done[name][0]) if name in done else None}
-            for name in names
-        ]
-        print(json.dumps(plain, indent=1))
-        return
-    table = RichTable(title=f"{len(names)} tasks in {root}", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("task", "metric", "dev", "classes", "examples", ""):
-        table.add_column(column, justify="right" if column in {"dev", "classes", "examples"} else "left")
-    for name in names:
-        if name not in done:
-            table.add_row(name, "", "failed", "", "", why[name], style="red")
-            continue
-        record, earlier = done[name]
-        how, examples = "done before" if earlier else "", f"{record.data.train:,}"
-        table.add_row(name, record.primary, f"{record.score:.4f}", str(record.outputs), examples, how)
-    console.print(table)
+def _facts(record: Record) -> list[str]:
+    """What came of one run, in words."""
+    counts, data = record.counts, record.data
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores["dev"].items())
+    return [
+        f"{record.config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
+        f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
+        f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
+        f" {sum(data.truncated.values()):,} texts were cut to {record.config.protocol.max_length} tokens",
+    ]

