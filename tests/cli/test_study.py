@@ -44,7 +44,7 @@ def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_fold
         *("--lr", "auto", "--records", tmp_path / "runs"),
     )
     assert after[2].count("found in the store") == made + 1  # the best rate on the first seed is named again
-    assert StudyConfig.load(tmp_path).methods == ("head", "full")
+    assert StudyConfig.load(tmp_path / "study.json").methods == ("head", "full")
 
 
 def test_the_plan_runs_nothing_and_says_what_it_is_read_from(

@@ -14,7 +14,7 @@ from normtune.config import Pruning, protocol
 from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.run import EpochScore, Record
 from normtune.records.store import Store
-from normtune.studies.config import StudyConfig
+from normtune.studies.config import FILE, StudyConfig
 from normtune.studies.engine import Place, picked
 from normtune.studies.executors.executor import Here, Silent
 from normtune.studies.executors.pool import Pool
@@ -245,7 +245,7 @@ def test_no_order_of_execution_changes_a_record(finished: Path, tiny_folder: Pat
     schedule: Any = Shuffled(Schedule(study.jobs, {}), random.Random(3))
 
     Here(study.engine).run(schedule, study.engine.setup, study.engine.place, Silent())
-    study.config.save(tmp_path)
+    study.config.save(tmp_path / FILE)
     assert contents(tmp_path) == contents(finished)
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from normtune.config import protocol
-from normtune.data.encode import encode
+from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
-from normtune.evaluation import logits, score
+from normtune.evaluation import logits, score_outputs
 from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.run import Record
@@ -56,6 +56,11 @@ def comparable(record: Record) -> dict[str, object]:
     for point in plain["curve"]:
         del point["seconds"]
     return plain
+
+
+def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
+    assert encoded.labels is not None
+    return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
 
 
 def assert_same_delta(one: Delta, other: Delta) -> None:

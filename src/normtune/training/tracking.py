@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from normtune.config import RunConfig
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, known
+from normtune.records.differences import leaves
 from normtune.records.run import EpochScore
 from normtune.training.loop import Judge, Tick
 
@@ -42,8 +43,7 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     """
     available = {str(name) for name in get_available_trackers()}
     for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UnknownNameError("tracker", name, LOGGER_TYPE_TO_CLASS)
+        known("tracker", name, LOGGER_TYPE_TO_CLASS)
         if name not in available:
             extra = "'normtune[track]'" if name == "tensorboard" else name.replace("_", "-")
             raise ConfigError(f"The tracker {name} is not installed; install it with: pip install {extra}.")
@@ -121,21 +121,21 @@ def logged(accelerator: Accelerator, config: RunConfig, identity: str) -> Iterat
         return
     # accelerate gives all its trackers one name, which is a run's for some and a project's for others.
     run = run_name(config, identity)
+    settings = {name: value for name, value in leaves(config.model_dump(mode="json")) if value is not None}
     accelerator.log_with = [_tracker(tracker, run, Path(accelerator.logging_dir or ".")) for tracker in wanted]
     try:
         with _at_work(accelerator):
-            accelerator.init_trackers(PROJECT, config={"run": identity, **_flat(config.model_dump(mode="json"))})
+            accelerator.init_trackers(PROJECT, config={"run": identity, **settings})
         yield log
+        # Not `end_training`, which ends the group of processes too, and other runs may follow.
+        with _at_work(accelerator):
+            for tracker in accelerator.trackers:
+                tracker.finish()
     except BaseException:
         for tracker in accelerator.trackers:
             with suppress(Exception):  # one that never began cannot end; what went wrong is said already
                 tracker.finish()
         raise
-    else:
-        # Not `end_training`, which ends the group of processes too, and other runs may follow.
-        with _at_work(accelerator):
-            for tracker in accelerator.trackers:
-                tracker.finish()
     finally:
         accelerator.trackers, accelerator.log_with = [], wanted
 
@@ -159,22 +159,7 @@ def _tracker(tracker: Any, run: str, folder: Path) -> GeneralTracker:
     """A tracker of one run; one that the user made is used as it is."""
     if isinstance(tracker, GeneralTracker):
         return tracker
-    name = str(tracker)
-    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    kind, name = LOGGER_TYPE_TO_CLASS[str(tracker)], str(tracker)
     if kind.requires_logging_directory:
-        made: GeneralTracker = kind(run, str(folder))
-        return made
-    named = _NAMED.get(name)
-    made = kind(run) if named is None else kind(PROJECT, **named(run, folder))
-    return made
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under names with dots; what is not set is left out."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{name}."))
-        elif value is not None:
-            found[f"{prefix}{name}"] = value
-    return found
+        return kind(run, str(folder))
+    return kind(PROJECT, **_NAMED[name](run, folder)) if name in _NAMED else kind(run)
