@@ -81,6 +81,6 @@ def test_what_the_session_would_name_a_run_is_what_its_record_says(tiny_folder: 
     data = load_task("rte", "toy")
     config = session.config("rte", "layernorm", 1e-2, 0, protocol("small", epochs=1, max_train=16, max_dev=16))
     record, _ = session.run(config, data)
-    assert record.id == session.identify(config, data)
+    assert record.id == session.prepare(config, data).id
     plain = Session(str(tiny_folder), plain=True)
-    assert plain.identify(config, data) != record.id
+    assert plain.prepare(config, data).id != record.id

@@ -165,7 +165,7 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
         engine = engine_of(tiny_folder, tmp_path / name, epochs=8, prune=STRICT)
         if ahead:  # an unpruned search that was stopped in its sixth epoch
             lost = engine.session.config("animals", "full", 1e-9, 0, SMALL)
-            file = tmp_path / name / "unfinished" / f"{engine.session.identify(lost, data())}.safetensors"
+            file = tmp_path / name / "unfinished" / f"{engine.session.prepare(lost, data()).id}.safetensors"
             with pytest.raises(StopError):
                 engine.session.run(lost, data(), checkpoint=file, watch=stop)
             assert file.is_file()
@@ -283,7 +283,7 @@ def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder:
     sized = (
         *("--model", tiny_folder, "--suite", "toy", "--protocol", "small", "--epochs", "3", "--batch-size", "16"),
         *("--max-length", "32", "--max-train", "48", "--max-dev", "32", "--threads", "1", "--device", "cpu"),
-        *("--task", "sst2", "--method", "layernorm", "--prune", "0"),
+        *("--task", "stsb", "--method", "layernorm", "--prune", "0"),
     )
     status, out, error = cli("study", "table2", *sized, "--results", tmp_path)
     assert status == 0, error

@@ -57,10 +57,10 @@ def differences(first: Record, second: Record) -> list[Difference]:
     return sorted(found, key=lambda difference: ORDER.index(difference.kind))
 
 
-def leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values, each under its names joined by dots."""
+def leaves(values: Mapping[str, Any], joint: str = ".", before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values, each under its names, joined by dots unless said otherwise."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{before}{name}.")
+            yield from leaves(value, joint, f"{before}{name}{joint}")
         else:
             yield f"{before}{name}", value

@@ -101,12 +101,8 @@ class Session:
             mask=None if selection is None else _mask(selection),
         )
 
-    def identify(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> str:
-        """The run's identity: a fingerprint of all that changes a number."""
-        return self.prepare(config, data, selection).id
-
     def prepare(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> Run:
-        """A run as it is to be made: its examples, what trains, and its identity.
+        """A run as it is to be made: its examples, what trains, and its identity, of all that changes a number.
 
         Raises:
             ConfigError: If the configuration is of another selection than was given.
@@ -178,7 +174,7 @@ class Session:
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
             before = trainable.values()
-            log = undo.enter_context(logged(self.accelerator, config, run.id))
+            log = undo.enter_context(logged(self.accelerator, run, watch, judge))
             passes = Passes(
                 self.base,
                 Goal(data.task, train, pick),
@@ -195,8 +191,8 @@ class Session:
                 seed=config.seed,
                 run=run.id,
                 checkpoint=checkpoint,
-                watch=log.watching(watch),
-                judge=log.judging(judge),
+                watch=log.tick,
+                judge=log.epoch,
             )
             outcome = loop.run()
             trainable.load(outcome.values, outcome.head)

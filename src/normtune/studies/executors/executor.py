@@ -19,12 +19,15 @@ class Report(Protocol):
 
     def begin(self, job: Job) -> None:
         """A job begins."""
+        return
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
         """A job has come so far."""
+        return
 
     def end(self, job: Job, result: Result) -> None:
         """A job is settled."""
+        return
 
 
 @final
