@@ -30,7 +30,7 @@ from tests.training.test_session import comparable, data
 
 Run = Callable[..., tuple[int, str, str]]
 
-SMALL = protocol("small", epochs=8, batch_size=8)
+SMALL = protocol("small", epochs=5, batch_size=8)
 #: Anything behind is dropped: the tiny model's scores differ little.
 STRICT = Pruning(margin=0.0)
 
@@ -158,12 +158,12 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
         pass
 
     def stop(tick: Tick) -> None:
-        if (tick.epoch, tick.step % 5) == (6, 3):
+        if (tick.epoch, tick.step % 5) == (5, 3):
             raise StopError
 
     for name, ahead in (("straight", False), ("ahead", True)):
-        engine = engine_of(tiny_folder, tmp_path / name, epochs=8, prune=STRICT)
-        if ahead:  # an unpruned search that was stopped in its sixth epoch
+        engine = engine_of(tiny_folder, tmp_path / name, epochs=5, prune=STRICT)
+        if ahead:  # an unpruned search that was stopped in its fifth epoch
             lost = engine.session.config("animals", "full", 1e-9, 0, SMALL)
             file = tmp_path / name / "unfinished" / f"{engine.session.prepare(lost, data()).id}.safetensors"
             with pytest.raises(StopError):
@@ -174,7 +174,7 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
         dropped += [record for record in engine.store if record.status == "pruned"]
     assert comparable(dropped[0]) == comparable(dropped[1])
     assert dropped[0].pruned is not None
-    assert dropped[0].pruned.epoch < 5
+    assert dropped[0].pruned.epoch < 4
 
 
 def test_a_judge_ends_a_training_of_ones_own(tiny_folder: Path) -> None:
