@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
 
 
 class NormtuneError(Exception):
@@ -34,6 +37,19 @@ class UnknownNameError(ConfigError):
         listed = ", ".join(self.known[:_LISTED]) or "none"
         more = f" and {len(self.known) - _LISTED:,} more" if len(self.known) > _LISTED else ""
         super().__init__(f"Unknown {kind} {name!r}.{guess} Known: {listed}{more}.")
+
+
+def known(kind: str, name: str, among: Iterable[Name]) -> Name:
+    """The one of some names that is `name`.
+
+    Raises:
+        UnknownNameError: If it is none of them; `kind` says what of.
+    """
+    among = tuple(among)
+    for each in among:
+        if each == name:
+            return each
+    raise UnknownNameError(kind, name, among)
 
 
 #: Names that a message lists; a bank may know thousands.

@@ -83,12 +83,6 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     return result
 
 
-def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
-    """All the task's metrics on labelled examples, the primary one first."""
-    assert encoded.labels is not None
-    return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
-
-
 def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
     return compute(task.metrics, decide(outputs, task), labels)

@@ -15,11 +15,9 @@ from normtune.errors import OutputError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` whole or not at all, over what was there.
+    """Write `content` to `path` whole or not at all, over what was there; text as UTF-8.
 
-    Args:
-        path: The file; its folder is made where it is missing.
-        content: Bytes, or text that is written as UTF-8.
+    The file's folder is made where it is missing.
 
     Raises:
         OutputError: If it cannot be written, for want of space or of permission.

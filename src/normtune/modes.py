@@ -1,4 +1,4 @@
-"""Code of which torch's function modes are told nothing."""
+"""Runs a function with torch's function modes switched off."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _Found = TypeVar("_Found")
 
 
 def unwatched(run: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-    """`run`, without the modes of torch's that are told of each operation: of these dozens none is theirs to change.
+    """`run` with torch's function modes, which are called at each operation, switched off: none changes any of these.
 
-    Being told costs some microseconds an operation, and as much for each look at a tensor's shape.
+    Each call costs some microseconds, as does each look at a tensor's shape.
     """
 
     @wraps(run)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from normtune.config import PROTOCOLS
 from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.studies.config import PARTS, StudyConfig, check_masks, parts
+from normtune.studies.config import FILE, PARTS, StudyConfig, check_masks, parts
 
 SMALL = PROTOCOLS["small"]
 
@@ -25,13 +25,14 @@ def test_the_paper_is_all_of_its_parts() -> None:
 
 def test_a_study_survives_its_file(tmp_path: Path) -> None:
     study = StudyConfig(parts=("table2",), tasks=("rte",), seeds=(0, 3), protocol=SMALL, threads=2)
-    study.save(tmp_path)
-    assert StudyConfig.load(tmp_path) == study
+    file = tmp_path / FILE
+    study.save(file)
+    assert StudyConfig.load(file) == study
     with pytest.raises(DataError, match="There is no study at"):
-        StudyConfig.load(tmp_path / "none")
-    (tmp_path / "study.json").write_text("{}")
+        StudyConfig.load(tmp_path / "none" / FILE)
+    file.write_text("{}")
     with pytest.raises(DataError, match="is damaged"):
-        StudyConfig.load(tmp_path)
+        StudyConfig.load(file)
 
 
 def test_two_studies_of_one_kind_are_one() -> None:

@@ -18,13 +18,12 @@ from normtune.records.store import Store
 from normtune.studies.config import StudyConfig
 from normtune.studies.engine import Engine, Mode, Place, check_mode, survey
 from normtune.studies.executors.executor import Here, Silent
+from normtune.studies.importance import measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
-from normtune.studies.measurement import fisher_config
 from normtune.studies.plan import mask_rows, method_rows, trainings
 from normtune.studies.schedule import Schedule
 from normtune.studies.study import Study
-from normtune.training.splits import parts_of
-from tests.studies.tiny import RULES, config, contents
+from tests.studies.tiny import config, contents
 
 
 class Tally:
@@ -81,7 +80,7 @@ def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_f
     likes = [TrainJob(task=task, method="", seed=0) for task in study.tasks]
     jobs, cells = trainings(study.setup, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
     done(engine, jobs)
-    assert [(cell.task, cell.method, cell.rates) for cell in cells[:2]] == [("rte", "head", 2), ("rte", "layernorm", 2)]
+    assert [(cell.task, cell.method) for cell in cells[:2]] == [("rte", "head"), ("rte", "layernorm")]
     expected = {record.id: record.score for record in engine.store}
     found = {record.id: record.score for record in Store(finished / "runs") if record.config.mask is None}
     assert found == expected
@@ -112,10 +111,7 @@ def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_fold
     for job in study.jobs:
         assert isinstance(job, FisherJob)
         data, base = study.engine.data(job), study.engine.session.base
-        train = parts_of(data, RULES).train
-        found = Archive(finished / "fisher").measure(
-            Query(base, data, train, fisher_config(study.engine.setup, base, data))
-        )
+        found = Archive(finished / "fisher").measure(Query(base, data, *measurement(study.engine.setup, base, data)))
         assert found.cached
         assert found.record.id == study.known[job.key].id
 
@@ -127,9 +123,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     scores = {}
     for task in ("rte", "sst2"):
         data = engine.task(task).data
-        measured = Archive(finished / "fisher").measure(
-            Query(base, data, parts_of(data, RULES).train, fisher_config(engine.setup, base, data))
-        )
+        measured = Archive(finished / "fisher").measure(Query(base, data, *measurement(engine.setup, base, data)))
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])
     both = sum(values / values.sum() for values in scores.values())

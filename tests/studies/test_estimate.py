@@ -58,7 +58,7 @@ def test_records_of_another_machine_or_with_other_threads_say_nothing(results: P
 def test_what_has_no_record_is_tried_out_and_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     study = Study.open(config(tiny_folder, parts=("figure2",), tasks=("rte",)), Place(results=tmp_path / "none"))
     guess = estimate(study, trial=True)
-    assert guess.sources == dict.fromkeys(("head", "fisher", "layernorm", "mask"), "trial")
+    assert guess.sources == dict.fromkeys(("head", "fisher", "layernorm"), "trial")
     total = guess.total(study.missing)
     assert total is not None
     assert total > 0

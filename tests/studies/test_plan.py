@@ -9,7 +9,7 @@ import pytest
 
 from normtune.errors import UnknownNameError
 from normtune.studies.config import METHODS
-from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, read_job
+from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
 from normtune.studies.plan import plan
 from normtune.training.session import Session
 from tests.studies.tiny import config
@@ -123,10 +123,9 @@ def test_a_mask_searches_for_itself_on_request(session: Session, tiny_folder: Pa
     assert jobs[2].best_of == (jobs[0].key, jobs[1].key)
 
 
-def test_a_job_survives_its_json_and_is_named_after_its_content(session: Session, tiny_folder: Path) -> None:
+def test_a_job_is_named_after_its_content(session: Session, tiny_folder: Path) -> None:
     jobs = plan(config(tiny_folder), session)
-    assert all(read_job(job.model_dump_json()) == job for job in jobs)
-    assert all(read_job(job.model_dump_json()).key == job.key for job in jobs)
+    assert all(type(job).model_validate_json(job.model_dump_json()).key == job.key for job in jobs)
     assert jobs[0].key != jobs[0].model_copy(update={"task": "mrpc"}).key
 
 

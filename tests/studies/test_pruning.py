@@ -14,7 +14,7 @@ from normtune.config import Pruning, protocol
 from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.run import EpochScore, Record
 from normtune.records.store import Store
-from normtune.studies.config import StudyConfig
+from normtune.studies.config import FILE, StudyConfig
 from normtune.studies.engine import Place, picked
 from normtune.studies.executors.executor import Here, Silent
 from normtune.studies.executors.pool import Pool
@@ -30,7 +30,7 @@ from tests.training.test_session import comparable, data
 
 Run = Callable[..., tuple[int, str, str]]
 
-SMALL = protocol("small", epochs=8, batch_size=8)
+SMALL = protocol("small", epochs=5, batch_size=8)
 #: Anything behind is dropped: the tiny model's scores differ little.
 STRICT = Pruning(margin=0.0)
 
@@ -158,14 +158,14 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
         pass
 
     def stop(tick: Tick) -> None:
-        if (tick.epoch, tick.step % 5) == (6, 3):
+        if (tick.epoch, tick.step % 5) == (5, 3):
             raise StopError
 
     for name, ahead in (("straight", False), ("ahead", True)):
-        engine = engine_of(tiny_folder, tmp_path / name, epochs=8, prune=STRICT)
-        if ahead:  # an unpruned search that was stopped in its sixth epoch
+        engine = engine_of(tiny_folder, tmp_path / name, epochs=5, prune=STRICT)
+        if ahead:  # an unpruned search that was stopped in its fifth epoch
             lost = engine.session.config("animals", "full", 1e-9, 0, SMALL)
-            file = tmp_path / name / "unfinished" / f"{engine.session.identify(lost, data())}.safetensors"
+            file = tmp_path / name / "unfinished" / f"{engine.session.prepare(lost, data()).id}.safetensors"
             with pytest.raises(StopError):
                 engine.session.run(lost, data(), checkpoint=file, watch=stop)
             assert file.is_file()
@@ -174,7 +174,7 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
         dropped += [record for record in engine.store if record.status == "pruned"]
     assert comparable(dropped[0]) == comparable(dropped[1])
     assert dropped[0].pruned is not None
-    assert dropped[0].pruned.epoch < 5
+    assert dropped[0].pruned.epoch < 4
 
 
 def test_a_judge_ends_a_training_of_ones_own(tiny_folder: Path) -> None:
@@ -245,7 +245,7 @@ def test_no_order_of_execution_changes_a_record(finished: Path, tiny_folder: Pat
     schedule: Any = Shuffled(Schedule(study.jobs, {}), random.Random(3))
 
     Here(study.engine).run(schedule, study.engine.setup, study.engine.place, Silent())
-    study.config.save(tmp_path)
+    study.config.save(tmp_path / FILE)
     assert contents(tmp_path) == contents(finished)
 
 
@@ -283,7 +283,7 @@ def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder:
     sized = (
         *("--model", tiny_folder, "--suite", "toy", "--protocol", f"small,epochs=3,{SIZES}"),
         *("--threads", "1", "--device", "cpu"),
-        *("--task", "sst2", "--method", "layernorm", "--prune", "0"),
+        *("--task", "stsb", "--method", "layernorm", "--prune", "0"),
     )
     status, out, error = cli("study", "table2", *sized, "--results", tmp_path)
     assert status == 0, error

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from normtune.importance.combined import random_scores
 
 from normtune.config import Pruning, protocol
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, OutputError, SelectionError
 from normtune.importance.masks import Mask
+from normtune.importance.scores import random_scores
 from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.studies import output, plan
@@ -140,8 +140,11 @@ def test_one_rate_that_diverges_is_told_and_the_search_goes_on(engine: Engine) -
     assert results[other.key].state == "blocked"
 
 
-def test_a_search_goes_on_beyond_the_end_of_its_rates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_goes_on_beyond_the_end_of_its_rates(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "BEYOND", 2)
+    engine = engine_of(tiny_folder, tmp_path, epochs=3)
     like = TrainJob(task="animals", method="head", seed=0)
 
     def searched(score: Callable[[float], float]) -> tuple[list[float], float | None]:
@@ -160,9 +163,11 @@ def test_a_search_goes_on_beyond_the_end_of_its_rates(engine: Engine, monkeypatc
     assert searched(lambda rate: rate) == ([0.1, 0.3, 1.0, 3.0, 10.0], 10.0)
     assert searched(lambda rate: -abs(rate - 0.03)) == ([0.1, 0.3, 1.0, 0.03, 0.01], 0.03)
     assert searched(lambda rate: min(rate, 1.0)) == ([0.1, 0.3, 1.0, 3.0], 1.0)
-    # Rates that are given are all that is tried.
-    jobs, _ = trainings(engine.setup, [Row(like, Grid(rates=(0.3,)))], [0], rates=[0.1, 0.3])
-    assert len(jobs) == 2 + 1
+    # Rates that are given are all that is tried, and so are the protocol's where it is short.
+    row = Row(like, Grid(rates=(0.3, 0.1, 1.0)))
+    assert len(trainings(engine.setup, [row], [0], rates=[0.1, 0.3])[0]) == 2 + 1
+    short = engine.setup.model_copy(update={"protocol": protocol("small", epochs=2)})
+    assert len(trainings(short, [row], [0], search=True)[0]) == 3 + 1
 
 
 def plan_rate(job: TrainJob, schedule: Schedule) -> float:
@@ -175,10 +180,10 @@ def test_every_method_gets_as_many_rates(engine: Engine) -> None:
     methods = ["head", "full", "bitfit", "layernorm", "random", "last-layers@1", "pooler.dense"]
     rows = method_rows(engine.session, TASKS[:1], methods)
     _, searched = trainings(engine.setup, rows, [0], search=True)
-    assert {cell.rates for cell in searched} == {3}
+    assert {len(cell.runs[0].best_of) for cell in searched} == {3}
     _, single = trainings(engine.setup, rows, [0])
     for cell, row in zip(single, rows, strict=True):
-        assert (cell.rates, cell.runs[0].rate) == (1, row.grid.default)
+        assert (cell.runs[0].best_of, cell.runs[0].rate) == ((), row.grid.default)
 
 
 # Masks

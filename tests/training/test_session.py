@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from normtune.config import protocol
-from normtune.data.encode import encode
+from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, TrainingError
-from normtune.evaluation import logits, score
+from normtune.evaluation import logits, score_outputs
 from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.run import Record
@@ -56,6 +56,11 @@ def comparable(record: Record) -> dict[str, object]:
     for point in plain["curve"]:
         del point["seconds"]
     return plain
+
+
+def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
+    assert encoded.labels is not None
+    return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
 
 
 def assert_same_delta(one: Delta, other: Delta) -> None:
@@ -162,30 +167,31 @@ class StoppedError(Exception):
     """Stands for a kill at a step."""
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 6, 9])
 @pytest.mark.parametrize(("method", "plain"), [("layernorm", True), ("random", False), ("layernorm", False)])
 def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, method: str, plain: bool
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, plain: bool
 ) -> None:
     session = Session(str(tiny_folder), plain=plain)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     chosen = protocol("small", epochs=2, batch_size=8, dropout=True)
     config = session.config("animals", method, 1e-2, 0, chosen)
     whole, delta = session.run(config, data())
-    file = tmp_path / "state.safetensors"
-
-    def kill(tick: Tick) -> None:
-        if tick.step == stop:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        session.run(config, data(), checkpoint=file, watch=kill)
-    assert file.exists() == (stop > 1)
     seen: list[int] = []
-    again, delta_again = session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
-    assert seen[0] == stop
-    assert comparable(again) == comparable(whole)
-    assert_same_delta(delta, delta_again)
+    for stop in (1, 4, 5, 6, 9):
+        file = tmp_path / f"{stop}.safetensors"
+
+        def kill(tick: Tick, stop: int = stop) -> None:
+            if tick.step == stop:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            session.run(config, data(), checkpoint=file, watch=kill)
+        assert file.exists() == (stop > 1)
+        seen.clear()
+        again, delta_again = session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
+        assert seen[0] == stop
+        assert comparable(again) == comparable(whole)
+        assert_same_delta(delta, delta_again)
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(session: Session, tmp_path: Path) -> None:
@@ -246,17 +252,17 @@ def test_samples_are_seeded_and_recorded(session: Session) -> None:
 
 def test_identity_names_all_that_changes_a_number_and_nothing_else(session: Session, tiny_folder: Path) -> None:
     config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
-    known = session.identify(config, data())
-    assert known == Session(str(tiny_folder)).identify(config, data())
+    known = session.prepare(config, data()).id
+    assert known == Session(str(tiny_folder)).prepare(config, data()).id
     others = [
         config.model_copy(update={"rate": 2e-2}),
         config.model_copy(update={"seed": 1}),
         config.model_copy(update={"method": "bitfit"}),
         config.model_copy(update={"protocol": protocol("small", epochs=2, batch_size=8, dropout=True)}),
     ]
-    assert len({known, *(session.identify(other, data()) for other in others)}) == 5
+    assert len({known, *(session.prepare(other, data()).id for other in others)}) == 5
     more = data()
-    assert session.identify(config, TaskData(TASK, {**more.splits, "train": split(40, 9)}, "memory")) != known
+    assert session.prepare(config, TaskData(TASK, {**more.splits, "train": split(40, 9)}, "memory")).id != known
 
 
 def test_full_fine_tuning_records_how_far_each_component_moved(session: Session) -> None:
@@ -290,7 +296,7 @@ def test_a_selection_of_ones_own_trains_as_the_method_that_makes_it(session: Ses
     assert_same_delta(delta, delta_expected)
     assert (record.scores, record.trains) == (expected.scores, expected.trains)
     assert (record.config.method, delta.info.method, record.config.mask) == ("mine", "mine", selection.fingerprint[:16])
-    assert record.id == session.identify(config, data(), selection) != expected.id
+    assert record.id == session.prepare(config, data(), selection).id != expected.id
 
 
 def test_a_configuration_goes_with_the_selection_it_was_made_with(session: Session) -> None:
@@ -298,7 +304,7 @@ def test_a_configuration_goes_with_the_selection_it_was_made_with(session: Sessi
     own, method = (session.config("animals", "random@2", 1e-2, 0, SMALL, chosen) for chosen in (selection, None))
     for config, given in ((own, None), (own, other), (method, selection)):
         with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
-            session.identify(config, data(), given)
+            session.prepare(config, data(), given)
         with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
             session.run(config, data(), selection=given)
 

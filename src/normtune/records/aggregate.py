@@ -39,8 +39,7 @@ class Table:
         methods: Rows, in order of first appearance.
         tasks: Columns, likewise.
         scores: Cells that have runs.
-        trained: Entries trained, head included, by method, as a range over tasks in words.
-        share: Selected entries over all pre-trained ones, by method.
+        trained: Entries of the pre-trained model that train, by method.
         seeds: The largest number of seeds of any cell.
     """
 
@@ -48,7 +47,6 @@ class Table:
     tasks: tuple[str, ...]
     scores: dict[tuple[str, str], Score]
     trained: dict[str, int]
-    share: dict[str, float]
     seeds: int
 
 
@@ -95,7 +93,6 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
         tasks=tuple(dict.fromkeys(task for _, task in groups)),
         scores=scores,
         trained={r.config.method: r.counts.selected for r in every},
-        share={r.config.method: r.counts.share for r in every},
         seeds=max((score.seeds for score in scores.values()), default=0),
     )
 
@@ -103,21 +100,13 @@ def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
     """The score of each cell's first seed at every rate tried: what a grid is read from.
 
-    Args:
-        records: Finished runs.
-        tasks: The tasks wanted, in order.
-        methods: The methods wanted, in order.
-
     Returns:
-        For each ``METHOD on TASK`` the score by rate, ascending.
+        For each ``METHOD on TASK``, in the order wanted, the score by rate, ascending.
     """
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.config.method, record.config.task].append(record)
-    result = {}
+    every, result = list(records), {}
     for method in methods:
         for task in tasks:
-            group = groups.get((method, task), [])
+            group = [record for record in every if (record.config.method, record.config.task) == (method, task)]
             first = min((record.config.seed for record in group), default=0)
             tried = {r.config.rate: r.score for r in group if r.config.seed == first and r.score is not None}
             result[f"{method} on {task}"] = dict(sorted(tried.items()))

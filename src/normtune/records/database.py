@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.errors import ConfigError, DataError, UnknownNameError, known
 from normtune.records.results import load_runs
 from normtune.records.run import Record
 
@@ -56,12 +56,12 @@ def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
         DataError: If no row at all has a wanted number, or no row has all wanted values.
     """
     for name, value in wanted.items():
-        known = {own[name] for own in found}
-        if any(_same(own, value) for own in known):
+        there = {own[name] for own in found}
+        if any(_same(own, value) for own in there):
             continue
         if isinstance(value, str):
-            raise UnknownNameError(name, value, known)
-        raise DataError(f"No record has the {name} {value:g}; there are {', '.join(f'{k:g}' for k in sorted(known))}.")
+            raise UnknownNameError(name, value, there)
+        raise DataError(f"No record has the {name} {value:g}; there are {', '.join(f'{k:g}' for k in sorted(there))}.")
     chosen = [own for own in found if all(_same(own[name], value) for name, value in wanted.items())]
     if not chosen:
         raise DataError(f"No record has all of {', '.join(f'{name} {value}' for name, value in wanted.items())}.")
@@ -78,8 +78,7 @@ def ordered(found: Sequence[Row], column: str, *, descending: bool = False) -> l
     Raises:
         UnknownNameError: If there is no such column.
     """
-    if column not in COLUMNS:
-        raise UnknownNameError("column", column, COLUMNS)
+    known("column", column, COLUMNS)
     having = [own for own in found if own[column] is not None]
     without = [own for own in found if own[column] is None]
     return [*sorted(having, key=lambda own: own[column], reverse=descending), *without]

@@ -48,7 +48,7 @@ def by_id(records: Sequence[Record], start: str) -> Record:
 
 def differences(first: Record, second: Record) -> list[Difference]:
     """Every field in which two records differ, configuration first and outcome last; `LEFT_OUT` is not compared."""
-    one, other = (dict(_leaves(record.model_dump(mode="json"))) for record in (first, second))
+    one, other = (dict(leaves(record.model_dump(mode="json"))) for record in (first, second))
     found = [
         Difference(KINDS.get(field.split(".")[0], "outcome"), field, one.get(field), other.get(field))
         for field in {**one, **other}
@@ -57,9 +57,10 @@ def differences(first: Record, second: Record) -> list[Difference]:
     return sorted(found, key=lambda difference: ORDER.index(difference.kind))
 
 
-def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], joint: str = ".", before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values, each under its names, joined by dots unless said otherwise."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{name}.")
+            yield from leaves(value, joint, f"{before}{name}{joint}")
         else:
             yield f"{before}{name}", value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from normtune.config import Strict, Sub
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, known
 from normtune.records.run import Norms
 from normtune.records.saved import Saved
 
@@ -32,8 +32,7 @@ class Estimator(Strict):
             UnknownNameError: If there is no such estimator.
             ConfigError: If the number of samples is not positive, or the seed negative.
         """
-        if self.name not in ESTIMATORS:
-            raise UnknownNameError("estimator", self.name, ESTIMATORS)
+        known("estimator", self.name, ESTIMATORS)
         if self.samples < 1:
             raise ConfigError(f"An estimate takes at least 1 sample an example; got {self.samples}.")
         if self.seed < 0:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,15 +42,9 @@ class Results:
 
 
 def load_runs(folder: Path, *, model: str | None = None, protocol: str | None = None) -> list[Record]:
-    """The records of runs in `folder`, or in its ``runs``, in the order of their file names.
+    """The records of runs in `folder`, or in its ``runs``, in the order of their file names; at least one.
 
-    Args:
-        folder: The folder.
-        model: Only runs of this model, as its user called it.
-        protocol: Only runs of this protocol.
-
-    Returns:
-        The records, at least one.
+    With `model` or `protocol` only those of the model that its user called so, and of the protocol of that name.
 
     Raises:
         DataError: If there is no such folder, it holds no such record, or one is damaged.
@@ -94,13 +89,11 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
     if not runs and not fisher:
         raise DataError(f"There are no records{_words(model, protocol)} in {folder}/runs or {folder}/fisher.")
     check_one_setting(runs, fisher)
-    plan = _json(folder / "study.json")
-    seeds = plan.get("seeds", ()) if isinstance(plan, dict) else ()
     return Results(
         folder,
         tuple(runs),
         tuple(_one_each(fisher)),
-        tuple(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else (),
+        _planned(folder / "study.json"),
         tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
     )
 
@@ -128,18 +121,18 @@ def _words(model: str | None, protocol: str | None) -> str:
     return "".join(f" of {kind} {name}" for kind, name in (("model", model), ("protocol", protocol)) if name)
 
 
-def _json(path: Path) -> Any:
-    """What a JSON file holds; None where there is none.
+def _planned(file: Path) -> tuple[int, ...]:
+    """The seeds that a study asks for, where there is one.
 
     Raises:
-        DataError: If it is no JSON.
+        DataError: If its file is damaged.
     """
-    if not path.is_file():
-        return None
+    if not file.is_file():
+        return ()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}.") from error
+        return tuple(json.loads(file.read_bytes()).get("seeds", ()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"The study {file} is damaged: {error}.") from error
 
 
 def check_one_setting(runs: Sequence[Record], fisher: Sequence[FisherRecord] = ()) -> None:
@@ -176,14 +169,11 @@ def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
 
 def _one_each(fisher: Iterable[FisherRecord]) -> list[FisherRecord]:
     """Of several measurements on one task the one with most examples, then most head seeds."""
-    weight: Callable[[FisherRecord], tuple[bool, int, int]] = lambda each: (  # noqa: E731
-        each.config.within == "full",
-        each.examples,
-        len(each.config.head_seeds),
-    )
-    best: dict[str, FisherRecord] = {}
+
+    def weight(each: FisherRecord) -> tuple[bool, int, int]:
+        return each.config.within == "full", each.examples, len(each.config.head_seeds)
+
+    groups = defaultdict[str, list[FisherRecord]](list)
     for each in fisher:
-        known = best.get(each.config.task)
-        if known is None or weight(each) > weight(known):
-            best[each.config.task] = each
-    return list(best.values())
+        groups[each.config.task].append(each)
+    return [max(group, key=weight) for group in groups.values()]

@@ -36,6 +36,5 @@ class Saved(Strict):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"The record {path} is damaged{f' at {where}' if where else ''}: {first['msg']}."
-            ) from error
+            at = f" at {where}" if where else ""
+            raise DataError(f"The {cls.noun} {path} is damaged{at}: {first['msg']}.") from error

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normtune.config import Memory, Protocol, Pruning, Strict
-from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.files import write_atomically
+from normtune.errors import ConfigError, UnknownNameError, known
+from normtune.records.saved import Saved
 
 Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
 MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fisher"]
 
 #: What of the paper needs runs; table 3 is read off the server's reply to a submission.
 PARTS: tuple[Part, ...] = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5")
-#: Names of studies: the whole paper, or a part of it.
-STUDIES = ("paper", *PARTS)
 MASKS: tuple[MaskKind, ...] = ("individual", "global", "leave-one-out", "random", "least-fisher")
 
 #: The paper's tasks: GLUE without WNLI, MNLI once.
@@ -66,7 +63,7 @@ class Setup(Strict):
     plain: bool = False
 
 
-class StudyConfig(Setup):
+class StudyConfig(Setup, Saved):
     """One study: which parts of the paper, on what, and how. It is kept in ``study.json`` beside its records.
 
     Attributes:
@@ -79,6 +76,8 @@ class StudyConfig(Setup):
         sources: Tasks whose Fisher information goes into global and leave-one-out masks.
         search_masks: Whether masks get a search of their own, rather than the rate that LayerNorm was given.
     """
+
+    noun: ClassVar[str] = "study"
 
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = TASKS
@@ -116,25 +115,6 @@ class StudyConfig(Setup):
         joint = {name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _EXTENT}
         return self.model_copy(update=joint)
 
-    def save(self, folder: Path) -> None:
-        """Write the study to ``study.json`` in `folder`."""
-        write_atomically(folder / FILE, self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The study in `folder`.
-
-        Raises:
-            DataError: If there is none, or its file is damaged.
-        """
-        file = folder / FILE
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError as error:
-            raise DataError(f"There is no study at {folder}: no {FILE}.") from error
-        except ValidationError as error:
-            raise DataError(f"The study {file} is damaged: {error.errors()[0]['msg']}.") from error
-
 
 def parts(name: str) -> tuple[Part, ...]:
     """The parts of the study called `name`.
@@ -142,12 +122,9 @@ def parts(name: str) -> tuple[Part, ...]:
     Raises:
         UnknownNameError: If there is no such study.
     """
-    if name == "paper":
-        return PARTS
-    own = tuple(part for part in PARTS if part == name)
-    if not own:
-        raise UnknownNameError("study", name, (*STUDIES, "methods"))
-    return own
+    if name in {"paper", *PARTS}:
+        return tuple(part for part in PARTS if name in {"paper", part})
+    raise UnknownNameError("study", name, ("paper", *PARTS, "methods"))
 
 
 def check_masks(given: Sequence[str]) -> tuple[MaskKind, ...]:
@@ -156,8 +133,4 @@ def check_masks(given: Sequence[str]) -> tuple[MaskKind, ...]:
     Raises:
         UnknownNameError: If there is no such kind.
     """
-    by_name: dict[str, MaskKind] = dict(zip(MASKS, MASKS, strict=True))
-    for name in given:
-        if name not in by_name:
-            raise UnknownNameError("kind of mask", name, MASKS)
-    return tuple(by_name[name] for name in given)
+    return tuple(known("kind of mask", name, MASKS) for name in given)

@@ -15,21 +15,21 @@ from normtune.data.files import FileTask
 from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import NormtuneError, TrainingError, UnknownNameError
+from normtune.errors import NormtuneError, TrainingError, known
+from normtune.importance.archive import Archive, Query
 from normtune.importance.masks import Mask
 from normtune.models.device import accelerator
 from normtune.records.run import Record
 from normtune.records.store import Store
 from normtune.studies import output
 from normtune.studies.config import Setup
+from normtune.studies.importance import make_mask, mask_file, measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of, settled
-from normtune.studies.masks import make_mask, mask_file
-from normtune.studies.measurement import find_fisher, measure_fisher
-from normtune.studies.pruning import judge, pruned_identity
+from normtune.studies.pruning import judge, pruned, pruned_identity
 from normtune.studies.source import OwnFiles
-from normtune.studies.unfinished import Run, failed, pruned
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
+from normtune.training.splits import Run
 from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]
@@ -90,10 +90,7 @@ def check_mode(name: str) -> Mode:
     Raises:
         UnknownNameError: If there is no such mode.
     """
-    for mode in MODES:
-        if mode == name:
-            return mode
-    raise UnknownNameError("mode", name, MODES)
+    return known("mode", name, MODES)
 
 
 class Engine:
@@ -152,20 +149,16 @@ class Engine:
         return Record.load(self.store.path(result.id) if job.out is None else job.out / output.RECORD)
 
     def find(self, job: Job, needs: Results) -> Result | None:
-        """What became of a job before, or None where it is to be done.
+        """What became of a job before, or None where it is to be done, given what became of those that it needs.
 
-        Args:
-            job: The job.
-            needs: What became of the jobs that it needs.
-
-        Returns:
-            Its result. What failed counts as not done in the mode ``retry``, and everything in ``force``.
+        What failed counts as not done in the mode ``retry``, and everything in ``force``.
         """
         if self.place.mode == "force":
             return None
         if isinstance(job, FisherJob):
-            found = find_fisher(self.place.fisher, self.setup, self.session.base, self.data(job))
-            return None if found is None else _done(job, found.id, known=True)
+            base, data = self.session.base, self.data(job)
+            found = Archive(self.place.fisher).find(Query(base, data, *measurement(self.setup, base, data)))
+            return None if found is None else _done(job, found.record.id, known=True)
         if isinstance(job, MaskJob):
             file = mask_file(self.place.masks, job, needs, self.session.base)
             return _done(job, file.name, known=True) if file.is_file() else None
@@ -178,16 +171,10 @@ class Engine:
         return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
 
     def run(self, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
-        """Do a job, unless it is done.
+        """Do a job, unless it is done, given what became of those that it needs.
 
-        Args:
-            job: The job.
-            needs: What became of the jobs that it needs.
-            tell: Called with how far it has come.
-
-        Returns:
-            What became of it. Whatever goes wrong is told in the result, so that one job does not stop the others; a
-            run whose loss stopped being finite leaves a record that says so, anything else is tried again next time.
+        Whatever goes wrong is told in the result, so that one job does not stop the others. A run whose loss stopped
+        being finite leaves a record that says so; anything else is tried again next time.
         """
         started = time.monotonic()
         rate = rate_of(job, needs) if isinstance(job, TrainJob) else None
@@ -205,23 +192,36 @@ class Engine:
     def _make(self, job: Job, needs: Results, tell: Tell) -> Result:
         place = self.place
         if isinstance(job, FisherJob):
-            data = self.data(job)
-            return _done(job, measure_fisher(place.fisher, self.setup, self.session.base, data, tell).id)
+            return self._measure(job, tell)
         if isinstance(job, MaskJob):
             file = mask_file(place.masks, job, needs, self.session.base)
             make_mask(file, place.fisher, job, needs, self.session.base)
             return _done(job, file.name)
         run = self.setup_run(job, needs)
-        delta, record = self._delta_file(run.id), self.store.get(run.id)
+        delta, record = place.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
         self._wait()  # every process that trains with this one has looked, before one of them writes
         if record is None or not kept or place.mode == "force":
-            keep = place.deltas or job.out is not None
-            record = self._train(run, self._rivals(job, needs), tell, keep=keep)
+            keep = delta if place.deltas or job.out is not None else None
+            record = self._train(run, self._rivals(job, needs), tell, keep)
         if job.out is not None and record.status == "done" and self._writes:
             output.write(job.out, record, Delta.load(delta))
         self._wait()
         return _result(job, record)
+
+    def _measure(self, job: FisherJob, tell: Tell) -> Result:
+        base, data = self.session.base, self.data(job)
+        train, config = measurement(self.setup, base, data)
+        total, done = min(len(train), config.examples or len(train)) * len(config.head_seeds), 0
+
+        def progress(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done, total, "")
+
+        archive = Archive(self.place.fisher)
+        made = archive.measure(Query(base, data, train, config), progress=progress, force=True)
+        return _done(job, made.record.id)
 
     # Runs
 
@@ -234,7 +234,7 @@ class Engine:
         rate, data = rate_of(job, needs), self.data(job)
         assert rate is not None
         config = self.session.config(job.task, name, rate, job.seed, self.setup.protocol, selection)
-        return Run(config, data, selection, self.session.identify(config, data, selection))
+        return self.session.prepare(config, data, selection)
 
     @property
     def _writes(self) -> bool:
@@ -244,9 +244,6 @@ class Engine:
     def _wait(self) -> None:
         """Wait for the other processes that train with this one."""
         self.session.accelerator.wait_for_everyone()
-
-    def _delta_file(self, identity: str) -> Path:
-        return self.place.results / "deltas" / f"{identity}.safetensors"
 
     def _known(self, run: Run, rivals: Sequence[Record]) -> Record | None:
         """The record of a run, or of one that was dropped for the same reason as it would be again."""
@@ -260,8 +257,8 @@ class Engine:
         found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
         return [record for record in found if record is not None]
 
-    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
-        """Train a run; its delta is kept where that is wanted, and then its record."""
+    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, keep: Path | None) -> Record:
+        """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
         place, rule, config, task = self.place, self.setup.prune, run.config, run.data.task
         checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
         judging = judge(rule, task.primary, config.protocol.epochs, rivals) if rule and rivals else None
@@ -274,11 +271,11 @@ class Engine:
                 watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
                 judge=judging,
             )
-            if keep and self._writes:
-                self._delta_file(run.id).unlink(missing_ok=True)
-                delta.save(self._delta_file(run.id))
+            if keep is not None and self._writes:
+                keep.unlink(missing_ok=True)
+                delta.save(keep)
         except TrainingError as error:
-            record = failed(self.session, run, str(error))
+            record = self.session.record(run, status="failed", error=str(error))
         except PrunedError as error:
             assert rule is not None
             record = pruned(self.session, run, rule, rivals, error)
@@ -291,14 +288,9 @@ class Engine:
 
 
 def survey(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
-    """What is known of jobs.
+    """By key what became of the jobs that were done before, or that turned out not to be needed.
 
-    Args:
-        jobs: The jobs, each after those that it needs.
-        engine: Finds them.
-
-    Returns:
-        By key what became of those that were done before, or turned out not to be needed.
+    Each of `jobs` stands after those that it needs.
     """
     known: dict[str, Result] = {}
     for job in jobs:

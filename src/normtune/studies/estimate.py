@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from normtune.data.task import Split
 from normtune.errors import NormtuneError
 from normtune.importance.archive import Archive, Query
-from normtune.importance.masks import top
-from normtune.importance.scores import random_scores
 from normtune.machine import machine
-from normtune.methods.expression import select
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
+from normtune.studies.engine import Engine
+from normtune.studies.importance import CANDIDATES, measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
-from normtune.studies.measurement import fisher_config
-from normtune.studies.plan import CANDIDATES
 from normtune.studies.study import Study
 from normtune.training.splits import parts_of
 
@@ -51,17 +48,11 @@ class Estimate:
         return None if None in each else sum(one for one in each if one is not None)
 
 
-def kind_of(job: Job) -> str:
-    """What a job's throughput depends on beside the texts: the method, ``mask`` for any trained mask, ``fisher``."""
-    if isinstance(job, TrainJob):
-        return job.method if job.mask is None else "mask"
-    return "fisher" if isinstance(job, FisherJob) else "making masks"
-
-
 def estimate(study: Study, *, trial: bool) -> Estimate:
     """How long the missing jobs of a study will take, one after the other.
 
     Work is counted in characters of text: a run reads its training data once an epoch; to evaluate costs a third of it.
+    A masked run takes as long as LayerNorm's.
 
     Args:
         study: The study.
@@ -70,120 +61,89 @@ def estimate(study: Study, *, trial: bool) -> Estimate:
     Returns:
         The estimate; without `trial` the kinds that have no record are missing from it.
     """
-    clock = _Clock(study)
-    clock.read_records()
-    seconds: dict[str, float] = {}
-    sources: dict[str, Source] = {}
+    clock, seconds, sources = _Clock(study.engine), dict[str, float](), dict[str, Source]()
+    speeds = clock.recorded({*study.config.tasks})
+    known = {*speeds}
     for job in study.missing:
         if isinstance(job, MaskJob):
             seconds[job.key] = 0.0
             continue
-        kind = kind_of(job)
-        if kind not in clock.speeds and trial:
-            clock.try_out(job)
-        if kind in clock.speeds:
-            seconds[job.key] = clock.seconds(job)
-        sources[kind] = clock.sources.get(kind, "none")
+        kind = "fisher" if isinstance(job, FisherJob) else job.method if job.mask is None else CANDIDATES
+        if kind not in speeds and trial:
+            with suppress(NormtuneError):  # its throughput stays unknown
+                speeds[kind] = clock.tried(job)
+        if kind in speeds:
+            seconds[job.key] = clock.size(job) / speeds[kind]
+        sources[kind] = "records" if kind in known else "trial" if kind in speeds else "none"
     return Estimate(seconds, sources)
 
 
 class _Clock:
-    """Characters a second, by kind of job and, where there are records, by task."""
+    """Counts the characters of jobs, and those that this machine reads in a second."""
 
-    def __init__(self, study: Study) -> None:
-        self._engine, self._tasks = study.engine, {*study.config.tasks}
-        self._here = _comparable(machine(self._engine.session.accelerator.device))
-        self._lengths: dict[str, float] = {}
-        self._warm = False
-        self.speeds: dict[str, dict[str, float]] = {}
-        self.sources: dict[str, Source] = {}
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._lengths = engine, dict[str, float]()
+        self._here = _comparable(machine(engine.session.accelerator.device))
 
-    def seconds(self, job: FisherJob | TrainJob) -> float:
-        """How long a job takes; a task without records goes as fast as the others together."""
-        own, setup = self.speeds[kind_of(job)], self._engine.setup
+    def size(self, job: FisherJob | TrainJob) -> float:
+        """Characters that a job reads, those of evaluations at their lower price."""
+        setup = self._engine.setup
         parts = parts_of(self._engine.data(job), setup.protocol)
         if isinstance(job, FisherJob):
-            count = min(len(parts.train), setup.examples or len(parts.train)) * len(setup.head_seeds)
-            size = self._length(job.task) * count
-        else:
-            size = self._size(job.task, len(parts.train), len(parts.pick), setup.protocol.epochs)
-        return size / own.get(job.task, own[""])
+            count = min(len(parts.train), setup.examples or len(parts.train))
+            return self._length(job.task) * count * len(setup.head_seeds)
+        return self._trained(job.task, len(parts.train), len(parts.pick), setup.protocol.epochs)
 
-    def read_records(self) -> None:
-        """Throughputs of the records that were made on a machine like this, with as many threads."""
-        spent = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
+    def recorded(self, tasks: set[str]) -> dict[str, float]:
+        """Characters a second by kind of job, from records of these tasks made on a machine like this."""
+        spent = defaultdict[str, list[tuple[float, float]]](list)
         for run in self._engine.store:
-            if run.status == "done" and self._is_alike(run):
-                epochs = run.config.protocol.epochs
-                size = self._size(run.config.task, run.data.train, run.data.held_out or run.data.dev, epochs)
-                kind = run.config.method if run.config.mask is None else "mask"
-                spent[kind, run.config.task].append((size, run.seconds))
-        for path in sorted(self._engine.place.fisher.glob("*.json")):
-            own = FisherRecord.load(path)
-            if self._is_alike(own):
+            config = run.config
+            if run.status == "done" and config.task in tasks and self._is_alike(run):
+                size = self._trained(
+                    config.task, run.data.train, run.data.held_out or run.data.dev, config.protocol.epochs
+                )
+                spent[config.method if config.mask is None else CANDIDATES].append((size, run.seconds))
+        for own in map(FisherRecord.load, sorted(self._engine.place.fisher.glob("*.json"))):
+            if own.config.task in tasks and self._is_alike(own):
                 size = self._length(own.config.task) * own.examples * len(own.config.head_seeds)
-                spent["fisher", own.config.task].append((size, own.seconds))
-        for kind in {kind for kind, _ in spent}:
-            self.speeds[kind] = {task: _speed(each) for (name, task), each in spent.items() if name == kind}
-            self.speeds[kind][""] = _speed([one for (name, _), each in spent.items() if name == kind for one in each])
-            self.sources[kind] = "records"
+                spent["fisher"].append((size, own.seconds))
+        return {kind: sum(s for s, _ in each) / sum(s for _, s in each) for kind, each in spent.items()}
 
     def _is_alike(self, own: Record | FisherRecord) -> bool:
-        """Whether a record says something of this study on this machine."""
-        here = own.base_identity == self._engine.session.base.identity and _comparable(own.machine) == self._here
-        return here and own.seconds > 0 and own.config.task in self._tasks
+        """Whether a record says something of this base model on this machine."""
+        same = own.base_identity == self._engine.session.base.identity
+        return same and own.seconds > 0 and _comparable(own.machine) == self._here
 
-    def try_out(self, job: FisherJob | TrainJob) -> None:
-        """Time a few steps of a job of this kind; where that fails, its throughput stays unknown."""
-        try:
-            size, seconds = self._fisher_trial(job) if isinstance(job, FisherJob) else self._train_trial(job)
-        except NormtuneError:
-            return
-        self.speeds[kind_of(job)] = {"": size / max(seconds, 1e-3)}
-        self.sources[kind_of(job)] = "trial"
+    def tried(self, job: FisherJob | TrainJob) -> float:
+        """Characters a second in a few steps of a job."""
+        engine, data, rules = self._engine, self._engine.data(job), self._engine.setup.protocol
+        session = engine.session
+        if isinstance(job, FisherJob):
+            train, config = measurement(engine.setup, session.base, data)
+            short = config.model_copy(update={"examples": _TRIAL_EXAMPLES, "head_seeds": config.head_seeds[:1]})
+            made = Archive(None).measure(Query(session.base, data, train, short)).record
+            return self._length(job.task) * made.examples / max(made.seconds, 1e-3)
+        changes = {"name": "trial", "epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size}
+        brief = rules.model_copy(update={**changes, "max_dev": rules.batch_size})
+        method = job.method if job.mask is None else CANDIDATES
+        run, _ = session.run(session.config(job.task, method, 1e-6, job.seed, brief), data)
+        first, second = run.curve  # the first epoch pays for what is made ready once
+        size = self._trained(job.task, run.data.train, run.data.held_out or run.data.dev, 1)
+        return size / max(second.seconds - first.seconds, 1e-3)
 
-    def _train_trial(self, job: TrainJob) -> tuple[float, float]:
-        session, rules, data = self._engine.session, self._engine.setup.protocol, self._engine.data(job)
-        count = _TRIAL_BATCHES * rules.batch_size
-        short = rules.model_copy(update={"name": "trial", "epochs": 1, "max_train": count, "max_dev": rules.batch_size})
-        layernorm = select(session.base.layout, CANDIDATES)
-        selection = None if job.mask is None else top(random_scores(layernorm), fraction=0.1)
-        config = session.config(job.task, job.method, 1e-6, job.seed, short, selection)
-        if not self._warm:
-            session.run(config, data, selection=selection)
-            self._warm = True
-        record, _ = session.run(config, data, selection=selection)
-        return self._size(job.task, record.data.train, record.data.held_out or record.data.dev, 1), record.seconds
-
-    def _fisher_trial(self, job: FisherJob) -> tuple[float, float]:
-        engine, data = self._engine, self._engine.data(job)
-        config = fisher_config(engine.setup, engine.session.base, data)
-        short = config.model_copy(update={"examples": _TRIAL_EXAMPLES, "head_seeds": config.head_seeds[:1]})
-        train = parts_of(data, engine.setup.protocol).train
-        record = Archive(None).measure(Query(engine.session.base, data, train, short)).record
-        return self._length(job.task) * record.examples, record.seconds
-
-    def _size(self, task: str, train: int, pick: int, epochs: int) -> float:
-        """Characters that a run reads, those of its evaluations at their lower price."""
+    def _trained(self, task: str, train: int, pick: int, epochs: int) -> float:
         return self._length(task) * epochs * (train + _FORWARD * pick)
 
     def _length(self, task: str) -> float:
         """Mean characters of a training example, as far as they are read."""
         if task not in self._lengths:
             limit = _TOKEN * self._engine.setup.protocol.max_length
-            self._lengths[task] = _mean_length(self._engine.task(task).data.labelled("train"), limit)
+            split = self._engine.task(task).data.labelled("train")
+            pairs = split.pairs or ("",) * len(split)
+            some = range(0, len(split), max(1, len(split) // _SAMPLE))
+            self._lengths[task] = sum(min(len(split.texts[i]) + len(pairs[i]), limit) for i in some) / len(some)
         return self._lengths[task]
-
-
-def _mean_length(split: Split, limit: int) -> float:
-    pairs = split.pairs or ("",) * len(split)
-    some = range(0, len(split), max(1, len(split) // _SAMPLE))
-    lengths = [min(len(split.texts[i]) + len(pairs[i]), limit) for i in some]
-    return sum(lengths) / len(lengths)
-
-
-def _speed(each: Sequence[tuple[float, float]]) -> float:
-    return sum(size for size, _ in each) / sum(seconds for _, seconds in each)
 
 
 def _comparable(facts: dict[str, str | int]) -> tuple[str | int | None, ...]:

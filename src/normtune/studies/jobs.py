@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from normtune.config import Strict, fingerprint
 from normtune.studies.config import MaskKind
@@ -27,29 +27,21 @@ class FisherJob(_Named):
     """A measurement of Fisher information.
 
     Attributes:
-        kind: Always ``fisher``.
         task: On which task.
+        needs: Keys of the jobs that come first: none.
+        about: What is measured.
     """
 
     kind: Literal["fisher"] = "fisher"
     task: str
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Keys of the jobs that come first: none."""
-        return ()
-
-    @property
-    def about(self) -> str:
-        """What is measured."""
-        return "fisher"
+    needs: ClassVar[tuple[str, ...]] = ()
+    about: ClassVar[str] = "fisher"
 
 
 class MaskJob(_Named):
     """The making of a mask of LayerNorm.
 
     Attributes:
-        kind: Always ``mask``.
         mask: What kind of mask.
         fraction: How much of LayerNorm it takes.
         task: The task that it is for; None where it is the same for all.
@@ -81,7 +73,6 @@ class TrainJob(_Named):
     """A run.
 
     Attributes:
-        kind: Always ``train``.
         task: On which task.
         files: The files that the task is in, where it is of no suite.
         method: Name of the method or of the mask.
@@ -121,13 +112,6 @@ class TrainJob(_Named):
 
 
 Job = Annotated[FisherJob | MaskJob | TrainJob, Field(discriminator="kind")]
-
-_JOB: TypeAdapter[FisherJob | MaskJob | TrainJob] = TypeAdapter(Job)
-
-
-def read_job(text: str) -> Job:
-    """A job from its JSON."""
-    return _JOB.validate_json(text)
 
 
 def mask_name(kind: MaskKind, fraction: float) -> str:

@@ -7,36 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normtune.errors import ConfigError
-from normtune.importance.masks import Mask, top
-from normtune.importance.scores import random_scores
-from normtune.methods.expression import select
-from normtune.methods.selection import Selection
+from normtune.importance.masks import Mask
 from normtune.studies.config import MaskKind, Setup, StudyConfig
+from normtune.studies.importance import CANDIDATES
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
 from normtune.training.rates import Grid
 from normtune.training.session import Session
 
-#: What the masks of the study are taken of.
-CANDIDATES = "layernorm"
-#: How many rates a search tries at most beyond those of the protocol.
-BEYOND = 2
+#: How many rates a search tries at most beyond those of the protocol, where it has so many rates and epochs: with fewer
+#: the best of them is mostly at an end, which says that little was learnt rather than that the grid is too narrow.
+BEYOND, _ENOUGH = 2, 3
 
 
 def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     """The jobs of a study.
 
     For every method each rate of its grid is tried on the first seed, as many for one as for another; as long as the
-    best is the lowest or the highest of them, the next half decade is tried too, at most twice. The best one is used
-    for the other seeds. A mask takes the rate that LayerNorm was given on the task. With pruning the rates of a search
-    come one after the other, from the middle one outwards.
+    best is the lowest or the highest of them, the next half decade is tried too, at most twice, under a protocol of at
+    least three rates and epochs. The best one is used for the other seeds. A mask takes the rate that LayerNorm was
+    given on the task. With pruning the rates of a search come one after the other, from the middle one outwards.
 
-    Args:
-        config: The study.
-        session: The base model.
-
-    Returns:
-        Each job once, after those that it needs.
+    Each job is there once, after those that it needs.
     """
     planner = _Study(config, session)
     for part in config.parts:
@@ -58,6 +50,7 @@ class _Searches:
 
     def __init__(self, setup: Setup) -> None:
         self._prune = setup.prune is not None
+        self._beyond = BEYOND if min(setup.protocol.rates, setup.protocol.epochs) >= _ENOUGH else 0
         self.jobs: dict[str, Job] = {}
 
     def add(self, job: Job) -> str:
@@ -66,11 +59,11 @@ class _Searches:
         return job.key
 
     def best(self, like: TrainJob, rates: Sequence[float], *, more: bool = True) -> TrainJob:
-        """Plan a run at each rate; with pruning they wait for each other.
+        """Plan a run at each rate, ascending; with pruning they wait for each other.
 
         Args:
             like: The run, without a rate.
-            rates: The rates, ascending; one alone is not tried first.
+            rates: The rates; one alone is not tried first.
             more: Whether rates beyond them are tried, where the best is the lowest or the highest.
 
         Returns:
@@ -82,7 +75,7 @@ class _Searches:
         for rate in trial_order(rates) if self._prune else rates:
             rivals = tuple(tried) if self._prune else ()
             tried.append(self.add(like.model_copy(update={"rate": rate, "rivals": rivals})))
-        for _ in range(BEYOND if more else 0):
+        for _ in range(self._beyond if more else 0):
             rivals, before = tuple(tried) if self._prune else (), tuple(tried)
             job = like.model_copy(update={"beyond": True, "best_of": before, "rivals": rivals})
             tried.append(self.add(job))
@@ -116,13 +109,10 @@ class _Study:
                     for kind in wanted:
                         self._masked(task, kind, fraction)
 
-    def _rates(self, grid: Grid) -> tuple[float, ...]:
-        return grid.first(self._config.protocol.rates)
-
-    def _search(self, task: str, method: str) -> TrainJob:
-        """The search of a method's rates on the first seed, and a run at the best."""
-        like = TrainJob(task=task, method=method, seed=self._config.seeds[0])
-        return self.searches.best(like, self._rates(self._session.grid(method)))
+    def _search(self, task: str, method: str, mask: str | None = None, name: str = "") -> TrainJob:
+        """The search of a method's rates on the first seed, or of a mask's called `name`, and a run at the best."""
+        like = TrainJob(task=task, method=name or method, seed=self._config.seeds[0], mask=mask)
+        return self.searches.best(like, self._session.grid(method).first(self._config.protocol.rates))
 
     def _cell(self, task: str, method: str) -> None:
         best = self._search(task, method)
@@ -130,20 +120,15 @@ class _Study:
             self.searches.add(best.model_copy(update={"seed": seed}))
 
     def _masked(self, task: str, kind: MaskKind, fraction: float) -> None:
-        seeds = list(self._config.seeds)
-        method = mask_name(kind, fraction)
-        like = TrainJob(task=task, method=method, seed=seeds[0])
+        seeds, name = self._config.seeds, mask_name(kind, fraction)
         if self._config.search_masks:
-            rates = self._rates(self._session.grid(method, self._sized(fraction)))
-            first = like.model_copy(update={"mask": self._mask(task, kind, fraction, seeds[0])})
-            like = self.searches.best(first, rates)
-            seeds = seeds[1:] if like.best_of else seeds
+            best = self._search(task, CANDIDATES, self._mask(task, kind, fraction, seeds[0]), name)
+            seeds = seeds[1:] if best.best_of else seeds
         else:
-            found = self._search(task, CANDIDATES)
-            like = like.model_copy(update={"rate": found.rate, "best_of": found.best_of})
+            best = self._search(task, CANDIDATES)
         for seed in seeds:
-            mask = self._mask(task, kind, fraction, seed)
-            self.searches.add(like.model_copy(update={"seed": seed, "mask": mask}))
+            changes = {"method": name, "seed": seed, "mask": self._mask(task, kind, fraction, seed)}
+            self.searches.add(best.model_copy(update=changes))
 
     def _mask(self, task: str, kind: MaskKind, fraction: float, seed: int) -> str:
         """The mask of a kind for a task; a random one is drawn anew for each seed."""
@@ -159,10 +144,6 @@ class _Study:
         fishers = tuple(add(FisherJob(task=own)) for own in tasks)
         target = None if kind == "global" else task
         return add(MaskJob(mask=kind, fraction=fraction, task=target, tasks=tuple(tasks), fishers=fishers))
-
-    def _sized(self, fraction: float) -> Selection:
-        """Any selection of a mask's size: a grid of rates depends on nothing else of it."""
-        return top(random_scores(select(self._session.base.layout, CANDIDATES)), fraction=fraction)
 
 
 # Tables of trainings
@@ -189,43 +170,24 @@ class Cell:
         task: The task's name.
         method: The method's or the mask's name.
         runs: For each seed the job that gives its result.
-        rates: How many rates are given or of the protocol's.
     """
 
     task: str
     method: str
     runs: tuple[TrainJob, ...]
-    rates: int
 
 
 def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[Row]:
-    """Every task under every method.
-
-    Args:
-        session: The base model.
-        tasks: For each task a run of it, whatever its method.
-        methods: Names or expressions.
-
-    Returns:
-        The rows, task by task.
-    """
+    """Every task under every method, task by task; `tasks` has a run of each, whatever its method."""
     grids = {method: session.grid(method) for method in methods}
     return [Row(task.model_copy(update={"method": name}), grids[name]) for task in tasks for name in methods]
 
 
 def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[Row]:
-    """Every task under every mask.
+    """Every task under every mask, task by task; `tasks` has a run of each, whatever its method.
 
     Masks of one name, made for different tasks, are one row: each task trains its own. A mask that stands alone
     trains on every task, under a name that says whose it is where it was made for another (`MaskInfo.name_on`).
-
-    Args:
-        session: The base model.
-        tasks: For each task a run of it, whatever its method.
-        files: Masks of this base.
-
-    Returns:
-        The rows, task by task.
 
     Raises:
         SelectionError: If a mask is of another model.
@@ -298,5 +260,5 @@ def trainings(
         runs = tuple(job.model_copy(update={"out": folder(job)}) for job in seeded)
         for job in runs:
             searches.add(job)
-        cells.append(Cell(row.like.task, row.like.method, runs, len(own)))
+        cells.append(Cell(row.like.task, row.like.method, runs))
     return tuple(searches.jobs.values()), cells

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from normtune.config import Pruning, fingerprint
 from normtune.records.run import EpochScore, Pruned, Record
-from normtune.training.loop import Judge
+from normtune.training.loop import Judge, PrunedError
+from normtune.training.session import Session
+from normtune.training.splits import Run
 
 
 def trial_order(rates: Sequence[float]) -> tuple[float, ...]:
@@ -37,22 +39,20 @@ def verdict(
     Returns:
         What it was lost by, or None.
     """
-    for epoch in range(rule.first(epochs), min(len(curve), epochs - 1) + 1):
-        own = _best(curve, primary, epoch)
-        for rival in sorted(rivals, key=lambda other: (-_best(other.curve, primary, epoch), other.config.rate)):
-            led = _best(rival.curve, primary, epoch)
-            if own < led - rule.margin:
-                return Pruned(
-                    epoch=epoch,
-                    of=epochs,
-                    score=own,
-                    leader=rival.id,
-                    leader_rate=rival.config.rate,
-                    leader_score=led,
-                    margin=rule.margin,
-                    after=rule.after,
-                )
-            break  # the best of them is not far enough ahead, so none is
+    for epoch in range(rule.first(epochs), min(len(curve), epochs - 1) + 1) if rivals else ():
+        own, rising = _best(curve, primary, epoch), sorted(rivals, key=lambda rival: rival.config.rate)
+        led, leader = max(((_best(rival.curve, primary, epoch), rival) for rival in rising), key=lambda pair: pair[0])
+        if own < led - rule.margin:
+            return Pruned(
+                epoch=epoch,
+                of=epochs,
+                score=own,
+                leader=leader.id,
+                leader_rate=leader.config.rate,
+                leader_score=led,
+                margin=rule.margin,
+                after=rule.after,
+            )
     return None
 
 
@@ -71,6 +71,22 @@ def pruned_identity(identity: str, rule: Pruning, rivals: Sequence[Record]) -> s
         "pruning": rule.model_dump(mode="json"),
         "rivals": sorted(rival.id for rival in rivals),
     })
+
+
+def pruned(session: Session, run: Run, rule: Pruning, rivals: Sequence[Record], error: PrunedError) -> Record:
+    """The record of a run that was dropped for being behind `rivals`, with its curve until then."""
+    why = verdict(rule, run.data.task.primary, error.curve, run.config.protocol.epochs, rivals)
+    assert why is not None
+    return session.record(
+        run,
+        id=pruned_identity(run.id, rule, rivals),
+        status="pruned",
+        error=f"{why}.",
+        pruned=why,
+        curve=error.curve[: why.epoch],
+        steps=error.steps // len(error.curve) * why.epoch,
+        seconds=round(error.seconds, 3),
+    )
 
 
 def _best(curve: Sequence[EpochScore], primary: str, epoch: int) -> float:

@@ -50,17 +50,7 @@ class OwnFiles(Strict):
         Returns:
             The task, which remembers its columns, and what its author should know of the files.
         """
-        found = load_files(
-            self.train,
-            self.dev,
-            text=self.text,
-            pair=self.pair,
-            label=self.label,
-            regression=self.regression,
-            class_weights=self.class_weights,
-            name=self.name,
-            seed=self.seed,
-        )
+        found = load_files(**self.model_dump())
         columns = (self.text, *([self.pair] if self.pair else []), self.label)
         return replace(found, data=replace(found.data, task=replace(found.data.task, columns=columns)))
 

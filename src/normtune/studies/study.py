@@ -30,15 +30,7 @@ class Study:
 
     @classmethod
     def open(cls, config: StudyConfig, place: Place) -> Study:
-        """Plan a study and look up what of it is done. Nothing is run, and nothing is written.
-
-        Args:
-            config: The study.
-            place: Where it lies.
-
-        Returns:
-            The study.
-        """
+        """Plan a study and look up what of it is done. Nothing is run, and nothing is written."""
         engine = Engine(config.setup, place)
         jobs = plan(config, engine.session)
         return cls(config, jobs, survey(jobs, engine), engine)
@@ -66,7 +58,6 @@ class Study:
 
     def _keep(self) -> None:
         """Write the study's file; with one that asks for more or other parts of the same study, both are kept."""
-        folder = self.engine.place.results
-        before = StudyConfig.load(folder) if (folder / FILE).is_file() else None
-        joint = None if before is None else before.merged(self.config)
-        (joint or self.config).save(folder)
+        file = self.engine.place.results / FILE
+        joint = StudyConfig.load(file).merged(self.config) if file.is_file() else None
+        (joint or self.config).save(file)

@@ -86,11 +86,13 @@ class Passes:
         # gets none of a short last batch still takes part, with a weight of zero.
         factor = len(mine) * accelerator.num_processes / len(indices)
         mine = mine if len(mine) else indices[:1]
-        share = self.loss(self.outputs(mine), mine) * factor
+        labels = self.goal.train.labels
+        assert labels is not None
+        share = self._loss(self._outputs(mine), labels[mine].to(accelerator.device)) * factor
         accelerator.backward(share)
         return float(accelerator.reduce(share.detach(), "mean"))
 
-    def outputs(self, indices: np.ndarray) -> Tensor:
+    def _outputs(self, indices: np.ndarray) -> Tensor:
         """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
         accelerator = self.accelerator
         with accelerator.autocast():
@@ -99,12 +101,6 @@ class Passes:
             else:
                 outputs = self._model(**self.goal.train.batch(indices, accelerator.device)).logits
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-    def loss(self, outputs: Tensor, indices: np.ndarray) -> Tensor:
-        """The mean loss of `outputs` for the training examples at `indices`."""
-        labels = self.goal.train.labels
-        assert labels is not None
-        return self._loss(outputs, labels[indices].to(self.accelerator.device))
 
     def picked(self) -> np.ndarray:
         """The outputs, of shape (examples, outputs), for the examples that the best epoch is picked on."""

@@ -20,9 +20,8 @@ from normtune.errors import NormtuneError, TrainingError
 from normtune.evaluation import score_outputs
 from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
-from normtune.training.checkpoint import unpack
 from normtune.training.forward import Passes, train_mode
-from normtune.training.state import State
+from normtune.training.state import State, unpack
 
 #: Seconds between two checkpoints inside an epoch.
 SAVE_EVERY = 30.0
@@ -144,14 +143,6 @@ class Loop:
                 self._finish_epoch()
                 self._ask()
         model.train(was_training)
-        return self._outcome()
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self._state.progress.epoch * self._batches + self._state.progress.batch
-
-    def _outcome(self) -> Outcome:
         progress, best = self._state.progress, self._state.best
         assert progress.best is not None
         return Outcome(
@@ -162,6 +153,11 @@ class Loop:
             steps=self.steps,
             seconds=progress.seconds,
         )
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._state.progress.epoch * self._batches + self._state.progress.batch
 
     def _epoch(self) -> None:
         state, train = self._state, self._goal.train

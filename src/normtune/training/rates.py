@@ -33,12 +33,7 @@ class Grid(Strict):
 
 
 def grid(method: str | None, spec: Spec, width: int) -> Grid:
-    """The rates to try for `method` on a model of `width` hidden units.
-
-    Args:
-        method: A method's name or an expression, or None for a mask.
-        spec: What trains; decides for an expression and for a mask.
-        width: The model's hidden size.
+    """The rates to try for a method's name, an expression or, where `method` is None, a mask, on a model of `width`.
 
     Returns:
         The method's own grid; for an expression or a mask that of full fine-tuning where it trains more than one entry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -28,7 +28,7 @@ from normtune.records.run import Record, identity
 from normtune.training.forward import Goal, Passes
 from normtune.training.loop import Judge, Loop, Outcome, Tick
 from normtune.training.rates import Grid, grid, width_of
-from normtune.training.splits import EncodedParts, Parts, facts_of, identities, parts_of
+from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.tracking import logged
 from normtune.versions import versions
 
@@ -84,18 +84,9 @@ class Session:
     def config(
         self, task: str, method: str, rate: float, seed: int, protocol: Protocol, selection: Selection | None = None
     ) -> RunConfig:
-        """The configuration of a run on this base.
+        """The configuration of a run on this base (see `RunConfig`).
 
-        Args:
-            task: The task's name.
-            method: A method's name or an expression; with `selection` whatever that is to be called.
-            rate: Peak learning rate.
-            seed: The run's seed.
-            protocol: How it is trained.
-            selection: What trains, such as a mask's entries, where `method` does not say it.
-
-        Returns:
-            The configuration, which names the selection by its fingerprint.
+        With a `selection`, such as a mask's entries, `method` is whatever that is to be called.
         """
         return RunConfig(
             model=self.base.name,
@@ -109,12 +100,8 @@ class Session:
             mask=None if selection is None else _mask(selection),
         )
 
-    def identify(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> str:
-        """The run's identity: a fingerprint of all that changes a number."""
-        return self._identity(config, data.task, parts_of(data, config.protocol), self._spec(config, selection))
-
-    def _spec(self, config: RunConfig, selection: Selection | None) -> Spec:
-        """What a run trains: what was given, or what its method says.
+    def prepare(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> Run:
+        """A run as it is to be made: its examples, what trains, and its identity, of all that changes a number.
 
         Raises:
             ConfigError: If the configuration is of another selection than was given.
@@ -122,15 +109,23 @@ class Session:
         """
         if config.mask != (None if selection is None else _mask(selection)):
             raise ConfigError(f"The configuration of {config.method!r} was not made with the selection given here.")
-        if selection is None:
-            return self.spec(config.method, config.seed)
-        if selection.layout.fingerprint != self.base.layout.fingerprint:
+        if selection is not None and selection.layout.fingerprint != self.base.layout.fingerprint:
             raise SelectionError(f"The selection {config.method!r} is of another model than {self.base.name!r}.")
-        return selection
+        spec = self.spec(config.method, config.seed) if selection is None else selection
+        parts = parts_of(data, config.protocol)
+        own = identity(
+            config,
+            base=self.base.identity,
+            trains=spec.fingerprint,
+            data=identities(parts),
+            machine=machine(self.accelerator.device),
+            **self._unusual(data.task),
+        )
+        return Run(config, data, parts, selection, spec, own)
 
-    def _identity(self, config: RunConfig, task: Task, parts: Parts, spec: Spec) -> str:
-        accelerator = self.accelerator
-        unusual: dict[str, object] = {}
+    def _unusual(self, task: Task) -> dict[str, object]:
+        """What of a run's identity is not as it mostly is."""
+        accelerator, unusual = self.accelerator, dict[str, object]()
         if accelerator.mixed_precision != "no":
             unusual["precision"] = str(accelerator.mixed_precision)
         if accelerator.num_processes > 1:
@@ -139,14 +134,7 @@ class Session:
             unusual["plain"] = True
         if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
             unusual["loss"] = [task.center, task.scale, task.weights]
-        return identity(
-            config,
-            base=self.base.identity,
-            trains=spec.fingerprint,
-            data=identities(parts),
-            machine=machine(accelerator.device),
-            **unusual,
-        )
+        return unusual
 
     def run(
         self,
@@ -175,99 +163,90 @@ class Session:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        work = self._work(config, data, selection)
+        run = self.prepare(config, data, selection)
+        train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
+        reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
-            trainable = work.spec.put(self.base)
+            trainable = run.spec.put(self.base)
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
             before = trainable.values()
-            log = undo.enter_context(logged(self.accelerator, config, work.identity))
-            passes = self._passes(work)
+            log = undo.enter_context(logged(self.accelerator, run, watch, judge))
+            passes = Passes(
+                self.base,
+                Goal(data.task, train, pick),
+                config.protocol,
+                self.accelerator,
+                memory=self._memory,
+                plain=self._plain,
+                kept=self._kept,
+            )
             loop = Loop(
                 trainable,
                 passes,
                 rate=config.rate,
                 seed=config.seed,
-                run=work.identity,
+                run=run.id,
                 checkpoint=checkpoint,
-                watch=log.watching(watch),
-                judge=log.judging(judge),
+                watch=log.tick,
+                judge=log.epoch,
             )
             outcome = loop.run()
             trainable.load(outcome.values, outcome.head)
-            record, delta = self._finished(work, passes, outcome, before)
+            record, delta = self._finished(run, passes, outcome, before)
             log.best(record.scores, outcome.curve[outcome.best].epoch, outcome.steps)
         return record, delta
 
-    def _work(self, config: RunConfig, data: TaskData, selection: Selection | None) -> _Work:
-        parts, spec = parts_of(data, config.protocol), self._spec(config, selection)
-        encoded = EncodedParts(
-            train=self._encode(parts.train, config.protocol.max_length),
-            pick=self._encode(parts.pick, config.protocol.max_length),
-            dev={name: self._encode(split, config.protocol.max_length) for name, split in parts.dev.items()},
-        )
-        identity = self._identity(config, data.task, parts, spec)
-        reset_peak_memory(self.accelerator.device)
-        return _Work(config, data, parts, encoded, spec, identity)
+    def record(self, run: Run, **facts: Any) -> Record:
+        """The record of a run: what is known before it is made, and the `facts` of how it went."""
+        base, task = self.base, run.data.task
+        known: dict[str, Any] = {
+            "id": run.id,
+            "config": run.config,
+            "base_identity": base.identity,
+            "norms": known_norms(base.layout),
+            "trains": run.spec.fingerprint,
+            "counts": run.spec.counts(base.layout),
+            "outputs": task.outputs,
+            "data": facts_of(run.data, run.parts, facts.pop("truncated", {})),
+            "primary": task.primary,
+            "peak_memory": peak_memory(self.accelerator.device),
+            "machine": machine(self.accelerator.device),
+            "versions": versions(),
+        }
+        return Record(**{**known, **facts})
 
-    def _passes(self, work: _Work) -> Passes:
-        goal = Goal(work.data.task, work.encoded.train, work.encoded.pick)
-        return Passes(
-            self.base,
-            goal,
-            work.config.protocol,
-            self.accelerator,
-            memory=self._memory,
-            plain=self._plain,
-            kept=self._kept,
-        )
-
-    def _finished(
-        self, work: _Work, passes: Passes, outcome: Outcome, before: dict[str, Tensor]
-    ) -> tuple[Record, Delta]:
+    def _finished(self, run: Run, passes: Passes, outcome: Outcome, before: dict[str, Tensor]) -> tuple[Record, Delta]:
         """Record and delta of a training, while the model has the values of its best epoch."""
-        config, task = work.config, work.data.task
-        scores = self._scores(work, outcome, passes)
-        delta = self._delta(config, task, work.spec, outcome, work.identity)
-        record = Record(
-            id=work.identity,
+        dev = {name: self._encode(run, split) for name, split in run.parts.dev.items()}
+        # Where the epoch was picked on these examples in float32, their scores are known.
+        known = passes.goal.pick if run.config.protocol.products == "float32" else None
+        best = outcome.curve[outcome.best]
+        scores = {name: best.scores if part is known else passes.score(part) for name, part in dev.items()}
+        delta = self._delta(run, outcome)
+        record = self.record(
+            run,
             status="done",
-            config=config,
-            base_identity=self.base.identity,
-            norms=known_norms(self.base.layout),
-            trains=work.spec.fingerprint,
-            counts=work.spec.counts(self.base.layout),
-            outputs=task.outputs,
-            data=facts_of(work.data, work.parts, work.encoded.truncated),
-            primary=task.primary,
-            score=scores["dev"][task.primary],
+            truncated={name: part.truncated for name, part in {"train": passes.goal.train, **dev}.items()},
+            score=scores["dev"][run.data.task.primary],
             scores=scores,
-            best_epoch=outcome.curve[outcome.best].epoch,
+            best_epoch=best.epoch,
             curve=outcome.curve,
             steps=outcome.steps,
             ways=passes.ways.names,
             seconds=round(outcome.seconds, 3),
-            peak_memory=peak_memory(self.accelerator.device),
             delta_bytes=delta.body_bytes,
-            changes=tuple(changes(work.spec.places, before, outcome.values)),
-            machine=machine(self.accelerator.device),
-            versions=versions(),
+            changes=tuple(changes(run.spec.places, before, outcome.values)),
         )
         return record, delta
 
-    def _scores(self, work: _Work, outcome: Outcome, passes: Passes) -> dict[str, dict[str, float]]:
-        """Scores at the best epoch, by split, in float32; if the epoch was picked so, its scores are known."""
-        encoded = work.encoded
-        known = encoded.pick if work.config.protocol.products == "float32" else None
-        best = outcome.curve[outcome.best].scores
-        return {name: best if part is known else passes.score(part) for name, part in encoded.dev.items()}
-
-    def _delta(self, config: RunConfig, task: Task, spec: Spec, outcome: Outcome, identity: str) -> Delta:
+    def _delta(self, run: Run, outcome: Outcome) -> Delta:
+        config, task = run.config, run.data.task
         return Delta.of(
             self.base,
-            spec,
+            run.spec,
             outcome.values,
             outcome.head,
             method=config.method,
@@ -277,29 +256,17 @@ class Session:
             center=task.center,
             scale=task.scale,
             columns=task.columns,
-            note=f"run {identity}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
+            note=f"run {run.id}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
         )
 
-    def _encode(self, split: Split, max_length: int) -> Encoded:
-        """The split as token numbers, kept for the runs that follow on the same data."""
-        key = (split.identity(), max_length)
+    def _encode(self, run: Run, split: Split) -> Encoded:
+        """A split as token numbers, kept for the runs that follow on the same data."""
+        key = (split.identity(), run.config.protocol.max_length)
         if key not in self._encoded:
             if len(self._encoded) >= _KEPT:
                 self._encoded.clear()
-            self._encoded[key] = encode(split, self.base.need_tokenizer(), max_length)
+            self._encoded[key] = encode(split, self.base.need_tokenizer(), run.config.protocol.max_length)
         return self._encoded[key]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One run that is to be trained."""
-
-    config: RunConfig
-    data: TaskData
-    parts: Parts
-    encoded: EncodedParts
-    spec: Spec
-    identity: str
 
 
 def _mask(selection: Selection) -> str:

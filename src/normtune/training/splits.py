@@ -1,4 +1,4 @@
-"""The examples of a run: how a protocol cuts a task's data, and what a record says of them."""
+"""A run before it is made, and its examples: how a protocol cuts a task's data, and what a record says of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from normtune.config import Protocol
-from normtune.data.encode import Encoded
+from normtune.config import Protocol, RunConfig
 from normtune.data.task import Split, TaskData
+from normtune.methods.selection import Selection
+from normtune.methods.trainable import Spec
 from normtune.records.run import DataFacts
 
 
@@ -45,17 +46,24 @@ def parts_of(data: TaskData, protocol: Protocol) -> Parts:
 
 
 @dataclass(frozen=True)
-class EncodedParts:
-    """The parts of a run as token numbers."""
+class Run:
+    """A run that is to be made.
 
-    train: Encoded
-    pick: Encoded
-    dev: dict[str, Encoded]
+    Attributes:
+        config: Its configuration.
+        data: The task and its data.
+        parts: The examples, as its protocol cuts them.
+        selection: What trains, where its method does not say it.
+        spec: What trains.
+        id: Its identity.
+    """
 
-    @property
-    def truncated(self) -> dict[str, int]:
-        """Texts that were cut, by split."""
-        return {"train": self.train.truncated, **{name: part.truncated for name, part in self.dev.items()}}
+    config: RunConfig
+    data: TaskData
+    parts: Parts
+    selection: Selection | None
+    spec: Spec
+    id: str
 
 
 def identities(parts: Parts) -> dict[str, str]:

@@ -1,23 +1,55 @@
-"""What a training carries from step to step: optimizer, schedule, how far it is, and the best epoch's values."""
+"""What a training carries from step to step, so that it can be stopped anywhere and continued from its checkpoint."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from normtune.config import Protocol
+from normtune.config import Protocol, Strict
+from normtune.files import write_atomically
 from normtune.methods.trainable import Trainable
 from normtune.modes import unwatched
-from normtune.training.checkpoint import Checkpoint, Progress, pack, random_states, set_random_states, unpack
+from normtune.records.run import EpochScore
+
+
+class Progress(Strict):
+    """How far a training is.
+
+    Attributes:
+        run: Identity of the run that it belongs to.
+        epoch: Epochs finished.
+        batch: Batches finished in the present epoch.
+        loss_sum: Sum of the losses over the examples of the present epoch so far.
+        seen: Number of these examples.
+        seconds: Time spent.
+        curve: The epochs finished.
+        best: Position in `curve` of the best epoch, or None before the first.
+        schedule: State of the learning-rate schedule.
+    """
+
+    run: str
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    seen: int = 0
+    seconds: float = 0.0
+    curve: tuple[EpochScore, ...] = ()
+    best: int | None = None
+    schedule: dict[str, Any] = Field(default_factory=dict)
 
 
 class State:
-    """AdamW, warm-up and linear decay, and the file that all of it is kept in.
+    """AdamW, warm-up and linear decay, how far they are, the best epoch's values, and the checkpoint of all of it.
 
     Args:
         trainable: What trains.
@@ -77,40 +109,66 @@ class State:
         return {**pack("values", self._trainable.values()), **pack("head", self._trainable.head_values())}
 
     def save(self) -> None:
-        """Write the checkpoint, if there is to be one."""
+        """Write the checkpoint, whole or not at all, if there is to be one."""
         self.saved = time.monotonic()
         if self._file is None or not self._accelerator.is_main_process:
             return
-        tensors = {f"now/{name}": value for name, value in self.present().items()}
-        tensors.update({f"best/{name}": value for name, value in self.best.items()})
-        tensors.update(pack("random", random_states()))
+        tensors = {**pack("now", self.present()), **pack("best", self.best), **pack("random", _random_states())}
         for number, parameter in enumerate(self._parameters):
-            tensors.update(pack(f"optimizer/{number}", dict(self._optimizer.state[parameter])))
-        self.progress = self.progress.model_copy(update={"schedule": _plain(self._schedule.state_dict())})
-        Checkpoint(self.progress, tensors).save(self._file)
+            tensors.update(pack(f"optimizer/{number}", self._optimizer.state[parameter]))
+        self.progress = self.progress.model_copy(update={"schedule": self._schedule.state_dict()})
+        content = {name: value.contiguous() for name, value in tensors.items()}
+        write_atomically(self._file, serialise(content, {"state": self.progress.model_dump_json()}))
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this run."""
         self.saved = self._counted = time.monotonic()
-        stored = Checkpoint.load(self._file, self.progress.run) if self._file is not None else None
+        stored = None if self._file is None else _read(self._file, self.progress.run)
         if stored is None:
             return
-        self.progress = stored.progress
-        now = unpack("now", stored.tensors)
+        self.progress, tensors = stored
+        now = unpack("now", tensors)
         self._trainable.load(unpack("values", now), unpack("head", now))
-        self.best = unpack("best", stored.tensors)
-        set_random_states(unpack("random", stored.tensors))
+        self.best = unpack("best", tensors)
+        random = unpack("random", tensors)
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
         for number, parameter in enumerate(self._parameters):
-            state = unpack(f"optimizer/{number}", stored.tensors)
+            state = unpack(f"optimizer/{number}", tensors)
             self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
-        self._schedule.load_state_dict(dict(stored.progress.schedule))
+        self._schedule.load_state_dict(dict(self.progress.schedule))
         # The schedule restores its own count; the optimizer's rate is what it last set.
-        for group, rate in zip(self._optimizer.param_groups, stored.progress.schedule["_last_lr"], strict=True):
+        for group, rate in zip(self._optimizer.param_groups, self.progress.schedule["_last_lr"], strict=True):
             group["lr"] = rate
 
 
-def _plain(state: dict[str, object]) -> dict[str, object]:
-    """The schedule's state without what JSON cannot hold (its functions, which are made anew)."""
-    return {
-        name: value for name, value in state.items() if isinstance(value, (int, float, list, bool)) or value is None
-    }
+def _read(file: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
+    """What is in a checkpoint, if there is one, it can be read and it belongs to `run`."""
+    try:
+        with safe_open(file, "pt") as stored:
+            progress = Progress.model_validate(json.loads((stored.metadata() or {})["state"]))
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError):
+        # Nothing is lost by starting over: a checkpoint is written whole, so this one is of another version.
+        return None
+    return (progress, tensors) if progress.run == run else None
+
+
+def pack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` under names that begin with `prefix`."""
+    return {f"{prefix}/{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+def unpack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that `pack` put under `prefix`."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The random states that dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states

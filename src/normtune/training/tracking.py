@@ -13,9 +13,11 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from normtune.config import RunConfig
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, known
+from normtune.records.differences import leaves
 from normtune.records.run import EpochScore
 from normtune.training.loop import Judge, Tick
+from normtune.training.splits import Run
 
 #: What trackers group runs by: an experiment of MLflow, a project of W&B.
 PROJECT = "normtune"
@@ -42,8 +44,7 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
     """
     available = {str(name) for name in get_available_trackers()}
     for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UnknownNameError("tracker", name, LOGGER_TYPE_TO_CLASS)
+        known("tracker", name, LOGGER_TYPE_TO_CLASS)
         if name not in available:
             extra = "'normtune[track]'" if name == "tensorboard" else name.replace("_", "-")
             raise ConfigError(f"The tracker {name} is not installed; install it with: pip install {extra}.")
@@ -57,42 +58,37 @@ def run_name(config: RunConfig, identity: str) -> str:
 
 
 class Log:
-    """One run's words to its trackers, where it has any.
+    """Logs a run by its trackers, where it has any, and then tells whoever else listens.
 
     Args:
         accelerator: Holds the trackers.
         picked: Where the epoch is picked: ``dev`` or ``held_out``.
+        watch: Told after each step.
+        judge: Asked after each epoch whether the run goes on.
     """
 
-    def __init__(self, accelerator: Accelerator, picked: str) -> None:
-        self._accelerator, self._picked = accelerator, picked
+    def __init__(
+        self, accelerator: Accelerator, picked: str, watch: Callable[[Tick], None] | None, judge: Judge | None
+    ) -> None:
+        self._accelerator, self._picked, self._watch, self._judge = accelerator, picked, watch, judge
 
-    def watching(self, watch: Callable[[Tick], None] | None) -> Callable[[Tick], None]:
-        """Logs the loss and the rate of each step, of long runs every so many, and tells `watch`."""
+    def tick(self, tick: Tick) -> None:
+        """Log the loss and the rate of a step, of long runs every so many."""
+        if tick.step % math.ceil(tick.steps / POINTS) == 0:
+            self._log({"train/loss": tick.loss, "train/rate": tick.rate}, tick.step)
+        if self._watch is not None:
+            self._watch(tick)
 
-        def tell(tick: Tick) -> None:
-            if tick.step % math.ceil(tick.steps / POINTS) == 0:
-                self._log({"train/loss": tick.loss, "train/rate": tick.rate}, tick.step)
-            if watch is not None:
-                watch(tick)
-
-        return tell
-
-    def judging(self, judge: Judge | None) -> Judge:
-        """Logs each epoch, at the step that it ended with, and asks `judge`."""
-
-        def tell(curve: tuple[EpochScore, ...], step: int) -> bool:
-            last = curve[-1]
-            scores = {f"{self._picked}/{name}": value for name, value in last.scores.items()}
-            self._log({"epoch": last.epoch, "train/epoch_loss": last.loss, **scores}, step)
-            return judge is None or judge(curve, step)
-
-        return tell
+    def epoch(self, curve: tuple[EpochScore, ...], step: int) -> bool:
+        """Log the last epoch, at the step that it ended with; whether the run goes on."""
+        last = curve[-1]
+        scores = {f"{self._picked}/{name}": value for name, value in last.scores.items()}
+        self._log({"epoch": last.epoch, "train/epoch_loss": last.loss, **scores}, step)
+        return self._judge is None or self._judge(curve, step)
 
     def best(self, scores: dict[str, dict[str, float]], epoch: int, step: int) -> None:
         """Log a finished run's scores at its best epoch."""
-        flat = {f"best/{split}/{name}": value for split, own in scores.items() for name, value in own.items()}
-        self._log({"best/epoch": epoch, **flat}, step)
+        self._log({"best/epoch": epoch, **{f"best/{name}": value for name, value in leaves(scores, "/")}}, step)
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if self._accelerator.trackers:
@@ -101,41 +97,45 @@ class Log:
 
 
 @contextmanager
-def logged(accelerator: Accelerator, config: RunConfig, identity: str) -> Iterator[Log]:
+def logged(
+    accelerator: Accelerator, run: Run, watch: Callable[[Tick], None] | None, judge: Judge | None
+) -> Iterator[Log]:
     """Within this context a run is logged by the trackers that `accelerator` was made with.
 
     Args:
         accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
-        config: The run's configuration, which is logged flat.
-        identity: The run's identity, which is part of its name.
+        run: The run. Its configuration is logged flat, and its identity is part of its name.
+        watch: Told after each step.
+        judge: Asked after each epoch whether the run goes on.
 
     Yields:
-        What logs it; without trackers it does nothing.
+        What logs it; without trackers it only passes on.
 
     Raises:
         ConfigError: If a tracker fails. It is no failure of the run, which can be continued.
     """
-    wanted, log = accelerator.log_with, Log(accelerator, "held_out" if config.protocol.held_out else "dev")
+    wanted, config = accelerator.log_with, run.config
+    log = Log(accelerator, "held_out" if config.protocol.held_out else "dev", watch, judge)
     if not wanted:
         yield log
         return
     # accelerate gives all its trackers one name, which is a run's for some and a project's for others.
-    run = run_name(config, identity)
-    accelerator.log_with = [_tracker(tracker, run, Path(accelerator.logging_dir or ".")) for tracker in wanted]
+    name, folder = run_name(config, run.id), Path(accelerator.logging_dir or ".")
+    accelerator.log_with = [_tracker(tracker, name, folder) for tracker in wanted]
+    settings = {key: value for key, value in leaves(config.model_dump(mode="json")) if value is not None}
     try:
         with _at_work(accelerator):
-            accelerator.init_trackers(PROJECT, config={"run": identity, **_flat(config.model_dump(mode="json"))})
+            accelerator.init_trackers(PROJECT, config={"run": run.id, **settings})
         yield log
+        # Not `end_training`, which ends the group of processes too, and other runs may follow.
+        with _at_work(accelerator):
+            for tracker in accelerator.trackers:
+                tracker.finish()
     except BaseException:
         for tracker in accelerator.trackers:
             with suppress(Exception):  # one that never began cannot end; what went wrong is said already
                 tracker.finish()
         raise
-    else:
-        # Not `end_training`, which ends the group of processes too, and other runs may follow.
-        with _at_work(accelerator):
-            for tracker in accelerator.trackers:
-                tracker.finish()
     finally:
         accelerator.trackers, accelerator.log_with = [], wanted
 
@@ -159,22 +159,7 @@ def _tracker(tracker: Any, run: str, folder: Path) -> GeneralTracker:
     """A tracker of one run; one that the user made is used as it is."""
     if isinstance(tracker, GeneralTracker):
         return tracker
-    name = str(tracker)
-    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    kind, name = LOGGER_TYPE_TO_CLASS[str(tracker)], str(tracker)
     if kind.requires_logging_directory:
-        made: GeneralTracker = kind(run, str(folder))
-        return made
-    named = _NAMED.get(name)
-    made = kind(run) if named is None else kind(PROJECT, **named(run, folder))
-    return made
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under names with dots; what is not set is left out."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{name}."))
-        elif value is not None:
-            found[f"{prefix}{name}"] = value
-    return found
+        return kind(run, str(folder))
+    return kind(PROJECT, **_NAMED[name](run, folder)) if name in _NAMED else kind(run)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol, final
 
+from normtune.errors import NormtuneError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
-from normtune.studies.jobs import Job, Result
+from normtune.studies.engine import Engine, Place, Tell
+from normtune.studies.jobs import Job, Result, Results
 from normtune.studies.schedule import Schedule
 
 
@@ -18,26 +19,20 @@ class Report(Protocol):
 
     def begin(self, job: Job) -> None:
         """A job begins."""
+        return
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
         """A job has come so far."""
+        return
 
     def end(self, job: Job, result: Result) -> None:
         """A job is settled."""
+        return
 
 
 @final
-class Silent:
+class Silent(Report):
     """A report that says nothing."""
-
-    def begin(self, job: Job) -> None:
-        """A job begins."""
-
-    def tick(self, job: Job, done: int, total: int, note: str) -> None:
-        """A job has come so far."""
-
-    def end(self, job: Job, result: Result) -> None:
-        """A job is settled."""
 
 
 class Executor(ABC):
@@ -82,6 +77,17 @@ def tell_spare(schedule: Schedule, report: Report) -> None:
     while found := schedule.spare():
         for job, result in found:
             report.end(job, result)
+
+
+def call(setup: Setup, place: Place, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
+    """Do one job in a process that may live on: the base model is kept for the next (see `Engine.run`)."""
+    try:
+        return _engine(setup, place).run(job, needs, tell)
+    except NormtuneError as error:
+        return Result(key=job.key, state="failed", error=str(error))
+
+
+_engine = lru_cache(maxsize=1)(Engine)
 
 
 def fair_threads(workers: int) -> int:

@@ -5,41 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
+from threading import Thread
 from typing import final
 
-from normtune.config import Strict
-from normtune.errors import ConfigError, NormtuneError
+from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
-from normtune.studies.executors.executor import Executor, Report, tell_spare
-from normtune.studies.jobs import Job, Result
+from normtune.studies.engine import Place
+from normtune.studies.executors.executor import Executor, Report, call, tell_spare
+from normtune.studies.jobs import Job, Result, Results
 from normtune.studies.schedule import Schedule
 
 #: How often a job is begun before its workers' deaths are taken for its own fault.
 ATTEMPTS = 3
 #: Seconds between two words about a job that is running.
 _PAUSE = 0.5
-
-
-class _Order(Strict):
-    """A job for a worker, and what became of those that it needs."""
-
-    job: Job
-    needs: dict[str, Result]
-
-
-@dataclass
-class _Worker:
-    """A process of the pool, and the job that it is at."""
-
-    process: BaseProcess
-    pipe: Connection
-    job: Job | None = None
 
 
 @final
@@ -59,144 +44,109 @@ class Pool(Executor):
         if workers < 1:
             raise ConfigError(f"A pool takes one worker or more; got {workers}.")
         self._count = workers
-        self._workers: list[_Worker] = []
-        self._attempts: dict[str, int] = {}
 
     def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
         """Do all jobs that are left (see `Executor.run`)."""
-        self._attempts = {}
+        attempts = Counter[str]()
+        workers = [_Worker() for _ in range(self._count)]
+        busy: dict[Future[Result], tuple[int, Job]] = {}
         tell_spare(schedule, report)
         try:
             while schedule.left:
-                self._employ(schedule, setup, place, report)
-                self._listen(schedule, report)
+                for number in {*range(self._count)} - {number for number, _ in busy.values()}:
+                    if (job := schedule.take()) is None:
+                        break
+                    busy[workers[number].begin(setup, place, job, schedule.needs(job))] = number, job
+                    attempts[job.key] += 1
+                    if attempts[job.key] == 1:
+                        report.begin(job)
+                ended, _ = wait(busy, _PAUSE, FIRST_COMPLETED)
+                for number, job in busy.values():
+                    for done, total, note in workers[number].words():
+                        report.tick(job, done, total, note)
+                for future in ended:
+                    number, job = busy.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        workers[number].dismiss()
+                        workers[number] = _Worker()
+                        if attempts[job.key] < ATTEMPTS:
+                            schedule.give_back(job)
+                            continue
+                        result = Result(key=job.key, state="failed", error=f"The worker died {ATTEMPTS} times.")
+                    schedule.settle(result)
+                    report.end(job, result)
                 tell_spare(schedule, report)
         finally:
-            self._dismiss()
-
-    def _employ(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
-        """Give every idle worker a job, as long as there are any."""
-        while idle := self._idle():
-            job = schedule.take()
-            if job is None:
-                return
-            self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
-            worker = idle[0] if idle[0] is not None else self._hire(setup, place)
-            worker.job = job
-            if self._attempts[job.key] == 1:
-                report.begin(job)
-            with suppress(OSError):  # a worker that has just died is noticed by its silence
-                worker.pipe.send_bytes(_Order(job=job, needs=schedule.needs(job)).model_dump_json().encode())
-
-    def _idle(self) -> list[_Worker | None]:
-        """Workers without a job, and None for one that can still be hired."""
-        free: list[_Worker | None] = [worker for worker in self._workers if worker.job is None]
-        return free or ([None] if len(self._workers) < self._count else [])
-
-    def _hire(self, setup: Setup, place: Place) -> _Worker:
-        # Not forked: torch's threads do not survive that.
-        context = get_context("spawn")
-        mine, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(theirs, setup.model_dump_json(), place.model_dump_json()), daemon=True
-        )
-        process.start()
-        theirs.close()  # so that the pipe ends when the worker does
-        worker = _Worker(process, mine)
-        self._workers.append(worker)
-        return worker
-
-    def _listen(self, schedule: Schedule, report: Report) -> None:
-        """Wait for word from a worker, and act on it."""
-        by_pipe = {worker.pipe: worker for worker in self._workers}
-        for pipe in wait(list(by_pipe)):
-            worker = by_pipe[pipe]  # type: ignore[index]
-            try:
-                word = _Word.model_validate_json(worker.pipe.recv_bytes())
-            except (EOFError, OSError):
-                self._bury(worker, schedule, report)
-                continue
-            job = worker.job
-            assert job is not None
-            if word.result is None:
-                report.tick(job, word.done, word.total, word.note)
-            else:
-                worker.job = None
-                schedule.settle(word.result)
-                report.end(job, word.result)
-
-    def _bury(self, worker: _Worker, schedule: Schedule, report: Report) -> None:
-        """Part with a worker that died; its job waits again, unless it has cost too many."""
-        self._workers.remove(worker)
-        worker.pipe.close()
-        worker.process.join()
-        job = worker.job
-        if job is None:
-            return
-        if self._attempts[job.key] < ATTEMPTS:
-            schedule.give_back(job)
-            return
-        error = f"The worker died {ATTEMPTS} times, last with exit code {worker.process.exitcode}."
-        result = Result(key=job.key, state="failed", error=error)
-        schedule.settle(result)
-        report.end(job, result)
-
-    def _dismiss(self) -> None:
-        for worker in self._workers:
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.pipe.close()
-        self._workers = []
+            for worker in workers:
+                worker.dismiss()
 
 
-class _Word(Strict):
-    """What a worker says: how far it has come, or what became of its job."""
+class _Worker:
+    """A process, and a pipe by which it tells how far its job has come; it ends with the pipe."""
 
-    done: int = 0
-    total: int = 0
-    note: str = ""
-    result: Result | None = None
+    def __init__(self) -> None:
+        context = get_context("spawn")  # not forked: torch's threads do not survive that
+        self._pipe, theirs = context.Pipe()
+        self._process = ProcessPoolExecutor(1, context, _begin, (theirs,))
+
+    def begin(self, setup: Setup, place: Place, job: Job, needs: Results) -> Future[Result]:
+        """Begin a job."""
+        try:
+            return self._process.submit(_work, setup, place, job, dict(needs))
+        except BrokenProcessPool as error:  # it died without a job
+            lost = Future[Result]()
+            lost.set_exception(error)
+            return lost
+
+    def words(self) -> Iterator[tuple[int, int, str]]:
+        """What it has told since it was asked last."""
+        while self._pipe.poll():
+            yield self._pipe.recv()
+
+    def dismiss(self) -> None:
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.shutdown(cancel_futures=True)
 
 
-def _serve(pipe: Connection, setup: str, place: str) -> None:
-    """The life of a worker: one job after the other, until nobody gives it any."""
+# In the worker
+
+
+def _begin(pipe: Connection) -> None:
+    """Make a process a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    engine: Engine | None = None
+    global _teller
+    _teller = _Teller(pipe)
+    Thread(target=_end_with, args=(pipe,), daemon=True).start()
+
+
+def _end_with(pipe: Connection) -> None:
+    """End this process as soon as nobody is at the other end of the pipe."""
     try:
-        while True:
-            order = _Order.model_validate_json(pipe.recv_bytes())
-            try:
-                engine = engine or Engine(Setup.model_validate_json(setup), Place.model_validate_json(place))
-                result = engine.run(order.job, order.needs, _Teller(pipe))
-            except NormtuneError as error:
-                result = Result(key=order.job.key, state="failed", error=str(error))
-            pipe.send_bytes(_Word(result=result).model_dump_json().encode())
-    except EOFError:
-        return
+        pipe.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _work(setup: Setup, place: Place, job: Job, needs: Results) -> Result:
+    assert _teller is not None
+    return call(setup, place, job, needs, _teller)
 
 
 class _Teller:
-    """Tells how far a job has come, now and then; so a worker whose employer is gone stops soon."""
+    """Tells how far a job has come, now and then."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._last = pipe, time.monotonic()
 
     def __call__(self, done: int, total: int, note: str) -> None:
-        """Tell it, unless it was told just now.
+        """Tell it, unless something was told just now."""
+        if time.monotonic() - self._last >= _PAUSE:
+            self._last = time.monotonic()
+            self._pipe.send((done, total, note))
 
-        Raises:
-            SystemExit: If nobody listens any more.
-        """
-        if time.monotonic() - self._last < _PAUSE:
-            return
-        self._last = time.monotonic()
-        try:
-            self._pipe.send_bytes(_Word(done=done, total=total, note=note).model_dump_json().encode())
-        except OSError:
-            raise SystemExit(0) from None
+
+_teller: _Teller | None = None

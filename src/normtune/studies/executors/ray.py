@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from typing import Any, final
 
-from normtune.errors import ConfigError, NormtuneError
+from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
-from normtune.studies.executors.executor import Executor, Report, tell_spare
-from normtune.studies.jobs import Job, Result, read_job
+from normtune.studies.engine import Place
+from normtune.studies.executors.executor import Executor, Report, call, tell_spare
+from normtune.studies.jobs import Job, Result
 from normtune.studies.schedule import Schedule
 
 #: How often Ray begins a job again whose node or process died.
@@ -81,13 +80,11 @@ class Cluster(Executor):
         remote = ray.remote(call).options(
             num_cpus=self._cpus or setup.threads, num_gpus=self._gpus, max_retries=RETRIES
         )
-        texts = setup.model_dump_json(), place.model_dump_json()
         running: dict[Any, Job] = {}
         tell_spare(schedule, report)
         while schedule.left:
             while (job := schedule.take()) is not None:
-                needs = {key: result.model_dump_json() for key, result in schedule.needs(job).items()}
-                running[remote.remote(*texts, job.model_dump_json(), needs)] = job
+                running[remote.remote(setup, place, job, schedule.needs(job))] = job
                 report.begin(job)
             finished, _ = ray.wait(list(running), timeout=_PAUSE)
             for reference in finished:
@@ -99,7 +96,7 @@ class Cluster(Executor):
 
     def _result(self, reference: Any, job: Job) -> Result:
         try:
-            return Result.model_validate_json(self._ray.get(reference))
+            return Result.model_validate(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
 
@@ -136,34 +133,3 @@ def _ray() -> Any:
     except ImportError as error:
         raise ConfigError("A cluster needs Ray; install it with: pip install 'normtune[cluster]'.") from error
     return ray
-
-
-def call(setup: str, place: str, job: str, needs: Mapping[str, str]) -> str:
-    """Do one job in a process that may live on: the base model is kept for the next. Everything is JSON.
-
-    Args:
-        setup: What all runs have in common.
-        place: Where results lie.
-        job: The job.
-        needs: What became of those that it needs, by key.
-
-    Returns:
-        What became of it.
-    """
-    results = {key: Result.model_validate_json(text) for key, text in needs.items()}
-    own = read_job(job)
-    try:
-        result = _kept(setup, place).run(own, results)
-    except NormtuneError as error:
-        result = Result(key=own.key, state="failed", error=str(error))
-    return result.model_dump_json()
-
-
-_ENGINES: dict[tuple[str, str], Engine] = {}
-
-
-def _kept(setup: str, place: str) -> Engine:
-    if (setup, place) not in _ENGINES:
-        _ENGINES.clear()
-        _ENGINES[setup, place] = Engine(Setup.model_validate_json(setup), Place.model_validate_json(place))
-    return _ENGINES[setup, place]

@@ -1,17 +1,38 @@
-"""The masks of a study, made of Fisher information in its folder."""
+"""A study's measurements of Fisher information, and the masks that are made of them in its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from normtune.config import fingerprint
+from normtune.data.task import Split, TaskData
 from normtune.importance.archive import Archive
 from normtune.importance.recipe import MaskRecipe, Sources
 from normtune.importance.recipe import make_mask as make
 from normtune.methods.expression import select
 from normtune.models.base import Base
+from normtune.records.fisher import FisherConfig
+from normtune.studies.config import Setup
 from normtune.studies.jobs import MaskJob, Results
-from normtune.studies.plan import CANDIDATES
+from normtune.training.splits import parts_of
+
+#: What the masks of a study are taken of.
+CANDIDATES = "layernorm"
+
+
+def measurement(setup: Setup, base: Base, data: TaskData) -> tuple[Split, FisherConfig]:
+    """What is measured of a task, and on which of its training examples."""
+    config = FisherConfig(
+        model=base.name,
+        revision=base.revision,
+        dtype=setup.dtype,
+        task=data.task.name,
+        entries=CANDIDATES,
+        head_seeds=setup.head_seeds,
+        max_length=setup.protocol.max_length,
+        examples=setup.examples,
+    )
+    return parts_of(data, setup.protocol).train, config
 
 
 def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
@@ -27,15 +48,7 @@ def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
 
 
 def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base) -> None:
-    """Make a mask, over what was there.
-
-    Args:
-        file: Where it goes.
-        fishers: Folder of the measurements of Fisher information.
-        job: What kind of mask.
-        needs: What became of the measurements that it needs.
-        base: The base model.
-    """
+    """Make a mask, over what was there, of measurements in the folder `fishers`."""
     candidates, archive = select(base.layout, CANDIDATES), Archive(fishers)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
     # What leave-one-out leaves out is not among the measurements, but the recipe names it.

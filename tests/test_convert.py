@@ -12,10 +12,10 @@ from normtune.config import protocol
 from normtune.data.suites import load_task
 from normtune.records.run import Record
 from normtune.records.store import Store
-from normtune.studies.convert import convert
 from normtune.training.session import Session
+from results.convert import convert
 
-RESULTS = Path(__file__).parents[2] / "results" / "runs"
+RESULTS = Path(__file__).parents[1] / "results" / "runs"
 
 #: A run of MiniLM on the toy suite as a version of before wrote it, cut to what is read; its id is of that version.
 BEFORE: dict[str, Any] = {
@@ -81,6 +81,6 @@ def test_what_the_session_would_name_a_run_is_what_its_record_says(tiny_folder: 
     data = load_task("rte", "toy")
     config = session.config("rte", "layernorm", 1e-2, 0, protocol("small", epochs=1, max_train=16, max_dev=16))
     record, _ = session.run(config, data)
-    assert record.id == session.identify(config, data)
+    assert record.id == session.prepare(config, data).id
     plain = Session(str(tiny_folder), plain=True)
-    assert plain.identify(config, data) != record.id
+    assert plain.prepare(config, data).id != record.id
