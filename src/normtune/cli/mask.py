@@ -17,7 +17,6 @@ from normtune.cli.options import (
     Examples,
     HeadSeeds,
     Json,
-    Revision,
     Samples,
     Suite,
     Threads,
@@ -85,7 +84,6 @@ def mask(
         Path | None, typer.Option(help="Folder of records and entries: what is in it is not measured again.")
     ] = None,
     as_json: Json = False,
-    revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")] = "float32",
     device: Device = "auto",
     threads: Threads = None,
@@ -124,7 +122,7 @@ def mask(
         per=per,
         seed=seed,
     )
-    base = load_base(model, revision=revision, dtype=dtype)
+    base = load_base(model, dtype=dtype)
     base.model.to(accelerator(device).device)
     candidates = recipe.candidates(base)
     stable = None
@@ -132,8 +130,8 @@ def mask(
         share = fraction if fraction is not None else (entries or 0) / len(candidates)
         stable = Tolerance(of="least-mask" if of.least else "mask", tolerance=tolerance, fraction=share)
     config = FisherConfig(
-        model=model,
-        revision=revision,
+        model=base.name,
+        revision=base.revision,
         dtype=dtype,
         task="",
         within=recipe.within,

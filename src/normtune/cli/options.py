@@ -48,7 +48,6 @@ ProtocolText = Annotated[
     ),
 ]
 Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
-Revision = Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Examples = Annotated[
