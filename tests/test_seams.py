@@ -163,7 +163,7 @@ def test_all_four_go_from_training_to_the_report(cli: Run, roformer: Path, table
     common = (*common, "--threads", "1", "--records", store / "runs")
     for method in ("factors", "layernorm", "full"):
         run("train", *common, "--method", method, "--out", tmp_path / method)
-    run("train", *common, "--mask", mask, "--out", tmp_path / "masked")
+    run("train", *common, "--method", mask, "--out", tmp_path / "masked")
 
     delta = Delta.load(tmp_path / "factors")
     assert {*delta.values} == {"factor.0", "factor.1", "factor.2"}
