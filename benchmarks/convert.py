@@ -1,6 +1,6 @@
 """Gives records from before the identities of today, so that their runs are known and not made again.
 
-Run ``python results/convert.py FOLDER``, as often as you like. Records from before are read as they are; they
+Run ``python benchmarks/convert.py FOLDER``, as often as you like. Records from before are read as they are; they
 need today's identity, which names their file, only to be found. Suite and norms are filled in too.
 """
 

@@ -13,9 +13,9 @@ from normtune.data.suites import load_task
 from normtune.records.run import Record
 from normtune.records.store import Store
 from normtune.training.session import Session
-from results.convert import convert
+from benchmarks.convert import convert
 
-RESULTS = Path(__file__).parents[1] / "results" / "runs"
+RESULTS = Path(__file__).parents[2] / "results" / "runs"
 
 #: A run of MiniLM on the toy suite as a version of before wrote it, cut to what is read; its id is of that version.
 BEFORE: dict[str, Any] = {
