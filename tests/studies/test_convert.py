@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.convert import convert
 from normtune.config import protocol
 from normtune.data.suites import load_task
 from normtune.records.run import Record
 from normtune.records.store import Store
 from normtune.training.session import Session
-from benchmarks.convert import convert
 
 RESULTS = Path(__file__).parents[2] / "results" / "runs"
 
