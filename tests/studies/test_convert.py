@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.convert import convert
 from normtune.config import protocol
 from normtune.data.suites import load_task
 from normtune.records.run import Record
 from normtune.records.store import Store
 from normtune.training.session import Session
 
-RESULTS = Path(__file__).parents[2] / "results" / "runs"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "runs"
 
 #: A run of MiniLM on the toy suite as a version of before wrote it, cut to what is read; its id is of that version.
 BEFORE: dict[str, Any] = {
@@ -40,6 +42,15 @@ BEFORE: dict[str, Any] = {
     "machine": {"device": "cpu", "threads": 1, "linear": "onednn"},
     "versions": {},
 }
+
+
+def convert(folder: Path) -> int:
+    """Run the command on a folder; how many records it converted."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "convert.py", folder], capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[0])
 
 
 @pytest.fixture
