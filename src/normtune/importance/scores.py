@@ -1,7 +1,7 @@
 """Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of what gives them.
 
-To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask`, the study
-and a mask's name take it from there.
+To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask` and a
+mask's name take it from there; `normtune study` trains the kinds of masks in `normtune.studies.config`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Scores:
         """Check that there is one finite number for every candidate; they cannot be written to afterwards.
 
         Raises:
-            SelectionError: If a parameter's are missing, too many or too few, or not finite, or nobody asked for them.
+            SelectionError: If they are missing, too many or too few, not finite, or of a parameter without candidates.
         """
         names = self.within.chosen.keys()
         for name in names - self.values.keys():

@@ -43,7 +43,7 @@ class Spec(ABC):
     @property
     @abstractmethod
     def places(self) -> tuple[Place, ...]:
-        """The pre-trained parameters whose own entries train, which equation 1 is computed of; none of added ones."""
+        """The pre-trained parameters that train, for equation 1; empty where parameters are added."""
 
     @property
     @abstractmethod
@@ -73,7 +73,7 @@ class Spec(ABC):
 
     @abstractmethod
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """What rows of a batch take in the place of the base's values, for those that share it with other tasks.
+        """The values that replace the base's for this task's rows, in a batch that several tasks share.
 
         Returns:
             By parameter the positions of the entries in the flattened parameter, and their values.
@@ -84,7 +84,7 @@ class Spec(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any] | None:
-        """What a delta must say of it to make it again (`normtune.methods.method.read`); None for a selection."""
+        """What makes it again from a delta, with its name in METHODS as ``method``; None for a selection."""
 
     @property
     def share(self) -> float:

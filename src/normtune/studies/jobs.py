@@ -15,7 +15,7 @@ from normtune.studies.source import OwnFiles
 
 
 class _Named(Strict):
-    """A value with a key that says all of it; what it needs is part of that."""
+    """A value whose key is a hash of all its fields, the keys of the jobs that it needs among them."""
 
     @property
     def key(self) -> str:
