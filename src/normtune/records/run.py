@@ -189,6 +189,11 @@ _WAYS: dict[str, dict[Any, str]] = {
 }
 
 
+def without_ways(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol's fields without those that are gone."""
+    return {name: value for name, value in protocol.items() if name not in _WAYS}
+
+
 class Record(Saved):
     """Everything about one run.
 

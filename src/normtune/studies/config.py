@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from normtune.config import Memory, Protocol, Pruning, Strict
 from normtune.errors import ConfigError, UnknownNameError, known
+from normtune.records.run import without_ways
 from normtune.records.saved import Saved
 
 Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
@@ -92,6 +93,12 @@ class StudyConfig(Setup, Saved):
     def setup(self) -> Setup:
         """What its runs have in common."""
         return Setup.model_validate(self.model_dump(include={*Setup.model_fields}))
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _from_before(cls, raw: Any) -> Any:
+        """Read a study from before, whose protocol said how fast it is computed."""
+        return without_ways(raw) if isinstance(raw, dict) else raw
 
     def model_post_init(self, _: object) -> None:
         """Check that nothing stands twice, and that the masks asked for have something to be made of.
