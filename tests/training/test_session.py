@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from normtune.config import protocol
 from normtune.data.encode import Encoded, encode
@@ -319,3 +321,34 @@ def test_a_selection_of_another_model_is_refused(session: Session, make_base: Ca
 def test_records_from_before_a_field_was_added_are_found_again(session: Session) -> None:
     config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
     assert config.model_dump(exclude_defaults=True).keys() == {"model", "task", "method", "rate", "protocol"}
+
+
+@pytest.fixture
+def mixing() -> Iterator[Accelerator]:
+    """An accelerator that mixes precisions, which is one setting for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_is_taken_off_the_base_after_a_run(tiny_folder: Path, mixing: Accelerator) -> None:
+    mixed = Session(str(tiny_folder), accelerator=mixing)
+    examples = encode(split(8, 3), mixed.base.need_tokenizer(), 16)
+    before = logits(mixed.base, examples)
+    mixed.run(mixed.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    assert not {"forward", "_original_forward"} & {*vars(mixed.base.model)}
+    np.testing.assert_array_equal(logits(mixed.base, examples), before)
+
+
+def test_a_failed_run_leaves_the_model_in_the_mode_that_it_was_in(session: Session) -> None:
+    with pytest.raises(TrainingError):
+        session.run(session.config("animals", "full", 1e18, 0, protocol("small", epochs=1, dropout=True)), data())
+    assert not session.base.model.training
+
+
+def test_names_of_ones_own_labels_and_columns_are_part_of_a_run(session: Session) -> None:
+    """The delta answers with them, so a run with others is not the same result."""
+    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
+    own = replace(TASK, columns=("text", "label"))
+    tasks = (TASK, own, replace(own, labels=("neg", "pos")), replace(own, columns=("body", "label")))
+    assert len({session.prepare(config, data(task)).id for task in tasks}) == 4

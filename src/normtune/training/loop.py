@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,8 @@ class Loop:
         """
         passes, model = self._passes, self.trainable.base.model
         was_training = model.training
-        with torch.random.fork_rng(), passes.ways.context():
+        with torch.random.fork_rng(), passes.ways.context(), ExitStack() as after:
+            after.callback(model.train, was_training)
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
             self._state.resume()
@@ -142,7 +144,6 @@ class Loop:
                 self._epoch()
                 self._finish_epoch()
                 self._ask()
-        model.train(was_training)
         progress, best = self._state.progress, self._state.best
         assert progress.best is not None
         return Outcome(

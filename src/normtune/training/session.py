@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from normtune.config import Memory, Protocol, RunConfig
 from normtune.data.encode import Encoded, encode
@@ -134,6 +135,8 @@ class Session:
             unusual["plain"] = True
         if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
             unusual["loss"] = [task.center, task.scale, task.weights]
+        if task.columns:  # of the user's own files, whose delta answers with these names
+            unusual["names"] = [task.labels, task.columns]
         return unusual
 
     def run(
@@ -170,6 +173,7 @@ class Session:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
             trainable = run.spec.put(self.base)
+            undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
             before = trainable.values()
@@ -267,6 +271,14 @@ class Session:
                 self._encoded.clear()
             self._encoded[key] = encode(split, self.base.need_tokenizer(), run.config.protocol.max_length)
         return self._encoded[key]
+
+
+def _unwrap(model: PreTrainedModel, forward: Any) -> None:
+    """Take off what accelerate puts around a model's forward pass where precisions are mixed."""
+    for name in ("forward", "_original_forward"):
+        vars(model).pop(name, None)
+    if forward is not None:
+        vars(model)["forward"] = forward
 
 
 def _mask(selection: Selection) -> str:
