@@ -33,8 +33,8 @@ def convert(folder: Path) -> int:
     """Convert the records of runs in a folder.
 
     A record is left alone where its old identity does not follow from what it says: with class weights or a scaled
-    target, mixed precision, several processes, or a rate that was dropped early. Such a run is made again when it is
-    asked for.
+    target, mixed precision, several processes, or a rate that was dropped early; and where another record has today's
+    identity already, or products were in bfloat16. Such a run is made again when it is asked for.
 
     Args:
         folder: Holds ``ID.json`` files.
@@ -49,7 +49,7 @@ def convert(folder: Path) -> int:
     done = 0
     for file in sorted(folder.glob("*.json")):
         old = Record.load(file)
-        if old.id != _identity_before(json.loads(file.read_bytes())):
+        if old.id != _identity_before(json.loads(file.read_bytes())) or _in_bfloat16(old):
             continue
         model, task = old.config.model, old.config.task
         if model not in norms:
@@ -59,9 +59,15 @@ def convert(folder: Path) -> int:
         path = folder / f"{new.id}.json"
         if not path.exists():
             new.save(path)
-            file.unlink()
             done += 1
+        if Record.load(path) == new:  # also where a conversion was stopped before this
+            file.unlink()
     return done
+
+
+def _in_bfloat16(record: Record) -> bool:
+    """Whether anything was computed in bfloat16, which picks the epoch too today, and did so by choice before."""
+    return record.config.protocol.products == "bfloat16" or "evaluation in bfloat16" in record.ways
 
 
 def _identity(record: Record) -> str:

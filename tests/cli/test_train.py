@@ -53,7 +53,8 @@ def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_pat
     status, text, _ = cli("train", "--task", "sst2", "--out", out, *small)
     assert status == 0
     assert "accuracy" in text
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "curve.csv", "delta.safetensors", "record.json"]
+    files = {".training", "README.md", "curve.csv", "delta.safetensors", "record.json"}
+    assert {path.name for path in out.iterdir()} == files
     record = Record.load(out / "record.json")
     assert (record.status, record.config.protocol.name, record.data.train) == ("done", "small*", 24)
 
@@ -134,6 +135,22 @@ def test_rate_search_tries_the_grid(cli: Run, small: list[str], tmp_path: Path) 
     tried = {Record.load(path).config.rate for path in (tmp_path / "records").iterdir()}
     # The protocol's three, and at most two beyond.
     assert 3 <= len(tried) <= 5
+
+
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+def test_a_finished_search_is_not_run_again(cli: Run, small: list[str], tmp_path: Path, seeds: str) -> None:
+    """Whatever its best rate was, and without a store of records."""
+    words = ("train", "--task", "sst2", "--method", "head", "--lr", "auto", "--seed", seeds, *small)
+    status, first, _ = cli(*words, "--out", tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    again, second, error = cli(*words, "--out", tmp_path / "out")
+    assert (status, again) == (0, 0)
+    assert second == first.replace("Saved to", "Done before, in")
+    assert "rate" not in error
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == times
+    status, _, error = cli(*words, "--out", tmp_path / "out", "--no-dropout", "--lr", "0.5")
+    assert status == 1
+    assert "holds another training" in error
 
 
 def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     folder = tmp_path / "out" / "0"
     with pytest.raises(OutputError, match="holds another training; choose"):
         output.claim(folder, "training", [ids[0]])
-    assert output.claim(folder, "training", ids)
+    assert not output.claim(folder, "training", ids)
     assert output.read_state(folder) == output.State("finished", ids[1])
     (folder / ".unfinished").mkdir()
     (folder / ".unfinished" / "training").write_text("training")  # a kill before the clean-up
@@ -118,7 +118,8 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
         output.claim(folder, "another", ids)
     assert output.claim(folder, "training")
     output.finish(folder)
-    assert output.read_state(folder).kind == "finished"
+    assert output.read_state(folder).training == "training"
+    assert not output.claim(folder, "training")  # finished by this very training, whatever its result is
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("dear")
     assert output.read_state(tmp_path / "mine").kind == "foreign"

@@ -41,6 +41,8 @@ def test_an_expression_takes_the_grid_of_its_size() -> None:
     for expression, like in (("attention.output.dense", "full"), ("output.LayerNorm.bias@3-", "layernorm")):
         assert grid(expression, select(layout, expression), 384) == grid(like, select(layout, like), 384)
     assert grid("last-layers@3", select(layout, "last-layers@3"), 384) == grid("full", select(layout, "full"), 384)
+    whole = "random@0-5 + attention.self.query"  # not random entries alone
+    assert grid(whole, select(layout, whole), 384) == grid("full", select(layout, "full"), 384)
     assert width_of(layout) == 384
 
 

@@ -121,20 +121,25 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
         return out / output.safe(job.task) / output.safe(job.method) / f"seed-{job.seed}"
 
     jobs, cells = wanted.plan(engine, tasks, folder)
-    if main:  # of several processes, one writes and speaks
-        if out is not None and output.claim(out, *_identity(engine, jobs, many=many)):
+    training, runs = _identity(engine, jobs, many=many)
+    ends = [job for cell in cells for job in cell.runs]
+    finished = out is not None and output.read_state(out).training == training
+    finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
+    engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
+    if main and not finished:  # of several processes, one writes and speaks
+        if out is not None and output.claim(out, training, runs):
             notes.print(f"Continuing what was left unfinished in {out}.", highlight=False)
         _warn(engine)
     engine.session.accelerator.wait_for_everyone()
-    results = run_jobs(jobs, engine)
-    done = [[job for job in cell.runs if results[job.key].state == "done"] for cell in cells]
+    results = {} if finished else run_jobs(jobs, engine)
+    done = [[job for job in cell.runs if finished or results[job.key].state == "done"] for cell in cells]
     lost = [cell for cell, runs in zip(cells, done, strict=True) if len(runs) < len(cell.runs)]
     if lost and len(cells) == 1:
         why = next(own.error for job in lost[0].runs if (own := results[job.key]).state != "done")
         raise TrainingError(f"{lost[0].method} on {lost[0].task}: {why}")
     if main:
-        records = [engine.record(job, results[job.key]) for runs in done for job in runs]
-        saved = [f"Saved to {out}"] if out is not None else []
+        records = [engine.record(job, results.get(job.key)) for own in done for job in own]
+        saved = [f"{'Done before, in' if finished else 'Saved to'} {out}"] if out is not None else []
         parts = [render.scores(tabulate(records))] if many else _facts(records[0])
         render.show([*parts, *saved], form, plain=[plain_record(record) for record in records])
         if out is not None and not lost:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from normtune.config import Strict
 from normtune.data.task import PAIR, TEXT, Kind, Task
-from normtune.errors import DeltaError, NormtuneError, OutputError, UnknownNameError
+from normtune.errors import DeltaError, OutputError, UnknownNameError
 from normtune.files import write_atomically
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
@@ -281,6 +281,7 @@ class Applied:
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
+        delta.check_values(base)
         spec = delta.spec(base)
         self._base = base
         self._head = HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head)
@@ -288,7 +289,7 @@ class Applied:
         try:
             put = spec.merge if merge else spec.apply
             self._values = put(base, delta.values)
-        except NormtuneError:
+        except BaseException:
             self._head.undo()
             base.refresh()
             raise

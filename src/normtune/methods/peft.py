@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.config import fingerprint
-from normtune.errors import DeltaError, ModelError, NormtuneError, SelectionError
+from normtune.errors import DeltaError, ModelError, SelectionError
 from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
@@ -147,7 +147,7 @@ class Peft(Spec):
         injection = Injection(base, self)
         try:
             injection.load(state)
-        except DeltaError:
+        except BaseException:
             injection.undo()
             raise
         return injection
@@ -247,7 +247,7 @@ class Adapted(Trainable):
         self._frozen = Frozen(base)
         try:
             self._injection = Injection(base, spec)
-        except NormtuneError:
+        except BaseException:
             self._frozen.undo()
             raise
         self.head, self.leaves = self._frozen.head, self._injection.parameters

@@ -140,13 +140,16 @@ class Engine:
         """The data of a job."""
         return self.task(job.task, job.files if isinstance(job, TrainJob) else None).data
 
-    def record(self, job: TrainJob, result: Result) -> Record:
-        """The record of a run that was made.
+    def record(self, job: TrainJob, result: Result | None = None) -> Record:
+        """The record of a run that was made; its result is needed where it has no folder of its own.
 
         Raises:
             DataError: If it is gone.
         """
-        return Record.load(self.store.path(result.id) if job.out is None else job.out / output.RECORD)
+        if job.out is not None:
+            return Record.load(job.out / output.RECORD)
+        assert result is not None
+        return Record.load(self.store.path(result.id))
 
     def find(self, job: Job, needs: Results) -> Result | None:
         """What became of a job before, or None where it is to be done, given what became of those that it needs.
@@ -261,6 +264,8 @@ class Engine:
         """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
         place, rule, config, task = self.place, self.setup.prune, run.config, run.data.task
         checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
+        if checkpoint is not None and place.mode == "force" and self._writes:
+            checkpoint.unlink(missing_ok=True)
         judging = judge(rule, task.primary, config.protocol.epochs, rivals) if rule and rivals else None
         try:
             record, delta = self.session.run(

@@ -7,7 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +19,9 @@ from normtune.files import claim_folder, write_atomically
 from normtune.records.run import Record
 
 RECORD, CURVE, CARD = "record.json", "curve.csv", "README.md"
-#: Folder for the state of a training until it is finished, and the file in it that says which training it is.
-UNFINISHED, _TRAINING = ".unfinished", "training"
+#: Folder for the state of a training until it is finished, and the file in it that says which training it is, which
+#: is beside the results afterwards.
+UNFINISHED, _TRAINING, _FINISHED = ".unfinished", "training", ".training"
 
 #: Bytes of a name in a path.
 _LONGEST = 100
@@ -33,11 +34,14 @@ class State:
     Attributes:
         kind: ``empty``, where it may be missing too; ``unfinished``; ``finished``; or ``foreign``, where what is in it
             is not ours.
-        id: Of what is unfinished the training's identity, where it is known; of what is finished the run's.
+        id: Of what is unfinished the training's identity, where it is known; of what is finished the run's, where it is
+            one.
+        training: Of what is finished, the training's identity, where it is known.
     """
 
     kind: Literal["empty", "unfinished", "finished", "foreign"]
     id: str = ""
+    training: str = field(default="", compare=False)
 
 
 def read_state(folder: Path) -> State:
@@ -51,8 +55,10 @@ def read_state(folder: Path) -> State:
     try:
         if (aside / _TRAINING).is_file():
             return State("unfinished", (aside / _TRAINING).read_text(encoding="utf-8"))
-        if (folder / RECORD).is_file():
-            return State("finished", Record.load(folder / RECORD).id)
+        done = folder / _FINISHED
+        training = done.read_text(encoding="utf-8") if done.is_file() else ""
+        if training or (folder / RECORD).is_file():
+            return State("finished", Record.load(folder / RECORD).id if (folder / RECORD).is_file() else "", training)
         if aside.is_dir():
             return State("unfinished")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -71,7 +77,7 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
         runs: Identities of runs any of which may be the training's result.
 
     Returns:
-        Whether the training was begun or finished there before.
+        Whether the training was begun there before and is not finished.
 
     Raises:
         OutputError: If something else is in the folder.
@@ -83,18 +89,19 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
             " another place, or remove it first."
         )
     if state.kind == "finished":
-        if state.id not in runs:
+        if state.training != training and state.id not in runs:
             raise OutputError(f"The output {folder} holds another training; choose another place or remove it first.")
-        return True
+        return False
     if state.kind in {"empty", "foreign"}:
         claim_folder(folder)
     write_atomically(folder / UNFINISHED / _TRAINING, training)
-    return state.kind != "empty"
+    return state.kind == "unfinished"
 
 
 def finish(folder: Path) -> None:
-    """Remove the state that an unfinished training would have needed, first the word whose it is."""
-    (folder / UNFINISHED / _TRAINING).unlink(missing_ok=True)
+    """Remove the state that an unfinished training would have needed, and keep whose the results are."""
+    if (folder / UNFINISHED / _TRAINING).is_file():
+        (folder / UNFINISHED / _TRAINING).replace(folder / _FINISHED)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 

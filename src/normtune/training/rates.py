@@ -41,7 +41,8 @@ def grid(method: str | None, spec: Spec, width: int) -> Grid:
     """
     if method is None:
         method = "" if len(spec) else "head"
-    known = METHODS.get(method.split("@")[0]) or METHODS["full" if spec.share > 0.01 else "layernorm"]
+    named = None if set(method) & {"+", "&", " "} else METHODS.get(method.split("@")[0])
+    known = named or METHODS["full" if spec.share > 0.01 else "layernorm"]
     return Grid(rates=known.narrow if width < NARROW_BELOW else known.wide)
 
 
