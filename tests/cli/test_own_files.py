@@ -241,6 +241,7 @@ def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
         (("--task", "rte", "--labels", "weighted"), "columns of a suite's task are known: leave out --labels."),
         (("--task", "rte", "--text", "a,b", "--label", "y"), "are known: leave out --label, --text."),
         (("--train", "t.csv", "--suite", "toy"), "A file of your own is of no suite: leave out --suite."),
+        (("--train", "t.csv", "--data", "glue"), "A file of your own is of no suite: leave out --data."),
         (("--train", "t.csv", "--text", "a,b,c"), "--text takes one column, or two"),
         (("--train", "n.yaml"), "The name of a task has letters"),
         (("--train", "l.yaml"), "The name of a task has at most 100 bytes"),
@@ -315,7 +316,7 @@ def test_a_folder_left_between_record_and_clean_up_is_no_other_trainings(
 @pytest.mark.slow
 def test_fifty_tasks_survive_a_kill(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     path = manifest(tmp_path, tiny_folder, 50, broken=True)
-    call = ["train", "--train", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    call = ["train", "--train", str(path), "--out", str(tmp_path / "out"), "--device", "cpu", "--threads", "1"]
     code = "from normtune.cli.app import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *call], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     done = tmp_path / "out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,28 @@ def test_statistics_that_a_norm_keeps_as_it_trains_are_put_back(base: Base, meth
     before = state(found)
     trained(found, method).undo()
     assert same(before, state(found))
+
+
+@EVERY
+def test_a_damaged_delta_is_refused_before_the_base_is_touched(base: Base, method: str) -> None:
+    delta, _ = captured(base, method)
+    before = state(base)
+    name, values = next(iter(delta.values.items()), next(iter(delta.head.items())))
+    wrong = {"short": values[:-1], "one": values[:1], "not finite": torch.full_like(values, torch.nan)}
+    for what, changed in wrong.items():
+        part = "values" if delta.values else "head"
+        if part == "head" and what != "not finite":
+            continue
+        damaged = replace(delta, **{part: {**getattr(delta, part), name: changed}})
+        with pytest.raises(DeltaError):
+            damaged.apply(base)
+        assert same(before, state(base)), what
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_added_parameters_are_not_rounded_into_a_base(tiny_folder: Path, method: str) -> None:
+    low = load_base(str(tiny_folder), head=3, dtype="bfloat16")
+    delta, _ = captured(low, method)
+    with pytest.raises(DeltaError, match="without rounding; load it in float32"):
+        delta.apply(low, merge=True)
+    delta.apply(low).remove()

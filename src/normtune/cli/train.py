@@ -145,9 +145,9 @@ def _check_source(context: typer.Context, task: str | None, train: Path | None, 
     if task is not None:
         useless, why = {"dev", "text", "label", "labels"}, "The columns of a suite's task are known"
     elif manifest is not None:
-        useless, why = {"suite", "dev"}, "A manifest names the files of its tasks"
+        useless, why = {"suite", "data", "dev"}, "A manifest names the files of its tasks"
     else:
-        useless, why = {"suite"}, "A file of your own is of no suite"
+        useless, why = {"suite", "data"}, "A file of your own is of no suite"
     options.only(context, {*context.params} - useless, why)
 
 

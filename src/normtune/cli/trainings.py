@@ -198,9 +198,9 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     header = ("task", "metric", "", "dev", "classes", "examples")
     shown = render.table(header, rows, title=f"{len(rows)} tasks in {out}", texts=3)
     render.show([shown], form, plain=plain)
-    output.finish(out)
-    if why:
+    if why:  # what is kept aside for those that failed stays, for the next time
         raise TrainingError(f"{len(why)} of {len(rows)} tasks failed: {', '.join(sorted(why))}.")
+    output.finish(out)
 
 
 def train_records(engine: Engine, wanted: Wanted) -> list[Record]:

@@ -153,7 +153,14 @@ class Peft(Spec):
         return injection
 
     def merge(self, base: Base, state: Mapping[str, Tensor]) -> Injection:
-        """The base's own matrices with what the added parameters contribute (see `Spec.merge`)."""
+        """The base's own matrices with what the added parameters contribute (see `Spec.merge`).
+
+        Raises:
+            DeltaError: If the base is of lower precision than float32, or names or sizes are not theirs.
+        """
+        if base.model.dtype.itemsize < 4:
+            low = str(base.model.dtype).removeprefix("torch.")
+            raise DeltaError(f"What is added cannot be merged into a {low} base without rounding; load it in float32.")
         injection = self.apply(base, state)
         injection.merge()
         return injection

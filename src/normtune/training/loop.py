@@ -139,6 +139,9 @@ class Loop:
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
             self._state.resume()
+            if passes.accelerator.process_index and self.step:
+                # A checkpoint holds the first process's draws, which the others must not repeat.
+                torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index + self.step)
             self._ask()
             while self._state.progress.epoch < self._protocol.epochs:
                 self._epoch()

@@ -18,7 +18,7 @@ from normtune.studies.executors.ray import Cluster
 from normtune.studies.study import Study
 from tests.studies.tiny import config, contents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 #: In a process of its own: Ray leaves threads, warnings and files behind.
 SCRIPT = '''
