@@ -1,7 +1,5 @@
 """``normtune mask``, as its users call it, on a tiny model: which entries it takes, and what it refuses."""
 
-# ruff: noqa: F811 (arguments are called like the fixtures imported here)
-
 from __future__ import annotations
 
 import json
@@ -27,7 +25,6 @@ from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherRecord
 from normtune.records.run import Record
-from tests.cli.test_train import small, suite  # noqa: F401
 from tests.deltas.banked import changed as moved_values
 from tests.training.test_session import assert_same_delta
 

@@ -17,37 +17,6 @@ from normtune.records.run import Record
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """A folder in GLUE's layout with a small SST-2, RTE and STS-B of our own."""
-    words = ("cat", "dog", "bird", "mat")
-    films = [f"the {word} {verb}\t{int(verb == 'sat')}" for word in words for verb in ("sat", "ran")] * 3
-    pairs = [
-        f"{i}\tthe {a} sat\ta {b} sat\t{'entailment' if a == b else 'not_entailment'}"
-        for i, (a, b) in enumerate((a, b) for a in words for b in words)
-    ]
-    scores = [
-        "\t".join([*["-"] * 7, f"the {a} sat", f"the {b} sat", f"{5 * (a == b):.3f}"]) for a in words for b in words
-    ]
-    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-    for name, head, rows in (
-        ("SST-2", "sentence\tlabel", films),
-        ("RTE", "index\tsentence1\tsentence2\tlabel", pairs),
-        ("STS-B", header, scores),
-    ):
-        folder = tmp_path / "glue" / name
-        folder.mkdir(parents=True)
-        for split in ("train", "dev"):
-            (folder / f"{split}.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
-    return tmp_path / "glue"
-
-
-@pytest.fixture
-def small(tiny_folder: Path, suite: Path) -> list[str]:
-    """Options of every training here."""
-    return ["--model", str(tiny_folder), "--data", str(suite), "--protocol", "small,epochs=1", "--device", "cpu"]
-
-
 def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, text, _ = cli("train", "--task", "sst2", "--out", out, *small)

@@ -1,7 +1,5 @@
 """``normtune train --method FILE``, as its users call it, on a tiny model."""
 
-# ruff: noqa: F811 (arguments are called like the fixtures imported here)
-
 from __future__ import annotations
 
 import json
@@ -23,7 +21,6 @@ from normtune.methods.method import METHODS
 from normtune.models.base import Base, load_base
 from normtune.records.run import Record
 from normtune.training import loop
-from tests.cli.test_train import small, suite  # noqa: F401
 from tests.training.test_session import assert_same_delta, comparable
 
 Run = Callable[..., tuple[int, str, str]]

@@ -203,7 +203,7 @@ def _of_task(
         ConfigError: If nothing gives what the importance needs.
     """
     importance = IMPORTANCES[recipe.importance]
-    source: Callable[[str], Any] | None = {**sources}.get(importance.needs)  # type: ignore[assignment]
+    source: Any = dict(sources).get(importance.needs)
     if source is None:
         raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
     found = source(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,8 @@ def check(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"A figure is written as {', '.join(FORMATS)}; the name {path.name!r} ends otherwise.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("Drawing a figure needs matplotlib: pip install 'normtune[docs]'.") from error
+    if find_spec("matplotlib") is None:
+        raise ConfigError("Drawing a figure needs matplotlib: pip install 'normtune[docs]'.")
 
 
 def across(panels: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from normtune.errors import ConfigError, OutputError
@@ -94,11 +95,9 @@ def check() -> None:
     Raises:
         ConfigError: If a library is missing.
     """
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"A report needs {error.name}: pip install 'normtune[report]'.") from error
+    for name in ("jinja2", "matplotlib"):
+        if find_spec(name) is None:
+            raise ConfigError(f"A report needs {name}: pip install 'normtune[report]'.")
 
 
 def write(report: Report, out: Path, *, force: bool = False) -> Path:
