@@ -321,8 +321,8 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 def test_an_unknown_choice_is_refused_in_a_sentence(
     cli: Run, small: list[str], tmp_path: Path, option: str, said: str
 ) -> None:
-    source = ["--train", "x.csv"] if option == "--labels" else ["--task", "rte"]
-    status, text, error = cli("train", *source, option, "int8", "--out", tmp_path / "run", *small)
+    source = ["--train", "x.csv"] if option == "--labels" else ["--task", "rte", *small]
+    status, text, error = cli("train", *source, option, "int8", "--out", tmp_path / "run")
     assert (status, text) == (1, "")
     assert error.startswith(f"Error: {said}")
     assert not (tmp_path / "run").exists()
