@@ -143,7 +143,8 @@ def test_the_deltas_own_limit_of_tokens(tiny_base: Base, tmp_path: Path) -> None
 def test_an_output_that_is_not_finite_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     data = write_suite(tmp_path / "glue")
     delta = make_delta(tiny_base, "rte", texts("RTE"))
-    broken = replace(delta, head={name: torch.full_like(value, torch.nan) for name, value in delta.head.items()})
+    huge = torch.finfo(torch.float32).max
+    broken = replace(delta, head={name: torch.full_like(value, huge) for name, value in delta.head.items()})
     parts, _ = plan(named([str(broken.save(tmp_path / "rte").parent)]), data, [f for f in SMALL if f.task == "rte"])
     with pytest.raises(DeltaError, match=r"not finite for RTE\.tsv"):
         answer(parts, data, lambda _: tiny_base)

@@ -22,6 +22,7 @@ from normtune.cli.options import (
     Threads,
     Tolerated,
     UntilStable,
+    Whose,
     console,
     names,
     seeds,
@@ -77,7 +78,7 @@ def mask(
     estimator: Estimate = "empirical",
     samples: Samples = 1,
     head_seeds: HeadSeeds = "0",
-    protocol: Annotated[str, typer.Option(help="Whose training examples: paper, held-out or small.")] = "paper",
+    protocol: Whose = "paper",
     suite: Suite = "glue",
     data: Data = None,
     records: Annotated[

@@ -1,1 +1,1 @@
-"""How a model runs: what trains in it, how texts become batches, and how products are computed."""
+"""Faster ways to compute the same numbers, behind one door (`normtune.fast.ways`)."""

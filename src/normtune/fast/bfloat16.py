@@ -2,7 +2,7 @@
 
 Inputs, weights and outputs are rounded to bfloat16; sums run in float32, and the outputs are float32 again. So the
 residual stream, norms, activations and attention keep their precision, and a layer with anything that trains is left
-alone. ``benchmarks/bfloat16.py`` measures the gain.
+alone. ``benchmarks/training.py`` measures the gain.
 """
 
 from __future__ import annotations

@@ -24,25 +24,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from normtune.config import Products
 from normtune.fast.first_token import shorter_layer
-from normtune.fast.layer import Layer, Observer, fits
+from normtune.fast.layer import Layer, fits
 from normtune.fast.memory import keep_freed
 from normtune.fast.modules import replaced
 from normtune.fast.unpadded import Unpadded
 
 
-def fusable(
-    model: PreTrainedModel, products: Products = "float32", observe: Observer | None = None, *, low: bool = False
-) -> dict[nn.Module, Layer]:
+def fusable(model: PreTrainedModel, products: Products = "float32", *, low: bool = False) -> dict[nn.Module, Layer]:
     """The layers of a BERT-like `model` that can be fused, with weights as they are now.
 
     Args:
         model: The model.
         products: What their products are computed in (`normtune.fast.bfloat16`).
-        observe: Called with what the gradients of normalisations are computed from, instead of computing them.
         low: Whether they keep only their inputs for the backward pass.
     """
     encoder: Any = model.base_model.encoder
-    return {layer: Layer.of(layer, products, observe, low) for layer in encoder.layer if fits(layer)}
+    return {layer: Layer.of(layer, products, low) for layer in encoder.layer if fits(layer)}
 
 
 @contextmanager

@@ -24,31 +24,6 @@ from normtune.modes import unwatched
 NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
 
 
-@dataclass(frozen=True)
-class Normalised:
-    """What the gradients of one normalisation's weight and bias are computed from, in a backward pass.
-
-    Attributes:
-        norm: The normalisation.
-        grad: The gradient of its outputs, of shape (rows, width).
-        inputs: Of the same shape.
-        mean: Of each row, of shape (rows, 1).
-        scale: The reciprocal deviation of each row, of shape (rows, 1).
-        batch: Which rows belong to which text.
-    """
-
-    norm: nn.LayerNorm
-    grad: Tensor
-    inputs: Tensor
-    mean: Tensor
-    scale: Tensor
-    batch: Unpadded
-
-
-#: Called for each normalisation that trains, in the backward pass, instead of computing its gradients.
-Observer = Callable[[Normalised], None]
-
-
 def fits(layer: Any) -> bool:
     """Whether `Layer` can stand for this layer of a BERT-like encoder: only its norms train, and it is unchanged."""
     return (
@@ -96,7 +71,6 @@ class Layer:
         out: The linear layer after attention.
         up: The first half of the feed-forward block.
         down: The second half.
-        observe: Called with what the gradients of its normalisations are computed from, instead of computing them.
         low: Whether only the inputs are kept, and the rest is computed again in the backward pass.
     """
 
@@ -105,24 +79,17 @@ class Layer:
     out: Frozen
     up: Frozen
     down: Frozen
-    observe: Observer | None = None
     low: bool = False
 
     @classmethod
-    def of(
-        cls,
-        module: Any,
-        products: Products = "float32",
-        observe: Observer | None = None,
-        low: bool = False,
-    ) -> Self:
+    def of(cls, module: Any, products: Products = "float32", low: bool = False) -> Self:
         """The layer with weights as they are now; `products` is as in `Frozen`."""
         own = module.attention.self
         qkv = Frozen([own.query, own.key, own.value], products)
         out, up, down = (
             Frozen([part.dense], products) for part in (module.attention.output, module.intermediate, module.output)
         )
-        return cls(module, qkv, out, up, down, observe, low)
+        return cls(module, qkv, out, up, down, low)
 
     @unwatched
     def __call__(self, rows: Tensor, batch: Unpadded) -> Tensor:
@@ -182,16 +149,15 @@ class _Layer(torch.autograd.Function):
             saved = _again(layer, saved, ctx.batch, ctx.state)
         top, up_mean, up_scale, upper_weight, upper_bias, *rest = saved
         deep = any(needs[:3])
-        upper = Normalised(layer.module.output.LayerNorm, grads[0], top, up_mean, up_scale, ctx.batch)
-        to_top, *to_upper = _norm_back(upper, layer.observe, upper_weight, upper_bias, [deep, *needs[3:5]])
+        upper = (top, up_mean, up_scale, upper_weight, upper_bias)
+        to_top, *to_upper = _norm_back(grads[0], *upper, [deep, *needs[3:5]])
         if not deep:
             return None, None, None, *to_upper, None, None
         up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
         to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
-        lower = Normalised(layer.module.attention.output.LayerNorm, to_lower, middle, low_mean, low_scale, ctx.batch)
-        to_middle, *to_norm = _norm_back(lower, layer.observe, lower_weight, lower_bias, needs[:3])
+        to_middle, *to_norm = _norm_back(to_lower, middle, low_mean, low_scale, lower_weight, lower_bias, needs[:3])
         if not needs[0]:
             return None, *to_norm, *to_upper, None, None
         to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
@@ -239,15 +205,12 @@ def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor
 
 
 def _norm_back(
-    of: Normalised, observe: Observer | None, weight: Tensor, bias: Tensor, needs: Sequence[bool]
+    gradient: Tensor, inputs: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, needs: Sequence[bool]
 ) -> tuple[Any, ...]:
-    """The gradients of inputs, weight and bias that are needed; an observer takes over the last two."""
-    if observe is not None and any(needs[1:]):
-        observe(of)
-        needs = [needs[0], False, False]
+    """The gradients of a normalisation's inputs, weight and bias that are needed, from that of its outputs."""
     if not any(needs):
         return None, None, None
     found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(
-        of.grad, of.inputs, of.inputs.shape[1:], of.mean, of.scale, weight, bias, list(needs)
+        gradient, inputs, inputs.shape[1:], mean, scale, weight, bias, list(needs)
     )
     return found
