@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def submit(
     context: typer.Context,
     deltas: Annotated[
-        str | None, typer.Option(help="Deltas, separated by commas: TASK=DELTA, or DELTA, which knows its task.")
+        str | None, typer.Option(help="Deltas, separated by commas, one for each task: folders, files or hub ids.")
     ] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Output folder of a training; the best run of each task on dev answers.")
@@ -49,7 +49,7 @@ def submit(
     Examples:
     `normtune submit --runs runs/all --method layernorm --out submission.zip`
 
-    `normtune submit --deltas runs/rte,mnli=runs/nli --allow-missing --out trial.zip`
+    `normtune submit --deltas runs/rte,runs/mnli --allow-missing --out trial.zip`
 
     `normtune submit --out submission.zip --scores reply.csv`
     """

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from normtune.data.encode import encode
 from normtune.data.glue import load_glue, survey
-from normtune.data.glue_tasks import ALIASES, GLUE
-from normtune.data.task import Split, resolve
+from normtune.data.glue_tasks import GLUE
+from normtune.data.task import Split
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.deltas.hub import fetch
 from normtune.errors import ConfigError, DataError, DeltaError
@@ -31,32 +31,25 @@ _RECORD = "record.json"
 
 
 def named(given: Iterable[str]) -> dict[str, Source]:
-    """The deltas that a user lists.
+    """The deltas that a user lists: folders, files or hub ids.
 
     Args:
-        given: ``TASK=DELTA``, or ``DELTA`` alone, which knows its task; a delta is a folder, a file or a hub id.
+        given: The deltas.
 
     Returns:
         Deltas by task.
 
     Raises:
-        ConfigError: If two are of one task, or one is of a task that no delta answers.
-        UnknownNameError: If GLUE has no such task.
-        DeltaError: If there is no such delta, or it is of another task than is said.
+        ConfigError: If two are of one task.
+        DeltaError: If there is no such delta, or it is of a task that no delta answers.
     """
     sources: dict[str, Source] = {}
     for text in given:
-        head, separator, tail = text.partition("=")
-        if not separator or Path(text).exists():  # a path may hold an equals sign of its own
-            head, tail = "", text
-        path = fetch(tail.strip())
+        path = fetch(text)
         info = Delta.load(path).info
-        task = resolve(head.strip(), GLUE, "GLUE task", ALIASES) if head else info.task
-        if task not in GLUE:
-            raise DeltaError(f"The delta {path} is of {task!r}, which is no task of GLUE.")
-        if task in sources:
-            raise ConfigError(f"{sources[task].path} and {path} are both deltas of {GLUE[task].title}.")
-        sources[task] = _source(path, info, task)
+        if info.task in sources:
+            raise ConfigError(f"{sources[info.task].path} and {path} are both deltas of {GLUE[info.task].title}.")
+        sources[info.task] = _source(path, info)
     return sources
 
 
@@ -85,30 +78,29 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
     if not runs:
         of = f" of {method!r}" if method else ""
         raise DataError(f"There are no runs{of} on GLUE's tasks in {folder}, each a {_RECORD} beside a {FILE}.")
-    methods = sorted({record.config.method for _, record in runs})
-    if len(methods) > 1:
-        raise ConfigError(f"The runs in {folder} are of several methods, {', '.join(methods)}; give one by --method.")
-    if len({record.base_identity for _, record in runs}) > 1:
-        models = ", ".join(sorted({record.config.model for _, record in runs}))
-        raise ConfigError(f"The runs in {folder} are of several base models ({models}); keep them in folders apart.")
+    kinds = {(run.config.method, run.base_identity): f"{run.config.method} on {run.config.model}" for _, run in runs}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"The runs in {folder} are of several methods or base models, {', '.join(sorted(kinds.values()))}; choose"
+            " one with --method, or keep them in folders apart."
+        )
     best_first = sorted(runs, key=lambda run: (-(run[1].score or 0.0), run[1].config.seed))
     best = {record.config.task: path for path, record in reversed(best_first)}
-    return {task: _source(path, Delta.load(path).info, task) for task, path in best.items()}
+    return {task: _source(path, Delta.load(path).info) for task, path in best.items()}
 
 
-def _source(path: Path, info: DeltaInfo, task: str) -> Source:
-    """The facts of a delta that answers `task`, and of its run if the record is beside it.
+def _source(path: Path, info: DeltaInfo) -> Source:
+    """The facts of a delta, and of its run if the record is beside it.
 
     Raises:
-        ConfigError: If no delta answers that task.
-        DeltaError: If the delta is of another task, or has other labels.
+        DeltaError: If the delta is of a task that no delta answers, or has other labels than its task.
     """
-    asked = GLUE[task]
-    if task not in TASKS:
-        how = "MNLI's delta" if task == "ax" else "its majority class"
-        raise ConfigError(f"{asked.title} is answered by {how}; leave out {path}.")
-    if info.task not in ("", task):
-        raise DeltaError(f"The delta {path} is of {info.task!r}, not of {asked.title}.")
+    if info.task not in TASKS:
+        raise DeltaError(
+            f"The delta {path} is of {info.task!r}; those that answer are of {', '.join(TASKS)} (AX is answered by"
+            " MNLI's delta, WNLI by its majority class)."
+        )
+    asked = GLUE[info.task]
     if (info.kind, info.labels, info.pair) != (asked.kind, asked.labels, asked.pair):
         labels = ", ".join(info.labels) or "a number"
         texts = "pairs" if info.pair else "single texts"
@@ -116,7 +108,7 @@ def _source(path: Path, info: DeltaInfo, task: str) -> Source:
     known = info.model_dump(include={"content", "note", "method", "base", "base_identity"})
     beside = (path if path.is_dir() else path.parent) / _RECORD
     record = Record.load(beside) if beside.is_file() else None
-    if record is not None and record.config.task == task:
+    if record is not None and record.config.task == info.task:
         known |= {"run": record.id, "seed": record.config.seed, "metric": record.primary, "dev": record.score}
     return Source(path=str(path), **known)
 
@@ -193,28 +185,27 @@ def answer(
         DataError: If a test file has another number of texts than planned.
         DeltaError: If a delta is of another base, or gives a number that is not finite.
     """
-    found: dict[str, tuple[Answered, str]] = {}
-    by_delta: dict[str, list[Part]] = defaultdict(list)  # each is applied once: AX comes with MNLI
-    for part in parts:
-        if part.source is None:
-            found[part.file.name] = _written(part, np.full(part.rows, WNLI_MAJORITY, dtype=np.int64))
-        else:
-            by_delta[part.source.path].append(part)
+    answered = []
     base: Base | None = None
-    for path, own in by_delta.items():
-        delta = Delta.load(path)
-        if base is None or base.identity != delta.info.base_identity:
-            base = base_of(delta)
-        with delta.apply(base):
-            for part in own:
-                found[part.file.name] = _answer(part, data, base, delta, progress)
-    return [found[part.file.name] for part in parts]
+    for part in parts:
+        values, facts = np.full(part.rows, WNLI_MAJORITY, dtype=np.int64), {}
+        if part.source is not None:
+            delta = Delta.load(part.source.path)
+            if base is None or base.identity != delta.info.base_identity:
+                base = base_of(delta)
+            with delta.apply(base):
+                values, facts = _answer(part, data, base, delta, progress)
+        text = content(part.file, values)
+        facts |= {"file": part.file.name, "rows": len(values), "wanted": part.file.rows, "remark": part.file.remark}
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        answered.append((Answered(sha256=sha256, source=part.source, **facts), text))
+    return answered
 
 
 def _answer(
     part: Part, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
-) -> tuple[Answered, str]:
-    """The answers of a delta that is applied to its base.
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The answers of a delta that is applied to its base, and of what texts they are, for the record.
 
     Raises:
         DataError: If the test file has another number of texts than it had.
@@ -234,19 +225,4 @@ def _answer(
         values.append(decide(outputs, delta.info.as_task))
         truncated += encoded.truncated
         progress(len(chunk))
-    return _written(part, np.concatenate(values), truncated, examples.identity())
-
-
-def _written(part: Part, values: np.ndarray, truncated: int = 0, texts: str = "") -> tuple[Answered, str]:
-    text = content(part.file, values)
-    answered = Answered(
-        file=part.file.name,
-        rows=len(values),
-        wanted=part.file.rows,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        texts=texts,
-        truncated=truncated,
-        source=part.source,
-        remark=part.file.remark,
-    )
-    return answered, text
+    return np.concatenate(values), {"texts": examples.identity(), "truncated": truncated}
