@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from normtune.data.glue_tasks import GLUE
-from normtune.records.aggregate import Table, tabulate
+from normtune.records.aggregate import Cell, tabulate
 from normtune.records.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -30,12 +30,11 @@ def main() -> None:
         "axes.spines.right": False,
     })
     records = [r for r in Store(ROOT / "results" / "runs") if r.config.protocol.name == "small"]
-    table = tabulate(records)
-    shown = [task for task in TASKS if any((method, task) in table.scores for method in COLOURS)]
+    cells = tabulate(records)
+    shown = [task for task in TASKS if any((method, task) in cells for method in COLOURS)]
     figure, axes = plt.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.6), layout="constrained", squeeze=False)
-    heads = {record.config.task: record.counts.head for record in records}
     for panel, task in zip(axes[0], shown, strict=True):
-        draw(panel, table, task, heads[task])
+        draw(panel, cells, task)
     axes[0][0].set_ylabel("dev score x 100")
     figure.supxlabel("entries trained, head included", fontsize=9)
     handles = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in COLOURS.items()]
@@ -45,20 +44,20 @@ def main() -> None:
     print(target)
 
 
-def draw(panel: Axes, table: Table, task: str, head: int) -> None:
+def draw(panel: Axes, cells: dict[tuple[str, str], Cell], task: str) -> None:
     """One task: a point a method with the standard deviation over seeds, hollow where seeds are missing."""
     for method, colour in COLOURS.items():
-        score = table.scores.get((method, task))
-        if score is None:
+        cell = cells.get((method, task))
+        if cell is None or cell.mean is None:
             continue
         panel.errorbar(
-            table.trained[method] + head,
-            100 * score.mean,
-            100 * (score.spread or 0),
+            cell.runs[0].counts.trained,
+            100 * cell.mean,
+            100 * (cell.spread or 0),
             fmt="o",
             color=colour,
             capsize=3,
-            mfc=colour if score.seeds == table.seeds else "white",
+            mfc=colour if cell.complete else "white",
         )
     panel.set_xscale("log")
     panel.set_xlim(1e2, 1e8)

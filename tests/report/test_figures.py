@@ -11,6 +11,7 @@ from normtune.report.cells import Cells
 from normtune.report.curves import Curves
 from normtune.report.figures import ENDS, figure1, figure2, figure3, figure4, figure5
 from normtune.report.heatmap import HeatMap
+from normtune.report.table import score
 from tests.report import made
 
 
@@ -80,7 +81,7 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
         else:
             points = [each.cells[x] for panel in drawing.panels for each in panel.series for x in each.points]
             assert len(tips) == len(points)
-            assert [each.get("href") for each in drawn.iter("a")] == [f"#{cell.anchor}" for cell in points]
+            assert [each.get("href") for each in drawn.iter("a")] == [f"#{score(cell).link}" for cell in points]
             assert all("seed 0" in each.get("data-tip", "") for each in tips)
         assert "nan" not in drawing.inline
         file = ET.fromstring(drawing.svg)

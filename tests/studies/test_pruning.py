@@ -121,7 +121,7 @@ def test_a_dropped_run_is_the_start_of_the_whole_one_and_has_an_identity_of_its_
     best = engine.record(first, results[first.key])
     assert picked(best) == max(map(picked, left))
     assert len(left) + len(dropped) == 3
-    assert tabulate(some).scores["full", "animals"].rate == best.config.rate
+    assert tabulate(some)["full", "animals"].rate == best.config.rate
     assert set(by_rate(some, ["animals"], ["full"])["full on animals"]) == {r.config.rate for r in left}
     # Again: everything is known, and the unpruned search takes none of it for a whole run.
     files = {path.name: path.read_bytes() for path in some.folder.iterdir()}

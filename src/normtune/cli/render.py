@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from normtune.report.table import Entry, Kind, Table, group, rows_as_markdown
+from normtune.report.table import GAP, Entry, Kind, Table, group, rows_as_markdown, score
 
 if TYPE_CHECKING:
-    from normtune.records import aggregate
+    from normtune.records.aggregate import Cell
 
 #: For results.
 console = Console()
@@ -128,22 +128,28 @@ def _rich(shown: Table) -> RichTable:
     return made
 
 
-def scores(shown: aggregate.Table) -> Table:
-    """Scores of runs: a row a method, a column a task, mean and standard deviation over seeds."""
-    title = f"Dev score x 100: mean ± standard deviation over {shown.seeds} seed{'s' * (shown.seeds != 1)}"
-    rows: list[list[str | Entry]] = [
-        [method, f"{shown.trained.get(method, 0):,}", *(_score(shown, method, task) for task in shown.tasks)]
-        for method in shown.methods
+def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> Table:
+    """Scores of runs: a row a method, a column a task, mean and standard deviation over seeds.
+
+    Args:
+        cells: The scores by method and task.
+        methods: The rows; by default all that there are.
+        tasks: The columns; by default all that there are.
+
+    Returns:
+        The table; a cell that lacks seeds says how many it has.
+    """
+    methods = methods or [*dict.fromkeys(method for method, _ in cells)]
+    tasks = tasks or [*dict.fromkeys(task for _, task in cells)]
+    entries = {method: cell.runs[-1].counts.selected for (method, _), cell in cells.items()}
+    seeds = max((len(cell.wanted) for cell in cells.values()), default=0)
+    rows = [
+        [method, f"{entries.get(method, 0):,}"]
+        + [score(cells[method, task]) if (method, task) in cells else GAP for task in tasks]
+        for method in methods
     ]
-    return table(["method", "entries", *shown.tasks], rows, title=title)
-
-
-def _score(shown: aggregate.Table, method: str, task: str) -> Entry:
-    """A score, with the number of its seeds where some are missing: a gap is shown, never averaged over."""
-    score = shown.scores.get((method, task))
-    if score is None:
-        return Entry("missing", kind="missing")
-    return Entry(str(score), badge="" if score.seeds == shown.seeds else f"{score.seeds} of {shown.seeds} seeds")
+    title = f"Dev score x 100: mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}"
+    return table(["method", "entries", *tasks], rows, title=title)
 
 
 def model_name(model: str) -> str:

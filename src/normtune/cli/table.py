@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,10 +47,13 @@ def table(
     if rates:
         show_rates(runs, task_names, method_names, form)
         return
-    scores = dataclasses.replace(tabulate(runs), tasks=tuple(task_names), methods=tuple(method_names))
-    rows = [{"method": m, "task": t, **dataclasses.asdict(score)} for (m, t), score in scores.scores.items()]
-    wanted = [row for row in rows if row["task"] in task_names and row["method"] in method_names]
-    render.show([render.scores(scores)], form, plain=wanted, rows=wanted)
+    cells = {at: cell for at, cell in tabulate(runs).items() if at[0] in method_names and at[1] in task_names}
+    rows = [
+        {"method": method, "task": task, "mean": each.mean, "spread": each.spread, "seeds": len(each.values)}
+        | {"rate": each.rate}
+        for (method, task), each in cells.items()
+    ]
+    render.show([render.scores(cells, method_names, task_names)], form, plain=rows, rows=rows)
 
 
 def show_rates(runs: Sequence[Record], tasks: Sequence[str], methods: Sequence[str], form: render.Form) -> None:

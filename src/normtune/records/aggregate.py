@@ -1,53 +1,58 @@
-"""Scores of runs as a table: one row a method, one column a task and split, mean and spread over seeds."""
+"""Scores of runs by method and task: which runs stand for a cell, their mean and their spread over seeds."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean, stdev
 
 from normtune.records.run import Record
 
 
 @dataclass(frozen=True)
-class Score:
-    """A cell of the table.
+class Cell:
+    """The runs of a method that stand in one cell of a table of scores, all at one rate.
 
     Attributes:
-        mean: Mean of the primary metric over seeds.
-        spread: Its sample standard deviation over seeds, or None with one seed.
-        seeds: Number of seeds behind it.
-        rate: The learning rate behind it.
+        method: The method.
+        title: What the column is called: a task, or one of its dev sets.
+        values: The score of each seed that there is, ascending.
+        wanted: The seeds that there should be.
+        runs: The runs behind the values.
     """
 
-    mean: float
-    spread: float | None
-    seeds: int
-    rate: float
+    method: str
+    title: str
+    values: dict[int, float]
+    wanted: tuple[int, ...]
+    runs: tuple[Record, ...]
 
-    def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
+    @cached_property
+    def mean(self) -> float | None:
+        """Mean over the seeds that there are; `complete` says whether these are all."""
+        return mean(self.values.values()) if self.values else None
 
+    @cached_property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds, or None with fewer than two."""
+        return stdev(self.values.values()) if len(self.values) > 1 else None
 
-@dataclass(frozen=True)
-class Table:
-    """Scores by method and task.
+    @property
+    def complete(self) -> bool:
+        """Whether no seed is missing."""
+        return bool(self.values) and {*self.wanted} <= self.values.keys()
 
-    Attributes:
-        methods: Rows, in order of first appearance.
-        tasks: Columns, likewise.
-        scores: Cells that have runs.
-        trained: Entries of the pre-trained model that train, by method.
-        seeds: The largest number of seeds of any cell.
-    """
+    @property
+    def count(self) -> str:
+        """How many seeds there are, of how many."""
+        return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
 
-    methods: tuple[str, ...]
-    tasks: tuple[str, ...]
-    scores: dict[tuple[str, str], Score]
-    trained: dict[str, int]
-    seeds: int
+    @property
+    def rate(self) -> float:
+        """The learning rate of its runs."""
+        return self.runs[0].config.rate
 
 
 def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]]:
@@ -75,26 +80,23 @@ def _rank(group: dict[int, Record]) -> tuple[int, float]:
     return len(group), group[min(group)].score or 0.0
 
 
-def tabulate(records: Iterable[Record], *, seeds: int | None = None) -> Table:
-    """Tabulate runs at each cell's rate (see `chosen`).
+def tabulate(records: Iterable[Record]) -> dict[tuple[str, str], Cell]:
+    """The cell of each method and task that has finished runs, which should have every seed that any of them has.
 
     Args:
         records: Runs of one base model and protocol.
-        seeds: Use this many seeds at most.
 
     Returns:
-        The table; a cell without runs is missing, and each cell knows its number of seeds.
+        The cells by method and task, in order of first appearance.
     """
-    groups = {cell: list(group.values())[:seeds] for cell, group in chosen(records).items()}
-    scores = {cell: _score(group) for cell, group in groups.items()}
-    every = [record for group in groups.values() for record in group]
-    return Table(
-        methods=tuple(dict.fromkeys(method for method, _ in groups)),
-        tasks=tuple(dict.fromkeys(task for _, task in groups)),
-        scores=scores,
-        trained={r.config.method: r.counts.selected for r in every},
-        seeds=max((score.seeds for score in scores.values()), default=0),
-    )
+    groups = chosen(records)
+    wanted = tuple(sorted({seed for group in groups.values() for seed in group}))
+    return {
+        (method, task): Cell(
+            method, task, {seed: run.score or 0.0 for seed, run in group.items()}, wanted, tuple(group.values())
+        )
+        for (method, task), group in groups.items()
+    }
 
 
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
@@ -111,8 +113,3 @@ def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[s
             tried = {r.config.rate: r.score for r in group if r.config.seed == first and r.score is not None}
             result[f"{method} on {task}"] = dict(sorted(tried.items()))
     return result
-
-
-def _score(group: Sequence[Record]) -> Score:
-    values = [record.score for record in group if record.score is not None]
-    return Score(mean(values), stdev(values) if len(values) > 1 else None, len(values), group[0].config.rate)

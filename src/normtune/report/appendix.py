@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import DataFacts, Record
-from normtune.report.cells import Cells, anchor
-from normtune.report.table import GAP, Entry, Table, group
+from normtune.report.cells import Cells
+from normtune.report.table import GAP, Entry, Table, anchor, group
 
 
 def marks(cells: Cells) -> dict[str, str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from statistics import mean, stdev
 
 from normtune.data.suites import SUITES, Column, known_task
-from normtune.records.aggregate import chosen
+from normtune.records.aggregate import Cell, chosen
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Norms, Record
@@ -24,58 +22,6 @@ PRINTED = SUITES["glue"].columns
 #: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
 NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
 _MASK = re.compile(r"(.+)@(0?\.\d+)")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of a method on a column, at the rate that `normtune table` shows.
-
-    Attributes:
-        method: The method.
-        column: The column.
-        values: The score of each seed that there is, ascending.
-        wanted: The seeds that there should be.
-        runs: The runs behind the values.
-    """
-
-    method: str
-    column: Column
-    values: dict[int, float]
-    wanted: tuple[int, ...]
-    runs: tuple[Record, ...]
-
-    @cached_property
-    def mean(self) -> float | None:
-        """Mean over the seeds that there are; `complete` says whether these are all."""
-        return mean(self.values.values()) if self.values else None
-
-    @cached_property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds, or None with fewer than two."""
-        return stdev(self.values.values()) if len(self.values) > 1 else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether no seed is missing."""
-        return bool(self.values) and {*self.wanted} <= self.values.keys()
-
-    @property
-    def count(self) -> str:
-        """How many seeds there are, of how many."""
-        return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
-
-    @property
-    def anchor(self) -> str:
-        """Where the page lists its runs."""
-        return anchor(self.method, self.column.task)
-
-    @property
-    def says(self) -> str:
-        """Everything about it in a line or two."""
-        if not self.values:
-            return f"{self.method} on {self.column.title}: no run"
-        each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in self.values.items())
-        return f"{self.method} on {self.column.title}, rate {self.runs[0].config.rate:g}, {self.count} seeds\n{each}"
 
 
 class Cells:
@@ -160,7 +106,7 @@ class Cells:
             value = run.score if column.split == "dev" else run.scores.get(column.split, {}).get(run.primary)
             if value is not None:
                 values[seed] = value
-        return Cell(method, column, values, self.seeds, tuple(group[seed] for seed in values))
+        return Cell(method, column.title, values, self.seeds, tuple(group[seed] for seed in values))
 
     def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
         """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""
@@ -214,9 +160,3 @@ class Cells:
 def named(method: str) -> str:
     """The method's name in print."""
     return NAMES.get(method, method)
-
-
-def anchor(method: str, task: str) -> str:
-    """The place of a method's runs on a task in the page's list of records."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{method} on {task}")
-    return f"runs-{plain}"

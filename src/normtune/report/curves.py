@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from normtune.report.cells import Cell
+from normtune.records.aggregate import Cell
 from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, grid, laid_out
+from normtune.report.table import says, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,12 +75,12 @@ class Curves:
     @property
     def marks(self) -> list[list[Mark]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        return [[(self._says(x, each), each.cells[x].anchor) for x in each.points] for each in self.series]
+        return [[(self._says(x, each), score(each.cells[x]).link) for x in each.points] for each in self.series]
 
     def _says(self, x: float, series: Series) -> str:
         here = {each.look.name: each.points[x] for each in self.series if x in each.points}
         values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
-        return "\n".join([f"f = {x:g}", *values, series.cells[x].says])
+        return "\n".join([f"f = {x:g}", *values, says(series.cells[x])])
 
 
 def figure(panels: Sequence[Curves]) -> Figure:

@@ -6,7 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from normtune.records.aggregate import Cell
 
 Kind = Literal["", "missing", "partial", "note", "good", "bad", "best"]
 
@@ -165,6 +168,34 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def score(cell: Cell) -> Entry:
+    """A score with its spread, and the count of its seeds where some are missing: a gap is never averaged over."""
+    if cell.mean is None:
+        return Entry("—", kind="missing", badge=cell.count if cell.wanted else "", tip=says(cell))
+    return Entry(
+        f"{100 * cell.mean:.1f}",
+        spread="" if cell.spread is None else f"{100 * cell.spread:.1f}",
+        badge="" if cell.complete else cell.count,
+        kind="" if cell.complete else "partial",
+        tip=says(cell),
+        link=anchor(cell.method, cell.runs[0].config.task),
+    )
+
+
+def says(cell: Cell) -> str:
+    """Everything about a score in a line or two."""
+    if not cell.values:
+        return f"{cell.method} on {cell.title}: no run"
+    each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in cell.values.items())
+    return f"{cell.method} on {cell.title}, rate {cell.rate:g}, {cell.count} seeds\n{each}"
+
+
+def anchor(method: str, task: str) -> str:
+    """The place of a method's runs on a task in the page's list of records."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{method} on {task}")
+    return f"runs-{plain}"
 
 
 def remark(what: str, names: Sequence[str]) -> tuple[str, ...]:

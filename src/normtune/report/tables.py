@@ -9,8 +9,8 @@ from normtune.data.suites import Column
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
 from normtune.records.submission import SubmissionRecord
-from normtune.report.cells import NAMES, PRINTED, Cell, Cells, named
-from normtune.report.table import GAP, Entry, Group, Table, group, remark
+from normtune.report.cells import NAMES, PRINTED, Cells, named
+from normtune.report.table import GAP, Entry, Group, Table, group, remark, score
 from normtune.statistics import published
 
 OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in level"
@@ -82,7 +82,7 @@ def table2(cells: Cells) -> Table:
     """Dev scores, a row a method, with the head-only control and the paper's rows below."""
     names = dict.fromkeys((*NAMES, *cells.whole))
     found = [cells.cell(name, column) for name in names for column in cells.ran]
-    gaps = [f"{named(cell.method)} on {cell.column.title} ({cell.count} seeds)" for cell in found if not cell.complete]
+    gaps = [f"{named(cell.method)} on {cell.title} ({cell.count} seeds)" for cell in found if not cell.complete]
     absent = [column.title for column in cells.columns if column not in cells.ran]
     rows = [*(_row(name, cells) for name in names), *_floors(cells)]
     return Table(
@@ -120,7 +120,7 @@ def _row(method: str, cells: Cells) -> tuple[str | Entry, ...]:
         share = max(counts.selected / (counts.total - counts.head) for counts in every)
         tip = f"{span} entries trained, head included; without it {share:.4%} of the pre-trained"
         percent = Entry(_percent(every[0].trained / every[0].total), tip=tip)
-    scores = (score_entry(cells.cell(method, each)) if each in cells.ran else GAP for each in cells.columns)
+    scores = (score(cells.cell(method, each)) if each in cells.ran else GAP for each in cells.columns)
     return named(method), percent, *scores
 
 
@@ -149,20 +149,6 @@ def _floors(cells: Cells) -> list[tuple[Entry, ...]]:
 def _percent(share: float) -> str:
     """A share as the paper prints it: ``0.015%``, ``100%``."""
     return f"{share:.0%}" if share > 0.995 else f"{share:.3%}" if share < 0.01 else f"{share:.2%}"
-
-
-def score_entry(cell: Cell) -> Entry:
-    """A score with its spread, and the count of its seeds where some are missing."""
-    if cell.mean is None:
-        return Entry("—", kind="missing", badge=cell.count if cell.wanted else "", tip=cell.says)
-    return Entry(
-        f"{100 * cell.mean:.1f}",
-        spread="" if cell.spread is None else f"{100 * cell.spread:.1f}",
-        badge="" if cell.complete else cell.count,
-        kind="" if cell.complete else "partial",
-        tip=cell.says,
-        link=cell.anchor,
-    )
 
 
 def _paper(split: str, cells: Cells) -> list[Group]:

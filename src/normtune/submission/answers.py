@@ -188,7 +188,7 @@ def answer(
     answered = []
     base: Base | None = None
     for part in parts:
-        values, facts = np.full(part.rows, WNLI_MAJORITY, dtype=np.int64), {}
+        values, facts = np.full(part.rows, WNLI_MAJORITY, dtype=np.int64), dict[str, Any]()
         if part.source is not None:
             delta = Delta.load(part.source.path)
             if base is None or base.identity != delta.info.base_identity:
