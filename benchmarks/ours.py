@@ -13,7 +13,7 @@ from normtune.config import Products, Protocol
 from normtune.data.encode import Encoded
 from normtune.data.task import Task
 from normtune.evaluation import logits
-from normtune.fast.bfloat16 import pays_off
+from normtune.fast.linear import bfloat16_pays_off
 from normtune.fast.prefix import Kept, States
 from normtune.fast.ways import Ways, choose
 from normtune.methods.expression import select
@@ -55,7 +55,7 @@ CASES = {
     "no_dropout": Case("--no-dropout", Protocol(**SCHEDULE, dropout=False)),
     "plain": Case("--plain", Protocol(**SCHEDULE), plain=True),
 }
-if pays_off():
+if bfloat16_pays_off():
     CASES["bfloat16"] = Case("--products bfloat16", Protocol(**SCHEDULE, products="bfloat16"))
 
 

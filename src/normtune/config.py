@@ -21,7 +21,7 @@ class Strict(BaseModel):
 #: A component's sub-component.
 Sub = Literal["weight", "bias"]
 
-#: What the products of frozen linear layers are computed in (`normtune.fast.bfloat16`).
+#: What the products of frozen linear layers are computed in (`normtune.fast.linear`).
 Products = Literal["float32", "bfloat16"]
 
 #: What is kept for the backward pass: what torch keeps, or little, with more computed again.

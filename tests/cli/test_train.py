@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from normtune.fast import bfloat16
 from normtune.records.run import Record
 
 Run = Callable[..., tuple[int, str, str]]
@@ -304,7 +303,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
 def test_bfloat16_that_does_not_pay_off_is_said(
     cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    monkeypatch.setattr(bfloat16, "pays_off", lambda: native)
+    monkeypatch.setattr("normtune.cli.trainings.bfloat16_pays_off", lambda: native)
     status, _, error = cli("train", "--task", "rte", "--products", "bfloat16", "--out", tmp_path / "run", *small)
     assert status == 0, error
     assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normtune.fast import frozen, linear
+from normtune.fast import layer, linear
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 ONEDNN = pytest.param("onednn", marks=pytest.mark.skipif(not HAS_ONEDNN, reason="torch without oneDNN"))
 
 
 def prefer(library: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for module in (linear, frozen):
+    for module in (linear, layer):
         monkeypatch.setattr(module, "prefers_onednn", lambda: library == "onednn")
     return library
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from normtune.fast.bfloat16 import Copies, pays_off
-from normtune.fast.linear import fast_linear
+from normtune.fast.linear import bfloat16_pays_off, fast_linear
 from normtune.methods.entries import Entries, mark
 from normtune.methods.expression import select
 from normtune.methods.selection import Tuning
@@ -86,16 +85,17 @@ def test_other_dtypes_are_left_to_torch(dtype: torch.dtype) -> None:
     assert torch.equal(result, linear(inputs, weight, bias))
 
 
-def test_a_copy_is_made_once_follows_changes_and_goes_with_its_tensor() -> None:
-    copies, weight = Copies(), draw(3, 4)
-    first = copies.of(weight)
-    assert copies.of(weight) is first
-    weight[0, 0] = 7.0
-    assert copies.of(weight)[0, 0] == 7.0
-    alive = weakref.ref(copies.of(weight))
-    del weight, first
-    gc.collect()
-    assert alive() is None
+def test_a_copy_is_made_once_and_goes_with_its_tensor() -> None:
+    inputs, weight, bias = parts()
+    with fast_linear("bfloat16") as mode:
+        linear(inputs, weight, bias)
+        first = mode._copies[weight]
+        linear(inputs, weight, bias)
+        assert mode._copies[weight] is first
+        alive = weakref.ref(first)
+        del weight, first
+        gc.collect()
+        assert alive() is None
 
 
 def test_inputs_are_not_kept() -> None:
@@ -136,6 +136,6 @@ def test_it_pays_off_where_the_processor_has_such_products(
     known: dict[str, object], pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    assert pays_off() is pays
+    assert bfloat16_pays_off() is pays
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert pays_off()
+    assert bfloat16_pays_off()

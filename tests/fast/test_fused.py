@@ -31,9 +31,7 @@ def inputs(base: Base, tokens: int, *, padded: bool) -> dict[str, Tensor]:
     return {"input_ids": ids.where(mask.bool(), base.model.config.pad_token_id), "attention_mask": mask}
 
 
-def both_ways(
-    base: Base, trained: list[Tensor], batch: dict[str, Tensor], *, low: bool = False
-) -> tuple[list[Tensor], list[Tensor]]:
+def both_ways(base: Base, trained: list[Tensor], batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and gradients as torch's and as fused layers give them."""
 
     def run() -> list[Tensor]:
@@ -42,7 +40,7 @@ def both_ways(
 
     with fast_linear():
         plain = run()
-        with fused(base.model, fusable(base.model, low=low)):
+        with fused(base.model, fusable(base.model)):
             return plain, run()
 
 
@@ -105,12 +103,11 @@ def test_weights_are_those_of_now(tiny_base: Base) -> None:
 
 
 @pytest.mark.parametrize("tokens", [5, 17])
-@pytest.mark.parametrize("low", [False, True])
-def test_gradients_with_dropout_are_the_differences_of_outputs(make_base: BaseFactory, tokens: int, low: bool) -> None:
+def test_gradients_with_dropout_are_the_differences_of_outputs(make_base: BaseFactory, tokens: int) -> None:
     base = make_base("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.4)
     module = base.model.double().train().bert.encoder.layer[0]
     lower, upper = module.attention.output.LayerNorm, module.output.LayerNorm
-    layer, hidden = Layer.of(module, low=low), torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
+    layer, hidden = Layer.of(module), torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
     values = [hidden, *(p.requires_grad_() for norm in (lower, upper) for p in norm.parameters())]
     own = torch.ones(2, tokens, dtype=torch.bool)
     own[1, 3:] = False
@@ -166,17 +163,6 @@ def test_modes_are_told_of_nothing_within_a_layer(tiny_base: Base) -> None:
     with torch.no_grad(), Counting():
         layer(rows, batch)
     assert Counting.told == 0
-
-
-def test_less_memory_changes_no_bit(tiny_base: Base) -> None:
-    tuning = Tuning(tiny_base, select(tiny_base.layout, "layernorm"))
-    model, batch, found = tiny_base.model.train(), inputs(tiny_base, 9, padded=True), []
-    for low in (False, True):
-        torch.manual_seed(0)
-        with FastDropout(), fused(model, fusable(model, low=low)):
-            outputs = model(**batch).logits
-            found.append([outputs, *torch.autograd.grad(outputs.square().sum(), list(tuning.parameters()))])
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_dropout_of_other_modules_stays_with_the_generator(tiny_base: Base) -> None:

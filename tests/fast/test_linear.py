@@ -262,18 +262,3 @@ def test_the_processor_decides_by_which_library(capability, vendor, available, p
     monkeypatch.setattr(module.Path, "is_file", lambda _: True)
     monkeypatch.setattr(module.Path, "read_text", lambda *_, **__: f"vendor_id : {vendor}")
     assert module.prefers_onednn.__wrapped__() is (preferred and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
-
-
-def test_backward_within_the_context_does_all_that_torchs_does(backend):
-    inputs, weight, bias, grad = tensors()
-    inputs.requires_grad_()
-    weight.requires_grad_()
-    with fast_linear():
-        result = linear(inputs, weight, bias)
-        result.backward(grad, retain_graph=True, inputs=[weight])
-        assert inputs.grad is None
-        assert close(weight.grad, grad.reshape(-1, NARROW).t() @ inputs.detach().reshape(-1, WIDE))
-        result.backward(gradient=grad)
-        assert close(inputs.grad, grad @ weight)
-        with pytest.raises(RuntimeError, match="second time"):
-            result.backward(grad)

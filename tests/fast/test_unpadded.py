@@ -71,7 +71,7 @@ def test_attention_and_its_gradient_are_torchs_over_the_padded_batch(mix: str, h
     batch = Unpadded.of(padded, own)
     how = Heads(HEADS, 0.4, None)
     joined, kept = attend(batch.strip(padded).detach(), batch, how)
-    to_qkv = attend_back(batch.strip(gradient), batch, how, iter(kept))
+    to_qkv = attend_back(batch.strip(gradient), batch, how, kept)
     torch.testing.assert_close(batch.pad(joined) * own[..., None], plain, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(batch.pad(to_qkv), to_padded, rtol=1e-12, atol=1e-12)
 

@@ -11,7 +11,7 @@ from normtune.cli.options import notes
 from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
 from normtune.errors import NormtuneError, TrainingError
-from normtune.fast import bfloat16
+from normtune.fast.linear import bfloat16_pays_off
 from normtune.importance.masks import read_info
 from normtune.records.aggregate import tabulate
 from normtune.records.run import Record
@@ -247,7 +247,7 @@ def _load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
 def _warn(engine: Engine) -> None:
     """Say that products of bfloat16 are no faster here, where that is so."""
     rules, device = engine.setup.protocol, engine.session.accelerator.device
-    if rules.products == "bfloat16" and device.type == "cpu" and not bfloat16.pays_off():
+    if rules.products == "bfloat16" and device.type == "cpu" and not bfloat16_pays_off():
         notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
 
 

@@ -2,7 +2,7 @@
 
 torch's layers are dozens of operations, each of which reads and writes memory and keeps what any gradient could need.
 Here a layer is one function with a backward pass of its own: queries, keys and values are one product over weights that
-were laid out once (`normtune.fast.frozen`), dropout is joined with the sum after it, padding is left out
+were laid out once (`normtune.fast.layer`), dropout is joined with the sum after it, padding is left out
 (`normtune.fast.unpadded`), and only what the gradients of normalisations and of the layer's input need is kept. The
 last layer is computed for the first token alone (`normtune.fast.first_token`).
 
@@ -29,21 +29,21 @@ from normtune.fast.memory import keep_freed
 from normtune.fast.modules import replaced
 from normtune.fast.unpadded import Unpadded
 
+#: What stands for each of the layers that are fused: a function of rows and where they lie, which gives rows.
+Fused = Mapping[nn.Module, Callable[[Tensor, Unpadded], Tensor]]
 
-def fusable(model: PreTrainedModel, products: Products = "float32", *, low: bool = False) -> dict[nn.Module, Layer]:
+
+def fusable(model: PreTrainedModel, products: Products = "float32") -> dict[nn.Module, Layer]:
     """The layers of a BERT-like `model` that can be fused, with weights as they are now.
 
-    Args:
-        model: The model.
-        products: What their products are computed in (`normtune.fast.bfloat16`).
-        low: Whether they keep only their inputs for the backward pass.
+    `products` is what their products are computed in.
     """
     encoder: Any = model.base_model.encoder
-    return {layer: Layer.of(layer, products, low) for layer in encoder.layer if fits(layer)}
+    return {layer: Layer.of(layer, products) for layer in encoder.layer if fits(layer)}
 
 
 @contextmanager
-def fused(model: PreTrainedModel, layers: Mapping[nn.Module, Layer]) -> Iterator[None]:
+def fused(model: PreTrainedModel, layers: Fused) -> Iterator[None]:
     """Within this context the encoder of a BERT-like `model` is computed as this module says.
 
     Args:
@@ -63,7 +63,7 @@ def fused(model: PreTrainedModel, layers: Mapping[nn.Module, Layer]) -> Iterator
 
 def _encode(
     encoder: Any,
-    layers: Mapping[nn.Module, Layer],
+    layers: Fused,
     short: tuple[Callable[..., Tensor] | None, nn.Module],
     plain: Any,
     hidden: Tensor,
@@ -83,9 +83,7 @@ def _encode(
     return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=batch.pad(hidden))
 
 
-def one_layer(
-    layer: Any, layers: Mapping[nn.Module, Layer], hidden: Tensor, batch: Unpadded, attention_mask: Tensor | None
-) -> Tensor:
+def one_layer(layer: Any, layers: Fused, hidden: Tensor, batch: Unpadded, attention_mask: Tensor | None) -> Tensor:
     """The outputs of one layer: rows if it is one of `layers` and has its own forward pass now, else a padded batch."""
     if layer in layers and "forward" not in vars(layer):
         return layers[layer](batch.strip(hidden), batch)

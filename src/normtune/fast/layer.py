@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize
 from transformers.activations import GELUActivation
 
 from normtune.config import Products
-from normtune.fast.attention import Heads, attend, attend_back, attended
+from normtune.fast.attention import Heads, attend, attend_back
 from normtune.fast.dropout import Rate, draw_bits, dropped
-from normtune.fast.frozen import Frozen
+from normtune.fast.linear import prefers_onednn, product
 from normtune.fast.modules import is_plain
 from normtune.fast.unpadded import Unpadded
 from normtune.modes import unwatched
@@ -39,26 +39,58 @@ def fits(layer: Any) -> bool:
     )
 
 
-#: Weight and bias of a layer's lower normalisation, and of its upper one.
-NormValues = Sequence[Tensor]
+#: Rows that oneDNN is told to expect when it lays a weight out; from a few hundred to some thousands it makes no odds.
+_ROWS = 1024
 
 
-class Forward(NamedTuple):
-    """A layer's forward pass.
+class FrozenLinear:
+    """One frozen linear layer, or several over the same inputs whose outputs lie side by side.
 
-    Attributes:
-        outputs: Of shape (rows, width).
-        top: What the upper normalisation was given, of the same shape.
-        kept: What the backward pass needs.
-        heads: How attention was computed.
-        rates: Of dropout before the lower and the upper normalisation.
+    oneDNN lays a weight out anew in every product. Here that is done once for each direction, when it is first used;
+    the products are the same to the bit. Elsewhere the weight is used as it is.
+
+    Args:
+        layers: The layers, of one dtype. Their weights are read now and when a direction is first used.
+        products: ``bfloat16`` rounds inputs, weights and outputs of float32 layers.
     """
 
-    outputs: Tensor
-    top: Tensor
-    kept: Sequence[Tensor | None]
-    heads: Heads
-    rates: tuple[Rate | None, Rate | None]
+    def __init__(self, layers: Sequence[nn.Linear], products: Products = "float32") -> None:
+        weights = [layer.weight.detach() for layer in layers]
+        biases = [_bias(layer) for layer in layers]
+        self._weight = weights[0] if len(layers) == 1 else torch.cat(weights)
+        self._bias = biases[0] if len(layers) == 1 else torch.cat(biases)
+        own = self._weight.dtype
+        self._dtype = torch.bfloat16 if products == "bfloat16" and own == torch.float32 else own
+        self._onednn = self._weight.device.type == "cpu" and own == torch.float32 and prefers_onednn()
+        if self._dtype == torch.bfloat16:  # which oneDNN refuses where it would have to emulate it
+            self._onednn = self._onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._laid_out: dict[bool, tuple[Tensor, Tensor | None]] = {}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs, of shape (rows, outputs), for `inputs` of shape (rows, inputs)."""
+        return self._product(inputs, back=False)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The inputs' gradient, of shape (rows, inputs), from the outputs', of shape (rows, outputs)."""
+        return self._product(gradient, back=True)
+
+    def _product(self, rows: Tensor, *, back: bool) -> Tensor:
+        if back not in self._laid_out:
+            self._laid_out[back] = self._lay_out(back=back)
+        weight, bias = self._laid_out[back]
+        return product(rows.to(self._dtype), weight, bias, self._onednn).to(rows.dtype)
+
+    def _lay_out(self, *, back: bool) -> tuple[Tensor, Tensor | None]:
+        weight = (self._weight.t() if back else self._weight).to(self._dtype)
+        # Not a tensor of the inference mode that may be on now: trainings use it too.
+        with torch.inference_mode(False):
+            if self._onednn:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+            return weight, None if back else self._bias.to(self._dtype)
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
 
 
 @dataclass(frozen=True)
@@ -71,38 +103,36 @@ class Layer:
         out: The linear layer after attention.
         up: The first half of the feed-forward block.
         down: The second half.
-        low: Whether only the inputs are kept, and the rest is computed again in the backward pass.
     """
 
     module: Any
-    qkv: Frozen
-    out: Frozen
-    up: Frozen
-    down: Frozen
-    low: bool = False
+    qkv: FrozenLinear
+    out: FrozenLinear
+    up: FrozenLinear
+    down: FrozenLinear
 
     @classmethod
-    def of(cls, module: Any, products: Products = "float32", low: bool = False) -> Self:
-        """The layer with weights as they are now; `products` is as in `Frozen`."""
+    def of(cls, module: Any, products: Products = "float32") -> Self:
+        """The layer with weights as they are now; `products` is as in `FrozenLinear`."""
         own = module.attention.self
-        qkv = Frozen([own.query, own.key, own.value], products)
-        out, up, down = (
-            Frozen([part.dense], products) for part in (module.attention.output, module.intermediate, module.output)
-        )
-        return cls(module, qkv, out, up, down, low)
+        qkv = FrozenLinear([own.query, own.key, own.value], products)
+        rest = module.attention.output, module.intermediate, module.output
+        return cls(module, qkv, *(FrozenLinear([part.dense], products) for part in rest))
 
     @unwatched
     def __call__(self, rows: Tensor, batch: Unpadded) -> Tensor:
         """Outputs of shape (rows, width) for such inputs, which lie as `batch` says."""
-        return _apply(rows, *self.norm_values, self, batch)
+        return _apply(rows, self, batch, *self.norm_values)
 
     @unwatched
     def before_last_norm(self, rows: Tensor, batch: Unpadded) -> Tensor:
         """The last normalisation's inputs, of shape (rows, width), without a gradient."""
-        return _forward(self, rows, self.norm_values, batch, deep=False).top
+        _, (top, *_) = _forward(self, rows, batch, self.norm_values, deep=False)
+        assert top is not None
+        return top
 
     @property
-    def norm_values(self) -> NormValues:
+    def norm_values(self) -> Sequence[Tensor]:
         """Weight and bias of the lower normalisation, and of the upper one."""
         lower, upper = self.module.attention.output.LayerNorm, self.module.output.LayerNorm
         return lower.weight, lower.bias, upper.weight, upper.bias
@@ -113,6 +143,11 @@ class Layer:
         own = self.module.attention.self
         return Heads(int(own.num_attention_heads), float(own.scaling), _rate(own.dropout))
 
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """Of dropout now, before the lower and the upper normalisation."""
+        return _rate(self.module.attention.output.dropout), _rate(self.module.output.dropout)
+
 
 def _rate(module: nn.Dropout) -> Rate | None:
     """The rate at which `module` drops out now."""
@@ -120,60 +155,54 @@ def _rate(module: nn.Dropout) -> Rate | None:
 
 
 class _Layer(torch.autograd.Function):
-    """Over (rows, width)."""
+    """Over (rows, width); `values` are those of `Layer.norm_values`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        lower_weight: Tensor,
-        lower_bias: Tensor,
-        upper_weight: Tensor,
-        upper_bias: Tensor,
-        layer: Layer,
-        batch: Unpadded,
-    ) -> Tensor:
-        values, deep = (lower_weight, lower_bias, upper_weight, upper_bias), any(ctx.needs_input_grad[:3])
-        ctx.state = torch.get_rng_state() if layer.low and deep else None
-        done = _forward(layer, inputs, values, batch, deep=deep)
-        ctx.save_for_backward(*(done.kept if ctx.state is None else (inputs, *values)))
-        ctx.layer, ctx.batch, ctx.heads, ctx.rates = layer, batch, done.heads, done.rates
-        return done.outputs
+    def forward(ctx: Any, inputs: Tensor, layer: Layer, batch: Unpadded, *values: Tensor) -> Tensor:
+        ctx.layer, ctx.batch, ctx.heads, ctx.rates = layer, batch, layer.heads, layer.rates
+        to_inputs, _, _, to_weight, to_bias, *_ = ctx.needs_input_grad
+        outputs, kept = _forward(layer, inputs, batch, values, deep=to_inputs or to_weight or to_bias)
+        ctx.save_for_backward(*kept)
+        return outputs
 
     @staticmethod
     @once_differentiable
     @unwatched
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layer, (low_rate, up_rate), needs, saved = ctx.layer, ctx.rates, ctx.needs_input_grad, ctx.saved_tensors
-        if ctx.state is not None:
-            saved = _again(layer, saved, ctx.batch, ctx.state)
-        top, up_mean, up_scale, upper_weight, upper_bias, *rest = saved
-        deep = any(needs[:3])
+        layer, (low_rate, up_rate) = ctx.layer, ctx.rates
+        to_inputs, _, _, *needs = ctx.needs_input_grad
+        top, up_mean, up_scale, upper_weight, upper_bias, *rest = ctx.saved_tensors
         upper = (top, up_mean, up_scale, upper_weight, upper_bias)
-        to_top, *to_upper = _norm_back(grads[0], *upper, [deep, *needs[3:5]])
-        if not deep:
-            return None, None, None, *to_upper, None, None
+        to_top, *to_upper = _norm_back(grads[0], *upper, [bool(rest), *needs[2:]])
+        if not rest:
+            return None, None, None, None, None, *to_upper
         up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *kept = rest
         to_wide = layer.down.back(dropped(to_top, up_bits, up_rate))
         torch.ops.aten.gelu_backward.grad_input(to_wide, wide, grad_input=to_wide)
         to_lower = layer.up.back(to_wide).add_(to_top)
-        to_middle, *to_norm = _norm_back(to_lower, middle, low_mean, low_scale, lower_weight, lower_bias, needs[:3])
-        if not needs[0]:
-            return None, *to_norm, *to_upper, None, None
+        lower = (middle, low_mean, low_scale, lower_weight, lower_bias)
+        to_middle, *to_norm = _norm_back(to_lower, *lower, [to_inputs, *needs[:2]])
+        if not to_inputs:
+            return None, None, None, *to_norm, *to_upper
         to_joined = layer.out.back(dropped(to_middle, low_bits, low_rate))
-        to_qkv = attend_back(to_joined, ctx.batch, ctx.heads, attended(kept))
-        return layer.qkv.back(to_qkv).add_(to_middle), *to_norm, *to_upper, None, None
+        to_qkv = attend_back(to_joined, ctx.batch, ctx.heads, kept)
+        return layer.qkv.back(to_qkv).add_(to_middle), None, None, *to_norm, *to_upper
 
 
 #: torch leaves `apply` untyped.
 _apply: Callable[..., Tensor] = _Layer.apply
 
 
-def _forward(layer: Layer, inputs: Tensor, values: NormValues, batch: Unpadded, *, deep: bool) -> Forward:
-    """The forward pass; if not `deep`, only what the upper normalisation's gradients need is kept."""
-    module, heads, (lower_weight, lower_bias, upper_weight, upper_bias) = layer.module, layer.heads, values
-    joined, attention = attend(layer.qkv(inputs), batch, heads)
-    low_rate, up_rate = _rate(module.attention.output.dropout), _rate(module.output.dropout)
+def _forward(
+    layer: Layer, inputs: Tensor, batch: Unpadded, values: Sequence[Tensor], *, deep: bool
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The outputs, of shape (rows, width), and what the backward pass needs.
+
+    The upper normalisation's inputs come first; if not `deep`, only what its own gradients need is kept.
+    """
+    module, (low_rate, up_rate) = layer.module, layer.rates
+    lower_weight, lower_bias, upper_weight, upper_bias = values
+    joined, attention = attend(layer.qkv(inputs), batch, layer.heads)
     middle, low_bits = _joined(inputs, layer.out(joined), low_rate)
     low_eps, up_eps, width = module.attention.output.LayerNorm.eps, module.output.LayerNorm.eps, inputs.shape[1:]
     lower, low_mean, low_scale = torch.native_layer_norm(middle, width, lower_weight, lower_bias, low_eps)
@@ -182,17 +211,8 @@ def _forward(layer: Layer, inputs: Tensor, values: NormValues, batch: Unpadded, 
     outputs, up_mean, up_scale = torch.native_layer_norm(top, width, upper_weight, upper_bias, up_eps)
     kept: list[Tensor | None] = [top, up_mean, up_scale, upper_weight, upper_bias]
     if deep:
-        kept += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits]
-        kept += [tensor for group in attention for tensor in group.tensors]
-    return Forward(outputs, top, kept, heads, (low_rate, up_rate))
-
-
-def _again(layer: Layer, given: Sequence[Tensor], batch: Unpadded, state: Tensor) -> Sequence[Tensor | None]:
-    """What the forward pass kept of `given`, inputs and norms' values, computed again with the same dropout."""
-    inputs, *values = given
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(state)
-        return _forward(layer, inputs, values, batch, deep=True).kept
+        kept += [up_bits, wide, middle, low_mean, low_scale, lower_weight, lower_bias, low_bits, *attention]
+    return outputs, kept
 
 
 def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,10 @@
 
 On AMD processors with AVX-512, oneDNN, which is part of torch, computes float32 products faster than the library that
 torch picks by itself; ``benchmarks/linear.py`` measures by how much whole steps gain. The two differ in the last bits.
+
+With products in bfloat16, inputs, weights and outputs of frozen layers are rounded; sums run in float32, and the
+outputs are float32 again. So the residual stream, norms, activations and attention keep their precision, and a layer
+with anything that trains is left alone. ``benchmarks/training.py`` measures the gain.
 """
 
 from __future__ import annotations
@@ -15,12 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from normtune.config import Products
-from normtune.fast.bfloat16 import Copies, can_lower
-from normtune.fast.embedding import lookup
 from normtune.methods.entries import Entries, marked
 
 
@@ -34,6 +36,13 @@ def prefers_onednn() -> bool:
     return "AuthenticAMD" in cpuinfo.read_text(encoding="utf-8", errors="replace")
 
 
+def bfloat16_pays_off() -> bool:
+    """Whether this processor has bfloat16 products (AVX512-BF16, AMX); emulated ones are slower than float32."""
+    ask: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot tell
+    known = ask()
+    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     """Within this context, ``torch.nn.functional.linear`` takes the fast path where there is one.
 
@@ -41,7 +50,8 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
     `normtune.methods.selection`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
 
     Args:
-        products: What the products of frozen linear layers are computed in (`normtune.fast.bfloat16`).
+        products: What the products of frozen float32 layers are computed in; ``bfloat16`` rounds inputs, weights and
+            outputs, and what is frozen must not change within the context.
     """
     return _FastLinear(prefers_onednn(), products == "bfloat16")
 
@@ -54,7 +64,9 @@ _SPARSE_BELOW = 1 / 256
 class _FastLinear(TorchFunctionMode):
     def __init__(self, onednn: bool, lower: bool) -> None:
         super().__init__()
-        self._onednn, self._lower, self._copies = onednn, lower, Copies()
+        self._onednn, self._lower = onednn, lower
+        #: bfloat16 copies by the identity of what was copied; each goes with its tensor.
+        self._copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def __torch_function__(
         self,
@@ -63,11 +75,8 @@ class _FastLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is torch.Tensor.backward and _starts_at_outputs(*args, **(kwargs or {})):
-            with self:
-                return _backward(*args, **(kwargs or {}))
         if func is torch.nn.functional.embedding:
-            found = lookup(*args, **(kwargs or {})) if len(args) > 1 else None
+            found = _lookup(*args, **(kwargs or {})) if len(args) > 1 else None
             return func(*args, **(kwargs or {})) if found is None else found
         if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
             return func(*args, **(kwargs or {}))
@@ -75,36 +84,30 @@ class _FastLinear(TorchFunctionMode):
         onednn = self._onednn and inputs.device.type == "cpu" and weight.dtype == torch.float32
         packed = marked(weight)
         if packed is not None and packed[1].share <= _SPARSE_BELOW:
-            return _over_tokens(_apply, inputs, weight.detach(), bias, onednn, *packed)
-        if self._lower and packed is None and can_lower(inputs, weight, bias):
-            return _over_tokens(self._copies.linear, inputs, weight, bias)
-        return _over_tokens(_apply, inputs, weight, bias, onednn, None, None) if onednn else func(*args)
+            return _over_tokens(inputs, weight.detach(), bias, onednn, *packed)
+        if self._lower and packed is None and _is_frozen_float32(inputs, weight, bias):
+            return _over_tokens(inputs, self._lowered(weight), None if bias is None else self._lowered(bias), False)
+        return _over_tokens(inputs, weight, bias, onednn) if onednn else func(*args)
 
-
-def _starts_at_outputs(outputs: Tensor, *_: object, inputs: object = None, **__: object) -> bool:
-    """Whether `_backward` can stand for this call of `torch.Tensor.backward`."""
-    return outputs.requires_grad and inputs is None
-
-
-def _backward(
-    outputs: Tensor,
-    gradient: Tensor | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: None = None,
-) -> None:
-    """`torch.Tensor.backward` with the mode still on, which torch switches off while the mode handles a call.
-
-    Layers that are computed again in the backward pass (activation checkpointing) then go the same way as in the
-    forward pass. An edge stands for the outputs, since those would call the mode again.
-    """
-    torch.autograd.backward(get_gradient_edge(outputs), gradient, retain_graph, create_graph, inputs)
+    def _lowered(self, frozen: Tensor) -> Tensor:
+        """`frozen` in bfloat16, copied when it is first used."""
+        if frozen not in self._copies:
+            with torch.inference_mode(False):  # which may be on now, but a training uses the copy too
+                self._copies[frozen] = frozen.detach().to(torch.bfloat16)
+        copy: Tensor = self._copies[frozen]
+        return copy
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether the product is one over the tokens of a batch, in one dtype."""
     device = inputs.device.type
     return inputs.ndim == 3 and inputs.dtype == weight.dtype and not torch.is_autocast_enabled(device)
+
+
+def _is_frozen_float32(inputs: Tensor, *layer: Tensor | None) -> bool:
+    """Whether inputs are float32, and a layer's weight and bias too, and frozen."""
+    parts = [part for part in layer if part is not None]
+    return all(part.dtype == torch.float32 for part in (inputs, *parts)) and not any(p.requires_grad for p in parts)
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
@@ -124,7 +127,7 @@ def infer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear layer, over (tokens, inputs), that computes only the products it needs."""
+    """A linear layer, over (tokens, inputs), that computes only the products it needs, in the dtype of its weight."""
 
     @staticmethod
     def forward(
@@ -142,7 +145,7 @@ class _Linear(torch.autograd.Function):
         if entries is not None and ctx.needs_input_grad[4]:
             kept = entries.seen(inputs)
         ctx.save_for_backward(kept, weight)
-        return product(inputs, weight, bias, onednn)
+        return product(inputs.to(weight.dtype), weight, bias, onednn).to(inputs.dtype)
 
     @staticmethod
     @once_differentiable
@@ -151,7 +154,7 @@ class _Linear(torch.autograd.Function):
         grad = grads[0].contiguous()
         to_inputs = to_weight = to_bias = to_leaf = None
         if ctx.needs_input_grad[0]:
-            to_inputs = product(grad, weight.t(), None, ctx.onednn)
+            to_inputs = product(grad.to(weight.dtype), weight.t(), None, ctx.onednn).to(grad.dtype)
         if ctx.needs_input_grad[1]:
             to_weight = product(grad.t().contiguous(), kept.t(), None, ctx.onednn)
         if ctx.has_bias and ctx.needs_input_grad[2]:
@@ -165,11 +168,61 @@ class _Linear(torch.autograd.Function):
 _apply: Callable[..., Tensor] = _Linear.apply
 
 
-def _over_tokens(layer: Callable[..., Tensor], inputs: Tensor, *others: object) -> Tensor:
-    """`layer`, which takes (tokens, inputs), over (batch, tokens, inputs).
+def _over_tokens(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    onednn: bool,
+    leaf: Tensor | None = None,
+    entries: Entries | None = None,
+) -> Tensor:
+    """`_Linear` over (batch, tokens, inputs).
 
     The outputs are viewed in three dimensions outside the function, since some families change them in place, which
     torch refuses on a view made inside.
     """
-    flat = layer(inputs.reshape(-1, inputs.shape[-1]), *others)
+    flat = _apply(inputs.reshape(-1, inputs.shape[-1]), weight, bias, onednn, leaf, entries)
     return flat.view(*inputs.shape[:-1], flat.shape[-1])
+
+
+def _lookup(
+    tokens: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor | None:
+    """`torch.nn.functional.embedding`, with the gradient of the entries that train and no other.
+
+    Returns:
+        What torch's own function returns; None if this is no such embedding, or has an option that is left to torch.
+    """
+    packed = marked(weight)
+    if packed is None or max_norm is not None or scale_grad_by_freq or sparse:
+        return None
+    size = len(weight)
+    if padding_idx is not None and not -size <= padding_idx < size:
+        return None
+    return _apply_lookup(*packed, weight.detach(), tokens, None if padding_idx is None else padding_idx % size)
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, leaf: Tensor, entries: Entries, weight: Tensor, tokens: Tensor, padding: int | None
+    ) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.entries, ctx.padding = entries, padding
+        return torch.nn.functional.embedding(tokens, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (tokens,) = ctx.saved_tensors
+        return ctx.entries.of_lookup(grads[0], tokens, ctx.padding), None, None, None, None
+
+
+#: torch leaves `apply` untyped.
+_apply_lookup: Callable[..., Tensor] = _Lookup.apply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from normtune.fast.modules import replaced
 
+#: Makes a context.
+Modes = Callable[[], AbstractContextManager[Any]]
+
 
 @contextmanager
-def checkpointed(model: nn.Module, but: set[nn.Module]) -> Iterator[None]:
+def checkpointed(model: nn.Module, but: set[nn.Module], modes: Modes) -> Iterator[None]:
     """Within this context the layers of `model` keep only their inputs, and are computed again in the backward pass.
 
     The numbers are the same to the bit. It holds in evaluation mode too, since dropout may be off in training.
@@ -27,6 +30,7 @@ def checkpointed(model: nn.Module, but: set[nn.Module]) -> Iterator[None]:
     Args:
         model: The model.
         but: Layers that are left alone, since they are computed in another way.
+        modes: Makes the context in which layers are computed again, as they were before.
 
     Yields:
         Nothing.
@@ -35,18 +39,18 @@ def checkpointed(model: nn.Module, but: set[nn.Module]) -> Iterator[None]:
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in but]
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(replaced(layer, partial(_again, layer.forward)))
+            stack.enter_context(replaced(layer, partial(again, layer.forward, modes)))
         yield
 
 
-def _again(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`function` of these arguments, which are all that is kept for the backward pass."""
+def again(function: Callable[..., Any], modes: Modes, *args: Any, **kwargs: Any) -> Any:
+    """`function` of these arguments, which are all that is kept for the backward pass (see `checkpointed`)."""
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     # A cache of keys and values would grow when a layer is computed again; classifiers have no use for one.
     args = tuple(None if isinstance(value, Cache) else value for value in args)
     kwargs = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-    return checkpoint(function, *args, use_reentrant=False, **kwargs)
+    return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), modes()), **kwargs)
 
 
 #: glibc's numbers for the size from which a block is mapped by itself, and for the free memory that it gives back.

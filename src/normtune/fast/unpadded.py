@@ -6,10 +6,10 @@ texts: it takes groups of similar length, each padded to its longest text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -172,7 +172,7 @@ class Unpadded:
         if hidden.ndim == 2:
             return hidden
         flat = hidden.reshape(-1, hidden.shape[-1])
-        return flat if self.rows is None else _pick(flat, self.rows)
+        return flat if self.rows is None else flat.index_select(0, self.rows)
 
     @unwatched
     def pad(self, rows: Tensor) -> Tensor:
@@ -194,22 +194,3 @@ def _alike(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
             last += 1
         yield first, last
         first = last
-
-
-class _Pick(torch.autograd.Function):
-    """Picks each row at most once, so that the gradient is copied back, where torch would add row by row."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.count = len(values)
-        return values.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (rows,) = ctx.saved_tensors
-        return grads[0].new_zeros(ctx.count, grads[0].shape[1]).index_copy(0, rows, grads[0]), None
-
-
-#: torch leaves `apply` untyped.
-_pick: Callable[..., Tensor] = _Pick.apply

@@ -10,8 +10,9 @@ by layer. The numbers are the same but for rounding, and for the draws of dropou
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from normtune.fast.first_token import can_shorten, last_of, reads_first_token
 from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
-from normtune.fast.memory import checkpointed
+from normtune.fast.memory import again, checkpointed
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.models.base import Base
 
@@ -61,16 +62,22 @@ class Ways:
     @contextmanager
     def context(self) -> Iterator[None]:
         """Within this context the model is computed so, in training and in evaluation."""
-        model, layers = self.base.model, self.layers
+        model, layers, low = self.base.model, self.layers, self.memory == "low"
+        dropout, linear = FastDropout() if self.dropout else nullcontext(), fast_linear(self.products)
+
+        @contextmanager
+        def modes() -> Iterator[None]:
+            with dropout, linear:
+                yield
+
         with ExitStack() as stack:
-            if self.dropout:
-                stack.enter_context(FastDropout())
-            stack.enter_context(fast_linear(self.products))
+            stack.enter_context(modes())
             if layers is not None:
-                stack.enter_context(fused(model, layers))
-            if self.memory == "low":
+                less = {module: partial(again, layer, modes) for module, layer in layers.items()}
+                stack.enter_context(fused(model, less if low else layers))
+            if low:
                 last = {last_of(model)} if layers is not None and can_shorten(model) else set()
-                stack.enter_context(checkpointed(model, but={*(layers or ()), *last}))
+                stack.enter_context(checkpointed(model, {*(layers or ()), *last}, modes))
             yield
 
     def states(self, *sets: Encoded) -> list[States | None]:
@@ -110,7 +117,7 @@ def choose(
     on_cpu = base.device.type == "cpu"
     layers, known = None, reads_first_token(model.config)
     if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:
-        layers = fusable(model, products, low=memory == "low")
+        layers = fusable(model, products)
         names += ["fused layers", "no padding"] if layers else []
     point = None if dropout or kept is None else Point.of(base)
     prefix = None if point is None else Prefix(base, point, kept, layers, products)

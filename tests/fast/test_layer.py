@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from normtune.fast import linear
-from normtune.fast.frozen import Frozen
+from normtune.fast.layer import FrozenLinear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", [1, 3])
 def test_both_directions_are_the_products(backend: str, dtype: torch.dtype, count: int) -> None:
     layers = [nn.Linear(24, 40, bias=number != 1).to(dtype) for number in range(count)]
-    frozen, rows = Frozen(layers), torch.randn(7, 24, dtype=dtype)
+    frozen, rows = FrozenLinear(layers), torch.randn(7, 24, dtype=dtype)
     gradient = torch.randn(7, 40 * count, dtype=dtype)
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     with torch.no_grad():
@@ -27,7 +27,7 @@ def test_both_directions_are_the_products(backend: str, dtype: torch.dtype, coun
 def test_laying_out_a_weight_changes_no_bit(rows: int, onednn: str) -> None:
     layer, inputs = nn.Linear(384, 1536), torch.randn(rows, 384)
     with torch.no_grad():
-        assert torch.equal(Frozen([layer])(inputs), linear.product(inputs, layer.weight, layer.bias, onednn=True))
+        assert torch.equal(FrozenLinear([layer])(inputs), linear.product(inputs, layer.weight, layer.bias, onednn=True))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -41,7 +41,7 @@ def test_in_bfloat16_inputs_weights_and_results_are_rounded(backend: str, count:
     def exactly(value: torch.Tensor) -> torch.Tensor:
         return value.bfloat16().double()
 
-    frozen = Frozen(layers, "bfloat16")
+    frozen = FrozenLinear(layers, "bfloat16")
     with torch.inference_mode():  # what is laid out here serves a training too
         inferred = frozen(rows)
     found, wanted = frozen(rows), exactly(rows) @ exactly(weight).t() + exactly(bias)
