@@ -8,7 +8,7 @@ from normtune.importance.movement import movement
 from normtune.records.results import read
 from normtune.records.run import Record
 from normtune.report.cells import Cells
-from normtune.report.curves import Curves
+from normtune.report.curves import Curves, points
 from normtune.report.figures import ENDS, figure1, figure2, figure3, figure4, figure5
 from normtune.report.heatmap import HeatMap
 from normtune.report.table import score
@@ -41,8 +41,9 @@ def test_curves_run_from_the_head_to_the_whole_layernorm(cells):
     for drawing in (figure2(cells), figure5(cells)):
         assert [panel.title for panel in drawing.panels] == ["CoLA", "MRPC", "STS-B", "RTE"]
         for panel in drawing.panels:
-            assert [*panel.series[0].points] == [0.1, 0.2, 0.4]
-            assert (panel.series[-1].look, [*panel.series[-1].points]) == (ENDS, [0, 1])
+            first, *_, last = panel.series.items()
+            assert [*points(first[1])] == [0.1, 0.2, 0.4]
+            assert (last[0], [*points(last[1])]) == (ENDS, [0, 1])
             assert panel.note == ""
     assert len(figure5(cells).panels[0].series) == 3 + 1
     drawn = figure5(cells).figure.axes[0]
@@ -55,7 +56,7 @@ def test_missing_masks_are_counted(tmp_path):
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
     drawing = figure2(Cells(read(tmp_path)))
     assert drawing.panels[0].note == "1 mask run missing"
-    assert not drawing.panels[0].series[0].cells[0.1].complete
+    assert not next(iter(drawing.panels[0].series.values()))[0.1].complete
     assert "No masks trained yet" in drawing.notes[0]
 
 
@@ -65,7 +66,7 @@ def test_an_importance_that_nobody_has_seen_has_lines_of_its_own(tmp_path):
     made.results(tmp_path, methods=methods, tasks=["rte"], measured=(), seeds=[0])
     cells = Cells(read(tmp_path))
     lines = [
-        {each.look.name for each in drawing.panels[0].series[:-1] if each.points}
+        {look.name for look, own in drawing.panels[0].series.items() if look != ENDS and points(own)}
         for drawing in (figure2(cells), figure5(cells))
     ]
     assert lines == [{"wanda-individual", "magnitude"}, {"wanda-individual", "wanda-global"}]
@@ -79,9 +80,9 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
             assert len(tips) == sum(len(panel.rows) * len(panel.columns) for panel in drawing.panels)
             assert not drawing.panels[0].log or len({each.get("style") for each in tips}) > 10
         else:
-            points = [each.cells[x] for panel in drawing.panels for each in panel.series for x in each.points]
-            assert len(tips) == len(points)
-            assert [each.get("href") for each in drawn.iter("a")] == [f"#{score(cell).link}" for cell in points]
+            cells = [own[x] for panel in drawing.panels for own in panel.series.values() for x in points(own)]
+            assert len(tips) == len(cells)
+            assert [each.get("href") for each in drawn.iter("a")] == [f"#{score(cell).link}" for cell in cells]
             assert all("seed 0" in each.get("data-tip", "") for each in tips)
         assert "nan" not in drawing.inline
         file = ET.fromstring(drawing.svg)

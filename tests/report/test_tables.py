@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import io
 import json
 
 import pytest
@@ -10,7 +8,7 @@ from normtune.records.results import read
 from normtune.records.submission import Answered, SubmissionRecord
 from normtune.report.appendix import data_table, facts, shelves
 from normtune.report.cells import PRINTED, Cells
-from normtune.report.table import Entry, Group, Table, as_csv, as_latex, as_markdown
+from normtune.report.table import Entry, Group, Table, as_latex, as_markdown
 from normtune.report.tables import DEV, floor, table1, table1_sums, table2, table3, table4
 from normtune.statistics import published
 from tests.report import made
@@ -107,10 +105,6 @@ def test_tables_are_written_for_others_to_read():
     latex = as_latex(table)
     assert r"a\_b \& 5 \% & 1.0 $\pm$ 0.1 (2 of 3) & $-$2 \\" in latex
     assert latex.count(r"\begin") == latex.count(r"\end") == 2
-    parsed = list(csv.DictReader(io.StringIO(as_csv(table))))
-    assert parsed == [
-        {"group": "all", "name": "a_b & 5 %", "x": "1.0", "x sd": "0.1", "x seeds": "2 of 3", "y": "\N{MINUS SIGN}2"}
-    ]
 
 
 def test_every_record_is_on_a_shelf(cells):

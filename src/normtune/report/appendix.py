@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import DataFacts, Record
@@ -11,32 +10,20 @@ from normtune.report.cells import Cells
 from normtune.report.table import GAP, Entry, Table, anchor, group
 
 
-def marks(cells: Cells) -> dict[str, str]:
-    """Short names of the machines (M1, ...) and of the sets of versions (V1, ...), by what they stand for."""
-    machines = dict.fromkeys(_text(each.machine) for each in cells.records)
-    versions = dict.fromkeys(_text(each.versions) for each in cells.records)
-    every = [("M", machines), ("V", versions)]
-    return {text: f"{letter}{place}" for letter, texts in every for place, text in enumerate(texts, 1)}
-
-
-def _text(facts: Mapping[str, str | int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
-
-
 def shelves(cells: Cells) -> list[Table]:
     """Every record: a table for the runs of each method and task, then one for the Fisher information of each task."""
     runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for run in cells.results.runs:
         runs[run.config.method, run.config.task].append(run)
-    methods, short = dict.fromkeys((*cells.methods, *(method for method, _ in runs))), marks(cells)
+    methods = dict.fromkeys((*cells.methods, *(method for method, _ in runs)))
     cases = [(m, task) for m in methods for task in cells.order(task for own, task in runs if own == m)]
     return [
-        *(_runs(cells, *case, runs[case], short) for case in cases),
-        *(_fisher(cells.title(task), each, short) for task, each in cells.fisher.items()),
+        *(_runs(cells, *case, runs[case]) for case in cases),
+        *(_fisher(cells.title(task), each) for task, each in cells.fisher.items()),
     ]
 
 
-def _runs(cells: Cells, method: str, task: str, runs: list[Record], short: Mapping[str, str]) -> Table:
+def _runs(cells: Cells, method: str, task: str, runs: list[Record]) -> Table:
     chosen = {run.id for run in cells.chosen.get((method, task), {}).values()}
     rows = []
     for run in sorted(runs, key=lambda run: (run.config.rate, run.config.seed)):
@@ -51,19 +38,12 @@ def _runs(cells: Cells, method: str, task: str, runs: list[Record], short: Mappi
             str(run.best_epoch or "—"),
             f"{run.counts.selected:,}",
             f"{run.peak_memory / 2**20:,.0f}",
-            *_made(run, short),
+            f"{run.seconds:,.0f}",
         ))
-    header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "peak MiB", *_MADE)
+    header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "peak MiB", "seconds")
     count = len({run.config.seed for run in runs if run.id in chosen})
     summary = f"{len(runs)} runs; {count} seed{'s' * (count != 1)} at the rate shown"
     return Table(anchor(method, task), f"{method} on {cells.title(task)}", header, (group(rows),), summary)
-
-
-_MADE = ("seconds", "machine", "versions")
-
-
-def _made(record: Record | FisherRecord, short: Mapping[str, str]) -> tuple[str, str, str]:
-    return f"{record.seconds:,.0f}", short[_text(record.machine)], short[_text(record.versions)]
 
 
 def _every_metric(run: Record) -> str:
@@ -73,12 +53,12 @@ def _every_metric(run: Record) -> str:
     )
 
 
-def _fisher(title: str, fisher: FisherRecord, short: Mapping[str, str]) -> Table:
+def _fisher(title: str, fisher: FisherRecord) -> Table:
     config, examples = fisher.config, f"{fisher.examples:,}"
     heads = ", ".join(map(str, config.head_seeds))
     facts = config.estimator.name, heads, examples, str(config.max_length)
-    row = Entry(fisher.id, kind="best"), *facts, *_made(fisher, short)
-    header = ("record", "estimator", "head seeds", "examples", "tokens at most", *_MADE)
+    row = Entry(fisher.id, kind="best"), *facts, f"{fisher.seconds:,.0f}"
+    header = ("record", "estimator", "head seeds", "examples", "tokens at most", "seconds")
     name, summary = f"Fisher information on {title}", f"{examples} examples"
     return Table(f"fisher-{config.task}", name, header, (group([row]),), summary, texts=2)
 
@@ -111,7 +91,11 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
     words = {"failed": "failed", "pruned": "dropped early"}
     unfinished = "".join(f", {statuses[name]} {word}" for name, word in words.items() if statuses[name])
     measured = f"{len(fisher)} measurements of Fisher information; {hours:.1f} hours in all"
-    return [*said, ("records", f"{len(runs)} runs{unfinished}; {measured}")]
+    said.append(("records", f"{len(runs)} runs{unfinished}; {measured}"))
+    for name in ("machine", "versions"):
+        texts = (", ".join(f"{key} {value}" for key, value in getattr(each, name).items()) for each in cells.records)
+        said += [(name, text) for text in dict.fromkeys(texts)]
+    return said
 
 
 def _said(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normtune.report.cells import Cells, named
-from normtune.report.table import Entry, Kind, Table, group, signed
+from normtune.report.table import Entry, Group, Kind, Table, group, remark, signed
 from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of
 from normtune.statistics.conclusions import warnings
@@ -33,66 +33,45 @@ _SAID: dict[str, tuple[str, Kind]] = {
 }
 
 
-def ours(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
-    """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds.
-
-    Returns:
-        The comparison, or None where there are too few such tasks; and the tasks that were left out.
-    """
+def ours_table(cells: Cells) -> Table:
+    """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds."""
     full = {method: {task for task in cells.tasks if cells.complete(method, task)} for method in cells.whole}
     methods = [method for method in cells.whole if len(full[method]) >= LEAST]
     tasks = [task for task in cells.order(cells.tasks) if all(task in full[method] for method in methods)]
-    left = tuple(cells.title(task) for task in cells.order(cells.tasks) if task not in tasks)
+    left = [cells.title(task) for task in cells.order(cells.tasks) if task not in tasks]
+    groups: tuple[Group, ...] = ()
+    notes = remark("Left out, since a compared method lacks runs there", left)
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
-        return None, left
-    return _against(cells.scores(methods, tasks)), left
-
-
-def _against(scores: Scores) -> Comparison:
-    return compare(scores, pairs_of(scores, AGAINST))
-
-
-def theirs() -> dict[str, Comparison]:
-    """The paper's methods against LayerNorm: each split with nine values and with one a task, and both pooled."""
-    found = {}
-    for split in ("dev", "test"):
-        scores = published.scores(split)
-        found[f"{split}, nine values"] = _against(scores)
-        found[f"{split}, one value a task"] = _against(grouped(scores))
-    found["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
-    return found
-
-
-def ours_table(cells: Cells) -> Table:
-    """Our methods compared."""
-    comparison, left = ours(cells)
-    notes = [] if comparison else ["Fewer than three tasks have all runs of LayerNorm and another method: no test."]
-    if left:
-        notes.append(f"Left out, since a compared method lacks runs there: {', '.join(left)}.")
+        notes = ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
+    else:
+        comparison = _against(cells.scores(methods, tasks))
+        groups, notes = (group(map(_row, comparison.pairs)),), (*notes, *warnings(comparison))
     return Table(
-        "statistics",
-        "Statistics: LayerNorm against the others, here.",
-        _HEADER,
-        (group(map(_row, comparison.pairs)),) if comparison else (),
-        CAPTION,
-        (*notes, *(warnings(comparison) if comparison else ())),
-        texts=2,
+        "statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION, notes, texts=2
     )
 
 
 def theirs_table() -> Table:
-    """The paper's methods compared on its own printed scores."""
-    sets = theirs()
-    dev = sets["dev, nine values"]
+    """The paper's methods on its own scores: each split with nine values and with one a task, and both pooled."""
+    sets = {}
+    for split in ("dev", "test"):
+        scores = published.scores(split)
+        sets[f"{split}, nine values"] = _against(scores)
+        sets[f"{split}, one value a task"] = _against(grouped(scores))
+    sets["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
     return Table(
         "statistics-paper",
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
         _HEADER,
         tuple(group(map(_row, each.pairs), name) for name, each in sets.items()),
         "The same tests on what the paper printed, one run a value. The notes are on dev with nine values.",
-        tuple(warnings(dev)),
+        tuple(warnings(sets["dev, nine values"])),
         texts=2,
     )
+
+
+def _against(scores: Scores) -> Comparison:
+    return compare(scores, pairs_of(scores, AGAINST))
 
 
 CAPTION = (

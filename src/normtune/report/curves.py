@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normtune.records.aggregate import Cell
 from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, grid, laid_out
@@ -21,40 +20,29 @@ _HEIGHT = 2.1  # inches of a panel
 
 @dataclass(frozen=True)
 class Look:
-    """How a series is drawn; colours keep apart for colour-blind eyes (Okabe and Ito), markers without any colour.
+    """How a series is drawn: in a colour that reads on white and on black, with a marker that does without colours.
 
     Attributes:
         name: What it is called in the legend.
-        colour: Its colour on white.
-        dark: Its colour on black.
+        colour: Its colour.
         marker: Its marker, as matplotlib calls it.
         line: Whether its points are joined, with a band of one standard deviation around them.
     """
 
     name: str
     colour: str
-    dark: str
     marker: str
     line: bool = True
 
 
-@dataclass(frozen=True)
-class Series:
-    """Cells of one kind.
+#: A series: by the fraction of LayerNorm the cell of its runs, which may have none.
+Series = Mapping[float, Cell]
 
-    Attributes:
-        look: How they are drawn.
-        cells: By the fraction of LayerNorm; those without runs are left out.
-    """
 
-    look: Look
-    cells: Mapping[float, Cell]
-
-    @cached_property
-    def points(self) -> dict[float, tuple[float, float]]:
-        """By the fraction, from the left, the mean and its standard deviation over seeds, as percents."""
-        known = {x: cell for x, cell in sorted(self.cells.items()) if cell.mean is not None}
-        return {x: (100 * (cell.mean or 0.0), 100 * (cell.spread or 0.0)) for x, cell in known.items()}
+def points(series: Series) -> dict[float, tuple[float, float]]:
+    """By the fraction, from the left, the mean and its standard deviation over seeds, as percents."""
+    known = {x: cell for x, cell in sorted(series.items()) if cell.mean is not None}
+    return {x: (100 * (cell.mean or 0.0), 100 * (cell.spread or 0.0)) for x, cell in known.items()}
 
 
 @dataclass(frozen=True)
@@ -63,29 +51,45 @@ class Curves:
 
     Attributes:
         title: What is shown.
-        series: The series; those without points are in the legend only. The last one is the head alone and the whole
-            LayerNorm, which the lines join.
+        series: By its look each series; those without points are in the legend only. The last one is the head alone
+            and the whole LayerNorm, which the lines join.
         note: What is missing, if anything.
     """
 
     title: str
-    series: tuple[Series, ...]
+    series: Mapping[Look, Series]
     note: str = ""
 
     @property
     def marks(self) -> list[list[Mark]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        return [[(self._says(x, each), score(each.cells[x]).link) for x in each.points] for each in self.series]
+        drawn = {look: points(series) for look, series in self.series.items()}
 
-    def _says(self, x: float, series: Series) -> str:
-        here = {each.look.name: each.points[x] for each in self.series if x in each.points}
-        values = [f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()]
-        return "\n".join([f"f = {x:g}", *values, says(series.cells[x])])
+        def said(x: float, cell: Cell) -> str:
+            here = {look.name: own[x] for look, own in drawn.items() if x in own}
+            values = [
+                f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()
+            ]
+            return "\n".join([f"f = {x:g}", *values, says(cell)])
+
+        return [[(said(x, own[x]), score(own[x]).link) for x in drawn[look]] for look, own in self.series.items()]
+
+    @property
+    def flat(self) -> list[tuple[object, ...]]:
+        """The points as rows, below the names of their columns."""
+        header = ("panel", "masks", "fraction", "score", "sd", "complete")
+        rows = [
+            (self.title, look.name, x, *point, series[x].complete)
+            for look, series in self.series.items()
+            for x, point in points(series).items()
+        ]
+        return [header, *rows]
 
 
 def figure(panels: Sequence[Curves]) -> Figure:
     """The panels with one legend; the markers of a series are a group called ``mark-PANEL-SERIES``."""
     import matplotlib as mpl
+    from matplotlib.lines import Line2D
 
     wide = across(len(panels))
     size = WIDTH * min(1, wide / (MOST - 1)), _HEIGHT * math.ceil(len(panels) / wide) + 0.35
@@ -93,23 +97,36 @@ def figure(panels: Sequence[Curves]) -> Figure:
         drawn, axes = grid(len(panels), wide, size)
         for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             _panel(place, panel, number)
-        looks = dict.fromkeys(each.look for panel in panels for each in panel.series)
+        looks = dict.fromkeys(look for panel in panels for look in panel.series)
         drawn.supxlabel("fraction f of LayerNorm", fontsize=8, color=SOFT)
         drawn.supylabel("score × 100", fontsize=8, color=SOFT)
-        drawn.legend(handles=[*map(_handle, looks)], loc="outside upper left", ncols=2 * wide)
+        handles = [
+            Line2D([], [], color=look.colour, marker=look.marker, ls="-" if look.line else "", ms=5, label=look.name)
+            for look in looks
+        ]
+        drawn.legend(handles=handles, loc="outside upper left", ncols=2 * wide)
         return laid_out(drawn)
 
 
-def _handle(look: Look) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=look.colour, marker=look.marker, ls="-" if look.line else "", ms=5, label=look.name)
-
-
 def _panel(axes: Axes, panel: Curves, number: int) -> None:
-    for place, each in enumerate(panel.series):
-        if each.points:
-            _series(axes, each, panel.series[-1].points if each.look.line else {}, f"mark-{number}-{place}")
+    ends = points([*panel.series.values()][-1])
+    for place, (look, series) in enumerate(panel.series.items()):
+        if own := points(series):
+            # A series is drawn as a line and a band, through the ends too, or as bars; its points stand above.
+            line = dict(sorted({**own, **ends}.items())) if look.line else own
+            xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
+            if look.line:
+                axes.plot(xs, means, color=look.colour, lw=1.3)
+                low, high = ([mean + sign * spread for mean, spread in line.values()] for sign in (-1, 1))
+                axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, lw=0)
+            else:
+                axes.errorbar(xs, means, spreads, fmt="none", ecolor=look.colour, elinewidth=1)
+            dots = axes.scatter(
+                [*own], [mean for mean, _ in own.values()], s=22, marker=look.marker,
+                c=[look.colour if series[x].complete else SHEET for x in own], edgecolors=look.colour, linewidths=1,
+                zorder=3, clip_on=False,
+            )  # fmt: skip
+            dots.set_gid(f"mark-{number}-{place}")
     axes.set_title(panel.title)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks(ticks := [0, 0.2, 0.4, 0.6, 0.8, 1], map("{:g}".format, ticks))
@@ -118,22 +135,3 @@ def _panel(axes: Axes, panel: Curves, number: int) -> None:
     axes.spines["left"].set_visible(False)
     if panel.note:
         axes.text(0.98, 0.03, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=SOFT)
-
-
-def _series(axes: Axes, series: Series, ends: Mapping[float, tuple[float, float]], name: str) -> None:
-    """Draw the points, and a line and a band through them and the ends, or a bar a point."""
-    colour = series.look.colour
-    line = dict(sorted({**series.points, **ends}.items())) if series.look.line else series.points
-    xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
-    if series.look.line:
-        axes.plot(xs, means, color=colour, lw=1.3)
-        low, high = ([mean + sign * spread for mean, spread in line.values()] for sign in (-1, 1))
-        axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
-    else:
-        axes.errorbar(xs, means, spreads, fmt="none", ecolor=colour, elinewidth=1)
-    dots = axes.scatter(
-        [*series.points], [mean for mean, _ in series.points.values()], s=22, marker=series.look.marker,
-        c=[colour if series.cells[x].complete else SHEET for x in series.points], edgecolors=colour, linewidths=1,
-        zorder=3, clip_on=False,
-    )  # fmt: skip
-    dots.set_gid(name)

@@ -13,10 +13,9 @@ from normtune.importance.movement import movement
 from normtune.records.run import Record
 from normtune.report import curves, heatmap
 from normtune.report.cells import Cells, Sums
-from normtune.report.curves import Curves, Look, Series
-from normtune.report.drawing import across, rendered
+from normtune.report.curves import Curves, Look, points
+from normtune.report.drawing import across, inline, rendered
 from normtune.report.heatmap import HeatMap
-from normtune.report.inline import inline
 from normtune.report.table import remark
 
 if TYPE_CHECKING:
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
 
 #: The paper draws its figures 2 and 5 over these.
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-ENDS = Look("head alone (f = 0), whole LayerNorm (f = 1)", "#4a5058", "#c9cfd6", "o", line=False)
+ENDS = Look("head alone (f = 0), whole LayerNorm (f = 1)", "#76808b", "o", line=False)
 #: How the paper's masks are drawn, and random ones and those of the least information beside them.
 LOOKS = {
-    "fisher-individual": Look("individual", "#0072b2", "#56b4e9", "o"),
-    "fisher-global": Look("global", "#d55e00", "#ff9b52", "s"),
-    "fisher-leave-one-out": Look("leave-one-out (CV)", "#007a5a", "#2fc79a", "D"),
-    "random": Look("random entries of LayerNorm", "#a8559b", "#de8fd0", "^", line=False),
-    "least-fisher-individual": Look("least Fisher information", "#8a6d00", "#f0d442", "X", line=False),
+    "fisher-individual": Look("individual", "#2a87c8", "o"),
+    "fisher-global": Look("global", "#dd6a1f", "s"),
+    "fisher-leave-one-out": Look("leave-one-out (CV)", "#1d9a74", "D"),
+    "random": Look("random entries of LayerNorm", "#b565a8", "^", line=False),
+    "least-fisher-individual": Look("least Fisher information", "#a5861a", "X", line=False),
 }
-_OTHERS = (("#5b4fc4", "#a79df5", "v"), ("#b0304f", "#f5879f", "P"), ("#2f7d8c", "#6fcbdb", "*"))
+_OTHERS = (("#766bdc", "v"), ("#cf4f6e", "P"), ("#3a95a5", "*"))
 _SHARED = ("global", "leave-one-out")
 
 
@@ -71,12 +70,10 @@ class Drawing:
     @property
     def inline(self) -> str:
         """The figure as a part of the page."""
-        curved = [panel for panel in self.panels if isinstance(panel, Curves)]
         marks = {
             f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
-        dark = {each.look.colour: each.look.dark for panel in curved for each in panel.series}
-        return inline(self.svg, key=self.key, label=self.title, marks=marks, dark=dark)
+        return inline(self.svg, key=self.key, label=self.title, marks=marks)
 
 
 def figure1(cells: Cells) -> Drawing:
@@ -202,16 +199,16 @@ def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves,
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
         notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
-    return tuple(panel for panel in panels if any(each.points for each in panel.series)), tuple(notes)
+    return tuple(panel for panel in panels if any(map(points, panel.series.values()))), tuple(notes)
 
 
 def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
     masks = cells.masks()
-    series = [
-        Series(look, {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()})
+    series = {
+        look: {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()}
         for kind, look in looks.items()
-    ]
-    lacking = sum(len({*cell.wanted} - cell.values.keys()) for each in series for cell in each.cells.values())
+    }
+    lacking = sum(len({*cell.wanted} - cell.values.keys()) for each in series.values() for cell in each.values())
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""
-    ends = Series(ENDS, {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)})
-    return Curves(column.title, (*series, ends), note)
+    ends = {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)}
+    return Curves(column.title, {**series, ENDS: ends}, note)

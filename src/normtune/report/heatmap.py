@@ -66,6 +66,16 @@ class HeatMap:
             for column, value in zip(self.columns, own, strict=True)
         ]]  # fmt: skip
 
+    @property
+    def flat(self) -> list[tuple[object, ...]]:
+        """The values as rows, below the names of their columns."""
+        rows = [
+            (self.title, row, column, value)
+            for row, own in zip(self.rows, self.values, strict=True)
+            for column, value in zip(self.columns, own, strict=True)
+        ]
+        return [("panel", self.row_name, self.column_name, self.unit), *rows]
+
 
 def exponent(largest: float) -> int:
     """The power of ten that brings `largest` between 1 and 10, or 0 where it reads well as it is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -15,13 +17,11 @@ from normtune.records.results import Results
 from normtune.report import appendix
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
-from normtune.report.curves import Curves
 from normtune.report.drawing import FORMATS, rendered
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, figure1, figure2, figure3, figure4, figure5
-from normtune.report.summary import findings
-from normtune.report.table import Table, as_csv, as_latex, as_markdown, csv_text
-from normtune.report.tables import setting, table1, table2, table3, table4
+from normtune.report.table import Table, as_latex, as_markdown
+from normtune.report.tables import findings, setting, table1, table2, table3, table4
 
 PAGE = "index.html"
 #: Lists the files of a report in its folder: nothing else is ever replaced.
@@ -79,7 +79,6 @@ def page(report: Report) -> str:
         findings=findings(report.cells),
         facts=appendix.facts(report.cells),
         shelves=appendix.shelves(report.cells),
-        marks=appendix.marks(report.cells),
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
     )
@@ -137,29 +136,17 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
     for key, table in report.tables.items():
         yield f"tables/{key}.md", as_markdown(table)
         yield f"tables/{key}.tex", as_latex(table)
-        yield f"tables/{key}.csv", as_csv(table)
     for key, drawing in report.figures.items():
         if drawing.panels:
             for suffix in FORMATS:
                 content = drawing.svg if suffix == ".svg" else rendered(drawing.figure, suffix)
                 yield f"figures/{key}{suffix}", content
-            yield f"figures/{key}.csv", values(drawing)
+            rows = [row for panel in drawing.panels for row in panel.flat]
+            yield f"figures/{key}.csv", _csv(dict.fromkeys(rows))  # the panels have one header
     yield PAGE, page(report)
 
 
-def values(drawing: Drawing) -> str:
-    """The values behind a figure as CSV."""
-    rows: list[tuple[object, ...]] = []
-    for panel in drawing.panels:
-        if isinstance(panel, Curves):
-            head: tuple[str, ...] = ("panel", "masks", "fraction", "score", "sd", "complete")
-            rows += [
-                (panel.title, each.look.name, x, *point, each.cells[x].complete)
-                for each in panel.series
-                for x, point in each.points.items()
-            ]
-        else:
-            head = ("panel", panel.row_name, panel.column_name, panel.unit)
-            for name, row in zip(panel.rows, panel.values, strict=True):
-                rows += [(panel.title, name, *cell) for cell in zip(panel.columns, row, strict=True)]
-    return csv_text([head, *rows])
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

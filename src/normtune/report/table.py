@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -145,29 +143,6 @@ def as_latex(table: Table) -> str:
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(group.name)}}}}} \\")
         lines += [_row([str(entry) for entry in row]) for row in group.rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def as_csv(table: Table) -> str:
-    """The table as CSV: for each row its group, then text, spread and badge of its cells in columns of their own."""
-    columns = [
-        (place, name + suffix, part)
-        for place, name in enumerate(table.header)
-        for part, suffix in (("text", ""), ("spread", " sd"), ("badge", " seeds"))
-        if part == "text" or any(getattr(row[place], part) for row in table.rows)
-    ]
-    rows = [
-        [group.name, *(getattr(row[place], part) for place, _, part in columns)]
-        for group in table.groups
-        for row in group.rows
-    ]
-    return csv_text([["group", *(name for _, name, _ in columns)], *rows])
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """The rows as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def score(cell: Cell) -> Entry:

@@ -26,6 +26,8 @@ DEV = {
     "RTE": (277, 146),
     "QQP": (40430, 14885),
 }
+#: A score that is less than this above one answer for all is near it.
+_NEAR = 0.05
 _WORDS = {"matthews": "Matthews correlation", "f1": "F1", "spearman": "Spearman correlation"}
 
 
@@ -84,6 +86,7 @@ def table2(cells: Cells) -> Table:
     found = [cells.cell(name, column) for name in names for column in cells.ran]
     gaps = [f"{named(cell.method)} on {cell.title} ({cell.count} seeds)" for cell in found if not cell.complete]
     absent = [column.title for column in cells.columns if column not in cells.ran]
+    other = [column.title for column in cells.ran if column in PRINTED and floor(column, cells) is None]
     rows = [*(_row(name, cells) for name in names), *_floors(cells)]
     return Table(
         "table2",
@@ -91,7 +94,11 @@ def table2(cells: Cells) -> Table:
         ("method", "% of full", *(column.title for column in cells.columns)),
         (group(rows, f"Measured here: {setting(cells)}"), *_paper("dev", cells)),
         f"{metrics(cells)}, × 100; mean ± standard deviation over seeds {', '.join(map(str, cells.seeds)) or '—'}.",
-        (*remark("Missing", gaps), *remark(f"Not run here (0 of {len(cells.seeds)} seeds)", absent)),
+        (
+            *remark("Missing", gaps),
+            *remark(f"Not run here (0 of {len(cells.seeds)} seeds)", absent),
+            *remark("Not GLUE’s dev set, so not to be compared with anyone’s", other),
+        ),
     )
 
 
@@ -202,3 +209,40 @@ def table4(cells: Cells) -> Table:
     caption = "The same as the paper’s (its appendix C)." if {*cells.columns} & {*PRINTED} else ""
     header = ("task", "metric", "the question")
     return Table("table4", "Table 4. The metric of each task.", header, (group(rows),), caption, texts=3)
+
+
+def findings(cells: Cells) -> list[str]:
+    """What must be known to read the rest: on what it was measured, and where scores say little."""
+    return [sentence for sentence in (_measured(cells), _near(cells)) if sentence]
+
+
+def _measured(cells: Cells) -> str:
+    if not cells.results.runs:
+        return f"Only Fisher information was measured ({setting(cells)}); there are no runs."
+    config = cells.results.runs[0].config
+    protocol = config.protocol
+    if (config.model, protocol.name) == (published.MODEL, "paper"):
+        return ""
+    sample = f"at most {protocol.max_train:,} training examples" if protocol.max_train else "all training examples"
+    return (
+        f"These are runs of {config.model} under the protocol {protocol.name} ({sample}, {protocol.epochs} epochs,"
+        f" dropout {'on' if protocol.dropout else 'off'}), scored on dev. The paper’s numbers are BERT-large-cased’s,"
+        " 20 epochs on all examples: read orders and differences beside them, not levels."
+    )
+
+
+def _near(cells: Cells) -> str:
+    """Where methods hardly score more than one answer for all."""
+    near = []
+    for column in cells.ran:
+        low = floor(column, cells)
+        found = [cell for cell in (cells.cell(method, column) for method in cells.whole) if cell.complete]
+        under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < _NEAR]
+        if under:
+            near.append(f"{column.title} ({'every method' if len(under) == len(found) else ', '.join(under)})")
+    if not near:
+        return ""
+    return (
+        f"Less than {100 * _NEAR:g} points above giving one answer to every example: {', '.join(near)}. Such scores say"
+        " little about which entries to train."
+    )
