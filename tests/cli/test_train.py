@@ -88,7 +88,7 @@ def test_lists_make_a_table_and_a_folder_a_run(cli: Run, small: list[str], tmp_p
     status, text, _ = cli("table", store, "--markdown", "--methods", "head,full", "--tasks", "STS-B")
     assert status == 0
     assert text.splitlines()[0] == "| method | entries | stsb |"
-    assert text.splitlines()[3] == "| full | 0 | missing |"
+    assert text.splitlines()[3] == "| full | 0 | — |"
 
 
 def test_what_is_recorded_is_not_run_again(cli: Run, small: list[str], tmp_path: Path) -> None:

@@ -76,6 +76,3 @@ def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
     scores = Cells(read(tmp_path))
     assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
     assert "1 dropped early" in dict(appendix.facts(scores))["records"]
-    shelves = appendix.shelves(scores)
-    shown = next(shelf for shelf in shelves if shelf.title == "head on RTE").rows
-    assert [(row[3].text, row[3].tip) for row in shown if row[0].text == "dropped"] == [("pruned", f"{why}.")]

@@ -18,7 +18,6 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report: absent or empty.")] = Path("report"),
     model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,
-    title: Annotated[str, typer.Option(help="What stands on top of the page.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier report in the folder.")] = False,
     table: Annotated[
         str | None, typer.Option(help="Only print one table in Markdown: claims, table1, statistics, ...")
@@ -37,15 +36,16 @@ def report(
     `normtune report results --table claims`
     """
     from normtune.records.results import read
-    from normtune.report.page import Report, check, write
+    from normtune.report.drawing import need_matplotlib
+    from normtune.report.page import Report, write
     from normtune.report.table import rows_as_markdown
 
     if table is None:
-        check()
+        need_matplotlib()
     else:
         options.only(context, {"folder", "model", "protocol", "table"}, "--table prints a table and writes nothing")
     results = read(folder, model=model, protocol=protocol)
-    made = Report(results, title)
+    made = Report(results)
     if table is not None:
         if table not in made.tables:
             raise UnknownNameError("table", table, made.tables)

@@ -1,66 +1,13 @@
-"""What lies behind the numbers: the records, and all that was chosen for them, as tables for the page."""
+"""What lies behind the numbers: all that was chosen for them, and the data."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 from normtune.records.fisher import FisherRecord
-from normtune.records.run import DataFacts, Record
+from normtune.records.run import DataFacts
 from normtune.report.cells import Cells
-from normtune.report.table import GAP, Entry, Table, anchor, group
-
-
-def shelves(cells: Cells) -> list[Table]:
-    """Every record: a table for the runs of each method and task, then one for the Fisher information of each task."""
-    runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for run in cells.results.runs:
-        runs[run.config.method, run.config.task].append(run)
-    methods = dict.fromkeys((*cells.methods, *(method for method, _ in runs)))
-    cases = [(m, task) for m in methods for task in cells.order(task for own, task in runs if own == m)]
-    return [
-        *(_runs(cells, *case, runs[case]) for case in cases),
-        *(_fisher(cells.title(task), each) for task, each in cells.fisher.items()),
-    ]
-
-
-def _runs(cells: Cells, method: str, task: str, runs: list[Record]) -> Table:
-    chosen = {run.id for run in cells.chosen.get((method, task), {}).values()}
-    rows = []
-    for run in sorted(runs, key=lambda run: (run.config.rate, run.config.seed)):
-        shown = run.id in chosen
-        rows.append((
-            Entry(run.id, kind="best" if shown else "", tip="shown in the tables" if shown else "of the search only"),
-            f"{run.config.rate:g}",
-            str(run.config.seed),
-            Entry(run.status, kind="missing", tip=run.error or "")
-            if run.score is None
-            else Entry(f"{100 * run.score:.2f}", tip=_every_metric(run)),
-            str(run.best_epoch or "—"),
-            f"{run.counts.selected:,}",
-            f"{run.peak_memory / 2**20:,.0f}",
-            f"{run.seconds:,.0f}",
-        ))
-    header = ("record", "rate", "seed", "score × 100", "best epoch", "entries", "peak MiB", "seconds")
-    count = len({run.config.seed for run in runs if run.id in chosen})
-    summary = f"{len(runs)} runs; {count} seed{'s' * (count != 1)} at the rate shown"
-    return Table(anchor(method, task), f"{method} on {cells.title(task)}", header, (group(rows),), summary)
-
-
-def _every_metric(run: Record) -> str:
-    return "\n".join(
-        f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in own.items())
-        for split, own in run.scores.items()
-    )
-
-
-def _fisher(title: str, fisher: FisherRecord) -> Table:
-    config, examples = fisher.config, f"{fisher.examples:,}"
-    heads = ", ".join(map(str, config.head_seeds))
-    facts = config.estimator.name, heads, examples, str(config.max_length)
-    row = Entry(fisher.id, kind="best"), *facts, f"{fisher.seconds:,.0f}"
-    header = ("record", "estimator", "head seeds", "examples", "tokens at most", "seconds")
-    name, summary = f"Fisher information on {title}", f"{examples} examples"
-    return Table(f"fisher-{config.task}", name, header, (group([row]),), summary, texts=2)
+from normtune.report.table import GAP, Table, group
 
 
 def facts(cells: Cells) -> list[tuple[str, str]]:

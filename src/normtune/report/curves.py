@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normtune.records.aggregate import Cell
-from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, Mark, across, grid, laid_out
-from normtune.report.table import says, score
+from normtune.report.drawing import MOST, SHEET, SOFT, STYLE, WIDTH, across, grid, laid_out
+from normtune.report.table import says
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ class Curves:
     note: str = ""
 
     @property
-    def marks(self) -> list[list[Mark]]:
+    def marks(self) -> list[list[str]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
         drawn = {look: points(series) for look, series in self.series.items()}
 
@@ -72,7 +72,7 @@ class Curves:
             ]
             return "\n".join([f"f = {x:g}", *values, says(cell)])
 
-        return [[(said(x, own[x]), score(own[x]).link) for x in drawn[look]] for look, own in self.series.items()]
+        return [[said(x, own[x]) for x in drawn[look]] for look, own in self.series.items()]
 
     @property
     def flat(self) -> list[tuple[object, ...]]:

@@ -56,9 +56,6 @@ _LEFT_OUT = re.compile(
 )
 _HASH = re.compile(r'( id="|url\(#|href="#)')
 
-#: What a pointer over a cell of a heat map or a point of a curve shows, and where on the page its records are listed.
-Mark = tuple[str, str]
-
 
 def check(path: Path) -> None:
     """Make sure that a figure can be drawn and written to `path`, before any work is done for it.
@@ -68,8 +65,17 @@ def check(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"A figure is written as {', '.join(FORMATS)}; the name {path.name!r} ends otherwise.")
+    need_matplotlib()
+
+
+def need_matplotlib() -> None:
+    """Make sure that figures can be drawn.
+
+    Raises:
+        ConfigError: If matplotlib is missing.
+    """
     if find_spec("matplotlib") is None:
-        raise ConfigError("Drawing a figure needs matplotlib: pip install 'normtune[docs]'.")
+        raise ConfigError("Drawing needs matplotlib: pip install 'normtune[report]'.")
 
 
 def across(panels: int) -> int:
@@ -106,7 +112,7 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     return target.getvalue()
 
 
-def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[Mark]]) -> str:
+def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[str]]) -> str:
     """A figure as an ``svg`` element for the page: in its colours and font, with a text for the pointer over each mark.
 
     Args:
@@ -125,19 +131,10 @@ def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[Mar
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
     for part in [*root.iter("g"), *root.iter("image")]:  # nothing refers to these names
-        _say(part, marks.get(part.attrib.pop("id", "").removeprefix(f"{key}-"), ()))
+        if tips := marks.get(part.attrib.pop("id", "").removeprefix(f"{key}-")):
+            for shape, tip in zip((shape for shape in part if shape.tag != "defs"), tips, strict=True):
+                shape.set("data-tip", tip)
     width, height = (float(size) * _PAGE / (72 * WIDTH) for size in root.attrib["viewBox"].split()[2:])
     size = {"viewBox": root.attrib["viewBox"], "width": f"{width:.0f}", "height": f"{height:.0f}"}
     root.attrib = {**size, "role": "img", "aria-label": label}
     return ET.tostring(root, encoding="unicode")
-
-
-def _say(group: ET.Element, marks: Sequence[Mark]) -> None:
-    """Give the shapes of a group their texts and links."""
-    shapes = [shape for shape in group if shape.tag != "defs"] if marks else []
-    for shape, (tip, link) in zip(shapes, marks, strict=True):
-        shape.set("data-tip", tip)
-        if link:
-            place = [*group].index(shape)
-            group[place] = ET.Element("a", href=f"#{link}")
-            group[place].append(shape)

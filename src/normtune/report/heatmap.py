@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normtune.files import write_atomically
-from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, Mark, check, grid, laid_out, rendered
+from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, check, grid, laid_out, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +57,11 @@ class HeatMap:
         return self.span or ((min(known), max(known)) if known else (0.0, 0.0))
 
     @property
-    def marks(self) -> list[list[Mark]]:
+    def marks(self) -> list[list[str]]:
         """What each cell says, row by row."""
         at = f"{self.title}: {self.row_name} {{}}, {self.column_name} {{}}\n{{}}"
         return [[
-            (at.format(row, column, "none" if value is None else f"{value:.3g}"), "")
+            at.format(row, column, "none" if value is None else f"{value:.3g}")
             for row, own in zip(self.rows, self.values, strict=True)
             for column, value in zip(self.columns, own, strict=True)
         ]]  # fmt: skip

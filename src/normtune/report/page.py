@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
-from normtune.errors import ConfigError, OutputError
+from normtune.errors import OutputError
 from normtune.files import claim_folder, write_atomically
 from normtune.records.results import Results
 from normtune.report import appendix
@@ -35,21 +34,14 @@ class Report:
 
     Attributes:
         results: The records.
-        title: What stands on top.
     """
 
     results: Results
-    title: str = ""
 
     @cached_property
     def cells(self) -> Cells:
         """The scores of the runs, and what they are of."""
         return Cells(self.results)
-
-    @property
-    def heading(self) -> str:
-        """What stands on top."""
-        return self.title or f"LayerNorm study: {setting(self.cells)}"
 
     @cached_property
     def tables(self) -> dict[str, Table]:
@@ -72,13 +64,12 @@ def page(report: Report) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html.j2")).render(
-        report=report,
+        heading=f"LayerNorm study: {setting(report.cells)}",
         tables=report.tables,
         figures=report.figures,
         drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
         findings=findings(report.cells),
         facts=appendix.facts(report.cells),
-        shelves=appendix.shelves(report.cells),
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
     )
@@ -86,17 +77,6 @@ def page(report: Report) -> str:
 
 def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
-
-
-def check() -> None:
-    """Make sure that a report can be written, before any work is done for it.
-
-    Raises:
-        ConfigError: If a library is missing.
-    """
-    for name in ("jinja2", "matplotlib"):
-        if find_spec(name) is None:
-            raise ConfigError(f"A report needs {name}: pip install 'normtune[report]'.")
 
 
 def write(report: Report, out: Path, *, force: bool = False) -> Path:

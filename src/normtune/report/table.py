@@ -37,7 +37,6 @@ class Entry:
         badge: How much of it is missing.
         kind: How it looks.
         tip: What a pointer over it shows.
-        link: Where on the page its records are listed.
     """
 
     text: str
@@ -45,7 +44,6 @@ class Entry:
     badge: str = ""
     kind: Kind = ""
     tip: str = ""
-    link: str = ""
 
     def __str__(self) -> str:
         parts = [self.text, f"± {self.spread}" if self.spread else "", f"({self.badge})" if self.badge else ""]
@@ -155,7 +153,6 @@ def score(cell: Cell) -> Entry:
         badge="" if cell.complete else cell.count,
         kind="" if cell.complete else "partial",
         tip=says(cell),
-        link=anchor(cell.method, cell.runs[0].config.task),
     )
 
 
@@ -165,12 +162,6 @@ def says(cell: Cell) -> str:
         return f"{cell.method} on {cell.title}: no run"
     each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in cell.values.items())
     return f"{cell.method} on {cell.title}, rate {cell.rate:g}, {cell.count} seeds\n{each}"
-
-
-def anchor(method: str, task: str) -> str:
-    """The place of a method's runs on a task in the page's list of records."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{method} on {task}")
-    return f"runs-{plain}"
 
 
 def remark(what: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def _share(cells: Cells, value: float | None, fisher: FisherRecord, name: str) -
     each = [shares(component_means(fisher.information, head))[name] for head in range(len(seeds))]
     said = ", ".join(f"head seed {seed}: {100 * share:.2f}" for seed, share in zip(seeds, each, strict=True))
     tip = f"{name} on {cells.title(fisher.config.task)}, {fisher.examples:,} examples\n{said}"
-    return Entry(f"{100 * value:.2f}", tip=tip, link=f"fisher-{fisher.config.task}")
+    return Entry(f"{100 * value:.2f}", tip=tip)
 
 
 def table2(cells: Cells) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from normtune.data.rows import read_rows
 from normtune.data.task import plain
 from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
 from normtune.files import write_atomically
@@ -92,7 +92,7 @@ def add_reply(path: Path, reply: Path) -> SubmissionRecord:
 
 
 def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
-    """Read the server's reply: a CSV file with the columns ``task,score``, with or without that header.
+    """Read the server's reply: a CSV file with the columns ``task,score``.
 
     Tasks are called as their files (``MNLI-m``), the average over tasks ``overall``. Scores are the server's, times
     100; two scores of one task are in the server's order: ``MRPC,88.9/84.8``.
@@ -106,16 +106,10 @@ def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
     Raises:
         DataError: If the file cannot be read, or a task or score in it cannot be true.
     """
-    try:
-        lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
-        rows = [(task, text) for task, text in filter(None, lines) if (task, text) != ("task", "score")]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is no CSV file with two columns, task and score.") from error
+    rows = read_rows(path)
     titles = {plain(title): title for title in _METRICS}
     found: dict[str, dict[str, float]] = {}
-    for task, text in rows:
+    for task, text in zip(rows.column("task"), rows.column("score"), strict=True):
         if plain(task) not in titles:
             raise DataError(f"{path}: {UnknownNameError('GLUE task', task, _METRICS)}")
         title = titles[plain(task)]

@@ -48,21 +48,6 @@
   }, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
-  const reveal = () => {
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (!target) return;
-    if (target instanceof HTMLDetailsElement) target.open = true;
-    target.scrollIntoView();
-  };
-  addEventListener("hashchange", reveal);
-  reveal();
-  const all = [...document.querySelectorAll("#records details")], open = document.getElementById("open");
-  open.addEventListener("click", () => {
-    const wanted = all.some((each) => !each.open);
-    all.forEach((each) => { each.open = wanted; });
-    open.textContent = wanted ? "Close all" : "Open all";
-  });
-
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) links.get(entry.target.id)?.classList.toggle("here", entry.isIntersecting);
