@@ -278,4 +278,4 @@ def test_without_matplotlib_it_says_so_before_it_runs_anything(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     options = ["--model", "nowhere", "--task", "rte", "--figure", tmp_path / "map.svg"]
-    assert "pip install 'normtune[docs]'" in refused(cli, *options)
+    assert "pip install 'normtune[report]'" in refused(cli, *options)

@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_drawn(tmp_path: Pat
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ConfigError, match=r"pip install 'normtune\[docs\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'normtune\[report\]'"):
         draw([heat()], tmp_path / "map.svg")
     assert not any(tmp_path.iterdir())
 
