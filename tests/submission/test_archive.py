@@ -110,7 +110,8 @@ def reply(folder: Path, text: str) -> Path:
     "text",
     [
         "task,score\nCoLA,60.5\nMRPC,89.3/85.4\nSTS-B,87.6/86.5\nMNLI-mm,85.9\nAX,-0.5\noverall,80.5\n",
-        "\ufefftask,score\r\ncola,60.5\r\nmrpc,89.3 / 85.4\r\n\r\nSTSB,87.6/86.5\r\nmnli_mm,85.9\r\nax,-0.5\noverall,80.5",
+        "\ufefftask,score\r\ncola,60.5\r\n"
+        "mrpc,89.3 / 85.4\r\n\r\nSTSB,87.6/86.5\r\nmnli_mm,85.9\r\nax,-0.5\noverall,80.5",
     ],
 )
 def test_a_reply(tmp_path: Path, text: str) -> None:
