@@ -113,7 +113,7 @@ def measured() -> dict[str, Any]:
             "look_up_ms": summary(hot),
             "prepare_row_ms": summary(prepare[5:])["median"] / 64,
             "row_ms": summary(batches[5:])["median"] / 64,
-            "tokens_a_row": float(np.mean([one.length for one in prepared])),
+            "tokens_a_row": float(np.mean([len(one.fields["input_ids"]) for one in prepared])),
         }
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from normtune.deltas import sites
 from normtune.deltas.answers import Predictor, Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
@@ -103,12 +102,7 @@ def kinds(base: Base) -> dict[str, tuple[Delta, Text]]:
     }
 
 
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_batch_of_every_kind_is_answered_as_by_each_delta_alone(
-    tiny_base: Base, bank: Bank, stacked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not stacked:  # as for the large heads of other families
-        monkeypatch.setattr(sites, "_STACKED", 0)
+def test_a_batch_of_every_kind_is_answered_as_by_each_delta_alone(tiny_base: Base, bank: Bank) -> None:
     every = kinds(tiny_base)
     for name, (delta, _) in every.items():
         bank.add(name, delta)

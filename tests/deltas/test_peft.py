@@ -89,14 +89,13 @@ def test_minilm_in_peft_answers_to_the_bit(minilm: Base, tmp_path: Path, method:
     delta = moved(minilm, method)
     export_peft(delta, minilm, tmp_path / "out")
     config = json.loads((tmp_path / "out" / CONFIG).read_text())
-    layers = "(0|1|2|3|4|5)" if method == "layernorm" else "(3|4|5)"
-    assert config["target_modules"] == rf"bert\.encoder\.layer\.{layers}\.output\.LayerNorm"
     assert (config["peft_type"], config["task_type"], config["revision"]) == ("LN_TUNING", "SEQ_CLS", None)
     assert config["base_model_name_or_path"] == locate("minilm")[0]
     loaded = PeftModel.from_pretrained(fresh(locate("minilm")[0], 3), tmp_path / "out")
     assert torch.equal(answers(loaded, inputs(minilm.model)), applied(minilm, delta))
     first = 0 if method == "layernorm" else 3
-    assert wrapped(loaded) == {f"bert.encoder.layer.{i}.output.LayerNorm" for i in range(first, 6)}
+    assert config["target_modules"] == [f"bert.encoder.layer.{i}.output.LayerNorm" for i in range(first, 6)]
+    assert wrapped(loaded) == set(config["target_modules"])
     trainable = {name for name, value in loaded.named_parameters() if value.requires_grad}
     assert not trainable  # loaded to answer, not to train
 
@@ -302,10 +301,10 @@ def test_heads_whose_shapes_do_not_fit_are_refused(make_base: Bases, tmp_path: P
     good = load_file(file)
     bias = "base_model.model.classifier.out_proj.bias"
     save_file({**good, bias: torch.zeros(4)}, file)
-    with pytest.raises(DeltaError, match="do not fit together"):
+    with pytest.raises(DeltaError, match="has the shape"):
         import_peft(tmp_path / "out", base)
     save_file({**good, bias: torch.zeros(2)}, file)  # as many as the base's own head has at present
-    with pytest.raises(DeltaError, match="do not fit together"):
+    with pytest.raises(DeltaError, match="has the shape"):
         import_peft(tmp_path / "out", base)
     dense = "base_model.model.classifier.dense.weight"
     save_file({**good, dense: torch.zeros(16, 32)}, file)

@@ -12,7 +12,6 @@ import torch
 from normtune.config import Products
 from normtune.data.encode import Encoded, encode
 from normtune.fast import layer as layer_module
-from normtune.fast import prefix as prefix_module
 from normtune.fast.first_token import FAMILIES
 from normtune.fast.fused import fusable
 from normtune.fast.prefix import Kept, Point, Prefix, States
@@ -161,14 +160,10 @@ def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:
     assert kept.computed == 6 * len(encoded)
 
 
-def test_what_is_too_large_for_the_budget_lies_in_a_file_if_there_is_room(
-    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded, point = examples(tiny_base), Point(2, True)
-    kept = [states_of(tiny_base, encoded, point, kept=Kept(budget)).kept for budget in (0, 1 << 20)]
-    assert torch.equal(*kept)
-    monkeypatch.setattr(prefix_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    assert Prefix(tiny_base, point, Kept(0)).states(encoded) == [None]
+def test_what_is_too_large_for_the_budget_is_not_kept(tiny_base: Base) -> None:
+    kept = Kept(1000)
+    assert Prefix(tiny_base, Point(2, True), kept).states(examples(tiny_base)) == [None]
+    assert kept.computed == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

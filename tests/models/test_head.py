@@ -43,7 +43,7 @@ def test_a_head_put_on_and_taken_off_leaves_nothing_behind(family, spec, make_ba
     swap = base.put_head(spec, seed=3)
     assert read_spec(model) == base.head == spec
     assert model.config.num_labels == model.num_labels == spec.outputs
-    assert model.config.problem_type == spec.problem_type
+    assert (model.config.problem_type == "regression") == (spec.kind == "regression")
     assert base.head_seed == 3
     assert base.layout.fingerprint == layout.fingerprint
     assert [place.parameter for place in base.layout.head] == [place.parameter for place in layout.head]
@@ -172,7 +172,6 @@ def test_specs():
     assert HeadSpec.numbered(2) == HeadSpec("classification", ("LABEL_0", "LABEL_1"))
     assert HeadSpec.numbered(2).outputs == 2
     assert HeadSpec("regression").outputs == 1
-    assert HeadSpec("regression").problem_type == "regression"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from normtune.errors import DataError, DeltaError, ModelError, SelectionError, U
 from normtune.evaluation import EVAL_BATCH, logits
 from normtune.methods.trainable import refuse_sharded
 from normtune.models.base import Base
-from normtune.models.head import head_shapes, outputs_of_values
+from normtune.models.head import check_head, meta_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +66,6 @@ class Prepared:
     fields: dict[str, Tensor]
     truncated: bool
 
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return len(self.fields["input_ids"])
-
 
 class Bank:
     """One frozen base model and many deltas that answer together.
@@ -93,7 +88,8 @@ class Bank:
         self._refuse_applied()
         refuse_sharded(base.model)
         self._model = RowModel(base.model, base.layout)
-        self._head = head_shapes(base.model, base.roots)
+        #: By number of outputs the parameters that a head has.
+        self._heads: dict[int, Mapping[str, Tensor]] = {}
         self._tokenizer = base.need_tokenizer()
         # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
         self._running, self._tokenizing = Lock(), Lock()
@@ -118,8 +114,10 @@ class Bank:
         """
         try:
             delta.check_values(self._base)
-            if outputs_of_values(self._head, delta.head) != delta.info.head.outputs:
-                raise DeltaError("Its head has another number of outputs than it has labels.")
+            outputs = delta.info.head.outputs
+            if outputs not in self._heads:
+                self._heads[outputs] = meta_head(self._base.model, self._base.roots, outputs)
+            check_head(delta.head, self._heads[outputs])
         except (DeltaError, ModelError, SelectionError) as error:
             raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
         values: Row | Delta = delta

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ class Delta:
             if not bool(values.isfinite().all()):
                 raise DeltaError(f"It is damaged: a value of {name} is not finite.")
 
-    def apply(self, base: Base, *, merge: bool = False) -> Applied:
+    def apply(self, base: Base, *, merge: bool = False) -> AppliedDelta:
         """Put the delta on `base`: its values, the head, its labels and its problem type.
 
         Args:
@@ -228,7 +229,7 @@ class Delta:
         Raises:
             DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
         """
-        return Applied(base, self, merge=merge)
+        return AppliedDelta(base, self, merge=merge)
 
     def save(self, path: str | Path) -> Path:
         """Write the delta to `path`, a folder (as ``delta.safetensors``) or a file, whole or not at all.
@@ -275,7 +276,7 @@ class Delta:
         return tensors
 
 
-class Applied:
+class AppliedDelta:
     """A delta on its base model, where `Delta.apply` put it; `remove` takes it off."""
 
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
@@ -283,16 +284,13 @@ class Applied:
             raise DeltaError("The base model carries a delta already; remove that first.")
         delta.check_values(base)
         spec = delta.spec(base)
-        self._base = base
-        self._head = HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head)
-        base.refresh()
-        try:
-            put = spec.merge if merge else spec.apply
-            self._values = put(base, delta.values)
-        except BaseException:
-            self._head.undo()
+        self._model = base.model
+        with ExitStack() as stack:
+            stack.callback(base.refresh)
+            stack.callback(HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head).undo)
             base.refresh()
-            raise
+            stack.callback((spec.merge if merge else spec.apply)(base, delta.values).undo)
+            self._undo = stack.pop_all()
         setattr(base.model, _MARK, self)
 
     def remove(self) -> None:
@@ -301,14 +299,12 @@ class Applied:
         Raises:
             DeltaError: If it was removed before.
         """
-        if getattr(self._base.model, _MARK, None) is not self:
+        if getattr(self._model, _MARK, None) is not self:
             raise DeltaError("This delta is not on the base model.")
-        self._values.undo()
-        self._head.undo()
-        self._base.refresh()
-        delattr(self._base.model, _MARK)
+        self._undo.close()
+        delattr(self._model, _MARK)
 
-    def __enter__(self) -> Applied:
+    def __enter__(self) -> AppliedDelta:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -349,10 +345,10 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
 def _read_info(file: Path, metadata: dict[str, str]) -> DeltaInfo:
     try:
         raw = json.loads(metadata[_KEY])
-    except (KeyError, ValueError) as error:
+        found = raw["format"]
+    except (KeyError, TypeError, ValueError) as error:
         raise DeltaError(f"{file} is no normtune delta: its header holds none of our metadata.") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else None
+    if found != FORMAT:
         raise DeltaError(f"{file} has format {found!r}; this version of normtune reads format {FORMAT}.")
     try:
         return DeltaInfo.model_validate(raw)

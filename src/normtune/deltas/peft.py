@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,7 +21,7 @@ from normtune.errors import DeltaError, SelectionError
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.models.head import HeadSpec, head_shapes, outputs_of_values
+from normtune.models.head import HeadSpec
 from normtune.models.sources import PACKAGED
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -62,7 +60,7 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
         "task_type": "SEQ_CLS",
         "inference_mode": True,
         "modules_to_save": list(dict.fromkeys([*base.roots, *_PEFT_HEADS])),
-        "target_modules": _pattern(norms),
+        "target_modules": norms,
     }
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
@@ -88,8 +86,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     folder = Path(folder)
     _check_kind(folder)
     body, head = _from_peft(folder, base)
-    outputs = outputs_of_values(head_shapes(base.model, base.roots), head)
-    spec = HeadSpec("regression", ()) if outputs == 1 else HeadSpec.numbered(outputs)
+    outputs = len(head[base.layout.head[-1].parameter])  # the last layer's
+    spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)
     fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
@@ -135,19 +133,6 @@ def _check_heads(base: Base, norms: list[str]) -> None:
             raise SelectionError(f"PEFT cannot tell the norm {norm!r} from the head. Merge the delta instead.")
 
 
-def _pattern(modules: Iterable[str]) -> str:
-    """A regular expression that matches these paths alone, with the numbers of layers in brackets."""
-    layers: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for module in modules:
-        before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", module, maxsplit=1), "", "")[:3]
-        layers[before, after].append(number)
-    parts = []
-    for (before, after), numbers in layers.items():
-        middle = numbers[0] if len(numbers) == 1 else f"({'|'.join(numbers)})"
-        parts.append(re.escape(before) + middle + re.escape(after))
-    return "|".join(parts)
-
-
 def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
     tensors = {f"{_PREFIX}{name}": value.contiguous() for name, value in delta.head.items()}
     for name, value in delta.values.items():
@@ -173,9 +158,16 @@ def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, T
     Raises:
         DeltaError: If the file cannot be read, or does not fit `base`.
     """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise DeltaError(f"There is no {WEIGHTS} in {folder}; normtune reads no pickled adapters.")
+    try:
+        stored = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error
     body: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
-    for key, tensor in _read(folder / WEIGHTS).items():
+    for key, tensor in stored.items():
         name = key.removeprefix(_PREFIX).replace(_INFIX, ".")
         place = base.layout.by_name.get(name)
         if place is None:
@@ -190,12 +182,3 @@ def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, T
             f" modules_to_save={list(base.roots)}."
         )
     return body, head
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise DeltaError(f"There is no {file.name} in {file.parent}; normtune reads no pickled adapters.")
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error

@@ -121,8 +121,10 @@ class RowModel:
                 self._bind(rows)
                 outputs: Tensor = self._twin(**inputs).logits
             finally:
-                for site in (*self._heads.values(), *(site for site, _ in self._sites.values())):
+                for site, _ in self._sites.values():
                     site.values.clear()
+                for head in self._heads.values():
+                    head.bind(())
         return outputs.float()
 
     def _bind(self, rows: Sequence[Row]) -> None:
@@ -139,8 +141,7 @@ class RowModel:
             site, leaf = self._sites[name]
             site.values[leaf] = values
         for path, head in self._heads.items():
-            biases = [row.head[f"{path}.bias"] for row in rows] if f"{path}.bias" in rows[0].head else None
-            head.bind([row.head[f"{path}.weight"] for row in rows], biases)
+            head.bind([(row.head[f"{path}.weight"], row.head.get(f"{path}.bias")) for row in rows])
 
     def _filled(self, row: Row, names: tuple[str, ...]) -> Tensor:
         """The row's values of `names`; what it does not change is the model's own."""

@@ -6,13 +6,14 @@ computes what all rows share once, and the rest row by row in as few passes over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import layer_norm
 from torch.nn.functional import linear as torch_linear
-from torch.nn.utils.rnn import pad_sequence
 
 from normtune.errors import ModelError
 from normtune.fast.linear import infer
@@ -30,7 +31,8 @@ class Site:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._own_forward = module.forward
+        #: The same with a forward pass of its own.
+        self._own = copy.copy(module)
         #: By name the vector of all rows, of shape (width), or those of each row, of shape (rows, width).
         self.values: dict[str, Tensor] = {}
         module.forward = self.forward
@@ -78,66 +80,44 @@ class LinearSite(Site):
 
 
 class AnySite(Site):
-    """Any other module: it runs with other tensors in the place of its own vectors."""
+    """Any other module, which runs with other vectors in the place of its own.
+
+    Those of a norm, such as RMSNorm, broadcast over the rows. A bias beside a matrix is added last: the module runs
+    with a bias of zeros, and each row's own is added.
+    """
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """What the module gives for inputs of shape (rows, ..., width)."""
-        return self._run(inputs) if self.values else self._own_forward(*inputs)
-
-    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The same with the rows' values."""
-        raise NotImplementedError
-
-    def _with(self, vectors: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        module = self._module
-        own = {name: module._parameters.pop(name) for name in vectors}
-        for name, vector in vectors.items():
-            setattr(module, name, vector)
-        try:
-            result: Tensor = self._own_forward(*inputs)
-        finally:
-            for name, parameter in own.items():
-                delattr(module, name)
-                module._parameters[name] = parameter
-        return result
-
-
-class BiasSite(AnySite):
-    """Any other module that adds its bias last: it runs with a bias of zeros, and each row's own is added."""
-
-    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        if not self.values:
+            return self._run({}, *inputs)
+        if self._module.get_parameter("weight").ndim == 1:
+            vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
+            # As `normtune.models.precision.RaisedNorm` has it: in float32, and lowered again.
+            return self._run(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
         bias = self.values["bias"]
-        result = self._with({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)
+        result = self._run({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)
         return result.add_(by_row(bias, result).to(result.dtype))
 
-
-class ScaleSite(AnySite):
-    """Any other norm, such as RMSNorm: it runs with vectors that broadcast over the rows in the place of its own."""
-
-    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
-        # As `normtune.models.precision.RaisedNorm` has it: in float32, and lowered again.
-        return self._with(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
+    def _run(self, vectors: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        result: Tensor = functional_call(self._own, vectors, inputs)
+        return result
 
 
 class HeadSite(Site):
     """A Linear of the head, of which every row has its own, with as many outputs as its task has.
 
-    Rows with fewer outputs than others are filled up with zeros. Small weights are stacked for one batched product; if
-    they are large, the rows of each task run by themselves.
+    The rows of each task run by themselves; those with fewer outputs than others are filled up with zeros.
     """
 
     #: By task its rows, its weight and its bias.
-    _groups: Sequence[tuple[Tensor, Tensor, Tensor | None]] = ()
+    _tasks: Sequence[tuple[list[int], Tensor, Tensor | None]] = ()
 
-    def bind(self, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
+    def bind(self, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
-        if len(weights) > 1 and max(weight.numel() for weight in weights) > _STACKED:
-            self._groups = _grouped(weights, biases)
-            return
-        self.values["weight"] = weights[0] if len(weights) == 1 else pad_sequence(list(weights), batch_first=True)
-        if biases is not None:
-            self.values["bias"] = biases[0] if len(biases) == 1 else pad_sequence(list(biases), batch_first=True)
+        rows: dict[int, list[int]] = {}
+        for row, (weight, _) in enumerate(layers):
+            rows.setdefault(id(weight), []).append(row)
+        self._tasks = [(same, *layers[same[0]]) for same in rows.values()]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Float32 outputs for inputs of shape (rows, ..., width).
@@ -146,30 +126,15 @@ class HeadSite(Site):
             ModelError: If the inputs have another number of rows.
         """
         inputs = inputs.float()
-        weight, bias = self.values.get("weight"), self.values.get("bias")
-        if weight is None:
-            return self._by_group(inputs)
-        if weight.ndim == 2:
-            return torch_linear(inputs, weight, bias)
-        if len(inputs) != len(weight):
+        if len(self._tasks) == 1:
+            return torch_linear(inputs, *self._tasks[0][1:])
+        if len(inputs) != sum(len(rows) for rows, _, _ in self._tasks):
             raise ModelError(_MIXED)
-        tokens = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        outputs = tokens @ weight.transpose(1, 2)
-        if bias is not None:
-            outputs += bias.unsqueeze(1)
-        return outputs.reshape(*inputs.shape[:-1], weight.shape[1])
-
-    def _by_group(self, inputs: Tensor) -> Tensor:
-        if len(inputs) != sum(len(rows) for rows, _, _ in self._groups):
-            raise ModelError(_MIXED)
-        outputs = inputs.new_zeros(*inputs.shape[:-1], max(len(weight) for _, weight, _ in self._groups))
-        for rows, weight, bias in self._groups:
+        outputs = inputs.new_zeros(*inputs.shape[:-1], max(len(weight) for _, weight, _ in self._tasks))
+        for rows, weight, bias in self._tasks:
             outputs[rows, ..., : len(weight)] = torch_linear(inputs[rows], weight, bias)
         return outputs
 
-
-#: Entries of a head's weight up to which the weights of all rows are copied side by side for one batched product.
-_STACKED = 1 << 16
 
 _MIXED = "This model does not keep the rows of a batch apart from its first dimension."
 
@@ -180,10 +145,7 @@ def site_of(module: nn.Module, parameter: str) -> type[Site] | None:
         return NormSite
     if type(module) is nn.Linear and parameter == "bias":
         return LinearSite
-    weight = module._parameters.get("weight")
-    if parameter == "weight" or (weight is not None and weight.ndim == 1):
-        return ScaleSite if parameter in {"weight", "bias"} else None
-    return BiasSite if parameter == "bias" and weight is not None else None
+    return AnySite if parameter in {"weight", "bias"} and module._parameters.get("weight") is not None else None
 
 
 def by_row(values: Tensor, inputs: Tensor) -> Tensor:
@@ -203,13 +165,3 @@ def by_row(values: Tensor, inputs: Tensor) -> Tensor:
     if inputs.ndim == 2 and len(inputs) % rows == 0:
         return values.repeat_interleave(len(inputs) // rows, dim=0)
     raise ModelError(_MIXED)
-
-
-def _grouped(weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    rows: dict[int, list[int]] = {}
-    for row, weight in enumerate(weights):
-        rows.setdefault(id(weight), []).append(row)
-    return [
-        (torch.tensor(same, device=weights[0].device), weights[same[0]], None if biases is None else biases[same[0]])
-        for same in rows.values()
-    ]

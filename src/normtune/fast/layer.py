@@ -56,7 +56,10 @@ class FrozenLinear:
 
     def __init__(self, layers: Sequence[nn.Linear], products: Products = "float32") -> None:
         weights = [layer.weight.detach() for layer in layers]
-        biases = [_bias(layer) for layer in layers]
+        biases = [
+            weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+            for layer, weight in zip(layers, weights, strict=True)
+        ]
         self._weight = weights[0] if len(layers) == 1 else torch.cat(weights)
         self._bias = biases[0] if len(layers) == 1 else torch.cat(biases)
         own = self._weight.dtype
@@ -87,10 +90,6 @@ class FrozenLinear:
             if self._onednn:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
             return weight, None if back else self._bias.to(self._dtype)
-
-
-def _bias(layer: nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
 
 
 @dataclass(frozen=True)

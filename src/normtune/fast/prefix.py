@@ -8,13 +8,10 @@ dropout is off.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -33,8 +30,7 @@ from normtune.fast.modules import is_plain, replaced
 from normtune.models.base import Base
 from normtune.modes import unwatched
 
-#: Bytes of hidden states of one set of examples that are kept in memory, and twice as many of all sets; a larger set is
-#: kept in a file that is mapped.
+#: Bytes of hidden states of one set of examples that are kept, and twice as many of all sets; a larger set has none.
 BUDGET = 4 << 30
 
 #: Sets of examples that are kept: training, picking and scoring of one task, and of the next.
@@ -84,7 +80,7 @@ class Kept:
     """The hidden states of the last few sets of examples, for all runs on one base.
 
     Args:
-        budget: Bytes that one set of examples may take in memory.
+        budget: Bytes that one set of examples may take.
 
     Attributes:
         computed: How many examples were computed rather than found.
@@ -99,32 +95,16 @@ class Kept:
         """The hidden states under `key`, computed by `prefix` if they are not kept; None where they have no room."""
         if key not in self._sets:
             starts = np.concatenate([[0], encoded.lengths.cumsum()])
-            room = self._room(int(starts[-1]), prefix.width, prefix.dtype)
-            if room is None:
+            if starts[-1] * prefix.width * prefix.dtype.itemsize > self._budget:
                 return None
+            room = torch.empty(int(starts[-1]), prefix.width, dtype=prefix.dtype)
             prefix.compute(encoded, starts, room)
             self.computed += len(encoded)
             self._sets[key] = room, starts
-            while len(self._sets) > _SETS or self._bytes() > 2 * self._budget:
+            while len(self._sets) > _SETS or sum(s.nbytes for s, _ in self._sets.values()) > 2 * self._budget:
                 del self._sets[next(iter(self._sets))]
         self._sets[key] = self._sets.pop(key)  # the last one used is the last one dropped
         return self._sets[key]
-
-    def _bytes(self) -> int:
-        """Bytes in memory."""
-        return sum(states.nbytes for states, _ in self._sets.values() if states.nbytes <= self._budget)
-
-    def _room(self, tokens: int, width: int, dtype: torch.dtype) -> Tensor | None:
-        size = tokens * width * dtype.itemsize
-        if size <= self._budget:
-            return torch.empty(tokens, width, dtype=dtype)
-        if shutil.disk_usage(tempfile.gettempdir()).free < 2 * size:
-            return None
-        with tempfile.TemporaryDirectory(prefix="normtune-prefix-") as folder:
-            # Mapped, then without a name: the space is free again when the last of the process lets go.
-            return torch.from_file(str(Path(folder) / "states"), shared=True, size=tokens * width, dtype=dtype).view(
-                tokens, width
-            )
 
 
 class Prefix:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from normtune.errors import ModelError
-from normtune.models.head import HeadSpec, HeadSwap, head_roots, new_head, read_spec, set_labels
+from normtune.models.head import HeadSpec, HeadSwap, head_roots, read_spec
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
 from normtune.models.layout import Layout, layout, statistics
 from normtune.models.sources import at_revision, first_line, locate, quiet, read_config, read_tokenizer, weight_files
@@ -120,12 +120,9 @@ def load_base(
     model.eval()
     model.requires_grad_(False)
     head_names = sorted({*missing, *_outside(model)})
-    _check_checkpoint(name, model, missing)
     roots = head_roots(model, head_names)
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
-    if keep_head:
-        spec = read_spec(model)
     places = layout(model, head_names)
     base = Base(
         model=model,
@@ -137,13 +134,10 @@ def load_base(
         ),
         layout=places,
         roots=roots,
-        head_seed=None if keep_head else head_seed,
+        head_seed=None,
     )
     if not keep_head:
-        for root, module in new_head(model, roots, spec, head_seed).items():
-            model.set_submodule(root, module.eval(), strict=True)
-        set_labels(model, spec)
-        base.refresh()
+        base.put_head(spec, head_seed)
     return base
 
 
@@ -210,6 +204,11 @@ def _load_weights(
     dtype: torch.dtype,
     keep_head: bool,
 ) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
+
+    Raises:
+        ModelError: If the checkpoint cannot be read, or does not hold the encoder.
+    """
     if not keep_head:
         config.num_labels = spec.outputs
     try:
@@ -230,20 +229,13 @@ def _load_weights(
         raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {first_line(error)}") from error
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}
-    return model, sorted(parameters & {*info["missing_keys"], *mismatched})
-
-
-def _check_checkpoint(name: str, model: PreTrainedModel, missing: list[str]) -> None:
-    """Check what the checkpoint lacks: a pooler may be missing, but no layer and no embeddings.
-
-    Raises:
-        ModelError: If it does not hold the encoder.
-    """
+    missing = sorted(parameters & {*info["missing_keys"], *mismatched})
     inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and "pooler" not in n.split(".")]
     if inside:
         raise ModelError(
             f"The checkpoint of {name!r} does not hold {len(inside)} tensors of its encoder, such as {inside[0]}."
         )
+    return model, missing
 
 
 def _outside(model: PreTrainedModel) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,6 @@ class HeadSpec:
     def outputs(self) -> int:
         """Width of the last layer."""
         return 1 if self.kind == "regression" else len(self.labels)
-
-    @property
-    def problem_type(self) -> Literal["regression", "single_label_classification"]:
-        """The name that transformers has for it."""
-        return "regression" if self.kind == "regression" else "single_label_classification"
 
     @classmethod
     def numbered(cls, outputs: int) -> HeadSpec:
@@ -91,7 +86,11 @@ class HeadSwap:
     ) -> None:
         modules = new_head(model, roots, spec, seed)
         if tensors is not None:
-            _fill(modules, tensors)
+            own = _parameters(modules)
+            check_head(tensors, own)
+            with torch.no_grad():
+                for name, value in own.items():
+                    value.copy_(tensors[name])
         self._model = model
         self._modules = {path: model.get_submodule(path) for path in roots}
         self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
@@ -113,7 +112,7 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
     names = spec.labels or ("LABEL_0",)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
-    model.config.problem_type = spec.problem_type
+    model.config.problem_type = "regression" if spec.kind == "regression" else "single_label_classification"
     _set_outputs(model)
 
 
@@ -155,49 +154,28 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
     return {path: in_float32(module.to(device)) if low else module.to(device) for path, module in modules.items()}
 
 
-def head_shapes(model: PreTrainedModel, roots: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
-    """The shape of each of a head's parameters, with None in the place of the number of outputs.
-
-    Args:
-        model: The model that heads are for.
-        roots: Paths of the head's modules.
-    """
-    two, three = (
-        {
-            f"{path}.{name}": tuple(value.shape)
-            for path in roots
-            for name, value in _without_values(model, outputs).get_submodule(path).named_parameters()
-        }
-        for outputs in (2, 3)
-    )
-    return {
-        name: tuple(a if a == b else None for a, b in zip(shape, three[name], strict=True))
-        for name, shape in two.items()
-    }
+def meta_head(model: PreTrainedModel, roots: tuple[str, ...], outputs: int) -> dict[str, nn.Parameter]:
+    """The parameters, on the meta device, that a head with so many outputs has on `model`, at the paths `roots`."""
+    twin = _without_values(model, outputs)
+    return _parameters({path: twin.get_submodule(path) for path in roots})
 
 
-def outputs_of_values(shapes: Mapping[str, tuple[int | None, ...]], values: Mapping[str, Tensor]) -> int:
-    """The number of outputs that a head with these values has.
-
-    Args:
-        shapes: What `head_shapes` gave for the model.
-        values: The head's values by parameter name.
+def check_head(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Check that values by parameter name are those of a head with the parameters `own`.
 
     Raises:
-        DeltaError: If they are no head of this model.
+        DeltaError: If a name or a shape differs.
     """
-    if odd := sorted(shapes.keys() ^ values.keys()):
-        raise DeltaError(f"The heads have different parameters: {', '.join(odd)} only on one side.")
-    found: set[int] = set()
-    for name, shape in shapes.items():
-        own = tuple(values[name].shape)
-        if len(own) != len(shape) or any(size not in {None, mine} for mine, size in zip(own, shape, strict=True)):
-            wanted = ", ".join("outputs" if size is None else str(size) for size in shape)
-            raise DeltaError(f"The head's {name} has the shape {own} instead of ({wanted}).")
-        found.update(mine for mine, size in zip(own, shape, strict=True) if size is None)
-    if len(found) != 1:
-        raise DeltaError(f"The parts of the head do not fit together: {sorted(found)} outputs.")
-    return found.pop()
+    if odd := sorted(own.keys() ^ values.keys()):
+        raise DeltaError(f"The delta's head does not fit this model: {', '.join(odd)} only on one side.")
+    for name, parameter in own.items():
+        if values[name].shape != parameter.shape:
+            found, wanted = tuple(values[name].shape), tuple(parameter.shape)
+            raise DeltaError(f"The head's {name} has the shape {found} instead of {wanted}.")
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {f"{path}.{name}": value for path, module in modules.items() for name, value in module.named_parameters()}
 
 
 def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:
@@ -206,17 +184,3 @@ def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:
     config.num_labels = outputs
     with torch.device("meta"):
         return type(model)(config)
-
-
-def _fill(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    own = {f"{path}.{name}": value for path, module in modules.items() for name, value in module.named_parameters()}
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
-        raise DeltaError(f"The delta's head does not fit this model: {', '.join(odd)} only on one side.")
-    for name, value in own.items():
-        if value.shape != tensors[name].shape:
-            raise DeltaError(
-                f"The delta's {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(value.shape)}."
-            )
-        with torch.no_grad():
-            value.copy_(tensors[name])

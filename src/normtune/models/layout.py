@@ -123,24 +123,23 @@ class Layout:
         groups: dict[str, list[Place]] = defaultdict(list)
         for place in self.places:
             groups[place.component].append(place)
-        return tuple(_component(name, places) for name, places in groups.items())
+        return tuple(
+            Component(
+                name=name,
+                subs=tuple(sub for sub in ("weight", "bias") if any(place.sub == sub for place in places)),
+                layers=tuple(sorted({place.layer for place in places if place.layer is not None})),
+                entries=sum(place.size for place in places),
+                head=places[0].head,
+                norm=places[0].norm,
+            )
+            for name, places in groups.items()
+        )
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash over names and shapes of the pre-trained parameters; selections are checked against it."""
         text = "\n".join(f"{place.parameter} {place.shape}" for place in self.body)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _component(name: str, places: list[Place]) -> Component:
-    return Component(
-        name=name,
-        subs=tuple(sub for sub in ("weight", "bias") if any(place.sub == sub for place in places)),
-        layers=tuple(sorted({place.layer for place in places if place.layer is not None})),
-        entries=sum(place.size for place in places),
-        head=places[0].head,
-        norm=places[0].norm,
-    )
 
 
 def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
