@@ -148,7 +148,7 @@ def test_names_are_no_markup(cli: Run, tmp_path: Path):
         ("task,a,b\nx-m,0.1,0.2\nx-mm,0.1,0.2\ny,0.1,0.2\n", [], "at least 3 tasks; there are 2: x, y"),
         ("task,a,b\nx,0.1,high\n", [], "'high' in the column 'b' is no number"),
         ("task,a,b\nx,0.1,0.2\nx,0.1,0.2\n", [], "x stands twice"),
-        ("", [], "is empty"),
+        ("", [], "has no rows"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--against", "c"], "Unknown method 'c'"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--methods", "a,c"], "Unknown method 'c'"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--protocol", "small"], "no folder of records"),

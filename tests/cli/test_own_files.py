@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import random
@@ -133,6 +134,25 @@ def test_bad_files_are_refused_in_one_sentence(
     assert not (tmp_path / "o").exists()
 
 
+def test_a_table_from_a_spreadsheet_is_read_and_what_was_guessed_is_said(
+    cli: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    rows = "".join(f"{i};the cat {i};{i % 7},5\r\n" for i in range(24))
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(f";text;label\r\n{rows}".encode("cp1252")))
+    call = ("train", "--train", tmp_path / "t.csv.gz", "--labels", "numbers", "--model", tiny_folder)
+    status, text, error = cli(*call, "--protocol", "small,epochs=1", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 0, error
+    assert text.startswith("t dev: ")
+    said = "".join(line for line in error.splitlines() if "━" not in line)
+    for guess in ("separated by ';'", "left out, as it only counts", "commas in 'label' are decimal: 0,5 is 0.5."):
+        assert guess in said
+    for command in ("evaluate", "predict"):
+        status, text, error = cli(command, tmp_path / "out", "--file", tmp_path / "t.csv.gz")
+        assert status == 0, error
+        assert "separated by ';'" in error
+    assert len(text.splitlines()) == 25
+
+
 def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     for name in ("t.csv", "d.csv"):
         (tmp_path / name).write_text("text,label\n" + "".join(f"the cat {i},{i % 2}\n" for i in range(12)))
@@ -160,7 +180,7 @@ def manifest(folder: Path, model: Path, tasks: int, broken: bool) -> Path:
         write(folder / f"{i}.csv", 2 + i % 5, 8)
         lines += [f"- name: task-{i:02}", f"  train: {i}.csv", "  text: body", "  label: intent"]
     if broken:
-        (folder / "2.csv").write_bytes(b"body,intent\n\xff,1\n")
+        (folder / "2.csv").write_bytes(b"body,intent\n\xff\xc3\xa9,1\n")
     (folder / "tasks.yaml").write_text("\n".join(lines))
     return folder / "tasks.yaml"
 

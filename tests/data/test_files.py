@@ -74,10 +74,10 @@ def test_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ([10, 9, 1.0, 2.5], ("1", "2.5", "9", "10")),
+        ([10, 9, 1.0, 2.5], ("1.0", "2.5", "9", "10")),
         (["b", "10", "a", "9", "-1", "nan"], ("-1", "9", "10", "a", "b", "nan")),
-        ([True, False], ("false", "true")),
-        (["3", 3.0, 3, "x"], ("3", "x")),
+        ([True, False], ("False", "True")),
+        (["3", "007", 3, "x"], ("3", "007", "x")),
     ],
 )
 def test_labels(tmp_path: Path, labels: list[object], expected: tuple[str, ...]) -> None:
@@ -89,8 +89,18 @@ def test_labels(tmp_path: Path, labels: list[object], expected: tuple[str, ...])
 
 
 ERRORS = [
-    ([("a", "x"), ("  ", "y")], r"train\.csv, line 3: the column 'text' is empty\."),
-    ([("a\nb", "x"), ("c", " ")], r"train\.csv, line 4: the column 'label' is empty\."),
+    (
+        [("a", "x"), ("  ", "y")],
+        r"train\.csv, line 3: the column 'text' is empty\. Fill in or remove such rows\.$",
+    ),
+    (
+        [("a\nb", "x"), ("c", " "), ("", "x")],
+        r"line 4: the column 'label' is empty \(2 empty cells in all: lines 4, 5\)\.",
+    ),
+    (
+        [("a", "x"), *[("c", "")] * 8],
+        r"line 3: the column 'label' is empty \(8 empty cells in all: lines 3, 4, 5, 6, 7, \.\.\.\)\.",
+    ),
     ([("a", "x"), ("b", "x ")], r"train\.csv has only one label, 'x', so there is nothing to tell apart\."),
     (
         [("a", "x"), ("b", "y")],
@@ -242,6 +252,33 @@ def test_a_note_shows_a_few_classes(tmp_path: Path) -> None:
     assert any("'c0', 'c1', 'c2', 'c3', 'c4' and 3 more)." in note for note in load(train, train).notes)
 
 
+def test_decimal_commas_of_numbers_are_said(tmp_path: Path) -> None:
+    rows = [("a", "1"), ("b", "3,5"), ("c", "-1,250"), ("d", "0,5")]
+    train = write(tmp_path, "train.csv", rows)
+    found = load(train, train, regression=True)
+    assert found.data.split("dev").labels.tolist() == [1, 3.5, -1.25, 0.5]
+    assert found.notes[:2] == ("train.csv: commas in 'label' are decimal: 3,5 is 3.5.",) * 2
+    # Labels are names, so that they stay as they are.
+    found = load(train, train)
+    assert found.data.task.labels == ("1", "-1,250", "0,5", "3,5")
+    point = write(tmp_path, "point.csv", [*rows, ("e", "1.5")])
+    with pytest.raises(DataError, match=r"line 3: the target '3,5' is not a finite number"):
+        load(point, regression=True)
+
+
+def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> None:
+    labels = ["HAM", "ham ", "spam", "['a', 'b']", "cafe\u0301", "caf\u00e9"]
+    train = write(tmp_path, "train.csv", [(f"text {i}", label) for i, label in enumerate(labels * 5)])
+    assert load(train, train).notes[:3] == ("train.csv: blanks around 5 of the labels are left off.",) * 2 + (
+        "Dev rows whose texts are in train too, which flatters the scores: 30 of 30.",
+    )
+    notes = load(train).notes
+    assert "Classes of their own that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
+    assert "Classes that are lists; a text has one label here: 1 of 6 (\"['a', 'b']\")." in notes
+    long = write(tmp_path, "long.csv", [("a", "x" * 5000), ("b", "y")])
+    assert len("".join(load(long, long).notes)) < 300
+
+
 @pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
 def test_regression(tmp_path: Path, name: str) -> None:
     targets = [0.1, 2, -3.5e-3, 7, 2.25, 1e3, 4, 5, 6, 7.125]
@@ -270,7 +307,7 @@ def test_regression_split(tmp_path: Path) -> None:
     assert found.notes == ("train.csv: 100 rows share their texts with others that have another label.",)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "3,5", "1_000", "high", "1e999", "true"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "3,500", "1,000.5", "1_000", "high", "1e999", "true"])
 def test_targets_must_be_finite_numbers(tmp_path: Path, value: str) -> None:
     train = write(tmp_path, "train.csv", [("a", "1"), ("b", value)])
     with pytest.raises(DataError, match=rf"train\.csv, line 3: the target '{value}' is not a finite number\."):
@@ -307,7 +344,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.parquet, row 3: the column 'label' is empty\."):
         load(path)
     parquet.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": [10.0, 9.0, 10.0, 9.0]}), path)
-    assert load(path).data.task.labels == ("9", "10")
+    assert load(path).data.task.labels == ("9.0", "10.0")
 
 
 def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import sys
+import zipfile
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normtune.data.rows import READERS, Rows, as_text, read_rows
+from normtune.data.rows import READERS, Rows, read_rows
 from normtune.errors import DataError
 
 TABLES = {
     "a.csv": 'text,label\r\n"He said ""no"", twice",1\r\nplain,0\r\n',
     "a.tsv": 'text\tlabel\n"He said ""no"", twice"\t1\nplain\t0\n',
-    "a.jsonl": '{"text": "He said \\"no\\", twice", "label": 1}\n{"text": "plain", "label": 0.0}\n',
+    "a.jsonl": '{"text": "He said \\"no\\", twice", "label": 1}\n{"text": "plain", "label": 0}\n',
 }
 
 
@@ -33,7 +38,8 @@ def test_text_formats(tmp_path: Path, name: str, bom: bytes) -> None:
     path = write(tmp_path, name, bom + TABLES[name].encode())
     rows = read_rows(path)
     assert rows.source == str(path)
-    assert rows.columns == ("text", "label")
+    assert tuple(rows.columns) == ("text", "label")
+    assert rows.notes == ()
     assert rows.column("text") == ['He said "no", twice', "plain"]
     assert rows.column("label") == ["1", "0"]
     assert rows.lines == ([1, 2] if name == "a.jsonl" else [2, 3])
@@ -63,17 +69,16 @@ def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(table, path)
     rows = read_rows(path)
-    assert rows.columns == tuple(table.schema.names)
+    assert [*rows.columns] == table.schema.names
     assert rows.column("text") == ["é\n\0", "b"]
-    assert rows.column("label") == ["3", ""]
-    assert rows.column("flag") == ["true", "false"]
+    # As pandas writes them into CSV.
+    assert rows.column("label") == ["3.0", ""]
+    assert rows.column("flag") == ["True", "False"]
     assert rows.column("kind") == ["x", "y"]
     assert rows.column("price") == ["1.50", "2.25"]
     assert rows.place(1) == f"{path}, row 2"
     for name in ("meta", "when", "raw"):
-        with pytest.raises(
-            DataError, match=f"row 1: the column '{name}' holds a value of type .*, not a text or a number"
-        ):
+        with pytest.raises(DataError, match=f"row 1: the column '{name}' holds a value of type .*, not a text"):
             rows.column(name)
 
 
@@ -84,13 +89,16 @@ def test_parquet_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(DataError, match=r"a\.parquet is not a readable Parquet file: "):
         read_rows(path)
     parquet.write_table(pa.table([[1], [2]], names=["x", "x"]), path)
-    with pytest.raises(DataError, match=r"2 columns have the name 'x'"):
+    with pytest.raises(DataError, match=r"is not a readable Parquet file: columns have the same name: x, x\."):
         read_rows(path)
     parquet.write_table(pa.table({"x": pa.array([], pa.string())}), path)
     with pytest.raises(DataError, match=r"a\.parquet has no rows\."):
         read_rows(path)
-    parquet.write_table(pa.table({"x": [[1], [2]]}), path)
-    assert read_rows(path).rows == [{}, {}]
+    parquet.write_table(pa.table({"x": [1, 2]}), path)
+    assert read_rows(path).column("x") == ["1", "2"]
+    monkeypatch.setattr("normtune.data.rows._MOST_ROWS", 1)
+    with pytest.raises(DataError, match=r"it names 2 rows, which is more than 1\."):
+        read_rows(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match="pip install pyarrow"):
         read_rows(path)
@@ -108,36 +116,155 @@ def test_long_cells_leave_the_csv_limit_alone(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
-def test_unnamed_index_column_and_spaces_in_the_header(tmp_path: Path) -> None:
-    assert read_rows(write(tmp_path, "a.csv", ", text \n0,hi\n")).columns == ("", "text")
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.csv", ", text ,,\n7,hi,,\n9,ho,,\n"))
+    assert [*rows.columns] == ["text"]
+    assert rows.notes == (f"{tmp_path}/a.csv: the first column has no name and is left out, as it only counts.",)
+    rows = read_rows(write(tmp_path, "a.csv", ",text\nrte,hi\n"))
+    assert ([*rows.columns], rows.notes) == (["", "text"], ())
 
 
 def test_jsonl_columns_are_the_keys_of_all_rows(tmp_path: Path) -> None:
-    rows = read_rows(write(tmp_path, "a.ndjson", '{"a": "x"}\n\n{"b": true, "a": null}\r\n{"a": NaN, "c": {"d": 1}}\n'))
-    assert rows.columns == ("a", "b", "c")
+    rows = read_rows(write(tmp_path, "a.ndjson", '{"a": "x"}\n\n{"b": true, "a": null}\r\n{"a": NaN, "c": [1]}\n'))
+    assert [*rows.columns] == ["a", "b", "c"]
     assert rows.column("a") == ["x", "", ""]
-    assert rows.column("b") == ["", "true", ""]
+    assert rows.column("b") == ["", "True", ""]
     with pytest.raises(
-        DataError, match=r"a\.ndjson, line 4: the column 'c' holds a value of type dict, not a text or a number\."
+        DataError, match=r"a\.ndjson, line 4: the column 'c' holds a value of type list, not a text or a number\."
     ):
         rows.column("c")
 
 
-def test_as_text() -> None:
-    cells = [None, float("nan"), "3.0", 3, 3.0, -0.0, 0.1, 1e300, float("inf"), True, False, " a "]
-    expected = ["", "", "3.0", "3", "3", "0", "0.1", "1e+300", "inf", "true", "false", " a "]
-    assert [as_text(cell) for cell in cells] == expected
+def test_json_numbers_stay_as_written_and_objects_within_have_columns(tmp_path: Path) -> None:
+    content = '{"a": 1.0, "b": {"c": {"d": 1e5}, "e": "x"}}\n{"a": 1, "b": {"e": false}}\n{"a": 007}'.replace(
+        "007", "-0"
+    )
+    rows = read_rows(write(tmp_path, "a.jsonl", content + "9" * 0))
+    assert rows.column("a") == ["1.0", "1", "-0"]
+    assert rows.column("b.c.d") == ["1e5", "", ""]
+    assert rows.column("b.e") == ["x", "False", ""]
+
+
+def table(between: str) -> str:
+    return f'body{between}n\n"Où{between} là"{between}007\nYes{between}1.0\n'
+
+
+SEMICOLON = "is separated by ';', as its header is."
+WESTERN = "line 2: not UTF-8 (byte 9 of the file); it is read as Windows-1252."
+# One table as people have it: the name of its file, its bytes, what separates its cells, and what is said of it.
+FOUND = [
+    ("a.csv", table(";").encode(), ";", (SEMICOLON,)),
+    ("a.csv", table("\t").encode(), "\t", ("is separated by '\\t', as its header is.",)),
+    ("a.csv", table("|").encode(), "|", ("is separated by '|', as its header is.",)),
+    ("a.csv", table(";").encode("utf-16"), ";", (SEMICOLON,)),
+    ("a.csv", table(";").encode("cp1252"), ";", (WESTERN, SEMICOLON)),
+    ("a.csv", table(",").replace("body", '"bo;d;y"').encode(), ",", ()),
+    ("a.csv", table(",").replace("\n", ",,\n").encode() + b",,,\n", ",", ()),
+    ("a.csv", b"sep=;\r\n" + table(";").encode(), ";", ()),
+    ("a.tsv", b"\xef\xbb\xbfsep=;\n" + table(";").encode(), ";", ()),
+    ("a.tsv", table("\t").encode(), "\t", ()),
+    ("a.csv.gz", gzip.compress(table(",").encode()), ",", ()),
+    ("a.CSV.BZ2", bz2.compress(table(";").encode()), ";", (SEMICOLON,)),
+    ("a.csv.xz", lzma.compress(table(",").encode()), ",", ()),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "between", "notes"), FOUND, ids=range(len(FOUND)))
+def test_a_table_as_people_have_it(
+    tmp_path: Path, name: str, content: bytes, between: str, notes: tuple[str, ...]
+) -> None:
+    rows = read_rows(write(tmp_path, name, content))
+    body, *others = rows.columns
+    assert (body in {"body", "bo;d;y"}, others) == (True, ["n"])
+    assert rows.column(body) == [f"Où{between} là", "Yes"]
+    assert rows.column("n") == ["007", "1.0"]
+    assert rows.lines == ([3, 4] if b"sep=" in content else [2, 3])
+    assert [note.removeprefix(f"{tmp_path}/{name}").lstrip(", ") for note in rows.notes] == [*notes]
+
+
+def test_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    path = write(tmp_path, "a.csv.zst", zstandard.compress(b"text\nx\n"))
+    assert read_rows(path).column("text") == ["x"]
+    path = tmp_path / "a.jsonl.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inner.jsonl", '{"text": "x"}')
+    assert read_rows(path).column("text") == ["x"]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other.jsonl", '{"text": "x"}')
+    with pytest.raises(DataError, match=r"a\.jsonl\.zip is not a readable compressed file: Multiple files found"):
+        read_rows(path)
+    for ending in ("gz", "bz2", "xz", "zst", "zip"):
+        with pytest.raises(DataError, match=rf"b\.csv\.{ending} is not a readable compressed file: "):
+            read_rows(write(tmp_path, f"b.csv.{ending}", "text\nx\n"))
+    monkeypatch.setattr("normtune.data.content._MOST_BYTES", 100)
+    with pytest.raises(DataError, match=r"unpacks to more than 100 bytes; "):
+        read_rows(write(tmp_path, "c.csv.gz", gzip.compress(b"text\n" + b"x" * 96)))
+
+
+def test_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    table = [
+        (),
+        ("text", "label", None, "when"),
+        ("a\nb", 1),
+        (" ", None, ""),
+        ("007", 2.5, None, date(2020, 1, 2)),
+        ("x", True),
+    ]
+    for row in table:
+        book.active.append(row)
+    path = tmp_path / "a.xlsx"
+    book.save(path)
+    rows = read_rows(path)
+    assert ([*rows.columns], rows.notes) == (["text", "label", "when"], ())
+    assert rows.column("text") == ["a\nb", "007", "x"]
+    assert rows.column("label") == ["1", "2.5", "True"]
+    assert rows.place(1) == f"{path}, row 5"
+    with pytest.raises(DataError, match=r"row 5: the column 'when' holds a value of type datetime"):
+        rows.column("when")
+    book.create_sheet("more")
+    book.save(path)
+    assert read_rows(path).notes == (f"{path}: of 2 sheets the first, 'Sheet', is read.",)
+    openpyxl.Workbook().save(path)
+    with pytest.raises(DataError, match=r"a\.xlsx has no rows\."):
+        read_rows(path)
+    with pytest.raises(DataError, match=r"a\.xlsx is not a readable Excel file: "):
+        read_rows(write(tmp_path, "a.xlsx", "text"))
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(DataError, match="pip install openpyxl"):
+        read_rows(path)
+
+
+# Lines as GLUE has them. A sentence of a dialogue opens a quote that another line closes.
+DIALOGUE = 'text\tlabel\nHe said:\tno\n"I came.\tyes\nI saw."\tno\n'
+
+
+def test_every_line_of_a_tsv_is_a_row_where_quotes_would_join_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.tsv", DIALOGUE)
+    note = (f"{path}: quotes are read as part of the texts, since so every line is a row.",)
+    rows = read_rows(path)
+    assert (rows.column("text"), rows.notes) == (["He said:", '"I came.', 'I saw."'], note)
+    rows = read_rows(write(tmp_path, "a.tsv", DIALOGUE + '"Why" not?\tno\n'))
+    assert (rows.column("text")[-1], rows.lines[-1], rows.notes) == ('"Why" not?', 5, note)
+    # Line breaks and a tab within quotes, where lines alone are no rows.
+    rows = read_rows(write(tmp_path, "a.tsv", 'text\tlabel\n"a\tb\n\nc\nd"\tyes\n"d ""e"""\tno\n'))
+    assert (rows.column("text"), rows.lines, rows.notes) == (["a\tb\n\nc\nd", 'd "e"'], [2, 6], ())
+    with pytest.raises(DataError, match=r"a\.tsv, line 5: broken quotes"):
+        read_rows(write(tmp_path, "a.tsv", DIALOGUE + '"Why\tnot\tno\n'))
 
 
 ERRORS = [
-    ("a.csv", "", r"a\.csv is empty\."),
-    ("a.csv", "\ufeff \n", r"a\.csv is empty\."),
-    ("a.txt", "\n\n", r"a\.txt is empty\."),
+    ("a.csv", "", r"a\.csv has no rows\."),
+    ("a.csv", "\ufeff \n", r"a\.csv has no rows\."),
+    ("a.txt", "\n\n", r"a\.txt has no rows\."),
+    ("a.jsonl", "", r"a\.jsonl has no rows\."),
     ("a.csv", "text,label\n", r"a\.csv has no rows\."),
     ("a.tsv", "text\tlabel", r"a\.tsv has no rows\."),
-    ("a.csv", b"text\nok\n\xff\n", r"a\.csv, line 3: not UTF-8 \(byte 8 of the file\)"),
-    ("a.jsonl", b'{"a": "\xe9"}', r"a\.jsonl, line 1: not UTF-8"),
-    ("a.csv", "text\nok\n".encode("utf-16"), r"a\.csv, line 1: not UTF-8"),
+    ("a.csv", b"text\nok\n\xff \xc3\xa9\n", r"a\.csv, line 3: not UTF-8 \(byte 8 of the file\); save it as UTF-8"),
+    ("a.jsonl", b'{"a": "\x81"}', r"a\.jsonl, line 1: not UTF-8"),
+    ("a.csv", "text\nok\n".encode("utf-16")[:-1], r"a\.csv, line 2: not UTF-16"),
     ("a.csv", "text\nok\n".encode("utf-16-le"), r"a\.csv, line 1: there is a NUL character"),
     ("a.csv", "text\nx\ny\0\n", r"a\.csv, line 3: there is a NUL character"),
     (
@@ -157,10 +284,14 @@ ERRORS = [
     ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: not valid JSON \(Expecting value, at character 7\)\."),
     ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, line 2: not a JSON object, but list\."),
     ("a.jsonl", '{"a": "\\ud83d"}', r"a\.jsonl, line 1: not usable JSON \(.*surrogates not allowed\)\."),
-    ("a.jsonl", '{"a": ' + "9" * 5000 + "}", r"a\.jsonl, line 1: not usable JSON"),
     ("a.jsonl", '{"a":' + "[" * 100_000, r"a\.jsonl, line 1: .*JSON"),
-    ("a.xlsx", "x", r"a\.xlsx ends in '\.xlsx', which is none of: \.csv, \.tsv, \.jsonl, \.ndjson, \.parquet, \.txt\."),
-    ("a", "x", r"a ends in 'nothing', which is none of"),
+    (
+        "a.xls",
+        "x",
+        r"a\.xls ends in none of: \.csv, \.tsv, \.jsonl, .*, also with \.gz, .* behind it\.",
+    ),
+    ("a.zip", "x", r"a\.zip ends in none of"),
+    ("a", "x", r"a ends in none of"),
 ]
 
 
@@ -182,7 +313,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     ("asked", "hint"), [("texts", " Did you mean 'Text'\\?"), ("LABEL", " Did you mean 'label'\\?"), ("zzz", "")]
 )
 def test_missing_column(asked: str, hint: str) -> None:
-    rows = Rows("a.csv", ("Text", "label"), [{"Text": "x", "label": "1"}], [2])
+    rows = Rows("a.csv", {"Text": ["x"], "label": ["1"]}, [2])
     with pytest.raises(DataError, match=rf"^a\.csv has no column '{asked}'\.{hint} It has: Text, label\.$"):
         rows.column(asked)
 
@@ -193,12 +324,12 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read_rows(None)
     assert rows.source == "standard input"
     assert rows.column("text") == ["dé"]
-    with pytest.raises(DataError, match=r"standard input is empty\."):
+    with pytest.raises(DataError, match=r"standard input has no rows\."):
         read_rows(None)
 
 
 def test_every_ending_is_read_whatever_its_case(tmp_path: Path) -> None:
-    for ending in set(READERS) - {".parquet"}:
+    for ending in set(READERS) - {".parquet", ".xlsx"}:
         content = '{"text": "x"}' if "json" in ending else "text\nx"
         assert read_rows(write(tmp_path, f"a{ending.upper()}", content)).column("text")[-1] == "x"
 
@@ -213,12 +344,15 @@ def test_delimited_round_trip(pairs: list[tuple[str, str]], delimiter: str) -> N
     stream = io.StringIO(newline="")
     csv.writer(stream, delimiter=delimiter).writerows([("text", "other"), *pairs])
     rows = READERS[".csv" if delimiter == "," else ".tsv"]("a", stream.getvalue().encode())
-    assert list(zip(rows.column("text"), rows.column("other"), strict=True)) == pairs
+    # A row of blanks holds no data.
+    assert list(zip(rows.column("text"), rows.column("other"), strict=True)) == [
+        p for p in pairs if any(map(str.strip, p))
+    ]
 
 
 @given(PAIRS, st.booleans())
 def test_json_round_trip(pairs: list[tuple[str, str]], ascii_only: bool) -> None:
     lines = [json.dumps({"text": a + "\0", "other": b}, ensure_ascii=ascii_only) + "\n" for a, b in pairs]
     rows = READERS[".jsonl"]("a", "".join(lines).encode())
-    assert rows.rows == [{"text": a + "\0", "other": b} for a, b in pairs]
+    assert list(zip(rows.column("text"), rows.column("other"), strict=True)) == [(a + "\0", b) for a, b in pairs]
     assert rows.lines == list(range(1, len(pairs) + 1))

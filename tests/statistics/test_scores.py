@@ -20,6 +20,9 @@ def test_a_row_a_task_a_column_a_method():
     found = read("dataset,a,b\nRTE, 0.5 ,0.25\nMRPC,0.75,1\n")
     assert (found.methods, found.tasks, found.percent) == (("a", "b"), ("RTE", "MRPC"), False)
     assert found.of("b").tolist() == [0.25, 1.0]
+    assert found.notes == ()
+    found = read("dataset;a\nRTE;0.5\n")
+    assert (found.tasks, found.notes) == (("RTE",), ("the stream is separated by ';', as its header is.",))
 
 
 def test_seeds_are_averaged_and_differences_stay_paired():
@@ -53,10 +56,9 @@ def test_columns_and_rows_are_chosen():
         ("task,seed,a,b\nx,,0.1,0.2\n", "line 2: the row of x has no seed"),
         ("task,a,b\n,0.1,0.2\n", "line 2: the row names no task"),
         ("task,a,\nx,0.1,0.2\n", "a column has no name"),
-        ("task;a;b\nx;0.1;0.2\n", "no column of scores beside 'task;a;b'"),
+        ("task a b\nx 0.1 0.2\n", "no column of scores beside 'task a b'"),
         ("task,a,b\nx,50,51\ny,0.5,0.6\n", "y are within 1 in size"),
         ("task,a,b\nx,500,51\n", "a score of 500"),
-        ("", "is empty"),
     ],
 )
 def test_bad_tables_are_refused_with_a_sentence(text, message):

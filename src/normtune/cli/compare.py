@@ -38,7 +38,7 @@ def compare(
     context: typer.Context,
     scores: Annotated[
         Path | None,
-        typer.Argument(help="A table (CSV, TSV, JSONL, Parquet): a row a task, a column a method; or records."),
+        typer.Argument(help="A table (CSV, TSV, JSONL, Excel, Parquet): a row a task, a column a method; or records."),
     ] = None,
     against: Annotated[str | None, typer.Option(help="Compare with this method only. [default: every two]")] = None,
     margin: Annotated[float, typer.Option(help="Differences below it count as none; 0.01 is one point.")] = 0.01,

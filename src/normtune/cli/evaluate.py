@@ -100,11 +100,13 @@ def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple
 
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
-    asked = read_split(
+    examples, told = read_split(
         file,
         text=first,
         pair=(pair or known[1]) if delta.info.pair else None,
         label=label or known[-1],
         names=delta.info.labels,
     )
-    return delta.info.as_task, asked
+    for note in told:
+        options.notes.print(f"Note: {note}", highlight=False, markup=False)
+    return delta.info.as_task, examples

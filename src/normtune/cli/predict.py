@@ -35,7 +35,9 @@ def predict(
     text_pair: Annotated[str | None, typer.Option(help="Its pair, where the task reads pairs.")] = None,
     file: Annotated[
         str | None,
-        typer.Option(help="CSV, TSV, JSONL, Parquet or TXT file of texts, or - for standard input, a text a line."),
+        typer.Option(
+            help="CSV, TSV, JSONL, Excel, Parquet or TXT file of texts, or - for standard input, a text a line."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
@@ -171,21 +173,19 @@ def _from_file(listed: Sequence[str], file: str, columns: Columns, model: str | 
     """Answer the rows of a file, with the only delta or each with that of the task that it names.
 
     Raises:
-        ConfigError: If there is no row to answer.
         DataError: If a row names a task that there is no delta for, or its text cannot be answered.
     """
     from normtune.data.rows import read_rows
     from normtune.deltas.hub import named_places
 
-    if columns.task is None:
-        delta = options.open_delta(listed[0])
-        rows = read_rows(None if file == "-" else Path(file))
-        return _single(delta, _texts(rows, [delta.info] * len(rows.rows), columns), model, device)
-    places = named_places(listed)
+    single = options.open_delta(listed[0]) if columns.task is None else None
     rows = read_rows(None if file == "-" else Path(file))
-    names = rows.column(columns.task)
-    if not names:
-        raise ConfigError(f"{rows.source} has no rows.")
+    for note in rows.notes:
+        notes.print(f"Note: {note}", highlight=False, markup=False)
+    if single is not None:
+        return _single(single, _texts(rows, [single.info] * len(rows), columns), model, device)
+    places = named_places(listed)
+    names = rows.column(str(columns.task))
     for number, name in enumerate(names):
         if name not in places:
             raise DataError(f"{rows.place(number)}: {UnknownNameError('task', name, places)}")

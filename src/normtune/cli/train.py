@@ -24,7 +24,7 @@ def train(
     suite: Suite = "glue",
     train: Annotated[
         Path | None,
-        typer.Option(help="File of your own: CSV, TSV, JSONL or Parquet; or YAML, a manifest of many tasks."),
+        typer.Option(help="File of your own: CSV, TSV, JSONL, Excel or Parquet; or YAML, a manifest of many tasks."),
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(help="File to score on. [default: a seeded, stratified slice of --train]")

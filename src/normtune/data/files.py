@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from normtune.data.content import PACKED
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.rows import Rows, read_rows
 from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
@@ -17,6 +21,9 @@ from normtune.errors import ConfigError, DataError
 
 LONG_TEXT = 20_000
 SMALL_CLASS = 5
+
+# A number with a decimal comma.
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 # Below this spread, relative to the largest target, differences are rounding errors.
 _ROUNDING = 1e-12
@@ -80,16 +87,20 @@ def load_files(
         raise DataError(f"The dev fraction must be more than 0 and less than 1, not {dev_fraction:g}.")
     if regression and class_weights:
         raise ConfigError("Class weights need classes, but this task is regression.")
-    read = _read(train, text, pair, label)
+    read = _read(train, text, pair, label, numbers=regression)
+    told = read.rows.notes
     names = () if regression else _classes(read)
     whole = _split(read, names, train)
     if dev is None:
         splits = divide(whole, dev_fraction, seed, names)
     else:
-        splits = {"train": whole, "dev": _split(_read(dev, text, pair, label), names, train)}
+        beside = _read(dev, text, pair, label, numbers=regression)
+        told += beside.rows.notes
+        splits = {"train": whole, "dev": _split(beside, names, train)}
     counts = np.bincount(labels_of(splits["train"]), minlength=len(names)).tolist() if names else []
     center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
-    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", train.stem).strip("-.") or "task"
+    stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
+    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
     texts = "text" if pair is None else "pair of texts"
     asked = "What number" if regression else f"Which of {len(names)} labels"
     task = Task(
@@ -104,7 +115,7 @@ def load_files(
         scale=scale,
         weights=tuple(sum(counts) / (len(counts) * count) for count in counts) if class_weights else None,
     )
-    notes = _notes(whole, splits, names, None if dev else dev_fraction, train.name)
+    notes = (*told, *_notes(whole, splits, names, None if dev else dev_fraction, train.name))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
     count = None if regression else dict(zip(names, counts, strict=True))
     return FileTask(TaskData(task, splits, source), notes, count)
@@ -114,7 +125,9 @@ def load_files(
 _CLASS_METRICS = ("accuracy", "macro_f1", "f1", "matthews")
 
 
-def read_split(path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str]) -> Split:
+def read_split(
+    path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str]
+) -> tuple[Split, tuple[str, ...]]:
     """Reads a file's examples for a task that is known already.
 
     Whatever is wrong with the file is a `DataError` that names it and the line.
@@ -127,9 +140,10 @@ def read_split(path: Path, *, text: str, pair: str | None, label: str, names: Se
         names: The task's labels in class order; none for regression.
 
     Returns:
-        All of its examples.
+        All of its examples, and notes on how they were read.
     """
-    return _split(_read(path, text, pair, label), names, "the task's labels")
+    read = _read(path, text, pair, label, numbers=not names)
+    return _split(read, names, "the task's labels"), read.rows.notes
 
 
 @dataclass(frozen=True)
@@ -141,20 +155,32 @@ class _Examples:
     labels: list[str]
 
 
-def _read(path: Path, text: str, pair: str | None, label: str) -> _Examples:
-    """The wanted columns of a file.
+def _read(path: Path, text: str, pair: str | None, label: str, *, numbers: bool) -> _Examples:
+    """The wanted columns of a file; if the labels are `numbers`, they may have decimal commas.
 
     Raises:
         DataError: If a text or a label is empty.
     """
     rows = read_rows(path)
     columns = {name: rows.column(name) for name in (text, pair, label) if name is not None}
-    for name, values in columns.items():
-        for index, value in enumerate(values):
-            if not value.strip():
-                raise DataError(f"{rows.place(index)}: the column {name!r} is empty.")
+    cells = ((index, name, cell) for name, column in columns.items() for index, cell in enumerate(column))
+    if empty := sorted((index, name) for index, name, cell in cells if not cell.strip()):
+        (first, name), *others = empty
+        places = ", ".join(str(rows.lines[index]) for index, _ in empty[:5])
+        more = ", ..." if empty[5:] else ""
+        every = f" ({len(empty)} empty cells in all: {rows.unit}s {places}{more})" if others else ""
+        raise DataError(f"{rows.place(first)}: the column {name!r} is empty{every}. Fill in or remove such rows.")
+    labels = [value.strip() for value in columns[label]]
+    notes = rows.notes
+    if blanks := sum(own != given for own, given in zip(labels, columns[label], strict=True)):
+        notes += (f"{path.name}: blanks around {blanks} of the labels are left off.",)
+    commas = [own for own in labels if numbers and _COMMA.fullmatch(own)]
+    # Three digits behind a comma may be thousands, unless other labels show what commas are.
+    if any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in labels):
+        labels = [own.replace(",", ".") for own in labels]
+        notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
     texts = Split.of_texts(columns[text], None if pair is None else columns[pair])
-    return _Examples(rows, texts, [value.strip() for value in columns[label]])
+    return _Examples(replace(rows, notes=notes), texts, labels)
 
 
 def _classes(read: _Examples) -> tuple[str, ...]:
@@ -226,6 +252,9 @@ def _notes(
     absent = [name for number, name in enumerate(names) if number not in present]
     columns = [column for split in splits.values() for column in split.columns.values()]
     long = sum(len(text) > LONG_TEXT for column in columns for text in column)
+    spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)
+    twins = [name for name in names if spelt[unicodedata.normalize("NFKC", name).casefold()] > 1]
+    lists = [name for name in names if name.startswith("[") and name.endswith("]")]
     wanted = len(dev) if fraction is None else fraction * len(whole)
     moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
     why = "" if fraction is None else ", as they have too few different texts to share"
@@ -239,6 +268,8 @@ def _notes(
         ),
         (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
         (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
+        (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
+        (lists, f"Classes that are lists; a text has one label here: {_some(lists, names)}."),
         (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
     )
     return tuple(note for found, note in told if found)
@@ -247,4 +278,4 @@ def _notes(
 def _some(labels: Sequence[str], names: Sequence[str]) -> str:
     """How many labels, and the first few of them."""
     more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return f"{len(labels)} of {len(names)} ({', '.join(map(repr, labels[:5]))}{more})"
+    return f"{len(labels)} of {len(names)} ({', '.join(map(reprlib.repr, labels[:5]))}{more})"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from normtune.data.content import decode, filled_lines, read_bytes
 from normtune.data.glue_tasks import ALIASES, GLUE, LAYOUTS
 from normtune.data.task import Listing, Split, Task, TaskData, plain, resolve
-from normtune.data.tsv import count_rows, read_table
 from normtune.errors import DataError
 
 HUB_DATASET = "nyu-mll/glue"
@@ -65,9 +65,11 @@ def survey(data: Path | None) -> list[Listing]:
 def _sizes(task: Task, files: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
     for split, path in files.items():
         try:
-            yield split, count_rows(path, header=_header(task, split) is None)
+            with path.open("rb") as file:
+                filled = sum(1 for line in file if line.strip())
         except OSError:
             continue  # a file that cannot be read is an error when it is loaded, not when it is listed
+        yield split, max(filled - (_header(task, split) is None), 0)
 
 
 def _labelled(split: str) -> bool:
@@ -122,6 +124,47 @@ def _from_folder(task: Task, data: Path) -> tuple[str, dict[str, _Read]]:
         found, dropped = _examples(task, f"{path}, line", rows, codes if labelled else None)
         read[split] = (found, dropped + short)
     return str(next(iter(files.values())).parent), read
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, header: Sequence[str] | None = None, ragged: bool = False
+) -> tuple[list[tuple[int, tuple[str, ...]]], int]:
+    """Reads some columns of a tab-separated file as GLUE publishes them: in UTF-8 and without quoting.
+
+    Args:
+        path: The file.
+        columns: Names of the wanted columns.
+        header: Names of all columns, for a file that has no header line.
+        ragged: Leave out and count rows with too few columns, and ignore values beyond the last column; otherwise
+            both are errors.
+
+    Returns:
+        The rows, each with its 1-based line and the stripped values of the wanted columns, in the order asked for, and
+        how many rows were left out. Blank lines are no rows.
+
+    Raises:
+        DataError: If the file cannot be read, lacks a wanted column, or has a row that is not as wide as the header.
+    """
+    text, _ = decode(str(path), read_bytes(path), guess=False)
+    records = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in filled_lines(text)]
+    if not records:
+        raise DataError(f"{path} is empty.")
+    names = records.pop(0)[1] if header is None else [*header]
+    for column in columns:
+        if column not in names:
+            raise DataError(f"{path}, line 1: the header has no column {column!r}; it has: {', '.join(names)}.")
+    wanted = [names.index(column) for column in columns]
+    rows, short = [], 0
+    for number, values in records:
+        if len(values) < len(names) and ragged:
+            short += 1
+            continue
+        # Tabs at the end of a row do no harm.
+        if len(values) < len(names) or (any(values[len(names) :]) and not ragged):
+            hint = " (is there a tab in a text?)" if len(values) > len(names) else ""
+            raise DataError(f"{path}, line {number}: the row has {len(values)} of {len(names)} columns{hint}.")
+        rows.append((number, tuple([values[position] for position in wanted])))
+    return rows, short
 
 
 def _examples(

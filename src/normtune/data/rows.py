@@ -1,20 +1,30 @@
-"""Rows of a table file: CSV, TSV, JSONL, Parquet, or plain text with a text a line."""
+"""Rows of a table file: CSV, TSV, JSONL, Excel, Parquet, or plain text with a text a line; also compressed."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import io
+import itertools
 import json
+import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes
 from normtune.errors import DataError
+
+# A small Parquet file may hold more rows than memory does.
+_MOST_ROWS = 10_000_000
+
+#: A line or row of a file, counted from 1, and its cells.
+Record = tuple[int, Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -23,35 +33,31 @@ class Rows:
 
     Attributes:
         source: The file's path, or ``standard input``.
-        columns: Names of the columns.
-        rows: For each row its texts by column; a column that a row does not have is absent.
-        lines: For each row where it starts: its 1-based line or, in Parquet, its 1-based number.
+        columns: The cells of each column, one a row, by the column's name.
+        lines: For each row where it starts: its 1-based line or, in Parquet and Excel, its 1-based number.
         unit: What `lines` counts: ``line`` or ``row``.
-        unusable: Why a column holds no text: a sentence by name, for columns of lists, objects, dates or bytes.
+        notes: Sentences that say what was guessed in reading.
     """
 
     source: str
-    columns: tuple[str, ...]
-    rows: list[dict[str, str]]
-    lines: list[int]
+    columns: Mapping[str, Sequence[object]]
+    lines: Sequence[int]
     unit: str = "line"
-    unusable: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lines)
 
     def place(self, index: int) -> str:
         """Where row `index` (from 0) is, to start a sentence about it."""
         return f"{self.source}, {self.unit} {self.lines[index]}"
 
     def column(self, name: str) -> list[str]:
-        """The texts of a column, one a row, empty where the row has none.
+        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
 
         Raises:
             DataError: If there is no such column, or if it holds what is neither a text nor a number.
         """
-        if name in self.unusable:
-            raise DataError(self.unusable[name])
         if name not in self.columns:
             known = {other.casefold(): other for other in self.columns}
             close = difflib.get_close_matches(name.casefold(), known, n=1)
@@ -59,30 +65,27 @@ class Rows:
             raise DataError(
                 f"{self.source} has no column {name!r}.{guess} It has: {', '.join(self.columns) or 'none'}."
             )
-        return [row.get(name, "") for row in self.rows]
-
-
-def as_text(cell: object) -> str:
-    """A cell as text: 3 and 3.0 give ``3``, true gives ``true``, and what is missing (None, NaN) nothing."""
-    if cell is None or cell != cell:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:  # up to there every whole number is a float
-        return str(int(cell))
-    return str(cell)
+        cells = self.columns[name]
+        for index, cell in enumerate(cells):
+            if not isinstance(cell, str | int | float | Decimal | None):
+                holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
+                raise DataError(f"{self.place(index)}: {holds}, not a text or a number.")
+        return ["" if cell is None or cell != cell else str(cell) for cell in cells]
 
 
 def read_rows(path: Path | None) -> Rows:
     """Reads a table from a file, or plain text from standard input.
 
-    Text is UTF-8, with or without a byte-order mark. CSV and TSV have a header and are quoted as RFC 4180 says;
-    every row is as wide as the header. A line of JSONL is an object, and the columns are the keys of all of them. Plain
-    text is one column, ``text``. Blank lines are no rows. Whatever else is wrong is a `DataError` too, which names the
-    file and the line.
+    Text is UTF-8, UTF-16 with a byte-order mark or, which is noted, Windows-1252. CSV, TSV and Excel have a header, and
+    every row is as wide as it. CSV may be separated by semicolons, tabs or bars, which its header or a first line such
+    as ``sep=;`` tells. It is quoted as RFC 4180 says, and so is TSV, unless every line is a row only without quotes. A
+    line of JSONL is an object; the columns are the keys of all of them, and ``outer.inner`` of an object within. Plain
+    text is one column, ``text``. Rows without data are no rows. Whatever else is wrong is a `DataError` too, which
+    names the file and the line.
 
     Args:
-        path: The file, whose ending is one of `READERS`; None reads standard input.
+        path: The file, whose ending is one of `READERS`, with one of `PACKED` behind it if it is compressed; None reads
+            standard input.
 
     Returns:
         The rows, of which there is at least one.
@@ -90,88 +93,61 @@ def read_rows(path: Path | None) -> Rows:
     Raises:
         DataError: If there are no rows.
     """
-    source, ending = ("standard input", ".txt") if path is None else (str(path), path.suffix.lower())
+    if path is None:
+        source, ending = "standard input", ".txt"
+    else:
+        inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+        source, ending = str(path), inner.suffix.lower()
     if ending not in READERS:
-        raise DataError(f"{source} ends in {ending or 'nothing'!r}, which is none of: {', '.join(READERS)}.")
+        known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
+        raise DataError(f"{source} ends in none of: {known}.")
     rows = READERS[ending](source, sys.stdin.buffer.read() if path is None else read_bytes(path))
-    if not rows.rows:
+    if not len(rows):
         raise DataError(f"{source} has no rows.")
     return rows
 
 
-def read_bytes(path: Path) -> bytes:
-    """All bytes of a file.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def decode(source: str, raw: bytes) -> str:
-    """The text of UTF-8 bytes, without a byte-order mark.
-
-    Args:
-        source: What the bytes are of, for messages.
-        raw: The bytes.
-
-    Returns:
-        The text, which is not blank.
-
-    Raises:
-        DataError: If they are not UTF-8, hold a NUL character, as UTF-16 and binary files do, or are blank.
-    """
-    try:
-        text = raw.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}, line {line}: not UTF-8 (byte {error.start} of the file); save it as UTF-8."
-        ) from error
-    if "\0" in text:
-        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
-        raise DataError(f"{source}, line {line}: there is a NUL character; is this UTF-16 or a binary file?")
-    if not text.strip():
-        raise DataError(f"{source} is empty.")
-    return text
+def _delimited(source: str, raw: bytes, delimiter: str = "") -> Rows:
+    """The rows of a text of cells; without a `delimiter` they are separated by what is most often in the header."""
+    text, notes = decode(source, raw)
+    before = 0
+    if mark := re.match(r"sep=(.)\r?\n", text):
+        delimiter, text, before = mark[1], text[mark.end() :], 1
+    elif not delimiter:
+        names = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+        delimiter = max(",;\t|", key=names.count)
+        if delimiter != ",":
+            notes += (f"{source} is separated by {delimiter!r}, as its header is.",)
+    records = None
+    if delimiter == "\t" and '"' in text:
+        lines = _records(source, text, delimiter, before, csv.QUOTE_NONE)
+        if len({len(cells) for _, cells in lines}) == 1:
+            with suppress(DataError):
+                records = _records(source, text, delimiter, before)
+            if records is None or len(records) < len(lines):
+                records = lines
+                notes += (f"{source}: quotes are read as part of the texts, since so every line is a row.",)
+    return _table(source, records or _records(source, text, delimiter, before), "line", notes)
 
 
-def _check_distinct(place: str, names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise DataError(f"{place}: {count} columns have the name {name!r}.")
-
-
-def _delimited(source: str, raw: bytes, delimiter: str) -> Rows:
-    (first, header), *records = _records(source, decode(source, raw), delimiter)
-    names = tuple(name.strip() for name in header)
-    _check_distinct(f"{source}, line {first}", names)
-    for line, cells in records:
-        if len(cells) != len(names):
-            hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else ""
-            raise DataError(f"{source}, line {line}: the row has {len(cells)} of {len(names)} cells{hint}.")
-    rows = [dict(zip(names, cells, strict=True)) for _, cells in records]
-    return Rows(source, names, rows, [line for line, _ in records])
-
-
-def _records(source: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """The records of a CSV text, each with the line on which it starts, without blank ones.
+def _records(
+    source: str, text: str, delimiter: str, before: int, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> list[Record]:
+    """The records of a text of cells, each with the line on which it starts, without blank ones.
 
     Raises:
         DataError: If the quoting is broken.
     """
     # The module's limit is global. None of the cells is longer than the text.
     limit = csv.field_size_limit(len(text) + 1)
-    found, start = [], 1
+    found: list[Record] = []
+    start = before + 1
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
         for cells in reader:
             if cells:
                 found.append((start, cells))
-            start = reader.line_num + 1
+            start = before + reader.line_num + 1
     except csv.Error as error:
         hint = "a cell that opens with a quote must close with one, and a quote inside it is written twice"
         raise DataError(f"{source}, line {start}: broken quotes ({error}); {hint}.") from error
@@ -180,41 +156,58 @@ def _records(source: str, text: str, delimiter: str) -> list[tuple[int, list[str
     return found
 
 
-def split_lines(text: str) -> list[str]:
-    """The lines of a text; `str.splitlines` would also cut at U+2028 and U+0085, which occur inside texts."""
-    return [line.removesuffix("\r") for line in text.split("\n")]
+def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...]) -> Rows:
+    """The rows under a header, without columns that have neither a name nor data, and without a nameless index.
+
+    Raises:
+        DataError: If two columns have one name, or a row is not as wide as the header.
+    """
+    (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
+    names = ["" if name is None else str(name).strip() for name in header]
+    for line, cells in rows:
+        if len(cells) != len(names):
+            hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else ""
+            raise DataError(f"{source}, {unit} {line}: the row has {len(cells)} of {len(names)} cells{hint}.")
+    columns: dict[str, Sequence[object]] = {}
+    for place, name in enumerate(names):
+        column = [cells[place] for _, cells in rows]
+        if not name and not any(map(_holds, column)):
+            continue
+        if not name and place == 0 and all(str(cell).isdecimal() for cell in column):
+            notes += (f"{source}: the first column has no name and is left out, as it only counts.",)
+            continue
+        if name in columns:
+            raise DataError(f"{source}, {unit} {first}: {names.count(name)} columns have the name {name!r}.")
+        columns[name] = column
+    return Rows(source, columns, [line for line, _ in rows], unit, notes)
+
+
+def _holds(cell: object) -> bool:
+    """Whether there is more than blanks in a cell."""
+    return cell is not None and str(cell).strip() != ""
 
 
 def _plain(source: str, raw: bytes) -> Rows:
-    lines = enumerate(split_lines(decode(source, raw)), start=1)
-    filled = [(number, line) for number, line in lines if line.strip()]
-    return Rows(source, ("text",), [{"text": line} for _, line in filled], [number for number, _ in filled])
+    text, notes = decode(source, raw)
+    lines = filled_lines(text)
+    return Rows(source, {"text": [line for _, line in lines]}, [number for number, _ in lines], notes=notes)
 
 
-def _objects(source: str, unit: str, objects: Iterable[tuple[int, Mapping[str, object]]]) -> Rows:
-    """Rows of objects with values of any type, each with its line or number."""
-    columns: dict[str, None] = {}
-    rows, lines = [], []
-    unusable: dict[str, str] = {}
-    for number, values in objects:
-        row = {}
-        for name, value in values.items():
-            columns[name] = None
-            if isinstance(value, str | int | float | Decimal | None):
-                row[name] = as_text(value)
-            elif name not in unusable:
-                holds = f"the column {name!r} holds a value of type {type(value).__name__}"
-                unusable[name] = f"{source}, {unit} {number}: {holds}, not a text or a number."
-        rows.append(row)
-        lines.append(number)
-    return Rows(source, tuple(columns), rows, lines, unit, unusable)
+#: Numbers stay as they are written.
+_JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get)
 
 
 def _jsonl(source: str, raw: bytes) -> Rows:
-    lines = enumerate(split_lines(decode(source, raw)), start=1)
-    return _objects(
-        source, "line", ((number, _object(f"{source}, line {number}", line)) for number, line in lines if line.strip())
-    )
+    text, notes = decode(source, raw)
+    lines = filled_lines(text)
+    rows = [_object(f"{source}, line {number}", line) for number, line in lines]
+    if any(isinstance(cell, dict) for row in rows for cell in row.values()):
+        import pandas
+
+        columns = pandas.json_normalize(rows).to_dict("list")
+    else:
+        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(itertools.chain.from_iterable(rows))}
+    return Rows(source, columns, [number for number, _ in lines], notes=notes)
 
 
 def _object(place: str, line: str) -> dict[str, object]:
@@ -224,40 +217,51 @@ def _object(place: str, line: str) -> dict[str, object]:
         DataError: If it holds none, or one that no UTF-8 can write.
     """
     try:
-        value = json.loads(line)
+        value = _JSON.decode(line)
         if "\\u" in line:  # which may be half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1}).") from error
-    except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of digits or of brackets
+    except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of brackets
         raise DataError(f"{place}: not usable JSON ({error}).") from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: not a JSON object, but {type(value).__name__}.")
     return value
 
 
+def _excel(source: str, raw: bytes) -> Rows:
+    with library_errors(source, "Excel", "openpyxl"):
+        import pandas
+
+        with pandas.ExcelFile(io.BytesIO(raw), engine="openpyxl") as book:
+            cells = pandas.read_excel(book, header=None, dtype=object, na_filter=False).to_numpy().tolist()
+            name, *others = book.sheet_names
+    notes = (f"{source}: of {1 + len(others)} sheets the first, {name!r}, is read.",) if others else ()
+    return _table(source, [*enumerate(cells, 1)], "row", notes)
+
+
 def _parquet(source: str, raw: bytes) -> Rows:
-    try:
+    with library_errors(source, "Parquet", "pyarrow"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"Reading {source} needs the package 'pyarrow': pip install pyarrow.") from error
-    try:
-        table = parquet.ParquetFile(pyarrow.BufferReader(raw)).read()
-        _check_distinct(source, table.schema.names)
-        objects = table.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{source} is not a readable Parquet file: {reason}.") from error
-    return _objects(source, "row", enumerate(objects, start=1))
+
+        file = parquet.ParquetFile(pyarrow.BufferReader(raw))
+        count, names = file.metadata.num_rows, file.schema_arrow.names
+        if count > _MOST_ROWS:
+            raise ValueError(f"it names {count:,} rows, which is more than {_MOST_ROWS:,}")
+        if len({*names}) < len(names):
+            raise ValueError(f"columns have the same name: {', '.join(names)}")
+        columns = file.read().to_pydict()
+    return Rows(source, columns, range(1, count + 1), "row")
 
 
 #: The readers by a file's ending; each takes the source, for messages, and all bytes.
 READERS: Mapping[str, Callable[[str, bytes], Rows]] = {
-    ".csv": partial(_delimited, delimiter=","),
+    ".csv": _delimited,
     ".tsv": partial(_delimited, delimiter="\t"),
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
+    ".xlsx": _excel,
     ".parquet": _parquet,
     ".txt": _plain,
 }

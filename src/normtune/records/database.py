@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normtune.errors import ConfigError, DataError, UnknownNameError, known
+from normtune.errors import DataError, UnknownNameError, known
 from normtune.records.results import load_runs
 from normtune.records.run import Record
 
@@ -85,13 +85,7 @@ def ordered(found: Sequence[Row], column: str, *, descending: bool = False) -> l
 
 
 def frame(folder: Path | str) -> pd.DataFrame:
-    """What `rows` gives, as a pandas DataFrame.
+    """What `rows` gives, as a pandas DataFrame."""
+    import pandas as pd
 
-    Raises:
-        ConfigError: If pandas is missing.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ConfigError("A DataFrame needs pandas: pip install 'normtune[frame]'.") from error
     return pd.DataFrame(rows(Path(folder)), columns=list(COLUMNS))

@@ -123,19 +123,19 @@ def from_rows(
     Raises:
         DataError: If there are no scores, one is missing or no number, or a row stands twice.
     """
-    special = {name.casefold(): name for name in reversed(rows.columns)}
-    label, seed = special.get("task", rows.columns[0]), special.get("seed")
-    columns = [name for name in rows.columns if name not in {label, seed}]
+    present = tuple(rows.columns)
+    special = {name.casefold(): name for name in reversed(present)}
+    label, seed = special.get("task", present[0]), special.get("seed")
+    columns = [name for name in present if name not in {label, seed}]
     if not columns:
-        hint = "a row is a task, a column a method, separated by commas in CSV"
-        raise DataError(f"{rows.source} has no column of scores beside {label!r}: {hint}.")
+        raise DataError(f"{rows.source} has no column of scores beside {label!r}: a row is a task, a column a method.")
     wanted = tuple(dict.fromkeys(methods or columns))
     _check_known("method", wanted, columns)
     if not all(wanted):
         raise DataError(f"{rows.source}: a column has no name in the header.")
     places: dict[str, dict[str, int]] = defaultdict(dict)
-    for place, row in enumerate(rows.rows):
-        task, number = (row.get(name, "").strip() if name else "" for name in (label, seed))
+    named, seeds = rows.column(label), rows.column(seed) if seed else [""] * len(rows)
+    for place, (task, number) in enumerate(zip(map(str.strip, named), map(str.strip, seeds), strict=True)):
         if not task:
             raise DataError(f"{rows.place(place)}: the row names no task in the column {label!r}.")
         if seed and not number:
@@ -147,12 +147,14 @@ def from_rows(
         places[task][number] = place
     names = tuple(dict.fromkeys(tasks or places))
     _check_known("task", names, places)
+    texts = {name: rows.column(name) for name in wanted}
     values = [
-        np.array([[_number(rows, place, name) for name in wanted] for place in places[task].values()]) for task in names
+        np.array([[_number(rows.place(at), name, texts[name][at]) for name in wanted] for at in places[task].values()])
+        for task in names
     ]
     percent = _is_percent(rows.source, dict(zip(names, values, strict=True)), scale)
     shown = tuple(task / 100 if percent else task for task in values)
-    return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent)
+    return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent, rows.notes)
 
 
 def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
@@ -161,18 +163,16 @@ def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> Non
             raise UnknownNameError(kind, name, known)
 
 
-def _number(rows: Rows, place: int, column: str) -> float:
-    text = rows.rows[place].get(column, "").strip()
-    if not text:
-        raise DataError(f"{rows.place(place)}: the score of {column} is missing.")
+def _number(place: str, column: str, text: str) -> float:
+    if not text.strip():
+        raise DataError(f"{place}: the score of {column} is missing.")
     try:
         value = float(text)
     except ValueError as error:
-        raise DataError(
-            f"{rows.place(place)}: {text!r} in the column {column!r} is no number; choose columns with --methods."
-        ) from error
+        hint = "choose columns with --methods"
+        raise DataError(f"{place}: {text!r} in the column {column!r} is no number; {hint}.") from error
     if not math.isfinite(value):
-        raise DataError(f"{rows.place(place)}: the score of {column} is {text}, which is no finite number.")
+        raise DataError(f"{place}: the score of {column} is {text}, which is no finite number.")
     return value
 
 

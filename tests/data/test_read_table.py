@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.data.tsv import count_rows, read_table
+from normtune.data.glue import read_table
 from normtune.errors import DataError
 
 
@@ -28,7 +28,6 @@ def test_a_file_without_header(tmp_path: Path) -> None:
 def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path, end: str) -> None:
     path = write(tmp_path, "text\tlabel\none\t1" + end)
     assert read_table(path, ["text"])[0] == [(2, ("one",))]
-    assert count_rows(path, header=True) == 1
 
 
 def test_windows_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -80,10 +79,3 @@ def test_an_empty_file(tmp_path: Path, content: str) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.tsv cannot be read: No such file"):
         read_table(tmp_path / "nowhere.tsv", ["text"])
-
-
-def test_counting_rows(tmp_path: Path) -> None:
-    path = write(tmp_path, "a\tb\nc\td\n")
-    assert count_rows(path, header=True) == 1
-    assert count_rows(path, header=False) == 2
-    assert count_rows(write(tmp_path, ""), header=True) == 0

@@ -1,0 +1,102 @@
+"""The content of a file: its bytes, unpacked where it is compressed, and their text."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from normtune.errors import DataError
+
+#: Endings of compressed files, which stand behind that of the file inside.
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# A small file may unpack to more than fits into memory.
+_MOST_BYTES = 2**30
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a file, of what a compressed file holds, or of the only file in a zip archive.
+
+    Raises:
+        DataError: If it cannot be read or unpacked.
+    """
+    if path.suffix.lower() in PACKED:
+        from pandas.io.common import get_handle
+
+        form = {"compression": "infer", "is_text": False}
+        with library_errors(str(path), "compressed", "zstandard"), get_handle(path, "rb", **form) as opened:
+            raw: bytes = opened.handle.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise DataError(f"{path} unpacks to more than {_MOST_BYTES:,} bytes; unpack it, and take a part.")
+        return raw
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
+    """Turns whatever a library raises over a file into one sentence.
+
+    Args:
+        source: The file, for the message.
+        kind: What kind of file it should be.
+        package: What may have to be installed to read it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: If the package is missing, or the library does not take the file.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(f"Reading {source} needs the package {package!r}: pip install {package}.") from error
+    except Exception as error:  # archives, compressions, XML and Arrow have errors without a common base
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"{source} is not a readable {kind} file: {reason or type(error).__name__}.") from error
+
+
+def decode(source: str, raw: bytes, *, guess: bool = True) -> tuple[str, tuple[str, ...]]:
+    """The text of bytes, without a byte-order mark.
+
+    Args:
+        source: What the bytes are of, for messages.
+        raw: The bytes: UTF-8, UTF-16 with a mark or, if that may be guessed, Windows-1252.
+        guess: Whether it may.
+
+    Returns:
+        The text, and a note if the encoding is guessed.
+
+    Raises:
+        DataError: If they are in no such encoding, or hold a NUL character, as binary files do.
+    """
+    marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if marked else "UTF-8"
+    notes: tuple[str, ...] = ()
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = f"{source}, line {line}: not {encoding} (byte {error.start} of the file)"
+        notes = (f"{found}; it is read as Windows-1252.",)
+        try:
+            # UTF-8 with a damaged place has whole characters elsewhere; other encodings hardly ever look so.
+            text = raw.decode("cp1252" if guess and not marked and raw.decode(errors="ignore").isascii() else encoding)
+        except UnicodeDecodeError:
+            raise DataError(f"{found}; save it as UTF-8.") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{source}, line {line}: there is a NUL character; is this UTF-16 or a binary file?")
+    return text, notes
+
+
+def filled_lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers.
+
+    `str.splitlines` would also cut at U+2028 and U+0085, which occur inside texts.
+    """
+    return [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
