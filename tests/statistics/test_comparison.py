@@ -32,10 +32,16 @@ def test_every_two_methods_or_one_against_the_others():
 def test_corrections_run_over_the_pairs():
     pairs = compare(scores("dev")).pairs
     assert [pair.holm for pair in pairs] == holm([pair.signed_rank.p for pair in pairs])
-    assert [pair.equivalence_holm for pair in pairs] == holm([pair.equivalence.p for pair in pairs])
+    assert [pair.equivalence_holm for pair in pairs] == holm([pair.equivalence for pair in pairs])
     assert all(pair.signed_rank.p <= pair.fdr <= pair.holm for pair in pairs)
     for pair in pairs:
-        assert pair.equivalent == (pair.smallest_margin <= 0.01)
+        assert pair.equivalent == (pair.smallest_margin_holm <= 0.01)
+
+
+def test_effects():
+    (found,) = compare(table(a=[0.1 + 0.2, 0.8, 0.7, 0.6], b=[0.3, 0.7, 0.75, 0.5])).pairs
+    assert (found.mean, found.median) == (pytest.approx(0.0375), pytest.approx(0.05))
+    assert (found.wins, found.losses, found.ties) == (2, 1, 1)
 
 
 def test_the_four_verdicts():

@@ -13,7 +13,6 @@ from scipy import stats
 from normtune.statistics.paired import (
     benjamini_hochberg,
     bootstrap_interval,
-    effect,
     holm,
     kruskal_wallis,
     signed_rank,
@@ -79,7 +78,6 @@ def test_ties_are_seen_through_the_last_bits_of_floats():
     assert 0.3 - 0.2 != 0.2 - 0.1
     test = signed_rank([0.3, 0.2, 0.5], [0.2, 0.1, 0.7])
     assert (test.positive, test.negative, test.p) == (3.0, 3.0, 1.0)
-    assert effect([0.1 + 0.2, 0.5, 0.4], [0.3, 0.4, 0.5]).ties == 1
 
 
 def test_no_difference_at_all():
@@ -170,12 +168,6 @@ def test_corrections_follow_the_order_of_the_comparisons(ps, random):
         corrected = correct(ps)
         assert correct([ps[place] for place in order]) == pytest.approx([corrected[place] for place in order])
         assert all(p <= q + 1e-12 <= 1 + 2e-12 for p, q in zip(ps, corrected, strict=True))
-
-
-def test_effects():
-    found = effect([0.9, 0.8, 0.7, 0.6], [0.8, 0.8, 0.75, 0.5])
-    assert (found.mean, found.median) == (pytest.approx(0.0375), pytest.approx(0.05))
-    assert (found.wins, found.losses, found.ties) == (2, 1, 1)
 
 
 def test_the_interval_with_one_seed_is_scipys_percentile_interval_at_the_widened_level():

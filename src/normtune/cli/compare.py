@@ -136,7 +136,7 @@ def _compared(
 
 def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None:
     """Print the questions, each with a row for every pair and set of values, and what follows."""
-    from normtune.statistics.conclusions import sentence, warnings
+    from normtune.statistics.comparison import sentence, warnings
 
     facts = _facts(scores, groups)
     last = sets[-1][1]  # one value a task, where there is that
@@ -178,7 +178,7 @@ def _facts(scores: Scores, groups: Groups) -> list[str]:
 
 
 def _tables(sets: Sets, settings: Settings) -> list[Table]:
-    from normtune.statistics.conclusions import interval, upwards
+    from normtune.statistics.comparison import interval, upwards
     from normtune.statistics.paired import p_value
 
     def question(title: str, header: Sequence[str], cells: Callable[[Pair], Sequence[str]]) -> Table:
@@ -191,9 +191,9 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
             "How large is the difference?",
             ("mean", "median", "wins / losses / ties", f"{1 - settings.alpha:.0%} interval of the mean"),
             lambda pair: (
-                f"{pair.effect.mean:+.4f}",
-                f"{pair.effect.median:+.4f}",
-                f"{pair.effect.wins} / {pair.effect.losses} / {pair.effect.ties}",
+                f"{pair.mean:+.4f}",
+                f"{pair.median:+.4f}",
+                f"{pair.wins} / {pair.losses} / {pair.ties}",
                 interval(pair),
             ),
         ),
@@ -206,10 +206,10 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
             f"Is it smaller than {settings.margin:g}? Two one-sided paired t-tests",
             ("p", "p, Holm", "smallest margin", "smallest, Holm"),
             lambda pair: (
-                p_value(pair.equivalence.p),
+                p_value(pair.equivalence),
                 p_value(pair.equivalence_holm),
-                upwards(pair.equivalence.smallest),
                 upwards(pair.smallest_margin),
+                upwards(pair.smallest_margin_holm),
             ),
         ),
         question(
@@ -269,12 +269,12 @@ def _paper_lines(settings: Settings) -> list[Line]:
 
 
 def _paper_row(line: Line) -> Sequence[str]:
-    from normtune.statistics.conclusions import upwards
+    from normtune.statistics.comparison import upwards
     from normtune.statistics.paired import p_value
 
     pair = line.pair
     unpaired = p_value(pair.unpaired, 5), "" if line.printed is None else p_value(line.printed, 5)
     if line.split == "pooled":  # the other tests would take the rows as independent too
         return (f"pooled, {line.count} {line.unit}: not independent", "", *unpaired, "", "", "")
-    paired = p_value(pair.signed_rank.p), p_value(pair.equivalence.p), upwards(pair.equivalence.smallest)
-    return (f"{line.split}, {line.count} {line.unit}", f"{pair.effect.mean:+.4f}", *unpaired, *paired)
+    paired = p_value(pair.signed_rank.p), p_value(pair.equivalence), upwards(pair.smallest_margin)
+    return (f"{line.split}, {line.count} {line.unit}", f"{pair.mean:+.4f}", *unpaired, *paired)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from normtune.report.cells import Cells, named
 from normtune.report.table import Entry, Group, Kind, Table, group, remark, signed
 from normtune.statistics import published
-from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of
-from normtune.statistics.conclusions import warnings
+from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of, warnings
 from normtune.statistics.paired import LEAST, p_value
 from normtune.statistics.scores import Scores, grouped
 
@@ -84,17 +83,16 @@ CAPTION = (
 
 
 def _row(pair: Pair) -> tuple[str | Entry, ...]:
-    effect = pair.effect
     said, kind = _SAID[pair.verdict]
     return (
         f"{named(pair.first)} − {named(pair.second)}",
         Entry(said, kind=kind),
-        str(effect.wins + effect.losses + effect.ties),
-        signed(100 * effect.mean),
+        str(pair.wins + pair.losses + pair.ties),
+        signed(100 * pair.mean),
         " to ".join(signed(100 * end) for end in pair.interval),
-        f"{effect.wins} / {effect.losses}",
+        f"{pair.wins} / {pair.losses}",
         *map(p_value, (pair.signed_rank.p, pair.holm, pair.signed_rank.smallest)),
         p_value(pair.unpaired, 5),
         p_value(pair.equivalence_holm),
-        f"{100 * pair.smallest_margin:.1f}",
+        f"{100 * pair.smallest_margin_holm:.1f}",
     )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.statistics import paired as tests
+from normtune.statistics.paired import p_value, smallest_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from normtune.statistics.paired import Effect, Equivalence, SignedRank
+    from normtune.statistics.paired import SignedRank
     from normtune.statistics.scores import Scores
 
 #: More rows than this are no benchmark, and the exact distribution takes long.
@@ -51,29 +55,41 @@ class Pair:
     Attributes:
         first: A method.
         second: Another.
-        effect: How large the difference is.
-        interval: Bootstrap interval of its mean, over tasks and seeds.
+        mean: The mean difference over tasks.
+        median: The median difference.
+        wins: Tasks on which the first method scores higher.
+        losses: Tasks on which it scores lower.
+        ties: The others.
+        interval: Bootstrap interval of the mean difference, over tasks and seeds.
         signed_rank: Paired test of whether there is one.
-        equivalence: Paired test of whether it is smaller than the margin.
-        unpaired: p of the Kruskal-Wallis test, which forgets what belongs together.
-        holm: The signed-rank p, corrected by Holm for the number of pairs.
+        holm: Its p, corrected by Holm for the number of pairs.
         fdr: The same, corrected by Benjamini and Hochberg.
-        equivalence_holm: The equivalence p, corrected by Holm.
-        smallest_margin: The smallest margin that passes so corrected.
+        unpaired: p of the Kruskal-Wallis test, which forgets what belongs together.
+        equivalence: p of the paired test of whether the difference is smaller than the margin.
+        equivalence_holm: The same, corrected by Holm.
+        smallest_margin: The smallest margin that passes.
+        smallest_margin_holm: The smallest one that passes so corrected.
+        margin: The margin.
         alpha: The level.
     """
 
     first: str
     second: str
-    effect: Effect
+    mean: float
+    median: float
+    wins: int
+    losses: int
+    ties: int
     interval: tuple[float, float]
     signed_rank: SignedRank
-    equivalence: Equivalence
-    unpaired: float
     holm: float
     fdr: float
+    unpaired: float
+    equivalence: float
     equivalence_holm: float
     smallest_margin: float
+    smallest_margin_holm: float
+    margin: float
     alpha: float
 
     @property
@@ -154,28 +170,109 @@ def compare(
         raise DataError(f"There are {len(scores):,} tasks; the exact tests take at most {MOST:,}. A row is a task.")
     settings, pairs = settings or Settings(), pairs or pairs_of(scores)
     arrays = [(scores.of(first), scores.of(second)) for first, second in pairs]
+    signs = [np.sign(tests.rounded_differences(*both)) for both in arrays]
     ranks = [tests.signed_rank(*both) for both in arrays]
-    equal = [tests.equivalence(*both, margin=settings.margin, alpha=settings.alpha) for both in arrays]
     holm, fdr = (correct([rank.p for rank in ranks]) for correct in (tests.holm, tests.benjamini_hochberg))
-    equal_holm = tests.holm([test.p for test in equal])
-    smallest = tests.smallest_margins(arrays, settings.alpha)
+    equal = [tests.equivalence(*both, settings.margin) for both in arrays]
+    equal_holm = tests.holm(equal)
+    margins = tests.smallest_margins(arrays, settings.alpha)
     compared = [
         Pair(
             first=first,
             second=second,
-            effect=tests.effect(*arrays[place]),
+            mean=float(np.mean(np.subtract(*arrays[place]))),
+            median=float(np.median(np.subtract(*arrays[place]))),
+            wins=int((signs[place] > 0).sum()),
+            losses=int((signs[place] < 0).sum()),
+            ties=int((signs[place] == 0).sum()),
             interval=tests.bootstrap_interval(
                 scores.differences(first, second), level=1 - settings.alpha, draws=settings.draws, seed=settings.seed
             ),
             signed_rank=ranks[place],
-            equivalence=equal[place],
-            unpaired=tests.kruskal_wallis(*arrays[place]),
             holm=holm[place],
             fdr=fdr[place],
+            unpaired=tests.kruskal_wallis(*arrays[place]),
+            equivalence=equal[place],
             equivalence_holm=equal_holm[place],
-            smallest_margin=smallest[place],
+            smallest_margin=tests.smallest_margins([arrays[place]], settings.alpha)[0],
+            smallest_margin_holm=margins[place],
+            margin=settings.margin,
             alpha=settings.alpha,
         )
         for place, (first, second) in enumerate(pairs)
     ]
     return Comparison(scores, tuple(compared), settings)
+
+
+def upwards(margin: float) -> str:
+    """A margin that passes, rounded up, since one rounded down would not."""
+    return f"{math.ceil(margin * 1e4 - 1e-9) / 1e4:.4f}"
+
+
+def interval(pair: Pair) -> str:
+    """The bootstrap interval of the mean difference."""
+    return f"{pair.interval[0]:+.4f} to {pair.interval[1]:+.4f}"
+
+
+def sentence(pair: Pair) -> str:
+    """What follows for two methods."""
+    margin, rank = f"{pair.margin:g}", pair.signed_rank
+    mean = f"mean difference {pair.mean:+.4f}, {1 - pair.alpha:.0%} interval {interval(pair)}"
+    tested = f"Wilcoxon {_stated(rank.p)}" + ("" if pair.holm == rank.p else f", {p_value(pair.holm)} after Holm")
+    corrected = "" if pair.equivalence_holm == pair.equivalence else " after Holm"
+    tost = f"TOST {_stated(pair.equivalence_holm)}{corrected}"
+    if not pair.different:
+        if pair.equivalent:
+            return f"{pair.first} and {pair.second} are equivalent within {margin}: {mean}; {tost}."
+        return (
+            f"{pair.first} and {pair.second} cannot be told apart, nor shown to be equivalent within {margin}: {mean};"
+            f" {tested}; the smallest margin that passes is {upwards(pair.smallest_margin_holm)}."
+        )
+    up = rank.positive > rank.negative
+    better, worse = (pair.first, pair.second) if up else (pair.second, pair.first)
+    but = "" if (pair.mean > 0) == up else " on most tasks, though not on average"
+    within = f", but by less than {margin}" if pair.equivalent else ""
+    proof = f"; {tost}" if pair.equivalent else ""
+    return f"{better} scores higher than {worse}{but}{within}: {mean}; {tested}{proof}."
+
+
+def _stated(p: float) -> str:
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader of the comparison must know."""
+    return [text for text in (_few(comparison), _overlooked(comparison), _seeds(comparison)) if text]
+
+
+def _few(comparison: Comparison) -> str:
+    pairs, tasks, alpha = len(comparison.pairs), len(comparison.scores), comparison.settings.alpha
+    if smallest_p(tasks) * pairs <= alpha:
+        return ""
+    enough = next(number for number in range(tasks, 100) if smallest_p(number) * pairs <= alpha)
+    corrected = f", {p_value(min(1.0, smallest_p(tasks) * pairs))} after Holm" if pairs > 1 else ""
+    comparisons = f"{pairs} comparisons" if pairs > 1 else "one comparison"
+    return (
+        f"With {tasks} tasks the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected}, however"
+        f" clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks. The intervals are"
+        " narrower than they say where tasks are that few."
+    )
+
+
+def _overlooked(comparison: Comparison) -> str:
+    missed = [pair for pair in comparison.pairs if pair.overlooked]
+    if not missed:
+        return ""
+    chance = [pair for pair in missed if "random" in {pair.first, pair.second}]
+    named = ", ".join(f"{pair.first} from {pair.second} (p = {p_value(pair.unpaired, 5)})" for pair in chance or missed)
+    return (
+        f"The unpaired test cannot tell {'even ' if chance else ''}{named}, where the paired test can: it sets the"
+        " difference of methods against the far larger one of tasks. A large p of it is no evidence of equivalence."
+    )
+
+
+def _seeds(comparison: Comparison) -> str:
+    if max(len(seeds) for seeds in comparison.scores.seeds) > 1:
+        return ""
+    return "There is one seed: how much a score changes from run to run is in none of these numbers."

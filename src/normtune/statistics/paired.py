@@ -23,25 +23,6 @@ _HALVINGS = 60
 
 
 @dataclass(frozen=True)
-class Effect:
-    """How large a difference is, first method minus second.
-
-    Attributes:
-        mean: Its mean over tasks.
-        median: Its median over tasks.
-        wins: Tasks on which the first method scores higher.
-        losses: Tasks on which it scores lower.
-        ties: The others.
-    """
-
-    mean: float
-    median: float
-    wins: int
-    losses: int
-    ties: int
-
-
-@dataclass(frozen=True)
 class SignedRank:
     """Wilcoxon's signed-rank test.
 
@@ -56,33 +37,6 @@ class SignedRank:
     negative: float
     p: float
     smallest: float
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """Is a difference too small to matter? Two one-sided paired t-tests (TOST; Schuirmann 1987).
-
-    Attributes:
-        margin: Differences of the means below it count as none.
-        p: The larger of the two one-sided p.
-        smallest: The margin down to which the test passes at the level it was asked for.
-    """
-
-    margin: float
-    p: float
-    smallest: float
-
-
-def effect(first: ArrayLike, second: ArrayLike) -> Effect:
-    """Mean, median and signs of the differences of two methods' scores, one a task."""
-    differences, signs = np.subtract(first, second), np.sign(rounded_differences(first, second))
-    return Effect(
-        mean=float(np.mean(differences)),
-        median=float(np.median(differences)),
-        wins=int((signs > 0).sum()),
-        losses=int((signs < 0).sum()),
-        ties=int((signs == 0).sum()),
-    )
 
 
 def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
@@ -121,14 +75,13 @@ def smallest_p(tasks: int) -> float:
     return min(1.0, 2.0 ** (1 - tasks))
 
 
-def equivalence(first: ArrayLike, second: ArrayLike, *, margin: float = 0.01, alpha: float = 0.05) -> Equivalence:
-    """Is the mean difference smaller than a margin, in both directions?
+def equivalence(first: ArrayLike, second: ArrayLike, margin: float = 0.01) -> float:
+    """Is the mean difference smaller than a margin? The p of two one-sided paired t-tests (TOST; Schuirmann 1987).
 
-    The test passes where `p` is not above the level, which is where the interval that holds 1 - 2 alpha lies within the
-    margin. The smallest margin that passes is that at the level `alpha`.
+    It is the larger of the two. It is not above a level alpha where the interval that holds 1 - 2 alpha lies within the
+    margin.
     """
-    facts = _size_and_error(first, second)
-    return Equivalence(margin, _p(*facts, margin), _smallest(*facts, alpha))
+    return _p(*_size_and_error(first, second), margin)
 
 
 def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float = 0.05) -> list[float]:
@@ -139,7 +92,7 @@ def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float 
         alpha: The level.
 
     Returns:
-        The margins; of a single comparison it is that of `equivalence`.
+        The margins; a single comparison is not corrected.
     """
     facts = [_size_and_error(first, second) for first, second in pairs]
     margins = []
