@@ -8,8 +8,8 @@ from normtune.records.aggregate import tabulate
 from normtune.records.results import Results, read
 from normtune.records.run import Pruned, Record
 from normtune.records.store import Store
-from normtune.report import appendix
 from normtune.report.cells import PRINTED, Cells
+from normtune.report.page import facts
 from normtune.statistics import published
 from tests.report import made
 
@@ -75,4 +75,4 @@ def test_a_run_that_was_dropped_is_no_score_and_is_called_so(tmp_path):
     own.save(tmp_path / "runs" / "dropped.json")
     scores = Cells(read(tmp_path))
     assert scores.cell("head", column("rte")) == before.cell("head", column("rte"))
-    assert "1 dropped early" in dict(appendix.facts(scores))["records"]
+    assert "1 dropped early" in dict(facts(scores))["records"]

@@ -25,7 +25,7 @@ def report(
 ) -> None:
     """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
 
-    The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown, LaTeX).
+    The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown).
     Records are not changed, and missing runs are shown as missing.
 
     Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +14,13 @@ from pathlib import Path
 from normtune.errors import OutputError
 from normtune.files import claim_folder, write_atomically
 from normtune.records.results import Results
-from normtune.report import appendix
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.drawing import FORMATS, rendered
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, figure1, figure2, figure3, figure4, figure5
-from normtune.report.table import Table, as_latex, as_markdown
-from normtune.report.tables import findings, setting, table1, table2, table3, table4
+from normtune.report.table import Table, as_markdown
+from normtune.report.tables import data_table, findings, setting, table1, table2, table3, table4
 
 PAGE = "index.html"
 #: Lists the files of a report in its folder: nothing else is ever replaced.
@@ -46,7 +46,7 @@ class Report:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """The tables by their key."""
-        makers = (claims_table, table1, table2, table3, table4, ours_table, appendix.data_table)
+        makers = (claims_table, table1, table2, table3, table4, ours_table, data_table)
         shown = (*(make(self.cells) for make in makers), theirs_table())
         return {table.key: table for table in shown}
 
@@ -69,7 +69,7 @@ def page(report: Report) -> str:
         figures=report.figures,
         drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
         findings=findings(report.cells),
-        facts=appendix.facts(report.cells),
+        facts=facts(report.cells),
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
     )
@@ -115,7 +115,6 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
     """The files of a report by their names in its folder."""
     for key, table in report.tables.items():
         yield f"tables/{key}.md", as_markdown(table)
-        yield f"tables/{key}.tex", as_latex(table)
     for key, drawing in report.figures.items():
         if drawing.panels:
             for suffix in FORMATS:
@@ -130,3 +129,44 @@ def _csv(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def facts(cells: Cells) -> list[tuple[str, str]]:
+    """What was chosen for all of it: model, protocol, seeds and the like."""
+    runs, fisher = cells.results.runs, cells.results.fisher
+    first = cells.records[0]
+    config = first.config
+    said = [
+        ("model", f"{config.model}{f', {config.revision}' if config.revision else ''}, {config.dtype}"),
+        ("identity of the base", first.base_identity[:16]),
+        ("norm that closes a layer", cells.closing),
+    ]
+    if runs:
+        counts, protocol = runs[0].counts, runs[0].config.protocol.model_dump()
+        ways = dict.fromkeys(way for run in runs for way in run.ways)
+        said += [
+            ("entries of the pre-trained model", f"{counts.total - counts.head:,}"),
+            ("computed by", ", ".join(ways) or "plain torch"),
+            ("protocol", str(protocol.pop("name"))),
+            *((name.replace("_", " "), _said(value)) for name, value in protocol.items()),
+            ("seeds", ", ".join(map(str, cells.seeds))),
+        ]
+    if fisher:
+        heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
+        said.append(("seeds of the heads, for Fisher information", ", ".join(map(str, heads))))
+    hours = sum(each.seconds for each in cells.records) / 3600
+    statuses: Counter[str] = Counter(run.status for run in runs)
+    words = {"failed": "failed", "pruned": "dropped early"}
+    unfinished = "".join(f", {statuses[name]} {word}" for name, word in words.items() if statuses[name])
+    measured = f"{len(fisher)} measurements of Fisher information; {hours:.1f} hours in all"
+    said.append(("records", f"{len(runs)} runs{unfinished}; {measured}"))
+    for name in ("machine", "versions"):
+        texts = (", ".join(f"{key} {value}" for key, value in getattr(each, name).items()) for each in cells.records)
+        said += [(name, text) for text in dict.fromkeys(texts)]
+    return said
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "all" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

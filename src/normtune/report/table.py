@@ -1,4 +1,4 @@
-"""A table as a plain value, and as Markdown, LaTeX and CSV."""
+"""A table as a plain value, and as Markdown."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
 
 Kind = Literal["", "missing", "partial", "note", "good", "bad", "best"]
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-    "—": "---",
-    "×": r"$\times$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "α": r"$\alpha$",
-}
 
 
 @dataclass(frozen=True)
@@ -121,28 +106,6 @@ def rows_as_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def as_latex(table: Table) -> str:
-    """The table in LaTeX, for the package booktabs."""
-    width = len(table.header)
-    columns = "".join("l" if place < table.texts else "r" for place in range(width))
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(' '.join(filter(None, [table.title, table.caption, *table.notes])))}}}",
-        rf"\label{{tab:{table.key}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        _row(table.header),
-    ]
-    for group in table.groups:
-        lines.append(r"\midrule")
-        if group.name:
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(group.name)}}}}} \\")
-        lines += [_row([str(entry) for entry in row]) for row in group.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
 def score(cell: Cell) -> Entry:
     """A score with its spread, and the count of its seeds where some are missing: a gap is never averaged over."""
     if cell.mean is None:
@@ -174,14 +137,5 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
-def latex(text: str) -> str:
-    """`text` with what LaTeX would take for its own written out."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
 def _bar(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return " & ".join(map(latex, cells)) + r" \\"

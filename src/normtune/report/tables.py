@@ -8,6 +8,7 @@ from normtune.data.glue_tasks import GLUE
 from normtune.data.suites import Column
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
+from normtune.records.run import DataFacts
 from normtune.records.submission import SubmissionRecord
 from normtune.report.cells import NAMES, PRINTED, Cells, named
 from normtune.report.table import GAP, Entry, Group, Table, group, remark, score
@@ -209,6 +210,38 @@ def table4(cells: Cells) -> Table:
     caption = "The same as the paper’s (its appendix C)." if {*cells.columns} & {*PRINTED} else ""
     header = ("task", "metric", "the question")
     return Table("table4", "Table 4. The metric of each task.", header, (group(rows),), caption, texts=3)
+
+
+def data_table(cells: Cells) -> Table:
+    """On which data: sizes, samples and hashes."""
+    # Only a finished run knows how many texts were cut.
+    by_task = {run.config.task: run.data for run in (*cells.results.runs, *cells.results.done)}
+    rows = []
+    for task in cells.order({*by_task, *cells.fisher}):
+        data, fisher = by_task.get(task), cells.fisher.get(task)
+        rows.append((
+            cells.title(task),
+            data.source if data else fisher.source if fisher else "",
+            _sizes(data.train, data.train_of) if data else GAP,
+            _sizes(data.dev, data.dev_of) if data else GAP,
+            f"{sum(data.truncated.values()):,}" if data else GAP,
+            # A measurement may have been given a sample already.
+            _sizes(fisher.examples, data.train_of if data and _same(data, fisher) else fisher.available)
+            if fisher
+            else GAP,
+            (data.identity.get("train", "") if data else fisher.identity if fisher else "")[:8],
+        ))
+    header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
+    caption = "Examples; where a sample was taken, of how many. The same samples for every run."
+    return Table("data", "Data.", header, (group(rows),), caption, texts=2)
+
+
+def _same(data: DataFacts, fisher: FisherRecord) -> bool:
+    return data.identity.get("train") == fisher.identity
+
+
+def _sizes(size: int, of: int) -> str:
+    return f"{size:,}" if size == of else f"{size:,} of {of:,}"
 
 
 def findings(cells: Cells) -> list[str]:
