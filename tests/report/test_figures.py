@@ -9,6 +9,7 @@ from normtune.records.results import read
 from normtune.records.run import Record
 from normtune.report.cells import Cells
 from normtune.report.curves import Curves, points
+from normtune.report.drawing import rendered
 from normtune.report.figures import ENDS, figure1, figure2, figure3, figure4, figure5
 from normtune.report.heatmap import HeatMap
 from tests.report import made
@@ -83,7 +84,7 @@ def test_the_page_has_a_text_for_every_mark_of_the_file(shown):
             assert len(tips) == len(cells)
             assert all("seed 0" in each.get("data-tip", "") for each in tips)
         assert "nan" not in drawing.inline
-        file = ET.fromstring(drawing.svg)
+        file = ET.fromstring(rendered(drawing.figure, ".svg"))
         shapes = [sum(1 for each in tree.iter() if each.tag.endswith(("path", "use"))) for tree in (drawn, file)]
         assert shapes[0] == shapes[1]
 

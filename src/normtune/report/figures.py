@@ -62,18 +62,13 @@ class Drawing:
             return heatmap.figure(heats, across=across(len(heats)))
         return curves.figure([panel for panel in self.panels if isinstance(panel, Curves)])
 
-    @cached_property
-    def svg(self) -> bytes:
-        """The figure as an SVG file."""
-        return rendered(self.figure, ".svg")
-
     @property
     def inline(self) -> str:
         """The figure as a part of the page."""
         marks = {
             f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
-        return inline(self.svg, key=self.key, label=self.title, marks=marks)
+        return inline(rendered(self.figure, ".svg"), key=self.key, label=self.title, marks=marks)
 
 
 def figure1(cells: Cells) -> Drawing:
@@ -169,17 +164,13 @@ def figure2(cells: Cells) -> Drawing:
 
 def figure5(cells: Cells) -> Drawing:
     """Dev score against the fraction of LayerNorm by individual, global and leave-one-out masks."""
-    kinds = list(cells.masks())
-    shared = [kind for kind in kinds if kind.endswith(_SHARED)]
-    own = [kind for kind in kinds if any(other.startswith(f"{kind.removesuffix('-individual')}-") for other in shared)]
+    kinds = [kind for kind in cells.masks() if kind.endswith(("-individual", *_SHARED))]
     return Drawing(
         "figure5",
         "Figure 5. Individual, global and leave-one-out masks.",
         "Whose Fisher information chose the entries: the task’s own, every task’s, or every other task’s (the paper’s"
         " CV). The ends are shared: f = 0 is the head alone, f = 1 the whole LayerNorm.",
-        *_mask_curves(
-            cells, _with("fisher-individual", *(f"fisher-{scope}" for scope in _SHARED), others=own + shared)
-        ),
+        *_mask_curves(cells, _with("fisher-individual", *(f"fisher-{scope}" for scope in _SHARED), others=kinds)),
     )
 
 

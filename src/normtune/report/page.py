@@ -118,8 +118,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
     for key, drawing in report.figures.items():
         if drawing.panels:
             for suffix in FORMATS:
-                content = drawing.svg if suffix == ".svg" else rendered(drawing.figure, suffix)
-                yield f"figures/{key}{suffix}", content
+                yield f"figures/{key}{suffix}", rendered(drawing.figure, suffix)
             rows = [row for panel in drawing.panels for row in panel.flat]
             yield f"figures/{key}.csv", _csv(dict.fromkeys(rows))  # the panels have one header
     yield PAGE, page(report)

@@ -98,7 +98,7 @@ def table2(cells: Cells) -> Table:
         (
             *remark("Missing", gaps),
             *remark(f"Not run here (0 of {len(cells.seeds)} seeds)", absent),
-            *remark("Not GLUE’s dev set, so not to be compared with anyone’s", other),
+            *remark("Not GLUE’s whole dev set, so not to be compared with anyone’s", other),
         ),
     )
 
