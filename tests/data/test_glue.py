@@ -193,7 +193,7 @@ def test_glue_s_own_spelling_and_a_folder_with_files_go_first(tmp_path: Path) ->
     assert load_glue("rte", tmp_path).source == str(tmp_path / "RTE")
     for name in ("dev.tsv", "test.tsv"):
         (tmp_path / "RTE" / name).unlink()
-    assert survey(tmp_path)[7].found == tmp_path / "R-T-E"
+    assert survey(tmp_path)["rte"][0] == tmp_path / "R-T-E"
 
 
 def test_columns_may_stand_in_another_order(tmp_path: Path) -> None:
@@ -275,20 +275,17 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_a_survey(tmp_path: Path) -> None:
     for files in FILES.values():
         write(tmp_path, files)
-    listings = {listing.name: listing for listing in survey(tmp_path)}
-    assert list(listings) == list(GLUE)
-    assert listings["cola"].sizes == {"train": 2, "dev": 1, "test": 1}
-    assert listings["qqp"].sizes == {"train": 4, "dev": 1, "test": 2}  # before any are dropped
-    assert listings["sst2"].title == "SST-2"
-    assert listings["ax"].found == tmp_path / "diagnostic"
-    assert listings["stsb"].primary == "spearman"
+    found = survey(tmp_path)
+    assert list(found) == list(GLUE)
+    assert found["cola"][1] == {"train": 2, "dev": 1, "test": 1}
+    assert found["qqp"][1] == {"train": 4, "dev": 1, "test": 2}  # before any are dropped
+    assert found["ax"][0] == tmp_path / "diagnostic"
 
 
 @pytest.mark.parametrize("data", [None, Path("nowhere"), Path(__file__)])
 def test_a_survey_of_nothing(data: Path | None) -> None:
-    for listing in survey(data):
-        assert listing.found is None
-        assert listing.sizes == {}
+    assert set(survey(data)) == set(GLUE)
+    assert all(found == (None, {}) for found in survey(data).values())
 
 
 # The hub, played by a module of the same name.
@@ -401,14 +398,14 @@ FIRST: dict[str, tuple[str, float]] = {
 def test_real_data(name: str) -> None:
     folder = real_data()
     assert folder is not None
-    listing = next(listing for listing in survey(folder) if listing.name == name)
-    if listing.found is None:
+    place, listed = survey(folder)[name]
+    if place is None:
         pytest.skip(f"the folder has no {name}")
     start = time.perf_counter()
     data = load_glue(name, folder)
     assert time.perf_counter() - start < 10  # well under 1 s on a quiet machine
     sizes = {split: len(found) for split, found in data.splits.items()}
-    assert {split: size + data.dropped.get(split, 0) for split, size in sizes.items()} == listing.sizes
+    assert {split: size + data.dropped.get(split, 0) for split, size in sizes.items()} == listed
     assert {split: size for split, size in sizes.items() if split in SIZES[name]} == SIZES[name]
     train = data.labelled("train")
     assert set(train.labels.tolist()) <= {0, 1, 2} or name == "stsb"  # type: ignore[union-attr]
@@ -422,7 +419,7 @@ def test_real_data(name: str) -> None:
 def test_the_samples_that_lie_beside_the_project() -> None:
     folder = real_data()
     assert folder is not None
-    sizes = {listing.name: listing.sizes for listing in survey(folder)}
+    sizes = {name: listed for name, (_, listed) in survey(folder).items()}
     if sizes["qnli"].get("train", 0) > 20_000 or not sizes["qqp"] or not sizes["mnli"]:
         pytest.skip("another copy of GLUE")
     assert (sizes["qnli"]["train"], sizes["mnli"]["train"]) == (12_096, 10_471)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from normtune.cli import options, render
 from normtune.cli.options import Data, Json, Markdown
@@ -21,16 +19,15 @@ def tasks(data: Data = None, markdown: Markdown = False, as_json: Json = False) 
     from normtune.data.suites import SUITES
 
     form = options.form(as_json=as_json, markdown=markdown)
-    listings = {name: suite.listings(data) for name, suite in SUITES.items()}
-    plain = [{"suite": name, **dataclasses.asdict(one)} for name, own in listings.items() for one in own]
-    shown = []
-    for name, own in listings.items():
-        missing = "the package" if SUITES[name].survey is None else "not found" if data else "hub"
+    shown, plain = [], []
+    for name, suite in SUITES.items():
+        missing = "the package" if suite.survey is None else "not found" if data else "hub"
         rows = []
-        for item in own:
-            found = Path(item.found).name if item.found else missing
-            cells = [item.name, item.title, item.primary, found, *(_size(item.sizes, split) for split in _SPLITS)]
-            rows.append([Entry(cell, kind="" if item.sizes else "missing") for cell in cells])
+        for task, (place, sizes) in suite.found(data).items():
+            about = {"name": task, "title": suite.tasks[task].title, "primary": suite.tasks[task].primary}
+            cells = [*about.values(), place.name if place else missing, *(_size(sizes, split) for split in _SPLITS)]
+            rows.append([Entry(cell, kind="" if sizes else "missing") for cell in cells])
+            plain.append({"suite": name, **about, "found": place, "sizes": sizes})
         head = ["task", "title", "metric", "found in", *_SPLITS]
         shown.append(render.table(head, rows, title=f"--suite {name}", texts=4))
     lines = [] if data else ["What lies on the hub is fetched when it is used; --data or NORMTUNE_DATA names a folder."]

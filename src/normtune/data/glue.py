@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from normtune.data.content import decode, filled_lines, read_bytes
 from normtune.data.glue_tasks import ALIASES, GLUE, LAYOUTS
-from normtune.data.task import Listing, Split, Task, TaskData, plain, resolve
+from normtune.data.task import Split, Task, TaskData, plain, resolve
 from normtune.errors import DataError
 
 HUB_DATASET = "nyu-mll/glue"
 HIGHEST_SCORE = 5.0
 
+#: The folder with a task's files, or None, and the rows of each split, before any are dropped.
+Found = tuple[Path | None, Mapping[str, int]]
 #: A split, and how many of its rows were dropped.
 _Read = tuple[Split, int]
 
@@ -45,31 +48,16 @@ def load_glue(name: str, data: Path | None) -> TaskData:
     )
 
 
-def survey(data: Path | None) -> list[Listing]:
-    """What a folder in GLUE's layout holds of each task; nothing is fetched, and what is missing is no error.
-
-    Args:
-        data: The folder, or None for none.
-
-    Returns:
-        One listing a task, in the order of `GLUE`.
-    """
-    listings = []
+def survey(data: Path | None) -> dict[str, Found]:
+    """What a folder in GLUE's layout holds of each task; nothing is fetched, and what is missing is no error."""
+    found: dict[str, Found] = {}
     for task in GLUE.values():
-        files = {} if data is None else _find(task, data)
-        found = next((path.parent for path in files.values()), None)
-        listings.append(Listing(task.name, task.title, task.primary, found, dict(_sizes(task, files))))
-    return listings
-
-
-def _sizes(task: Task, files: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
-    for split, path in files.items():
-        try:
-            with path.open("rb") as file:
-                filled = sum(1 for line in file if line.strip())
-        except OSError:
-            continue  # a file that cannot be read is an error when it is loaded, not when it is listed
-        yield split, max(filled - (_header(task, split) is None), 0)
+        files, sizes = {} if data is None else _find(task, data), {}
+        for split, path in files.items():
+            with suppress(OSError), path.open("rb") as file:  # an error when it is loaded, not when it is listed
+                sizes[split] = max(sum(1 for line in file if line.strip()) - (_header(task, split) is None), 0)
+        found[task.name] = next((path.parent for path in files.values()), None), sizes
+    return found
 
 
 def _labelled(split: str) -> bool:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from normtune.data.glue import load_glue, survey
+from normtune.data.glue import Found, load_glue, survey
 from normtune.data.glue_tasks import ALIASES, GLUE
-from normtune.data.task import Listing, Task, TaskData, plain, resolve
+from normtune.data.task import Task, TaskData, plain, resolve
 from normtune.data.toy import TOY, load_toy
 from normtune.errors import UnknownNameError
 
@@ -38,7 +38,7 @@ class Suite:
         tasks: Its tasks by name, in order.
         columns: The columns of its tables and the panels of its figures, in order.
         load: Reads the task of a name, from a folder where the suite lies in one (None takes it from the hub).
-        survey: Lists what a folder holds of its tasks, or None where they are always there.
+        survey: Finds what a folder holds of its tasks, or None where they are always there.
         aliases: Further names of tasks, as `normtune.data.task.plain` gives them.
     """
 
@@ -46,7 +46,7 @@ class Suite:
     tasks: Mapping[str, Task]
     columns: tuple[Column, ...]
     load: Callable[[str, Path | None], TaskData]
-    survey: Callable[[Path | None], list[Listing]] | None = None
+    survey: Callable[[Path | None], Mapping[str, Found]] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -58,15 +58,12 @@ class Suite:
         """The name of a task in any spelling; `normtune.data.task.resolve` raises an error where there is none."""
         return resolve(name, self.tasks, f"{self.title} task", self.aliases)
 
-    def listings(self, data: Path | None) -> list[Listing]:
-        """What there is of each task; `data` is the folder of a suite that lies in one."""
+    def found(self, data: Path | None) -> Mapping[str, Found]:
+        """What there is of each task, by name; `data` is the folder of a suite that lies in one."""
         if self.survey is not None:
             return self.survey(data)
-        found = {name: self.load(name, None).splits for name in self.tasks}
-        return [
-            Listing(task.name, task.title, task.primary, sizes={split: len(own) for split, own in found[name].items()})
-            for name, task in self.tasks.items()
-        ]
+        loaded = {name: self.load(name, None) for name in self.tasks}
+        return {name: (None, {split: len(own.split(split)) for split in own}) for name, own in loaded.items()}
 
 
 #: GLUE's columns in the paper's order.

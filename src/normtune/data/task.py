@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -89,25 +88,6 @@ def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[st
     if plain(name) not in known:
         raise UnknownNameError(kind, name, tasks)
     return known[plain(name)]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What there is of a task, for a listing.
-
-    Attributes:
-        name: The task's name.
-        title: Its name in print.
-        primary: Its primary metric.
-        found: The folder with its files, or None where there is none.
-        sizes: Examples by split; of files the rows that they hold, before any are dropped.
-    """
-
-    name: str
-    title: str
-    primary: str
-    found: Path | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,10 +55,14 @@ def deployment(
             "A cluster needs Ray Serve; install it with: pip install 'normtune[cluster,serve]'."
         ) from error
     limits = (settings or Settings()).model_copy(update={"fixed": True})
-    threads = max(1, int(cpus))
 
-    def build() -> FastAPI:  # called by each replica; Serve takes nothing but a plain function
-        return replica(model, str(folder), threads, limits)
+    def replica() -> FastAPI:  # called by each replica; Serve takes nothing but a plain function
+        import torch
+
+        torch.set_num_threads(max(1, int(cpus)))
+        base = load_base(model)
+        base.model.to(accelerator("auto").device)
+        return application(Batcher(Catalogue(base, limits, DeltaFolder(folder), follow=True)))
 
     return serve.deployment(
         name="normtune",
@@ -67,14 +71,4 @@ def deployment(
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=60,
-    )(serve.ingress(build)()).bind()
-
-
-def replica(model: str, folder: str, threads: int, settings: Settings) -> FastAPI:
-    """The application of one replica, with its own base model."""
-    import torch
-
-    torch.set_num_threads(threads)
-    base = load_base(model)
-    base.model.to(accelerator("auto").device)
-    return application(Batcher(Catalogue(base, settings, DeltaFolder(Path(folder)), follow=True)))
+    )(serve.ingress(replica)()).bind()

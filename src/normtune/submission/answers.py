@@ -142,7 +142,7 @@ def plan(
         The files that can be answered, in the server's order, and why the server would refuse them: parts of a
         sentence, or nothing if it would not.
     """
-    sizes = {} if data is None else {listing.name: listing.sizes for listing in survey(data)}
+    sizes = {} if data is None else {name: rows for name, (_, rows) in survey(data).items()}
     parts, bare, absent = [], {}, []
     for file in files:
         source = sources.get(file.model or "")
