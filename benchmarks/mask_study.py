@@ -66,8 +66,8 @@ def main() -> None:
                 for kind in kinds:
                     files = [file for file, _ in wanted(kind, task, fraction)]
                     file = files[seed if kind == "random" else 0]
-                    (row,) = mask_rows(engine.session, [TrainJob(task=task, method="", seed=seed)], [file])
-                    job = row.like.model_copy(update={"rate": rates[task]})
+                    ((like, _),) = mask_rows(engine.session, [TrainJob(task=task, method="", seed=seed)], [file])
+                    job = like.model_copy(update={"rate": rates[task]})
                     result = engine.run(job, {})
                     known = " (known)" if result.known else ""
                     print(f"{task} {job.method} seed {seed}: {result.note or result.error}{known}", flush=True)

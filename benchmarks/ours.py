@@ -20,8 +20,9 @@ from normtune.methods.expression import select
 from normtune.methods.selection import Tuning
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
-from normtune.training.forward import Goal, Passes
-from normtune.training.loop import Loop, Outcome
+from normtune.records.run import EpochScore
+from normtune.training.forward import Passes
+from normtune.training.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class Trained:
     """What a training gave.
 
     Attributes:
-        outcome: Its curve and its best epoch's values.
+        curve: Every epoch's loss and scores.
         scores: Of its best epoch, in float32, as a record has them.
     """
 
-    outcome: Outcome
+    curve: tuple[EpochScore, ...]
     scores: dict[str, float]
 
 
@@ -118,13 +119,12 @@ def train(
         accelerator, kept, clock = Accelerator(), Kept(), clock or Clock()
         undo.callback(accelerator.free_memory)
         clock.keeping = computing(way.ways(base, kept), train)
-        passes = Passes(base, Goal(task, train, dev), protocol, accelerator, plain=way.plain, kept=kept)
+        passes = Passes(base, task, train, dev, protocol, accelerator, plain=way.plain, kept=kept)
         loop = Loop(tuning, passes, rate=rate, seed=seed, watch=lambda _: clock.steps.append(now()))
-        outcome = loop.run()
+        end = loop.run()
         if protocol.products == "float32":
-            return Trained(outcome, outcome.curve[outcome.best].scores)
-        tuning.load(outcome.values, outcome.head)
-        return Trained(outcome, passes.score(dev))
+            return Trained(end.curve, end.curve[end.best or 0].scores)
+        return Trained(end.curve, passes.score(dev))
 
 
 def computing(ways: Ways, encoded: Encoded) -> float:

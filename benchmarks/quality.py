@@ -36,7 +36,7 @@ def _own(setting: Setting, case: str, seed: int) -> tuple[list[float], float]:
         seed=seed,
     )
     primary = setting.task.primary
-    return [point.scores[primary] for point in trained.outcome.curve], trained.scores[primary]
+    return [point.scores[primary] for point in trained.curve], trained.scores[primary]
 
 
 def _peer(setting: Setting, _: str, seed: int) -> tuple[list[float], float]:

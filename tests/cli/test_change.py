@@ -29,7 +29,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 def run(session: Session, folder: Path, task: Task, method: str, rate: float, seed: int) -> None:
     """Train once, and keep the record."""
-    record, _ = session.run(session.config(task.name, method, rate, seed, SMALL), data(task))
+    record, _ = session.run(session.prepare(data(task), method, rate, seed, SMALL))
     Store(folder).put(record)
 
 

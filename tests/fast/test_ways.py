@@ -100,7 +100,7 @@ def test_a_whole_training_is_torchs(tiny_folder: Path, method: str) -> None:
     for plain in (True, False):
         session = Session(str(tiny_folder), plain=plain)
         chosen = protocol("small", epochs=2, batch_size=8)
-        runs.append(session.run(session.config("animals", method, 1e-3, 0, chosen), data()))
+        runs.append(session.run(session.prepare(data(), method, 1e-3, 0, chosen)))
     (torchs, values), (fast, others) = runs
     assert torchs.id != fast.id
     assert (torchs.ways, bool(fast.ways)) == ((), True)
@@ -116,11 +116,11 @@ def test_rates_and_seeds_share_a_prefix_and_scores_go_through_it(tiny_folder: Pa
     session, scores = Session(str(tiny_folder)), []
     chosen = protocol("held-out", epochs=1, batch_size=8, held_out=0.25, dropout=False)
     for rate, seed in ((1e-2, 0), (3e-2, 1)):
-        session.run(session.config("animals", "layernorm", rate, seed, chosen), data())
+        session.run(session.prepare(data(), "layernorm", rate, seed, chosen))
     assert session._kept.computed == 40 + 24
     for plain in (True, False):
         session = Session(str(tiny_folder), plain=plain)
-        scores.append(session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())[0].scores)
+        scores.append(session.run(session.prepare(data(), "layernorm", 1e-2, 0, chosen))[0].scores)
     assert scores[0] == scores[1]
 
 
@@ -128,5 +128,5 @@ def test_rates_and_seeds_share_a_prefix_and_scores_go_through_it(tiny_folder: Pa
 def test_a_training_with_dropout_repeats_to_the_bit(tiny_folder: Path, memory: Any) -> None:
     chosen = protocol("small", epochs=2, batch_size=8, dropout=True)
     sessions = Session(str(tiny_folder)), Session(str(tiny_folder), memory=memory)
-    records = [s.run(s.config("animals", "layernorm", 1e-2, 0, chosen), data())[0] for s in sessions]
+    records = [s.run(s.prepare(data(), "layernorm", 1e-2, 0, chosen))[0] for s in sessions]
     assert comparable(records[0]) == comparable(records[1])

@@ -90,8 +90,8 @@ def test_every_record_here_is_named_by_its_identity_of_today() -> None:
 def test_what_the_session_would_name_a_run_is_what_its_record_says(tiny_folder: Path) -> None:
     session = Session(str(tiny_folder))
     data = load_task("rte", "toy")
-    config = session.config("rte", "layernorm", 1e-2, 0, protocol("small", epochs=1, max_train=16, max_dev=16))
-    record, _ = session.run(config, data)
-    assert record.id == session.prepare(config, data).id
-    plain = Session(str(tiny_folder), plain=True)
-    assert plain.prepare(config, data).id != record.id
+    rules = protocol("small", epochs=1, max_train=16, max_dev=16)
+    run = session.prepare(data, "layernorm", 1e-2, 0, rules)
+    record, _ = session.run(run)
+    assert record.id == run.id
+    assert Session(str(tiny_folder), plain=True).prepare(data, "layernorm", 1e-2, 0, rules).id != record.id

@@ -17,7 +17,7 @@ from normtune.methods.expression import select
 from normtune.records.store import Store
 from normtune.studies.config import StudyConfig
 from normtune.studies.engine import Engine, Mode, Place, check_mode, survey
-from normtune.studies.executors.executor import Here, Silent
+from normtune.studies.executors.executor import Here
 from normtune.studies.importance import measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
 from normtune.studies.plan import mask_rows, method_rows, trainings
@@ -47,7 +47,7 @@ class Tally:
 def done(engine: Engine, jobs: Sequence[Job]) -> dict[str, Result]:
     """What becomes of jobs in this process."""
     schedule = Schedule(jobs, {})
-    Here(engine).run(schedule, engine.setup, engine.place, Silent())
+    Here().run(schedule, engine)
     return schedule.results
 
 
@@ -80,7 +80,7 @@ def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_f
     likes = [TrainJob(task=task, method="", seed=0) for task in study.tasks]
     jobs, cells = trainings(study.setup, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
     done(engine, jobs)
-    assert [(cell.task, cell.method) for cell in cells[:2]] == [("rte", "head"), ("rte", "layernorm")]
+    assert [(runs[0].task, runs[0].method) for runs in cells[:2]] == [("rte", "head"), ("rte", "layernorm")]
     expected = {record.id: record.score for record in engine.store}
     found = {record.id: record.score for record in Store(finished / "runs") if record.config.mask is None}
     assert found == expected

@@ -29,7 +29,7 @@ def test_table_2_searches_on_the_first_seed_and_uses_the_best_on_the_others(
 ) -> None:
     study = config(tiny_folder, parts=("table2",), tasks=("rte",), methods=("head", "full"), seeds=(5, 1, 2))
     jobs = trained(plan(study, session))
-    grids = {method: session.grid(method).first(2) for method in study.methods}
+    grids = {method: tuple(sorted(session.grid(method)[:2])) for method in study.methods}
     assert len(jobs) == 2 * (2 + 2)
     for method in study.methods:
         own = [job for job in jobs if job.method == method]
@@ -119,7 +119,7 @@ def test_a_mask_searches_for_itself_on_request(session: Session, tiny_folder: Pa
     study = config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), search_masks=True)
     jobs = trained(plan(study, session))
     assert [job.method for job in jobs] == ["fisher-individual@0.1"] * 3
-    assert [job.rate for job in jobs] == [*session.grid("layernorm").first(2), None]
+    assert [job.rate for job in jobs] == [*sorted(session.grid("layernorm")[:2]), None]
     assert jobs[2].best_of == (jobs[0].key, jobs[1].key)
 
 

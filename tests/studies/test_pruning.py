@@ -16,7 +16,7 @@ from normtune.records.run import EpochScore, Record
 from normtune.records.store import Store
 from normtune.studies.config import FILE, StudyConfig
 from normtune.studies.engine import Place, picked
-from normtune.studies.executors.executor import Here, Silent
+from normtune.studies.executors.executor import Here
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, TrainJob
 from normtune.studies.pruning import pruned_identity, trial_order, verdict
@@ -42,7 +42,7 @@ def curve(*scores: float) -> tuple[EpochScore, ...]:
 @pytest.fixture(scope="module")
 def whole(tiny_folder: Path) -> Record:
     session = Session(str(tiny_folder))
-    return session.run(session.config("animals", "head", 1e-2, 0, SMALL), data())[0]
+    return session.run(session.prepare(data(), "head", 1e-2, 0, SMALL))[0]
 
 
 def rival(like: Record, rate: float, *scores: float) -> Record:
@@ -164,10 +164,10 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
     for name, ahead in (("straight", False), ("ahead", True)):
         engine = engine_of(tiny_folder, tmp_path / name, epochs=5, prune=STRICT)
         if ahead:  # an unpruned search that was stopped in its fifth epoch
-            lost = engine.session.config("animals", "full", 1e-9, 0, SMALL)
-            file = tmp_path / name / "unfinished" / f"{engine.session.prepare(lost, data()).id}.safetensors"
+            lost = engine.session.prepare(data(), "full", 1e-9, 0, SMALL)
+            file = tmp_path / name / "unfinished" / f"{lost.id}.safetensors"
             with pytest.raises(StopError):
-                engine.session.run(lost, data(), checkpoint=file, watch=stop)
+                engine.session.run(lost, checkpoint=file, watch=stop)
             assert file.is_file()
         table(engine, "full", (0,), (1e-9, 1e-3))
         assert not [*(tmp_path / name / "unfinished").glob("*.safetensors")]
@@ -185,7 +185,7 @@ def test_a_judge_ends_a_training_of_ones_own(tiny_folder: Path) -> None:
         return len(points) < 3
 
     with pytest.raises(PrunedError, match="ended after 3 epochs"):
-        session.run(session.config("animals", "head", 1e-2, 0, SMALL), data(), judge=judge)
+        session.run(session.prepare(data(), "head", 1e-2, 0, SMALL), judge=judge)
     assert told == [(1, 5), (2, 10), (3, 15)]
 
 
@@ -244,7 +244,7 @@ def test_no_order_of_execution_changes_a_record(finished: Path, tiny_folder: Pat
     study = Study.open(pruning(tiny_folder), Place(results=tmp_path))
     schedule: Any = Shuffled(Schedule(study.jobs, {}), random.Random(3))
 
-    Here(study.engine).run(schedule, study.engine.setup, study.engine.place, Silent())
+    Here().run(schedule, study.engine)
     study.config.save(tmp_path / FILE)
     assert contents(tmp_path) == contents(finished)
 

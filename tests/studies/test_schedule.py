@@ -23,43 +23,47 @@ def failed(job: Job) -> Result:
     return Result(key=job.key, state="failed", error="too hot")
 
 
+def taken(schedule: Schedule) -> Job | None:
+    found = schedule.take()
+    return None if found is None else found[0]
+
+
 def test_a_job_waits_for_all_that_it_needs() -> None:
     schedule = Schedule(ALL, {})
-    assert [schedule.take(), schedule.take(), schedule.take(), schedule.take()] == [LOW, HIGH, FISHER, None]
+    assert [taken(schedule) for _ in range(4)] == [LOW, HIGH, FISHER, None]
     schedule.settle(done(HIGH, rate=0.3))
-    assert schedule.take() is None
+    assert taken(schedule) is None
     schedule.settle(done(FISHER))
-    assert schedule.take() == MASK
+    assert schedule.take() == (MASK, {FISHER.key: done(FISHER)})
     schedule.settle(done(LOW, rate=0.1))
-    assert schedule.take() == OTHER
-    assert schedule.take() is None
+    assert taken(schedule) == OTHER
+    assert taken(schedule) is None
     schedule.settle(done(MASK))
-    assert schedule.take() == MASKED
-    assert (schedule.take(), schedule.left) == (None, 2)
+    assert taken(schedule) == MASKED
+    assert taken(schedule) is None
 
 
 def test_what_is_known_is_not_taken_again_and_what_is_given_back_is() -> None:
     schedule = Schedule(ALL, {job.key: done(job, rate=0.1) for job in (LOW, HIGH, FISHER, MASK)})
-    assert schedule.take() == OTHER
+    assert taken(schedule) == OTHER
     schedule.give_back(OTHER)
-    assert [schedule.take(), schedule.take(), schedule.take()] == [OTHER, MASKED, None]
+    assert [taken(schedule) for _ in range(3)] == [OTHER, MASKED, None]
 
 
 def test_one_rate_that_works_is_enough() -> None:
     schedule = Schedule((LOW, HIGH, OTHER), {LOW.key: failed(LOW), HIGH.key: done(HIGH, rate=0.3, picked=0.2)})
-    assert schedule.spare() == []
-    assert schedule.take() == OTHER
-    assert rate_of(OTHER, schedule.needs(OTHER)) == 0.3
+    assert taken(schedule) == OTHER
+    assert rate_of(OTHER, schedule.results) == 0.3
 
 
 def test_a_job_is_blocked_where_no_rate_worked_or_its_mask_failed() -> None:
     schedule = Schedule((LOW, HIGH, OTHER), {LOW.key: failed(LOW), HIGH.key: failed(HIGH)})
-    [(job, result)] = schedule.spare()
-    assert (job, result.state, result.error) == (OTHER, "blocked", "no rate worked for it: too hot")
+    assert taken(schedule) is None
+    result = schedule.results[OTHER.key]
+    assert (result.state, result.error) == ("blocked", "no rate worked for it: too hot")
     schedule = Schedule(ALL, {LOW.key: done(LOW, rate=0.1), HIGH.key: done(HIGH, rate=0.3), FISHER.key: failed(FISHER)})
-    assert [job for job, _ in schedule.spare()] == [MASK, MASKED]
-    assert schedule.take() == OTHER
-    assert schedule.left == 1
+    assert [taken(schedule) for _ in range(2)] == [OTHER, None]
+    assert [schedule.results[job.key].state for job in (MASK, MASKED)] == ["blocked", "blocked"]
 
 
 def test_of_equal_rates_the_lowest_is_best() -> None:
@@ -99,15 +103,16 @@ def test_a_rate_beyond_is_taken_from_results_or_not_needed() -> None:
         return Schedule((LOW, HIGH, further, other), {LOW.key: low, HIGH.key: high})
 
     schedule = after(done(LOW, rate=0.1, picked=0.5), done(HIGH, rate=0.3, picked=0.6))
-    assert schedule.spare() == []
-    assert schedule.take() == further
-    assert rate_of(further, schedule.needs(further)) == 1.0
-    assert schedule.take() is None
+    assert taken(schedule) == further
+    assert rate_of(further, schedule.results) == 1.0
+    assert taken(schedule) is None
     schedule.settle(done(further, rate=1.0, picked=0.7))
-    assert rate_of(other, schedule.needs(other)) == 1.0
+    assert taken(schedule) == other
+    assert rate_of(other, schedule.results) == 1.0
     # What failed was tried too, so that the best is no longer at the end.
     lost = failed(HIGH).model_copy(update={"rate": 0.3})
     schedule = after(done(LOW, rate=0.1, picked=0.5), lost)
-    assert rate_of(further, schedule.needs(further)) == 0.03
+    assert rate_of(further, schedule.results) == 0.03
     schedule = after(failed(LOW), failed(HIGH))
-    assert [(job, own.state) for job, own in schedule.spare()] == [(further, "skipped"), (other, "blocked")]
+    assert taken(schedule) is None
+    assert [schedule.results[job.key].state for job in (further, other)] == ["skipped", "blocked"]

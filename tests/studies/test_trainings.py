@@ -18,11 +18,10 @@ from normtune.models.base import Base
 from normtune.studies import output, plan
 from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
-from normtune.studies.executors.executor import Here, Silent
+from normtune.studies.executors.executor import Here
 from normtune.studies.jobs import Job, Result, TrainJob, rate_of
-from normtune.studies.plan import Row, mask_rows, method_rows, trainings
+from normtune.studies.plan import mask_rows, method_rows, trainings
 from normtune.studies.schedule import Schedule
-from normtune.training.rates import Grid
 from tests.training.test_session import TASK, assert_same_delta, comparable, data
 
 SMALL = protocol("small", epochs=2, batch_size=8)
@@ -46,7 +45,7 @@ def table(
 ) -> tuple[dict[str, Result], tuple[TrainJob, ...]]:
     """What becomes of a table of one cell, and the jobs of its results."""
     rows = method_rows(engine.session, [TrainJob(task="animals", method="", seed=0)], [method])
-    jobs, (cell,) = trainings(
+    jobs, (runs,) = trainings(
         engine.setup,
         rows,
         seeds,
@@ -54,12 +53,12 @@ def table(
         search=rates is None,
         folder=lambda job: folder and folder / str(job.seed),
     )
-    return done(engine, jobs), cell.runs
+    return done(engine, jobs), runs
 
 
 def done(engine: Engine, jobs: Sequence[Job]) -> dict[str, Result]:
     schedule = Schedule(jobs, {})
-    Here(engine).run(schedule, engine.setup, engine.place, Silent())
+    Here().run(schedule, engine)
     return schedule.results
 
 
@@ -92,7 +91,7 @@ def test_deltas_wanted_but_not_kept_are_trained_again(tiny_folder: Path, tmp_pat
         assert output.read_state(run.out) == output.State("finished", results[run.key].id)
         # Of the rates tried, the best alone is trained for its delta.
         assert [file.stem for file in (tmp_path / "aside" / "deltas").iterdir()] == [results[run.key].id]
-    record, delta = engine.session.run(engine.record(run, results[run.key]).config, engine.data(run))
+    record, delta = engine.session.run(engine.setup_run(run, results))
     assert_same_delta(Delta.load(run.out), delta)
     assert comparable(record) == comparable(engine.record(run, results[run.key]))
 
@@ -149,42 +148,36 @@ def test_a_search_goes_on_beyond_the_end_of_its_rates(
     like = TrainJob(task="animals", method="head", seed=0)
 
     def searched(score: Callable[[float], float]) -> tuple[list[float], float | None]:
-        jobs, (cell,) = trainings(engine.setup, [Row(like, Grid(rates=(0.3, 0.1, 1.0)))], [0, 1], search=True)
+        jobs, (cell,) = trainings(engine.setup, [(like, (0.3, 0.1, 1.0))], [0, 1], search=True)
         schedule, tried = Schedule(jobs, {}), list[float]()
-        while schedule.left:
-            schedule.spare()
-            job = schedule.take()
+        while (taken := schedule.take()) is not None:
+            job, needs = taken
             if isinstance(job, TrainJob):
-                rate = plan_rate(job, schedule)
+                rate = rate_of(job, needs)
+                assert rate is not None
                 tried += [rate] if job.rate is not None or job.beyond else []
                 schedule.settle(Result(key=job.key, state="done", rate=rate, picked=score(rate)))
-        return tried, schedule.results[cell.runs[1].key].rate
+        return tried, schedule.results[cell[1].key].rate
 
     assert searched(lambda rate: -abs(rate - 0.3)) == ([0.1, 0.3, 1.0], 0.3)
     assert searched(lambda rate: rate) == ([0.1, 0.3, 1.0, 3.0, 10.0], 10.0)
     assert searched(lambda rate: -abs(rate - 0.03)) == ([0.1, 0.3, 1.0, 0.03, 0.01], 0.03)
     assert searched(lambda rate: min(rate, 1.0)) == ([0.1, 0.3, 1.0, 3.0], 1.0)
     # Rates that are given are all that is tried, and so are the protocol's where it is short.
-    row = Row(like, Grid(rates=(0.3, 0.1, 1.0)))
+    row = like, (0.3, 0.1, 1.0)
     assert len(trainings(engine.setup, [row], [0], rates=[0.1, 0.3])[0]) == 2 + 1
     short = engine.setup.model_copy(update={"protocol": protocol("small", epochs=2)})
     assert len(trainings(short, [row], [0], search=True)[0]) == 3 + 1
-
-
-def plan_rate(job: TrainJob, schedule: Schedule) -> float:
-    rate = rate_of(job, schedule.needs(job))
-    assert rate is not None
-    return rate
 
 
 def test_every_method_gets_as_many_rates(engine: Engine) -> None:
     methods = ["head", "full", "bitfit", "layernorm", "random", "last-layers@1", "pooler.dense"]
     rows = method_rows(engine.session, TASKS[:1], methods)
     _, searched = trainings(engine.setup, rows, [0], search=True)
-    assert {len(cell.runs[0].best_of) for cell in searched} == {3}
+    assert {len(cell[0].best_of) for cell in searched} == {3}
     _, single = trainings(engine.setup, rows, [0])
-    for cell, row in zip(single, rows, strict=True):
-        assert (cell.runs[0].best_of, cell.runs[0].rate) == ((), row.grid.default)
+    for (run,), (_, grid) in zip(single, rows, strict=True):
+        assert (run.best_of, run.rate) == ((), grid[0])
 
 
 # Masks
@@ -201,22 +194,22 @@ def test_masks_of_one_name_are_one_row_where_each_task_takes_its_own(engine: Eng
     own = {t: mask(base, tmp_path, i, scope="individual", target=t) for i, t in enumerate(("one", "two", "three"))}
     every = mask(base, tmp_path, 3, scope="global")
     rows = mask_rows(engine.session, TASKS, [own["three"], every, own["two"], own["one"]])
-    assert [(row.like.task, row.like.method, row.like.mask_file) for row in rows] == [
+    assert [(like.task, like.method, like.mask_file) for like, _ in rows] == [
         ("one", "fisher-individual@0.1", own["one"]),
         ("one", "fisher-global@0.1", every),
         ("two", "fisher-individual@0.1", own["two"]),
         ("two", "fisher-global@0.1", every),
     ]
     alone = mask_rows(engine.session, TASKS, [own["one"]])
-    assert [row.like.method for row in alone] == ["fisher-individual@0.1", "fisher-individual@0.1 for one"]
+    assert [like.method for like, _ in alone] == ["fisher-individual@0.1", "fisher-individual@0.1 for one"]
 
 
 def test_masks_take_the_grid_of_their_size(engine: Engine, tmp_path: Path) -> None:
     session = engine.session
     files = [mask(session.base, tmp_path, fraction=fraction) for fraction in (0.0, 0.1, 1.0)]
     rows = mask_rows(session, TASKS[:1], files)
-    assert rows[0].grid == session.grid("head")
-    assert rows[1].grid == session.grid("layernorm") != session.grid("head")
+    assert rows[0][1] == session.grid("head")
+    assert rows[1][1] == session.grid("layernorm") != session.grid("head")
     whole = select(session.base.layout, "full")
     assert session.grid("random@1.0 of full", whole) == session.grid("full") != session.grid("layernorm")
 
@@ -224,9 +217,9 @@ def test_masks_take_the_grid_of_their_size(engine: Engine, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        (("one", "one"), "Two masks are called 'fisher@0.1' and cannot be told apart"),
-        (("one", None), "Two masks are called 'fisher@0.1' and cannot be told apart"),
-        (("one", "three"), "masks called 'fisher@0.1' are for one, three; none is for two"),
+        (("one", "one"), "2 masks are called 'fisher@0.1', and 2 of them were made for one"),
+        (("one", None), "2 masks are called 'fisher@0.1', and 0 of them were made for two"),
+        (("one", "three"), "2 masks are called 'fisher@0.1', and 0 of them were made for two"),
     ],
 )
 def test_masks_that_leave_a_choice_open_are_refused(

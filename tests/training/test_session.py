@@ -74,18 +74,16 @@ def assert_same_delta(one: Delta, other: Delta) -> None:
 @pytest.mark.parametrize("method", ["head", "full", "bitfit", "layernorm", "random", "last-layers@1"])
 def test_every_method_learns_and_leaves_the_base_to_the_bit(session: Session, method: str) -> None:
     before = {name: value.clone() for name, value in session.base.model.state_dict().items()}
-    config = session.config(
-        "animals", method, 3e-2 if method != "full" else 1e-3, 0, protocol("small", epochs=12, batch_size=8)
-    )
-    record, delta = session.run(config, data())
+    chosen = protocol("small", epochs=12, batch_size=8)
+    record, delta = session.run(session.prepare(data(), method, 3e-2 if method != "full" else 1e-3, 0, chosen))
     assert record.curve[-1].loss < record.curve[0].loss
     assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
     assert record.counts.selected == delta.entries == len(session.spec(method))
 
 
 def test_the_delta_scores_what_the_record_says(session: Session) -> None:
-    config = session.config("animals", "layernorm", 1e-2, 0, protocol("small", epochs=6, batch_size=8))
-    record, delta = session.run(config, data())
+    run = session.prepare(data(), "layernorm", 1e-2, 0, protocol("small", epochs=6, batch_size=8))
+    record, delta = session.run(run)
     dev = encode(data().splits["dev"], session.base.need_tokenizer(), 128)
     with delta.apply(session.base):
         scores = score(session.base, dev, TASK)
@@ -98,7 +96,7 @@ def test_the_delta_scores_what_the_record_says(session: Session) -> None:
 @pytest.mark.parametrize("dropout", [True, False])
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session, dropout: bool) -> None:
     chosen = protocol("small", epochs=2, batch_size=8, dropout=dropout)
-    runs = [session.run(session.config("animals", "random", 1e-2, seed, chosen), data()) for seed in (3, 3, 4)]
+    runs = [session.run(session.prepare(data(), "random", 1e-2, seed, chosen)) for seed in (3, 3, 4)]
     assert comparable(runs[0][0]) == comparable(runs[1][0])
     assert_same_delta(runs[0][1], runs[1][1])
     assert not torch.equal(runs[0][1].head["classifier.weight"], runs[2][1].head["classifier.weight"])
@@ -110,10 +108,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(session: Session
 def test_what_is_kept_for_the_backward_pass_changes_no_bit(
     products: str, method: str, session: Session, tiny_folder: Path
 ) -> None:
-    config = session.config(
-        "animals", method, 1e-2, 0, SMALL.model_copy(update={"dropout": True, "products": products})
-    )
-    wanted, less = session.run(config, data()), Session(str(tiny_folder), memory="low").run(config, data())
+    chosen = SMALL.model_copy(update={"dropout": True, "products": products})
+    run = session.prepare(data(), method, 1e-2, 0, chosen)
+    wanted, less = session.run(run), Session(str(tiny_folder), memory="low").run(run)
     assert comparable(less[0]) == comparable(wanted[0])
     assert_same_delta(less[1], wanted[1])
 
@@ -124,10 +121,8 @@ def test_products_in_bfloat16_train_and_pick_the_epoch_and_the_record_is_scored_
 ) -> None:
     ways = {"epochs": 4, "batch_size": 8, "dropout": dropout}
     exact, lower = protocol("small", **ways), protocol("small", **ways, products="bfloat16")
-    config = session.config("length", "layernorm", 1e-2, 0, lower)
     (wanted, other), (record, delta) = (
-        session.run(config.model_copy(update={"protocol": exact}), data(NUMBER)),
-        session.run(config, data(NUMBER)),
+        session.run(session.prepare(data(NUMBER), "layernorm", 1e-2, 0, rules)) for rules in (exact, lower)
     )
     assert record.id != wanted.id
     name = "bert.encoder.layer.1.output.LayerNorm.weight"
@@ -152,16 +147,16 @@ def test_only_products_of_a_float32_model_in_the_fast_ways_can_be_lowered(
     tiny_folder: Path, more: dict[str, Any]
 ) -> None:
     low = Session(str(tiny_folder), **more)
-    config = low.config("animals", "layernorm", 1e-2, 0, SMALL.model_copy(update={"products": "bfloat16"}))
+    run = low.prepare(data(), "layernorm", 1e-2, 0, SMALL.model_copy(update={"products": "bfloat16"}))
     with pytest.raises(ConfigError, match="float32 model in the fast ways; leave out --dtype, --precision and --plain"):
-        low.run(config, data())
+        low.run(run)
 
 
 def test_the_global_random_state_is_left_alone(session: Session) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    session.run(session.prepare(data(), "layernorm", 1e-2, 0, SMALL))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -176,8 +171,8 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
     session = Session(str(tiny_folder), plain=plain)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     chosen = protocol("small", epochs=2, batch_size=8, dropout=True)
-    config = session.config("animals", method, 1e-2, 0, chosen)
-    whole, delta = session.run(config, data())
+    run = session.prepare(data(), method, 1e-2, 0, chosen)
+    whole, delta = session.run(run)
     seen: list[int] = []
     for stop in (1, 4, 5, 6, 9):
         file = tmp_path / f"{stop}.safetensors"
@@ -187,10 +182,10 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            session.run(config, data(), checkpoint=file, watch=kill)
+            session.run(run, checkpoint=file, watch=kill)
         assert file.exists() == (stop > 1)
         seen.clear()
-        again, delta_again = session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
+        again, delta_again = session.run(run, checkpoint=file, watch=lambda tick: seen.append(tick.step))
         assert seen[0] == stop
         assert comparable(again) == comparable(whole)
         assert_same_delta(delta, delta_again)
@@ -198,18 +193,18 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
 
 def test_a_checkpoint_of_another_run_is_not_continued(session: Session, tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
-    session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data(), checkpoint=file)
+    session.run(session.prepare(data(), "layernorm", 1e-2, 0, SMALL), checkpoint=file)
     seen: list[int] = []
-    config = session.config("animals", "layernorm", 2e-2, 0, SMALL)
-    session.run(config, data(), checkpoint=file, watch=lambda tick: seen.append(tick.step))
+    run = session.prepare(data(), "layernorm", 2e-2, 0, SMALL)
+    session.run(run, checkpoint=file, watch=lambda tick: seen.append(tick.step))
     assert seen[0] == 1
 
 
 def test_a_loss_that_stops_being_finite_names_the_step_and_leaves_the_base(session: Session) -> None:
     before = {name: value.clone() for name, value in session.base.model.state_dict().items()}
-    config = session.config("animals", "full", 1e18, 0, protocol("small", epochs=3, batch_size=8))
+    run = session.prepare(data(), "full", 1e18, 0, protocol("small", epochs=3, batch_size=8))
     with pytest.raises(TrainingError, match=r"stopped being finite at step \d+ of 15; try a smaller learning rate"):
-        session.run(config, data())
+        session.run(run)
     assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
 
 
@@ -217,17 +212,15 @@ def test_regression_trains_in_the_tasks_scale_and_answers_on_the_targets_own(ses
     targets = data(NUMBER).splits["train"].labels
     assert targets is not None
     task = replace(NUMBER, center=float(targets.mean()), scale=float(targets.std()), metrics=("spearman", "mse"))
-    config = session.config("length", "full", 3e-3, 0, protocol("small", epochs=15, batch_size=8))
-    record, delta = session.run(config, data(task))
+    run = session.prepare(data(task), "full", 3e-3, 0, protocol("small", epochs=15, batch_size=8))
+    record, delta = session.run(run)
     assert (delta.info.center, delta.info.scale) == (task.center, task.scale)
     assert record.scores["dev"]["mse"] < float(targets.var())
 
 
 def test_class_weights_change_the_run_and_its_identity(session: Session) -> None:
     plain, weighted = TASK, replace(TASK, weights=(1.0, 50.0))
-    config = session.config("animals", "full", 1e-3, 0, SMALL)
-    one, _ = session.run(config, data(plain))
-    other, _ = session.run(config, data(weighted))
+    one, other = (session.run(session.prepare(data(task), "full", 1e-3, 0, SMALL))[0] for task in (plain, weighted))
     assert one.id != other.id
     assert one.curve[0].loss != other.curve[0].loss
 
@@ -237,7 +230,7 @@ def test_held_out_picks_on_a_slice_of_train_and_dev_is_only_scored(session: Sess
     parts = parts_of(data(), chosen)
     assert len(parts.pick) == 10
     assert sorted(parts.pick.texts + parts.train.texts) == sorted(data().splits["train"].texts)
-    record, _ = session.run(session.config("animals", "layernorm", 1e-2, 0, chosen), data())
+    record, _ = session.run(session.prepare(data(), "layernorm", 1e-2, 0, chosen))
     assert record.data.held_out == 10
     assert record.data.train == 30
     assert record.scores["dev"].keys() == record.curve[0].scores.keys()
@@ -248,27 +241,27 @@ def test_samples_are_seeded_and_recorded(session: Session) -> None:
     one, other = parts_of(data(), chosen), parts_of(data(), chosen)
     assert one.train.texts == other.train.texts
     assert chosen.name == "small*"
-    record, _ = session.run(session.config("animals", "head", 1e-2, 0, chosen), data())
+    record, _ = session.run(session.prepare(data(), "head", 1e-2, 0, chosen))
     assert (record.data.train, record.data.train_of, record.data.dev, record.data.dev_of) == (16, 40, 8, 24)
 
 
 def test_identity_names_all_that_changes_a_number_and_nothing_else(session: Session, tiny_folder: Path) -> None:
-    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
-    known = session.prepare(config, data()).id
-    assert known == Session(str(tiny_folder)).prepare(config, data()).id
+    known = session.prepare(data(), "layernorm", 1e-2, 0, SMALL)
+    assert known.id == Session(str(tiny_folder)).prepare(data(), "layernorm", 1e-2, 0, SMALL).id
+    dropping = protocol("small", epochs=2, batch_size=8, dropout=True)
+    more = TaskData(TASK, {**data().splits, "train": split(40, 9)}, "memory")
     others = [
-        config.model_copy(update={"rate": 2e-2}),
-        config.model_copy(update={"seed": 1}),
-        config.model_copy(update={"method": "bitfit"}),
-        config.model_copy(update={"protocol": protocol("small", epochs=2, batch_size=8, dropout=True)}),
+        session.prepare(data(), "layernorm", 2e-2, 0, SMALL),
+        session.prepare(data(), "layernorm", 1e-2, 1, SMALL),
+        session.prepare(data(), "bitfit", 1e-2, 0, SMALL),
+        session.prepare(data(), "layernorm", 1e-2, 0, dropping),
+        session.prepare(more, "layernorm", 1e-2, 0, SMALL),
     ]
-    assert len({known, *(session.prepare(other, data()).id for other in others)}) == 5
-    more = data()
-    assert session.prepare(config, TaskData(TASK, {**more.splits, "train": split(40, 9)}, "memory")).id != known
+    assert len({run.id for run in (known, *others)}) == 6
 
 
 def test_full_fine_tuning_records_how_far_each_component_moved(session: Session) -> None:
-    record, delta = session.run(session.config("animals", "full", 1e-3, 0, SMALL), data())
+    record, delta = session.run(session.prepare(data(), "full", 1e-3, 0, SMALL))
     base = dict(session.base.model.named_parameters())
     place = session.base.layout.by_name["bert.encoder.layer.1.output.LayerNorm.bias"]
     found = [c for c in record.changes if (c.component, c.layer, c.sub) == (place.component, 1, "bias")]
@@ -292,35 +285,24 @@ def test_outputs_do_not_depend_on_padding(session: Session) -> None:
 
 def test_a_selection_of_ones_own_trains_as_the_method_that_makes_it(session: Session) -> None:
     selection = select(session.base.layout, "layernorm")
-    config = session.config("animals", "mine", 1e-2, 0, SMALL, selection)
-    record, delta = session.run(config, data(), selection=selection)
-    expected, delta_expected = session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    own = session.prepare(data(), "mine", 1e-2, 0, SMALL, selection)
+    record, delta = session.run(own)
+    expected, delta_expected = session.run(session.prepare(data(), "layernorm", 1e-2, 0, SMALL))
     assert_same_delta(delta, delta_expected)
     assert (record.scores, record.trains) == (expected.scores, expected.trains)
     assert (record.config.method, delta.info.method, record.config.mask) == ("mine", "mine", selection.fingerprint[:16])
-    assert record.id == session.prepare(config, data(), selection).id != expected.id
-
-
-def test_a_configuration_goes_with_the_selection_it_was_made_with(session: Session) -> None:
-    selection, other = select(session.base.layout, "layernorm"), select(session.base.layout, "bitfit")
-    own, method = (session.config("animals", "random@2", 1e-2, 0, SMALL, chosen) for chosen in (selection, None))
-    for config, given in ((own, None), (own, other), (method, selection)):
-        with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
-            session.prepare(config, data(), given)
-        with pytest.raises(ConfigError, match="'random@2' was not made with the selection given here"):
-            session.run(config, data(), selection=given)
+    assert record.id == own.id != expected.id
 
 
 def test_a_selection_of_another_model_is_refused(session: Session, make_base: Callable[..., Base]) -> None:
     foreign = select(make_base("bert", num_hidden_layers=2).layout, "layernorm")
-    config = session.config("animals", "mine", 1e-2, 0, SMALL, foreign)
     with pytest.raises(SelectionError, match="The selection 'mine' is of another model"):
-        session.run(config, data(), selection=foreign)
+        session.prepare(data(), "mine", 1e-2, 0, SMALL, foreign)
 
 
 def test_records_from_before_a_field_was_added_are_found_again(session: Session) -> None:
-    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
-    assert config.model_dump(exclude_defaults=True).keys() == {"model", "task", "method", "rate", "protocol"}
+    run = session.prepare(data(), "layernorm", 1e-2, 0, SMALL).config
+    assert run.model_dump(exclude_defaults=True).keys() == {"model", "task", "method", "rate", "protocol"}
 
 
 @pytest.fixture
@@ -335,20 +317,19 @@ def test_mixed_precision_is_taken_off_the_base_after_a_run(tiny_folder: Path, mi
     mixed = Session(str(tiny_folder), accelerator=mixing)
     examples = encode(split(8, 3), mixed.base.need_tokenizer(), 16)
     before = logits(mixed.base, examples)
-    mixed.run(mixed.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    mixed.run(mixed.prepare(data(), "layernorm", 1e-2, 0, SMALL))
     assert not {"forward", "_original_forward"} & {*vars(mixed.base.model)}
     np.testing.assert_array_equal(logits(mixed.base, examples), before)
 
 
 def test_a_failed_run_leaves_the_model_in_the_mode_that_it_was_in(session: Session) -> None:
     with pytest.raises(TrainingError):
-        session.run(session.config("animals", "full", 1e18, 0, protocol("small", epochs=1, dropout=True)), data())
+        session.run(session.prepare(data(), "full", 1e18, 0, protocol("small", epochs=1, dropout=True)))
     assert not session.base.model.training
 
 
 def test_names_of_ones_own_labels_and_columns_are_part_of_a_run(session: Session) -> None:
     """The delta answers with them, so a run with others is not the same result."""
-    config = session.config("animals", "layernorm", 1e-2, 0, SMALL)
     own = replace(TASK, columns=("text", "label"))
     tasks = (TASK, own, replace(own, labels=("neg", "pos")), replace(own, columns=("body", "label")))
-    assert len({session.prepare(config, data(task)).id for task in tasks}) == 4
+    assert len({session.prepare(data(task), "layernorm", 1e-2, 0, SMALL).id for task in tasks}) == 4

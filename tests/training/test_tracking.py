@@ -49,13 +49,13 @@ def test_the_events_say_what_the_record_says_and_change_nothing(tiny_folder: Pat
     session, plain = tracked(tiny_folder, tmp_path), Session(str(tiny_folder), accelerator=accelerator("cpu"))
     ticks: list[Tick] = []
     for rate in (1e-2, 3e-2):
-        made = session.config("animals", "layernorm", rate, 0, SMALL)
+        made = session.prepare(data(), "layernorm", rate, 0, SMALL)
         ticks.clear()
-        record, delta = session.run(made, data(), watch=ticks.append)
-        wanted, without = plain.run(made, data())
+        record, delta = session.run(made, watch=ticks.append)
+        wanted, without = plain.run(made)
         assert comparable(record) == comparable(wanted)
         assert_same_delta(delta, without)
-        found = events(tmp_path / run_name(made, record.id))
+        found = events(tmp_path / run_name(made.config, record.id))
         assert found["train/loss"] == [(step, close(tick.loss)) for step, tick in enumerate(ticks, 1)]
         # AdamW's rate rises over the warm-up and falls in a straight line to zero.
         warmup, steps = round(record.steps * SMALL.warmup_fraction), record.steps
@@ -68,7 +68,7 @@ def test_the_events_say_what_the_record_says_and_change_nothing(tiny_folder: Pat
             assert found[f"best/dev/{name}"] == [(10, close(record.scores["dev"][name]))]
         assert [value for _, value in found["train/epoch_loss"]] == close([point.loss for point in record.curve])
         assert [value for _, value in found["best/epoch"]] == [record.best_epoch]
-        [file] = (tmp_path / run_name(made, record.id)).glob("*/hparams.yml")
+        [file] = (tmp_path / run_name(made.config, record.id)).glob("*/hparams.yml")
         settings = yaml.safe_load(file.read_text())
         assert settings["run"] == record.id
         assert (settings["rate"], settings["protocol.epochs"], settings["method"]) == (rate, 2, "layernorm")
@@ -79,9 +79,9 @@ def test_the_events_say_what_the_record_says_and_change_nothing(tiny_folder: Pat
 def test_a_run_that_fails_closes_its_trackers_and_the_next_is_its_own(tiny_folder: Path, tmp_path: Path) -> None:
     session = tracked(tiny_folder, tmp_path)
     with pytest.raises(TrainingError, match="stopped being finite"):
-        session.run(session.config("animals", "full", 1e18, 0, SMALL), data())
+        session.run(session.prepare(data(), "full", 1e18, 0, SMALL))
     assert session.accelerator.trackers == []
-    record, _ = session.run(session.config("animals", "head", 1e-2, 0, SMALL), data())
+    record, _ = session.run(session.prepare(data(), "head", 1e-2, 0, SMALL))
     own = events(tmp_path / run_name(record.config, record.id))
     assert len(own["train/loss"]) == record.steps
 
@@ -89,7 +89,7 @@ def test_a_run_that_fails_closes_its_trackers_and_the_next_is_its_own(tiny_folde
 def test_long_runs_log_some_of_their_steps(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "POINTS", 4)
     session = tracked(tiny_folder, tmp_path)
-    record, _ = session.run(session.config("animals", "head", 1e-2, 0, SMALL), data())
+    record, _ = session.run(session.prepare(data(), "head", 1e-2, 0, SMALL))
     found = events(tmp_path / run_name(record.config, record.id))
     assert [step for step, _ in found["train/loss"]] == [3, 6, 9]
 
@@ -97,7 +97,7 @@ def test_long_runs_log_some_of_their_steps(tiny_folder: Path, tmp_path: Path, mo
 def test_held_out_scores_are_called_so_and_names_fit_a_path(tiny_folder: Path, tmp_path: Path) -> None:
     session = tracked(tiny_folder, tmp_path)
     held = SMALL.model_copy(update={"held_out": 0.2, "epochs": 1})
-    record, _ = session.run(session.config("animals", "output.LayerNorm.bias@0 + pooler.dense", 1e-2, 3, held), data())
+    record, _ = session.run(session.prepare(data(), "output.LayerNorm.bias@0 + pooler.dense", 1e-2, 3, held))
     [folder] = tmp_path.iterdir()
     assert folder.name == f"animals-output.LayerNorm.bias@0_+_pooler.dense-0.01-seed3-{record.id[:8]}"
     found = events(folder)
@@ -126,7 +126,7 @@ def test_a_local_store_of_mlflow_says_what_the_record_says(tiny_folder: Path, tm
 
     mlflow.set_tracking_uri(f"file://{tmp_path}")
     session = Session(str(tiny_folder), accelerator=accelerator("cpu", trackers=["mlflow"]))
-    record, _ = session.run(session.config("animals", "layernorm", 1e-2, 0, SMALL), data())
+    record, _ = session.run(session.prepare(data(), "layernorm", 1e-2, 0, SMALL))
     client = mlflow.MlflowClient(f"file://{tmp_path}")
     [experiment] = client.search_experiments(filter_string="name = 'normtune'")
     [run] = client.search_runs([experiment.experiment_id])

@@ -65,7 +65,8 @@ class Progress:
 
     def begin(self, job: Job) -> None:
         """Show a job that runs."""
-        self._lines[job.key] = self._bars.add_task(describe(job), total=None, note="")
+        if job.key not in self._lines:
+            self._lines[job.key] = self._bars.add_task(describe(job), total=None, note="")
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
         """Show how far it is."""
@@ -117,9 +118,10 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
     Returns:
         What became of every job, by key.
     """
-    schedule, speaks = Schedule(jobs, {}), engine.session.accelerator.is_main_process
+    speaks = engine.session.accelerator.is_main_process
     with Progress(jobs, silent=not speaks) as progress:
-        Here(engine).run(schedule, engine.setup, engine.place, progress)
+        schedule = Schedule(jobs, {}, progress)
+        Here().run(schedule, engine)
         if speaks and (rule := engine.setup.prune) is not None:
             progress.say(savings(jobs, schedule.results, rule.margin, engine.setup.protocol.epochs))
     return schedule.results

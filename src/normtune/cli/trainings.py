@@ -19,7 +19,7 @@ from normtune.report.table import Entry
 from normtune.studies import output
 from normtune.studies.engine import Engine, Place
 from normtune.studies.jobs import Job, TrainJob
-from normtune.studies.plan import Cell, mask_rows, method_rows, trainings
+from normtune.studies.plan import mask_rows, method_rows, trainings
 from normtune.studies.source import OwnFiles
 from normtune.training.splits import parts_of
 
@@ -72,7 +72,7 @@ class Wanted:
 
     def plan(
         self, engine: Engine, tasks: Sequence[TrainJob], folder: Folder = lambda _: None
-    ) -> tuple[tuple[Job, ...], list[Cell]]:
+    ) -> tuple[tuple[Job, ...], list[tuple[TrainJob, ...]]]:
         """The jobs of the table, and for each of its cells the runs that give its results.
 
         Args:
@@ -122,7 +122,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
 
     jobs, cells = wanted.plan(engine, tasks, folder)
     training, runs = _identity(engine, jobs, many=many)
-    ends = [job for cell in cells for job in cell.runs]
+    ends = [job for cell in cells for job in cell]
     finished = out is not None and output.read_state(out).training == training
     finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
     engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
@@ -132,11 +132,11 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
         _warn(engine)
     engine.session.accelerator.wait_for_everyone()
     results = {} if finished else run_jobs(jobs, engine)
-    done = [[job for job in cell.runs if finished or results[job.key].state == "done"] for cell in cells]
-    lost = [cell for cell, runs in zip(cells, done, strict=True) if len(runs) < len(cell.runs)]
+    done = [[job for job in cell if finished or results[job.key].state == "done"] for cell in cells]
+    lost = [cell for cell, runs in zip(cells, done, strict=True) if len(runs) < len(cell)]
     if lost and len(cells) == 1:
-        why = next(own.error for job in lost[0].runs if (own := results[job.key]).state != "done")
-        raise TrainingError(f"{lost[0].method} on {lost[0].task}: {why}")
+        job, why = next((job, own.error) for job in lost[0] if (own := results[job.key]).state != "done")
+        raise TrainingError(f"{job.method} on {job.task}: {why}")
     if main:
         records = [engine.record(job, results.get(job.key)) for own in done for job in own]
         saved = [f"{'Done before, in' if finished else 'Saved to'} {out}"] if out is not None else []
@@ -178,14 +178,13 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     if not engine.session.accelerator.is_main_process:
         return
     records, earlier = dict[str, Record](), set[str]()
-    for cell in cells:
-        (job,) = cell.runs
+    for (job,) in cells:
         result = results[job.key]
         if result.state == "done":
-            records[cell.task] = engine.record(job, result)
-            earlier |= {cell.task} if result.known else set()
+            records[job.task] = engine.record(job, result)
+            earlier |= {job.task} if result.known else set()
         else:
-            why[cell.task] = result.error or ""
+            why[job.task] = result.error or ""
     rows, plain = list[list[str | Entry]](), list[dict[str, object]]()
     for name, _ in wanted.tasks:
         own = records.get(name)
@@ -219,7 +218,7 @@ def train_records(engine: Engine, wanted: Wanted) -> list[Record]:
     tasks = [_load(engine, name, files) for name, files in wanted.tasks]
     jobs, cells = wanted.plan(engine, tasks)
     results = run_jobs(jobs, engine)
-    runs = [(job, results[job.key]) for cell in cells for job in cell.runs]
+    runs = [(job, results[job.key]) for cell in cells for job in cell]
     for job, result in runs:
         if result.state != "done":
             raise TrainingError(f"{job.method} on {job.task}, seed {job.seed}: {result.error}")

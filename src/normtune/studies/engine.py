@@ -236,8 +236,7 @@ class Engine:
         name = job.method if mask is None else mask.info.name_on(job.task)
         rate, data = rate_of(job, needs), self.data(job)
         assert rate is not None
-        config = self.session.config(job.task, name, rate, job.seed, self.setup.protocol, selection)
-        return self.session.prepare(config, data, selection)
+        return self.session.prepare(data, name, rate, job.seed, self.setup.protocol, selection)
 
     @property
     def _writes(self) -> bool:
@@ -262,16 +261,14 @@ class Engine:
 
     def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, keep: Path | None) -> Record:
         """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
-        place, rule, config, task = self.place, self.setup.prune, run.config, run.data.task
+        place, rule = self.place, self.setup.prune
         checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
         if checkpoint is not None and place.mode == "force" and self._writes:
             checkpoint.unlink(missing_ok=True)
-        judging = judge(rule, task.primary, config.protocol.epochs, rivals) if rule and rivals else None
+        judging = judge(rule, run, rivals) if rule and rivals else None
         try:
             record, delta = self.session.run(
-                config,
-                run.data,
-                selection=run.selection,
+                run,
                 checkpoint=checkpoint,
                 watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
                 judge=judging,

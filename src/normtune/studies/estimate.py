@@ -127,7 +127,7 @@ class _Clock:
         changes = {"name": "trial", "epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size}
         brief = rules.model_copy(update={**changes, "max_dev": rules.batch_size})
         method = job.method if job.mask is None else CANDIDATES
-        run, _ = session.run(session.config(job.task, method, 1e-6, job.seed, brief), data)
+        run, _ = session.run(session.prepare(data, method, 1e-6, job.seed, brief))
         first, second = run.curve  # the first epoch pays for what is made ready once
         size = self._trained(job.task, run.data.train, run.data.held_out or run.data.dev, 1)
         return size / max(second.seconds - first.seconds, 1e-3)

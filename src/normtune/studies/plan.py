@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from normtune.errors import ConfigError
@@ -12,7 +11,6 @@ from normtune.studies.config import MaskKind, Setup, StudyConfig
 from normtune.studies.importance import CANDIDATES
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
-from normtune.training.rates import Grid
 from normtune.training.session import Session
 
 #: How many rates a search tries at most beyond those of the protocol, where it has so many rates and epochs: with fewer
@@ -112,7 +110,7 @@ class _Study:
     def _search(self, task: str, method: str, mask: str | None = None, name: str = "") -> TrainJob:
         """The search of a method's rates on the first seed, or of a mask's called `name`, and a run at the best."""
         like = TrainJob(task=task, method=name or method, seed=self._config.seeds[0], mask=mask)
-        return self.searches.best(like, self._session.grid(method).first(self._config.protocol.rates))
+        return self.searches.best(like, sorted(self._session.grid(method)[: self._config.protocol.rates]))
 
     def _cell(self, task: str, method: str) -> None:
         best = self._search(task, method)
@@ -149,38 +147,14 @@ class _Study:
 # Tables of trainings
 
 
-@dataclass(frozen=True)
-class Row:
-    """One task under one method or mask.
-
-    Attributes:
-        like: A run of it, without seed and rate.
-        grid: Rates that suit it.
-    """
-
-    like: TrainJob
-    grid: Grid
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task under one method or mask, planned.
-
-    Attributes:
-        task: The task's name.
-        method: The method's or the mask's name.
-        runs: For each seed the job that gives its result.
-    """
-
-    task: str
-    method: str
-    runs: tuple[TrainJob, ...]
+#: A run of one task under one method or mask, without seed and rate, and the rates that suit it, the default first.
+Row = tuple[TrainJob, tuple[float, ...]]
 
 
 def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[Row]:
     """Every task under every method, task by task; `tasks` has a run of each, whatever its method."""
     grids = {method: session.grid(method) for method in methods}
-    return [Row(task.model_copy(update={"method": name}), grids[name]) for task in tasks for name in methods]
+    return [(task.model_copy(update={"method": name}), grids[name]) for task in tasks for name in methods]
 
 
 def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[Row]:
@@ -191,43 +165,23 @@ def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]
 
     Raises:
         SelectionError: If a mask is of another model.
-        ConfigError: If two masks cannot be told apart, or a task's own is missing among several.
+        ConfigError: If several masks have one name, and not one of them alone was made for a task.
     """
-    groups: dict[str, dict[Path, Mask]] = {}
-    for file in files:
-        mask = Mask.load(file, session.base)
-        own = groups.setdefault(mask.name, {})
-        if file in own:
-            raise ConfigError(_ALIKE.format(mask.name))
-        own[file] = mask
+    masks = [(file.absolute(), Mask.load(file, session.base)) for file in files]
     rows = []
     for task in tasks:
-        for group in groups.values():
-            file, mask = _own(group, task.task)
-            like = task.model_copy(update={"method": mask.info.name_on(task.task), "mask_file": file.absolute()})
-            rows.append(Row(like, session.grid(mask.name, mask.selection)))
+        for name in dict.fromkeys(mask.name for _, mask in masks):
+            alike = [(file, mask) for file, mask in masks if mask.name == name]
+            own = alike if len(alike) == 1 else [each for each in alike if each[1].info.target == task.task]
+            if len(own) != 1:
+                raise ConfigError(
+                    f"{len(alike)} masks are called {name!r}, and {len(own)} of them were made for {task.task}; give"
+                    " one for each task, or train them separately."
+                )
+            file, mask = own[0]
+            like = task.model_copy(update={"method": mask.info.name_on(task.task), "mask_file": file})
+            rows.append((like, session.grid(name, mask.selection)))
     return rows
-
-
-_ALIKE = "Two masks are called {!r} and cannot be told apart; train them separately."
-
-
-def _own(group: dict[Path, Mask], task: str) -> tuple[Path, Mask]:
-    """Of masks of one name the one for this task.
-
-    Raises:
-        ConfigError: If two masks cannot be told apart, or there is none for the task.
-    """
-    masks = [*group.items()]
-    if len(masks) == 1:
-        return masks[0]
-    name, targets = masks[0][1].name, [mask.info.target for _, mask in masks]
-    if len(set(targets)) < len(targets) or None in targets:
-        raise ConfigError(_ALIKE.format(name))
-    if task not in targets:
-        known = ", ".join(map(str, targets))
-        raise ConfigError(f"The masks called {name!r} are for {known}; none is for {task}.")
-    return masks[targets.index(task)]
 
 
 def trainings(
@@ -238,7 +192,7 @@ def trainings(
     rates: Sequence[float] | None = None,
     search: bool = False,
     folder: Callable[[TrainJob], Path | None] = lambda _: None,
-) -> tuple[tuple[Job, ...], list[Cell]]:
+) -> tuple[tuple[Job, ...], list[tuple[TrainJob, ...]]]:
     """The jobs of a table: every rate on the first seed, then the best rate on the others.
 
     Args:
@@ -250,15 +204,15 @@ def trainings(
         folder: The folder for the result of a run; by default none.
 
     Returns:
-        The jobs, each after those that it needs, and for each row the runs that give its results.
+        The jobs, each after those that it needs, and for each row, seed by seed, the runs that give its results.
     """
     searches, cells = _Searches(setup), []
-    for row in rows:
-        own = sorted(rates) if rates else row.grid.first(setup.protocol.rates) if search else (row.grid.default,)
-        best = searches.best(row.like.model_copy(update={"seed": seeds[0]}), own, more=not rates)
+    for like, grid in rows:
+        own = rates or grid[: setup.protocol.rates if search else 1]
+        best = searches.best(like.model_copy(update={"seed": seeds[0]}), sorted(own), more=not rates)
         seeded = [best.model_copy(update={"seed": seed}) for seed in seeds]
         runs = tuple(job.model_copy(update={"out": folder(job)}) for job in seeded)
         for job in runs:
             searches.add(job)
-        cells.append(Cell(row.like.task, row.like.method, runs))
+        cells.append(runs)
     return tuple(searches.jobs.values()), cells

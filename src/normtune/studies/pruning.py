@@ -56,8 +56,9 @@ def verdict(
     return None
 
 
-def judge(rule: Pruning, primary: str, epochs: int, rivals: Sequence[Record]) -> Judge:
+def judge(rule: Pruning, run: Run, rivals: Sequence[Record]) -> Judge:
     """Lets a training go on as long as it is not lost (see `verdict`)."""
+    primary, epochs = run.data.task.primary, run.config.protocol.epochs
     return lambda curve, _: verdict(rule, primary, curve, epochs, rivals) is None
 
 

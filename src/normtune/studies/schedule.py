@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol, final
 
 from normtune.studies.jobs import Job, Result, Results, settled
+
+
+class Report(Protocol):
+    """Is told how jobs go."""
+
+    def begin(self, job: Job) -> None:
+        """A job begins; once more where its worker died."""
+        return
+
+    def tick(self, job: Job, done: int, total: int, note: str) -> None:
+        """A job has come so far."""
+        return
+
+    def end(self, job: Job, result: Result) -> None:
+        """A job is settled."""
+        return
+
+
+@final
+class Silent(Report):
+    """A report that says nothing."""
 
 
 class Schedule:
@@ -13,50 +35,37 @@ class Schedule:
     Args:
         jobs: All jobs, each after those that it needs.
         known: What became of some of them before.
+        report: Told how it goes.
     """
 
-    def __init__(self, jobs: Iterable[Job], known: Results) -> None:
+    def __init__(self, jobs: Iterable[Job], known: Results, report: Report | None = None) -> None:
         self.results: dict[str, Result] = dict(known)
+        self.report = report or Silent()
         self._waiting = {job.key: job for job in jobs if job.key not in self.results}
-        self._running: set[str] = set()
+        self._running: dict[str, Job] = {}
 
-    @property
-    def left(self) -> int:
-        """How many jobs are not settled."""
-        return len(self._waiting) + len(self._running)
+    def take(self) -> tuple[Job, Results] | None:
+        """The first job that can begin now, which then counts as running, and what became of those that it needs.
 
-    def spare(self) -> list[tuple[Job, Result]]:
-        """Settle the jobs that are not to be done: what they need failed, or they turned out not to be needed."""
-        found: list[tuple[Job, Result]] = []
-        for job in list(self._waiting.values()):
-            result = settled(job, self.results) if self._is_ready(job) else None
-            if result is not None:
-                del self._waiting[job.key]
-                self.results[job.key] = result
-                found.append((job, result))
-        return found
-
-    def take(self) -> Job | None:
-        """The first job that can begin now, which then counts as running; None where all must wait."""
-        for job in self._waiting.values():
-            if self._is_ready(job):
-                self._running.add(job.key)
-                return self._waiting.pop(job.key)
+        On the way to it jobs are settled that are not to be done: what they need failed, or they turned out not to be
+        needed. None where all jobs must wait for those that run, or none is left.
+        """
+        for job in [*self._waiting.values()]:
+            if not all(key in self.results for key in job.needs):
+                continue
+            self._running[job.key] = self._waiting.pop(job.key)
+            result = settled(job, self.results)
+            if result is None:
+                self.report.begin(job)
+                return job, {key: self.results[key] for key in job.needs}
+            self.settle(result)
         return None
-
-    def needs(self, job: Job) -> dict[str, Result]:
-        """What became of the jobs that `job` needs."""
-        return {key: self.results[key] for key in job.needs}
 
     def give_back(self, job: Job) -> None:
         """Let a running job wait again, as the first of all."""
-        self._running.discard(job.key)
-        self._waiting = {job.key: job, **self._waiting}
+        self._waiting = {job.key: self._running.pop(job.key), **self._waiting}
 
     def settle(self, result: Result) -> None:
         """Note what became of a running job."""
-        self._running.discard(result.key)
         self.results[result.key] = result
-
-    def _is_ready(self, job: Job) -> bool:
-        return all(key in self.results for key in job.needs)
+        self.report.end(self._running.pop(result.key), result)

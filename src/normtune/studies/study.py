@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from normtune.studies.config import FILE, StudyConfig
 from normtune.studies.engine import Engine, Place, survey
-from normtune.studies.executors.executor import Executor, Here, Report, Silent
+from normtune.studies.executors.executor import Executor, Here
 from normtune.studies.jobs import Job, Result
 from normtune.studies.plan import plan
-from normtune.studies.schedule import Schedule
+from normtune.studies.schedule import Report, Schedule
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Study:
         Returns:
             What became of every job, by key.
         """
-        engine, schedule = self.engine, Schedule(self.jobs, self.known)
-        if engine.place.mode != "read-only":
+        schedule = Schedule(self.jobs, self.known, report)
+        if self.engine.place.mode != "read-only":
             self._keep()
-            (executor or Here(engine)).run(schedule, engine.setup, engine.place, report or Silent())
+            (executor or Here()).run(schedule, self.engine)
         return schedule.results
 
     def _keep(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,27 +20,14 @@ from normtune.fast.ways import choose
 from normtune.models.base import Base
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a training is for.
-
-    Attributes:
-        task: The task, for its loss and metrics.
-        train: The examples to learn from.
-        pick: The examples on which the best epoch is picked.
-    """
-
-    task: Task
-    train: Encoded
-    pick: Encoded
-
-
 class Passes:
     """A base model's passes over one task.
 
     Args:
         base: The base model, with the head and with all that trains in place.
-        goal: Task and data.
+        task: The task, for its loss and metrics.
+        train: The examples to learn from.
+        pick: The examples on which the best epoch is picked.
         protocol: How it is trained.
         accelerator: Where.
         memory: What is kept for the backward pass; it changes no number.
@@ -55,7 +41,9 @@ class Passes:
     def __init__(
         self,
         base: Base,
-        goal: Goal,
+        task: Task,
+        train: Encoded,
+        pick: Encoded,
         protocol: Protocol,
         accelerator: Accelerator,
         *,
@@ -69,14 +57,15 @@ class Passes:
                 "--products bfloat16 is for a float32 model in the fast ways; leave out --dtype, --precision and"
                 " --plain, or it."
             )
-        self.base, self.goal, self.protocol, self.accelerator = base, goal, protocol, accelerator
+        self.base, self.protocol, self.accelerator = base, protocol, accelerator
+        self.task, self.train, self.pick = task, train, pick
         options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or Kept()}
         self.ways = choose(base, dropout=protocol.dropout, products=protocol.products, **options)
         exact = protocol.products == "float32"
         self._exact = self.ways if exact else choose(base, dropout=protocol.dropout, **{**options, "kept": None})
-        self._train, self._pick = self.ways.states(goal.train, goal.pick)
+        self._train_states, self._pick_states = self.ways.states(train, pick)
         self._model = accelerator.prepare(base.model)
-        self._loss = loss_of(goal.task)
+        self._loss = loss_of(task)
 
     def backward(self, indices: np.ndarray) -> float:
         """Forward and backward over the training examples at `indices`; their mean loss."""
@@ -86,7 +75,7 @@ class Passes:
         # gets none of a short last batch still takes part, with a weight of zero.
         factor = len(mine) * accelerator.num_processes / len(indices)
         mine = mine if len(mine) else indices[:1]
-        labels = self.goal.train.labels
+        labels = self.train.labels
         assert labels is not None
         share = self._loss(self._outputs(mine), labels[mine].to(accelerator.device)) * factor
         accelerator.backward(share)
@@ -96,15 +85,15 @@ class Passes:
         """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
         accelerator = self.accelerator
         with accelerator.autocast():
-            if self._train is not None:
-                outputs: Tensor = self._train.logits(self._model, indices, accelerator.device)
+            if self._train_states is not None:
+                outputs: Tensor = self._train_states.logits(self._model, indices, accelerator.device)
             else:
-                outputs = self._model(**self.goal.train.batch(indices, accelerator.device)).logits
+                outputs = self._model(**self.train.batch(indices, accelerator.device)).logits
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def picked(self) -> np.ndarray:
         """The outputs, of shape (examples, outputs), for the examples that the best epoch is picked on."""
-        return logits(self.base, self.goal.pick, ways=self.ways, states=self._pick)
+        return logits(self.base, self.pick, ways=self.ways, states=self._pick_states)
 
     def score(self, encoded: Encoded) -> dict[str, float]:
         """All metrics on `encoded` of the model as it is now, in float32."""
@@ -112,7 +101,7 @@ class Passes:
         (states,) = self._exact.states(encoded)
         with self._exact.context():
             outputs = logits(self.base, encoded, ways=self._exact, states=states)
-        return score_outputs(outputs, encoded.labels.numpy(), self.goal.task)
+        return score_outputs(outputs, encoded.labels.numpy(), self.task)
 
 
 def train_mode(model: nn.Module, *, dropout: bool, statistics: bool = False) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from normtune.data.encode import buckets
 from normtune.errors import NormtuneError, TrainingError
@@ -22,7 +21,7 @@ from normtune.evaluation import score_outputs
 from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
 from normtune.training.forward import Passes, train_mode
-from normtune.training.state import State, unpack
+from normtune.training.state import Progress, State, unpack
 
 #: Seconds between two checkpoints inside an epoch.
 SAVE_EVERY = 30.0
@@ -67,27 +66,6 @@ class PrunedError(NormtuneError):
 Judge = Callable[[tuple[EpochScore, ...], int], bool]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a training gave.
-
-    Attributes:
-        values: Selected values at the best epoch, packed, by parameter name.
-        head: The head's values at the best epoch.
-        curve: Every epoch's loss and scores.
-        best: Position in `curve` of the best epoch; the first of equals.
-        steps: Steps done.
-        seconds: Time spent, evaluation included, over all sessions of the run.
-    """
-
-    values: dict[str, Tensor]
-    head: dict[str, Tensor]
-    curve: tuple[EpochScore, ...]
-    best: int
-    steps: int
-    seconds: float
-
-
 class Loop:
     """One training, from its start or from its checkpoint to its end.
 
@@ -114,25 +92,25 @@ class Loop:
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
     ) -> None:
-        self.trainable, self._passes, self._seed, self._watch, self._judge = trainable, passes, seed, watch, judge
-        self._goal, self._protocol = passes.goal, passes.protocol
-        self._batches = math.ceil(len(self._goal.train) / self._protocol.batch_size)
+        self.trainable, self.passes, self._seed, self._watch, self._judge = trainable, passes, seed, watch, judge
+        self._protocol = passes.protocol
+        self._batches = math.ceil(len(passes.train) / self._protocol.batch_size)
         self.steps = self._batches * self._protocol.epochs
         self._state = State(
             trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )
 
-    def run(self) -> Outcome:
-        """Train to the end.
+    def run(self) -> Progress:
+        """Train to the end; the trainable then has the values of the best epoch.
 
         Returns:
-            The best epoch's values, and the curve.
+            The curve, which epoch is the best, and the time spent, evaluation included, over all sessions of the run.
 
         Raises:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        passes, model = self._passes, self.trainable.base.model
+        passes, model = self.passes, self.trainable.base.model
         was_training = model.training
         with torch.random.fork_rng(), passes.ways.context(), ExitStack() as after:
             after.callback(model.train, was_training)
@@ -147,16 +125,9 @@ class Loop:
                 self._epoch()
                 self._finish_epoch()
                 self._ask()
-        progress, best = self._state.progress, self._state.best
-        assert progress.best is not None
-        return Outcome(
-            values=unpack("values", best),
-            head=unpack("head", best),
-            curve=progress.curve,
-            best=progress.best,
-            steps=self.steps,
-            seconds=progress.seconds,
-        )
+        best = self._state.best
+        self.trainable.load(unpack("values", best), unpack("head", best))
+        return self._state.progress
 
     @property
     def step(self) -> int:
@@ -164,11 +135,11 @@ class Loop:
         return self._state.progress.epoch * self._batches + self._state.progress.batch
 
     def _epoch(self) -> None:
-        state, train = self._state, self._goal.train
+        state, train = self._state, self.passes.train
         train_mode(self.trainable.base.model, dropout=self._protocol.dropout)
         order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
         for indices in order[state.progress.batch :]:
-            self._learn(self._passes.backward(indices), len(indices))
+            self._learn(self.passes.backward(indices), len(indices))
             if time.monotonic() - state.saved > SAVE_EVERY:
                 state.save()
 
@@ -189,7 +160,7 @@ class Loop:
         )
 
     def _finish_epoch(self) -> None:
-        state, primary = self._state, self._goal.task.primary
+        state, primary = self._state, self.passes.task.primary
         scores = self._evaluate()
         state.advance()
         progress = state.progress
@@ -209,11 +180,11 @@ class Loop:
         state.save()
 
     def _evaluate(self) -> dict[str, float]:
-        labels, outputs = self._goal.pick.labels, self._passes.picked()
+        labels, outputs = self.passes.pick.labels, self.passes.picked()
         assert labels is not None
         if not np.isfinite(outputs).all():
             raise TrainingError(self._not_finite("model's output", self.step))
-        return score_outputs(outputs, labels.numpy(), self._goal.task)
+        return score_outputs(outputs, labels.numpy(), self.passes.task)
 
     def _not_finite(self, what: str, step: int) -> str:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
@@ -231,5 +202,5 @@ class Loop:
     def _tell(self, loss: float, rate: float) -> None:
         if self._watch is not None:
             progress = self._state.progress
-            best = None if progress.best is None else progress.curve[progress.best].scores[self._goal.task.primary]
+            best = None if progress.best is None else progress.curve[progress.best].scores[self.passes.task.primary]
             self._watch(Tick(self.step + 1, self.steps, progress.epoch + 1, loss, best, rate))

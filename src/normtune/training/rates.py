@@ -8,7 +8,6 @@ of full fine-tuning or of LayerNorm, by the number of its entries.
 
 from __future__ import annotations
 
-from normtune.config import Strict
 from normtune.methods.method import METHODS
 from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
@@ -17,33 +16,19 @@ from normtune.models.layout import Layout
 NARROW_BELOW = 512
 
 
-class Grid(Strict):
-    """Rates to try, in the order in which a shorter search takes them, the default first."""
-
-    rates: tuple[float, ...]
-
-    @property
-    def default(self) -> float:
-        """The rate for a single run."""
-        return self.rates[0]
-
-    def first(self, count: int) -> tuple[float, ...]:
-        """The first `count` rates of the search order, in ascending order."""
-        return tuple(sorted(self.rates[:count]))
-
-
-def grid(method: str | None, spec: Spec, width: int) -> Grid:
+def grid(method: str | None, spec: Spec, width: int) -> tuple[float, ...]:
     """The rates to try for a method's name, an expression or, where `method` is None, a mask, on a model of `width`.
 
     Returns:
-        The method's own grid; for an expression or a mask that of full fine-tuning where it trains more than one entry
-        in a hundred, else LayerNorm's; for an empty mask the head's.
+        The rates in the order in which a shorter search takes them, the default first: the method's own; for an
+        expression or a mask those of full fine-tuning where it trains more than one entry in a hundred, else
+        LayerNorm's; for an empty mask the head's.
     """
     if method is None:
         method = "" if len(spec) else "head"
     named = None if set(method) & {"+", "&", " "} else METHODS.get(method.split("@")[0])
     known = named or METHODS["full" if spec.share > 0.01 else "layernorm"]
-    return Grid(rates=known.narrow if width < NARROW_BELOW else known.wide)
+    return known.narrow if width < NARROW_BELOW else known.wide
 
 
 def width_of(layout: Layout) -> int:

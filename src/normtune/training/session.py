@@ -15,7 +15,7 @@ from normtune.config import Memory, Protocol, RunConfig
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError
+from normtune.errors import SelectionError
 from normtune.fast.prefix import Kept
 from normtune.importance.movement import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
@@ -26,10 +26,11 @@ from normtune.models.base import Base, load_base
 from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
 from normtune.records.run import Record, identity
-from normtune.training.forward import Goal, Passes
-from normtune.training.loop import Judge, Loop, Outcome, Tick
-from normtune.training.rates import Grid, grid, width_of
+from normtune.training.forward import Passes
+from normtune.training.loop import Judge, Loop, Tick
+from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
+from normtune.training.state import Progress
 from normtune.training.tracking import logged
 from normtune.versions import versions
 
@@ -76,53 +77,62 @@ class Session:
         """What `method` trains of this base; `seed` is for methods that draw."""
         return specify(self.base.layout, method, seed=seed)
 
-    def grid(self, method: str, selection: Selection | None = None) -> Grid:
-        """The rates to try on this base for `method`, or for a `selection` of one's own, whatever it is called."""
+    def grid(self, method: str, selection: Selection | None = None) -> tuple[float, ...]:
+        """The rates to try for `method`, or for a `selection` of one's own (see `normtune.training.rates.grid`)."""
         if selection is not None:
             return grid(None, selection, width_of(self.base.layout))
         return grid(method, self.spec(method), width_of(self.base.layout))
 
-    def config(
-        self, task: str, method: str, rate: float, seed: int, protocol: Protocol, selection: Selection | None = None
-    ) -> RunConfig:
-        """The configuration of a run on this base (see `RunConfig`).
+    def prepare(
+        self,
+        data: TaskData,
+        method: str,
+        rate: float,
+        seed: int,
+        protocol: Protocol,
+        selection: Selection | None = None,
+    ) -> Run:
+        """A run as it is to be made: its configuration, its examples, what trains, and its identity.
 
-        With a `selection`, such as a mask's entries, `method` is whatever that is to be called.
+        Args:
+            data: The task and its data.
+            method: A method's name or an expression.
+            rate: Peak learning rate.
+            seed: Seeds the head, the order of the data, dropout, and methods that draw.
+            protocol: How it is trained.
+            selection: What trains, such as a mask's entries; `method` is then whatever that is to be called.
+
+        Returns:
+            The run, with an identity of all that changes a number.
+
+        Raises:
+            SelectionError: If the selection is of another model.
         """
-        return RunConfig(
-            model=self.base.name,
-            revision=self.base.revision,
+        base = self.base
+        if selection is not None and selection.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError(f"The selection {method!r} is of another model than {base.name!r}.")
+        config = RunConfig(
+            model=base.name,
+            revision=base.revision,
             dtype=self.dtype,
-            task=task,
+            task=data.task.name,
             method=method,
             rate=rate,
             seed=seed,
             protocol=protocol,
-            mask=None if selection is None else _mask(selection),
+            mask=None if selection is None else selection.fingerprint[:16],
         )
-
-    def prepare(self, config: RunConfig, data: TaskData, selection: Selection | None = None) -> Run:
-        """A run as it is to be made: its examples, what trains, and its identity, of all that changes a number.
-
-        Raises:
-            ConfigError: If the configuration is of another selection than was given.
-            SelectionError: If the selection is of another model.
-        """
-        if config.mask != (None if selection is None else _mask(selection)):
-            raise ConfigError(f"The configuration of {config.method!r} was not made with the selection given here.")
-        if selection is not None and selection.layout.fingerprint != self.base.layout.fingerprint:
-            raise SelectionError(f"The selection {config.method!r} is of another model than {self.base.name!r}.")
-        spec = self.spec(config.method, config.seed) if selection is None else selection
-        parts = parts_of(data, config.protocol)
+        spec = self.spec(method, seed) if selection is None else selection
+        parts = parts_of(data, protocol)
         own = identity(
             config,
-            base=self.base.identity,
+            base=base.identity,
             trains=spec.fingerprint,
             data=identities(parts),
             machine=machine(self.accelerator.device),
             **self._unusual(data.task),
         )
-        return Run(config, data, parts, selection, spec, own)
+        return Run(config, data, parts, spec, own)
 
     def _unusual(self, task: Task) -> dict[str, object]:
         """What of a run's identity is not as it mostly is."""
@@ -141,10 +151,8 @@ class Session:
 
     def run(
         self,
-        config: RunConfig,
-        data: TaskData,
+        run: Run,
         *,
-        selection: Selection | None = None,
         checkpoint: Path | None = None,
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
@@ -152,9 +160,7 @@ class Session:
         """Train one run and score it.
 
         Args:
-            config: What to train.
-            data: The task and its data.
-            selection: What trains, where it does not follow from the method: the one that `config` was made with.
+            run: What `prepare` gave.
             checkpoint: A file to keep the state in; an unfinished run found there is continued.
             watch: Told after each step.
             judge: Told after each epoch; where it answers no, the training ends.
@@ -166,12 +172,12 @@ class Session:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        run = self.prepare(config, data, selection)
+        config, task = run.config, run.data.task
         train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
-            undo.callback(self.base.put_head(HeadSpec(data.task.kind, data.task.labels), config.seed).undo)
+            undo.callback(self.base.put_head(HeadSpec(task.kind, task.labels), config.seed).undo)
             trainable = run.spec.put(self.base)
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
@@ -180,7 +186,9 @@ class Session:
             log = undo.enter_context(logged(self.accelerator, run, watch, judge))
             passes = Passes(
                 self.base,
-                Goal(data.task, train, pick),
+                task,
+                train,
+                pick,
                 config.protocol,
                 self.accelerator,
                 memory=self._memory,
@@ -197,10 +205,8 @@ class Session:
                 watch=log.tick,
                 judge=log.epoch,
             )
-            outcome = loop.run()
-            trainable.load(outcome.values, outcome.head)
-            record, delta = self._finished(run, passes, outcome, before)
-            log.best(record.scores, outcome.curve[outcome.best].epoch, outcome.steps)
+            record, delta = self._finished(run, loop, loop.run(), before)
+            log.best(record)
         return record, delta
 
     def record(self, run: Run, **facts: Any) -> Record:
@@ -222,37 +228,21 @@ class Session:
         }
         return Record(**{**known, **facts})
 
-    def _finished(self, run: Run, passes: Passes, outcome: Outcome, before: dict[str, Tensor]) -> tuple[Record, Delta]:
+    def _finished(self, run: Run, loop: Loop, end: Progress, before: dict[str, Tensor]) -> tuple[Record, Delta]:
         """Record and delta of a training, while the model has the values of its best epoch."""
+        config, task, passes = run.config, run.data.task, loop.passes
         dev = {name: self._encode(run, split) for name, split in run.parts.dev.items()}
         # Where the epoch was picked on these examples in float32, their scores are known.
-        known = passes.goal.pick if run.config.protocol.products == "float32" else None
-        best = outcome.curve[outcome.best]
+        known = passes.pick if config.protocol.products == "float32" else None
+        assert end.best is not None
+        best = end.curve[end.best]
         scores = {name: best.scores if part is known else passes.score(part) for name, part in dev.items()}
-        delta = self._delta(run, outcome)
-        record = self.record(
-            run,
-            status="done",
-            truncated={name: part.truncated for name, part in {"train": passes.goal.train, **dev}.items()},
-            score=scores["dev"][run.data.task.primary],
-            scores=scores,
-            best_epoch=best.epoch,
-            curve=outcome.curve,
-            steps=outcome.steps,
-            ways=passes.ways.names,
-            seconds=round(outcome.seconds, 3),
-            delta_bytes=delta.body_bytes,
-            changes=tuple(changes(run.spec.places, before, outcome.values)),
-        )
-        return record, delta
-
-    def _delta(self, run: Run, outcome: Outcome) -> Delta:
-        config, task = run.config, run.data.task
-        return Delta.of(
+        values = loop.trainable.values()
+        delta = Delta.of(
             self.base,
             run.spec,
-            outcome.values,
-            outcome.head,
+            values,
+            loop.trainable.head_values(),
             method=config.method,
             task=task.name,
             max_length=config.protocol.max_length,
@@ -262,6 +252,21 @@ class Session:
             columns=task.columns,
             note=f"run {run.id}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
         )
+        record = self.record(
+            run,
+            status="done",
+            truncated={name: part.truncated for name, part in {"train": passes.train, **dev}.items()},
+            score=scores["dev"][task.primary],
+            scores=scores,
+            best_epoch=best.epoch,
+            curve=end.curve,
+            steps=loop.steps,
+            ways=passes.ways.names,
+            seconds=round(end.seconds, 3),
+            delta_bytes=delta.body_bytes,
+            changes=tuple(changes(run.spec.places, before, values)),
+        )
+        return record, delta
 
     def _encode(self, run: Run, split: Split) -> Encoded:
         """A split as token numbers, kept for the runs that follow on the same data."""
@@ -279,7 +284,3 @@ def _unwrap(model: PreTrainedModel, forward: Any) -> None:
         vars(model).pop(name, None)
     if forward is not None:
         vars(model)["forward"] = forward
-
-
-def _mask(selection: Selection) -> str:
-    return selection.fingerprint[:16]

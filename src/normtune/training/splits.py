@@ -10,7 +10,6 @@ import numpy as np
 
 from normtune.config import Protocol, RunConfig
 from normtune.data.task import Split, TaskData
-from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec
 from normtune.records.run import DataFacts
 
@@ -53,7 +52,6 @@ class Run:
         config: Its configuration.
         data: The task and its data.
         parts: The examples, as its protocol cuts them.
-        selection: What trains, where its method does not say it.
         spec: What trains.
         id: Its identity.
     """
@@ -61,7 +59,6 @@ class Run:
     config: RunConfig
     data: TaskData
     parts: Parts
-    selection: Selection | None
     spec: Spec
     id: str
 

@@ -15,7 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 from normtune.config import RunConfig
 from normtune.errors import ConfigError, known
 from normtune.records.differences import leaves
-from normtune.records.run import EpochScore
+from normtune.records.run import EpochScore, Record
 from normtune.training.loop import Judge, Tick
 from normtune.training.splits import Run
 
@@ -86,11 +86,12 @@ class Log:
         self._log({"epoch": last.epoch, "train/epoch_loss": last.loss, **scores}, step)
         return self._judge is None or self._judge(curve, step)
 
-    def best(self, scores: dict[str, dict[str, float]], epoch: int, step: int) -> None:
+    def best(self, record: Record) -> None:
         """Log a finished run's scores at its best epoch."""
-        self._log({"best/epoch": epoch, **{f"best/{name}": value for name, value in leaves(scores, "/")}}, step)
+        scores = {f"best/{name}": value for name, value in leaves(record.scores, "/")}
+        self._log({"best/epoch": record.best_epoch, **scores}, record.steps)
 
-    def _log(self, values: dict[str, float], step: int) -> None:
+    def _log(self, values: dict[str, Any], step: int) -> None:
         if self._accelerator.trackers:
             with _at_work(self._accelerator):
                 self._accelerator.log(values, step=step)

@@ -6,18 +6,16 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import final
 
 from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Place
-from normtune.studies.executors.executor import Executor, Report, call, tell_spare
+from normtune.studies.engine import Engine, Place
+from normtune.studies.executors.executor import Executor
 from normtune.studies.jobs import Job, Result, Results
 from normtune.studies.schedule import Schedule
 
@@ -45,108 +43,105 @@ class Pool(Executor):
             raise ConfigError(f"A pool takes one worker or more; got {workers}.")
         self._count = workers
 
-    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, engine: Engine) -> None:
         """Do all jobs that are left (see `Executor.run`)."""
-        attempts = Counter[str]()
-        workers = [_Worker() for _ in range(self._count)]
-        busy: dict[Future[Result], tuple[int, Job]] = {}
-        tell_spare(schedule, report)
+        deaths = Counter[str]()
+        workers = [_Worker(engine) for _ in range(self._count)]
         try:
-            while schedule.left:
-                for number in {*range(self._count)} - {number for number, _ in busy.values()}:
-                    if (job := schedule.take()) is None:
-                        break
-                    busy[workers[number].begin(setup, place, job, schedule.needs(job))] = number, job
-                    attempts[job.key] += 1
-                    if attempts[job.key] == 1:
-                        report.begin(job)
-                ended, _ = wait(busy, _PAUSE, FIRST_COMPLETED)
-                for number, job in busy.values():
-                    for done, total, note in workers[number].words():
-                        report.tick(job, done, total, note)
-                for future in ended:
-                    number, job = busy.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        workers[number].dismiss()
-                        workers[number] = _Worker()
-                        if attempts[job.key] < ATTEMPTS:
+            while True:
+                for worker in workers:
+                    if worker.job is None and (taken := schedule.take()) is not None:
+                        worker.begin(*taken)
+                busy = [(worker, worker.job) for worker in workers if worker.job is not None]
+                if not busy:
+                    return
+                ready = wait([worker.pipe for worker, _ in busy])
+                for worker, job in busy:
+                    if worker.pipe not in ready:
+                        continue
+                    word = worker.word()
+                    if word is None:
+                        deaths[job.key] += 1
+                        worker.replace()
+                        if deaths[job.key] < ATTEMPTS:
                             schedule.give_back(job)
                             continue
-                        result = Result(key=job.key, state="failed", error=f"The worker died {ATTEMPTS} times.")
-                    schedule.settle(result)
-                    report.end(job, result)
-                tell_spare(schedule, report)
+                        word = Result(key=job.key, state="failed", error=f"The worker died {ATTEMPTS} times.")
+                    if isinstance(word, Result):
+                        worker.job = None
+                        schedule.settle(word)
+                    else:
+                        schedule.report.tick(job, *word)
         finally:
             for worker in workers:
-                worker.dismiss()
+                worker.end()
 
 
 class _Worker:
-    """A process, and a pipe by which it tells how far its job has come; it ends with the pipe."""
+    """A process that does jobs, the one that it does now, and the pipe to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._start()
+
+    def _start(self) -> None:
         context = get_context("spawn")  # not forked: torch's threads do not survive that
-        self._pipe, theirs = context.Pipe()
-        self._process = ProcessPoolExecutor(1, context, _begin, (theirs,))
+        self.job: Job | None = None
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._engine.setup, self._engine.place))
+        self._process.start()
+        theirs.close()  # so that the pipe ends with the process
 
-    def begin(self, setup: Setup, place: Place, job: Job, needs: Results) -> Future[Result]:
+    def begin(self, job: Job, needs: Results) -> None:
         """Begin a job."""
+        self.job = job
+        with suppress(OSError):  # it is dead, which the next word tells
+            self.pipe.send((job, needs))
+
+    def word(self) -> Result | tuple[int, int, str] | None:
+        """What it tells next: the result of its job, or how far it has come; None where it is dead."""
         try:
-            return self._process.submit(_work, setup, place, job, dict(needs))
-        except BrokenProcessPool as error:  # it died without a job
-            lost = Future[Result]()
-            lost.set_exception(error)
-            return lost
+            word: Result | tuple[int, int, str] = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return word
 
-    def words(self) -> Iterator[tuple[int, int, str]]:
-        """What it has told since it was asked last."""
-        while self._pipe.poll():
-            yield self._pipe.recv()
+    def replace(self) -> None:
+        """Start another process in place of this one."""
+        self.end()
+        self._start()
 
-    def dismiss(self) -> None:
+    def end(self) -> None:
         """End the process, whatever it does."""
-        self._pipe.close()
-        self._process.shutdown(cancel_futures=True)
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
 
 
 # In the worker
 
 
-def _begin(pipe: Connection) -> None:
-    """Make a process a worker."""
+def _work(pipe: Connection, setup: Setup, place: Place) -> None:
+    """Do the jobs that come through the pipe; tell by it how far they have come, and what became of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    global _teller
-    _teller = _Teller(pipe)
-    Thread(target=_end_with, args=(pipe,), daemon=True).start()
+    Thread(target=_end_with_parent, daemon=True).start()
+    engine, told = Engine(setup, place), time.monotonic()
+
+    def tell(done: int, total: int, note: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PAUSE:
+            told = time.monotonic()
+            pipe.send((done, total, note))
+
+    while True:
+        job, needs = pipe.recv()
+        pipe.send(engine.run(job, needs, tell))
 
 
-def _end_with(pipe: Connection) -> None:
-    """End this process as soon as nobody is at the other end of the pipe."""
-    try:
-        pipe.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-def _work(setup: Setup, place: Place, job: Job, needs: Results) -> Result:
-    assert _teller is not None
-    return call(setup, place, job, needs, _teller)
-
-
-class _Teller:
-    """Tells how far a job has come, now and then."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._last = pipe, time.monotonic()
-
-    def __call__(self, done: int, total: int, note: str) -> None:
-        """Tell it, unless something was told just now."""
-        if time.monotonic() - self._last >= _PAUSE:
-            self._last = time.monotonic()
-            self._pipe.send((done, total, note))
-
-
-_teller: _Teller | None = None
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from functools import lru_cache
 from typing import Any, final
 
 from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Place
-from normtune.studies.executors.executor import Executor, Report, call, tell_spare
-from normtune.studies.jobs import Job, Result
+from normtune.studies.engine import Engine, Place
+from normtune.studies.executors.executor import Executor
+from normtune.studies.jobs import Job, Result, Results
 from normtune.studies.schedule import Schedule
 
 #: How often Ray begins a job again whose node or process died.
@@ -44,7 +45,7 @@ class Cluster(Executor):
         self._ray = _ray()
         self._address, self._cpus, self._gpus = address, cpus, gpus
 
-    def run(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
+    def run(self, schedule: Schedule, engine: Engine) -> None:
         """Do all jobs that are left (see `Executor.run`).
 
         Raises:
@@ -57,8 +58,8 @@ class Cluster(Executor):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"There is no Ray cluster at {self._address!r}: {_first_line(error)}") from error
         try:
-            self._check(setup)
-            self._work_off(schedule, setup, place, report)
+            self._check(engine.setup)
+            self._work_off(schedule, engine)
         finally:
             ray.shutdown()  # ends what still runs
 
@@ -75,30 +76,34 @@ class Cluster(Executor):
                 f"No node of the Ray cluster has {wanted['CPU']:g} processors and {wanted['GPU']:g} accelerators."
             )
 
-    def _work_off(self, schedule: Schedule, setup: Setup, place: Place, report: Report) -> None:
-        ray = self._ray
-        remote = ray.remote(call).options(
+    def _work_off(self, schedule: Schedule, engine: Engine) -> None:
+        ray, setup = self._ray, engine.setup
+        remote = ray.remote(_call).options(
             num_cpus=self._cpus or setup.threads, num_gpus=self._gpus, max_retries=RETRIES
         )
         running: dict[Any, Job] = {}
-        tell_spare(schedule, report)
-        while schedule.left:
-            while (job := schedule.take()) is not None:
-                running[remote.remote(setup, place, job, schedule.needs(job))] = job
-                report.begin(job)
+        while True:
+            while (taken := schedule.take()) is not None:
+                running[remote.remote(setup, engine.place, *taken)] = taken[0]
+            if not running:
+                return
             finished, _ = ray.wait(list(running), timeout=_PAUSE)
             for reference in finished:
-                job = running.pop(reference)
-                result = self._result(reference, job)
-                schedule.settle(result)
-                report.end(job, result)
-            tell_spare(schedule, report)
+                schedule.settle(self._result(reference, running.pop(reference)))
 
     def _result(self, reference: Any, job: Job) -> Result:
         try:
             return Result.model_validate(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
+
+
+def _call(setup: Setup, place: Place, job: Job, needs: Results) -> Result:
+    """Do one job in a process that may live on: the base model is kept for the next (see `Engine.run`)."""
+    return _engine(setup, place).run(job, needs)
+
+
+_engine = lru_cache(maxsize=1)(Engine)
 
 
 def _knock(address: str | None) -> None:
