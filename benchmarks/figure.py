@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from normtune.data.glue_tasks import GLUE
 from normtune.records.aggregate import Cell, tabulate
-from normtune.records.store import Store
+from normtune.records.results import Store
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("stsb", "sst2", "cola", "mrpc", "rte")

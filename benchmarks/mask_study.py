@@ -102,7 +102,7 @@ def layernorm_rates(engine: Engine) -> dict[str, float]:
         for record in engine.store
         if record.base_identity == engine.session.base.identity and record.config.protocol == PROTOCOLS["small"]
     ]
-    return {task: cell.rate for (method, task), cell in tabulate(own).items() if method == "layernorm"}
+    return {task: score.rate for (method, task), score in tabulate(own).items() if method == "layernorm"}
 
 
 if __name__ == "__main__":

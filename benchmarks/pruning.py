@@ -14,8 +14,8 @@ from pathlib import Path
 from harness import RESULTS, markdown, write
 
 from normtune.config import Pruning
+from normtune.records.results import Store
 from normtune.records.run import Record
-from normtune.records.store import Store
 from normtune.studies.engine import picked
 from normtune.studies.pruning import trial_order, verdict
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.records.store import Store
+from normtune.records.results import Store
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

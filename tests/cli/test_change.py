@@ -19,8 +19,8 @@ from normtune.cli.change import number
 from normtune.cli.render import console
 from normtune.config import protocol
 from normtune.data.task import Task
+from normtune.records.results import Store
 from normtune.records.run import Record
-from normtune.records.store import Store
 from normtune.training.session import Session
 from tests.training.test_session import NUMBER, SMALL, TASK, data
 

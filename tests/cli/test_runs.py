@@ -79,9 +79,9 @@ def test_rows_are_selected(folder):
     assert ids(select(found, {"rate": 3e-5 * (1 + 1e-12), "seed": 1})) == ["a2"]
     with pytest.raises(UnknownNameError, match=r"Unknown task 'rtf'\. Did you mean 'rte'\? Known: cola, rte\."):
         select(found, {"task": "rtf"})
-    with pytest.raises(DataError, match=r"No record has the rate 0\.5; there are 3e-05, 0\.001\."):
+    with pytest.raises(DataError, match=r"No such record has the rate 0\.5; there are 3e-05, 0\.001\."):
         select(found, {"rate": 0.5})
-    with pytest.raises(DataError, match="all of task cola, seed 1"):
+    with pytest.raises(DataError, match="No such record has the seed 1; there are 0"):
         select(found, {"task": "cola", "seed": 1})
 
 

@@ -21,7 +21,7 @@ def test_train_evaluate_predict(cli: Run, small: list[str], suite: Path, tmp_pat
     status, text, _ = cli("train", "--task", "sst2", "--out", out, *small)
     assert status == 0
     assert "accuracy" in text
-    files = {".training", "README.md", "curve.csv", "delta.safetensors", "record.json"}
+    files = {".training", "README.md", "delta.safetensors", "record.json"}
     assert {path.name for path in out.iterdir()} == files
     record = Record.load(out / "record.json")
     assert (record.status, record.config.protocol.name, record.data.train) == ("done", "small*", 24)

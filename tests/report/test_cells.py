@@ -5,9 +5,8 @@ from pathlib import Path
 
 from normtune.data.suites import Column
 from normtune.records.aggregate import tabulate
-from normtune.records.results import Results, read
+from normtune.records.results import Results, Store, read
 from normtune.records.run import Pruned, Record
-from normtune.records.store import Store
 from normtune.report.cells import PRINTED, Cells
 from normtune.report.page import facts
 from normtune.statistics import published

@@ -12,8 +12,8 @@ import pytest
 
 from normtune.config import protocol
 from normtune.data.suites import load_task
+from normtune.records.results import Store
 from normtune.records.run import Record
-from normtune.records.store import Store
 from normtune.training.session import Session
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.errors import UnknownNameError
 from normtune.importance.archive import Archive, Query
 from normtune.importance.masks import Mask
 from normtune.methods.expression import select
-from normtune.records.store import Store
+from normtune.records.results import Store
 from normtune.studies.config import StudyConfig
-from normtune.studies.engine import Engine, Mode, Place, check_mode, survey
+from normtune.studies.engine import Engine, Mode, Place, survey
 from normtune.studies.executors.executor import Here
 from normtune.studies.importance import measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
@@ -218,8 +217,6 @@ def test_the_modes_say_what_is_done_again(tiny_folder: Path, tmp_path: Path) -> 
         results = study.run(report=tally)
         assert tally.made == count, mode
         assert len(results) == (0 if mode == "read-only" else 3)
-    with pytest.raises(UnknownNameError, match="Unknown mode 'again'"):
-        check_mode("again")
 
 
 def test_force_measures_and_masks_anew(tiny_folder: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from normtune.config import Pruning, protocol
 from normtune.records.aggregate import by_rate, tabulate
+from normtune.records.results import Store
 from normtune.records.run import EpochScore, Record
-from normtune.records.store import Store
 from normtune.studies.config import FILE, StudyConfig
 from normtune.studies.engine import Place, picked
 from normtune.studies.executors.executor import Here

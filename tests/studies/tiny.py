@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from normtune.config import protocol
 from normtune.importance.masks import read_info
 from normtune.records.fisher import FisherRecord
-from normtune.records.store import Store
+from normtune.records.results import Store
 from normtune.studies.config import StudyConfig
 from tests.training.test_session import comparable
 

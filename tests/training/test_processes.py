@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from normtune.data.holdout import labels_of
 from normtune.data.toy import generate
+from normtune.records.run import Record
 
 CODE = "from normtune.cli.app import main; main()"
 
@@ -40,6 +40,5 @@ def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) ->
             timeout=300,
             env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         )
-        with (out / "curve.csv").open() as file:
-            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
+        curves.append([point.loss for point in Record.load(out / "record.json").curve])
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)

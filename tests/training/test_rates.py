@@ -12,7 +12,7 @@ from normtune.methods.method import METHODS
 from normtune.methods.selection import nothing
 from normtune.models.base import skeleton
 from normtune.records.aggregate import by_rate
-from normtune.records.store import Store
+from normtune.records.results import Store
 from normtune.training.rates import grid, width_of
 
 RUNS = Path(__file__).parents[2] / "results" / "runs"

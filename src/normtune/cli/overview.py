@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from normtune.cli import render
 from normtune.cli.progress import savings
 from normtune.report.table import Table
-from normtune.studies.estimate import Estimate
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, describe
 from normtune.studies.study import Study
 
@@ -46,26 +45,31 @@ def _state(job: Job, results: Mapping[str, Result]) -> str:
 # The plan
 
 
-def show_plan(study: Study, guess: Estimate, workers: int, form: render.Form) -> None:
+def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: render.Form) -> None:
     """Print what a study takes.
 
     Args:
         study: The study.
-        guess: How long its jobs take.
+        seconds: How long its missing jobs take, by key, as far as that is known.
         workers: How many jobs run at a time.
         form: How it is printed.
     """
-    total, config = guess.total(study.missing), study.config
+    total, config = _total(study.missing, seconds), study.config
     jobs = _needed(study.jobs, study.known)
     known = len(jobs) - len(study.missing)
-    plan = [_plain(job, study.known.get(job.key), guess.seconds.get(job.key)) for job in jobs]
+    plan = [_plain(job, study.known.get(job.key), seconds.get(job.key)) for job in jobs]
     facts = {"jobs": len(jobs), "known": known, "seconds": total, "workers": workers}
-    plain = {**facts, "sources": guess.sources, "config": config.model_dump(mode="json"), "plan": plan}
+    plain = {**facts, "config": config.model_dump(mode="json"), "plan": plan}
     count = Counter(job.kind for job in jobs)
     bound = "up to " if any(map(_is_beyond, study.missing)) else ""
     made = f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks"
     counted = f"{made}: {known} of {len(jobs)} known in {study.engine.place.results}."
-    render.show([_plan_table(study, jobs, guess), counted, *_remarks(study, guess, workers, total)], form, plain=plain)
+    render.show([_plan_table(study, jobs, seconds), counted, *_remarks(study, workers, total)], form, plain=plain)
+
+
+def _total(jobs: Sequence[Job], seconds: Mapping[str, float]) -> float | None:
+    """Seconds of all of `jobs`, one after the other; None where one is not known."""
+    return sum(seconds[job.key] for job in jobs) if {job.key for job in jobs} <= seconds.keys() else None
 
 
 def _needed(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
@@ -88,7 +92,7 @@ def _plain(job: Job, known: Result | None, seconds: float | None) -> dict[str, o
     }
 
 
-def _plan_table(study: Study, every: Sequence[Job], guess: Estimate) -> Table:
+def _plan_table(study: Study, every: Sequence[Job], seconds: Mapping[str, float]) -> Table:
     groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
     for job in every:
         groups[job.kind, job.task or "all", job.about.split("@")[0] if _is_masked(job) else job.about].append(job)
@@ -96,8 +100,8 @@ def _plan_table(study: Study, every: Sequence[Job], guess: Estimate) -> Table:
     for (kind, task, about), jobs in groups.items():
         todo = [job for job in jobs if job.key not in study.known]
         counts = (len(jobs), len(jobs) - len(todo), len(todo))
-        time = guess.total(todo)
-        cells = *(f"{n:,}" for n in counts), _time(time) if todo else ""
+        time = _time(_total(todo, seconds)) if todo else ""
+        cells = *(f"{n:,}" for n in counts), time
         rows.append((kind, task, about, _needs(jobs, by_key), *cells))
     return render.table(("kind", "task", "method", "needs", "jobs", "known", "to do", "time"), rows, texts=4)
 
@@ -125,18 +129,13 @@ def _needs(jobs: Sequence[Job], by_key: Mapping[str, Job]) -> str:
     return ", ".join([*words, *([f"up to {further} further rates"] if further else [])])
 
 
-def _remarks(study: Study, guess: Estimate, workers: int, total: float | None) -> list[str]:
+def _remarks(study: Study, workers: int, total: float | None) -> list[str]:
     config = study.config
     each = f"{config.threads} thread{'s' if config.threads > 1 else ''} each"
     lines = [f"Protocol {config.protocol.name}; {each}, which are part of a record's identity (--threads)."]
     if study.missing:
         time = "unknown" if total is None else f"about {_time(total / workers)}"
         lines.append(f"Time left: {time} with {workers} worker{'s' if workers > 1 else ''} on this machine.")
-        words = {"records": "records made on this machine", "trial": "a trial of a few steps", "none": "nothing"}
-        for source, text in words.items():
-            kinds = [kind for kind, own in guess.sources.items() if own == source]
-            if kinds:
-                lines.append(f"Throughput from {text}: {', '.join(kinds)}.")
     return lines
 
 

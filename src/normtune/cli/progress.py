@@ -42,14 +42,12 @@ class Progress:
 
     Args:
         jobs: The jobs that are to be done.
-        seconds: How long they take, by key; what is not known counts like the mean of the others.
+        weights: How much of the whole each is, by key; by default all are alike.
         silent: Whether nothing is shown.
     """
 
-    def __init__(self, jobs: Sequence[Job], seconds: Mapping[str, float] = {}, *, silent: bool = False) -> None:
-        usual = [each for each in seconds.values() if each] or [1.0]
-        mean = sum(usual) / len(usual)
-        self._weights = {job.key: max(seconds.get(job.key, mean), 0.01) for job in jobs}
+    def __init__(self, jobs: Sequence[Job], weights: Mapping[str, float] = {}, *, silent: bool = False) -> None:
+        self._weights = {job.key: weights.get(job.key, 1.0) for job in jobs}
         self._count, self._done = len(jobs), 0
         self._lines: dict[str, TaskID] = {}
         self._bars = bars(TextColumn("{task.fields[note]}"), Console(quiet=True) if silent else notes)

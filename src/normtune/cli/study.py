@@ -31,7 +31,7 @@ from normtune.cli.options import (
     trackers,
 )
 from normtune.config import read_protocol
-from normtune.errors import ConfigError, TrainingError, UnknownNameError
+from normtune.errors import ConfigError, TrainingError, known
 
 if TYPE_CHECKING:
     from normtune.cli.render import Form
@@ -129,12 +129,12 @@ def study(
     _check_executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.data.suites import suite_of
-    from normtune.studies.config import FRACTIONS, METHODS, StudyConfig, check_masks, parts
-    from normtune.studies.engine import Place, check_mode
+    from normtune.studies.config import FRACTIONS, MASKS, METHODS, STUDIES, StudyConfig
+    from normtune.studies.engine import MODES, Place
 
     chosen = suite_of(suite)
     config = StudyConfig(
-        parts=parts(what),
+        parts=STUDIES[known("study", what, (*STUDIES, DEMO))],
         model=model,
         dtype=dtype,
         suite=suite,
@@ -142,7 +142,7 @@ def study(
         methods=METHODS if method is None else tuple(methods(method)),
         seeds=tuple(seeds(seed, "--seeds")),
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
-        masks=check_masks(names(masks)),
+        masks=tuple(known("kind of mask", name, MASKS) for name in names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
         protocol=read_protocol(protocol or "paper", dropout=dropout),
         prune=pruning(prune),
@@ -156,7 +156,7 @@ def study(
     place = Place(
         results=results.absolute(),
         data=None if data is None else data.absolute(),
-        mode=check_mode(mode),
+        mode=known("mode", mode, MODES),
         checkpoints=checkpoints,
         track=tracked,
     )
@@ -178,18 +178,18 @@ def _conduct(
     """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
     from normtune.cli.overview import show_plan, show_summary, unanswered
     from normtune.cli.progress import Progress
-    from normtune.studies.estimate import estimate
+    from normtune.studies.estimate import estimate, sizes
     from normtune.studies.jobs import describe
     from normtune.studies.study import Study
 
     # The trial runs behind an estimate are nobody's, so a plan logs nothing.
     study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
     if plan_only:
-        show_plan(study, estimate(study, trial=True), workers, shown)
+        show_plan(study, estimate(study), workers, shown)
         return
     results = study.known
     if place.mode != "read-only":
-        with Progress(study.missing, estimate(study, trial=False).seconds) as progress:
+        with Progress(study.missing, sizes(study)) as progress:
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)
@@ -217,8 +217,7 @@ def _check_executor(
     name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
 ) -> None:
     """Check that options of an executor go with it."""
-    if name not in EXECUTORS:
-        raise UnknownNameError("executor", name, EXECUTORS)
+    known("executor", name, EXECUTORS)
     if workers is not None and name != "pool":
         raise ConfigError("--workers goes with --executor pool.")
     if name != "ray" and (address, cpus, gpus) != (None, None, None):

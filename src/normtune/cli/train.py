@@ -65,7 +65,7 @@ def train(
     data: Data = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for delta, record, curve and model card. [default: runs/TASK-METHOD]"),
+        typer.Option(help="Folder for delta, record and model card. [default: runs/TASK-METHOD]"),
     ] = None,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     track: Track = None,
@@ -100,7 +100,7 @@ def train(
     from normtune.cli.trainings import Wanted, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
-    from normtune.studies.source import OwnFiles
+    from normtune.studies.manifest import OwnFiles
 
     columns = _columns(text, label, labels)
     if manifest is not None:

@@ -19,8 +19,8 @@ from normtune.report.table import Entry
 from normtune.studies import output
 from normtune.studies.engine import Engine, Place
 from normtune.studies.jobs import Job, TrainJob
+from normtune.studies.manifest import OwnFiles
 from normtune.studies.plan import mask_rows, method_rows, trainings
-from normtune.studies.source import OwnFiles
 from normtune.training.splits import parts_of
 
 #: Gives the folder for the result of a run, or None.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from normtune.errors import DataError, UnknownNameError, known
 from normtune.records.results import load_runs
-from normtune.records.run import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +29,12 @@ def rows(folder: Path) -> list[Row]:
     Raises:
         DataError: If there is no such folder, it holds no record, or one is damaged.
     """
-    return [row(record) for record in load_runs(folder)]
-
-
-def row(record: Record) -> Row:
-    """The record's `COLUMNS`."""
-    config = record.config
-    own = {"protocol": config.protocol.name, "trained": record.counts.trained}
-    places = (own, vars(config), vars(record))
-    return {name: next(place[name] for place in places if name in place) for name in COLUMNS}
+    found = []
+    for record in load_runs(folder):
+        own = {"protocol": record.config.protocol.name, "trained": record.counts.trained}
+        places = (own, vars(record.config), vars(record))
+        found.append({name: next(place[name] for place in places if name in place) for name in COLUMNS})
+    return found
 
 
 def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
@@ -52,20 +48,18 @@ def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
         The rows, at least one.
 
     Raises:
-        UnknownNameError: If no row at all has a wanted name.
-        DataError: If no row at all has a wanted number, or no row has all wanted values.
+        UnknownNameError: If none of those with the values before it has a wanted name.
+        DataError: If none of these has a wanted number.
     """
     for name, value in wanted.items():
         there = {own[name] for own in found}
-        if any(_same(own, value) for own in there):
-            continue
-        if isinstance(value, str):
+        found = [own for own in found if _same(own[name], value)]
+        if not found and isinstance(value, str):
             raise UnknownNameError(name, value, there)
-        raise DataError(f"No record has the {name} {value:g}; there are {', '.join(f'{k:g}' for k in sorted(there))}.")
-    chosen = [own for own in found if all(_same(own[name], value) for name, value in wanted.items())]
-    if not chosen:
-        raise DataError(f"No record has all of {', '.join(f'{name} {value}' for name, value in wanted.items())}.")
-    return chosen
+        if not found:
+            numbers = ", ".join(f"{own:g}" for own in sorted(there))
+            raise DataError(f"No such record has the {name} {value:g}; there are {numbers}.")
+    return [*found]
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -1,20 +1,27 @@
-"""The one reader of records: of runs, of measurements, and of a results folder that holds both."""
+"""The one reader of records: of runs, of measurements, and of a results folder that holds both; a store of runs."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from normtune.errors import ConfigError, DataError
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
+from normtune.records.saved import Saved
 from normtune.records.submission import SubmissionRecord
 
 Kind = TypeVar("Kind", Record, FisherRecord)
+
+
+class _Plan(Saved, extra="ignore"):
+    """What the file of a study says of the seeds of its runs."""
+
+    noun: ClassVar[str] = "study"
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,34 @@ class Results:
     def done(self) -> tuple[Record, ...]:
         """The runs that finished."""
         return tuple(run for run in self.runs if run.status == "done" and run.score is not None)
+
+
+class Store:
+    """Records of runs in a folder: a file each, named after the run's identity, so that nothing is run twice.
+
+    Args:
+        folder: Where they lie; it is made when the first is put in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, identity: str) -> Path:
+        """The file of the run called `identity`."""
+        return self.folder / f"{identity}.json"
+
+    def get(self, identity: str) -> Record | None:
+        """The record of a run that is finished, or None where there is none."""
+        path = self.path(identity)
+        return Record.load(path) if path.is_file() else None
+
+    def put(self, record: Record) -> None:
+        """Write a record, whole or not at all."""
+        record.save(self.path(record.id))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every record, in the order of their names."""
+        yield from _all(self.folder, Record)
 
 
 def load_runs(folder: Path, *, model: str | None = None, protocol: str | None = None) -> list[Record]:
@@ -93,7 +128,7 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
         folder,
         tuple(runs),
         tuple(_one_each(fisher)),
-        _planned(folder / "study.json"),
+        _Plan.load(folder / "study.json").seeds if (folder / "study.json").is_file() else (),
         tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
     )
 
@@ -119,20 +154,6 @@ def _wanted(run: Record, model: str | None, protocol: str | None) -> bool:
 
 def _words(model: str | None, protocol: str | None) -> str:
     return "".join(f" of {kind} {name}" for kind, name in (("model", model), ("protocol", protocol)) if name)
-
-
-def _planned(file: Path) -> tuple[int, ...]:
-    """The seeds that a study asks for, where there is one.
-
-    Raises:
-        DataError: If its file is damaged.
-    """
-    if not file.is_file():
-        return ()
-    try:
-        return tuple(json.loads(file.read_bytes()).get("seeds", ()))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"The study {file} is damaged: {error}.") from error
 
 
 def check_one_setting(runs: Sequence[Record], fisher: Sequence[FisherRecord] = ()) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator
 
 from normtune.config import Memory, Protocol, Pruning, Strict
-from normtune.errors import ConfigError, UnknownNameError, known
+from normtune.errors import ConfigError
 from normtune.records.run import without_ways
 from normtune.records.saved import Saved
 
@@ -16,8 +15,10 @@ Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "
 MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fisher"]
 
 #: What of the paper needs runs; table 3 is read off the server's reply to a submission.
-PARTS: tuple[Part, ...] = ("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5")
-MASKS: tuple[MaskKind, ...] = ("individual", "global", "leave-one-out", "random", "least-fisher")
+PARTS: tuple[Part, ...] = get_args(Part)
+MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
+#: By the names of studies what they consist of.
+STUDIES: dict[str, tuple[Part, ...]] = {"paper": PARTS, **{part: (part,) for part in PARTS}}
 
 #: The paper's tasks: GLUE without WNLI, MNLI once.
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
@@ -121,23 +122,3 @@ class StudyConfig(Setup, Saved):
             return None
         joint = {name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _EXTENT}
         return self.model_copy(update=joint)
-
-
-def parts(name: str) -> tuple[Part, ...]:
-    """The parts of the study called `name`.
-
-    Raises:
-        UnknownNameError: If there is no such study.
-    """
-    if name in {"paper", *PARTS}:
-        return tuple(part for part in PARTS if name in {"paper", part})
-    raise UnknownNameError("study", name, ("paper", *PARTS, "methods"))
-
-
-def check_masks(given: Sequence[str]) -> tuple[MaskKind, ...]:
-    """Kinds of masks by their names.
-
-    Raises:
-        UnknownNameError: If there is no such kind.
-    """
-    return tuple(known("kind of mask", name, MASKS) for name in given)

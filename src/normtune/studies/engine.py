@@ -15,18 +15,18 @@ from normtune.data.files import FileTask
 from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import NormtuneError, TrainingError, known
+from normtune.errors import NormtuneError, TrainingError
 from normtune.importance.archive import Archive, Query
 from normtune.importance.masks import Mask
 from normtune.models.device import accelerator
+from normtune.records.results import Store
 from normtune.records.run import Record
-from normtune.records.store import Store
 from normtune.studies import output
 from normtune.studies.config import Setup
 from normtune.studies.importance import make_mask, mask_file, measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of, settled
+from normtune.studies.manifest import OwnFiles
 from normtune.studies.pruning import judge, pruned, pruned_identity
-from normtune.studies.source import OwnFiles
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
 from normtune.training.splits import Run
@@ -82,15 +82,6 @@ class Place(Strict):
     def tracking(self) -> Path:
         """Folder of what trackers write."""
         return self.logs or self.results / "tracking"
-
-
-def check_mode(name: str) -> Mode:
-    """The mode called `name`.
-
-    Raises:
-        UnknownNameError: If there is no such mode.
-    """
-    return known("mode", name, MODES)
 
 
 class Engine:

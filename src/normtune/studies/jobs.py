@@ -11,7 +11,7 @@ from pydantic import Field
 
 from normtune.config import Strict, fingerprint
 from normtune.studies.config import MaskKind
-from normtune.studies.source import OwnFiles
+from normtune.studies.manifest import OwnFiles
 
 
 class _Named(Strict):
@@ -84,7 +84,7 @@ class TrainJob(_Named):
         mask: Key of the job that makes the mask, where one is trained.
         mask_file: A file of the mask, instead.
         rivals: Keys of the runs of the same search that come first, where it may be dropped for being behind them.
-        out: Folder for the run's delta, record, curve and model card, where these are wanted.
+        out: Folder for the run's delta, record and model card, where these are wanted.
     """
 
     kind: Literal["train"] = "train"

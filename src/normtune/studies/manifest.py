@@ -1,9 +1,11 @@
-"""A manifest: many tasks of one's own, in one YAML file."""
+"""Tasks in files of the user's own, as plain values that any process can load, and a manifest of many of them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,62 @@ import yaml
 from pydantic import Field, ValidationError
 
 from normtune.config import Strict
+from normtune.data.files import FileTask, load_files
 from normtune.errors import ConfigError, DataError
-from normtune.studies.source import OwnFiles
+
+#: Bytes of a task's name, which becomes that of a folder.
+_LONGEST = 100
+
+
+class OwnFiles(Strict):
+    """A task in the user's own files.
+
+    Attributes:
+        name: The task's name; by default that of the file.
+        train: File of training examples.
+        dev: File of dev examples; without it a seeded, stratified slice of `train` is split off.
+        text: Column of the texts.
+        pair: Column of their pairs.
+        label: Column of the labels.
+        regression: Whether the labels are numbers to be predicted.
+        class_weights: Whether rare classes weigh more.
+        seed: Seeds the split.
+    """
+
+    name: str | None = None
+    train: Path
+    dev: Path | None = None
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+    regression: bool = False
+    class_weights: bool = False
+    seed: int = 0
+
+    def model_post_init(self, _: object) -> None:
+        """Check the name, which becomes that of a folder.
+
+        Raises:
+            ConfigError: If it is too long, or leads out of its folder.
+        """
+        name = "task" if self.name is None else self.name
+        size = len(name.encode())
+        if size > _LONGEST:
+            raise ConfigError(f"The name of a task has at most {_LONGEST} bytes; {name[:20]!r}... has {size}.")
+        if not re.fullmatch(r"\w[\w .,+@-]*", name):
+            raise ConfigError(
+                f"The name of a task has letters, digits and any of ' .,+@-', and begins with the former; got {name!r}."
+            )
+
+    def load(self) -> FileTask:
+        """Read the files.
+
+        Returns:
+            The task, which remembers its columns, and what its author should know of the files.
+        """
+        found = load_files(**self.model_dump())
+        columns = (self.text, *([self.pair] if self.pair else []), self.label)
+        return replace(found, data=replace(found.data, task=replace(found.data.task, columns=columns)))
 
 
 class Manifest(Strict):

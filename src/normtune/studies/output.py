@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import shutil
 from collections.abc import Collection
@@ -18,7 +16,7 @@ from normtune.errors import OutputError
 from normtune.files import claim_folder, write_atomically
 from normtune.records.run import Record
 
-RECORD, CURVE, CARD = "record.json", "curve.csv", "README.md"
+RECORD, CARD = "record.json", "README.md"
 #: Folder for the state of a training until it is finished, and the file in it that says which training it is, which
 #: is beside the results afterwards.
 UNFINISHED, _TRAINING, _FINISHED = ".unfinished", "training", ".training"
@@ -106,7 +104,7 @@ def finish(folder: Path) -> None:
 
 
 def write(folder: Path, record: Record, delta: Delta) -> None:
-    """Write a run's delta, curve, model card and, last, its record, over another run's; the folder is then finished.
+    """Write a run's delta, model card and, last, its record, over another run's; the folder is then finished.
 
     Raises:
         OutputError: If something that is not ours is in the folder.
@@ -118,7 +116,6 @@ def write(folder: Path, record: Record, delta: Delta) -> None:
     for name in (RECORD, FILE):
         (folder / name).unlink(missing_ok=True)
     delta.save(folder)
-    write_atomically(folder / CURVE, _curve(record))
     write_atomically(folder / CARD, model_card(delta.info, record))
     record.save(folder / RECORD)
     finish(folder)
@@ -130,13 +127,3 @@ def safe(name: str) -> str:
     if len(plain.encode()) <= _LONGEST:
         return plain
     return f"{plain.encode()[:_LONGEST].decode(errors='ignore')}-{fingerprint({'name': name})}"
-
-
-def _curve(record: Record) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = list(record.curve[0].scores)
-    writer.writerow(["epoch", "loss", *names, "seconds"])
-    for point in record.curve:
-        writer.writerow([point.epoch, point.loss, *(point.scores[name] for name in names), point.seconds])
-    return text.getvalue()

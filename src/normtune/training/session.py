@@ -31,7 +31,7 @@ from normtune.training.loop import Judge, Loop, Tick
 from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.state import Progress
-from normtune.training.tracking import logged
+from normtune.training.tracking import Log
 from normtune.versions import versions
 
 #: Encoded splits that a session keeps.
@@ -183,7 +183,8 @@ class Session:
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
             before = trainable.values()
-            log = undo.enter_context(logged(self.accelerator, run, watch, judge))
+            log = Log(self.accelerator, run, watch, judge)
+            undo.enter_context(log.open())
             passes = Passes(
                 self.base,
                 task,

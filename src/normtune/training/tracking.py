@@ -58,19 +58,50 @@ def run_name(config: RunConfig, identity: str) -> str:
 
 
 class Log:
-    """Logs a run by its trackers, where it has any, and then tells whoever else listens.
+    """Logs a run by the trackers of an accelerator, where it has any, and then tells whoever else listens.
 
     Args:
-        accelerator: Holds the trackers.
-        picked: Where the epoch is picked: ``dev`` or ``held_out``.
+        accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
+        run: The run. Its configuration is logged flat, and its identity is part of its name.
         watch: Told after each step.
         judge: Asked after each epoch whether the run goes on.
     """
 
     def __init__(
-        self, accelerator: Accelerator, picked: str, watch: Callable[[Tick], None] | None, judge: Judge | None
+        self, accelerator: Accelerator, run: Run, watch: Callable[[Tick], None] | None, judge: Judge | None
     ) -> None:
-        self._accelerator, self._picked, self._watch, self._judge = accelerator, picked, watch, judge
+        self._accelerator, self._run, self._watch, self._judge = accelerator, run, watch, judge
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Within this context the trackers take what is logged; without any it is only passed on.
+
+        Raises:
+            ConfigError: If a tracker fails. It is no failure of the run, which can be continued.
+        """
+        accelerator, config, wanted = self._accelerator, self._run.config, self._accelerator.log_with
+        if not wanted:
+            yield
+            return
+        # accelerate gives all its trackers one name, which is a run's for some and a project's for others.
+        name, folder = run_name(config, self._run.id), Path(accelerator.logging_dir or ".")
+        accelerator.log_with = [_tracker(tracker, name, folder) for tracker in wanted]
+        settings = {key: value for key, value in leaves(config.model_dump(mode="json")) if value is not None}
+        try:
+            with self._at_work():
+                accelerator.init_trackers(PROJECT, config={"run": self._run.id, **settings})
+            yield
+            # Not `end_training`, which ends the group of processes too, and other runs may follow.
+            with self._at_work():
+                for tracker in accelerator.trackers:
+                    tracker.finish()
+        except BaseException:
+            for tracker in accelerator.trackers:
+                with suppress(Exception):  # one that never began cannot end; what went wrong is said already
+                    tracker.finish()
+            raise
+        finally:
+            accelerator.trackers, accelerator.log_with = [], wanted
 
     def tick(self, tick: Tick) -> None:
         """Log the loss and the rate of a step, of long runs every so many."""
@@ -82,7 +113,8 @@ class Log:
     def epoch(self, curve: tuple[EpochScore, ...], step: int) -> bool:
         """Log the last epoch, at the step that it ended with; whether the run goes on."""
         last = curve[-1]
-        scores = {f"{self._picked}/{name}": value for name, value in last.scores.items()}
+        picked = "held_out" if self._run.config.protocol.held_out else "dev"
+        scores = {f"{picked}/{name}": value for name, value in last.scores.items()}
         self._log({"epoch": last.epoch, "train/epoch_loss": last.loss, **scores}, step)
         return self._judge is None or self._judge(curve, step)
 
@@ -93,67 +125,22 @@ class Log:
 
     def _log(self, values: dict[str, Any], step: int) -> None:
         if self._accelerator.trackers:
-            with _at_work(self._accelerator):
+            with self._at_work():
                 self._accelerator.log(values, step=step)
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Within this context trackers work, whose libraries raise errors of every kind.
 
-@contextmanager
-def logged(
-    accelerator: Accelerator, run: Run, watch: Callable[[Tick], None] | None, judge: Judge | None
-) -> Iterator[Log]:
-    """Within this context a run is logged by the trackers that `accelerator` was made with.
-
-    Args:
-        accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
-        run: The run. Its configuration is logged flat, and its identity is part of its name.
-        watch: Told after each step.
-        judge: Asked after each epoch whether the run goes on.
-
-    Yields:
-        What logs it; without trackers it only passes on.
-
-    Raises:
-        ConfigError: If a tracker fails. It is no failure of the run, which can be continued.
-    """
-    wanted, config = accelerator.log_with, run.config
-    log = Log(accelerator, "held_out" if config.protocol.held_out else "dev", watch, judge)
-    if not wanted:
-        yield log
-        return
-    # accelerate gives all its trackers one name, which is a run's for some and a project's for others.
-    name, folder = run_name(config, run.id), Path(accelerator.logging_dir or ".")
-    accelerator.log_with = [_tracker(tracker, name, folder) for tracker in wanted]
-    settings = {key: value for key, value in leaves(config.model_dump(mode="json")) if value is not None}
-    try:
-        with _at_work(accelerator):
-            accelerator.init_trackers(PROJECT, config={"run": run.id, **settings})
-        yield log
-        # Not `end_training`, which ends the group of processes too, and other runs may follow.
-        with _at_work(accelerator):
-            for tracker in accelerator.trackers:
-                tracker.finish()
-    except BaseException:
-        for tracker in accelerator.trackers:
-            with suppress(Exception):  # one that never began cannot end; what went wrong is said already
-                tracker.finish()
-        raise
-    finally:
-        accelerator.trackers, accelerator.log_with = [], wanted
-
-
-@contextmanager
-def _at_work(accelerator: Accelerator) -> Iterator[None]:
-    """Within this context trackers work, whose libraries raise errors of every kind.
-
-    Raises:
-        ConfigError: If one fails.
-    """
-    try:
-        yield
-    except Exception as error:
-        names = ", ".join(str(getattr(tracker, "name", tracker)) for tracker in accelerator.log_with)
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"A tracker failed ({names}): {first}") from error
+        Raises:
+            ConfigError: If one fails.
+        """
+        try:
+            yield
+        except Exception as error:
+            names = ", ".join(str(getattr(tracker, "name", tracker)) for tracker in self._accelerator.log_with)
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"A tracker failed ({names}): {first}") from error
 
 
 def _tracker(tracker: Any, run: str, folder: Path) -> GeneralTracker:

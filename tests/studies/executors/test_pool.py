@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError
-from normtune.records.store import Store
+from normtune.records.results import Store
 from normtune.studies.engine import Place
 from normtune.studies.executors import pool
 from normtune.studies.executors.executor import fair_threads
