@@ -17,8 +17,7 @@ import pytest
 
 from normtune.cli.options import console
 from normtune.errors import DataError, UnknownNameError
-from normtune.records.database import COLUMNS, frame, ordered, rows, select
-from normtune.records.differences import by_id, differences
+from normtune.records.database import COLUMNS, by_id, differences, frame, ordered, rows, select
 from normtune.records.results import load_runs
 from normtune.records.run import Record
 from tests.records.test_aggregate import record as made
@@ -103,7 +102,7 @@ def test_a_frame_has_the_same_values(folder):
 def test_two_records_are_compared(tmp_path):
     first = write(tmp_path, "a1", versions={"torch": "2"})
     second = write(tmp_path, "a2", seed=1, score=0.75, versions={"torch": "3", "numpy": "2"}, steps=0)
-    assert [(d.kind, d.field, d.first, d.second) for d in differences(first, second)] == [
+    assert [tuple(row.values()) for row in differences(first, second)] == [
         ("configuration", "config.seed", 0, 1),
         ("machine", "versions.torch", "2", "3"),
         ("machine", "versions.numpy", None, "2"),

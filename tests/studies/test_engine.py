@@ -15,7 +15,7 @@ from normtune.importance.masks import Mask
 from normtune.methods.expression import select
 from normtune.records.results import Store
 from normtune.studies.config import StudyConfig
-from normtune.studies.engine import Engine, Mode, Place, survey
+from normtune.studies.engine import Engine, Mode, Place
 from normtune.studies.executors.executor import Here
 from normtune.studies.importance import measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
@@ -192,7 +192,7 @@ def broken(folder: Path, mode: Mode = "cached", **changes: object) -> Study:
     bad = bad.model_copy(update={"rate": 1e18})
     other = other.model_copy(update={"best_of": (good.key, bad.key)})
     jobs = (good, bad, other)
-    return Study(study.config, jobs, survey(jobs, study.engine), study.engine)
+    return Study(study.config, jobs, study.engine)
 
 
 def test_a_run_that_diverges_leaves_a_record_that_says_so(tiny_folder: Path, tmp_path: Path) -> None:

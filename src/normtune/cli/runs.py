@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from normtune.records.database import Row
-    from normtune.records.differences import Difference
     from normtune.report.table import Table
 
 SHOWN = ("id", "status", "task", "method", "rate", "seed", "score")
@@ -95,23 +93,22 @@ def _cell(name: str, row: Row, length: int) -> str:
 
 def compared(folder: Path, ids: tuple[str, str], form: render.Form) -> None:
     """Print what differs between two records."""
-    from normtune.records.differences import by_id, differences
+    from normtune.records.database import by_id, differences
     from normtune.records.results import load_runs
 
     found = load_runs(folder)
     first, second = (by_id(found, start) for start in ids)
     differing = differences(first, second)
-    plain = [asdict(each) for each in differing]
     part = (
         _differences(differing, first.id, second.id)
         if differing
         else (f"{first.id} and {second.id} differ in no setting and no outcome.")
     )
-    render.show([part], form, plain=plain, rows=plain)
+    render.show([part], form, plain=differing, rows=differing)
 
 
-def _differences(differing: Sequence[Difference], first: str, second: str) -> Table:
-    rows = [[each.kind, each.field, _short(each.first), _short(each.second)] for each in differing]
+def _differences(differing: Sequence[Row], first: str, second: str) -> Table:
+    rows = [[row["kind"], row["field"], _short(row["first"]), _short(row["second"])] for row in differing]
     return render.table(["kind", "field", first, second], rows, texts=4)
 
 

@@ -1,14 +1,15 @@
-"""Records of runs as a table: a row a run, read without torch."""
+"""Records of runs as rows, and what differs between two of them, read without torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normtune.errors import DataError, UnknownNameError, known
 from normtune.records.results import load_runs
+from normtune.records.run import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,15 @@ COLUMNS = (
     *("id", "status", "task", "method", "rate", "seed", "protocol", "model"),
     *("primary", "score", "best_epoch", "trained", "seconds", "error"),
 )
+
+#: Which part of a record is what; the rest is outcome.
+KINDS = {
+    **dict.fromkeys(("config", "base_identity", "trains", "counts", "outputs", "data"), "configuration"),
+    **dict.fromkeys(("machine", "versions"), "machine"),
+}
+#: A name, and lists with an entry an epoch or a parameter: too long to set side by side.
+LEFT_OUT = ("id", "curve", "changes")
+ORDER = ("configuration", "machine", "outcome")
 
 
 def rows(folder: Path) -> list[Row]:
@@ -83,3 +93,46 @@ def frame(folder: Path | str) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows(Path(folder)), columns=list(COLUMNS))
+
+
+def by_id(records: Sequence[Record], start: str) -> Record:
+    """The only record whose id is, or starts with, `start`.
+
+    Raises:
+        DataError: If there is none, or more than one.
+    """
+    found = [record for record in records if record.id == start]
+    found = found or [record for record in records if start and record.id.startswith(start)]
+    if not found:
+        raise DataError(f"No record has an id that starts with {start!r}; `normtune runs` lists them.")
+    if len(found) > 1:
+        raise DataError(f"The ids of {len(found)} records start with {start!r}; give more of the one that you mean.")
+    return found[0]
+
+
+def differences(first: Record, second: Record) -> list[Row]:
+    """A row for each field in which two records differ, configuration first and outcome last.
+
+    A row has the field's ``kind``, its name (``field``), and its value in the ``first`` and the ``second`` record; None
+    where one lacks it. `LEFT_OUT` is not compared.
+    """
+    one, other = (dict(leaves(record.model_dump(mode="json"))) for record in (first, second))
+    found = [
+        {"kind": _kind(field), "field": field, "first": one.get(field), "second": other.get(field)}
+        for field in {**one, **other}
+        if field.split(".")[0] not in LEFT_OUT and one.get(field) != other.get(field)
+    ]
+    return sorted(found, key=lambda row: ORDER.index(row["kind"]))
+
+
+def _kind(field: str) -> str:
+    return KINDS.get(field.split(".")[0], "outcome")
+
+
+def leaves(values: Mapping[str, Any], joint: str = ".", before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values, each under its names, joined by dots unless said otherwise."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, joint, f"{before}{name}{joint}")
+        else:
+            yield f"{before}{name}", value

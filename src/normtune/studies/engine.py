@@ -24,7 +24,7 @@ from normtune.records.run import Record
 from normtune.studies import output
 from normtune.studies.config import Setup
 from normtune.studies.importance import make_mask, mask_file, measurement
-from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of, settled
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of
 from normtune.studies.manifest import OwnFiles
 from normtune.studies.pruning import judge, pruned, pruned_identity
 from normtune.training.loop import PrunedError, Tick
@@ -278,21 +278,6 @@ class Engine:
                 checkpoint.unlink(missing_ok=True)
         self._wait()  # every process finds the record from here on
         return record
-
-
-def survey(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
-    """By key what became of the jobs that were done before, or that turned out not to be needed.
-
-    Each of `jobs` stands after those that it needs.
-    """
-    known: dict[str, Result] = {}
-    for job in jobs:
-        if any(key not in known for key in job.needs):
-            continue
-        result = settled(job, known) or engine.find(job, known)
-        if result is not None and result.state != "blocked":
-            known[job.key] = result
-    return known
 
 
 def picked(record: Record) -> float:

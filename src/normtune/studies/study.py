@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from normtune.studies.config import FILE, StudyConfig
-from normtune.studies.engine import Engine, Place, survey
+from normtune.studies.engine import Engine, Place
 from normtune.studies.executors.executor import Executor, Here
-from normtune.studies.jobs import Job, Result
+from normtune.studies.jobs import Job, Result, settled
 from normtune.studies.plan import plan
 from normtune.studies.schedule import Report, Schedule
 
@@ -19,21 +20,29 @@ class Study:
     Attributes:
         config: What it consists of.
         jobs: All its jobs, each after those that it needs.
-        known: What became of those that were done before, by key.
         engine: What finds and does them in this process.
     """
 
     config: StudyConfig
     jobs: tuple[Job, ...]
-    known: dict[str, Result]
     engine: Engine
 
     @classmethod
     def open(cls, config: StudyConfig, place: Place) -> Study:
-        """Plan a study and look up what of it is done. Nothing is run, and nothing is written."""
+        """Plan a study. Nothing is run, and nothing is written."""
         engine = Engine(config.setup, place)
-        jobs = plan(config, engine.session)
-        return cls(config, jobs, survey(jobs, engine), engine)
+        return cls(config, plan(config, engine.session), engine)
+
+    @cached_property
+    def known(self) -> dict[str, Result]:
+        """By key what became of the jobs that were done before this is asked, or that turned out not to be needed."""
+        known: dict[str, Result] = {}
+        for job in self.jobs:
+            if known.keys() >= {*job.needs}:
+                result = settled(job, known) or self.engine.find(job, known)
+                if result is not None and result.state != "blocked":
+                    known[job.key] = result
+        return known
 
     @property
     def missing(self) -> tuple[Job, ...]:

@@ -14,7 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_availa
 
 from normtune.config import RunConfig
 from normtune.errors import ConfigError, known
-from normtune.records.differences import leaves
+from normtune.records.database import leaves
 from normtune.records.run import EpochScore, Record
 from normtune.training.loop import Judge, Tick
 from normtune.training.splits import Run
