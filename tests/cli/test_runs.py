@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from normtune.cli.options import console
 from normtune.errors import DataError, UnknownNameError
-from normtune.records.database import COLUMNS, by_id, differences, frame, ordered, rows, select
+from normtune.records.database import COLUMNS, by_id, differences, ordered, rows, select
 from normtune.records.results import load_runs
 from normtune.records.run import Record
 from tests.records.test_aggregate import record as made
@@ -90,13 +89,6 @@ def test_rows_are_ordered_with_missing_values_last(folder):
     assert ids(ordered(found, "score", descending=True)) == ["a2", "a1", "b1"]
     with pytest.raises(UnknownNameError, match="Did you mean 'score'"):
         ordered(found, "scor")
-
-
-def test_a_frame_has_the_same_values(folder):
-    found = frame(str(folder))
-    assert tuple(found.columns) == COLUMNS
-    assert found[found["task"] == "rte"].groupby("task")["score"].mean().to_dict() == {"rte": 0.625}
-    assert np.isnan(found.set_index("id").loc["b1", "score"])
 
 
 def test_two_records_are_compared(tmp_path):

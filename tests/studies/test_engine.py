@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.importance.archive import Archive, Query
+from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
 from normtune.methods.expression import select
 from normtune.records.results import Store
@@ -110,7 +110,7 @@ def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_fold
     for job in study.jobs:
         assert isinstance(job, FisherJob)
         data, base = study.engine.data(job), study.engine.session.base
-        found = Archive(finished / "fisher").measure(Query(base, data, *measurement(study.engine.setup, base, data)))
+        found = Archive(finished / "fisher").measure(measurement(study.engine.setup, base, data))
         assert found.cached
         assert found.record.id == study.known[job.key].id
 
@@ -122,7 +122,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     scores = {}
     for task in ("rte", "sst2"):
         data = engine.task(task).data
-        measured = Archive(finished / "fisher").measure(Query(base, data, *measurement(engine.setup, base, data)))
+        measured = Archive(finished / "fisher").measure(measurement(engine.setup, base, data))
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])
     both = sum(values / values.sum() for values in scores.values())

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from normtune.errors import DataError, UnknownNameError, known
 from normtune.records.results import load_runs
 from normtune.records.run import Record
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = dict[str, Any]
 
@@ -86,13 +83,6 @@ def ordered(found: Sequence[Row], column: str, *, descending: bool = False) -> l
     having = [own for own in found if own[column] is not None]
     without = [own for own in found if own[column] is None]
     return [*sorted(having, key=lambda own: own[column], reverse=descending), *without]
-
-
-def frame(folder: Path | str) -> pd.DataFrame:
-    """What `rows` gives, as a pandas DataFrame."""
-    import pandas as pd
-
-    return pd.DataFrame(rows(Path(folder)), columns=list(COLUMNS))
 
 
 def by_id(records: Sequence[Record], start: str) -> Record:

@@ -16,7 +16,7 @@ from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import NormtuneError, TrainingError
-from normtune.importance.archive import Archive, Query
+from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
 from normtune.models.device import accelerator
 from normtune.records.results import Store
@@ -69,16 +69,6 @@ class Place(Strict):
         return self.records or self.results / "runs"
 
     @property
-    def fisher(self) -> Path:
-        """Folder of the measurements of Fisher information."""
-        return self.results / "fisher"
-
-    @property
-    def masks(self) -> Path:
-        """Folder of the masks."""
-        return self.results / "masks"
-
-    @property
     def tracking(self) -> Path:
         """Folder of what trackers write."""
         return self.logs or self.results / "tracking"
@@ -96,6 +86,7 @@ class Engine:
     def __init__(self, setup: Setup, place: Place, data: Mapping[str, TaskData] | None = None) -> None:
         torch.set_num_threads(setup.threads)
         self.setup, self.place, self.store = setup, place, Store(place.runs)
+        self._archive, self._masks = Archive(place.results / "fisher"), place.results / "masks"
         self._tasks: dict[tuple[str, OwnFiles | None], FileTask] = {
             (name, None): FileTask(own, (), None) for name, own in (data or {}).items()
         }
@@ -150,16 +141,17 @@ class Engine:
         if self.place.mode == "force":
             return None
         if isinstance(job, FisherJob):
-            base, data = self.session.base, self.data(job)
-            found = Archive(self.place.fisher).find(Query(base, data, *measurement(self.setup, base, data)))
+            found = self._archive.find(measurement(self.setup, self.session.base, self.data(job)))
             return None if found is None else _done(job, found.record.id, known=True)
         if isinstance(job, MaskJob):
-            file = mask_file(self.place.masks, job, needs, self.session.base)
+            file = mask_file(self._masks, job, needs, self.session.base)
             return _done(job, file.name, known=True) if file.is_file() else None
         run = self.setup_run(job, needs)
         if job.out is not None and output.read_state(job.out) == output.State("finished", run.id):
             return _result(job, Record.load(job.out / output.RECORD), known=True)
-        record = self._known(run, self._rivals(job, needs))
+        record, rule, rivals = self.store.get(run.id), self.setup.prune, self._rivals(job, needs)
+        if record is None and rule and rivals:  # it may have been dropped for the reason that it would be again
+            record = self.store.get(pruned_identity(run.id, rule, rivals))
         if record is None or (record.status == "failed" and self.place.mode == "retry"):
             return None
         return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
@@ -177,73 +169,55 @@ class Engine:
             if found is not None:
                 return found
             made = self._make(job, needs, tell)
-        except NormtuneError as error:
-            return Result(key=job.key, state="failed", error=str(error), rate=rate)
-        except (RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
-            return Result(key=job.key, state="failed", error=f"{type(error).__name__}: {error}", rate=rate)
+        except (NormtuneError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
+            said = str(error) if isinstance(error, NormtuneError) else f"{type(error).__name__}: {error}"
+            return Result(key=job.key, state="failed", error=said, rate=rate)
         return made.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
     def _make(self, job: Job, needs: Results, tell: Tell) -> Result:
-        place = self.place
+        place, accelerator = self.place, self.session.accelerator
         if isinstance(job, FisherJob):
             return self._measure(job, tell)
         if isinstance(job, MaskJob):
-            file = mask_file(place.masks, job, needs, self.session.base)
-            make_mask(file, place.fisher, job, needs, self.session.base)
+            file = mask_file(self._masks, job, needs, self.session.base)
+            make_mask(file, self._archive, job, needs, self.session.base)
             return _done(job, file.name)
         run = self.setup_run(job, needs)
         delta, record = place.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
-        self._wait()  # every process that trains with this one has looked, before one of them writes
+        accelerator.wait_for_everyone()  # all that train with this process have looked, before one of them writes
         if record is None or not kept or place.mode == "force":
             keep = delta if place.deltas or job.out is not None else None
             record = self._train(run, self._rivals(job, needs), tell, keep)
-        if job.out is not None and record.status == "done" and self._writes:
+        if job.out is not None and record.status == "done" and accelerator.is_main_process:
             output.write(job.out, record, Delta.load(delta))
-        self._wait()
+        accelerator.wait_for_everyone()
         return _result(job, record)
 
     def _measure(self, job: FisherJob, tell: Tell) -> Result:
-        base, data = self.session.base, self.data(job)
-        train, config = measurement(self.setup, base, data)
-        total, done = min(len(train), config.examples or len(train)) * len(config.head_seeds), 0
+        query = measurement(self.setup, self.session.base, self.data(job))
+        count, seeds = len(query.train), len(query.config.head_seeds)
+        total, done = min(count, query.config.examples or count) * seeds, 0
 
         def progress(more: int) -> None:
             nonlocal done
             done += more
             tell(done, total, "")
 
-        archive = Archive(self.place.fisher)
-        made = archive.measure(Query(base, data, train, config), progress=progress, force=True)
+        made = self._archive.measure(query, progress=progress, force=True)
         return _done(job, made.record.id)
 
     # Runs
 
     def setup_run(self, job: TrainJob, needs: Results) -> Run:
         """A run as it is to be made, once what it needs is settled."""
-        file = job.mask_file if job.mask is None else self.place.masks / needs[job.mask].id
+        file = job.mask_file if job.mask is None else self._masks / needs[job.mask].id
         mask = None if file is None else Mask.load(file, self.session.base)
         selection = None if mask is None else mask.selection
         name = job.method if mask is None else mask.info.name_on(job.task)
         rate, data = rate_of(job, needs), self.data(job)
         assert rate is not None
         return self.session.prepare(data, name, rate, job.seed, self.setup.protocol, selection)
-
-    @property
-    def _writes(self) -> bool:
-        """Whether this process writes: of several that train together, one does."""
-        return bool(self.session.accelerator.is_main_process)
-
-    def _wait(self) -> None:
-        """Wait for the other processes that train with this one."""
-        self.session.accelerator.wait_for_everyone()
-
-    def _known(self, run: Run, rivals: Sequence[Record]) -> Record | None:
-        """The record of a run, or of one that was dropped for the same reason as it would be again."""
-        whole, rule = self.store.get(run.id), self.setup.prune
-        if whole is not None or rule is None or not rivals:
-            return whole
-        return self.store.get(pruned_identity(run.id, rule, rivals))
 
     def _rivals(self, job: TrainJob, needs: Results) -> list[Record]:
         """The whole runs of the same search that came before."""
@@ -252,9 +226,9 @@ class Engine:
 
     def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, keep: Path | None) -> Record:
         """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
-        place, rule = self.place, self.setup.prune
+        place, rule, accelerator = self.place, self.setup.prune, self.session.accelerator
         checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
-        if checkpoint is not None and place.mode == "force" and self._writes:
+        if checkpoint is not None and place.mode == "force" and accelerator.is_main_process:
             checkpoint.unlink(missing_ok=True)
         judging = judge(rule, run, rivals) if rule and rivals else None
         try:
@@ -264,7 +238,7 @@ class Engine:
                 watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
                 judge=judging,
             )
-            if keep is not None and self._writes:
+            if keep is not None and accelerator.is_main_process:
                 keep.unlink(missing_ok=True)
                 delta.save(keep)
         except TrainingError as error:
@@ -272,11 +246,11 @@ class Engine:
         except PrunedError as error:
             assert rule is not None
             record = pruned(self.session, run, rule, rivals, error)
-        if self._writes:
+        if accelerator.is_main_process:
             self.store.put(record)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-        self._wait()  # every process finds the record from here on
+        accelerator.wait_for_everyone()  # each finds the record from here on
         return record
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 
 from normtune.errors import NormtuneError
-from normtune.importance.archive import Archive, Query
+from normtune.importance.archive import Archive
 from normtune.studies.engine import Engine
 from normtune.studies.importance import CANDIDATES, measurement
 from normtune.studies.jobs import FisherJob, MaskJob, TrainJob
@@ -65,12 +66,13 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     """Characters a second in a few steps of a job."""
     data, rules, session = engine.data(job), engine.setup.protocol, engine.session
     if isinstance(job, FisherJob):
-        train, config = measurement(engine.setup, session.base, data)
-        short = config.model_copy(update={"examples": _TRIAL_EXAMPLES, "head_seeds": config.head_seeds[:1]})
-        made = Archive(None).measure(Query(session.base, data, train, short)).record
+        query = measurement(engine.setup, session.base, data)
+        changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": query.config.head_seeds[:1]}
+        short = replace(query, config=query.config.model_copy(update=changes))
+        made = Archive(None).measure(short).record
         return _length(engine, job) * made.examples / max(made.seconds, 1e-3)
-    changes = {"name": "trial", "epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size}
-    brief = rules.model_copy(update={**changes, "max_dev": rules.batch_size})
+    shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
+    brief = rules.model_copy(update={"name": "trial", **shorter})
     trial = session.prepare(data, _method(job), 1e-6, job.seed, brief)
     first, second = session.run(trial)[0].curve  # the first epoch pays for what is made ready once
     read = len(trial.parts.train) + _FORWARD * len(trial.parts.pick)

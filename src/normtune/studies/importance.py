@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from normtune.config import fingerprint
-from normtune.data.task import Split, TaskData
-from normtune.importance.archive import Archive
+from normtune.data.task import TaskData
+from normtune.importance.archive import Archive, Query
 from normtune.importance.recipe import MaskRecipe, Sources
 from normtune.importance.recipe import make_mask as make
 from normtune.methods.expression import select
@@ -20,8 +20,8 @@ from normtune.training.splits import parts_of
 CANDIDATES = "layernorm"
 
 
-def measurement(setup: Setup, base: Base, data: TaskData) -> tuple[Split, FisherConfig]:
-    """What is measured of a task, and on which of its training examples."""
+def measurement(setup: Setup, base: Base, data: TaskData) -> Query:
+    """What is measured of a task."""
     config = FisherConfig(
         model=base.name,
         revision=base.revision,
@@ -32,7 +32,7 @@ def measurement(setup: Setup, base: Base, data: TaskData) -> tuple[Split, Fisher
         max_length=setup.protocol.max_length,
         examples=setup.examples,
     )
-    return parts_of(data, setup.protocol).train, config
+    return Query(base, data, parts_of(data, setup.protocol).train, config)
 
 
 def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
@@ -47,9 +47,9 @@ def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
     return folder / f"{label}.safetensors"
 
 
-def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base) -> None:
-    """Make a mask, over what was there, of measurements in the folder `fishers`."""
-    candidates, archive = select(base.layout, CANDIDATES), Archive(fishers)
+def make_mask(file: Path, archive: Archive, job: MaskJob, needs: Results, base: Base) -> None:
+    """Make a mask, over what was there, of measurements in `archive`."""
+    candidates = select(base.layout, CANDIDATES)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
     # What leave-one-out leaves out is not among the measurements, but the recipe names it.
     tasks = tuple(sorted({*job.tasks, *([job.task] if job.task else [])}))

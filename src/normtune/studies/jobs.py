@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from normtune.config import Strict, fingerprint
 from normtune.studies.config import MaskKind
@@ -111,7 +109,7 @@ class TrainJob(_Named):
         return self.method
 
 
-Job = Annotated[FisherJob | MaskJob | TrainJob, Field(discriminator="kind")]
+Job = FisherJob | MaskJob | TrainJob
 
 
 def mask_name(kind: MaskKind, fraction: float) -> str:
