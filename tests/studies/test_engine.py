@@ -75,9 +75,9 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
     study = whole(tiny_folder)
-    engine = Engine(study.setup, Place(results=tmp_path))
+    engine = Engine(study, Place(results=tmp_path))
     likes = [TrainJob(task=task, method="", seed=0) for task in study.tasks]
-    jobs, cells = trainings(study.setup, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
+    jobs, cells = trainings(study, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
     done(engine, jobs)
     assert [(runs[0].task, runs[0].method) for runs in cells[:2]] == [("rte", "head"), ("rte", "layernorm")]
     expected = {record.id: record.score for record in engine.store}
@@ -89,7 +89,7 @@ def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_f
 def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
     finished: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    engine = Engine(whole(tiny_folder).setup, Place(results=tmp_path))
+    engine = Engine(whole(tiny_folder), Place(results=tmp_path))
     masks = sorted((finished / "masks").iterdir())
     runs = [*Store(finished / "runs")]
     wanted = set()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from normtune.config import Protocol, RunConfig, Strict, Sub, fingerprint
+from normtune.config import RunConfig, Strict, Sub, fingerprint
 from normtune.records.saved import Saved
 
 
@@ -257,11 +257,11 @@ class Record(Saved):
         """Read a record from before: what its protocol says of speed goes to `ways`; `selection` is `trains` now."""
         try:
             protocol = dict(raw["config"]["protocol"])
+            ways = [said[protocol[name]] for name, said in _WAYS.items() if protocol.get(name) in said]
         except (KeyError, TypeError, ValueError):
             return raw  # made in this process, or damaged, which the fields will say
-        gone = {name: protocol.pop(name) for name in _WAYS if name in protocol and name not in Protocol.model_fields}
         raw = dict(raw)
         if "selection" in raw:
             raw["trains"] = raw.pop("selection")
-        ways = [_WAYS[name][value] for name, value in gone.items() if value in _WAYS[name]]
-        return {**raw, "config": {**raw["config"], "protocol": protocol}, "ways": (*raw.get("ways", ()), *ways)}
+        config = {**raw["config"], "protocol": without_ways(protocol)}
+        return {**raw, "config": config, "ways": (*raw.get("ways", ()), *ways)}

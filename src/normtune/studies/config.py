@@ -90,11 +90,6 @@ class StudyConfig(Setup, Saved):
     sources: tuple[str, ...] = TASKS
     search_masks: bool = False
 
-    @property
-    def setup(self) -> Setup:
-        """What its runs have in common."""
-        return Setup.model_validate(self.model_dump(include={*Setup.model_fields}))
-
     @field_validator("protocol", mode="before")
     @classmethod
     def _from_before(cls, raw: Any) -> Any:

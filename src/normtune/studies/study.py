@@ -30,7 +30,7 @@ class Study:
     @classmethod
     def open(cls, config: StudyConfig, place: Place) -> Study:
         """Plan a study. Nothing is run, and nothing is written."""
-        engine = Engine(config.setup, place)
+        engine = Engine(config, place)
         return cls(config, plan(config, engine.session), engine)
 
     @cached_property
