@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from normtune.fast import dropout as module
-from normtune.fast.dropout import FastDropout, Rate, attend, draw_bits, dropout
+from normtune.fast.dropout import FastDropout, Rate, draw_bits, dropout
 from normtune.fast.linear import fast_linear
 from normtune.fast.memory import again
 from tests.conftest import VOCABULARY, ModelFactory
@@ -103,6 +103,9 @@ def parts(*, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor
     return tuple(torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))  # type: ignore[return-value]
 
 
+#: Above zero, but nothing is dropped.
+NO_RATE = 1e-9
+
 MASKS = {
     "none": None,
     "padding": torch.tensor([[True] * 5, [True, True, True, False, False]])[:, None, None],
@@ -116,7 +119,8 @@ MASKS = {
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_without_dropout_it_is_torchs_own(mask: Tensor | None, scale: float | None) -> None:
     own, other = parts(), parts()
-    mine = attend(*own, mask, scale, 0.0)
+    with FastDropout():
+        mine = scaled_dot_product_attention(*own, mask, NO_RATE, scale=scale)
     given = mask if mask is None or mask.dtype == torch.bool else mask.double()
     theirs = scaled_dot_product_attention(*other, attn_mask=given, scale=scale)
     weights = torch.randn_like(mine)
@@ -139,7 +143,8 @@ def test_dropout_is_on_the_probabilities_after_the_softmax() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "draw_bits", noting)
-        outputs = attend(query, key, value, None, None, 0.25)
+        with FastDropout():
+            outputs = scaled_dot_product_attention(query, key, value, dropout_p=0.25)
     keep = drawn[0] >= 16384 - 32768
     chances = (query @ key.transpose(2, 3) / 2).softmax(-1)
     expected = (chances * keep / 0.75) @ value
@@ -152,7 +157,8 @@ def test_dropout_is_on_the_probabilities_after_the_softmax() -> None:
 
 def test_a_mask_that_trains_gets_its_gradient() -> None:
     biases = [torch.zeros(3, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    attend(*parts(), biases[0], None, 0.0).square().sum().backward()
+    with FastDropout():
+        scaled_dot_product_attention(*parts(), biases[0], NO_RATE).square().sum().backward()
     scaled_dot_product_attention(*parts(), attn_mask=biases[1]).square().sum().backward()
     assert biases[0].grad is not None
     assert biases[1].grad is not None

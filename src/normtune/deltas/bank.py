@@ -25,7 +25,7 @@ from normtune.models.head import check_head, meta_head
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class BankTask:
     """A task in a bank. It never changes: a task that is replaced gets a new one.
 
     Attributes:
@@ -62,7 +62,7 @@ class Prepared:
         truncated: Whether the text was longer than the task's limit and was cut.
     """
 
-    entry: Entry
+    entry: BankTask
     fields: dict[str, Tensor]
     truncated: bool
 
@@ -93,10 +93,10 @@ class Bank:
         self._tokenizer = base.need_tokenizer()
         # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
         self._running, self._tokenizing = Lock(), Lock()
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, BankTask] = {}
 
     @property
-    def tasks(self) -> Mapping[str, Entry]:
+    def tasks(self) -> Mapping[str, BankTask]:
         """The tasks as they are now, by name."""
         return MappingProxyType(self._entries.copy())
 
@@ -129,7 +129,7 @@ class Bank:
                     f"The delta {name!r} cannot share batches with others: {error} Add it with apart, and it runs in"
                     " batches of its own."
                 ) from error
-        self._entries[name] = Entry(name, delta.info, replace(delta.info.as_task, name=name), values)
+        self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
 
     def remove(self, name: str) -> None:
         """Remove a task; what is prepared for it is still answered.
@@ -199,7 +199,7 @@ class Bank:
         Raises:
             DeltaError: If somebody put a delta on the base.
         """
-        alike: dict[Entry | None, list[int]] = defaultdict(list)
+        alike: dict[BankTask | None, list[int]] = defaultdict(list)
         for number, one in enumerate(prepared):
             alike[one.entry if one.entry.apart else None].append(number)
         results: dict[int, np.ndarray] = {}
@@ -222,7 +222,7 @@ class Bank:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> BankTask:
         entry = self._entries.get(name)
         if entry is None:
             raise UnknownNameError("task", name, self._entries.copy())
@@ -244,7 +244,7 @@ class Bank:
         fields = {name: tuple(one.fields[name] for one in prepared) for name in prepared[0].fields}
         return Encoded(fields, None, 0, padding(self._tokenizer), self._tokenizer.padding_side)
 
-    def _apart(self, entry: Entry, prepared: Sequence[Prepared]) -> list[np.ndarray]:
+    def _apart(self, entry: BankTask, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows of one task, with its delta on the base."""
         assert isinstance(entry.values, Delta)
         with self._alone(), entry.values.apply(self._base):

@@ -135,7 +135,22 @@ def _attention_call(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor | None:
-    """`torch.nn.functional.scaled_dot_product_attention` with dropout; None where torch's own is to be used."""
+    """`torch.nn.functional.scaled_dot_product_attention` written out, with dropout of the probabilities.
+
+    Args:
+        query: Of shape (batch, heads, queries, width).
+        key: Of shape (batch, heads, keys, width).
+        value: Of shape (batch, heads, keys, width).
+        attn_mask: True where a query may look at a key, or a number to add to each score; broadcast to (batch, heads,
+            queries, keys).
+        dropout_p: From 0 to 1.
+        is_causal: Whether a query looks at no later key; then there is no mask.
+        scale: Factor of the scores; one over the root of the width by default.
+        enable_gqa: Whether groups of queries' heads share keys and values.
+
+    Returns:
+        Of shape (batch, heads, queries, width); None where torch's own is to be used.
+    """
     if not 0.0 < dropout_p < 1.0 or query.ndim != 4 or query.device.type != "cpu":
         return None
     if enable_gqa:
@@ -143,29 +158,11 @@ def _attention_call(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    return attend(query, key, value, attn_mask, scale, dropout_p)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, p: float) -> Tensor:
-    """Attention written out, with dropout of the probabilities at rate `p`.
-
-    Args:
-        query: Of shape (batch, heads, queries, width).
-        key: Of shape (batch, heads, keys, width).
-        value: Of shape (batch, heads, keys, width).
-        mask: True where a query may look at a key, or a number to add to each score; broadcast to (batch, heads,
-            queries, keys).
-        scale: Factor of the scores; one over the root of the width by default.
-        p: From 0 to 1.
-
-    Returns:
-        Of shape (batch, heads, queries, width).
-    """
     # Contiguous, since the last bits of a product depend on how its factors lie.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    elif mask is not None:
-        scores = scores + mask.to(scores.dtype)
-    return dropout(scores.softmax(-1), p) @ value
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask.to(scores.dtype)
+    return dropout(scores.softmax(-1), dropout_p) @ value

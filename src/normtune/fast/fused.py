@@ -56,26 +56,25 @@ def fused(model: PreTrainedModel, layers: Fused) -> Iterator[None]:
     """
     keep_freed(True)
     encoder: Any = model.base_model.encoder
-    short = shorter_layer(model), encoder.layer[-1]
-    with replaced(encoder, partial(_encode, encoder, layers, short, encoder.forward)):
+    with replaced(encoder, partial(_encode, encoder, layers, shorter_layer(model), encoder.forward)):
         yield
 
 
 def _encode(
     encoder: Any,
     layers: Fused,
-    short: tuple[Callable[..., Tensor] | None, nn.Module],
+    shorter: Callable[..., Tensor] | None,
     plain: Any,
     hidden: Tensor,
     attention_mask: Tensor | None = None,
     **more: Any,
 ) -> Any:
-    """The encoder's forward pass; a function in `short` stands for the layer beside it, for the first token alone."""
+    """The encoder's forward pass; `shorter`, if any, stands for the last layer, for the first token alone."""
     if more.get("past_key_values") is not None or more.get("encoder_hidden_states") is not None:
         return plain(hidden, attention_mask, **more)
-    batch, (shorter, last) = unpadded(hidden, attention_mask), short
+    batch = unpadded(hidden, attention_mask)
     for layer in encoder.layer:
-        if layer is last and shorter is not None and "forward" not in vars(layer):
+        if layer is encoder.layer[-1] and shorter is not None and "forward" not in vars(layer):
             mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
             hidden = shorter(layer, batch.pad(hidden), mask)
         else:

@@ -120,7 +120,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -
 
 def infer(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``inputs @ weight.T + bias`` without a gradient, as fast as in `fast_linear` but without its mode."""
-    if inputs.ndim != 3 or weight.dtype != torch.float32 or inputs.device.type != "cpu" or not _suits(inputs, weight):
+    if weight.dtype != torch.float32 or inputs.device.type != "cpu" or not _suits(inputs, weight):
         return torch.nn.functional.linear(inputs, weight, bias)
     flat = product(inputs.reshape(-1, inputs.shape[-1]), weight, bias, prefers_onednn())
     return flat.view(*inputs.shape[:-1], flat.shape[-1])

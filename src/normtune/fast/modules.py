@@ -32,16 +32,13 @@ def is_plain(layer: nn.Module) -> bool:
 
     A part may be parametrized, since its weights then still are what it computes with.
     """
-    try:
-        parts = {layer.get_submodule(path): kind for path, kind in _PARTS.items()}
-        callers = [layer.get_submodule(path) for path in _CALLERS]
-    except AttributeError:
-        return False
+    found = dict(layer.named_modules())
     return (
-        getattr(layer, "chunk_size_feed_forward", None) == 0
-        and all(parametrize.type_before_parametrizations(part) is kind for part, kind in parts.items())
-        and not any(is_hooked(part) for part in parts)
-        and not any(is_changed(part) for part in callers)
+        found.keys() >= {*_PARTS, *_CALLERS}
+        and getattr(layer, "chunk_size_feed_forward", None) == 0
+        and all(parametrize.type_before_parametrizations(found[path]) is kind for path, kind in _PARTS.items())
+        and not any(is_hooked(found[path]) for path in _PARTS)
+        and not any(is_changed(found[path]) for path in _CALLERS)
     )
 
 

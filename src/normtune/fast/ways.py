@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -52,7 +52,7 @@ class Ways:
     dropout: bool = False
     layers: Mapping[nn.Module, Layer] | None = None
     prefix: Prefix | None = None
-    names: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from normtune.config import Strict
 from normtune.deltas.answers import Prediction, Text
-from normtune.deltas.bank import Entry
+from normtune.deltas.bank import BankTask
 from normtune.serving.tasks import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]
@@ -66,7 +66,7 @@ class TaskInfo(Strict):
     bytes: Annotated[int, Field(description="Bytes in memory, with the head.")]
 
     @classmethod
-    def of(cls, entry: Entry) -> TaskInfo:
+    def of(cls, entry: BankTask) -> TaskInfo:
         """The facts of a task in the bank."""
         facts = entry.info.model_dump(include={"kind", "labels", "pair", "max_length", "method"})
         return cls(name=entry.name, apart=entry.apart, bytes=entry.bytes, **facts)

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Generic, TypeVar
 
 from normtune.deltas.answers import Text
-from normtune.deltas.bank import Bank, Entry, Prepared
+from normtune.deltas.bank import Bank, BankTask, Prepared
 from normtune.deltas.delta import FILE, Delta
 from normtune.errors import ConfigError, DataError, DeltaError, NormtuneError
 from normtune.models.base import Base
@@ -166,7 +166,7 @@ class Catalogue:
         #: How many deltas were refused when they were loaded from the folder.
         self.refused = 0
 
-    def give(self, name: str, delta: Delta) -> Entry:
+    def give(self, name: str, delta: Delta) -> BankTask:
         """Add or replace a task, which then stays.
 
         Raises:
@@ -178,7 +178,7 @@ class Catalogue:
             self.cache.drop(name)
             return self.bank.tasks[name]
 
-    def add(self, name: str, delta: str) -> tuple[Entry, bool]:
+    def add(self, name: str, delta: str) -> tuple[BankTask, bool]:
         """Add or replace a task with the delta called `delta` in the folder; says also whether the task is new.
 
         Raises:
@@ -226,7 +226,7 @@ class Catalogue:
             prepared.update(zip(numbers, some, strict=True))
         return [prepared[number] for number in range(len(rows))]
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> BankTask:
         """A task, which is loaded first if need be.
 
         Raises:
