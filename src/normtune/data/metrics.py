@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from normtune.errors import DataError, UnknownNameError
+from normtune.errors import DataError, known
 
 METRICS = ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "mse")
 
@@ -39,7 +39,7 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
     """Metrics of predictions against labels.
 
     Args:
-        names: Which ones of `METRICS`.
+        names: Which ones of `METRICS`; others raise an `UnknownNameError`.
         predictions: Class numbers or, for regression, real numbers; shape ``(examples,)``.
         labels: What they should have been, of the same shape.
 
@@ -47,21 +47,31 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
         Values by name, in the order of `names`.
 
     Raises:
-        UnknownNameError: If a name is not one of `METRICS`.
         DataError: If predictions and labels cannot be compared.
     """
     # scikit-learn and scipy take a second to import.
+    from scipy.stats import pearsonr, rankdata
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
     from sklearn.utils.validation import check_array, check_consistent_length
 
-    wanted = list(names)
-    for name in wanted:
-        if name not in METRICS:
-            raise UnknownNameError("metric", name, METRICS)
+    wanted = [known("metric", name, METRICS) for name in names]
     try:
         guesses = check_array(predictions, dtype=np.float64, ensure_2d=False, input_name="predictions")
         truths = check_array(labels, dtype=np.float64, ensure_2d=False, input_name="labels")
         check_consistent_length(guesses, truths)
-        return {name: float(_score(name, guesses, truths)) for name in wanted}
+        constant = _constant(guesses) or _constant(truths)
+        scorers: dict[str, Callable[[], float]] = {
+            "accuracy": lambda: accuracy_score(truths, guesses),
+            # Of class 1.
+            "f1": lambda: f1_score(truths == 1, guesses == 1, zero_division=0.0),
+            # Over the classes that occur in the predictions or in the labels.
+            "macro_f1": lambda: f1_score(truths, guesses, average="macro", zero_division=0.0),
+            "matthews": lambda: 0.0 if constant else matthews_corrcoef(truths, guesses),
+            "pearson": lambda: 0.0 if constant else pearsonr(guesses, truths).statistic,
+            "spearman": lambda: 0.0 if constant else pearsonr(rankdata(guesses), rankdata(truths)).statistic,
+            "mse": lambda: mean_squared_error(truths, guesses),
+        }
+        return {name: float(scorers[name]()) for name in wanted}
     except ValueError as error:
         raise DataError(f"The predictions cannot be scored: {str(error).splitlines()[0]}") from error
 
@@ -84,32 +94,6 @@ def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequ
         ClassScore(name, float(precision), float(recall), float(f1), int(support))
         for name, precision, recall, f1, support in zip(names, *scores, strict=True)
     ]
-
-
-def _score(name: str, guesses: np.ndarray, truths: np.ndarray) -> float:
-    """One metric, which may raise scikit-learn's ValueError."""
-    from scipy.stats import pearsonr, rankdata
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
-
-    if name in {"matthews", "pearson", "spearman"} and (_constant(guesses) or _constant(truths)):
-        return 0.0
-    found: float
-    match name:
-        case "accuracy":
-            found = accuracy_score(truths, guesses)
-        case "f1":  # of class 1
-            found = f1_score(truths == 1, guesses == 1, zero_division=0.0)
-        case "macro_f1":  # over the classes that occur in the predictions or in the labels
-            found = f1_score(truths, guesses, average="macro", zero_division=0.0)
-        case "matthews":
-            found = matthews_corrcoef(truths, guesses)
-        case "pearson":
-            found = pearsonr(guesses, truths).statistic
-        case "spearman":
-            found = pearsonr(rankdata(guesses), rankdata(truths)).statistic
-        case _:
-            found = mean_squared_error(truths, guesses)
-    return found
 
 
 def _constant(column: np.ndarray) -> bool:

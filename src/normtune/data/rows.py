@@ -111,7 +111,7 @@ def _delimited(source: str, raw: bytes, delimiter: str = "") -> Rows:
     """The rows of a text of cells; without a `delimiter` they are separated by what is most often in the header."""
     text, notes = decode(source, raw)
     before = 0
-    if mark := re.match(r"sep=(.)\r?\n", text):
+    if mark := re.match(r"sep=([,;|\t])\r?\n", text):
         delimiter, text, before = mark[1], text[mark.end() :], 1
     elif not delimiter:
         names = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
