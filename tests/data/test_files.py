@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.data.files import FileTask, load_files
+from normtune.data.files import load_files
 from normtune.data.metrics import METRICS
-from normtune.data.task import Split
+from normtune.data.task import Split, TaskData
 from normtune.errors import ConfigError, DataError
 
 
@@ -28,7 +28,7 @@ def write(
     return path
 
 
-def load(train: Path, dev: Path | None = None, **options: object) -> FileTask:
+def load(train: Path, dev: Path | None = None, **options: object) -> TaskData:
     return load_files(train, dev, **{"text": "text", "label": "label"} | options)  # type: ignore[arg-type]
 
 
@@ -45,20 +45,20 @@ def test_two_files(tmp_path: Path) -> None:
     train = write(tmp_path, "my intents (v2).csv", [(" a,\nb ", " yes"), ("c", "no"), ("d", "yes")])
     dev = write(tmp_path, "dev.jsonl", [("e", "no"), ("f", "yes")])
     found = load(train, dev)
-    task = found.data.task
+    task = found.task
     assert (task.name, task.title, task.kind) == ("my-intents-v2", "my-intents-v2", "classification")
     assert task.labels == ("no", "yes")
     assert task.metrics == ("accuracy", "macro_f1", "f1", "matthews")
     assert not task.pair
     assert task.weights is None
-    assert found.data.source == "my intents (v2).csv, dev.jsonl"
-    assert list(found.data) == ["train", "dev"]
-    assert found.data.split("train").texts == (" a,\nb ", "c", "d")
-    assert found.data.split("train").labels.tolist() == [1, 0, 1]
-    assert found.data.split("dev").labels.tolist() == [0, 1]
-    assert found.data.split("dev").labels.dtype == np.int64
+    assert found.source == "my intents (v2).csv, dev.jsonl"
+    assert list(found) == ["train", "dev"]
+    assert found.split("train").texts == (" a,\nb ", "c", "d")
+    assert found.split("train").labels.tolist() == [1, 0, 1]
+    assert found.split("dev").labels.tolist() == [0, 1]
+    assert found.split("dev").labels.dtype == np.int64
     assert found.labels_count == {"no": 1, "yes": 2}
-    assert load(train, dev, name="mine").data.task.name == "mine"
+    assert load(train, dev, name="mine").task.name == "mine"
 
 
 def test_pairs(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_pairs(tmp_path: Path) -> None:
     rows = [("a", "b", "x"), ("a", "c", "y"), ("b", "a", "x"), ("d", "e", "y")]
     train = write(tmp_path, "train.csv", rows, header)
     found = load(train, train, text="question", pair="sentence")
-    assert found.data.task.pair
-    assert found.data.split("dev").pairs == ("b", "c", "a", "e")
+    assert found.task.pair
+    assert found.split("dev").pairs == ("b", "c", "a", "e")
     assert not any("share" in note for note in found.notes)
 
 
@@ -83,9 +83,9 @@ def test_pairs(tmp_path: Path) -> None:
 def test_labels(tmp_path: Path, labels: list[object], expected: tuple[str, ...]) -> None:
     train = write(tmp_path, "train.jsonl", [(f"text {i}", label) for i, label in enumerate(labels)])
     found = load(train, train)
-    assert found.data.task.labels == expected
-    assert set(found.data.task.metrics) <= set(METRICS)
-    assert len(found.data.task.metrics) == (4 if len(expected) == 2 else 2)
+    assert found.task.labels == expected
+    assert set(found.task.metrics) <= set(METRICS)
+    assert len(found.task.metrics) == (4 if len(expected) == 2 else 2)
 
 
 ERRORS = [
@@ -142,15 +142,15 @@ def test_wrong_options(tmp_path: Path) -> None:
 def test_split_is_stratified_and_seeded(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", numbered({"a": 500, "b": 60, "c": 20, "d": 2}))
     found = load(train, dev_fraction=0.2)
-    assert sizes(found.data.split("dev")) == pytest.approx([100, 12, 4, 1], abs=1)
-    assert (np.array(sizes(found.data.split("train"))) + sizes(found.data.split("dev"))).tolist() == [500, 60, 20, 2]
+    assert sizes(found.split("dev")) == pytest.approx([100, 12, 4, 1], abs=1)
+    assert (np.array(sizes(found.split("train"))) + sizes(found.split("dev"))).tolist() == [500, 60, 20, 2]
     again, other = load(train, dev_fraction=0.2), load(train, dev_fraction=0.2, seed=1)
     for split in ("train", "dev"):
-        assert found.data.split(split).identity() == again.data.split(split).identity()
-        assert found.data.split(split).identity() != other.data.split(split).identity()
-        order = [int(text.split()[-1]) for text in found.data.split(split).texts if text.startswith("a ")]
+        assert found.split(split).identity() == again.split(split).identity()
+        assert found.split(split).identity() != other.split(split).identity()
+        order = [int(text.split()[-1]) for text in found.split(split).texts if text.startswith("a ")]
         assert order == sorted(order)
-    assert found.labels_count == dict(zip("abcd", sizes(found.data.split("train")), strict=True))
+    assert found.labels_count == dict(zip("abcd", sizes(found.split("train")), strict=True))
     assert found.notes == ("Classes with fewer than 5 train rows: 1 of 4 ('d').",)
 
 
@@ -159,8 +159,8 @@ def test_split_is_stratified_and_seeded(tmp_path: Path) -> None:
 def test_every_class_is_on_both_sides_where_it_can_be(tmp_path: Path, fraction: float, seed: int) -> None:
     counts = {"single": 1, "two": 2, "three": 3, "also two": 2, "many": 50}
     found = load(write(tmp_path, "train.csv", numbered(counts)), dev_fraction=fraction, seed=seed)
-    train, dev = (Counter(found.data.split(split).labels.tolist()) for split in ("train", "dev"))
-    single = found.data.task.labels.index("single")
+    train, dev = (Counter(found.split(split).labels.tolist()) for split in ("train", "dev"))
+    single = found.task.labels.index("single")
     assert set(train) == set(range(5))
     assert set(dev) == set(range(5)) - {single}
     assert any("as they have too few different texts to share: 1 of 5 ('single')" in note for note in found.notes)
@@ -171,14 +171,14 @@ def test_a_class_that_is_hidden_behind_contradictions_stays_in_train(tmp_path: P
     rows += [(f"other {i}", "third") for i in range(4)]
     for seed in range(5):
         found = load(write(tmp_path, "train.csv", rows), dev_fraction=0.9, seed=seed)
-        assert set(found.data.split("train").labels.tolist()) == {0, 1, 2}
-        assert not set(found.data.split("train").texts) & set(found.data.split("dev").texts)
+        assert set(found.split("train").labels.tolist()) == {0, 1, 2}
+        assert not set(found.split("train").texts) & set(found.split("dev").texts)
 
 
 def test_identical_texts_stay_together(tmp_path: Path) -> None:
     rows = [(f"{label} {i}", label) for i in range(30) for label in "ab" for _ in range(1 + i % 3)]
     found = load(write(tmp_path, "train.csv", rows), dev_fraction=0.3)
-    train, dev = found.data.split("train"), found.data.split("dev")
+    train, dev = found.split("train"), found.split("dev")
     assert not set(train.texts) & set(dev.texts)
     assert len(train) + len(dev) == len(rows)
     assert len(dev) == pytest.approx(0.3 * len(rows), rel=0.25)
@@ -186,7 +186,7 @@ def test_identical_texts_stay_together(tmp_path: Path) -> None:
 
 def test_dev_is_enlarged_for_many_small_classes(tmp_path: Path) -> None:
     found = load(write(tmp_path, "train.csv", numbered({f"c{i}": 2 for i in range(40)})))
-    assert sizes(found.data.split("dev")) == [1] * 40
+    assert sizes(found.split("dev")) == [1] * 40
     assert found.notes[0].startswith("Dev takes 40 of 80 rows, not the fraction 0.1,")
 
 
@@ -212,21 +212,21 @@ def test_77_classes_with_odd_names(tmp_path: Path) -> None:
     names = [*odd, *(f"intent {i}" for i in range(77 - len(odd)))]
     rows = numbered(dict.fromkeys(names, 13))
     found = load(write(tmp_path, "train.csv", rows))
-    assert set(found.data.task.labels) == set(names)
+    assert set(found.task.labels) == set(names)
     expected = set(rows)
-    assert found.data.task.outputs == 77
-    assert sizes(found.data.split("dev")) == pytest.approx([1.3] * 77, abs=0.8)
+    assert found.task.outputs == 77
+    assert sizes(found.split("dev")) == pytest.approx([1.3] * 77, abs=0.8)
     for split in ("train", "dev"):
-        part = found.data.split(split)
+        part = found.split(split)
         for text, label in zip(part.texts, part.labels.tolist(), strict=True):
-            assert (text, found.data.task.labels[label]) in expected
-    assert load(write(tmp_path, "train.jsonl", rows)).data.split("dev").identity() == found.data.split("dev").identity()
+            assert (text, found.task.labels[label]) in expected
+    assert load(write(tmp_path, "train.jsonl", rows)).split("dev").identity() == found.split("dev").identity()
 
 
 def test_class_weights(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", numbered({"a": 6, "b": 3, "c": 1}))
     found = load(train, train, class_weights=True)
-    assert found.data.task.weights == pytest.approx((10 / 18, 10 / 9, 10 / 3))
+    assert found.task.weights == pytest.approx((10 / 18, 10 / 9, 10 / 3))
 
 
 def test_notes(tmp_path: Path) -> None:
@@ -256,11 +256,11 @@ def test_decimal_commas_of_numbers_are_said(tmp_path: Path) -> None:
     rows = [("a", "1"), ("b", "3,5"), ("c", "-1,250"), ("d", "0,5")]
     train = write(tmp_path, "train.csv", rows)
     found = load(train, train, regression=True)
-    assert found.data.split("dev").labels.tolist() == [1, 3.5, -1.25, 0.5]
+    assert found.split("dev").labels.tolist() == [1, 3.5, -1.25, 0.5]
     assert found.notes[:2] == ("train.csv: commas in 'label' are decimal: 3,5 is 3.5.",) * 2
     # Labels are names, so that they stay as they are.
     found = load(train, train)
-    assert found.data.task.labels == ("1", "-1,250", "0,5", "3,5")
+    assert found.task.labels == ("1", "-1,250", "0,5", "3,5")
     point = write(tmp_path, "point.csv", [*rows, ("e", "1.5")])
     with pytest.raises(DataError, match=r"line 3: the target '3,5' is not a finite number"):
         load(point, regression=True)
@@ -284,11 +284,11 @@ def test_regression(tmp_path: Path, name: str) -> None:
     targets = [0.1, 2, -3.5e-3, 7, 2.25, 1e3, 4, 5, 6, 7.125]
     train = write(tmp_path, name, [(f"text {i}", target) for i, target in enumerate(targets)])
     found = load(train, train, regression=True)
-    task = found.data.task
+    task = found.task
     assert (task.kind, task.labels, task.outputs) == ("regression", (), 1)
     assert task.metrics == ("spearman", "pearson", "mse")
-    assert found.labels_count is None
-    labels = found.data.split("train").labels
+    assert found.labels_count == {}
+    labels = found.split("train").labels
     assert labels.dtype == np.float64
     assert labels.tolist() == targets
     assert task.center == pytest.approx(np.mean(targets))
@@ -298,12 +298,12 @@ def test_regression(tmp_path: Path, name: str) -> None:
 def test_regression_split(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", [(f"text {i // 2}", i) for i in range(100)])
     found = load(train, regression=True, dev_fraction=0.2, seed=3)
-    first, second = found.data.split("train"), found.data.split("dev")
+    first, second = found.split("train"), found.split("dev")
     assert (len(first), len(second)) == (80, 20)
     assert sorted([*first.labels, *second.labels]) == list(range(100))
-    assert found.data.task.center == pytest.approx(first.labels.mean())
-    assert found.data.task.scale == pytest.approx(first.labels.std())
-    assert second.identity() == load(train, regression=True, dev_fraction=0.2, seed=3).data.split("dev").identity()
+    assert found.task.center == pytest.approx(first.labels.mean())
+    assert found.task.scale == pytest.approx(first.labels.std())
+    assert second.identity() == load(train, regression=True, dev_fraction=0.2, seed=3).split("dev").identity()
     assert found.notes == ("train.csv: 100 rows share their texts with others that have another label.",)
 
 
@@ -333,7 +333,7 @@ def test_targets_that_cannot_be_standardised(tmp_path: Path) -> None:
 )
 def test_names_are_safe(tmp_path: Path, stem: str, name: str) -> None:
     train = write(tmp_path, f"{stem}.csv", numbered({"a": 5, "b": 5}))
-    assert load(train).data.task.name == name
+    assert load(train).task.name == name
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.parquet, row 3: the column 'label' is empty\."):
         load(path)
     parquet.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": [10.0, 9.0, 10.0, 9.0]}), path)
-    assert load(path).data.task.labels == ("9.0", "10.0")
+    assert load(path).task.labels == ("9.0", "10.0")
 
 
 def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
@@ -352,4 +352,4 @@ def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     found = load(train)
     assert time.process_time() - start < 10
-    assert len(found.data.split("dev")) == 10_000
+    assert len(found.split("dev")) == 10_000

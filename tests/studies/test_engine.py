@@ -121,7 +121,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     base = engine.session.base
     scores = {}
     for task in ("rte", "sst2"):
-        data = engine.task(task).data
+        data = engine.task(task)
         measured = Archive(finished / "fisher").measure(measurement(engine.setup, base, data))
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])

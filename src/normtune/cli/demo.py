@@ -54,7 +54,7 @@ def compare(
     with TemporaryDirectory() as folder:
         engine = Engine(setup, Place(results=Path(folder), checkpoints=False))
         records = train_records(engine, wanted)
-        sources = [engine.task(name).data for name in names]
+        sources = [engine.task(name) for name in names]
     majority = {data.task.name: majority_score(data) for data in sources}
     facts = f"{records[0].data.train:,} examples, {rules.epochs} epochs, seed {seed}"
     parts: list[render.Part] = [

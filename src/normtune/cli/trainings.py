@@ -239,8 +239,8 @@ def _load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
         notes.print(f"{len(found.labels_count)} classes: {shown}{more}", highlight=False, markup=False)
     for note in found.notes:
         notes.print(f"Note: {note}", highlight=False, markup=False)
-    parts_of(found.data, engine.setup.protocol)
-    return TrainJob(task=found.data.task.name, files=files, method="", seed=0)
+    parts_of(found, engine.setup.protocol)
+    return TrainJob(task=found.task.name, files=files, method="", seed=0)
 
 
 def _warn(engine: Engine) -> None:

@@ -29,21 +29,6 @@ _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
-class FileTask:
-    """A task from files, and what its user should know about them.
-
-    Attributes:
-        data: The task with its ``train`` and ``dev`` splits.
-        notes: Sentences about what may do harm, such as duplicates; empty where nothing does.
-        labels_count: Examples of the train split by label, in the order of the classes; None for regression.
-    """
-
-    data: TaskData
-    notes: tuple[str, ...]
-    labels_count: Mapping[str, int] | None
-
-
 def load_files(
     train: Path,
     dev: Path | None,
@@ -56,7 +41,7 @@ def load_files(
     seed: int = 0,
     class_weights: bool = False,
     name: str | None = None,
-) -> FileTask:
+) -> TaskData:
     """Reads a task from one or two files, in any format that `normtune.data.rows.read_rows` knows.
 
     The classes are those of the train file. Without a dev file a seeded part of the train file becomes the dev split:
@@ -77,7 +62,7 @@ def load_files(
         name: The task's name; None takes it from the train file's.
 
     Returns:
-        The task, with notes.
+        The task with its ``train`` and ``dev`` splits, and notes.
 
     Raises:
         ConfigError: If class weights are asked for in regression.
@@ -97,7 +82,8 @@ def load_files(
         beside = _read(dev, text, pair, label, numbers=regression)
         told += beside.rows.notes
         splits = {"train": whole, "dev": _split(beside, names, train)}
-    counts = np.bincount(labels_of(splits["train"]), minlength=len(names)).tolist() if names else []
+    own = Counter(labels_of(splits["train"]).tolist())
+    counts = {label: own[number] for number, label in enumerate(names)}
     center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
     stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
@@ -113,12 +99,11 @@ def load_files(
         about=f"{asked} does a {texts} have?",
         center=center,
         scale=scale,
-        weights=tuple(sum(counts) / (len(counts) * count) for count in counts) if class_weights else None,
+        weights=tuple(own.total() / (len(names) * count) for count in counts.values()) if class_weights else None,
     )
-    notes = (*told, *_notes(whole, splits, names, None if dev else dev_fraction, train.name))
+    notes = (*told, *_notes(whole, splits, counts, None if dev else dev_fraction, train.name))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
-    count = None if regression else dict(zip(names, counts, strict=True))
-    return FileTask(TaskData(task, splits, source), notes, count)
+    return TaskData(task, splits, source, notes=notes, labels_count=counts)
 
 
 # Those of two classes, of which the first two are also those of more.
@@ -239,15 +224,15 @@ def _standard(train: Split, source: Path) -> tuple[float, float]:
 
 
 def _notes(
-    whole: Split, splits: Mapping[str, Split], names: Sequence[str], fraction: float | None, file: str
+    whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], fraction: float | None, file: str
 ) -> tuple[str, ...]:
     """What may do harm in a task's data; `fraction` is that of dev where it was split off the train file."""
     labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
     torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows]) > 0)
     seen = alike(train)
     leaked = sum(len(rows) for texts, rows in alike(dev).items() if texts in seen)
-    counts = np.bincount(labels_of(train), minlength=len(names)) if names else np.array([])
-    small = [name for name, count in zip(names, counts, strict=True) if count < SMALL_CLASS]
+    names = list(counts)
+    small = [name for name, count in counts.items() if count < SMALL_CLASS]
     present = set(labels_of(dev).tolist())
     absent = [name for number, name in enumerate(names) if number not in present]
     columns = [column for split in splits.values() for column in split.columns.values()]

@@ -175,6 +175,8 @@ class TaskData:
         source: Where the data was read from, for people and for the record.
         dropped: Rows that were left out although the file holds them, by split, with the count.
         suite: The suite that the task is of (`normtune.data.suites`); empty for files of the user's own.
+        notes: In files of the user's own, sentences about what was guessed, and what may do harm.
+        labels_count: In files of the user's own, examples of the train split by label, in the order of the classes.
     """
 
     task: Task
@@ -182,6 +184,8 @@ class TaskData:
     source: str
     dropped: Mapping[str, int] = field(default_factory=dict)
     suite: str = ""
+    notes: tuple[str, ...] = ()
+    labels_count: Mapping[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.splits)

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import torch
 
 from normtune.config import Strict
-from normtune.data.files import FileTask
 from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
@@ -87,8 +86,8 @@ class Engine:
         torch.set_num_threads(setup.threads)
         self.setup, self.place, self.store = setup, place, Store(place.runs)
         self._archive, self._masks = Archive(place.results / "fisher"), place.results / "masks"
-        self._tasks: dict[tuple[str, OwnFiles | None], FileTask] = {
-            (name, None): FileTask(own, (), None) for name, own in (data or {}).items()
+        self._tasks: dict[tuple[str, OwnFiles | None], TaskData] = {
+            (name, None): own for name, own in (data or {}).items()
         }
 
     @cached_property
@@ -110,17 +109,17 @@ class Engine:
             ),
         )
 
-    def task(self, name: str, files: OwnFiles | None = None) -> FileTask:
+    def task(self, name: str, files: OwnFiles | None = None) -> TaskData:
         """A task of the suite, or one in the user's own files, with its data; it is read once."""
         if (name, files) not in self._tasks:
             suite = self.setup.suite
-            found = files.load() if files else FileTask(load_task(name, suite, self.place.data), (), None)
-            self._tasks[name, files] = self._tasks[found.data.task.name, files] = found
+            found = files.load() if files else load_task(name, suite, self.place.data)
+            self._tasks[name, files] = self._tasks[found.task.name, files] = found
         return self._tasks[name, files]
 
     def data(self, job: FisherJob | TrainJob) -> TaskData:
         """The data of a job."""
-        return self.task(job.task, job.files if isinstance(job, TrainJob) else None).data
+        return self.task(job.task, job.files if isinstance(job, TrainJob) else None)
 
     def record(self, job: TrainJob, result: Result | None = None) -> Record:
         """The record of a run that was made; its result is needed where it has no folder of its own.

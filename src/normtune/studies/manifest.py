@@ -13,7 +13,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from normtune.config import Strict
-from normtune.data.files import FileTask, load_files
+from normtune.data.files import load_files
+from normtune.data.task import TaskData
 from normtune.errors import ConfigError, DataError
 
 #: Bytes of a task's name, which becomes that of a folder.
@@ -60,7 +61,7 @@ class OwnFiles(Strict):
                 f"The name of a task has letters, digits and any of ' .,+@-', and begins with the former; got {name!r}."
             )
 
-    def load(self) -> FileTask:
+    def load(self) -> TaskData:
         """Read the files.
 
         Returns:
@@ -68,7 +69,7 @@ class OwnFiles(Strict):
         """
         found = load_files(**self.model_dump())
         columns = (self.text, *([self.pair] if self.pair else []), self.label)
-        return replace(found, data=replace(found.data, task=replace(found.data.task, columns=columns)))
+        return replace(found, task=replace(found.task, columns=columns))
 
 
 class Manifest(Strict):
