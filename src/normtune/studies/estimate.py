@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 
 from normtune.errors import NormtuneError
 from normtune.importance.archive import Archive
@@ -28,7 +29,11 @@ def sizes(study: Study) -> dict[str, float]:
 
     A run reads its training data once an epoch; to evaluate costs a third of it. A mask reads nothing.
     """
-    return {job.key: 0.0 if isinstance(job, MaskJob) else _size(study.engine, job) for job in study.missing}
+    size = cache(partial(_size, study.engine))
+    return {
+        job.key: 0.0 if isinstance(job, MaskJob) else size(job.task, fisher=isinstance(job, FisherJob))
+        for job in study.missing
+    }
 
 
 def estimate(study: Study) -> dict[str, float]:
@@ -53,35 +58,35 @@ def _method(job: TrainJob) -> str:
     return job.method if job.mask is None else CANDIDATES
 
 
-def _size(engine: Engine, job: FisherJob | TrainJob) -> float:
-    setup = engine.setup
-    parts = parts_of(engine.data(job), setup.protocol)
-    if isinstance(job, FisherJob):
-        count = min(len(parts.train), setup.examples or len(parts.train))
-        return _length(engine, job) * count * len(setup.head_seeds)
-    return _length(engine, job) * setup.protocol.epochs * (len(parts.train) + _FORWARD * len(parts.pick))
+def _size(engine: Engine, task: str, *, fisher: bool) -> float:
+    """What a measurement or a run on a task reads."""
+    setup, length = engine.setup, _length(engine, task)
+    parts = parts_of(engine.task(task).data, setup.protocol)
+    if fisher:
+        return length * min(len(parts.train), setup.examples or len(parts.train)) * len(setup.head_seeds)
+    return length * setup.protocol.epochs * (len(parts.train) + _FORWARD * len(parts.pick))
 
 
 def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     """Characters a second in a few steps of a job."""
-    data, rules, session = engine.data(job), engine.setup.protocol, engine.session
+    data, rules, session, length = engine.data(job), engine.setup.protocol, engine.session, _length(engine, job.task)
     if isinstance(job, FisherJob):
         query = measurement(engine.setup, session.base, data)
         changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": query.config.head_seeds[:1]}
         short = replace(query, config=query.config.model_copy(update=changes))
         made = Archive(None).measure(short).record
-        return _length(engine, job) * made.examples / max(made.seconds, 1e-3)
+        return length * made.examples / max(made.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})
     trial = session.prepare(data, _method(job), 1e-6, job.seed, brief)
     first, second = session.run(trial)[0].curve  # the first epoch pays for what is made ready once
     read = len(trial.parts.train) + _FORWARD * len(trial.parts.pick)
-    return _length(engine, job) * read / max(second.seconds - first.seconds, 1e-3)
+    return length * read / max(second.seconds - first.seconds, 1e-3)
 
 
-def _length(engine: Engine, job: FisherJob | TrainJob) -> float:
+def _length(engine: Engine, task: str) -> float:
     """Mean characters of a training example, as far as they are read."""
-    limit, split = _TOKEN * engine.setup.protocol.max_length, engine.data(job).labelled("train")
+    limit, split = _TOKEN * engine.setup.protocol.max_length, engine.task(task).data.labelled("train")
     pairs = split.pairs or ("",) * len(split)
     some = range(0, len(split), max(1, len(split) // _SAMPLE))
     return sum(min(len(split.texts[i]) + len(pairs[i]), limit) for i in some) / len(some)
