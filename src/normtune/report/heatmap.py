@@ -60,11 +60,8 @@ class HeatMap:
     def marks(self) -> list[list[str]]:
         """What each cell says, row by row."""
         at = f"{self.title}: {self.row_name} {{}}, {self.column_name} {{}}\n{{}}"
-        return [[
-            at.format(row, column, "none" if value is None else f"{value:.3g}")
-            for row, own in zip(self.rows, self.values, strict=True)
-            for column, value in zip(self.columns, own, strict=True)
-        ]]  # fmt: skip
+        cells = ((row, column, "none" if value is None else f"{value:.3g}") for _, row, column, value in self.flat[1:])
+        return [[at.format(*cell) for cell in cells]]
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
