@@ -61,7 +61,7 @@ def _method(job: TrainJob) -> str:
 def _size(engine: Engine, task: str, *, fisher: bool) -> float:
     """What a measurement or a run on a task reads."""
     setup, length = engine.setup, _length(engine, task)
-    parts = parts_of(engine.task(task).data, setup.protocol)
+    parts = parts_of(engine.task(task), setup.protocol)
     if fisher:
         return length * min(len(parts.train), setup.examples or len(parts.train)) * len(setup.head_seeds)
     return length * setup.protocol.epochs * (len(parts.train) + _FORWARD * len(parts.pick))
@@ -86,7 +86,7 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
 
 def _length(engine: Engine, task: str) -> float:
     """Mean characters of a training example, as far as they are read."""
-    limit, split = _TOKEN * engine.setup.protocol.max_length, engine.task(task).data.labelled("train")
+    limit, split = _TOKEN * engine.setup.protocol.max_length, engine.task(task).labelled("train")
     pairs = split.pairs or ("",) * len(split)
     some = range(0, len(split), max(1, len(split) // _SAMPLE))
     return sum(min(len(split.texts[i]) + len(pairs[i]), limit) for i in some) / len(some)
