@@ -15,7 +15,7 @@ from normtune.deltas.bank import Bank, Prepared
 from normtune.deltas.delta import Delta
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 
@@ -28,7 +28,7 @@ def short_training(base: Base, method: str) -> Delta:
     """A delta of a few real steps on the toy sentiment task."""
     encoded = encode(load_task("sst2", "toy").labelled("train"), base.need_tokenizer(), 64)
     swap = base.put_head(HeadSpec("classification", HEADS[2]))
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=3e-3)
     assert encoded.labels is not None
     for step in range(STEPS):

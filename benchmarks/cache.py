@@ -26,7 +26,7 @@ from scipy.optimize import brentq
 from normtune.data.suites import load_task
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 from normtune.serving.settings import Settings
 from normtune.serving.tasks import Cache, Catalogue, DeltaFolder
@@ -92,7 +92,7 @@ def che(shares: np.ndarray, room: int) -> float:
 def measured() -> dict[str, Any]:
     """Milliseconds and bytes, of MiniLM with LayerNorm deltas."""
     base = load_base("minilm")
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     delta = Delta.capture(tuning, task="made", method="layernorm")
     tuning.undo()
     texts = load_task("sst2", "toy").labelled("dev").texts

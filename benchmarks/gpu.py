@@ -33,7 +33,7 @@ from normtune.fast.dropout import FastDropout
 from normtune.fast.linear import fast_linear
 from normtune.files import write_atomically
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, wrap
 
 
@@ -164,7 +164,7 @@ def own(size: Size, examples: Encoded, device: str) -> Way:
     """Ours: a frozen base in bfloat16, float32 for LayerNorm, batches of like length."""
     base = made(size)
     nn.Module.to(base.model, device, torch.bfloat16).train()
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=1e-3, fused=True)
     order, place = buckets(examples.lengths, size.batch, seed=0, epoch=0), torch.device(device)
     assert examples.labels is not None

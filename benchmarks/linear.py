@@ -14,7 +14,7 @@ from harness import alternate, ratio, summary, write
 from normtune.fast.linear import fast_linear, prefers_onednn
 from normtune.methods.entries import Entries
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 
 METHODS = ("layernorm", "bitfit", "random", "full")
@@ -50,7 +50,7 @@ def step(base: Base, method: str, fast: bool) -> Callable[[], None]:
     labels = torch.arange(BATCH) % 2
 
     def run() -> None:
-        tuning = Tuning(base, select(base.layout, method))
+        tuning = Trainable(base, select(base.layout, method))
         with fast_linear() if fast else nullcontext():
             torch.nn.functional.cross_entropy(base.model(**inputs).logits, labels).backward()
         tuning.undo()

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, Tuning, at, where
+from normtune.methods.selection import Selection, at, where
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.layout import Place
 
@@ -76,8 +77,8 @@ def drawn(within: Selection, count: int) -> Selection:
 
 
 def tuned(base: Base, selection: Selection) -> Step:
-    """A step of `Tuning` on `base`, whose model it keeps."""
-    tuning = Tuning(base, selection)
+    """A step of `Trainable` on `base`, whose model it keeps."""
+    tuning = Trainable(base, selection)
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=1e-4, fused=True)
     forward = loss(base)
 

@@ -32,7 +32,7 @@ from normtune.fast.memory import keep_freed
 from normtune.fast.ways import choose
 from normtune.machine import peak_memory, reset_peak_memory
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import wrap
 
 #: By name: what trains it, and how much memory it may take.
@@ -138,7 +138,7 @@ class Case:
         self.model: nn.Module = base.model if self._ours else peers.peer_model(base, method)
         nn.Module.to(self.model, device).train()
         groups: Any = (
-            Tuning(base, select(base.layout, "layernorm")).param_groups(0.01)
+            Trainable(base, select(base.layout, "layernorm")).param_groups(0.01)
             if self._ours
             else [p for p in self.model.parameters() if p.requires_grad]
         )

@@ -17,7 +17,7 @@ from normtune.fast.linear import bfloat16_pays_off
 from normtune.fast.prefix import Kept, States
 from normtune.fast.ways import Ways, choose
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.records.run import EpochScore
@@ -114,7 +114,7 @@ def train(
     with ExitStack() as undo:
         undo.callback(base.refresh)
         undo.callback(base.put_head(HeadSpec(task.kind, task.labels), seed).undo)
-        tuning = Tuning(base, select(base.layout, way.selects))
+        tuning = Trainable(base, select(base.layout, way.selects))
         undo.callback(tuning.undo)
         accelerator, kept, clock = Accelerator(), Kept(), clock or Clock()
         undo.callback(accelerator.free_memory)
@@ -143,7 +143,7 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float
     time where it was scored so before.
     """
     way, last = CASES[case], 0.0
-    tuning = Tuning(base, select(base.layout, way.selects))
+    tuning = Trainable(base, select(base.layout, way.selects))
     ways = way.ways(base, Kept())
     keeping = computing(ways, dev)
     first, later = _evaluated(base, ways, dev, *ways.states(dev))

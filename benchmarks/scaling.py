@@ -33,7 +33,7 @@ from normtune.data.encode import Encoded
 from normtune.data.glue_tasks import GLUE
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 
 BATCH, TOKENS = 32, 64
@@ -81,7 +81,7 @@ def model(lowest: int) -> Model:
     """MiniLM, of which `lowest` is the lowest layer that trains."""
     base = load_base("minilm")
     layers = int(base.model.config.num_hidden_layers)
-    tuning = Tuning(base, select(base.layout, f"layernorm@{lowest}-" if lowest else "layernorm"))
+    tuning = Trainable(base, select(base.layout, f"layernorm@{lowest}-" if lowest else "layernorm"))
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=1e-4, fused=True)
     base.model.train()
     ways = choose(base, dropout=True)

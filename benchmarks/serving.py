@@ -33,7 +33,7 @@ from harness import write
 from normtune.data.suites import load_task
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 
 TASKS = 100
@@ -64,7 +64,7 @@ def main() -> None:
 def save(folder: Path) -> None:
     """Write the tasks' deltas."""
     base = load_base("minilm")
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     delta = Delta.capture(tuning, task="made", method="layernorm")
     tuning.undo()
     for name, one in variations(delta, TASKS).items():

@@ -6,6 +6,7 @@ Each is one entry in one table, and goes through training, delta, mask, table an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -22,7 +23,7 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ModelError
 from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores
 from normtune.methods.method import METHODS, Method
-from normtune.methods.trainable import Applied, Frozen, Spec, Trainable
+from normtune.methods.trainable import Spec
 from normtune.models.base import Base, load_base
 from normtune.models.families import FAMILIES, Norms
 from normtune.models.layout import Layout, Place
@@ -50,11 +51,26 @@ class Factors(Spec):
     def added(self) -> int:
         return len(self)
 
-    def put(self, base: Base) -> Factored:
-        return Factored(base, self)
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        leaves = {}
+        layers: Any = base.model.base_model.encoder.layer
+        for number, layer in enumerate(layers):
+            layer.register_parameter("factor", nn.Parameter(torch.ones(1), requires_grad=False))
+            undo.callback(layer._parameters.pop, "factor")
+            leaves[f"factor.{number}"] = layer.factor
+            # A layer gives its hidden states, alone or as the first of a tuple.
+            hook = layer.register_forward_hook(
+                lambda own, _, out: (own.factor * out[0], *out[1:]) if isinstance(out, tuple) else own.factor * out
+            )
+            undo.callback(hook.remove)
+        return leaves
 
-    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Hooked:
-        return Hooked(base, state)
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        return False
+
+    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        for name, leaf in self.put(base, undo).items():
+            leaf.data.copy_(state[name])
 
     merge = apply
 
@@ -63,44 +79,6 @@ class Factors(Spec):
 
     def describe(self) -> dict[str, Any]:
         return {"method": "factors"}
-
-
-@final
-class Hooked(Applied):
-    def __init__(self, base: Base, state: Mapping[str, Tensor]) -> None:
-        self.layers: Any = base.model.base_model.encoder.layer
-        self.leaves: dict[str, nn.Parameter] = {}
-        self._hooks = []
-        for number, layer in enumerate(self.layers):
-            layer.register_parameter("factor", nn.Parameter(state[f"factor.{number}"].clone(), requires_grad=False))
-            self.leaves[f"factor.{number}"] = layer.factor
-            # A layer gives its hidden states, alone or as the first of a tuple.
-            self._hooks.append(layer.register_forward_hook(
-                lambda own, _, out: (own.factor * out[0], *out[1:]) if isinstance(out, tuple) else own.factor * out
-            ))  # fmt: skip
-
-    def undo(self) -> None:
-        for layer, hook in zip(self.layers, self._hooks, strict=True):
-            del layer._parameters["factor"]
-            hook.remove()
-
-
-@final
-class Factored(Trainable):
-    def __init__(self, base: Base, spec: Factors) -> None:
-        self.base, self.spec = base, spec
-        self._frozen = Frozen(base)
-        self._hooked = Hooked(base, {f"factor.{number}": torch.ones(1) for number in range(len(spec))})
-        self.head, self.leaves = self._frozen.head, self._hooked.leaves
-        for leaf in self.leaves.values():
-            leaf.requires_grad_()
-
-    def decays(self, name: str) -> bool:
-        return False
-
-    def undo(self) -> None:
-        self._hooked.undo()
-        self._frozen.undo()
 
 
 # An importance, a suite of one task, and a family.

@@ -12,7 +12,8 @@ from normtune.deltas.answers import Text, examples
 from normtune.deltas.delta import Delta
 from normtune.evaluation import logits
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, Tuning
+from normtune.methods.selection import Selection
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 
@@ -27,7 +28,7 @@ def changed(base: Base, selection: Selection | str, spec: HeadSpec = TWO, seed: 
     if isinstance(selection, str):
         selection = select(base.layout, selection)
     swap = base.put_head(spec, seed)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in tuning.parameters():

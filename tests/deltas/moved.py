@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 
@@ -19,7 +19,7 @@ NUMBER = HeadSpec("regression")
 def moved(base: Base, method: str, spec: HeadSpec = THREE, **info: object) -> Delta:
     """A delta whose values all moved a little; the base is left as it was."""
     swap = base.put_head(spec, 3)
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in tuning.parameters():

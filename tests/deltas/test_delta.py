@@ -16,7 +16,8 @@ from normtune.deltas.delta import FILE, Delta
 from normtune.errors import DeltaError, OutputError
 from normtune.evaluation import logits
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning, at
+from normtune.methods.selection import at
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 
@@ -28,7 +29,7 @@ METHODS[-1] = "output.LayerNorm.bias@1 + pooler.dense.weight"
 def trained(base: Base, method: str, seed: int = 0) -> Delta:
     """A delta whose values all moved; the base is left as it was."""
     swap = base.put_head(SPEC, seed)
-    tuning = Tuning(base, select(base.layout, method, seed=seed))
+    tuning = Trainable(base, select(base.layout, method, seed=seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in tuning.parameters():
@@ -58,7 +59,7 @@ def assert_same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor])
 def test_saved_and_loaded_on_a_fresh_base_it_answers_to_the_bit(tiny_folder: Path, tmp_path: Path, method: str) -> None:
     base = load_base(str(tiny_folder))
     swap = base.put_head(SPEC, 0)
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     with torch.no_grad():
         for parameter in tuning.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -92,7 +93,7 @@ def test_removed_the_base_is_back_to_the_bit(tiny_folder: Path, method: str, dty
 def test_a_bfloat16_base_answers_as_it_was_trained(tiny_folder: Path, tmp_path: Path) -> None:
     base = load_base(str(tiny_folder), dtype="bfloat16")
     base.put_head(SPEC, 0)
-    tuning = Tuning(base, select(base.layout, "layernorm + pooler.dense"))
+    tuning = Trainable(base, select(base.layout, "layernorm + pooler.dense"))
     with torch.no_grad():
         for parameter in tuning.parameters():
             parameter += 1e-4  # far below bfloat16's step at 1
@@ -119,7 +120,7 @@ def test_positions_are_stored_in_the_shorter_way(tiny_folder: Path, tmp_path: Pa
     pooler = base.layout.by_name["bert.pooler.dense.weight"]
     start = sum(place.size for place in base.layout.body[: base.layout.body.index(pooler)])
     dense = at(base.layout, np.arange(start, start + pooler.size - 1))
-    tuning = Tuning(base, at(base.layout, [0, 1, 900]) | dense)
+    tuning = Trainable(base, at(base.layout, [0, 1, 900]) | dense)
     Delta.capture(tuning).save(tmp_path)
     tuning.undo()
     with safe_open(tmp_path / FILE, "pt") as stored:

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from normtune.fast.linear import bfloat16_pays_off, fast_linear
 from normtune.methods.entries import Entries, mark
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 
 #: Wide, so that sums in bfloat16 would be far off.
 TOKENS, WIDE, NARROW = (2, 9), 2048, 24
@@ -113,7 +113,7 @@ def test_any_family_learns_nearly_the_same(family: str, make_base) -> None:
     ids, labels = torch.tensor([[2, 7, 8, 9, 3], [2, 12, 13, 14, 3]]), torch.tensor([0, 1])
     found = []
     for products in ("float32", "bfloat16"):
-        tuning = Tuning(base, select(base.layout, "layernorm"))
+        tuning = Trainable(base, select(base.layout, "layernorm"))
         with fast_linear(products):
             logits = base.model(input_ids=ids).logits
             torch.nn.functional.cross_entropy(logits, labels).backward()

@@ -17,7 +17,8 @@ from normtune.fast.layer import Layer, fits
 from normtune.fast.linear import fast_linear
 from normtune.fast.unpadded import Unpadded
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, Tuning
+from normtune.methods.selection import Selection
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from tests.conftest import BaseFactory
 
@@ -73,7 +74,7 @@ def test_in_float32_they_are_to_rounding_whatever_trains(tiny_base: Base, method
     if method == "mask":
         taken = {place.parameter: selection.indices(place.parameter)[::3] for place in selection}
         selection = Selection(tiny_base.layout, taken)
-    tuning = Tuning(tiny_base, selection)
+    tuning = Trainable(tiny_base, selection)
     batch = inputs(tiny_base, 9, padded=True)
     assert_near(*both_ways(tiny_base, list(tuning.parameters()), batch), 1e-5)
     tuning.undo()

@@ -8,7 +8,8 @@ import normtune.fast.linear as module
 from normtune.fast.linear import fast_linear
 from normtune.methods import entries
 from normtune.methods.entries import Entries, mark
-from normtune.methods.selection import Tuning, at
+from normtune.methods.selection import at
+from normtune.methods.trainable import Trainable
 
 TOKENS, WIDE, NARROW = (3, 7), 40, 24
 
@@ -234,7 +235,7 @@ def test_a_model_answers_and_learns_the_same(family, what, make_base, backend):
     drawn = torch.randperm(base.layout.size, generator=torch.Generator().manual_seed(0))[:count]
     seen = []
     for fast in (False, True):
-        tuning = Tuning(base, at(base.layout, drawn.numpy()))
+        tuning = Trainable(base, at(base.layout, drawn.numpy()))
         with fast_linear() if fast else torch.enable_grad():
             logits = base.model(input_ids=ids).logits
             torch.nn.functional.cross_entropy(logits, labels).backward()

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from normtune.config import Memory
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import wrap
 from tests.conftest import VOCABULARY, ModelFactory
 
@@ -27,7 +27,7 @@ def inputs(texts: int = 3, tokens: int = 9) -> dict[str, Tensor]:
 def step(model: PreTrainedModel, memory: Memory, method: str, *, plain: bool) -> list[Tensor]:
     """The outputs of a forward pass and all gradients."""
     base = wrap(model)
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     torch.manual_seed(5)
     with choose(base, dropout=True, memory=memory, plain=plain).context():
         outputs = model(**inputs()).logits
@@ -65,7 +65,7 @@ def kept(layers: int, memory: Memory, *, plain: bool) -> float:
     )
     model = BertForSequenceClassification(config).train()
     base = wrap(model)
-    Tuning(base, select(base.layout, "layernorm"))
+    Trainable(base, select(base.layout, "layernorm"))
     with choose(base, dropout=True, memory=memory, plain=plain).context():
         model(**inputs())  # weights are laid out once
         watched = profile(activities=[ProfilerActivity.CPU], profile_memory=True)

@@ -16,7 +16,7 @@ from normtune.fast.first_token import FAMILIES
 from normtune.fast.fused import fusable
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from tests.conftest import BaseFactory
 from tests.training.test_session import split
@@ -36,7 +36,7 @@ def states_of(base: Base, encoded: Encoded, point: Point, **more: Any) -> States
 
 def tuned(base: Base, method: str) -> Point | None:
     """The point below a method, in place for a moment."""
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     point = Point.of(base)
     tuning.undo()
     return point
@@ -50,7 +50,7 @@ def test_outputs_and_gradients_are_those_of_the_whole_model(
 ) -> None:
     tiny_base.model.to(dtype)
     encoded, rows = examples(tiny_base), np.array([3, 0, 7, 11])
-    tuning = Tuning(tiny_base, select(tiny_base.layout, method))
+    tuning = Trainable(tiny_base, select(tiny_base.layout, method))
     point = Point.of(tiny_base)
     assert point is not None
     states = states_of(tiny_base, encoded, point, layers=fusable(tiny_base.model) if fuse else None)

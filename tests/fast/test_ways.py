@@ -14,7 +14,7 @@ from normtune.data.encode import encode
 from normtune.fast.prefix import Kept
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.training.session import Session
 from tests.conftest import BaseFactory
@@ -39,7 +39,7 @@ WAYS = {
 @pytest.mark.parametrize(("family", "method", "dropout"), WAYS)
 def test_the_ways_are_those_that_fit(make_base: BaseFactory, family: str, method: str, dropout: bool) -> None:
     base = make_base(family)
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     assert choose(base, dropout=dropout, kept=Kept()).names == WAYS[family, method, dropout]
     assert choose(base, dropout=dropout, kept=Kept(), plain=True).names == ()
     tuning.undo()

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from normtune.importance.movement import changes
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, Tuning, everything, nothing
+from normtune.methods.selection import Selection, everything, nothing
+from normtune.methods.trainable import Trainable
 from normtune.records.run import Change
 
 
@@ -99,7 +100,7 @@ def test_sums_are_in_float64(layout):
 
 def test_values_that_a_tuning_gives(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     before = tuning.values()
     with torch.no_grad():
         tuning.leaves["bert.encoder.layer.1.output.LayerNorm.bias"].add_(0.25)

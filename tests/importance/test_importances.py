@@ -9,7 +9,8 @@ from normtune.errors import DeltaError, SelectionError, UnknownNameError
 from normtune.importance.masks import top
 from normtune.importance.scores import IMPORTANCES, Given, Scores, change, importance_of, magnitude, random_scores
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning, nothing
+from normtune.methods.selection import nothing
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 
 WITHIN = ["layernorm", "full", "random", "bitfit & layernorm", "head"]
@@ -61,7 +62,7 @@ def test_random_scores_are_uniform_and_seeded(tiny_base: Base) -> None:
 
 def moved(base: Base, method: str) -> tuple[Delta, dict[str, torch.Tensor]]:
     """A delta whose values moved by random steps, and the fine-tuned parameters, whole."""
-    tuning = Tuning(base, select(base.layout, method))
+    tuning = Trainable(base, select(base.layout, method))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in tuning.parameters():

@@ -14,7 +14,8 @@ from normtune.fast import linear as linear_module
 from normtune.fast.linear import fast_linear
 from normtune.methods.entries import Entries
 from normtune.methods.packed import Packed
-from normtune.methods.selection import Tuning, at, where
+from normtune.methods.selection import at, where
+from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base, wrap
 
 BATCHES = (
@@ -116,7 +117,7 @@ def test_a_step_copies_no_weight(make_base):
     # An embedding far larger than all that the pass itself makes.
     base = make_base("bert", vocab_size=4000)
     frozen = base.model.bert.embeddings.word_embeddings.weight
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     assert base.model.bert.embeddings.word_embeddings.weight.data_ptr() == frozen.data_ptr()
     optimizer = torch.optim.AdamW(tuning.parameters(), lr=0.01)
     for _ in range(2):
@@ -133,7 +134,7 @@ def test_gradients_add_up_over_forward_passes(family, fast, make_base):
     base = make_base(family)
     selection = drawn(base)
     reference = copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     shift(tuning)
     expected = dense(reference, selection, tuning.values(), BATCHES)
     with fast():
@@ -149,7 +150,7 @@ def test_gradients_add_up_over_forward_passes(family, fast, make_base):
 def test_an_evaluation_comes_between_forward_and_backward(mode, fast, make_base):
     base = make_base("bert")
     selection, reference = drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     for _ in range(2):  # the values are placed in a training pass, then in an evaluation
         with fast():
             with mode():
@@ -173,7 +174,7 @@ def test_an_evaluation_comes_between_forward_and_backward(mode, fast, make_base)
 def test_what_was_computed_before_a_step_is_refused_after_it(family, fast, make_base):
     base = make_base(family)
     selection, reference = drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     with fast():
         old = loss(base.model)
         shift(tuning)
@@ -190,7 +191,7 @@ def test_what_was_computed_before_a_step_is_refused_after_it(family, fast, make_
 def test_a_backward_pass_may_come_after_a_step_that_nothing_has_used_yet(fast, make_base):
     base = make_base("bert")
     selection, reference = drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     expected = dense(reference, selection, tuning.values())
     with fast():
         pending = loss(base.model)
@@ -206,7 +207,7 @@ def test_a_backward_pass_may_come_after_a_step_that_nothing_has_used_yet(fast, m
 def test_activations_are_computed_again(family, reentrant, fast, make_base, monkeypatch):
     base = make_base(family)
     selection, reference = drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     shift(tuning)
     encoder = getattr(base.model, family).encoder
     for layer in encoder.layer if family == "bert" else encoder.albert_layer_groups:
@@ -219,7 +220,7 @@ def test_activations_are_computed_again(family, reentrant, fast, make_base, monk
 
 def test_what_is_loaded_or_written_behind_torchs_back_is_used(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     values, head = tuning.values(), tuning.head_values()
     with torch.no_grad():
         first = loss(base.model)
@@ -241,7 +242,7 @@ def test_a_lower_precision_gets_the_leaf_rounded(tiny_folder):
     base = load_base(str(tiny_folder), dtype="bfloat16")
     before, frozen = state(base.model), parameter_of(base)
     selection = drawn(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     name = "bert.encoder.layer.1.output.dense.weight"
     shift(tuning, 1e-3)
     with fast_linear():
@@ -262,7 +263,7 @@ def test_double_precision(fast, make_model):
     base = wrap(make_model("bert").double().requires_grad_(False))
     before, reference = state(base.model), copy.deepcopy(base)
     selection = drawn(base) - where(base.layout, lambda place: place.norm)  # selected norms compute in float32
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     with fast():
         loss(base.model).backward()
     assert {leaf.grad.dtype for leaf in tuning.leaves.values() if leaf.grad is not None} == {torch.float32}
@@ -299,7 +300,7 @@ STATES = {
 def test_undo_in_any_state(what, mode, make_base):
     base = make_base("bert")
     before, names = state(base.model), [name for name, _ in base.model.named_buffers()]
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     STATES[what](tuning)
     with mode():
         tuning.undo()
@@ -310,7 +311,7 @@ def test_undo_in_any_state(what, mode, make_base):
 
 def test_what_is_pending_is_refused_after_undo(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     shift(tuning)
     pending = loss(base.model)
     tuning.undo()
@@ -321,7 +322,7 @@ def test_what_is_pending_is_refused_after_undo(make_base):
 def test_no_buffers_are_added(make_base):
     base = make_base("bert")
     names = [name for name, _ in base.model.named_buffers()]
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     # Several processes would send each other every buffer in every pass.
     assert [name for name, _ in base.model.named_buffers()] == names
     tuning.undo()
@@ -330,7 +331,7 @@ def test_no_buffers_are_added(make_base):
 def test_the_model_may_change_its_dtype(make_base):
     base = make_base("t5")
     before, selection, reference = state(base.model), drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     shift(tuning)
     base.model.double()
     assert {leaf.dtype for leaf in tuning.leaves.values()} == {torch.float64}
@@ -342,7 +343,7 @@ def test_the_model_may_change_its_dtype(make_base):
 
 def test_other_tensors_in_the_leafs_place_leave_nothing_behind(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     names = {id(leaf): name for name, leaf in base.model.named_parameters()}
     others = {names[id(leaf)]: leaf.detach() + 0.1 for leaf in tuning.leaves.values()}
     ids, labels = BATCHES[0]
@@ -357,7 +358,7 @@ def test_other_tensors_in_the_leafs_place_leave_nothing_behind(make_base):
 
 def test_a_copy_of_the_model_trains_by_itself(make_base):
     base = make_base("albert")
-    tuning = Tuning(base, drawn(base))
+    tuning = Trainable(base, drawn(base))
     twin = copy.deepcopy(base.model)
     with torch.no_grad():
         first = loss(base.model)
@@ -378,7 +379,7 @@ def test_a_parameter_that_cannot_be_written_is_copied(why, make_base):
         frozen.max_norm = 0.5  # torch then rescales the rows that it looks up, in place
     parameter, values = frozen.weight, frozen.weight.detach().clone()
     selection, reference = drawn(base), copy.deepcopy(base)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     shift(tuning)
     with fast_linear():
         loss(base.model).backward()

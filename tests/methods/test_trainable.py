@@ -45,7 +45,7 @@ def batch(base: Base) -> dict[str, Tensor]:
 
 def trained(base: Base, method: str, steps: int = 3) -> Trainable:
     """The method on the base after a few large steps with much weight decay."""
-    trainable = specify(base.layout, method, seed=5).put(base)
+    trainable = Trainable(base, specify(base.layout, method, seed=5))
     optimizer = torch.optim.AdamW(trainable.param_groups(0.5), lr=0.05)
     for _ in range(steps):
         base.model(**batch(base), labels=torch.tensor([0, 1, 2])).loss.backward()
@@ -61,7 +61,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @EVERY
 def test_it_counts_what_an_optimizer_sees(base: Base, method: str) -> None:
     spec = specify(base.layout, method, seed=5)
-    trainable = spec.put(base)
+    trainable = Trainable(base, spec)
     counts = spec.counts(base.layout)
     groups = trainable.param_groups(0.1)
     assert len(spec) == sum(leaf.numel() for leaf in trainable.leaves.values()) == counts.selected
@@ -101,7 +101,7 @@ def test_its_state_comes_back(base: Base, method: str) -> None:
     values, head, found = trainable.values(), trainable.head_values(), logits(base, encoded(base))
     assert all(value.dtype == torch.float32 and value.ndim == 1 for value in values.values())
     trainable.undo()
-    again = specify(base.layout, method, seed=5).put(base)
+    again = Trainable(base, specify(base.layout, method, seed=5))
     again.load(values, head)
     assert same(again.values(), values)
     assert np.array_equal(logits(base, encoded(base)), found)
@@ -213,10 +213,10 @@ def test_added_parameters_that_do_not_fit_are_refused_and_leave_the_base(base: B
 
 @pytest.mark.parametrize("method", ADDING)
 def test_two_on_one_base_are_refused(base: Base, method: str) -> None:
-    trainable = specify(base.layout, method).put(base)
+    trainable = Trainable(base, specify(base.layout, method))
     for other in (method, "bitfit"):
         with pytest.raises(ModelError, match="being tuned already"):
-            specify(base.layout, other).put(base)
+            Trainable(base, specify(base.layout, other))
     trainable.undo()
 
 
@@ -228,7 +228,7 @@ def test_lora_is_the_papers_update(base: Base) -> None:
     inputs = torch.randn(4, weight.shape[1], dtype=torch.float64)
     spec = specify(base.layout, "lora@2")
     assert len(spec) == 2 * 3 * 2 * (32 + 32)  # rank x layers x (query, value) x (rows + columns)
-    trainable = spec.put(base)
+    trainable = Trainable(base, spec)
     module = base.model.get_submodule(layer)
     torch.testing.assert_close(module(inputs.float()).double(), inputs @ weight.T + bias, rtol=1e-5, atol=1e-6)
     with torch.no_grad():

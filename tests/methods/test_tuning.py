@@ -13,8 +13,8 @@ from normtune.errors import ModelError, SelectionError
 from normtune.fast import linear
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
-from normtune.methods.selection import Selection, Tuning, at, everything, nothing
-from normtune.methods.trainable import refuse_sharded
+from normtune.methods.selection import Selection, at, everything, nothing
+from normtune.methods.trainable import Trainable, refuse_sharded
 from normtune.models.base import load_base
 from normtune.models.head import HeadSpec
 
@@ -115,7 +115,7 @@ def test_the_selected_entries_move_and_no_other(family, what, optimizer, make_ba
     state = {name: value.clone() for name, value in model.state_dict().items()}
     buffers = {name: value.clone() for name, value in model.named_buffers()}
 
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     assert sum(parameter.numel() for parameter in tuning.leaves.values()) == len(selection)
     train(tuning, optimizer)
 
@@ -142,21 +142,21 @@ def test_the_selected_entries_move_and_no_other(family, what, optimizer, make_ba
 def test_undo_keeps_the_order_of_the_parameters(family, make_base):
     base = make_base(family)
     names = [*base.model.state_dict()], [name for name, _ in base.model.named_parameters()]
-    Tuning(base, select(base.layout, "random", seed=1)).undo()
+    Trainable(base, select(base.layout, "random", seed=1)).undo()
     assert ([*base.model.state_dict()], [name for name, _ in base.model.named_parameters()]) == names
 
 
 def test_what_is_selected_before_a_tuning_is_selected_after_it(make_base):
     base = make_base("bert")
     before = select(base.layout, "random", seed=1)
-    Tuning(base, before).undo()
+    Trainable(base, before).undo()
     base.put_head(HeadSpec.numbered(3))
     assert select(base.layout, "random", seed=1) == before
-    Tuning(base, before).undo()
+    Trainable(base, before).undo()
 
 
 def gradients_of(base, selection, fast):
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     with fast_linear() if fast else nullcontext():
         loss_of(base.model).backward()
     gradients = {
@@ -199,7 +199,7 @@ def test_gradients_are_the_dense_ones_at_the_selected_entries(family, make_base,
 def test_one_leaf_stands_for_a_tensor_that_modules_share(make_base):
     base = make_base("t5")
     model = base.model.transformer
-    tuning = Tuning(base, selection_of(base.layout, "mask"))
+    tuning = Trainable(base, selection_of(base.layout, "mask"))
     assert [*tuning.leaves].count("transformer.shared.weight") == 1
     with torch.no_grad():
         tuning.leaves["transformer.shared.weight"].add_(1)
@@ -217,7 +217,7 @@ def test_undo_puts_back_the_flags_and_training_again_gives_the_same(make_base):
     before = picture(base.model)
     values = []
     for _ in range(2):
-        tuning = Tuning(base, selection_of(base.layout, "mask"))
+        tuning = Trainable(base, selection_of(base.layout, "mask"))
         trainable = {id(parameter) for parameter in base.model.parameters() if parameter.requires_grad}
         assert trainable == {id(parameter) for parameter in tuning.parameters()}
         train(tuning, steps=3)
@@ -231,7 +231,7 @@ def test_undo_puts_back_the_flags_and_training_again_gives_the_same(make_base):
 def test_undo_where_no_gradients_are_taken(make_base):
     base = make_base("bert")
     before = picture(base.model)
-    tuning = Tuning(base, selection_of(base.layout, "mask"))
+    tuning = Trainable(base, selection_of(base.layout, "mask"))
     with torch.no_grad():
         tuning.undo()
     assert_undone(base.model, before)
@@ -239,7 +239,7 @@ def test_undo_where_no_gradients_are_taken(make_base):
 
 def test_the_head_alone(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, nothing(base.layout))
+    tuning = Trainable(base, nothing(base.layout))
     assert not tuning.leaves
     assert [*tuning.head] == ["classifier.weight", "classifier.bias"]
     train(tuning, steps=2)
@@ -248,7 +248,7 @@ def test_the_head_alone(make_base):
 
 def test_a_whole_vector_in_float32_trains_as_itself(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     assert all(base.model.get_parameter(name) is leaf for name, leaf in tuning.leaves.items())
     assert not any(parametrize.is_parametrized(module) for module in base.model.modules())
     tuning.undo()
@@ -261,7 +261,7 @@ def test_leaves_of_a_base_of_lower_precision_are_float32(dtype, what, tiny_folde
     low = getattr(torch, dtype)
     before = picture(base.model)
     selection = selection_of(base.layout, what)
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     assert {parameter.dtype for parameter in tuning.parameters()} == {torch.float32}
     start = tuning.values()
     loss_of(base.model).backward()
@@ -290,7 +290,7 @@ def test_leaves_of_a_base_of_lower_precision_are_float32(dtype, what, tiny_folde
 def test_training_at_lower_precision_learns_and_leaves_the_rest_alone(dtype, tiny_folder):
     base = load_base(str(tiny_folder), dtype=dtype)
     state = {name: value.clone() for name, value in base.model.state_dict().items()}
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     first = loss_of(base.model).item()
     train(tuning, steps=20)
     assert loss_of(base.model).item() < 0.7 * first
@@ -303,7 +303,7 @@ def test_training_at_lower_precision_learns_and_leaves_the_rest_alone(dtype, tin
 def test_values_can_be_taken_and_set(make_base):
     base = make_base("bert")
     selection = selection_of(base.layout, "mask") | select(base.layout, "layernorm")
-    tuning = Tuning(base, selection)
+    tuning = Trainable(base, selection)
     start, head = tuning.values(), tuning.head_values()
     assert {name: value.shape for name, value in start.items()} == {
         name: (selection.count(name),) for name in selection.chosen
@@ -322,7 +322,7 @@ def test_values_can_be_taken_and_set(make_base):
 
 def test_decay_is_on_weights_that_are_no_norms(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, everything(base.layout))
+    tuning = Trainable(base, everything(base.layout))
     names = {id(parameter): name for name, parameter in {**tuning.leaves, **tuning.head}.items()}
     decayed, rest = tuning.param_groups(0.01)
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.01, 0.0)
@@ -331,7 +331,7 @@ def test_decay_is_on_weights_that_are_no_norms(make_base):
     }
     assert {names[id(p)] for p in decayed["params"]} == {*names.values()} - {names[id(p)] for p in rest["params"]}
     tuning.undo()
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     decayed, rest = tuning.param_groups(0.01)
     assert [id(p) for p in decayed["params"]] == [id(base.model.classifier.weight)]
     tuning.undo()
@@ -339,7 +339,7 @@ def test_decay_is_on_weights_that_are_no_norms(make_base):
 
 def test_clipping_sees_the_leaves_alone(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, selection_of(base.layout, "mask"))
+    tuning = Trainable(base, selection_of(base.layout, "mask"))
     loss_of(base.model).backward()
     norm = torch.nn.utils.clip_grad_norm_(tuning.parameters(), 1e9)
     whole = torch.nn.utils.clip_grad_norm_(base.model.parameters(), 1e9)
@@ -365,17 +365,17 @@ def test_a_selection_of_another_model_is_refused(make_base):
     base = make_base("bert")
     before = picture(base.model)
     with pytest.raises(SelectionError, match="another model"):
-        Tuning(base, everything(make_base("bert", intermediate_size=64).layout))
+        Trainable(base, everything(make_base("bert", intermediate_size=64).layout))
     assert_undone(base.model, before)
 
 
 def test_a_model_is_tuned_once_at_a_time(make_base):
     base = make_base("bert")
-    tuning = Tuning(base, selection_of(base.layout, "mask"))
+    tuning = Trainable(base, selection_of(base.layout, "mask"))
     with pytest.raises(ModelError, match="being tuned already"):
-        Tuning(base, select(base.layout, "layernorm"))
+        Trainable(base, select(base.layout, "layernorm"))
     tuning.undo()
-    Tuning(base, select(base.layout, "layernorm")).undo()
+    Trainable(base, select(base.layout, "layernorm")).undo()
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "device_mesh"])
@@ -384,7 +384,7 @@ def test_sharded_parameters_are_refused(mark, make_base):
     setattr(base.model.bert.pooler.dense.weight, mark, 1)
     before = picture(base.model)
     with pytest.raises(ModelError, match="sharded"):
-        Tuning(base, select(base.layout, "layernorm"))
+        Trainable(base, select(base.layout, "layernorm"))
     assert_undone(base.model, before)
 
 

@@ -14,7 +14,7 @@ import torch
 from normtune.data.glue_tasks import GLUE
 from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
-from normtune.methods.selection import Tuning
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
 from normtune.submission.files import FILES
@@ -83,7 +83,7 @@ def make_delta(base: Base, name: str, given: Sequence[Text], /, **info: object) 
     """A delta of a head that was never trained, but gives every label for some of `given`; scores go beyond 0..5."""
     asked = GLUE[name]
     swap = base.put_head(HeadSpec(asked.kind, asked.labels), 1)
-    tuning = Tuning(base, select(base.layout, "layernorm"))
+    tuning = Trainable(base, select(base.layout, "layernorm"))
     delta = Delta.capture(tuning, **{"task": name, "pair": asked.pair, "method": "layernorm", **info})
     found = outputs(base, given, delta.info.max_length)
     tuning.undo()

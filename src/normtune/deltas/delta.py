@@ -28,7 +28,7 @@ from normtune.files import write_atomically
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.trainable import Spec, Trainable
+from normtune.methods.trainable import Spec, Trainable, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap
 from normtune.models.identity import tensors_identity
@@ -282,6 +282,7 @@ class AppliedDelta:
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
+        refuse_sharded(base.model)
         delta.check_values(base)
         spec = delta.spec(base)
         self._model = base.model
@@ -289,7 +290,7 @@ class AppliedDelta:
             stack.callback(base.refresh)
             stack.callback(HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head).undo)
             base.refresh()
-            stack.callback((spec.merge if merge else spec.apply)(base, delta.values).undo)
+            (spec.merge if merge else spec.apply)(base, delta.values, stack)
             self._undo = stack.pop_all()
         setattr(base.model, _MARK, self)
 

@@ -44,8 +44,7 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
         SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
-    spec = specify(base.layout, what, seed=seed) if isinstance(what, str) else what
-    return spec.put(base)
+    return Trainable(base, specify(base.layout, what, seed=seed) if isinstance(what, str) else what)
 
 
 def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:

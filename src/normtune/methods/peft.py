@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from normtune.config import fingerprint
 from normtune.errors import DeltaError, ModelError, SelectionError
-from normtune.methods.trainable import Applied, Frozen, Spec, Trainable, refuse_sharded
+from normtune.methods.trainable import Spec, copy_values
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 
@@ -118,12 +119,10 @@ class Peft(Spec):
     @cached_property
     def added(self) -> int:
         """Number of added entries: PEFT is let loose on matrices of the same shapes that hold nothing."""
-        twin = nn.Module()
-        for target in self.targets:
-            rows, columns = self.layout.by_name[f"{target}.weight"].shape
-            _set(twin, target, nn.Linear(columns, rows, bias=False, device="meta"))
+        shapes = [self.layout.by_name[f"{target}.weight"].shape for target in self.targets]
+        twin = nn.ModuleList(nn.Linear(columns, rows, bias=False, device="meta") for rows, columns in shapes)
         own = {*twin.parameters()}
-        _inject(twin, self)
+        _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 
     def __len__(self) -> int:
@@ -134,25 +133,42 @@ class Peft(Spec):
         """None: the pre-trained entries stay as they are."""
         return ()
 
-    def put(self, base: Base) -> Adapted:
-        """The added parameters as leaves (see `Spec.put`)."""
-        return Adapted(base, self)
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        """The added parameters as leaves, float32 (see `Spec.put`)."""
+        model = base.model
+        modules = {name: model.get_submodule(name) for name in self.targets}
+        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        _inject(model, self)
+        undo.callback(delattr, model, "peft_config")
+        for name, module in modules.items():
+            undo.callback(model.set_submodule, name, module, strict=True)
+        added = {name: p for name, p in model.named_parameters() if p not in flags and p.requires_grad}
+        for parameter in added.values():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(False)
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+        return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in added.items()}
 
-    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Injection:
+    def decays(self, _: str, leaf: nn.Parameter) -> bool:
+        """Matrices have weight decay, vectors none."""
+        return leaf.ndim > 1
+
+    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The added parameters with these values (see `Spec.apply`).
 
         Raises:
             DeltaError: If names or sizes are not theirs.
         """
-        injection = Injection(base, self)
-        try:
-            injection.load(state)
-        except BaseException:
-            injection.undo()
-            raise
-        return injection
+        leaves = self.put(base, undo)
+        if odd := sorted(state.keys() ^ leaves.keys()):
+            raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")
+        for name, leaf in leaves.items():
+            if state[name].numel() != leaf.numel():
+                raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
+            leaf.data.copy_(state[name].reshape(leaf.shape))
 
-    def merge(self, base: Base, state: Mapping[str, Tensor]) -> Injection:
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The base's own matrices with what the added parameters contribute (see `Spec.merge`).
 
         Raises:
@@ -161,9 +177,13 @@ class Peft(Spec):
         if base.model.dtype.itemsize < 4:
             low = str(base.model.dtype).removeprefix("torch.")
             raise DeltaError(f"What is added cannot be merged into a {low} base without rounding; load it in float32.")
-        injection = self.apply(base, state)
-        injection.merge()
-        return injection
+        modules: dict[str, Any] = {name: base.model.get_submodule(name) for name in self.targets}
+        self.apply(base, state, undo)
+        for name, module in modules.items():
+            undo.callback(copy_values, module.weight, module.weight.detach().clone())
+            layer: Any = base.model.get_submodule(name)
+            layer.merge()
+            base.model.set_submodule(name, module, strict=True)
 
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Never: the rows of a batch share the base's matrices.
@@ -174,103 +194,6 @@ class Peft(Spec):
         raise ModelError(f"it adds parameters of its own ({self.method}).")
 
 
-@final
-class Injection(Applied):
-    """PEFT's parameters in a base's modules, none of which train yet.
-
-    Args:
-        base: The base model.
-        spec: What is added.
-
-    Raises:
-        SelectionError: If it is for another model.
-        ModelError: If the model is being tuned already, or its parameters are sharded.
-    """
-
-    def __init__(self, base: Base, spec: Peft) -> None:
-        model = base.model
-        if spec.layout.fingerprint != base.layout.fingerprint:
-            raise SelectionError(f"This {spec.method} is for another model.")
-        refuse_sharded(model)
-        self._model = model
-        self._modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
-        self._flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        self._weights: dict[str, Tensor] = {}
-        _inject(model, spec)
-        added = {name: p for name, p in model.named_parameters() if p not in self._flags and p.requires_grad}
-        #: The added parameters, float32, by name.
-        self.parameters: dict[str, nn.Parameter] = {}
-        for name, parameter in added.items():
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(False)
-            self.parameters[name.replace(f".{_ADAPTER}", "")] = parameter
-        for parameter, flag in self._flags.items():
-            parameter.requires_grad_(flag)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set the added parameters.
-
-        Raises:
-            DeltaError: If names or sizes are not theirs.
-        """
-        if odd := sorted(state.keys() ^ self.parameters.keys()):
-            raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                if state[name].numel() != parameter.numel():
-                    raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
-                parameter.copy_(state[name].reshape(parameter.shape))
-
-    def merge(self) -> None:
-        """Add what the parameters contribute to the base's matrices, and put the base's modules back."""
-        for name, module in self._modules.items():
-            layer: Any = self._model.get_submodule(name)
-            self._weights[name] = module.weight.detach().clone()
-            layer.merge()
-            self._model.set_submodule(name, module, strict=True)
-
-    def undo(self) -> None:
-        """Put back the base's modules, which hold their own values."""
-        for name, module in self._modules.items():
-            self._model.set_submodule(name, module, strict=True)
-            if name in self._weights:
-                module.weight.data.copy_(self._weights[name])
-        delattr(self._model, "peft_config")
-        for parameter, flag in self._flags.items():
-            parameter.requires_grad_(flag)
-
-
-@final
-class Adapted(Trainable):
-    """A model in which PEFT's parameters and the head train, and nothing else.
-
-    Args:
-        base: The base model; it is changed in place until `undo`.
-        spec: What is added.
-    """
-
-    def __init__(self, base: Base, spec: Peft) -> None:
-        self.base, self.spec = base, spec
-        self._frozen = Frozen(base)
-        try:
-            self._injection = Injection(base, spec)
-        except BaseException:
-            self._frozen.undo()
-            raise
-        self.head, self.leaves = self._frozen.head, self._injection.parameters
-        for leaf in self.leaves.values():
-            leaf.requires_grad_()
-
-    def decays(self, name: str) -> bool:
-        """Matrices have weight decay, vectors none."""
-        return self.leaves[name].ndim > 1
-
-    def undo(self) -> None:
-        """Take the parameters out, to the bit."""
-        self._injection.undo()
-        self._frozen.undo()
-
-
 def _inject(model: nn.Module, spec: Peft) -> None:
     from peft import get_peft_config, inject_adapter_in_model
 
@@ -279,13 +202,3 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         inject_adapter_in_model(config, model, _ADAPTER)
-
-
-def _set(tree: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path, with empty modules on the way."""
-    *parents, last = path.split(".")
-    for name in parents:
-        if not hasattr(tree, name):
-            tree.add_module(name, nn.Module())
-        tree = tree.get_submodule(name)
-    tree.add_module(last, module)

@@ -1,20 +1,21 @@
 """What a method makes of a base: a spec, which says what trains, and the trainable that it becomes on a model.
 
-A `Spec` is a pure value: it is counted, named and saved without a model. `Spec.put` puts it on one, and gives the
-`Trainable` that an optimizer trains. Loop, checkpoint, delta, bank and record know nothing else of a method.
+A `Spec` is a pure value: it is counted, named and saved without a model. A `Trainable` is a model with a spec on it,
+which an optimizer trains. Loop, checkpoint, delta, bank and record know nothing else of a method.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normtune.errors import ModelError
+from normtune.errors import ModelError, SelectionError
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 from normtune.records.run import Counts
@@ -51,20 +52,33 @@ class Spec(ABC):
         """Number of entries that are not the pre-trained model's."""
 
     @abstractmethod
-    def put(self, base: Base) -> Trainable:
-        """Put it on a base, where it trains until `Trainable.undo`.
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        """Put it on a base whose parameters are frozen; a `Trainable` calls it.
 
-        Raises:
-            SelectionError: If it is of another model.
-            ModelError: If the model is being tuned already, or its parameters are sharded.
+        Args:
+            base: The base model, which is changed in place.
+            undo: Takes what puts the base back, to the bit, as it was before.
+
+        Returns:
+            What an optimizer is to see, by name.
         """
 
     @abstractmethod
-    def apply(self, base: Base, state: Mapping[str, Tensor]) -> Applied:
-        """Make a base compute with `state`, nothing of which trains, until `Applied.undo`."""
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """Whether this leaf, one of those that `put` gave, has weight decay: norms and biases have none."""
 
     @abstractmethod
-    def merge(self, base: Base, state: Mapping[str, Tensor]) -> Applied:
+    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """Make a base compute with `state`, nothing of which trains.
+
+        Args:
+            base: The base model, which is changed in place.
+            state: The values, as `Trainable.values` gave them.
+            undo: Takes what puts the base back, to the bit, as it was before.
+        """
+
+    @abstractmethod
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """Like `apply`, with the values in the base's own parameters, so that its modules and names are as before.
 
         Raises:
@@ -106,32 +120,38 @@ class Spec(ABC):
         )
 
 
-class Applied(ABC):
-    """A spec's state on a base."""
-
-    @abstractmethod
-    def undo(self) -> None:
-        """Put the base back, to the bit, as it was before."""
-
-
-class Trainable(Applied):
+@final
+class Trainable:
     """A model in which a spec's entries and the head train, and nothing else.
 
-    Attributes:
+    Args:
         base: The base model; its model is changed in place until `undo`.
         spec: What trains beside the head.
-        leaves: What an optimizer sees of it, by name.
+
+    Attributes:
+        leaves: What an optimizer sees of the spec, by name.
         head: The head's parameters, by name.
+
+    Raises:
+        SelectionError: If the spec is of another model.
+        ModelError: If the model is being tuned already, or its parameters are sharded.
     """
 
-    base: Base
-    spec: Spec
-    leaves: dict[str, nn.Parameter]
-    head: dict[str, nn.Parameter]
+    def __init__(self, base: Base, spec: Spec) -> None:
+        if spec.layout.fingerprint != base.layout.fingerprint:
+            raise SelectionError("What is to train is of another model.")
+        refuse_sharded(base.model)
+        self.base, self.spec = base, spec
+        with ExitStack() as undo:
+            self.head = _freeze(base, undo)
+            self.leaves = spec.put(base, undo)
+            for leaf in self.leaves.values():
+                leaf.requires_grad_()
+            self._undo = undo.pop_all()
 
-    @abstractmethod
-    def decays(self, name: str) -> bool:
-        """Whether the leaf called `name` has weight decay: norms and biases have none."""
+    def undo(self) -> None:
+        """Put the model back, to the bit, as it was before."""
+        self._undo.close()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that trains: the leaves, then the head."""
@@ -143,7 +163,7 @@ class Trainable(Applied):
         by_name = self.base.layout.by_name
         decayed: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, leaf in self.leaves.items():
-            decayed[self.decays(name)].append(leaf)
+            decayed[self.spec.decays(name, leaf)].append(leaf)
         for name, parameter in self.head.items():
             decayed[decays(by_name[name])].append(parameter)
         groups = [
@@ -174,6 +194,12 @@ def decays(place: Place) -> bool:
     return not place.norm and place.sub == "weight"
 
 
+@torch.no_grad()
+def copy_values(parameter: nn.Parameter, values: Tensor) -> None:
+    """Set a parameter, wherever its model is by now."""
+    parameter.copy_(values)
+
+
 def refuse_sharded(model: nn.Module) -> None:
     """Check that every parameter lies whole on this process.
 
@@ -190,39 +216,35 @@ def refuse_sharded(model: nn.Module) -> None:
             )
 
 
-class Frozen:
-    """A model of which only the head trains, and what is unfrozen afterwards; `undo` puts all of it back.
-
-    Args:
-        base: The base model.
+def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+    """Freeze a model but for its head, whose parameters are returned; `undo` takes what puts all of it back.
 
     Raises:
         ModelError: If the model is being tuned already.
     """
+    model = base.model
+    if hasattr(model, _MARK):
+        raise ModelError("This model is being tuned already; undo that first.")
+    setattr(model, _MARK, True)
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
+    # Statistics that a normalisation keeps as it trains are put back too.
+    kept = {name: value.detach().clone() for name, value in (*head.items(), *model.named_buffers())}
 
-    def __init__(self, base: Base) -> None:
-        model = base.model
-        if hasattr(model, _MARK):
-            raise ModelError("This model is being tuned already; undo that first.")
-        setattr(model, _MARK, True)
-        self._model = model
-        self._flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        model.requires_grad_(False)
-        self.head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
-        for parameter in self.head.values():
-            parameter.requires_grad_()
-        # Statistics that a normalisation keeps as it trains are put back too.
-        self._kept = {name: value.detach().clone() for name, value in (*self.head.items(), *model.named_buffers())}
-
-    def undo(self) -> None:
-        """Put back the head's values, the buffers, and which parameters had gradients."""
-        own = {**self.head, **dict(self._model.named_buffers())}
-        with torch.no_grad():
-            for name, value in self._kept.items():
-                own[name].copy_(value)
-        for parameter, flag in self._flags.items():
+    @torch.no_grad()
+    def thaw() -> None:
+        own = {**head, **dict(model.named_buffers())}
+        for name, value in kept.items():
+            own[name].copy_(value)
+        for parameter, flag in flags.items():
             parameter.requires_grad_(flag).grad = None
-        delattr(self._model, _MARK)
+        delattr(model, _MARK)
+
+    undo.callback(thaw)
+    model.requires_grad_(False)
+    for parameter in head.values():
+        parameter.requires_grad_()
+    return head
 
 
 #: An attribute of a model that is being tuned.

@@ -21,7 +21,7 @@ from normtune.importance.movement import changes
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
-from normtune.methods.trainable import Spec
+from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.families import known_norms
 from normtune.models.head import HeadSpec
@@ -178,7 +178,7 @@ class Session:
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(task.kind, task.labels), config.seed).undo)
-            trainable = run.spec.put(self.base)
+            trainable = Trainable(self.base, run.spec)
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
