@@ -22,7 +22,7 @@ from normtune.data.encode import encode
 from normtune.importance.fisher import Estimation, Request, information, scores, totals
 from normtune.importance.masks import top
 from normtune.importance.ranking import component_means, concordance
-from normtune.importance.stability import overlap, rounds
+from normtune.importance.stability import look, overlap, rounds
 from normtune.importance.tally import merged
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
@@ -66,16 +66,16 @@ def case(base: Base, name: str) -> dict[str, Any]:
     states = []
     estimation = Estimation(base, data.task, encoded, request)
     with estimation.head(0):
-        for state in rounds(estimation, len(encoded), 0):
-            whole = merged(state.groups)
+        for order, groups in rounds(estimation, len(encoded), 0):
+            whole = merged(groups)
             means = component_means(information(request.within, [totals(whole, request.within)]))
             states.append((means, top(scores([whole], request.single), fraction=FRACTION)))
-            halves = {kind: state.look(tolerance, request) for kind, tolerance in asked.items()}
-            looks.append({"examples": len(state.order), **{k: v.model_dump() for k, v in halves.items()}})
-            print(name, len(state.order), {k: round(v.agreement, 3) for k, v in halves.items()}, flush=True)
+            compared = {kind: look(groups, tolerance, request) for kind, tolerance in asked.items()}
+            looks.append({"examples": len(order), **{k: v.model_dump() for k, v in compared.items()}})
+            print(name, len(order), {k: round(v.agreement, 3) for k, v in compared.items()}, flush=True)
     ranking, mask = states[-1]
-    for look, (means, chosen) in zip(looks, states, strict=True):
-        look["ranking_as_all"], look["mask_as_all"] = concordance(means, ranking), overlap(chosen, mask)
+    for own, (means, chosen) in zip(looks, states, strict=True):
+        own["ranking_as_all"], own["mask_as_all"] = concordance(means, ranking), overlap(chosen, mask)
     return {"available": len(encoded), "looks": looks, "stops": {kind: stops(looks, kind) for kind in asked}}
 
 

@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 from normtune.cli.options import console
 from normtune.data.encode import encode
 from normtune.data.suites import SUITES, load_task
-from normtune.importance import archive
+from normtune.importance import measurement
 from normtune.importance.fisher import Fisher, Request, fisher
 from normtune.methods.expression import select
 from normtune.models.base import Base
@@ -150,7 +150,7 @@ def test_what_has_a_record_is_not_measured_again(
         raise AssertionError("measured again")
 
     for name in ("encode", "fisher"):
-        monkeypatch.setattr(archive, name, forbidden)
+        monkeypatch.setattr(measurement, name, forbidden)
     status, again, _ = cli(*options, "--tasks", "sst2,rte", "--json")
     assert status == 0
     assert {path: path.stat().st_mtime_ns for path in records.iterdir()} == stamps

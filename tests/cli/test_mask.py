@@ -16,7 +16,7 @@ from normtune.cli import measuring
 from normtune.data.encode import encode
 from normtune.data.glue import load_glue
 from normtune.deltas.delta import Delta
-from normtune.importance import archive
+from normtune.importance import measurement
 from normtune.importance.fisher import Request, fisher
 from normtune.importance.masks import Mask, top
 from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores, magnitude, wanda
@@ -296,7 +296,7 @@ def test_entries_that_fisher_kept_are_not_measured_again(
 
     with monkeypatch.context() as patched:
         for name in ("encode", "fisher"):
-            patched.setattr(archive, name, forbidden)
+            patched.setattr(measurement, name, forbidden)
         found = make("--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.1", *records)
         make("--tasks", "rte", "--fraction", "0.3", *records)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == stamps

@@ -104,7 +104,7 @@ def test_values_that_a_tuning_gives(make_base):
     before = tuning.values()
     with torch.no_grad():
         tuning.leaves["bert.encoder.layer.1.output.LayerNorm.bias"].add_(0.25)
-    found = {(c.layer, c.sub): c for c in changes(tuning.selection, before, tuning.values())}
+    found = {(c.layer, c.sub): c for c in changes(tuning.spec.places, before, tuning.values())}
     tuning.undo()
     assert found[1, "bias"].mean == pytest.approx(0.25, rel=1e-6)
     assert found[1, "bias"].l0 == 32

@@ -198,7 +198,7 @@ def flat(tally):
 
 
 def slow_of(per_example):
-    return {name.removeprefix(f"{PLACE}.") for name in per_example.plan.slow}
+    return {name.removeprefix(f"{PLACE}.") for name in per_example.slow}
 
 
 @pytest.mark.parametrize("case", ODD)
@@ -244,7 +244,7 @@ def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
     base, encoded = wrap(model.requires_grad_(False).double()), texts(TASKS["two"], (4, 7, 12, 12, 7, 4, 12))
     tally, per_example = count(base, encoded, [[2, 3, 6], [1, 4], [0, 5]])
     assert_same(flat(tally), by_hand(base, encoded))
-    assert set(per_example.plan.slow) == {"transformer.ln_f.linear.weight", "transformer.ln_f.linear.bias"}
+    assert set(per_example.slow) == {"transformer.ln_f.linear.weight", "transformer.ln_f.linear.bias"}
 
 
 def tokens_seen(model, layer):
@@ -261,8 +261,8 @@ def test_the_last_layer_is_computed_for_the_first_token(family, make_base):
     base, encoded = make_base(family, num_hidden_layers=2), texts(TASKS["two"])
     base.model.double()
     _, per_example = count(base, encoded)
-    assert per_example.plan.short
-    assert not per_example.plan.slow
+    assert per_example.short
+    assert not per_example.slow
     seen = [tokens_seen(base.model, layer) for layer in (0, 1)]
     tally = Tally(per_example.parameters, per_example.parameters)
     per_example.add(np.arange(7), passes, tally)
@@ -305,8 +305,8 @@ def test_a_changed_last_layer_is_computed_whole(change, make_base):
     base.model.double()
     change(base.model.bert.encoder.layer[1])
     tally, per_example = count(base, encoded)
-    assert not per_example.plan.short
-    assert not per_example.plan.slow
+    assert not per_example.short
+    assert not per_example.slow
     assert_same(flat(tally), by_hand(base, encoded))
 
 
@@ -316,7 +316,7 @@ def test_a_layer_in_chunks_of_tokens(make_base):
     base.model.double()
     tally, per_example = count(base, encoded, [[2, 5], [0, 1, 3, 6], [4]])
     assert_same(flat(tally), by_hand(base, encoded))
-    assert not per_example.plan.slow
+    assert not per_example.slow
 
 
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from normtune.deltas.delta import Delta
-from normtune.errors import DeltaError, SelectionError, UnknownNameError
+from normtune.errors import DeltaError, SelectionError
 from normtune.importance.masks import top
-from normtune.importance.scores import IMPORTANCES, Given, Scores, change, importance_of, magnitude, random_scores
+from normtune.importance.scores import IMPORTANCES, Given, Scores, change, magnitude, random_scores
 from normtune.methods.expression import select
 from normtune.methods.selection import nothing
 from normtune.methods.trainable import Trainable
@@ -126,5 +126,3 @@ def test_no_candidates_have_no_scores(tiny_base: Base) -> None:
 def test_every_importance_says_what_it_is() -> None:
     assert [*IMPORTANCES] == ["fisher", "least-fisher", "change", "magnitude", "wanda", "random"]
     assert all(importance.about for importance in IMPORTANCES.values())
-    with pytest.raises(UnknownNameError, match="Did you mean 'wanda'"):
-        importance_of("wander")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from normtune.errors import ConfigError, SelectionError, UnknownNameError
-from normtune.importance.archive import Measured
 from normtune.importance.masks import top
+from normtune.importance.measurement import Measured
 from normtune.importance.recipe import MaskRecipe, Sources, combined, make_mask
 from normtune.importance.scores import Scores, random_scores
 from normtune.methods.expression import select
@@ -93,9 +93,7 @@ def test_what_cannot_be_put_together_is_refused(scores, said) -> None:
 )
 def test_a_scope_says_whose_importance_goes_in(fields, sources, target) -> None:
     recipe = MaskRecipe(fraction=0.5, **{"tasks": ("rte", "cola", "mnli")} | fields)
-    assert recipe.own_target == target
-    if recipe.per_task:
-        assert recipe.sources == sources
+    assert recipe.target_and_sources == (target, tuple(sources))
 
 
 ONE = {"fraction": 0.1, "tasks": ("rte", "cola")}
@@ -117,7 +115,7 @@ ONE = {"fraction": 0.1, "tasks": ("rte", "cola")}
 )
 def test_a_recipe_that_makes_no_sense_is_refused(fields, error, said) -> None:
     with pytest.raises(error, match=re.escape(said)):
-        _ = MaskRecipe(**fields).sources
+        _ = MaskRecipe(**fields).target_and_sources
 
 
 @pytest.mark.parametrize(

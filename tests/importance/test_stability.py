@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 from normtune.data.encode import Encoded
 from normtune.importance import stability
 from normtune.importance.fisher import Estimation, Fisher, Request, fisher
-from normtune.importance.stability import GROUPS, Round, overlap, rounds, until_stable
+from normtune.importance.stability import GROUPS, halves, overlap, rounds, until_stable
 from normtune.importance.tally import Tally
 from normtune.methods.expression import select
 from normtune.methods.selection import at, nothing
@@ -47,7 +47,7 @@ def ticks(tally: Tally) -> np.ndarray:
     return tally.entries["ticks"].numpy()
 
 
-def states(available: int, seed: int = 0) -> Iterator[Round]:
+def states(available: int, seed: int = 0) -> Iterator[tuple[np.ndarray, list[Tally]]]:
     estimation: Any = Ticks(available)
     return rounds(estimation, available, seed)
 
@@ -88,32 +88,32 @@ def assert_same_fisher(found: Fisher, wanted: Fisher) -> None:
 
 
 def test_looks_are_at_every_doubling_and_at_the_end() -> None:
-    assert [len(state.order) for state in states(400)] == [64, 128, 256, 400]
-    assert [len(state.order) for state in states(128)] == [64, 128]
-    assert [len(state.order) for state in states(40)] == [40]
+    assert [len(order) for order, _ in states(400)] == [64, 128, 256, 400]
+    assert [len(order) for order, _ in states(128)] == [64, 128]
+    assert [len(order) for order, _ in states(40)] == [40]
 
 
 @pytest.mark.parametrize("available", [8, 45, 150])
 def test_each_example_is_in_exactly_one_group(available: int) -> None:
-    for state in states(available):
-        own = np.array([ticks(group) for group in state.groups])
+    for order, groups in states(available):
+        own = np.array([ticks(group) for group in groups])
         assert own.shape == (GROUPS, available)
         wanted = np.zeros(available)
-        wanted[state.order] = 1
+        wanted[order] = 1
         np.testing.assert_array_equal(own.sum(0), wanted)
-        assert len({*state.order}) == len(state.order)
+        assert len({*order}) == len(order)
         sizes = own.sum(1)
         assert sizes.max() - sizes.min() <= 1
-        assert [group.examples for group in state.groups] == sizes.tolist()
+        assert [group.examples for group in groups] == sizes.tolist()
 
 
 def test_halves_are_disjoint_and_balanced_in_seven_ways() -> None:
-    for state in states(100):
-        groups = np.array([ticks(group) for group in state.groups])
+    for order, tallies in states(100):
+        groups = np.array([ticks(group) for group in tallies])
         signs = []
-        for one, other in state.halves():
+        for one, other in halves(tallies):
             np.testing.assert_array_equal(ticks(one) + ticks(other), groups.sum(0))  # each once, on one side
-            assert one.examples + other.examples == len(state.order)
+            assert one.examples + other.examples == len(order)
             assert (one.examples, other.examples) == (ticks(one).sum(), ticks(other).sum())
             sides = np.array([1 if (ticks(one) * group).any() else -1 for group in groups])
             assert sides.sum() == 0  # four groups on either side
@@ -125,7 +125,7 @@ def test_halves_are_disjoint_and_balanced_in_seven_ways() -> None:
 
 
 def test_the_order_is_random_and_seeded() -> None:
-    one, same, other = ([*states(100, seed)][-1].order for seed in (3, 3, 4))
+    one, same, other = ([*states(100, seed)][-1][0] for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
     assert sorted(one) == sorted(other) == [*range(100)]
@@ -298,9 +298,9 @@ def test_groups_are_fisher_of_their_examples(base: Base, encoded: Encoded) -> No
     request = Request(within)
     estimation = Estimation(base, TASK, encoded, request)
     with estimation.head(0):
-        last = [*rounds(estimation, 150, 0)][-1]
-    for number, group in enumerate(last.groups):
-        wanted = fisher(base, TASK, encoded, request, examples=last.order[number::8])
+        order, groups = [*rounds(estimation, 150, 0)][-1]
+    for number, group in enumerate(groups):
+        wanted = fisher(base, TASK, encoded, request, examples=order[number::8])
         sums = {name: total / group.examples for name, total in group.totals().items()}
         assert sums == pytest.approx(wanted.totals, rel=1e-4)
 

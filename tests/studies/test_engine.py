@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
+from normtune.importance.measurement import Measurement
 from normtune.methods.expression import select
 from normtune.records.results import Store
 from normtune.studies.config import StudyConfig
@@ -104,13 +104,13 @@ def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
     assert len(wanted) == 2 * 3 * 2
 
 
-def test_fisher_is_what_the_archive_measures_and_finds(finished: Path, tiny_folder: Path) -> None:
+def test_fisher_is_what_is_measured_and_found(finished: Path, tiny_folder: Path) -> None:
     study = Study.open(config(tiny_folder, parts=("table1",)), Place(results=finished))
     assert len(study.known) == len(study.jobs) == 2
     for job in study.jobs:
         assert isinstance(job, FisherJob)
         data, base = study.engine.data(job), study.engine.session.base
-        found = Archive(finished / "fisher").measure(measurement(study.engine.setup, base, data))
+        found = measurement(study.engine.setup, base, data, finished / "fisher").find()
         assert found.cached
         assert found.record.id == study.known[job.key].id
 
@@ -122,7 +122,7 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     scores = {}
     for task in ("rte", "sst2"):
         data = engine.task(task)
-        measured = Archive(finished / "fisher").measure(measurement(engine.setup, base, data))
+        measured = measurement(engine.setup, base, data, finished / "fisher").find()
         assert measured.scores is not None
         scores[task] = np.concatenate([measured.scores.values[p.parameter] for p in measured.scores.within])
     both = sum(values / values.sum() for values in scores.values())
@@ -235,7 +235,7 @@ def test_a_job_that_cannot_be_done_stops_none_of_the_others(
     study = Study.open(
         config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,)), Place(results=tmp_path)
     )
-    monkeypatch.setattr(Archive, "measure", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(Measurement, "measure", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     states = {job.about: study.run()[job.key] for job in study.jobs}
     assert {name: result.state for name, result in states.items()} == {
         "layernorm": "done",

@@ -14,8 +14,8 @@ from normtune.cli import options, render
 from normtune.cli.options import Csv, Data, Device, Json, Markdown, Suite, Threads, notes
 from normtune.config import Sub, read_protocol
 from normtune.data.suites import in_order, title_of
-from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.importance.movement import MEASURES, Average, Measure, Movement, as_measure, average, movement, ranks
+from normtune.errors import ConfigError, DataError, UnknownNameError, known
+from normtune.importance.movement import MEASURES, Average, Measure, Movement, average, movement, ranks
 from normtune.records.aggregate import chosen
 from normtune.records.results import check_one_setting, load_runs
 from normtune.records.run import Record
@@ -81,7 +81,7 @@ def change(
 
     `normtune change --model minilm --task rte --protocol small --seed 0,1,2 --subs`
     """
-    form, by = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv), as_measure(measure)
+    form, by = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv), known("measure", measure, MEASURES)
     if figure is not None:
         check(figure)
     if folder is not None:

@@ -29,7 +29,7 @@ from normtune.cli.options import (
     set_threads,
 )
 from normtune.data.suites import suite_of
-from normtune.errors import ConfigError, OutputError
+from normtune.errors import ConfigError, OutputError, known
 
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
@@ -103,12 +103,12 @@ def mask(
     set_threads(threads)
     from normtune.cli.measuring import measurer, task_names
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
-    from normtune.importance.scores import importance_of
+    from normtune.importance.scores import IMPORTANCES
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
 
-    of = importance_of(importance)
+    of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
     deltas = _deltas(of, tasks, runs)
     # A run's task may be of the user's own, so that GLUE does not know it.
     named = [*deltas] or ([] if tasks is None else task_names(tasks, suite, target))

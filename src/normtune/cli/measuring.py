@@ -15,7 +15,7 @@ from normtune.cli.progress import bars
 from normtune.config import protocol as make_protocol
 from normtune.data.encode import Encoded, encode
 from normtune.data.suites import load_task, suite_of
-from normtune.importance.archive import Archive, Measured, Query
+from normtune.importance.measurement import Measured, Measurement
 from normtune.records.fisher import FisherConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Measurer:
         base: The base model.
         config: What is measured; its task is filled in.
         protocol: Says which part of the training data may be looked at.
-        archive: Where measurements are kept and found.
+        folder: Where measurements are kept and found, or None.
         suite: The suite that the tasks are of.
         data: GLUE's folder, or None for the hub.
         bar: Shows how far it has come.
@@ -48,7 +48,7 @@ class Measurer:
     base: Base
     config: FisherConfig
     protocol: Protocol
-    archive: Archive
+    folder: Path | None
     suite: str
     data: Path | None
     bar: Progress
@@ -77,10 +77,9 @@ class Measurer:
         """Fisher information on the task called `task`."""
         found, train = self._train(task)
         config = self.config.model_copy(update={"task": found.task.name})
-        count = min(len(train), config.examples or len(train))
-        line = self.bar.add_task(found.task.name, total=count * len(config.head_seeds))
-        query = Query(self.base, found, train, config)
-        measured = self.archive.measure(query, progress=lambda done: self.bar.advance(line, done))
+        own = Measurement(self.base, found, train, config, self.folder)
+        line = self.bar.add_task(found.task.name, total=len(own.sample) * len(config.head_seeds))
+        measured = own.find() or own.measure(progress=lambda done: self.bar.advance(line, done))
         done = measured.record.examples * len(config.head_seeds)
         self.bar.update(line, total=done, completed=done)
         return measured
@@ -120,4 +119,4 @@ def measurer(
         base.model.to(accelerator(device).device)
     known = config.model_copy(update={"model": base.name, "revision": base.revision, "max_length": rules.max_length})
     with bars(MofNCompleteColumn()) as bar:
-        yield Measurer(base, known, rules, Archive(folder), suite, data, bar)
+        yield Measurer(base, known, rules, folder, suite, data, bar)

@@ -214,7 +214,7 @@ class Estimation:
             by_seed=tuple(totals(tally, within) for tally in tallies),
             scores=None if self.request.entries is None else scores(tallies, single),
             examples=examples,
-            slow=self._gradients.plan.slow,
+            slow=self._gradients.slow,
         )
 
     def _passes(self, outputs: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:

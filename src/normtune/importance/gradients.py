@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,21 +35,6 @@ _CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
 _CLOSE_LOW = 0.2
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a model uses its parameters, which depends on its architecture and not on its head's values.
-
-    Attributes:
-        uses: For each parameter how often it is used in a pass.
-        slow: Parameters that are computed example by example.
-        short: Whether the last layer is computed for the first token alone.
-    """
-
-    uses: Mapping[str, int] = field(default_factory=dict)
-    slow: tuple[str, ...] = ()
-    short: bool = False
-
-
 class PerExample:
     """Squared per-example gradients of some parameters of one model.
 
@@ -61,7 +45,8 @@ class PerExample:
 
     Attributes:
         parameters: The parameters, by name.
-        plan: How the model uses them.
+        slow: Those that are computed example by example.
+        short: Whether the last layer is computed for the first token alone.
 
     Raises:
         ModelError: If the model does not answer the same twice.
@@ -72,7 +57,9 @@ class PerExample:
         parameters = dict(base.model.named_parameters())
         self.parameters = {name: parameters[name] for name in names}
         self._uses = uses_of(base.model, self.parameters)
-        self.plan = Plan()
+        self.slow: tuple[str, ...] = ()
+        self.short = False
+        self._known: Counter[str] | None = None  # how often each is used in a pass, once that is found out
         with self._frozen():
             self._probe()
 
@@ -85,12 +72,12 @@ class PerExample:
             tally: Where the sums are kept.
         """
         with self._frozen():
-            late = self._together(indices, passes, tally, self.plan.uses).irregular
+            late = self._together(indices, passes, tally).irregular
             if late:  # a use that the first examples did not show
-                self.plan = replace(self.plan, slow=self._ordered({*self.plan.slow, *late}))
-            if self.plan.slow:
+                self.slow = self._ordered({*self.slow, *late})
+            if self.slow:
                 for index in indices:
-                    self._alone(index, passes, tally, self.plan.slow)
+                    self._alone(index, passes, tally, self.slow)
         tally.examples += len(indices)
 
     def alone(self, index: int, passes: Passes, tally: Tally) -> None:
@@ -122,7 +109,7 @@ class PerExample:
         return tuple(name for name in self.parameters if name in names)
 
     def _probe(self) -> None:
-        """Find the plan: the last layer for the first token alone, where that makes no parameter slow.
+        """Find out how the parameters are used, and whether the first token of the last layer will do.
 
         Raises:
             ModelError: If the model does not answer the same twice.
@@ -139,23 +126,21 @@ class PerExample:
         self._alone(indices[1], _any_direction, long, self.parameters)
         alone = merged([short, long, short]).totals()
         for shorten in (True, False) if can_shorten(self._base.model) else (False,):
-            self.plan, tally = Plan(short=shorten), Tally(self.parameters)
+            self.short, tally = shorten, Tally(self.parameters)
             batch = self._together(indices, _any_direction, tally)
             slow = batch.irregular | _differing(tally.totals(), alone, self.parameters)
-            self.plan = replace(self.plan, uses=batch.uses, slow=self._ordered(slow))
             if not slow:
                 break
+        self._known, self.slow = batch.uses, self._ordered(slow)
 
-    def _together(
-        self, indices: np.ndarray, passes: Passes, tally: Tally, known: Mapping[str, int] | None = None
-    ) -> _Batch:
-        batch, slow = _Batch(len(indices), tally), self.plan.slow
-        uses = {module: [use for use in own if use.name not in slow] for module, own in self._uses.items()}
-        short = shortened(self._base.model) if self.plan.short else nullcontext()
+    def _together(self, indices: np.ndarray, passes: Passes, tally: Tally) -> _Batch:
+        batch = _Batch(len(indices), tally)
+        uses = {module: [use for use in own if use.name not in self.slow] for module, own in self._uses.items()}
+        short = shortened(self._base.model) if self.short else nullcontext()
         with short, hooked({module: own for module, own in uses.items() if own}, batch.see):
             outputs = self._outputs(indices)
-        if known is not None:
-            batch.irregular |= {name for name, count in batch.uses.items() if count > known.get(name, 0)}
+        if self._known is not None:
+            batch.irregular |= {name for name, count in batch.uses.items() if count > self._known[name]}
         for scalars in passes(outputs, indices) if outputs.requires_grad else ():
             scalars.sum().backward(retain_graph=True)
             batch.finish()
@@ -175,21 +160,12 @@ class PerExample:
             parameter.requires_grad_(False)
 
 
-@dataclass(frozen=True)
-class _Factor:
-    """What one use of a parameter adds to its per-example gradients: ``grad^T inputs`` over an example's tokens.
-
-    For a vector, whose inputs are None, it is the sum of `grad` (B, T, O) over them; for a table, whose inputs are row
-    numbers (B, T), the sum of `grad` over the tokens that look the same row up.
-    """
-
-    grad: Tensor
-    inputs: Tensor | None = None
-    table: bool = False
-
-
 class _Batch:
     """Collects what the gradients of one batch are made of, and adds their squares to a tally.
+
+    For one use of a matrix, an example's gradient is ``grad^T inputs`` over its tokens, with `grad` and `inputs` of the
+    shape (B, T, O) and (B, T, I). Of a table, whose inputs are row numbers (B, T), it is the sum of `grad` over the
+    tokens that look the same row up; of a vector, which has no inputs, the sum over all tokens.
 
     A parameter that is used several times (a shared layer, say) waits for all of its uses, since they add before they
     are squared; one that is used once is squared at once, so that nothing is kept.
@@ -206,7 +182,7 @@ class _Batch:
     def __init__(self, examples: int, tally: Tally) -> None:
         self.uses, self.irregular = Counter[str](), set[str]()
         self._examples, self._tally = examples, tally
-        self._waiting: dict[str, list[_Factor]] = defaultdict(list)
+        self._waiting: dict[str, list[tuple[str, Tensor, Tensor | None]]] = defaultdict(list)
 
     def see(self, uses: list[Use], inputs: Tensor, output: Tensor) -> Tensor | None:
         """Note the uses in one module, whose output will hand over its gradient."""
@@ -233,18 +209,20 @@ class _Batch:
     @torch.no_grad()
     def _take(self, use: Use, inputs: Tensor, grad: Tensor) -> None:
         grad = _working(grad)
+        waiting = self._waiting[use.name]
         if use.kind == "matrix":
             own, out = _working(self._by_example(inputs)), self._by_example(grad)
-            factor = _Factor(own, out) if use.turned else _Factor(out, own)
+            waiting.append(("matrix", own, out) if use.turned else ("matrix", out, own))
         elif use.kind == "table":
             rows, padding = inputs.reshape(self._examples, -1), getattr(use.module, "padding_idx", None)
             out = self._by_example(grad)
-            factor = _Factor(out if padding is None else out.masked_fill((rows == padding)[..., None], 0), rows, True)
+            if padding is not None:
+                out = out.masked_fill((rows == padding)[..., None], 0)
+            waiting.append(("table", out, rows))
         else:
             own = grad * use.features(inputs) if use.kind == "scale" else grad
-            factor = _Factor(self._by_example(own).sum(1, keepdim=True))
-        self._waiting[use.name].append(factor)
-        if len(self._waiting[use.name]) == self.uses[use.name]:
+            waiting.append(("vector", self._by_example(own).sum(1, keepdim=True), None))
+        if len(waiting) == self.uses[use.name]:
             self._square(use.name)
 
     def _by_example(self, values: Tensor) -> Tensor:
@@ -258,23 +236,22 @@ class _Batch:
 
     @torch.no_grad()
     def _square(self, name: str) -> None:
-        factors = self._waiting.pop(name)
-        if len({(factor.table, factor.inputs is None) for factor in factors}) > 1:
-            self._tally.add(name, factors[0].grad.new_tensor(torch.nan))  # which the check on the first examples finds
+        kinds, grads, inputs = zip(*self._waiting.pop(name), strict=True)
+        if len({*kinds}) > 1:
+            self._tally.add(name, grads[0].new_tensor(torch.nan))  # which the check on the first examples finds
             return
-        grad = _joined([factor.grad for factor in factors])
-        given = [factor.inputs for factor in factors if factor.inputs is not None]
-        if not given:
+        grad = _joined(grads)
+        if kinds[0] == "vector":
             self._tally.add(name, grad.sum(1).square_().sum(0))
-        elif factors[0].table:
-            rows, squares = table_rows(_joined(given), grad)
+        elif kinds[0] == "table":
+            rows, squares = table_rows(_joined(inputs), grad)
             self._tally.add(name, squares, rows)
         else:
             square = linear_entries if name in self._tally.entries else linear_total
-            self._tally.add(name, square(_joined(given), grad))
+            self._tally.add(name, square(_joined(inputs), grad))
 
 
-def _joined(values: list[Tensor]) -> Tensor:
+def _joined(values: tuple[Tensor, ...]) -> Tensor:
     return values[0] if len(values) == 1 else torch.cat(values, 1)
 
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from normtune.config import Sub
-from normtune.errors import DataError, UnknownNameError
+from normtune.errors import DataError, known
 from normtune.records.run import Change
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
         UnknownNameError: If there is no such measure.
         DataError: If a run has no changes, or the runs changed different parameters.
     """
-    chosen = as_measure(measure)
+    chosen = known("measure", measure, MEASURES)
     grids = [_grid(run, sub) for run in runs]
     if not grids or not all(grids):
         raise DataError(f"A run has no changes{f' of any {sub}' if sub else ''}.")
@@ -148,17 +148,6 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
         cells={(name, layer): over_seeds([(name, layer)]) for name, layer in spots if layer is not None},
         whole={name: over_seeds([spot for spot in spots if spot[0] == name]) for name in names},
     )
-
-
-def as_measure(name: str) -> Measure:
-    """The measure called `name`.
-
-    Raises:
-        UnknownNameError: If there is none.
-    """
-    if name not in MEASURES:
-        raise UnknownNameError("measure", name, MEASURES)
-    return cast(Measure, name)
 
 
 def ranks(values: Mapping[str, float | None]) -> dict[str, int]:

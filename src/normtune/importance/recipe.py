@@ -10,11 +10,11 @@ from typing import Any, Self, TypedDict, get_args
 from normtune.config import Strict
 from normtune.data.encode import Encoded
 from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError, UnknownNameError
+from normtune.errors import ConfigError, SelectionError, known
 from normtune.importance.activations import transposed
-from normtune.importance.archive import Measured
-from normtune.importance.masks import Mask, Scope, size_of
-from normtune.importance.scores import IMPORTANCES, Given, Scores, importance_of
+from normtune.importance.masks import Mask, Per, Scope, size_of
+from normtune.importance.measurement import Measured
+from normtune.importance.scores import IMPORTANCES, Given, Scores
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -57,11 +57,9 @@ class MaskRecipe(Strict):
             UnknownNameError: If there is no such importance or scope.
             ConfigError: If tasks are missing, or mean nothing.
         """
-        importance_of(self.importance)
-        if self.scope not in SCOPES:
-            raise UnknownNameError("scope", self.scope, SCOPES)
-        if self.per not in {"set", "row"}:
-            raise UnknownNameError("comparison", self.per, ("set", "row"))
+        known("importance", self.importance, IMPORTANCES)
+        known("scope", self.scope, SCOPES)
+        known("comparison", self.per, get_args(Per))
         if not self.per_task and (self.tasks or self.target):
             raise ConfigError(f"The importance {self.importance!r} is the same for every task; leave the tasks out.")
         if self.per_task and not self.tasks:
@@ -76,14 +74,12 @@ class MaskRecipe(Strict):
         Raises:
             UnknownNameError: If there is no such kind.
         """
-        known: dict[str, tuple[str, str]] = {
+        kinds: dict[str, tuple[str, str]] = {
             **{scope: ("fisher", scope) for scope in SCOPES},
             **{name: (name, "individual") for name in IMPORTANCES},
             **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
         }
-        if kind not in known:
-            raise UnknownNameError("kind of mask", kind, known)
-        importance, scope = known[kind]
+        importance, scope = kinds[known("kind of mask", kind, kinds)]
         return cls(importance=importance, scope=scope, **fields)
 
     @property
@@ -104,32 +100,26 @@ class MaskRecipe(Strict):
         return candidates
 
     @property
-    def own_target(self) -> str | None:
-        """The task that the mask is for, or None where it is for all."""
-        if self.scope == "global" or not self.per_task:
-            return None
-        return self.tasks[0] if self.target is None and len(self.tasks) == 1 else self.target
+    def target_and_sources(self) -> tuple[str | None, tuple[str, ...]]:
+        """The task that the mask is for, where it is for one, and those whose importance goes in, sorted.
 
-    @property
-    def sources(self) -> list[str]:
-        """The tasks whose importance goes in, sorted; of ``leave-one-out`` never the target.
+        Of ``leave-one-out`` the target's own importance is never among them.
 
         Raises:
             ConfigError: If there is no target where one is needed, or no other task than the target.
             UnknownNameError: If the target is none of the tasks.
         """
-        target = self.own_target
-        if self.scope == "global":
-            return sorted(self.tasks)
+        if self.scope == "global" or not self.per_task:
+            return None, tuple(sorted(self.tasks))
+        target = self.tasks[0] if self.target is None and len(self.tasks) == 1 else self.target
         if target is None:
             raise ConfigError(f"A mask of the scope {self.scope!r} is for one task; name it as the target.")
-        if target not in self.tasks:
-            raise UnknownNameError("target task", target, self.tasks)
+        known("target task", target, self.tasks)
         if self.scope == "individual":
-            return [target]
+            return target, (target,)
         if not {*self.tasks} - {target}:
             raise ConfigError("There is no task left to take scores from.")
-        return sorted({*self.tasks} - {target})
+        return target, tuple(sorted({*self.tasks} - {target}))
 
 
 class Sources(TypedDict, total=False):
@@ -162,15 +152,30 @@ def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) ->
         ConfigError: If the recipe's target or tasks do not fit its scope, or nothing gives what the importance needs.
     """
     candidates = recipe.candidates(base)
-    importance = IMPORTANCES[recipe.importance]
+    importance, (target, tasks) = IMPORTANCES[recipe.importance], recipe.target_and_sources
     facts: dict[str, Any] = {"seed": recipe.seed} if importance.seeded else {}
-    if recipe.per_task:
-        tasks, target = tuple(recipe.sources), recipe.own_target
-        facts |= {"scope": recipe.scope, "tasks": tasks, "target": target, "examples": {}}
-        each = ((task, _of_task(base, candidates, recipe, sources or Sources(), task, facts)) for task in tasks)
-        scores = next(each)[1] if recipe.scope == "individual" else combined(each)
-    else:
+    source: Any = dict(sources or {}).get(importance.needs)
+
+    def of_task(task: str) -> Scores:
+        """The scores of one task; `facts` gets how they were measured."""
+        found = source(task)
+        if isinstance(found, Measured):
+            config = found.record.config
+            facts["examples"][task] = found.record.examples
+            facts.update(estimator=config.estimator.name, head_seeds=config.head_seeds)
+            found = found.scores
+        elif importance.needs == "texts":
+            facts["examples"][task] = len(found)
+        return importance.scores(Given(base, candidates, recipe.seed, **{importance.needs: found}))
+
+    if not recipe.per_task:
         scores = importance.scores(Given(base, candidates, recipe.seed))
+    elif source is None:
+        raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
+    else:
+        facts |= {"scope": recipe.scope, "tasks": tasks, "target": target, "examples": {}}
+        each = ((task, of_task(task)) for task in tasks)
+        scores = next(each)[1] if recipe.scope == "individual" else combined(each)
     scores = -scores if importance.least else scores
     if recipe.per == "row":
         scores = scores.by_row(transposed(base.model))
@@ -192,26 +197,3 @@ def combined(by_task: Iterable[tuple[str, Scores]]) -> Scores:
             raise SelectionError(f"{task}: {error}") from error
 
     return reduce(add, (share(task, scores) for task, scores in by_task))
-
-
-def _of_task(
-    base: Base, candidates: Selection, recipe: MaskRecipe, sources: Sources, task: str, facts: dict[str, Any]
-) -> Scores:
-    """The scores of one task; how they were measured is put into `facts`, which the mask says of itself.
-
-    Raises:
-        ConfigError: If nothing gives what the importance needs.
-    """
-    importance = IMPORTANCES[recipe.importance]
-    source: Any = dict(sources).get(importance.needs)
-    if source is None:
-        raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
-    found = source(task)
-    if isinstance(found, Measured):
-        config = found.record.config
-        facts["examples"][task] = found.record.examples
-        facts |= {"estimator": config.estimator.name, "head_seeds": config.head_seeds}
-        found = found.scores
-    elif importance.needs == "texts":
-        facts["examples"][task] = len(found)
-    return importance.scores(Given(base, candidates, recipe.seed, **{importance.needs: found}))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from normtune.data.encode import Encoded
 from normtune.deltas.delta import Delta
-from normtune.errors import SelectionError, UnknownNameError
+from normtune.errors import SelectionError
 from normtune.importance.activations import feature_norms
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -215,17 +215,6 @@ IMPORTANCES: dict[str, Importance] = {
     ),
     "random": Importance("a draw", "nothing", lambda given: random_scores(given.within, given.seed), seeded=True),
 }
-
-
-def importance_of(name: str) -> Importance:
-    """The importance called `name`.
-
-    Raises:
-        UnknownNameError: If there is none.
-    """
-    if name not in IMPORTANCES:
-        raise UnknownNameError("importance", name, IMPORTANCES)
-    return IMPORTANCES[name]
 
 
 def _moved(base: Base, within: Selection, delta: Delta) -> Scores:

@@ -10,7 +10,6 @@ still.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import hadamard
@@ -28,33 +27,6 @@ from normtune.records.fisher import Look, Stability, Tolerance
 GROUPS = 8
 #: Examples before the first look, and by how much their number grows until the next.
 FIRST, GROWTH = 32, 2
-
-
-@dataclass(frozen=True)
-class Round:
-    """The state at one look.
-
-    Attributes:
-        order: Numbers of the examples so far.
-        groups: Sums of each group.
-    """
-
-    order: np.ndarray
-    groups: Sequence[Tally]
-
-    def halves(self) -> Iterator[tuple[Tally, Tally]]:
-        """Two halves of the examples, in every balanced way."""
-        for row in hadamard(GROUPS)[1:]:
-            yield (
-                merged([group for group, sign in zip(self.groups, row, strict=True) if sign > 0]),
-                merged([group for group, sign in zip(self.groups, row, strict=True) if sign < 0]),
-            )
-
-    def look(self, asked: Tolerance, request: Request) -> Look:
-        """Compare the halves in what was asked for."""
-        shares = [agreement(one, other, asked, request) for one, other in self.halves()]
-        error = float(np.std(shares, ddof=1) / len(shares) ** 0.5)
-        return Look(examples=len(self.order), agreement=float(np.mean(shares)), error=error)
 
 
 def until_stable(
@@ -75,23 +47,21 @@ def until_stable(
     looks = []
     reached = False
     with estimation.head(request.head_seeds[0]):
-        for state in rounds(estimation, len(encoded), asked.seed, progress):
-            if len(state.order) < GROUPS:  # halves of so few may be empty
+        for order, groups in rounds(estimation, len(encoded), asked.seed, progress):
+            if len(order) < GROUPS:  # halves of so few may be empty
                 break
-            looks.append(state.look(asked, request))
+            looks.append(look(groups, asked, request))
             reached = looks[-1].agreement - looks[-1].error >= 1 - asked.tolerance
             if reached:
                 break
-    stability = Stability(
-        asked=asked, reached=reached, examples=len(state.order), available=len(encoded), looks=tuple(looks)
-    )
-    later = [estimation.count(seed, state.order, progress) for seed in request.head_seeds[1:]]
-    return estimation.fisher([merged(state.groups), *later], state.order), stability
+    stability = Stability(asked=asked, reached=reached, examples=len(order), available=len(encoded), looks=tuple(looks))
+    later = [estimation.count(seed, order, progress) for seed in request.head_seeds[1:]]
+    return estimation.fisher([merged(groups), *later], order), stability
 
 
 def rounds(
     estimation: Estimation, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
-) -> Iterator[Round]:
+) -> Iterator[tuple[np.ndarray, list[Tally]]]:
     """Add examples in an order by `seed`, and stop to look whenever their number has doubled, and at the end.
 
     Args:
@@ -99,6 +69,9 @@ def rounds(
         available: How many examples there are.
         seed: Seeds their order.
         progress: Told how many further examples are done.
+
+    Yields:
+        The numbers of the examples so far, in their order, and the sums of each group.
     """
     order = np.random.default_rng([seed, 0xF15]).permutation(available)
     groups = [estimation.tally() for _ in range(GROUPS)]
@@ -111,7 +84,21 @@ def rounds(
                 estimation.add(batch, group)
                 progress(len(batch))
         done, target = target, target * GROWTH
-        yield Round(order[:done], groups)
+        yield order[:done], groups
+
+
+def look(groups: Sequence[Tally], asked: Tolerance, request: Request) -> Look:
+    """Compare the halves in what was asked for."""
+    shares = [agreement(one, other, asked, request) for one, other in halves(groups)]
+    error = float(np.std(shares, ddof=1) / len(shares) ** 0.5)
+    return Look(examples=sum(own.examples for own in groups), agreement=float(np.mean(shares)), error=error)
+
+
+def halves(groups: Sequence[Tally]) -> Iterator[tuple[Tally, Tally]]:
+    """Two halves of the examples, in every balanced way."""
+    for row in hadamard(GROUPS)[1:]:
+        one, other = ([own for own, sign in zip(groups, row, strict=True) if sign == side] for side in (1, -1))
+        yield merged(one), merged(other)
 
 
 def agreement(one: Tally, other: Tally, asked: Tolerance, request: Request) -> float:

@@ -15,8 +15,8 @@ from normtune.data.suites import load_task
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import NormtuneError, TrainingError
-from normtune.importance.archive import Archive
 from normtune.importance.masks import Mask
+from normtune.importance.measurement import Measurement
 from normtune.models.device import accelerator
 from normtune.records.results import Store
 from normtune.records.run import Record
@@ -85,7 +85,7 @@ class Engine:
     def __init__(self, setup: Setup, place: Place, data: Mapping[str, TaskData] | None = None) -> None:
         torch.set_num_threads(setup.threads)
         self.setup, self.place, self.store = setup, place, Store(place.runs)
-        self._archive, self._masks = Archive(place.results / "fisher"), place.results / "masks"
+        self._fishers, self._masks = place.results / "fisher", place.results / "masks"
         self._tasks: dict[tuple[str, OwnFiles | None], TaskData] = {
             (name, None): own for name, own in (data or {}).items()
         }
@@ -140,7 +140,7 @@ class Engine:
         if self.place.mode == "force":
             return None
         if isinstance(job, FisherJob):
-            found = self._archive.find(measurement(self.setup, self.session.base, self.data(job)))
+            found = self._measurement(job).find()
             return None if found is None else _done(job, found.record.id, known=True)
         if isinstance(job, MaskJob):
             file = mask_file(self._masks, job, needs, self.session.base)
@@ -179,7 +179,7 @@ class Engine:
             return self._measure(job, tell)
         if isinstance(job, MaskJob):
             file = mask_file(self._masks, job, needs, self.session.base)
-            make_mask(file, self._archive, job, needs, self.session.base)
+            make_mask(file, self._fishers, job, needs, self.session.base)
             return _done(job, file.name)
         run = self.setup_run(job, needs)
         delta, record = place.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
@@ -194,17 +194,18 @@ class Engine:
         return _result(job, record)
 
     def _measure(self, job: FisherJob, tell: Tell) -> Result:
-        query = measurement(self.setup, self.session.base, self.data(job))
-        count, seeds = len(query.train), len(query.config.head_seeds)
-        total, done = min(count, query.config.examples or count) * seeds, 0
+        own = self._measurement(job)
+        total, done = len(own.sample) * len(own.config.head_seeds), 0
 
         def progress(more: int) -> None:
             nonlocal done
             done += more
             tell(done, total, "")
 
-        made = self._archive.measure(query, progress=progress, force=True)
-        return _done(job, made.record.id)
+        return _done(job, own.measure(progress=progress).record.id)
+
+    def _measurement(self, job: FisherJob) -> Measurement:
+        return measurement(self.setup, self.session.base, self.data(job), self._fishers)
 
     # Runs
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache, partial
 
 from normtune.errors import NormtuneError
-from normtune.importance.archive import Archive
 from normtune.studies.engine import Engine
 from normtune.studies.importance import CANDIDATES, measurement
 from normtune.studies.jobs import FisherJob, MaskJob, TrainJob
@@ -71,10 +70,9 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     """Characters a second in a few steps of a job."""
     data, rules, session, length = engine.data(job), engine.setup.protocol, engine.session, _length(engine, job.task)
     if isinstance(job, FisherJob):
-        query = measurement(engine.setup, session.base, data)
-        changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": query.config.head_seeds[:1]}
-        short = replace(query, config=query.config.model_copy(update=changes))
-        made = Archive(None).measure(short).record
+        own = measurement(engine.setup, session.base, data)
+        changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": own.config.head_seeds[:1]}
+        made = replace(own, config=own.config.model_copy(update=changes)).measure().record
         return length * made.examples / max(made.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normtune.config import fingerprint
 from normtune.data.task import TaskData
-from normtune.importance.archive import Archive, Query
+from normtune.importance.measurement import Measurement, read
 from normtune.importance.recipe import MaskRecipe, Sources
 from normtune.importance.recipe import make_mask as make
 from normtune.methods.expression import select
@@ -20,8 +20,8 @@ from normtune.training.splits import parts_of
 CANDIDATES = "layernorm"
 
 
-def measurement(setup: Setup, base: Base, data: TaskData) -> Query:
-    """What is measured of a task."""
+def measurement(setup: Setup, base: Base, data: TaskData, folder: Path | None = None) -> Measurement:
+    """What is measured of a task, and in which folder it is kept."""
     config = FisherConfig(
         model=base.name,
         revision=base.revision,
@@ -32,7 +32,7 @@ def measurement(setup: Setup, base: Base, data: TaskData) -> Query:
         max_length=setup.protocol.max_length,
         examples=setup.examples,
     )
-    return Query(base, data, parts_of(data, setup.protocol).train, config)
+    return Measurement(base, data, parts_of(data, setup.protocol).train, config, folder)
 
 
 def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
@@ -47,8 +47,8 @@ def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
     return folder / f"{label}.safetensors"
 
 
-def make_mask(file: Path, archive: Archive, job: MaskJob, needs: Results, base: Base) -> None:
-    """Make a mask, over what was there, of measurements in `archive`."""
+def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base) -> None:
+    """Make a mask, over what was there, of measurements in the folder `fishers`."""
     candidates = select(base.layout, CANDIDATES)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
     # What leave-one-out leaves out is not among the measurements, but the recipe names it.
@@ -56,6 +56,6 @@ def make_mask(file: Path, archive: Archive, job: MaskJob, needs: Results, base: 
     recipe = MaskRecipe.of(
         job.mask, tasks=tasks, target=job.task, within=CANDIDATES, fraction=job.fraction, seed=job.seed or 0
     )
-    mask = make(base, recipe, Sources(fisher=lambda task: archive.read(task, measured[task], candidates)))
+    mask = make(base, recipe, Sources(fisher=lambda task: read(fishers, task, measured[task], candidates)))
     file.unlink(missing_ok=True)
     mask.save(file)

@@ -43,20 +43,37 @@ WHOLE = "full"
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is to be measured of one task.
+class Measured:
+    """What was measured.
+
+    Attributes:
+        record: Its record.
+        scores: Fisher information of every entry asked for, or None.
+        cached: Whether it was there before.
+    """
+
+    record: FisherRecord
+    scores: Scores | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement of Fisher information on one task.
 
     Attributes:
         base: The base model.
         data: The task.
         train: Those of its training examples that may be looked at.
-        config: How.
+        config: What is measured.
+        folder: Where measurements lie, or None to keep none.
     """
 
     base: Base
     data: TaskData
     train: Split
     config: FisherConfig
+    folder: Path | None = None
 
     @cached_property
     def within(self) -> Selection:
@@ -88,78 +105,39 @@ class Query:
             "data": self.sample.identity(),
         })
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A measurement.
-
-    Attributes:
-        record: Its record.
-        scores: Fisher information of every entry asked for, or None.
-        cached: Whether it was found in the archive.
-    """
-
-    record: FisherRecord
-    scores: Scores | None
-    cached: bool
-
-
-class Archive:
-    """Measurements of Fisher information in a folder.
-
-    Args:
-        folder: Where they lie, or None to keep none.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    def find(self, query: Query) -> Measured | None:
-        """The measurement, or what a wider one kept of these entries; None where there is neither."""
-        config, within = query.config, query.within
-        found = self._get(config.task, query.identity, query.entries)
+    def find(self) -> Measured | None:
+        """What was measured before, or kept of these entries by a wider measurement; None where there is neither."""
+        config, within = self.config, self.within
+        found = _stored(self.folder, config.task, self.identity, self.entries)
         if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
             # What was kept while more was summed over will do as well.
-            wider = replace(query, config=config.model_copy(update={"within": WHOLE}))
-            found = self._get(config.task, wider.identity, query.entries)
-            found = found and replace(found, record=_narrowed(found.record, wider.within, within, config))
+            wider = replace(self, config=config.model_copy(update={"within": WHOLE}))
+            found = _stored(self.folder, config.task, wider.identity, self.entries)
+            if found is not None:
+                # The record as if no more had been summed over; its id says where it is kept.
+                rows = zip(wider.within, found.record.information, strict=True)
+                own = tuple(row for place, row in rows if place.parameter in within.chosen)
+                changes = {"config": config, "selection": within.fingerprint, "information": own}
+                found = replace(found, record=found.record.model_copy(update=changes))
         return found
 
-    def read(self, task: str, identity: str, entries: Selection) -> Measured:
-        """The measurement called `identity`, with the scores of `entries`, which are those that it kept.
-
-        Raises:
-            DataError: If it is not there, or its files are damaged.
-        """
-        found = self._get(task, identity, entries)
-        if found is None:
-            raise DataError(f"There is no Fisher information called {task}-{identity} in {self.folder}.")
-        return found
-
-    def measure(
-        self, query: Query, *, progress: Callable[[int], None] = lambda _: None, force: bool = False
-    ) -> Measured:
-        """Measure Fisher information, or find it.
+    def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> Measured:
+        """Measure it, whether or not it is there, and keep it.
 
         Args:
-            query: What is wanted.
             progress: Told how many further examples are done.
-            force: Measure it though it is there.
         """
-        found = None if force else self.find(query)
-        if found is not None:
-            return found
-        base, data, config, started = query.base, query.data, query.config, time.monotonic()
-        encoded = encode(query.sample, base.need_tokenizer(), config.max_length)
-        both = query.within if query.entries is None else query.within | query.entries
-        request = Request(both, query.entries, config.estimator, config.head_seeds)
+        base, data, config, started = self.base, self.data, self.config, time.monotonic()
+        encoded = encode(self.sample, base.need_tokenizer(), config.max_length)
+        both = self.within if self.entries is None else self.within | self.entries
+        request = Request(both, self.entries, config.estimator, config.head_seeds)
         stability = None
         if config.stable is None:
             measured = fisher(base, data.task, encoded, request, progress=progress)
         else:
             measured, stability = until_stable(base, data.task, encoded, request, config.stable, progress=progress)
         record = FisherRecord(
-            id=query.identity,
+            id=self.identity,
             config=config,
             base_identity=base.identity,
             norms=known_norms(base.layout),
@@ -168,7 +146,7 @@ class Archive:
             source=Path(data.source).name,
             examples=len(measured.examples),
             available=len(data.split("train")),
-            identity=query.sample.identity()[:16],
+            identity=self.sample.identity()[:16],
             truncated=encoded.truncated,
             information=information(both, measured.by_seed),
             stability=stability,
@@ -178,27 +156,37 @@ class Archive:
             versions=versions(),
         )
         if self.folder is not None:
-            path, kept = self._file(config.task, record.id), measured.scores
-            if kept is not None:  # first, so that a record means that all is there
-                tensors = {name: values.astype(np.float32) for name, values in kept.values.items()}
+            file = self.folder / f"{config.task}-{record.id}.json"
+            if measured.scores is not None:  # first, so that a record means that all is there
+                tensors = {name: values.astype(np.float32) for name, values in measured.scores.values.items()}
                 # One key alone, since safetensors writes several in any order and equal entries should be equal files.
-                write_atomically(path.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
-            record.save(path)
+                write_atomically(file.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
+            record.save(file)
         return Measured(record, measured.scores, cached=False)
 
-    def _file(self, task: str, identity: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{task}-{identity}.json"
 
-    def _get(self, task: str, identity: str, entries: Selection | None) -> Measured | None:
-        if self.folder is None:
+def read(folder: Path, task: str, identity: str, entries: Selection) -> Measured:
+    """The measurement called `identity` in a folder, with the scores of `entries`, which are those that it kept.
+
+    Raises:
+        DataError: If it is not there, or its files are damaged.
+    """
+    found = _stored(folder, task, identity, entries)
+    if found is None:
+        raise DataError(f"There is no Fisher information called {task}-{identity} in {folder}.")
+    return found
+
+
+def _stored(folder: Path | None, task: str, identity: str, entries: Selection | None) -> Measured | None:
+    record = None if folder is None else folder / f"{task}-{identity}.json"
+    if record is None or not record.is_file():
+        return None
+    file, scores = record.with_suffix(".safetensors"), None
+    if entries is not None:
+        if not file.is_file():
             return None
-        record = self._file(task, identity)
-        file = record.with_suffix(".safetensors")
-        if not record.is_file() or (entries is not None and not file.is_file()):
-            return None
-        scores = None if entries is None else read_scores(file, identity, entries)
-        return Measured(FisherRecord.load(record), scores, cached=True)
+        scores = read_scores(file, identity, entries)
+    return Measured(FisherRecord.load(record), scores, cached=True)
 
 
 def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
@@ -219,13 +207,6 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
         return Scores(entries, values)
     except SelectionError as error:
         raise DataError(f"The Fisher information in {file} is corrupt: {error}") from error
-
-
-def _narrowed(record: FisherRecord, whole: Selection, within: Selection, config: FisherConfig) -> FisherRecord:
-    """The record as if only `within` had been summed over; its id says where it is kept."""
-    rows = zip(whole, record.information, strict=True)
-    own = tuple(row for place, row in rows if place.parameter in within.chosen)
-    return record.model_copy(update={"config": config, "selection": within.fingerprint, "information": own})
 
 
 def _asks(task: Task) -> tuple[object, ...]:

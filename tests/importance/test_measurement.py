@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
-from normtune.importance import archive
-from normtune.importance.archive import Archive, Measured, Query, read_scores
+from normtune.importance import measurement
 from normtune.importance.fisher import Fisher, Request, fisher
+from normtune.importance.measurement import Measured, Measurement, read, read_scores
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
 from normtune.methods.expression import select
@@ -43,13 +43,14 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def begin() -> None:
         for name in ("encode", "fisher", "until_stable"):
-            monkeypatch.setattr(archive, name, forbid)
+            monkeypatch.setattr(measurement, name, forbid)
 
     return begin
 
 
 def measure(folder: Path | None, base: Base, found: TaskData, config: FisherConfig = SMALL) -> Measured:
-    return Archive(folder).measure(Query(base, found, found.labelled("train"), config))
+    own = Measurement(base, found, found.labelled("train"), config, folder)
+    return own.find() or own.measure()
 
 
 def listed(folder: Path) -> list[str]:
@@ -67,9 +68,7 @@ def assert_same_scores(one: Measured, other: Measured) -> None:
 def test_it_is_what_fisher_gives(tiny_base: Base, animals: TaskData, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"within": "full", "head_seeds": (1, 3), "examples": 25})
     seen: list[int] = []
-    found = Archive(tmp_path).measure(
-        Query(tiny_base, animals, animals.labelled("train"), config), progress=seen.append
-    )
+    found = Measurement(tiny_base, animals, animals.labelled("train"), config, tmp_path).measure(progress=seen.append)
     sample = animals.labelled("train").sample(25, 0)
     encoded = encode(sample, tiny_base.need_tokenizer(), 128)
     layout = tiny_base.layout
@@ -144,19 +143,19 @@ def test_without_a_folder_nothing_is_kept(tiny_base: Base, animals: TaskData, tm
 def test_a_study_finds_it_reads_it_by_its_id_and_makes_it_anew(
     tiny_base: Base, animals: TaskData, tmp_path: Path
 ) -> None:
-    own, train = Archive(tmp_path), animals.labelled("train")
+    own = Measurement(tiny_base, animals, animals.labelled("train"), SMALL, tmp_path)
     candidates = select(tiny_base.layout, "layernorm")
-    assert own.find(Query(tiny_base, animals, train, SMALL)) is None
+    assert own.find() is None
     with pytest.raises(DataError, match="There is no Fisher information called animals-abc"):
-        own.read("animals", "abc", candidates)
+        read(tmp_path, "animals", "abc", candidates)
     made = measure(tmp_path, tiny_base, animals)
-    found = own.find(Query(tiny_base, animals, train, SMALL))
+    found = own.find()
     assert found is not None
-    for same in (found, own.read("animals", made.record.id, candidates)):
+    for same in (found, read(tmp_path, "animals", made.record.id, candidates)):
         assert same.record == made.record
         assert_same_scores(same, made)
     files = listed(tmp_path)
-    again = own.measure(Query(tiny_base, animals, train, SMALL), force=True)
+    again = own.measure()
     assert not again.cached
     assert again.record.information == made.record.information
     assert listed(tmp_path) == files
@@ -194,9 +193,9 @@ def stand_in(base: Base, task: Task, encoded: Encoded, request: Request, **_: ob
 def test_all_that_changes_a_number_changes_the_id(
     tiny_base: Base, make_model, make_folder, tmp_path: Path, monkeypatch, no_computing: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(archive, "fisher", stand_in)
+    monkeypatch.setattr(measurement, "fisher", stand_in)
     none = Stability(asked=Tolerance(), reached=True, examples=1, available=1, looks=())
-    monkeypatch.setattr(archive, "until_stable", lambda *own, **_: (stand_in(*own[:4]), none))
+    monkeypatch.setattr(measurement, "until_stable", lambda *own, **_: (stand_in(*own[:4]), none))
     train = data().labelled("train")
     assert train.labels is not None
     labels = train.labels.copy()
@@ -242,14 +241,13 @@ def test_what_changes_no_number_changes_no_id(
     elsewhere = TaskData(replace(TASK, title="Beasts", about="?"), animals.splits, "another place")
     for found, config in ((animals, turned), (animals, spelled), (elsewhere, SMALL)):
         assert measure(tmp_path, tiny_base, found, config).cached
-    assert Archive(tmp_path).measure(Query(tiny_base, animals, animals.labelled("train"), SMALL), progress=print).cached
 
 
 def test_the_tasks_own_name_tells_what_glues_tasks_ask(tiny_base: Base, animals: TaskData, monkeypatch) -> None:
     """So that records of GLUE made before what a task asks went into the id are found still."""
     seen: list[dict[str, object]] = []
-    real = archive.fingerprint
-    monkeypatch.setattr(archive, "fingerprint", lambda value: (seen.append(value), real(value))[1])
+    real = measurement.fingerprint
+    monkeypatch.setattr(measurement, "fingerprint", lambda value: (seen.append(value), real(value))[1])
     sst2 = replace(TASK, name="sst2")
     for task in (sst2, replace(sst2, labels=("a", "b", "c")), TASK):
         measure(None, tiny_base, replace(animals, task=task), SMALL.model_copy(update={"entries": None}))
@@ -393,7 +391,7 @@ def test_bad_input_leaves_nothing(tiny_base: Base, animals: TaskData, tmp_path: 
         (unlabelled, {}, DataError, "needs labels"),
     ):
         with pytest.raises(error, match=said):
-            Archive(folder).measure(Query(tiny_base, found, found.split("train"), SMALL.model_copy(update=config)))
+            Measurement(tiny_base, found, found.split("train"), SMALL.model_copy(update=config), folder).measure()
         assert not folder.exists()
     with pytest.raises(SelectionError):
         select(tiny_base.layout, "output.LayerNorm@7")
