@@ -1,17 +1,25 @@
-"""Writing files so that nothing is lost: aside first, then renamed."""
+"""Writing files so that nothing is lost, aside first, then renamed; and reading those with tensors of ours."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from safetensors import SafetensorError
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from normtune.errors import OutputError
+from normtune.errors import NormtuneError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Info = TypeVar("Info", bound=BaseModel)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -86,3 +94,42 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         if not had and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def read_tensors(
+    file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError]
+) -> tuple[Info, dict[str, Tensor]]:
+    """Read a safetensors file whose header says as JSON what it holds.
+
+    Args:
+        file: The file.
+        noun: What it holds, for messages.
+        key: Under which name the JSON stands in the header.
+        schema: Its fields; the default of ``format`` is the version that is read.
+        error: What is raised.
+
+    Returns:
+        What the file says of itself, and its tensors by name.
+
+    Raises:
+        NormtuneError: If there is none, or it is truncated, corrupt or of a later version.
+    """
+    if not file.is_file():
+        raise error(f"There is no {noun} at {file}.")
+    try:
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as bad:
+        raise error(f"The {noun} {file} is truncated or corrupt: {bad}") from bad
+    try:
+        raw = json.loads(metadata[key])
+        found, wanted = raw["format"], schema.model_fields["format"].default
+    except (KeyError, TypeError, ValueError) as bad:
+        raise error(f"{file} is no normtune {noun}: its header holds none of our metadata.") from bad
+    if found != wanted:
+        raise error(f"{file} has format {found!r}; this version of normtune reads format {wanted}.")
+    try:
+        return schema.model_validate(raw), tensors
+    except ValidationError as bad:
+        raise error(f"The metadata of {file} is damaged: {bad.errors()[0]['msg']}.") from bad

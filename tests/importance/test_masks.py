@@ -289,7 +289,7 @@ def test_another_safetensors_file_is_no_mask(tmp_path: Path, header) -> None:
 
 def test_a_list_in_the_header_is_no_mask(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "other", {"normtune-mask": "[]"})
-    with pytest.raises(SelectionError, match="has format None"):
+    with pytest.raises(SelectionError, match="is no normtune mask"):
         read_info(tmp_path / "other")
 
 

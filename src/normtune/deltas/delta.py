@@ -8,7 +8,6 @@ whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
 from normtune.data.task import PAIR, TEXT, Kind, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
-from normtune.files import write_atomically
+from normtune.files import read_tensors, write_atomically
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
@@ -253,15 +251,7 @@ class Delta:
             DeltaError: If there is none, or it is truncated, corrupt or of a later version.
         """
         file = _file(Path(path))
-        if not file.is_file():
-            raise DeltaError(f"There is no delta at {file}.")
-        try:
-            with safe_open(file, "pt") as stored:
-                metadata = stored.metadata() or {}
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise DeltaError(f"The delta {file} is truncated or corrupt: {error}") from error
-        info = _read_info(file, metadata)
+        info, tensors = read_tensors(file, "delta", _KEY, DeltaInfo, DeltaError)
         if info.content != tensors_identity(tensors):
             raise DeltaError(f"The delta {file} is corrupt: its values do not match the hash it carries.")
         return _unpack(info, tensors)
@@ -341,17 +331,3 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
         else:
             raise DeltaError(f"The delta holds a tensor {key!r} that this version does not know.")
     return Delta(info, indices, values, head)
-
-
-def _read_info(file: Path, metadata: dict[str, str]) -> DeltaInfo:
-    try:
-        raw = json.loads(metadata[_KEY])
-        found = raw["format"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DeltaError(f"{file} is no normtune delta: its header holds none of our metadata.") from error
-    if found != FORMAT:
-        raise DeltaError(f"{file} has format {found!r}; this version of normtune reads format {FORMAT}.")
-    try:
-        return DeltaInfo.model_validate(raw)
-    except ValidationError as error:
-        raise DeltaError(f"The metadata of {file} is damaged: {error.errors()[0]['msg']}.") from error

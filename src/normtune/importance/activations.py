@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from normtune.data.encode import Encoded
 from normtune.errors import ImportanceError
-from normtune.importance.uses import Use, hooked, uses_of
+from normtune.importance.uses import Use, frozen, hooked, uses_of
 from normtune.models.base import Base
 
 
@@ -41,15 +41,9 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
         for use in uses:
             squares[use.name] = _squares(use, inputs) + squares.get(use.name, 0)
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with hooked(uses_of(model, parameters), add):
-            for number in range(len(texts)):
-                model(**texts.batch([number], base.device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with frozen(model), hooked(uses_of(model, parameters), add):
+        for number in range(len(texts)):
+            model(**texts.batch([number], base.device))
     for name in names:
         if name not in squares:
             raise ImportanceError(f"The input of {name!r} is not known: no linear layer, norm or embedding uses it.")

@@ -24,7 +24,7 @@ from normtune.fast.first_token import can_shorten, shortened
 from normtune.fast.linear import fast_linear
 from normtune.importance.squares import linear_entries, linear_total, table_rows
 from normtune.importance.tally import Tally, merged
-from normtune.importance.uses import Use, hooked, uses_of
+from normtune.importance.uses import Use, frozen, hooked, uses_of
 from normtune.models.base import Base
 
 #: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
@@ -87,19 +87,8 @@ class PerExample:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """The model frozen and without dropout, and as it was afterwards."""
-        model = self._base.model
-        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        modes = {module: module.training for module in model.modules()}
-        model.eval().requires_grad_(False)
-        try:
-            with torch.enable_grad(), fast_linear():
-                yield
-        finally:
-            for parameter, flag in flags.items():
-                parameter.requires_grad_(flag)
-            for module, mode in modes.items():
-                module.training = mode
+        with frozen(self._base.model), torch.enable_grad(), fast_linear():
+            yield
 
     def _outputs(self, indices: np.ndarray) -> Tensor:
         outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits

@@ -7,25 +7,22 @@ carries as JSON where the mask comes from. It holds no head, so that tasks with 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from pydantic import Field
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
 from normtune.errors import ConfigError, OutputError, SelectionError
-from normtune.files import write_atomically
+from normtune.files import read_tensors, write_atomically
 from normtune.importance.scores import Scores
 from normtune.methods.positions import pack, unpack
-from normtune.methods.selection import Indices, Selection
+from normtune.methods.selection import Indices, Selection, nothing
 from normtune.models.base import Base
 from normtune.versions import versions
 
@@ -50,19 +47,22 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
     Returns:
         The chosen entries; none at all for 0.
     """
-    count = size_of(len(scores), fraction, entries)
-    threshold, left = _threshold(scores, count)
+    count, within = size_of(len(scores), fraction, entries), scores.within
+    if not count:
+        return nothing(within.layout)
+    joint = np.concatenate(list(scores.values.values()))
+    joint.partition(joint.size - count)  # linear in time, and in place: one copy of the scores at most
+    threshold = joint[joint.size - count]
+    left = count - int(np.count_nonzero(joint > threshold))  # of those at the threshold itself
     chosen: dict[str, Indices] = {}
-    for place in scores.within:
-        name = place.parameter
-        values = scores.values[name]
+    for name, values in scores.values.items():  # in the layout's order
         taken = values > threshold
         ties = np.flatnonzero(values == threshold)[:left]
         taken[ties] = True
         left -= ties.size
         kept = np.flatnonzero(taken)
-        chosen[name] = kept if scores.within.is_whole(name) else scores.within.indices(name)[kept]
-    return Selection(scores.within.layout, chosen)
+        chosen[name] = kept if within.is_whole(name) else within.indices(name)[kept]
+    return Selection(within.layout, chosen)
 
 
 def size_of(candidates: int, fraction: float | None, entries: int | None) -> int:
@@ -82,16 +82,6 @@ def size_of(candidates: int, fraction: float | None, entries: int | None) -> int
     if count is None or not 0 <= count <= candidates:
         raise ConfigError(f"A mask takes between 0 and all {candidates:,} candidates; got {count}.")
     return count
-
-
-def _threshold(scores: Scores, count: int) -> tuple[float, int]:
-    """The lowest score that is taken, and how many with that very score are."""
-    if not count:
-        return np.inf, 0
-    joint = np.concatenate(list(scores.values.values()))
-    joint.partition(joint.size - count)  # linear in time, and in place: one copy of the scores at most
-    threshold = float(joint[joint.size - count])
-    return threshold, count - int(np.count_nonzero(joint > threshold))
 
 
 class MaskInfo(Strict):
@@ -238,41 +228,26 @@ class Mask:
         Raises:
             SelectionError: If there is none, it is truncated, corrupt or of a later version, or of another model.
         """
-        info = read_info(path)
+        info, tensors = read_tensors(Path(path), "mask", _KEY, MaskInfo, SelectionError)
         if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
             raise SelectionError(
                 f"This mask belongs to the base model {info.base!r} ({info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
         try:
-            chosen = dict(_unpack(name, stored) for name, stored in load_file(path).items())
+            chosen = dict(_unpack(name, stored) for name, stored in tensors.items())
             return cls(Selection(base.layout, chosen), info)
         except SelectionError as error:
             raise SelectionError(f"The mask {path} is corrupt: {error}") from error
 
 
 def read_info(path: str | Path) -> MaskInfo:
-    """What the mask in the file `path` says of itself; its entries are not read.
+    """What the mask in the file `path` says of itself.
 
     Raises:
         SelectionError: If there is none, or it is truncated, corrupt or of a later version.
     """
-    if not Path(path).is_file():
-        raise SelectionError(f"There is no mask at {path}.")
-    try:
-        with safe_open(path, "pt") as stored:
-            raw = json.loads((stored.metadata() or {})[_KEY])
-    except (OSError, SafetensorError) as error:
-        raise SelectionError(f"The mask {path} is truncated or corrupt: {error}") from error
-    except (KeyError, ValueError) as error:
-        raise SelectionError(f"{path} is no normtune mask: its header says nothing of one.") from error
-    found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        raise SelectionError(f"{path} has format {found!r}; this version of normtune reads format {FORMAT}.")
-    try:
-        return MaskInfo.model_validate(raw)
-    except ValidationError as error:
-        raise SelectionError(f"The metadata of {path} is damaged: {error.errors()[0]['msg']}.") from error
+    return read_tensors(Path(path), "mask", _KEY, MaskInfo, SelectionError)[0]
 
 
 def _unpack(key: str, stored: Tensor) -> tuple[str, Indices | None]:

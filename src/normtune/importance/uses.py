@@ -64,6 +64,21 @@ def uses_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn
     return found
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within this context `model` is frozen and has no dropout; afterwards it is as it was."""
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+        for module, mode in modes.items():
+            module.training = mode
+
+
 #: Told of a module's uses, its input and its output; what it returns, if anything, stands for the output.
 Hook = Callable[[list[Use], Tensor, Tensor], Tensor | None]
 
