@@ -163,6 +163,6 @@ def test_all_four_go_from_training_to_the_report(cli: Run, roformer: Path, table
     run("report", store, "--out", tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("Felines", "factors", "alphabetical"))
-    table2 = next((tmp_path / "report").rglob("table2*.csv")).read_text(encoding="utf-8")
+    table2 = next((tmp_path / "report").rglob("table2*.md")).read_text(encoding="utf-8")
     assert "Felines" in table2
     assert "QNLI" not in table2
