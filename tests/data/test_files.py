@@ -28,8 +28,10 @@ def write(
     return path
 
 
-def load(train: Path, dev: Path | None = None, **options: object) -> TaskData:
-    return load_files(train, dev, **{"text": "text", "label": "label"} | options)  # type: ignore[arg-type]
+def load(train: Path, dev: Path | None = None, *, dev_fraction: float = 0.1, **options: object) -> TaskData:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("normtune.data.files.DEV_FRACTION", dev_fraction)
+        return load_files(train, dev, **{"text": "text", "label": "label"} | options)  # type: ignore[arg-type]
 
 
 def sizes(split: Split) -> list[int]:
@@ -128,9 +130,6 @@ def test_labels_that_only_dev_has(tmp_path: Path) -> None:
 
 def test_wrong_options(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", [("a", "1"), ("b", "2"), ("c", "1"), ("d", "2")])
-    for fraction in (0.0, 1.0, -0.5, float("nan")):
-        with pytest.raises(DataError, match="The dev fraction must be more than 0 and less than 1"):
-            load(train, dev_fraction=fraction)
     with pytest.raises(ConfigError, match="Class weights need classes"):
         load(train, regression=True, class_weights=True)
     with pytest.raises(DataError, match=r"has no column 'labels'\. Did you mean 'label'\?"):

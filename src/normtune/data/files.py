@@ -19,6 +19,8 @@ from normtune.data.rows import Rows, read_rows
 from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
 
+#: The part of a train file that becomes the dev split where there is no dev file.
+DEV_FRACTION = 0.1
 LONG_TEXT = 20_000
 SMALL_CLASS = 5
 
@@ -37,14 +39,13 @@ def load_files(
     pair: str | None = None,
     label: str,
     regression: bool = False,
-    dev_fraction: float = 0.1,
     seed: int = 0,
     class_weights: bool = False,
     name: str | None = None,
 ) -> TaskData:
     """Reads a task from one or two files, in any format that `normtune.data.rows.read_rows` knows.
 
-    The classes are those of the train file. Without a dev file a seeded part of the train file becomes the dev split:
+    The classes are those of the train file. Without a dev file a seeded tenth of the train file becomes the dev split:
     classes keep their proportions, every class with at least two different texts is on both sides, and identical texts
     stay on one side. Texts are kept as they are, labels are stripped. Whatever is wrong with a file is a `DataError`
     that names it and the line.
@@ -56,7 +57,6 @@ def load_files(
         pair: Column of the second texts, for a task about pairs.
         label: Column of the labels or, for regression, of the targets.
         regression: Predict a number; training standardises it by mean and standard deviation of the train split.
-        dev_fraction: Fraction of the train file that becomes the dev split where there is no dev file.
         seed: Seed of that split.
         class_weights: Weigh each class in the loss by examples / (classes * examples of the class).
         name: The task's name; None takes it from the train file's.
@@ -66,10 +66,7 @@ def load_files(
 
     Raises:
         ConfigError: If class weights are asked for in regression.
-        DataError: If `dev_fraction` is not between 0 and 1.
     """
-    if not 0 < dev_fraction < 1:
-        raise DataError(f"The dev fraction must be more than 0 and less than 1, not {dev_fraction:g}.")
     if regression and class_weights:
         raise ConfigError("Class weights need classes, but this task is regression.")
     read = _read(train, text, pair, label, numbers=regression)
@@ -77,7 +74,7 @@ def load_files(
     names = () if regression else _classes(read)
     whole = _split(read, names, train)
     if dev is None:
-        splits = divide(whole, dev_fraction, seed, names)
+        splits = divide(whole, DEV_FRACTION, seed, names)
     else:
         beside = _read(dev, text, pair, label, numbers=regression)
         told += beside.rows.notes
@@ -87,8 +84,6 @@ def load_files(
     center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
     stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
-    texts = "text" if pair is None else "pair of texts"
-    asked = "What number" if regression else f"Which of {len(names)} labels"
     task = Task(
         name=called,
         title=called,
@@ -96,12 +91,11 @@ def load_files(
         labels=names,
         metrics=("spearman", "pearson", "mse") if regression else _CLASS_METRICS[: 4 if len(names) == 2 else 2],
         inputs=TEXT if pair is None else PAIR,
-        about=f"{asked} does a {texts} have?",
         center=center,
         scale=scale,
         weights=tuple(own.total() / (len(names) * count) for count in counts.values()) if class_weights else None,
     )
-    notes = (*told, *_notes(whole, splits, counts, None if dev else dev_fraction, train.name))
+    notes = (*told, *_notes(whole, splits, counts, train.name, divided=dev is None))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
     return TaskData(task, splits, source, notes=notes, labels_count=counts)
 
@@ -224,9 +218,9 @@ def _standard(train: Split, source: Path) -> tuple[float, float]:
 
 
 def _notes(
-    whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], fraction: float | None, file: str
+    whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], file: str, *, divided: bool
 ) -> tuple[str, ...]:
-    """What may do harm in a task's data; `fraction` is that of dev where it was split off the train file."""
+    """What may do harm in a task's data; `divided` says whether dev was split off the train file."""
     labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
     torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows]) > 0)
     seen = alike(train)
@@ -240,15 +234,15 @@ def _notes(
     spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)
     twins = [name for name in names if spelt[unicodedata.normalize("NFKC", name).casefold()] > 1]
     lists = [name for name in names if name.startswith("[") and name.endswith("]")]
-    wanted = len(dev) if fraction is None else fraction * len(whole)
-    moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
-    why = "" if fraction is None else ", as they have too few different texts to share"
+    wanted = DEV_FRACTION * len(whole)
+    moved = divided and abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
+    why = "" if not divided else ", as they have too few different texts to share"
     told = (
         (torn, f"{file}: {torn} rows share their texts with others that have another label."),
         (leaked, f"Dev rows whose texts are in train too, which flatters the scores: {leaked} of {len(dev)}."),
         (
             moved,
-            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {fraction or 0:g}, as identical texts stay "
+            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {DEV_FRACTION:g}, as identical texts stay "
             "together and small classes are shared out.",
         ),
         (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),

@@ -11,7 +11,7 @@ from normtune.data.glue import Found, load_glue, survey
 from normtune.data.glue_tasks import ALIASES, GLUE
 from normtune.data.task import Task, TaskData, plain, resolve
 from normtune.data.toy import TOY, load_toy
-from normtune.errors import UnknownNameError
+from normtune.errors import UnknownNameError, known
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,8 @@ SUITES: dict[str, Suite] = {
 
 
 def suite_of(name: str) -> Suite:
-    """The suite called `name`.
-
-    Raises:
-        UnknownNameError: If there is no such suite.
-    """
-    if name not in SUITES:
-        raise UnknownNameError("suite", name, SUITES)
-    return SUITES[name]
+    """The suite called `name`; an unknown name raises an `UnknownNameError`."""
+    return SUITES[known("suite", name, SUITES)]
 
 
 def load_task(name: str, suite: str = "glue", data: Path | None = None) -> TaskData:

@@ -25,7 +25,7 @@ import numpy as np
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.data.toy_words import APART, ELSEWHERE, WORDS, Word
-from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.errors import ConfigError, DataError, known
 
 T = TypeVar("T")
 
@@ -201,7 +201,7 @@ def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
     words are divided between them. Texts are distinct within a split (pairs as pairs).
 
     Args:
-        name: A key of `TOY`.
+        name: A key of `TOY`; other names raise an `UnknownNameError`.
         train: Number of train examples.
         dev: Number of examples in each dev split.
         seed: Seed of all draws.
@@ -210,12 +210,10 @@ def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
         The task with ``train`` and ``dev``, for ``mnli`` also ``dev_mismatched``.
 
     Raises:
-        UnknownNameError: If the suite has no such task.
         ConfigError: If a size is negative.
         DataError: If the frames cannot give so many examples.
     """
-    if name not in TOY:
-        raise UnknownNameError("task of the toy suite", name, TOY)
+    known("task of the toy suite", name, TOY)
     if min(train, dev) < 0:
         raise ConfigError(f"The sizes of splits cannot be negative: train {train}, dev {dev}.")
     sizes = {"train": train, "dev": dev, **({"dev_mismatched": dev} if name == "mnli" else {})}
