@@ -153,6 +153,17 @@ def test_a_table_from_a_spreadsheet_is_read_and_what_was_guessed_is_said(
     assert len(text.splitlines()) == 25
 
 
+def test_a_very_long_label_is_shortened_on_the_terminal(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    names = ("short", "long" * 1250)
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"the cat {i},{names[i % 2]}\n" for i in range(8)))
+    call = ("train", "--train", tmp_path / "t.csv", "--dev", tmp_path / "t.csv", "--model", tiny_folder)
+    status, _, error = cli(*call, "--protocol", "small,epochs=1", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 0, error
+    assert "2 classes: longlong" in error
+    assert "long" * 20 not in error
+    assert Delta.load(tmp_path / "out").info.labels == names[::-1]
+
+
 def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     for name in ("t.csv", "d.csv"):
         (tmp_path / name).write_text("text,label\n" + "".join(f"the cat {i},{i % 2}\n" for i in range(12)))

@@ -234,7 +234,8 @@ def _load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
     """A run on a task, without a method yet; what the author of its files should know is told on standard error."""
     found = engine.task(name, files)
     if found.labels_count:
-        shown = ", ".join(f"{label} ({count:,})" for label, count in list(found.labels_count.items())[:8])
+        named = [(name if len(name) < 60 else f"{name:.57}...", count) for name, count in found.labels_count.items()]
+        shown = ", ".join(f"{name} ({count:,})" for name, count in named[:8])
         more = f" and {len(found.labels_count) - 8} more" if len(found.labels_count) > 8 else ""
         notes.print(f"{len(found.labels_count)} classes: {shown}{more}", highlight=False, markup=False)
     for note in found.notes:
