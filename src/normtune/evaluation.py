@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from normtune.data.encode import Encoded, by_length, by_tokens
-from normtune.data.metrics import ClassScore, classification_report, compute
-from normtune.data.task import Split, Task
+from normtune.data.metrics import compute
+from normtune.data.task import Task
 from normtune.fast.prefix import States
 from normtune.fast.ways import Ways, choose
 from normtune.models.base import Base
@@ -86,28 +85,6 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
 def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
     return compute(task.metrics, decide(outputs, task), labels)
-
-
-@dataclass(frozen=True)
-class Report:
-    """How well a set of examples was answered.
-
-    Attributes:
-        scores: All the task's metrics, the primary one first.
-        classes: Precision, recall, F1 and support of each class; empty for regression.
-    """
-
-    scores: dict[str, float]
-    classes: tuple[ClassScore, ...]
-
-
-def report(outputs: np.ndarray, examples: Split, task: Task) -> Report:
-    """The full report on labelled examples from the head's outputs, of shape (examples, outputs)."""
-    labels = examples.labels
-    assert labels is not None
-    decided = decide(outputs, task)
-    classes = () if task.kind == "regression" else tuple(classification_report(decided, labels, task.labels))
-    return Report(score_outputs(outputs, labels, task), classes)
 
 
 def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:

@@ -105,7 +105,7 @@ def test_the_terminal_shows_a_ranking_in_80_columns(cli: Run, made: Path, monkey
     for task in ("animals", "length"):
         assert f"{task}: " in text
     assert text.count("protocol small*, 2 seeds") == 2
-    assert re.search(r"^Change: mean \|change\| x 1e-\d \(mean over 2 tasks\)", text, re.MULTILINE)
+    assert re.search(r"^Change: mean \|change\| \(mean over 2 tasks\)", text, re.MULTILINE)
     lines = [line.split() for line in text.splitlines() if re.match(r"\s*[a-z.A-Z_]+ +\d", line)]
     means = [float(line[1]) for line in lines[:8]]
     assert means == sorted(means, reverse=True)
@@ -116,7 +116,7 @@ def test_the_terminal_shows_a_ranking_in_80_columns(cli: Run, made: Path, monkey
 
 def test_one_task_shows_its_spread(cli: Run, made: Path) -> None:
     _, text, _ = cli("change", made, "--task", "length")
-    assert re.search(r"output\.LayerNorm +[\d.]+ ± [<\d.]+ +\d", text)
+    assert re.search(r"output\.LayerNorm +[\d.e-]+ ± [\d.e-]+ +\d", text)
     assert "± is the standard deviation over seeds" in text
 
 
@@ -154,13 +154,8 @@ def test_markdown_and_csv(cli: Run, made: Path) -> None:
         assert float(row["mean"]) == line["mean"]
 
 
-def test_numbers_have_three_digits_for_the_largest() -> None:
-    assert number(9.28e-4, -4, 9.4e-4) == "9.28"
-    assert [number(value, 0, 43.2) for value in (43.21, 0.04, 0.0, None)] == ["43.2", "<0.1", "0.0", "-"]
-    assert number(0.001, 0, 5.0) == "<0.01"
-    assert number(120.4, 0, 500) == "120"
-    assert number(0.2, 0, 500) == "<1"
-    assert number(9.998, 0, 9.998) == "10.0"
+def test_numbers_have_three_digits() -> None:
+    assert [number(value) for value in (9.284e-4, 43.21, 0.0, None)] == ["9.28e-04", "4.32e+01", "0.00e+00", "-"]
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
@@ -173,27 +168,14 @@ def test_the_figure(suffix: str, cli: Run, made: Path, tmp_path: Path) -> None:
     assert path.stat().st_size > 5000
 
 
-def test_a_run_that_is_not_recorded_is_made_and_then_read(
-    cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    options = ["--protocol", "small,epochs=1,max_train=32,max_dev=16", "--device", "cpu", "--json"]
-    call = ["change", "--model", tiny_folder, "--task", "sst2,RTE", "--suite", "toy", "--seed", "0,1", *options]
-    status, first, error = cli(*call)
+def test_the_records_of_a_training_are_read(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    options = ["--protocol", "small,epochs=1,max_train=32,max_dev=16", "--device", "cpu", "--records", tmp_path]
+    call = ["train", "--model", tiny_folder, "--suite", "toy", "--task", "sst2,RTE", "--method", "full"]
+    status, _, error = cli(*call, "--seed", "0,1", "--lr", "0.001", *options)
     assert status == 0, error
-    assert len(list(Path("runs/records").glob("*.json"))) == 4
-    assert "found in the store" not in error
-    status, again, error = cli(*call)
-    assert status == 0
-    assert error.count("found in the store") == 4
-    assert again == first
-    _, read, _ = cli("change", "runs/records", "--task", "SST-2,rte", "--json")
-    assert json.loads(read) == json.loads(first)
-    assert [panel["task"] for panel in json.loads(first)] == ["sst2", "rte"]
-    status, text, error = cli(*call[:-1], "--lr", "0.001", "--records", "mine")
-    assert status == 0, error
-    assert "2 seeds, rate 0.001" in text
-    assert len(list(Path("mine").glob("*.json"))) == 4
+    _, text, _ = cli("change", tmp_path, "--task", "SST-2,rte", "--json")
+    assert [(panel["task"], panel["seeds"]) for panel in json.loads(text)] == [("sst2", [0, 1]), ("rte", [0, 1])]
+    assert "2 seeds, rate 0.001" in cli("change", tmp_path)[1]
 
 
 def test_a_relative_change_that_is_none_is_said(cli: Run, records: Path) -> None:
@@ -236,14 +218,6 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence(cli: Run, made: Path, t
     assert "Unknown measure 'l2'" in refused(cli, made, "--measure", "l2")
     assert ".svg, .png, .pdf" in refused(cli, made, "--figure", tmp_path / "map.jpg")
     assert "Choose one of" in refused(cli, made, "--json", "--markdown")
-    assert "nothing is run: leave out --lr, --records" in refused(cli, made, "--lr", "0.1", "--records", tmp_path)
-    assert "--model and --task" in refused(cli)
-    assert "--model and --task" in refused(cli, "--model", "minilm")
-    assert "Unknown protocol" in refused(cli, "--model", "minilm", "--task", "rte", "--protocol", "large")
-    assert "Unknown suite" in refused(cli, "--model", "minilm", "--task", "rte", "--suite", "templat")
-    options = ["--suite", "toy", "--task", "rte", "--protocol", "small"]
-    assert "--lr takes" in refused(cli, "--model", "minilm", *options, "--lr", "fast")
-    assert "--seed takes" in refused(cli, "--model", "minilm", *options, "--seed", "x")
 
 
 def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Path, tmp_path: Path) -> None:
@@ -273,9 +247,8 @@ def test_what_must_not_be_averaged_or_compared_is_refused(cli: Run, records: Pat
     assert "bare0 (bare) does not say" in refused(cli, records, "--task", "bare")
 
 
-def test_without_matplotlib_it_says_so_before_it_runs_anything(
+def test_without_matplotlib_it_says_so_before_it_reads_anything(
     cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    options = ["--model", "nowhere", "--task", "rte", "--figure", tmp_path / "map.svg"]
-    assert "pip install 'normtune[report]'" in refused(cli, *options)
+    assert "pip install 'normtune[report]'" in refused(cli, "nowhere", "--figure", tmp_path / "map.svg")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from normtune.report.comparisons import theirs_table
+from normtune.report.table import rows_as_markdown
 from normtune.statistics.comparison import compare, sentence
 from normtune.statistics.paired import p_value
 from normtune.statistics.published import METHODS, TABLES, TASKS
@@ -53,13 +55,7 @@ def test_json_holds_it_all(cli: Run, table2: Path):
     assert tasks["pairs"][0]["verdict"] == "equivalent"
 
 
-def test_one_value_a_task_or_every_row_alone(cli: Run, table2: Path):
-    _, one, _ = cli("compare", table2, "--one-value-per-task")
-    assert "8 tasks" in one
-    assert "9 rows  " not in one
-    _, every, _ = cli("compare", table2, "--every-row")
-    assert "9 tasks" in every
-    assert "one task" not in every
+def test_rows_that_are_one_task_can_be_named(cli: Run, table2: Path):
     _, stated, _ = cli("compare", table2, "--group", "MNLI-mm,QNLI", "--json")
     assert json.loads(stated)["sets"][1]["groups"] == {"MNLI-mm+QNLI": ["MNLI-mm", "QNLI"]}
 
@@ -108,19 +104,9 @@ def test_records_are_compared_on_shared_seeds(cli: Run, tmp_path: Path):
     assert "no records of runs of protocol paper" in error
 
 
-def test_the_papers_numbers_beside_ours(cli: Run):
-    _, text, _ = cli("compare", "--paper")
-    for printed in ("0.56599", "0.62703", "0.54773"):
-        assert re.search(rf"{printed} +{printed}", text)
-    assert "not independent" in text
-    assert "no evidence that the two are equal" in " ".join(text.split())
-    lines = json.loads(cli("compare", "--paper", "--json")[1])
-    assert [line["independent"] for line in lines].count(False) == 1
-
-
-def test_the_page_shows_what_the_command_prints(cli: Run):
+def test_the_page_shows_the_paper():
     page = (DOCS / "statistics.md").read_text(encoding="utf-8")
-    assert cli("compare", "--paper", "--markdown")[1].strip() in page
+    assert rows_as_markdown(theirs_table()) in page
     block = re.search(r"```csv\n(.*?)```", page, re.DOTALL)
     assert block is not None
     rows = [*csv.reader(block[1].splitlines())]
@@ -153,7 +139,6 @@ def test_names_are_no_markup(cli: Run, tmp_path: Path):
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--protocol", "small"], "no folder of records"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--margin", "1"], "The margin is a fraction"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--json", "--markdown"], "one of --json and --markdown"),
-        ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--paper"], "either a table of scores or --paper"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\nz,0.1,0.2\n", ["--group", "x,w"], "Unknown task 'w'"),
     ],
 )
@@ -168,7 +153,6 @@ def test_bad_input_is_one_sentence(cli: Run, tmp_path: Path, content: str, optio
 
 def test_nothing_to_read(cli: Run, tmp_path: Path):
     for arguments, message in (
-        ([], "Name a table of scores"),
         ([tmp_path / "none.csv"], "cannot be read: No such file"),
         ([tmp_path], "There are no records of runs"),
     ):

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 from scipy.stats import kendalltau
 
-from normtune.cli.options import console
+from normtune.cli.render import console
 from normtune.data.encode import encode
 from normtune.data.suites import SUITES, load_task
 from normtune.importance import measurement

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normtune.cli import measuring
 from normtune.data.encode import encode
 from normtune.data.glue import load_glue
 from normtune.deltas.delta import Delta
@@ -25,6 +24,7 @@ from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherRecord
 from normtune.records.run import Record
+from normtune.studies import engine
 from tests.deltas.banked import changed as moved_values
 from tests.training.test_session import assert_same_delta
 
@@ -45,6 +45,7 @@ def options(tiny_folder: Path, suite: Path) -> list[object]:
 def make(cli: Run, options: list[object], tiny_base: Base, tmp_path: Path) -> Make:
     """Runs the command and gives the mask that it saved."""
     made: list[Path] = []
+    options = [*options, "--records", tmp_path / "kept"]
 
     def run(*more: object) -> Mask:
         file = tmp_path / "masks" / f"{len(made)}.safetensors"
@@ -143,14 +144,14 @@ def test_leave_one_out_never_reads_its_target(
             file.write_bytes(b"\xff\xfe\x00no table at all")
     else:
         asked: list[str] = []
-        real = measuring.load_task
+        real = engine.load_task
 
         def watched(name: str, *more: Any) -> Any:
             asked.append(name)
             assert name != "stsb"
             return real(name, *more)
 
-        monkeypatch.setattr(measuring, "load_task", watched)
+        monkeypatch.setattr(engine, "load_task", watched)
     without = make("--tasks", "rte,sst2,stsb", *common, "--records", tmp_path / "records")
     assert without.selection == whole.selection
     assert without.info == whole.info

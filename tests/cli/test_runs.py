@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from normtune.cli.options import console
+from normtune.cli.render import console
 from normtune.errors import DataError, UnknownNameError
 from normtune.records.database import COLUMNS, by_id, differences, ordered, rows, select
 from normtune.records.results import load_runs

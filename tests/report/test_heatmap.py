@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError, OutputError
-from normtune.report.heatmap import HeatMap, draw, exponent, figure
+from normtune.report.heatmap import HeatMap, draw, figure
 
 LONG = ("attention.self.query", "attention.output.LayerNorm", "output.LayerNorm")
 
@@ -81,8 +81,7 @@ def test_no_label_is_cut_off() -> None:
         assert drawn.bbox.y0 <= box.y0 <= box.y1 <= drawn.bbox.y1
 
 
-def test_numbers_are_brought_where_they_read_well() -> None:
-    assert [exponent(value) for value in (0.0, 9.3e-4, 0.5, 1.0, 999.0, 1000.0, 589824.0)] == [0, -4, -1, 0, 0, 3, 5]
+def test_the_range_of_colours_is_that_of_the_values() -> None:
     assert heat().limits == pytest.approx((1e-4, 6e-4))
     assert HeatMap("", ("0",), ("x",), ((None,),)).limits == (0.0, 0.0)
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from normtune.cli import (
     change,
@@ -103,6 +104,5 @@ def _stoppable() -> Iterator[None]:
 
 
 def _fail(message: str, status: int = 1) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]Error:[/]", end=" ")
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+    Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {message}"), soft_wrap=True)
     sys.exit(status)

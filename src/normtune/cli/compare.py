@@ -10,7 +10,6 @@ import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import Json, Markdown, OfModel, OfProtocol
-from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,30 +22,16 @@ if TYPE_CHECKING:
     #: Comparisons of the same pairs, each with how many values it has, in words.
     Sets = list[tuple[str, Comparison]]
 
-#: The pairs of the paper's methods that are shown.
-PAIRS = (("bitfit", "layernorm"), ("layernorm", "random"))
-#: What follows from the paper's numbers.
-FOLLOWS = (
-    "The unpaired test cannot tell layernorm from random either, so its large p for bitfit and layernorm is no evidence"
-    " that the two are equal; with every row, the paired test tells both pairs apart. Each p stands for one"
-    " comparison, uncorrected. Dev and test pooled is shown as the paper's: a task's two scores come from one model and"
-    " are not independent."
-)
-
 
 def compare(
     context: typer.Context,
     scores: Annotated[
-        Path | None,
+        Path,
         typer.Argument(help="A table (CSV, TSV, JSONL, Excel, Parquet): a row a task, a column a method; or records."),
-    ] = None,
+    ],
     against: Annotated[str | None, typer.Option(help="Compare with this method only. [default: every two]")] = None,
     margin: Annotated[float, typer.Option(help="Differences below it count as none; 0.01 is one point.")] = 0.01,
     alpha: Annotated[float, typer.Option(help="Level of the tests, after Holm's correction.")] = 0.05,
-    one_value: Annotated[
-        bool | None,
-        typer.Option("--one-value-per-task/--every-row", help="Only so. [default: both where they differ]"),
-    ] = None,
     group: Annotated[
         list[str] | None,
         typer.Option(help="Rows that are one task, separated by commas; MNLI-m and MNLI-mm are seen without."),
@@ -58,9 +43,6 @@ def compare(
     ] = "auto",
     model: OfModel = None,
     protocol: OfProtocol = None,
-    draws: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the bootstrap.")] = 0,
-    paper: Annotated[bool, typer.Option("--paper", help="Show the paper's own tables 2 and 3 instead.")] = False,
     markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
@@ -78,16 +60,7 @@ def compare(
     from normtune.statistics.scores import from_rows
 
     form = options.form(as_json=as_json, markdown=markdown)
-    settings = Settings(margin=margin, alpha=alpha, draws=draws, seed=seed)
-    if paper:
-        if scores is not None:
-            raise ConfigError("Give either a table of scores or --paper, which has its own.")
-        taken = {"paper", "margin", "alpha", "draws", "seed", "markdown", "as_json"}
-        options.only(context, taken, "--paper shows the paper's scores")
-        _show_paper(settings, form)
-        return
-    if scores is None:
-        raise ConfigError("Name a table of scores or a folder of records; --paper shows the paper's own.")
+    settings = Settings(margin=margin, alpha=alpha)
     names = options.methods(methods) if methods else None
     task_names = options.names(tasks) if tasks else None
     if scores.is_dir():
@@ -96,7 +69,7 @@ def compare(
     else:
         options.only(context, {*context.params} - {"model", "protocol"}, f"{scores} is no folder of records")
         found = from_rows(read_rows(scores), methods=names, tasks=task_names, scale=scale)
-    _show(found, *_compared(found, against, settings, group or (), one_value), form)
+    _show(found, *_compared(found, against, settings, group or ()), form)
 
 
 def _recorded(
@@ -111,9 +84,7 @@ def _recorded(
     return from_records(found, methods=methods, tasks=tasks)
 
 
-def _compared(
-    scores: Scores, against: str | None, settings: Settings, group: Sequence[str], one_value: bool | None
-) -> tuple[Sets, Groups]:
+def _compared(scores: Scores, against: str | None, settings: Settings, group: Sequence[str]) -> tuple[Sets, Groups]:
     """The comparisons, with every row for itself and with one value a task; and the rows of each task of several."""
     from normtune.statistics.comparison import compare as compare_pairs
     from normtune.statistics.comparison import pairs_of
@@ -122,12 +93,9 @@ def _compared(
     stated = {"+".join(rows): tuple(rows) for rows in map(options.names, group)}
     taken = {row for rows in stated.values() for row in rows}
     seen = {name: rows for name, rows in same_task(scores.tasks).items() if not {*rows} & taken}
-    groups = {} if one_value is False else {**stated, **seen}
-    pairs = pairs_of(scores, against)
-    sets: Sets = []
-    if not (one_value and groups):
-        comparison = compare_pairs(scores, pairs, settings=settings)
-        sets.append((f"{len(scores)} {'rows' if groups else 'tasks'}", comparison))
+    groups, pairs = {**stated, **seen}, pairs_of(scores, against)
+    words = f"{len(scores)} {'rows' if groups else 'tasks'}"
+    sets = [(words, compare_pairs(scores, pairs, settings=settings))]
     if groups:
         comparison = compare_pairs(grouped(scores, groups), pairs, settings=settings)
         sets.append((f"{len(comparison.scores)} tasks", comparison))
@@ -218,63 +186,3 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
             lambda pair: (p_value(pair.unpaired, 5), "misses a difference" if pair.overlooked else ""),
         ),
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """The tests of a pair on one of the paper's tables, by row or by task, and the p that the paper prints."""
-
-    split: str
-    unit: str
-    count: int
-    pair: Pair
-    printed: float | None
-
-
-def _show_paper(settings: Settings, form: render.Form) -> None:
-    """Print every test on the paper's numbers, beside what the paper prints."""
-    lines = _paper_lines(settings)
-    header = (
-        *("values", "mean", "Kruskal-Wallis p", "in the paper", "exact Wilcoxon p"),
-        *(f"TOST p, margin {settings.margin:g}", "smallest margin"),
-    )
-    parts: list[render.Part] = [
-        render.table(
-            header,
-            [_paper_row(line) for line in lines if (line.pair.first, line.pair.second) == (first, second)],
-            title=f"{first} - {second}, the paper's tables 2 (dev) and 3 (test)",
-        )
-        for first, second in PAIRS
-    ]
-    plain = [{**dataclasses.asdict(line), "independent": line.split != "pooled"} for line in lines]
-    render.show(parts if form == "markdown" else [*parts, FOLLOWS], form, plain=plain)
-
-
-def _paper_lines(settings: Settings) -> list[Line]:
-    """Every test, with every row and with one value a task."""
-    from normtune.statistics.comparison import compare as compare_pairs
-    from normtune.statistics.published import KRUSKAL_WALLIS, scores
-    from normtune.statistics.scores import grouped, same_task
-
-    lines = []
-    for methods in PAIRS:
-        for split, printed in KRUSKAL_WALLIS.items():
-            rows = scores(split)
-            for unit, taken in (("rows", rows), ("tasks", grouped(rows, same_task(rows.tasks)))):
-                as_printed = methods == PAIRS[0] and unit == "rows"
-                if as_printed or split != "pooled":
-                    (pair,) = compare_pairs(taken, [methods], settings=settings).pairs
-                    lines.append(Line(split, unit, len(taken), pair, printed if as_printed else None))
-    return lines
-
-
-def _paper_row(line: Line) -> Sequence[str]:
-    from normtune.statistics.comparison import upwards
-    from normtune.statistics.paired import p_value
-
-    pair = line.pair
-    unpaired = p_value(pair.unpaired, 5), "" if line.printed is None else p_value(line.printed, 5)
-    if line.split == "pooled":  # the other tests would take the rows as independent too
-        return (f"pooled, {line.count} {line.unit}: not independent", "", *unpaired, "", "", "")
-    paired = p_value(pair.signed_rank.p), p_value(pair.equivalence), upwards(pair.smallest_margin)
-    return (f"{line.split}, {line.count} {line.unit}", f"{pair.mean:+.4f}", *unpaired, *paired)

@@ -8,9 +8,11 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from rich.filesize import decimal
+
 from normtune.cli import options, render
 from normtune.config import read_protocol
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,12 +42,14 @@ def compare(
 
     Raises:
         ConfigError: If there are several seeds.
+        TrainingError: If a run has no result.
     """
     seeds = options.seeds(seed)
     if len(seeds) > 1:
         raise ConfigError("normtune study methods takes one seed; normtune study table2 takes several.")
     names, rules = options.names(tasks or TASKS), read_protocol(protocol or PROTOCOL)
-    from normtune.cli.trainings import Wanted, plain_record, train_records
+    from normtune.cli.progress import run_jobs
+    from normtune.cli.trainings import Wanted, load, plain_record
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
 
@@ -53,7 +57,12 @@ def compare(
     wanted = Wanted(tuple((name, None) for name in names), tuple(options.methods(methods or METHODS)), tuple(seeds))
     with TemporaryDirectory() as folder:
         engine = Engine(setup, Place(results=Path(folder), checkpoints=False))
-        records = train_records(engine, wanted)
+        jobs, cells = wanted.plan(engine, [load(engine, name, None) for name in names])
+        results = run_jobs(jobs, engine)
+        for result in results.values():
+            if result.state != "done":
+                raise TrainingError(str(result.error))
+        records = [engine.record(job, results[job.key]) for cell in cells for job in cell]
         sources = [engine.task(name) for name in names]
     majority = {data.task.name: majority_score(data) for data in sources}
     facts = f"{records[0].data.train:,} examples, {rules.epochs} epochs, seed {seed}"
@@ -94,13 +103,7 @@ def _table(records: Sequence[Record], majority: Mapping[str, float]) -> Table:
             f"{counts.trained:,}",
             f"{counts.share:.3%}",
             f"{mean(record.seconds for record in own.values()):.0f}",
-            f"{max(record.peak_memory for record in own.values()) / 2**20:,.0f} MiB",
-            _bytes(max(record.delta_bytes for record in own.values())),
+            decimal(max(record.peak_memory for record in own.values())),
+            decimal(max(record.delta_bytes for record in own.values())),
         ])
     return render.table([*header, "peak memory", "delta"], rows, title="Dev scores of each method")
-
-
-def _bytes(count: int) -> str:
-    if count < 10_000:
-        return f"{count:,} B"
-    return f"{count / 1000:,.0f} kB" if count < 10_000_000 else f"{count / 1e6:,.0f} MB"

@@ -51,7 +51,8 @@ def evaluate(
         options.only(context, {*context.params} - {"text", "label"}, "Only --file has columns to name")
     options.set_threads(threads)
     from normtune.data.encode import encode
-    from normtune.evaluation import logits, report
+    from normtune.data.metrics import classification_report
+    from normtune.evaluation import decide, logits, score_outputs
 
     loaded = options.open_delta(delta)
     if file is not None:
@@ -65,18 +66,22 @@ def evaluate(
     encoded = encode(examples, base.need_tokenizer(), loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
-    result = report(outputs, examples, asked)
+    assert examples.labels is not None
+    scores = score_outputs(outputs, examples.labels, asked)
+    classes = (
+        []
+        if asked.kind == "regression"
+        else classification_report(decide(outputs, asked), examples.labels, asked.labels)
+    )
     facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
-    parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {scores}"]
+    said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]
     if encoded.truncated:
         parts.append(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens")
-    if result.classes:
-        rows = [
-            (c.name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", f"{c.support:,}") for c in result.classes
-        ]
+    if classes:
+        rows = [(c.name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", f"{c.support:,}") for c in classes]
         parts.append(render.table(("class", "precision", "recall", "f1", "examples"), rows))
-    render.show(parts, form, plain={**facts, **dataclasses.asdict(result)})
+    render.show(parts, form, plain={**facts, "scores": scores, "classes": [*map(dataclasses.asdict, classes)]})
 
 
 def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
@@ -108,5 +113,5 @@ def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple
         names=delta.info.labels,
     )
     for note in told:
-        options.notes.print(f"Note: {note}", highlight=False, markup=False)
+        options.notes.print(f"Note: {note}")
     return delta.info.as_task, examples

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normtune.cli import options
-from normtune.cli.options import BaseAt, console
+from normtune.cli.options import BaseAt
 from normtune.errors import UnknownNameError
 
 _FORMATS = ("peft",)
@@ -33,5 +33,4 @@ def export(
     loaded = options.open_delta(delta)
     export_peft(loaded, options.base_of(loaded, model), out)
     call = f"from_pretrained({str(out)!r}, num_labels={loaded.info.head.outputs})"
-    text = f"Saved to {out}. Load it with peft.AutoPeftModelForSequenceClassification.{call}"
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    print(f"Saved to {out}. Load it with peft.AutoPeftModelForSequenceClassification.{call}")

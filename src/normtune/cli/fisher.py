@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from normtune.cli.options import (
     HeadSeeds,
     Json,
     Markdown,
+    Measurements,
     Model,
     Samples,
     Suite,
@@ -29,6 +30,7 @@ from normtune.cli.options import (
     Whose,
     notes,
 )
+from normtune.config import read_protocol
 from normtune.data.suites import in_order, title_of
 from normtune.errors import ConfigError, DataError, SelectionError
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
@@ -37,7 +39,7 @@ from normtune.records.results import Results, load_fisher
 from normtune.report import heatmap
 
 if TYPE_CHECKING:
-    from normtune.cli.measuring import Measurer
+    from normtune.models.layout import Layout
 
 
 def fisher(
@@ -65,9 +67,7 @@ def fisher(
     protocol: Whose = "paper",
     suite: Suite = "glue",
     data: Data = None,
-    records: Annotated[
-        Path, typer.Option(help="Folder of records and entries: what is in it is not measured again.")
-    ] = Path("runs/fisher"),
+    records: Measurements = Path("runs/fisher"),
     figure: Annotated[
         Path | None, typer.Option(help="Draw the closing norm's sums by task and layer to this SVG, PNG or PDF file.")
     ] = None,
@@ -93,7 +93,7 @@ def fisher(
 
     `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
     """
-    from normtune.cli.measuring import measurer, task_names
+    from normtune.cli.measuring import measure, task_names
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
     chosen = task_names(tasks, suite)
@@ -108,10 +108,11 @@ def fisher(
         show(found, form)
         _draw(found, figure, normalised)
         return
-    options.set_threads(threads)
+    from normtune.studies.config import Setup
+    from normtune.studies.engine import Engine, Place
+
     config = FisherConfig(
         model=model,
-        dtype=dtype,
         task="",
         within=within,
         entries=entries,
@@ -120,27 +121,28 @@ def fisher(
         examples=examples,
         stable=Tolerance(of="ranking", tolerance=tolerance) if until_stable else None,
     )
-    measuring = measurer(config, protocol=protocol, suite=suite, data=data, folder=records, device=device)
-    found = _measured(measuring, chosen)
+    rules, threads = read_protocol(protocol), options.set_threads(threads)
+    setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
+    engine = Engine(setup, Place(results=records, measured=records, data=data))
+    if entries is None:
+        config = _with_norms(config, engine.session.base.layout)
+    of = measure(engine, config, chosen)
+    found = [of(task).record for task in chosen]
     show(found, form)
     if form == "text":
-        notes.print(f"Records are in {records}.", highlight=False, markup=False, soft_wrap=True)
+        notes.print(f"Records are in {records}.", soft_wrap=True)
     _draw(found, figure, normalised)
 
 
-def _measured(measuring: AbstractContextManager[Measurer], tasks: Sequence[str]) -> list[FisherRecord]:
-    """Measure each task, and keep the single entries that were asked for or those of LayerNorm."""
+def _with_norms(config: FisherConfig, layout: Layout) -> FisherConfig:
+    """The same, keeping every entry of the closing norms where they are known and among what is summed over."""
     from normtune.methods.expression import select
 
-    with measuring as own:
-        layout = own.base.layout
-        summed = select(layout, own.config.within)
-        if own.config.entries is None:
-            # Sums only, for a family whose norms are not known, or where they are not among what is summed over.
-            with suppress(SelectionError):
-                if not len(select(layout, "layernorm") - summed):
-                    own = own.keeping("layernorm")
-        return [own.measure(task).record for task in tasks]
+    summed = select(layout, config.within)
+    with suppress(SelectionError):
+        if not len(select(layout, "layernorm") - summed):
+            return config.model_copy(update={"entries": "layernorm"})
+    return config
 
 
 def _draw(records: Sequence[FisherRecord], file: Path | None, normalised: bool) -> None:
@@ -159,7 +161,7 @@ def _draw(records: Sequence[FisherRecord], file: Path | None, normalised: bool) 
     if not maps:
         raise ConfigError("There is no figure: the information of no layer's closing norm was measured.")
     heatmap.draw(maps, file)
-    notes.print(f"Saved to {file}", highlight=False, markup=False, soft_wrap=True)
+    notes.print(f"Saved to {file}", soft_wrap=True)
 
 
 def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
@@ -212,16 +214,8 @@ def _percent(share: float | None) -> str:
 
 
 def _plain(record: FisherRecord, means: Mapping[str, float]) -> dict[str, object]:
-    return {
-        "id": record.id,
-        "examples": record.examples,
-        "available": record.available,
-        "mean": means,
-        "between_heads": between_heads(record.information),
-        "stability": None if record.stability is None else record.stability.model_dump(mode="json"),
-        "slow": record.slow,
-        "seconds": record.seconds,
-    }
+    shown = record.model_dump(mode="json", include={"id", "examples", "available", "stability", "slow", "seconds"})
+    return {**shown, "mean": means, "between_heads": between_heads(record.information)}
 
 
 def _notes(records: Sequence[FisherRecord]) -> Iterator[str]:

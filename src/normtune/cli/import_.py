@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from normtune.cli.options import console, names
+from normtune.cli.options import names
 
 
 def import_(
@@ -41,5 +41,4 @@ def import_(
     delta = import_peft(folder, load_base(model), **info)
     claim_folder(out)
     delta.save(out)
-    text = f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs"
-    console.print(text, highlight=False, soft_wrap=True)
+    print(f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs")

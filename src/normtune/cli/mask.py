@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
+from normtune.cli import options, render
 from normtune.cli.options import (
     Data,
     Device,
+    Dtype,
     Estimate,
     Examples,
     HeadSeeds,
     Json,
+    Measurements,
+    Model,
     Samples,
     Suite,
     Threads,
     Tolerated,
     UntilStable,
     Whose,
-    console,
-    names,
-    seeds,
-    set_threads,
 )
+from normtune.config import read_protocol
 from normtune.data.suites import suite_of
 from normtune.errors import ConfigError, OutputError, known
 
 if TYPE_CHECKING:
+    from normtune.data.encode import Encoded
     from normtune.deltas.delta import Delta
     from normtune.importance.masks import Mask
     from normtune.importance.scores import Importance
@@ -71,7 +71,7 @@ def mask(
         str | None, typer.Option(help="For change: folders of full fine-tunings, separated by commas.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For random, and for a sample of texts.")] = 0,
-    model: Annotated[str, typer.Option(help="Hub id, folder or packaged name.")] = "minilm",
+    model: Model = "minilm",
     examples: Examples = None,
     until_stable: UntilStable = False,
     tolerance: Tolerated = 0.1,
@@ -81,11 +81,9 @@ def mask(
     protocol: Whose = "paper",
     suite: Suite = "glue",
     data: Data = None,
-    records: Annotated[
-        Path | None, typer.Option(help="Folder of records and entries: what is in it is not measured again.")
-    ] = None,
+    records: Measurements = Path("runs/fisher"),
     as_json: Json = False,
-    dtype: Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")] = "float32",
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -100,13 +98,16 @@ def mask(
     """
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
-    set_threads(threads)
-    from normtune.cli.measuring import measurer, task_names
+    from normtune.cli.measuring import measure, task_names
+    from normtune.data.encode import encode
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
     from normtune.importance.scores import IMPORTANCES
-    from normtune.models.base import load_base
-    from normtune.models.device import accelerator
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
+    from normtune.studies.config import Setup
+    from normtune.studies.engine import Engine, Place
+    from normtune.training.splits import parts_of
+
+    rules, threads = read_protocol(protocol), options.set_threads(threads)
 
     of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
     deltas = _deltas(of, tasks, runs)
@@ -123,33 +124,36 @@ def mask(
         per=per,
         seed=seed,
     )
-    base = load_base(model, dtype=dtype)
-    base.model.to(accelerator(device).device)
+    setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
+    engine = Engine(setup, Place(results=records, measured=records, data=data))
+    base = engine.session.base
     candidates = recipe.candidates(base)
     stable = None
     if until_stable:
         share = fraction if fraction is not None else (entries or 0) / len(candidates)
         stable = Tolerance(of="least-mask" if of.least else "mask", tolerance=tolerance, fraction=share)
     config = FisherConfig(
-        model=base.name,
-        revision=base.revision,
-        dtype=dtype,
+        model=model,
         task="",
-        within=recipe.within,
-        entries=recipe.within,
+        within=within,
+        entries=within,
         estimator=Estimator(name=estimator, samples=samples),
-        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        head_seeds=tuple(options.seeds(head_seeds, "--head-seeds")),
         examples=examples,
         stable=stable,
     )
-    with measurer(config, base=base, protocol=protocol, suite=suite, data=data, folder=records, device=device) as own:
-        sources = Sources(fisher=own.measure, runs=deltas.__getitem__, texts=own.texts(examples or TEXTS, seed))
-        made = make_mask(base, recipe, sources)
+
+    def sample(task: str) -> Encoded:
+        texts = parts_of(engine.task(task), rules).train.sample(examples or TEXTS, seed)
+        return encode(texts, base.need_tokenizer(), rules.max_length)
+
+    sources = Sources(runs=deltas.__getitem__, texts=sample)
+    if of.needs == "fisher":
+        sources["fisher"] = measure(engine, config, recipe.target_and_sources[1])
+    made = make_mask(base, recipe, sources)
     made.save(out)
-    if as_json:
-        print(made.info.model_dump_json(indent=1))
-    else:
-        show(made, of, out)
+    parts = _parts(made, of, out)
+    render.show(parts, options.form(as_json=as_json), plain=made.info.model_dump(mode="json"))
 
 
 def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict[str, list[Delta]]:
@@ -165,32 +169,27 @@ def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict
     if tasks is not None:
         raise ConfigError("The tasks of this importance are those of --runs; leave out --tasks.")
     by_task: dict[str, list[Delta]] = defaultdict(list)
-    for delta in map(Delta.load, dict.fromkeys(names(runs))):
+    for delta in map(Delta.load, dict.fromkeys(options.names(runs))):
         by_task[delta.info.task].append(delta)
     return dict(by_task)
 
 
-def show(made: Mask, importance: Importance, file: Path) -> None:
-    """Say how many entries a mask took, and where they are."""
+def _parts(made: Mask, importance: Importance, file: Path) -> list[render.Part]:
+    """How many entries a mask took, and where they are."""
     info = made.info
-    console.print(
-        f"[bold]{made.name}[/]: {info.entries:,} of {info.candidates:,} entries of {info.within}", highlight=False
-    )
+    lines = [f"{made.name}: {info.entries:,} of {info.candidates:,} entries of {info.within}"]
     if info.tasks:
         each = ", ".join(f"{task} ({n:,})" if (n := info.examples.get(task)) else task for task in info.tasks)
-        console.print(f"from {each}{' examples' if info.examples else ''}", highlight=False)
-    console.print(f"ranked by {importance.about}", highlight=False)
-    taken: dict[tuple[str, int | None], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        lines.append(f"from {each}{' examples' if info.examples else ''}")
+    lines.append(f"ranked by {importance.about}")
+    taken: dict[tuple[str, int | None], Counter[str]] = defaultdict(Counter)
     for place in made.selection:
         taken[place.component, place.layer][place.sub] += made.selection.count(place.parameter)
-    table = Table(box=box.SIMPLE_HEAD)
-    for number, name in enumerate(("component", "layer", "weight", "bias")):
-        table.add_column(name, justify="right" if number else "left")
-    most = sorted(taken.items(), key=lambda item: -sum(item[1].values()))[:_ROWS]
-    for (component, layer), subs in most:
-        cells = (f"{subs[sub]:,}" if sub in subs else "" for sub in ("weight", "bias"))
-        table.add_row(component, "" if layer is None else str(layer), *cells)
-    console.print(table)
-    if len(taken) > _ROWS:
-        console.print(f"and {len(taken) - _ROWS} more parts of the model", highlight=False)
-    console.print(f"Saved to {file}; train it with --method {file}", highlight=False, soft_wrap=True)
+    most = sorted(taken.items(), key=lambda item: -item[1].total())[:_ROWS]
+    rows = [
+        (component, "" if layer is None else str(layer), *(f"{subs[sub]:,}" for sub in ("weight", "bias")))
+        for (component, layer), subs in most
+    ]
+    table = render.table(("component", "layer", "weight", "bias"), rows)
+    more = [f"and {len(taken) - _ROWS} more parts of the model"] if len(taken) > _ROWS else []
+    return [*lines, table, *more, f"Saved to {file}; train it with --method {file}"]

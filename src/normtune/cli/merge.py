@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from normtune.cli import options
-from normtune.cli.options import BaseAt, console
+from normtune.cli.options import BaseAt
 
 
 def merge(
@@ -29,6 +29,4 @@ def merge(
 
     loaded = options.open_delta(delta)
     write(loaded, options.base_of(loaded, model), out)
-    console.print(
-        f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")', highlight=False, soft_wrap=True
-    )
+    print(f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")')

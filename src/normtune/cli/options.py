@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from normtune.cli.render import Form
-from normtune.cli.render import console as console
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from normtune.config import Pruning
     from normtune.deltas.delta import Delta
     from normtune.models.base import Base
 
-Name = TypeVar("Name", bound=str)
-
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
-notes = Console(stderr=True)
+notes = Console(stderr=True, highlight=False, markup=False)
 
 Data = Annotated[
     Path | None,
@@ -59,6 +55,9 @@ UntilStable = Annotated[
 Tolerated = Annotated[float, typer.Option(help="Share in which two halves of the examples may then still differ.")]
 Estimate = Annotated[str, typer.Option(help="empirical (true labels), exact or monte-carlo (the model's own).")]
 Samples = Annotated[int, typer.Option(min=1, help="Labels drawn for each example by monte-carlo.")]
+Measurements = Annotated[
+    Path, typer.Option("--records", help="Folder of records and entries: what is in it is not measured again.")
+]
 HeadSeeds = Annotated[
     str, typer.Option(help="Seeds of the new head, separated by commas; the information is averaged over them.")
 ]
@@ -155,18 +154,6 @@ def precision_of(text: str) -> tuple[str, str]:
     return text, "no"
 
 
-def one_of(option: str, text: str, known: Sequence[Name]) -> Name:
-    """The value of an option that has only a few.
-
-    Raises:
-        UnknownNameError: If it is none of them.
-    """
-    for name in known:
-        if name == text:
-            return name
-    raise UnknownNameError(f"value of {option}", text, known)
-
-
 def names(text: str) -> list[str]:
     """The parts of a comma-separated list.
 
@@ -242,13 +229,6 @@ def trackers(given: list[str] | None) -> tuple[str, ...]:
     from normtune.training.tracking import check_trackers
 
     return check_trackers([name for text in given for name in names(text)])
-
-
-def pruning(margin: float | None) -> Pruning | None:
-    """Reads ``--prune``."""
-    from normtune.config import Pruning
-
-    return None if margin is None else Pruning(margin=margin)
 
 
 def set_threads(threads: int | None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from normtune.cli import render
 from normtune.cli.progress import savings
 from normtune.report.table import Table
-from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob, describe
+from normtune.studies.jobs import Job, MaskJob, Result, TrainJob, describe
 from normtune.studies.study import Study
 
 #: Reasons that are listed.
@@ -96,37 +96,17 @@ def _plan_table(study: Study, every: Sequence[Job], seconds: Mapping[str, float]
     groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
     for job in every:
         groups[job.kind, job.task or "all", job.about.split("@")[0] if _is_masked(job) else job.about].append(job)
-    by_key, rows = {job.key: job for job in study.jobs}, []
+    rows = []
     for (kind, task, about), jobs in groups.items():
         todo = [job for job in jobs if job.key not in study.known]
         counts = (len(jobs), len(jobs) - len(todo), len(todo))
         time = _time(_total(todo, seconds)) if todo else ""
-        cells = *(f"{n:,}" for n in counts), time
-        rows.append((kind, task, about, _needs(jobs, by_key), *cells))
-    return render.table(("kind", "task", "method", "needs", "jobs", "known", "to do", "time"), rows, texts=4)
+        rows.append((kind, task, about, *(f"{n:,}" for n in counts), time))
+    return render.table(("kind", "task", "method", "jobs", "known", "to do", "time"), rows, texts=3)
 
 
 def _is_masked(job: Job) -> bool:
     return isinstance(job, MaskJob) or (isinstance(job, TrainJob) and job.mask is not None)
-
-
-def _needs(jobs: Sequence[Job], by_key: Mapping[str, Job]) -> str:
-    """What a group of jobs waits for, in words."""
-    words: dict[str, None] = {}
-    for job in jobs:
-        if isinstance(job, TrainJob) and job.best_of and not job.beyond:
-            tried = [by_key[key] for key in job.best_of if not _is_beyond(by_key[key])]
-            words[f"best of {len(tried)} rates of {tried[0].about.split('@')[0]}"] = None
-        if isinstance(job, TrainJob) and job.mask is not None:
-            words["its mask"] = None
-        if isinstance(job, TrainJob) and job.rivals:
-            words["the rates before it"] = None
-        if isinstance(job, MaskJob) and job.tasks:
-            own = by_key[job.fishers[0]]
-            assert isinstance(own, FisherJob)
-            words[f"fisher of {own.task if len(job.tasks) == 1 else f'{len(job.tasks)} tasks'}"] = None
-    further = sum(map(_is_beyond, jobs))
-    return ", ".join([*words, *([f"up to {further} further rates"] if further else [])])
 
 
 def _remarks(study: Study, workers: int, total: float | None) -> list[str]:

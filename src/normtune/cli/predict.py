@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,61 +76,55 @@ def predict(
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
     if task_column is None and len(deltas) > 1:
         raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
-    options.set_threads(threads)
-    kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
-    if file is None:
-        given = str(text) if text_pair is None else (str(text), text_pair)
-        answered = _single(options.open_delta(deltas[0]), [given], model, device)
-    else:
-        columns = Columns(task_column, column, pair_column)
-        answered = _from_file(deltas, file, columns, model, device)
-    if out is None:
-        sys.stdout.write(answered.content(kind))
-        return
+    from normtune.deltas.hub import named_places
     from normtune.files import write_atomically
 
-    write_atomically(out, answered.content(kind))
-    notes.print(f"Wrote {len(answered.texts):,} answers to {out}.", highlight=False)
+    options.set_threads(threads)
+    kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
+    tasks = None
+    if text is not None:
+        texts: list[Text] = [text if text_pair is None else (text, text_pair)]
+        answers = _single(options.open_delta(deltas[0]), texts, model, device)
+    elif task_column is None:
+        delta, rows = options.open_delta(deltas[0]), _read(file)
+        texts = _texts(rows, [delta.info] * len(rows), column, pair_column)
+        answers = _single(delta, texts, model, device)
+    else:
+        places, rows = named_places(deltas), _read(file)
+        tasks = _tasks(rows, task_column, places)
+        loaded = {name: options.open_delta(places[name]) for name in dict.fromkeys(tasks)}
+        texts = _texts(rows, [loaded[name].info for name in tasks], column, pair_column)
+        answers = _banked(loaded, texts, tasks, model, device)
+    content = _content(kind, texts, answers, tasks)
+    if out is None:
+        sys.stdout.write(content)
+    else:
+        write_atomically(out, content)
+        notes.print(f"Wrote {len(texts):,} answers to {out}.")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of tasks, texts and pairs that the user named; without them, those of the training."""
+def _content(kind: str, texts: Sequence[Text], answers: Sequence[Prediction], tasks: Sequence[str] | None) -> str:
+    """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
 
-    task: str | None
-    text: str | None
-    pair: str | None
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Texts, an answer for each, and with several deltas the task of each."""
-
-    texts: Sequence[Text]
-    answers: Sequence[Prediction]
-    tasks: Sequence[str] | None = None
-
-    def content(self, kind: str) -> str:
-        """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
-
-        In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, a row has
-        the label and its probability, or the value.
-        """
-        if not kind:
-            return "".join(map(_in_words, self.answers))
-        tasks = [{"task": task} for task in self.tasks] if self.tasks is not None else [{}] * len(self.texts)
-        inputs = [{**_inputs(text), **task} for text, task in zip(self.texts, tasks, strict=True)]
-        both = list(zip(inputs, self.answers, strict=True))
-        if kind == ".jsonl":
-            rows: list[dict[str, object]] = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
-            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if self.tasks is None:
-            rows = [{**own, **_whole(answer)} for own, answer in both]
-        else:
-            pairs = {"text_pair": ""} if any("text_pair" in own for own in inputs) else {}
-            rows = [{"text": "", **pairs, **own, **_brief(answer)} for own, answer in both]
-        # Every text is quoted: only so does a lone carriage return in one survive.
-        return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
+    In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, where each row
+    has a task, it has the label and its probability, or the value.
+    """
+    if not kind:
+        return "".join(map(_in_words, answers))
+    inputs: list[dict[str, object]] = [{**_inputs(text)} for text in texts]
+    if tasks is not None:
+        inputs = [{**own, "task": task} for own, task in zip(inputs, tasks, strict=True)]
+    both = list(zip(inputs, answers, strict=True))
+    if kind == ".jsonl":
+        rows = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if tasks is None:
+        rows = [{**own, **_whole(answer)} for own, answer in both]
+    else:
+        pairs = {"text_pair": ""} if any("text_pair" in own for own in inputs) else {}
+        rows = [{"text": "", **pairs, **own, **_brief(answer)} for own, answer in both]
+    # Every text is quoted: only so does a lone carriage return in one survive.
+    return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
 
 
 def _inputs(text: Text) -> dict[str, str]:
@@ -158,40 +151,38 @@ def _in_words(answer: Prediction) -> str:
     return f"{answer.label}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
 
 
-def _single(delta: Delta, texts: list[Text], model: str | None, device: str) -> Answered:
-    """Answer all texts with one delta."""
+def _read(file: str | None) -> Rows:
+    """The rows of a file, or of standard input; what was guessed of it is told on standard error."""
+    from normtune.data.rows import read_rows
+
+    rows = read_rows(None if file is None or file == "-" else Path(file))
+    for note in rows.notes:
+        notes.print(f"Note: {note}")
+    return rows
+
+
+def _single(delta: Delta, texts: list[Text], model: str | None, device: str) -> list[Prediction]:
+    """The answers of one delta."""
     from normtune.deltas.answers import Predictor
 
     predictor = Predictor(options.base_of(delta, model, device), delta)
     answers = predictor.predict(texts)
     if predictor.truncated:
-        notes.print(f"{predictor.truncated:,} texts were cut to {delta.info.max_length} tokens.", highlight=False)
-    return Answered(texts, answers)
+        notes.print(f"{predictor.truncated:,} texts were cut to {delta.info.max_length} tokens.")
+    return answers
 
 
-def _from_file(listed: Sequence[str], file: str, columns: Columns, model: str | None, device: str) -> Answered:
-    """Answer the rows of a file, with the only delta or each with that of the task that it names.
+def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
+    """The task of each row.
 
     Raises:
-        DataError: If a row names a task that there is no delta for, or its text cannot be answered.
+        DataError: If a row names a task that there is no delta for.
     """
-    from normtune.data.rows import read_rows
-    from normtune.deltas.hub import named_places
-
-    single = options.open_delta(listed[0]) if columns.task is None else None
-    rows = read_rows(None if file == "-" else Path(file))
-    for note in rows.notes:
-        notes.print(f"Note: {note}", highlight=False, markup=False)
-    if single is not None:
-        return _single(single, _texts(rows, [single.info] * len(rows), columns), model, device)
-    places = named_places(listed)
-    names = rows.column(str(columns.task))
+    names = rows.column(column)
     for number, name in enumerate(names):
         if name not in places:
             raise DataError(f"{rows.place(number)}: {UnknownNameError('task', name, places)}")
-    deltas = {name: options.open_delta(places[name]) for name in dict.fromkeys(names)}
-    texts = _texts(rows, [deltas[name].info for name in names], columns)
-    return Answered(texts, _banked(deltas, texts, names, model, device), names)
+    return names
 
 
 def _banked(
@@ -204,17 +195,14 @@ def _banked(
     for name, delta in deltas.items():
         bank.add(name, delta, apart=True)
     if apart := [name for name, entry in bank.tasks.items() if entry.apart]:
-        notes.print(
-            f"These deltas change more than vectors and run in batches of their own: {', '.join(apart)}.",
-            highlight=False,
-        )
+        notes.print(f"These deltas change more than vectors and run in batches of their own: {', '.join(apart)}.")
     prepared = bank.prepare_many(texts, names)
     if cut := sum(one.truncated for one in prepared):
-        notes.print(f"{cut:,} texts were cut to the limits of their tasks.", highlight=False)
+        notes.print(f"{cut:,} texts were cut to the limits of their tasks.")
     return bank.answer(prepared)
 
 
-def _texts(rows: Rows, infos: Sequence[DeltaInfo], columns: Columns) -> list[Text]:
+def _texts(rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_column: str | None) -> list[Text]:
     """The text of each row, from the columns that its delta was trained on, unless the user names others.
 
     Raises:
@@ -222,17 +210,17 @@ def _texts(rows: Rows, infos: Sequence[DeltaInfo], columns: Columns) -> list[Tex
     """
     read: dict[str, list[str]] = {}
 
-    def cell(column: str, number: int) -> str:
-        if column not in read:
-            read[column] = rows.column(column)
-        return read[column][number]
+    def cell(name: str, number: int) -> str:
+        if name not in read:
+            read[name] = rows.column(name)
+        return read[name][number]
 
     texts: list[Text] = []
     for number, info in enumerate(infos):
         # A plain list of texts, and a file of a suite's task, have the default names.
         own = info.columns if info.columns and info.columns[0] in rows.columns else ("text", "text_pair")
-        text = cell(columns.text or own[0], number)
-        pair = cell(columns.pair or own[1], number) if info.pair else None
+        text = cell(column or own[0], number)
+        pair = cell(pair_column or own[1], number) if info.pair else None
         if not text.strip() or (pair is not None and not pair.strip()):
             raise DataError(f"{rows.place(number)}: a text is empty.")
         texts.append(text if pair is None else (text, pair))

@@ -92,7 +92,7 @@ class Progress:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Leave a line."""
-        self._bars.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        self._bars.console.print(text, style=style, soft_wrap=True)
 
 
 def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, epochs: int) -> str:

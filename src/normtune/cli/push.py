@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from normtune.cli.options import console
-
 
 def push(
     delta: Annotated[Path, typer.Argument(help="Folder of a delta.")],
@@ -27,6 +25,6 @@ def push(
 
     if dry_run:
         for file in prepare_push(delta):
-            console.print(f"{file}  {file.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+            print(f"{file}  {file.stat().st_size:,} bytes")
         return
-    console.print(f"Pushed to {upload(delta, repo, private=private)}", highlight=False, soft_wrap=True)
+    print(f"Pushed to {upload(delta, repo, private=private)}")

@@ -52,7 +52,5 @@ def report(
         print(rows_as_markdown(made.tables[table]))
         return
     page = write(made, out, force=force)
-    notes.print(
-        f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information", highlight=False
-    )
+    notes.print(f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information")
     print(page)

@@ -99,17 +99,10 @@ def compared(folder: Path, ids: tuple[str, str], form: render.Form) -> None:
     found = load_runs(folder)
     first, second = (by_id(found, start) for start in ids)
     differing = differences(first, second)
-    part = (
-        _differences(differing, first.id, second.id)
-        if differing
-        else (f"{first.id} and {second.id} differ in no setting and no outcome.")
-    )
-    render.show([part], form, plain=differing, rows=differing)
-
-
-def _differences(differing: Sequence[Row], first: str, second: str) -> Table:
     rows = [[row["kind"], row["field"], _short(row["first"]), _short(row["second"])] for row in differing]
-    return render.table(["kind", "field", first, second], rows, texts=4)
+    shown: render.Part = render.table(["kind", "field", first.id, second.id], rows, texts=4)
+    same = f"{first.id} and {second.id} differ in no setting and no outcome."
+    render.show([shown if differing else same], form, plain=differing, rows=differing)
 
 
 def _short(value: Any) -> str:

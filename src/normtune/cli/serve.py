@@ -93,7 +93,7 @@ def serve(
 
     batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device)
     Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed)).run()
-    notes.print("Stopped; every accepted request was answered.", highlight=False)
+    notes.print("Stopped; every accepted request was answered.")
 
 
 def _batcher(
@@ -144,4 +144,4 @@ def _welcome(address: str, batcher: Batcher, *, open_: bool) -> None:
     if open_ and settings.token is None:
         lines.append("Calls from this machine may change the tasks; there is no token.")
     for line in lines:
-        notes.print(line, highlight=False, markup=False, soft_wrap=True)
+        notes.print(line, soft_wrap=True)

@@ -25,12 +25,11 @@ from normtune.cli.options import (
     names,
     only,
     precision_of,
-    pruning,
     seeds,
     set_threads,
     trackers,
 )
-from normtune.config import read_protocol
+from normtune.config import Pruning, read_protocol
 from normtune.errors import ConfigError, TrainingError, known
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
 
-EXECUTORS = ("here", "pool", "ray")
 #: Without an argument, and the options that it takes.
 DEMO = "methods"
 _DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "protocol", "threads", "as_json"}
@@ -100,7 +98,6 @@ def study(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
     gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
-    checkpoints: Annotated[bool, typer.Option(help="Continue a stopped run where it was, not from its start.")] = True,
     track: Track = None,
     data: Data = None,
     precision: Precision = "float32",
@@ -126,7 +123,7 @@ def study(
 
         compare(model, tasks, method, seed, protocol, set_threads(threads), form(as_json=as_json))
         return
-    _check_executor(executor, workers, address, cpus, gpus)
+    own, count, share = _executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, MASKS, METHODS, STUDIES, StudyConfig
@@ -145,25 +142,21 @@ def study(
         masks=tuple(known("kind of mask", name, MASKS) for name in names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
         protocol=read_protocol(protocol or "paper", dropout=dropout),
-        prune=pruning(prune),
+        prune=None if prune is None else Pruning(margin=prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
         examples=examples,
         device=device,
         precision=mixed,
-        threads=threads or _threads(executor, workers, cpus),
+        threads=threads or share,
     )
     place = Place(
         results=results.absolute(),
         data=None if data is None else data.absolute(),
         mode=known("mode", mode, MODES),
-        checkpoints=checkpoints,
         track=tracked,
     )
-
-    does = not plan and place.mode != "read-only"
-    own = _executor(executor, workers, address, cpus, gpus) if does else None
-    _conduct(config, place, own, plan_only=plan, workers=_workers(executor, workers), shown=form(as_json=as_json))
+    _conduct(config, place, own, plan_only=plan, workers=count, shown=form(as_json=as_json))
 
 
 def _conduct(
@@ -213,39 +206,26 @@ def _fractions(text: str) -> tuple[float, ...]:
     return values
 
 
-def _check_executor(
+def _executor(
     name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
-) -> None:
-    """Check that options of an executor go with it."""
-    known("executor", name, EXECUTORS)
+) -> tuple[Executor | None, int, int]:
+    """Who does the jobs (None for this process), how many at a time, and the threads of each where none are named.
+
+    Raises:
+        ConfigError: If there is no such executor, an option belongs to another one, or its library is missing.
+    """
+    from normtune.studies.executors.executor import fair_threads
+
     if workers is not None and name != "pool":
         raise ConfigError("--workers goes with --executor pool.")
     if name != "ray" and (address, cpus, gpus) != (None, None, None):
         raise ConfigError("--address, --cpus and --gpus go with --executor ray.")
-
-
-def _workers(executor: str, workers: int | None) -> int:
-    return (workers or 2) if executor == "pool" else 1
-
-
-def _threads(executor: str, workers: int | None, cpus: float | None) -> int:
-    """Threads of a run where none are named: its share of the cores."""
-    from normtune.studies.executors.executor import fair_threads
-
-    if executor == "ray":
-        return max(1, int(cpus or 1))
-    return fair_threads(_workers(executor, workers))
-
-
-def _executor(
-    name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
-) -> Executor | None:
-    if name == "pool":
+    if known("executor", name, ("here", "pool", "ray")) == "pool":
         from normtune.studies.executors.pool import Pool
 
-        return Pool(_workers(name, workers))
+        return Pool(workers or 2), workers or 2, fair_threads(workers or 2)
     if name == "ray":
         from normtune.studies.executors.ray import Cluster
 
-        return Cluster(address, cpus=cpus, gpus=gpus or 0)
-    return None
+        return Cluster(address, cpus=cpus, gpus=gpus or 0), 1, max(1, int(cpus or 1))
+    return None, 1, fair_threads(1)

@@ -13,7 +13,7 @@ from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Threads
 from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from normtune.records.submission import Answered, Source, SubmissionRecord
+    from normtune.records.submission import Answered, SubmissionRecord
     from normtune.submission.answers import Part
 
 
@@ -63,33 +63,21 @@ def submit(
         raise ConfigError("--method chooses among the runs of --runs.")
     options.set_threads(threads)
     from normtune.submission import archive
-    from normtune.submission.answers import best_runs, named
+    from normtune.submission.answers import best_runs, named, plan
 
     if scores is not None:
         _show_scores(archive.add_reply(out, scores), form)
         return
     archive.claim(out)
     sources = best_runs(runs, method) if runs is not None else named(options.names(deltas or ""))
-    parts, problems = _plan(sources, data, allow_missing)
-    record = archive.write(out, _answers(parts, data, model, device), problems)
-    _show(record, out, form)
-
-
-def _plan(sources: dict[str, Source], data: Path | None, allow_missing: bool) -> tuple[list[Part], list[str]]:
-    """The files to answer, and why the server would refuse them.
-
-    Raises:
-        DataError: If the server would refuse them and no trial is wanted, or there is nothing to answer.
-    """
-    from normtune.submission.answers import plan
-
     parts, problems = plan(sources, data)
     reason = "; ".join(problems)
     if problems and not allow_missing:
         raise DataError(f"The GLUE server would not take this submission: {reason} (--allow-missing for a trial).")
     if all(part.source is None for part in parts):
         raise DataError(f"There is nothing to answer: {reason}.")
-    return parts, problems
+    record = archive.write(out, _answers(parts, data, model, device), problems)
+    _show(record, out, form)
 
 
 def _answers(parts: list[Part], data: Path | None, model: str | None, device: str) -> list[tuple[Answered, str]]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 from normtune.cli import options
 from normtune.cli.options import Data, Device, Json, Model, Precision, ProtocolText, Prune, Suite, Threads, Track
-from normtune.config import Memory, read_protocol
-from normtune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from normtune.studies.manifest import Manifest
+from normtune.config import Memory, Pruning, read_protocol
+from normtune.errors import ConfigError, known
 
 
 def train(
@@ -94,17 +91,21 @@ def train(
     form, manifest = options.form(as_json=as_json), train if train and train.suffix in {".yaml", ".yml"} else None
     _check_source(context, task, train, manifest)
     methods, seeds = options.methods(method), options.seeds(seed)
-    rule, tracked, (dtype, mixed) = options.pruning(prune), options.trackers(track), options.precision_of(precision)
+    rule = None if prune is None else Pruning(margin=prune)
+    tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     changes: dict[str, Any] = {"dropout": dropout, "products": products}
     rules, rates = read_protocol(protocol, **changes), options.rates(lr)
     from normtune.cli.trainings import Wanted, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
-    from normtune.studies.manifest import OwnFiles
+    from normtune.studies.manifest import OwnFiles, read_manifest
 
     columns = _columns(text, label, labels)
     if manifest is not None:
-        found = _manifest(manifest, {"model": model, "protocol": protocol, "lr": lr}, methods, seeds, columns)
+        if len(methods) > 1 or len(seeds) > 1:
+            raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
+        given = {"model": model, "protocol": protocol, "lr": lr, "method": methods[0], "seed": seeds[0]}
+        found = read_manifest(manifest, given, columns)
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], [found.seed]
         rules = read_protocol(found.protocol, epochs=found.epochs, **changes)
@@ -125,7 +126,7 @@ def train(
         device=device,
         precision=mixed,
         threads=options.set_threads(threads),
-        memory=options.one_of("--memory", memory, get_args(Memory)),
+        memory=known("value of --memory", memory, get_args(Memory)),
         plain=plain,
     )
     wanted = Wanted(tuple(tasks), tuple(methods), tuple(seeds), *rates)
@@ -154,21 +155,6 @@ def _check_source(context: typer.Context, task: str | None, train: Path | None, 
 def _columns(text: str, label: str, labels: str) -> dict[str, Any]:
     """The columns of the user's own files, and what their labels are."""
     texts, pair = options.columns(text)
-    kind = options.one_of("--labels", labels, ("classes", "weighted", "numbers"))
+    kind = known("value of --labels", labels, ("classes", "weighted", "numbers"))
     how = {"regression": kind == "numbers", "class_weights": kind == "weighted"}
     return {"text": texts, "pair": pair, "label": label, **how}
-
-
-def _manifest(
-    file: Path, given: dict[str, Any], methods: list[str], seeds: list[int], columns: dict[str, Any]
-) -> Manifest:
-    """A manifest, completed by the options.
-
-    Raises:
-        ConfigError: If the options name several methods or seeds.
-    """
-    from normtune.studies.manifest import read_manifest
-
-    if len(methods) > 1 or len(seeds) > 1:
-        raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
-    return read_manifest(file, {**given, "method": methods[0], "seed": seeds[0]}, columns)

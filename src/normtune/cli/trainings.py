@@ -112,7 +112,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
     Raises:
         TrainingError: At the end, if a run has no result.
     """
-    tasks = [_load(engine, name, files) for name, files in wanted.tasks]  # what is missing is said before all else
+    tasks = [load(engine, name, files) for name, files in wanted.tasks]  # what is missing is said before all else
     many, main = wanted.many, engine.session.accelerator.is_main_process
 
     def folder(job: TrainJob) -> Path | None:
@@ -128,7 +128,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
     engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
     if main and not finished:  # of several processes, one writes and speaks
         if out is not None and output.claim(out, training, runs):
-            notes.print(f"Continuing what was left unfinished in {out}.", highlight=False)
+            notes.print(f"Continuing what was left unfinished in {out}.")
         _warn(engine)
     engine.session.accelerator.wait_for_everyone()
     results = {} if finished else run_jobs(jobs, engine)
@@ -169,10 +169,10 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
         try:
             if output.read_state(out / name).kind == "foreign":
                 output.claim(out / name, "")
-            tasks.append(_load(engine, name, files))
+            tasks.append(load(engine, name, files))
         except NormtuneError as error:
             why[name] = str(error)
-            notes.print(f"{name}: {error}", style="red", highlight=False, markup=False)
+            notes.print(f"{name}: {error}", style="red")
     jobs, cells = wanted.plan(engine, tasks, lambda job: out / job.task)
     results = run_jobs(jobs, engine)
     if not engine.session.accelerator.is_main_process:
@@ -202,44 +202,21 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     output.finish(out)
 
 
-def train_records(engine: Engine, wanted: Wanted) -> list[Record]:
-    """Train a table, and keep its records only.
-
-    Args:
-        engine: The base model, and how it is trained.
-        wanted: What is trained.
-
-    Returns:
-        The records, cell by cell and at the best rates.
-
-    Raises:
-        TrainingError: If a run has no result.
-    """
-    tasks = [_load(engine, name, files) for name, files in wanted.tasks]
-    jobs, cells = wanted.plan(engine, tasks)
-    results = run_jobs(jobs, engine)
-    runs = [(job, results[job.key]) for cell in cells for job in cell]
-    for job, result in runs:
-        if result.state != "done":
-            raise TrainingError(f"{job.method} on {job.task}, seed {job.seed}: {result.error}")
-    return [engine.record(job, result) for job, result in runs]
-
-
 def plain_record(record: Record) -> dict[str, object]:
     """A record for a program, without how far each parameter moved."""
     return record.model_dump(mode="json", exclude={"changes"})
 
 
-def _load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
+def load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
     """A run on a task, without a method yet; what the author of its files should know is told on standard error."""
     found = engine.task(name, files)
     if found.labels_count:
         named = [(name if len(name) < 60 else f"{name:.57}...", count) for name, count in found.labels_count.items()]
         shown = ", ".join(f"{name} ({count:,})" for name, count in named[:8])
         more = f" and {len(found.labels_count) - 8} more" if len(found.labels_count) > 8 else ""
-        notes.print(f"{len(found.labels_count)} classes: {shown}{more}", highlight=False, markup=False)
+        notes.print(f"{len(found.labels_count)} classes: {shown}{more}")
     for note in found.notes:
-        notes.print(f"Note: {note}", highlight=False, markup=False)
+        notes.print(f"Note: {note}")
     parts_of(found, engine.setup.protocol)
     return TrainJob(task=found.task.name, files=files, method="", seed=0)
 
@@ -248,7 +225,7 @@ def _warn(engine: Engine) -> None:
     """Say that products of bfloat16 are no faster here, where that is so."""
     rules, device = engine.setup.protocol, engine.session.accelerator.device
     if rules.products == "bfloat16" and device.type == "cpu" and not bfloat16_pays_off():
-        notes.print("This processor has no products of bfloat16: float32 ones would be faster.", highlight=False)
+        notes.print("This processor has no products of bfloat16: float32 ones would be faster.")
 
 
 def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from normtune.data.suites import Column
-from normtune.importance.movement import movement
+from normtune.importance.movement import MEASURES, Movement, movement
 from normtune.records.run import Record
 from normtune.report import curves, heatmap
 from normtune.report.cells import Cells, Sums
@@ -88,10 +88,15 @@ def _change(cells: Cells, task: str, runs: Sequence[Record]) -> HeatMap:
     moved = movement([run.changes for run in runs])
     wanted = max(len(cells.seeds), len(runs))
     count = f"{len(runs)} of {wanted} seeds" if len(runs) < wanted else f"{wanted} seed{'s' * (wanted > 1)}"
+    return change_map(f"{cells.title(task)} ({count})", moved)
+
+
+def change_map(title: str, moved: Movement) -> HeatMap:
+    """How far the components of the layers moved, a row each."""
     found = {spot: cell.mean for spot, cell in moved.cells.items()}
     values = tuple(tuple(found.get((name, layer)) for layer in moved.layers) for name in moved.inside)
-    title, layers = f"{cells.title(task)} ({count})", tuple(map(str, moved.layers))
-    return HeatMap(title, moved.inside, layers, values, "mean |change|", row_name="component", column_name="layer")
+    layers, unit = tuple(map(str, moved.layers)), MEASURES[moved.measure]
+    return HeatMap(title, moved.inside, layers, values, unit, row_name="component", column_name="layer")
 
 
 def figure3(cells: Cells) -> Drawing:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["HeatMap", "check", "draw", "exponent", "figure"]
+__all__ = ["HeatMap", "check", "draw", "figure"]
 
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
 _MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
@@ -72,11 +72,6 @@ class HeatMap:
             for column, value in zip(self.columns, own, strict=True)
         ]
         return [("panel", self.row_name, self.column_name, self.unit), *rows]
-
-
-def exponent(largest: float) -> int:
-    """The power of ten that brings `largest` between 1 and 10, or 0 where it reads well as it is."""
-    return 0 if largest == 0 or 1 <= largest < 1000 else math.floor(math.log10(largest))
 
 
 def draw(panels: Sequence[HeatMap], path: Path, *, title: str = "", across: int | None = None) -> None:

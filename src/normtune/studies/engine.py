@@ -49,6 +49,7 @@ class Place(Strict):
         checkpoints: Whether an unfinished run is continued where it was stopped.
         deltas: Whether the delta of every run is kept.
         records: Folder of the runs' records, where it is not in `results`.
+        measured: Folder of the measurements of Fisher information, likewise.
         track: Trackers that every run is logged by as it is made; those that write to a folder do so in `tracking`.
         logs: That folder, where it is not in `results`.
     """
@@ -59,6 +60,7 @@ class Place(Strict):
     checkpoints: bool = True
     deltas: bool = False
     records: Path | None = None
+    measured: Path | None = None
     track: tuple[str, ...] = ()
     logs: Path | None = None
 
@@ -85,7 +87,7 @@ class Engine:
     def __init__(self, setup: Setup, place: Place, data: Mapping[str, TaskData] | None = None) -> None:
         torch.set_num_threads(setup.threads)
         self.setup, self.place, self.store = setup, place, Store(place.runs)
-        self._fishers, self._masks = place.results / "fisher", place.results / "masks"
+        self._fishers, self._masks = place.measured or place.results / "fisher", place.results / "masks"
         self._tasks: dict[tuple[str, OwnFiles | None], TaskData] = {
             (name, None): own for name, own in (data or {}).items()
         }
@@ -140,7 +142,7 @@ class Engine:
         if self.place.mode == "force":
             return None
         if isinstance(job, FisherJob):
-            found = self._measurement(job).find()
+            found = self.measurement(job).find()
             return None if found is None else _done(job, found.record.id, known=True)
         if isinstance(job, MaskJob):
             file = mask_file(self._masks, job, needs, self.session.base)
@@ -193,8 +195,12 @@ class Engine:
         accelerator.wait_for_everyone()
         return _result(job, record)
 
+    def measurement(self, job: FisherJob) -> Measurement:
+        """What a job measures."""
+        return measurement(self.setup, self.session.base, self.data(job), self._fishers, job.config)
+
     def _measure(self, job: FisherJob, tell: Tell) -> Result:
-        own = self._measurement(job)
+        own = self.measurement(job)
         total, done = len(own.sample) * len(own.config.head_seeds), 0
 
         def progress(more: int) -> None:
@@ -203,9 +209,6 @@ class Engine:
             tell(done, total, "")
 
         return _done(job, own.measure(progress=progress).record.id)
-
-    def _measurement(self, job: FisherJob) -> Measurement:
-        return measurement(self.setup, self.session.base, self.data(job), self._fishers)
 
     # Runs
 

@@ -20,19 +20,16 @@ from normtune.training.splits import parts_of
 CANDIDATES = "layernorm"
 
 
-def measurement(setup: Setup, base: Base, data: TaskData, folder: Path | None = None) -> Measurement:
-    """What is measured of a task, and in which folder it is kept."""
-    config = FisherConfig(
-        model=base.name,
-        revision=base.revision,
-        dtype=setup.dtype,
-        task=data.task.name,
-        entries=CANDIDATES,
-        head_seeds=setup.head_seeds,
-        max_length=setup.protocol.max_length,
-        examples=setup.examples,
+def measurement(
+    setup: Setup, base: Base, data: TaskData, folder: Path | None = None, config: FisherConfig | None = None
+) -> Measurement:
+    """What is measured of a task, by default what masks of a study need, and in which folder it is kept."""
+    asked = config or FisherConfig(
+        model=setup.model, task="", entries=CANDIDATES, head_seeds=setup.head_seeds, examples=setup.examples
     )
-    return Measurement(base, data, parts_of(data, setup.protocol).train, config, folder)
+    facts = {"model": base.name, "revision": base.revision, "dtype": setup.dtype, "task": data.task.name}
+    made = asked.model_copy(update={**facts, "max_length": setup.protocol.max_length})
+    return Measurement(base, data, parts_of(data, setup.protocol).train, made, folder)
 
 
 def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:

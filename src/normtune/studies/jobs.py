@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from normtune.config import Strict, fingerprint
+from normtune.records.fisher import FisherConfig
 from normtune.studies.config import MaskKind
 from normtune.studies.manifest import OwnFiles
 
@@ -26,12 +27,14 @@ class FisherJob(_Named):
 
     Attributes:
         task: On which task.
+        config: What is measured and how; None measures what a study needs.
         needs: Keys of the jobs that come first: none.
         about: What is measured.
     """
 
     kind: Literal["fisher"] = "fisher"
     task: str
+    config: FisherConfig | None = None
     needs: ClassVar[tuple[str, ...]] = ()
     about: ClassVar[str] = "fisher"
 
