@@ -15,7 +15,6 @@ from normtune.report.table import rows_as_markdown
 from normtune.statistics.comparison import compare, sentence
 from normtune.statistics.paired import p_value
 from normtune.statistics.published import METHODS, TABLES, TASKS
-from normtune.statistics.published import scores as published
 from tests.records.test_aggregate import record
 from tests.statistics.test_comparison import BASE, TINY, table
 
@@ -170,7 +169,7 @@ def test_sentences():
     odd = [value + (0.001 * (n + 1) if n else -0.2) for n, value in enumerate([*BASE, *BASE])]
     (pair,) = compare(table(a=odd, b=[*BASE, *BASE])).pairs
     assert sentence(pair).startswith("a scores higher than b on most tasks, though not on average: ")
-    (pair,) = compare(published("test"), [("bitfit", "layernorm")]).pairs
+    (pair,) = compare(table(**{name: TABLES["test"][name] for name in ("bitfit", "layernorm")})).pairs
     assert sentence(pair).startswith("bitfit scores higher than layernorm: ")
 
 

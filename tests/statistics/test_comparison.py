@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.statistics.comparison import Settings, compare, pairs_of
+from normtune.statistics.comparison import compare
 from normtune.statistics.paired import holm
 from normtune.statistics.published import scores
 from normtune.statistics.scores import Scores
@@ -24,9 +24,10 @@ TINY = [0.001, -0.001, 0.002, -0.002, 0.003, -0.003, 0.0, 0.0015]
 def test_every_two_methods_or_one_against_the_others():
     paper = scores("dev")
     assert len(compare(paper).pairs) == 6
-    assert pairs_of(paper, "layernorm") == [(m, "layernorm") for m in ("full", "bitfit", "random")]
+    pairs = compare(paper, "layernorm").pairs
+    assert [(p.first, p.second) for p in pairs] == [(m, "layernorm") for m in ("full", "bitfit", "random")]
     with pytest.raises(UnknownNameError, match="Did you mean 'layernorm'"):
-        pairs_of(paper, "layernrom")
+        compare(paper, "layernrom")
 
 
 def test_corrections_run_over_the_pairs():
@@ -72,4 +73,4 @@ def test_what_cannot_be_compared():
 )
 def test_settings_out_of_range(options):
     with pytest.raises(ConfigError):
-        Settings(**options)
+        compare(table(a=BASE, b=TINY), **options)

@@ -35,7 +35,6 @@ def test_seeds_are_averaged_and_differences_stay_paired():
 def test_percents_are_seen_by_a_score_beyond_one():
     assert read("t,a,b\nx,50,25\ny,-3,0\n").of("a").tolist() == [0.5, -0.03]
     assert read("t,a,b\nx,50,25\ny,0,0\n").percent
-    assert read("t,a,b\nx,50,25\ny,0.5,0\n", scale="percent").of("a").tolist() == [0.5, 0.005]
     assert not read("t,a,b\nx,-1,1\n").percent
 
 
@@ -68,11 +67,9 @@ def test_bad_tables_are_refused_with_a_sentence(text, message):
 
 def test_unknown_names():
     text = "task,a,b\nx,0.1,0.2\n"
-    for options, kind in (({"methods": ["c"]}, "method"), ({"tasks": ["y"]}, "task"), ({"scale": "points"}, "scale")):
+    for options, kind in (({"methods": ["c"]}, "method"), ({"tasks": ["y"]}, "task")):
         with pytest.raises(UnknownNameError, match=f"Unknown {kind}"):
             read(text, **options)
-    with pytest.raises(DataError, match="a score of 50"):
-        read("task,a\nx,50\n", scale="fraction")
     with pytest.raises(UnknownNameError, match="Unknown method 'c'"):
         read(text).of("c")
 

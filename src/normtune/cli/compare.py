@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from normtune.report.table import Table
-    from normtune.statistics.comparison import Comparison, Pair, Settings
+    from normtune.statistics.comparison import Comparison, Pair
     from normtune.statistics.scores import Scores
 
     Groups = Mapping[str, Sequence[str]]
@@ -38,9 +38,6 @@ def compare(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
-    scale: Annotated[
-        str, typer.Option(help="fraction, percent, or auto: percents where any score is beyond 1 in size.")
-    ] = "auto",
     model: OfModel = None,
     protocol: OfProtocol = None,
     markdown: Markdown = False,
@@ -56,20 +53,17 @@ def compare(
     `normtune compare results/runs --protocol small --tasks stsb,cola,mrpc`
     """
     from normtune.data.rows import read_rows
-    from normtune.statistics.comparison import Settings
     from normtune.statistics.scores import from_rows
 
     form = options.form(as_json=as_json, markdown=markdown)
-    settings = Settings(margin=margin, alpha=alpha)
     names = options.methods(methods) if methods else None
     task_names = options.names(tasks) if tasks else None
     if scores.is_dir():
-        options.only(context, {*context.params} - {"scale"}, "Records hold fractions")
         found = _recorded(scores, model, protocol, names, task_names)
     else:
         options.only(context, {*context.params} - {"model", "protocol"}, f"{scores} is no folder of records")
-        found = from_rows(read_rows(scores), methods=names, tasks=task_names, scale=scale)
-    _show(found, *_compared(found, against, settings, group or ()), form)
+        found = from_rows(read_rows(scores), methods=names, tasks=task_names)
+    _show(found, *_compared(found, against, group or (), margin, alpha), form)
 
 
 def _recorded(
@@ -84,20 +78,21 @@ def _recorded(
     return from_records(found, methods=methods, tasks=tasks)
 
 
-def _compared(scores: Scores, against: str | None, settings: Settings, group: Sequence[str]) -> tuple[Sets, Groups]:
+def _compared(
+    scores: Scores, against: str | None, group: Sequence[str], margin: float, alpha: float
+) -> tuple[Sets, Groups]:
     """The comparisons, with every row for itself and with one value a task; and the rows of each task of several."""
     from normtune.statistics.comparison import compare as compare_pairs
-    from normtune.statistics.comparison import pairs_of
     from normtune.statistics.scores import grouped, same_task
 
     stated = {"+".join(rows): tuple(rows) for rows in map(options.names, group)}
     taken = {row for rows in stated.values() for row in rows}
     seen = {name: rows for name, rows in same_task(scores.tasks).items() if not {*rows} & taken}
-    groups, pairs = {**stated, **seen}, pairs_of(scores, against)
+    groups = {**stated, **seen}
     words = f"{len(scores)} {'rows' if groups else 'tasks'}"
-    sets = [(words, compare_pairs(scores, pairs, settings=settings))]
+    sets = [(words, compare_pairs(scores, against, margin=margin, alpha=alpha))]
     if groups:
-        comparison = compare_pairs(grouped(scores, groups), pairs, settings=settings)
+        comparison = compare_pairs(grouped(scores, groups), against, margin=margin, alpha=alpha)
         sets.append((f"{len(comparison.scores)} tasks", comparison))
     return sets, groups
 
@@ -112,7 +107,6 @@ def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None
     lists = ["\n".join([f"{title}:\n", *(f"- {text}" for text in texts)]) for title, texts in said.items() if texts]
     plain = {
         "facts": facts,
-        "settings": dataclasses.asdict(last.settings),
         "sets": [
             {
                 "values": "tasks" if groups and comparison is last else "rows",
@@ -128,7 +122,7 @@ def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None
         ],
         "notes": said["Notes"],
     }
-    render.show([" ".join(facts), *_tables(sets, last.settings), "\n\n".join(lists)], form, plain=plain)
+    render.show([" ".join(facts), *_tables(sets), "\n\n".join(lists)], form, plain=plain)
 
 
 def _facts(scores: Scores, groups: Groups) -> list[str]:
@@ -145,9 +139,11 @@ def _facts(scores: Scores, groups: Groups) -> list[str]:
     return [*told, *scores.notes]
 
 
-def _tables(sets: Sets, settings: Settings) -> list[Table]:
+def _tables(sets: Sets) -> list[Table]:
     from normtune.statistics.comparison import interval, upwards
     from normtune.statistics.paired import p_value
+
+    margin, alpha = sets[0][1].pairs[0].margin, sets[0][1].pairs[0].alpha
 
     def question(title: str, header: Sequence[str], cells: Callable[[Pair], Sequence[str]]) -> Table:
         together = zip(*([(values, pair) for pair in comparison.pairs] for values, comparison in sets), strict=True)
@@ -157,7 +153,7 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
     return [
         question(
             "How large is the difference?",
-            ("mean", "median", "wins / losses / ties", f"{1 - settings.alpha:.0%} interval of the mean"),
+            ("mean", "median", "wins / losses / ties", f"{1 - alpha:.0%} interval of the mean"),
             lambda pair: (
                 f"{pair.mean:+.4f}",
                 f"{pair.median:+.4f}",
@@ -171,7 +167,7 @@ def _tables(sets: Sets, settings: Settings) -> list[Table]:
             lambda pair: (p_value(pair.signed_rank.p), p_value(pair.holm), p_value(pair.fdr)),
         ),
         question(
-            f"Is it smaller than {settings.margin:g}? Two one-sided paired t-tests",
+            f"Is it smaller than {margin:g}? Two one-sided paired t-tests",
             ("p", "p, Holm", "smallest margin", "smallest, Holm"),
             lambda pair: (
                 p_value(pair.equivalence),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normtune.report.cells import Cells, named
 from normtune.report.table import Entry, Group, Kind, Table, group, remark, signed
 from normtune.statistics import published
-from normtune.statistics.comparison import Comparison, Pair, compare, pairs_of, warnings
+from normtune.statistics.comparison import Comparison, Pair, compare, warnings
 from normtune.statistics.paired import LEAST, p_value
 from normtune.statistics.scores import Scores, grouped
 
@@ -70,7 +70,7 @@ def theirs_table() -> Table:
 
 
 def _against(scores: Scores) -> Comparison:
-    return compare(scores, pairs_of(scores, AGAINST))
+    return compare(scores, AGAINST)
 
 
 CAPTION = (

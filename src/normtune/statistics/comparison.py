@@ -14,8 +14,6 @@ from normtune.statistics import paired as tests
 from normtune.statistics.paired import p_value, smallest_p
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from normtune.statistics.paired import SignedRank
     from normtune.statistics.scores import Scores
 
@@ -23,29 +21,6 @@ if TYPE_CHECKING:
 MOST = 1000
 
 Verdict = Literal["different", "different within the margin", "equivalent", "undecided"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How methods are compared.
-
-    Attributes:
-        margin: Mean differences below it count as none, in fractions.
-        alpha: Level of every test, after Holm's correction; intervals hold 1 - alpha.
-        draws: Draws of the bootstrap.
-        seed: Seeds them.
-    """
-
-    margin: float = 0.01
-    alpha: float = 0.05
-    draws: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 0.5:
-            raise ConfigError(f"The level alpha lies between 0 and 0.5; got {self.alpha:g}.")
-        if not 0 < self.margin < 1:
-            raise ConfigError(f"The margin is a fraction between 0 and 1 (0.01 is one point); got {self.margin:g}.")
 
 
 @dataclass(frozen=True)
@@ -122,43 +97,35 @@ class Comparison:
     Attributes:
         scores: The scores.
         pairs: The pairs.
-        settings: How they were compared.
     """
 
     scores: Scores
     pairs: tuple[Pair, ...]
-    settings: Settings
 
 
-def pairs_of(scores: Scores, against: str | None = None) -> list[tuple[str, str]]:
-    """Every two methods, or every other method with `against`.
-
-    Raises:
-        UnknownNameError: If there is no such method.
-    """
-    if against is None:
-        return [*itertools.combinations(scores.methods, 2)]
-    if against not in scores.methods:
-        raise UnknownNameError("method", against, scores.methods)
-    return [(method, against) for method in scores.methods if method != against]
-
-
-def compare(
-    scores: Scores, pairs: Sequence[tuple[str, str]] | None = None, *, settings: Settings | None = None
-) -> Comparison:
-    """Compare methods pair by pair.
+def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01, alpha: float = 0.05) -> Comparison:
+    """Compare methods pair by pair: every two of them, or every other one with `against`.
 
     Args:
         scores: Their scores.
-        pairs: The pairs; None takes every two methods.
-        settings: How.
+        against: The one method that takes part in every pair, as its second.
+        margin: Mean differences below it count as none, in fractions.
+        alpha: Level of every test, after Holm's correction; intervals hold 1 - alpha.
 
     Returns:
         The comparison.
 
     Raises:
+        ConfigError: If the margin or the level cannot be.
+        UnknownNameError: If there is no such method.
         DataError: If there are fewer than two methods, fewer than three tasks, or too many.
     """
+    if not 0 < alpha < 0.5:
+        raise ConfigError(f"The level alpha lies between 0 and 0.5; got {alpha:g}.")
+    if not 0 < margin < 1:
+        raise ConfigError(f"The margin is a fraction between 0 and 1 (0.01 is one point); got {margin:g}.")
+    if against not in {None, *scores.methods}:
+        raise UnknownNameError("method", str(against), scores.methods)
     if len(scores.methods) < 2:
         raise DataError(
             f"A comparison needs at least two methods; there is only {', '.join(scores.methods) or 'none'}."
@@ -168,14 +135,15 @@ def compare(
         raise DataError(f"A test needs at least {tests.LEAST} tasks; {named}.")
     if len(scores) > MOST:
         raise DataError(f"There are {len(scores):,} tasks; the exact tests take at most {MOST:,}. A row is a task.")
-    settings, pairs = settings or Settings(), pairs or pairs_of(scores)
+    every = itertools.combinations(scores.methods, 2)
+    pairs = [*every] if against is None else [(other, against) for other in scores.methods if other != against]
     arrays = [(scores.of(first), scores.of(second)) for first, second in pairs]
     signs = [np.sign(tests.rounded_differences(*both)) for both in arrays]
     ranks = [tests.signed_rank(*both) for both in arrays]
     holm, fdr = (correct([rank.p for rank in ranks]) for correct in (tests.holm, tests.benjamini_hochberg))
-    equal = [tests.equivalence(*both, settings.margin) for both in arrays]
+    equal = [tests.equivalence(*both, margin) for both in arrays]
     equal_holm = tests.holm(equal)
-    margins = tests.smallest_margins(arrays, settings.alpha)
+    margins = tests.smallest_margins(arrays, alpha)
     compared = [
         Pair(
             first=first,
@@ -185,23 +153,21 @@ def compare(
             wins=int((signs[place] > 0).sum()),
             losses=int((signs[place] < 0).sum()),
             ties=int((signs[place] == 0).sum()),
-            interval=tests.bootstrap_interval(
-                scores.differences(first, second), level=1 - settings.alpha, draws=settings.draws, seed=settings.seed
-            ),
+            interval=tests.bootstrap_interval(scores.differences(first, second), level=1 - alpha),
             signed_rank=ranks[place],
             holm=holm[place],
             fdr=fdr[place],
             unpaired=tests.kruskal_wallis(*arrays[place]),
             equivalence=equal[place],
             equivalence_holm=equal_holm[place],
-            smallest_margin=tests.smallest_margins([arrays[place]], settings.alpha)[0],
+            smallest_margin=tests.smallest_margins([arrays[place]], alpha)[0],
             smallest_margin_holm=margins[place],
-            margin=settings.margin,
-            alpha=settings.alpha,
+            margin=margin,
+            alpha=alpha,
         )
         for place, (first, second) in enumerate(pairs)
     ]
-    return Comparison(scores, tuple(compared), settings)
+    return Comparison(scores, tuple(compared))
 
 
 def upwards(margin: float) -> str:
@@ -247,7 +213,7 @@ def warnings(comparison: Comparison) -> list[str]:
 
 
 def _few(comparison: Comparison) -> str:
-    pairs, tasks, alpha = len(comparison.pairs), len(comparison.scores), comparison.settings.alpha
+    pairs, tasks, alpha = len(comparison.pairs), len(comparison.scores), comparison.pairs[0].alpha
     if smallest_p(tasks) * pairs <= alpha:
         return ""
     enough = next(number for number in range(tasks, 100) if smallest_p(number) * pairs <= alpha)

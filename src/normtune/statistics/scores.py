@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from normtune.records.run import Record
 
-SCALES = ("auto", "fraction", "percent")
 # What tells the rows of one model apart: MNLI-m and MNLI-mm, or the dev and the test score of one run.
 _PART = re.compile(r"(?P<stem>.+?)[\s_.:/(\[-]+(m|mm|matched|mismatched|dev|test)[)\]]?", re.IGNORECASE)
 
@@ -104,18 +103,16 @@ def grouped(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -
     return replace(scores, tasks=tuple(members), values=tuple(values), seeds=tuple(seeds))
 
 
-def from_rows(
-    rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None, scale: str = "auto"
-) -> Scores:
+def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Scores:
     """Scores from a table: a row a task, or a task and seed; a column a method.
 
-    The column ``task`` names the tasks, or the first column where there is none; a column ``seed`` is optional.
+    The column ``task`` names the tasks, or the first column where there is none; a column ``seed`` is optional. Scores
+    are percents where any is beyond 1 in size.
 
     Args:
         rows: The table.
         methods: Only these columns, in this order.
         tasks: Only these tasks, in this order.
-        scale: ``fraction``, ``percent``, or ``auto``: percents where any score is beyond 1 in size.
 
     Returns:
         The scores.
@@ -152,7 +149,7 @@ def from_rows(
         np.array([[_number(rows.place(at), name, texts[name][at]) for name in wanted] for at in places[task].values()])
         for task in names
     ]
-    percent = _is_percent(rows.source, dict(zip(names, values, strict=True)), scale)
+    percent = _is_percent(rows.source, dict(zip(names, values, strict=True)))
     shown = tuple(task / 100 if percent else task for task in values)
     return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent, rows.notes)
 
@@ -176,21 +173,20 @@ def _number(place: str, column: str, text: str) -> float:
     return value
 
 
-def _is_percent(source: str, values: Mapping[str, NDArray[np.float64]], scale: str) -> bool:
-    _check_known("scale", [scale], SCALES)
+def _is_percent(source: str, values: Mapping[str, NDArray[np.float64]]) -> bool:
     sizes = {task: float(np.abs(own).max()) for task, own in values.items()}
     most = max(sizes.values())
-    if most > (1 if scale == "fraction" else 100):
+    if most > 100:
         raise DataError(
             f"{source} holds a score of {most:g} in size; scores are fractions (up to 1) or percents (up to 100)."
         )
     small = [task for task, size in sizes.items() if 0 < size <= 1]
-    if scale == "auto" and most > 1 and small:
+    if most > 1 and small:
         raise DataError(
             f"{source}: the scores of {', '.join(small)} are within 1 in size, others are up to {most:g}; write all"
-            " as fractions or all as percents, or say --scale percent if they are."
+            " as fractions."
         )
-    return scale == "percent" or (scale == "auto" and most > 1)
+    return most > 1
 
 
 def from_records(
