@@ -14,6 +14,7 @@ import peers
 import torch
 from apart import Apart
 from harness import CLOCK, glue, now
+from products import Products, Shape
 
 from normtune.data.encode import Encoded, buckets, by_length, encode
 from normtune.data.task import Split, Task, TaskData
@@ -89,7 +90,7 @@ Run = Callable[[], Times]
 #: The process that a case runs in: ours lets the C library keep freed memory, which would make the peers faster too.
 PROCESSES = {
     "peers": ("peft_run_glue", "peft_tuned"),
-    "ours": tuple(ours.CASES),
+    "ours": (*ours.CASES, "limit"),
 }
 
 
@@ -119,11 +120,13 @@ def run_case(task: str, case: str) -> Times:
     return _ready(task, case)()
 
 
-@lru_cache(maxsize=len(ours.CASES) + 1)
+@lru_cache(maxsize=len(ours.CASES) + 2)
 def _ready(task: str, case: str) -> Run:
     setting = _setting(task)
     if case in ours.CASES:
         return own(setting, case)
+    if case == "limit":
+        return limit(setting)
     return peer(setting, padded=case == "peft_run_glue")
 
 
@@ -231,6 +234,23 @@ def own(setting: Setting, case: str) -> Run:
         setup = clock.steps[count - 1] - started - clock.keeping - later
         scored, again, last = (seconds / len(dev) for seconds in ours.evaluation(base, case, dev))
         return max(setup, 0.0), (later + clock.keeping) / len(train), later / len(train), scored, again, last
+
+    return run
+
+
+def limit(setting: Setting) -> Run:
+    """Only the products that an epoch without dropout needs (`products`), over our batches without padding."""
+    products = Products(Shape.of(setting.base().model.config).inner_layers)
+    lengths = setting.train.lengths
+    chosen = evenly(buckets(lengths, BATCH, seed=0, epoch=0), lengths, setting.batches)
+    tokens = [round(float(lengths[batch].mean())) for batch in chosen]
+
+    def run() -> Times:
+        started = now()
+        for count in tokens:
+            products.step(BATCH, count)
+        epoch = (now() - started) / (BATCH * len(tokens))
+        return 0.0, epoch, epoch, 0.0, 0.0, 0.0
 
     return run
 

@@ -40,8 +40,10 @@ SCORE, LEARN, SHORT = DEV, 500, ("cola", "sst2", "stsb", "qqp")
 #: Peers, and what the table calls them. Both train alike, since padding changes no score: one set of runs serves both.
 PEERS = {"peft_run_glue": "PEFT LN tuning, padded to 128 as run_glue does", "peft_tuned": "the same, tuned well"}
 SCORED_BY = {**dict.fromkeys(PEERS, "peft_tuned"), **{name: name for name in ours.CASES}}
+#: What no training without dropout can be faster than.
+LIMIT = {"limit": "the bare matrix products of --no-dropout"}
 #: Ratios: theirs, ours.
-PAIRS = tuple((peer, own) for own in ours.CASES for peer in PEERS)
+PAIRS = tuple((peer, own) for own in (*ours.CASES, *LIMIT) for peer in PEERS)
 #: What the time to a score is until: the best score, its being known in float32 too, PEFT's.
 TO_SCORE = (("to_best", "seconds"), ("to_best_exact", "seconds_exact"), ("to_one_score", "level_seconds"))
 #: Whole trainings are as long as those that are scored, and as the paper's.
@@ -80,7 +82,7 @@ def main() -> None:
 def time_task(name: str, options: argparse.Namespace, processes: Mapping[str, Apart]) -> None:
     """The speed of all cases on a task."""
     known = read(options.out).get(name, {}).get("speed", {})
-    complete = ours.CASES.keys() <= known.get("cases", {}).keys()
+    complete = {*ours.CASES, *LIMIT} <= known.get("cases", {}).keys()
     if options.again or not complete or known.get("measured") != circumstances(options.rounds):
         keep(options.out, name, {"speed": measure(name, options.rounds, processes)})
 
@@ -242,7 +244,7 @@ def table(stored: Mapping[str, Any]) -> str:
     """Milliseconds an example of an epoch after the first, by case and task."""
     speeds = {task: found["speed"] for task, found in stored.items() if "speed" in found}
     rows = []
-    for case, said in {**PEERS, **{name: case.said for name, case in ours.CASES.items()}}.items():
+    for case, said in {**PEERS, **{name: case.said for name, case in ours.CASES.items()}, **LIMIT}.items():
         times = [(speed["cases"].get(case, {}).get("epoch", []), speed["examples"] / 1e3) for speed in speeds.values()]
         rows.append([said, *(f"{statistics.median(each) / count:.1f}" if each else "" for each, count in times)])
     return markdown(["milliseconds an example", *speeds], rows)
