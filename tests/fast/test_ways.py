@@ -52,6 +52,12 @@ def test_lower_precision_is_torchs(make_base: BaseFactory) -> None:
     assert choose(base).names == ()
 
 
+def test_a_model_that_recomputes_its_own_layers_is_left_to_it(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    base.model.bert.encoder.layer[0].gradient_checkpointing = True
+    assert choose(base, dropout=True, kept=Kept()).names == ()
+
+
 class Added(nn.Module):
     """A frozen linear layer and a trained product of low rank beside it, as LoRA has."""
 

@@ -112,7 +112,9 @@ def choose(
         The ways, to be used until the model is changed.
     """
     model, names = base.model, []
-    if plain:
+    # Layers that the model itself computes again in the backward pass are left to it.
+    recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if plain or recomputes:
         return Ways(base, products, memory)
     on_cpu = base.device.type == "cpu"
     layers, known = None, reads_first_token(model.config)
