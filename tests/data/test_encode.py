@@ -86,14 +86,6 @@ def test_of_a_pair_the_longer_text_is_cut_first(limit, tiny_tokenizer):
     assert encoded.truncated == cut > 0
 
 
-def test_a_models_own_limit_holds_too(tiny_tokenizer):
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.model_max_length = 7
-    encoded = encode(Split.of_texts(TEXTS), tokenizer, 64)
-    assert encoded.lengths.max() == 7
-    assert encoded.truncated == sum(pieces(tokenizer, text) + 2 > 7 for text in TEXTS)
-
-
 @pytest.mark.parametrize("empty", ["", " ", "\n\t"])
 def test_empty_texts_are_refused(empty, tiny_tokenizer):
     with pytest.raises(DataError, match="Text 2 of 3 is empty"):

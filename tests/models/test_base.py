@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import BertModel
 from transformers.utils import logging as transformers_logging
 
 import normtune.models.base as base_module
+from normtune.data.task import Split
 from normtune.errors import ModelError
 from normtune.methods.selection import everything
 from normtune.models.base import load_base, skeleton, wrap
@@ -351,3 +353,40 @@ def test_a_revision_may_stand_behind_a_name_and_a_folder_keeps_its_at(
         assert at_revision(folder) == (folder, None)
     with pytest.raises(ModelError, match="whose version is installed"):
         at_revision("minilm@2")
+
+
+#: The most tokens of the tiny models with 64 positions. RoBERTa's padding has number 0 here; MPNet's is always 1.
+ROOM = {
+    **dict.fromkeys(("bert", "albert", "distilbert", "electra", "gpt2", "opt", "bart"), 64),
+    **{"roberta": 63, "xlm-roberta": 63, "camembert": 63, "mpnet": 62},
+}
+
+
+@pytest.mark.parametrize("family", ROOM)
+def test_a_text_is_cut_to_the_positions_that_the_model_has(family, make_model, tiny_tokenizer):
+    tokenizer = deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 10**30
+    base = wrap(make_model(family), tokenizer)
+    assert (base.limit(128), base.limit(16)) == (ROOM[family], 16)
+    encoded = base.encode(Split.of_texts(("a cat", "the cat " * 100)), 128)
+    assert encoded.lengths.tolist() == [4, ROOM[family]]
+    assert encoded.cut == (1,)
+    inputs = {name: encoded.batch([1])[name] for name in ("input_ids", "attention_mask")}
+    assert base.model(**inputs).logits.isfinite().all()
+    longer = {name: torch.cat([values[:, :1], values], dim=1) for name, values in inputs.items()}
+    with pytest.raises((IndexError, RuntimeError)):  # not one token more would do
+        base.model(**longer)
+
+
+@pytest.mark.parametrize(("family", "room"), [("t5", 128), ("xlnet", 128), ("llama", 64)])
+def test_a_model_without_a_table_of_positions_has_the_limit_that_it_names(family, room, make_model, tiny_tokenizer):
+    tokenizer = deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 10**30
+    assert wrap(make_model(family), tokenizer).limit(128) == room
+
+
+def test_the_tokenizers_limit_counts_too(tiny_base):
+    tiny_base.need_tokenizer().model_max_length = 7
+    encoded = tiny_base.encode(Split.of_texts(("a cat", "the cat " * 100)), 64)
+    assert encoded.lengths.tolist() == [4, 7]
+    assert encoded.truncated == 1

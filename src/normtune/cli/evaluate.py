@@ -50,7 +50,6 @@ def evaluate(
     else:
         options.only(context, {*context.params} - {"text", "label"}, "Only --file has columns to name")
     options.set_threads(threads)
-    from normtune.data.encode import encode
     from normtune.data.metrics import classification_report
     from normtune.evaluation import decide, logits, score_outputs
 
@@ -63,7 +62,7 @@ def evaluate(
         where = split
     examples = examples.sample(max_dev, 0)
     base = options.base_of(loaded, model, device)
-    encoded = encode(examples, base.need_tokenizer(), loaded.info.max_length)
+    encoded = base.encode(examples, loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
     assert examples.labels is not None

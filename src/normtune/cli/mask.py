@@ -99,7 +99,6 @@ def mask(
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
     from normtune.cli.measuring import measure, task_names
-    from normtune.data.encode import encode
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
     from normtune.importance.scores import IMPORTANCES
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
@@ -145,7 +144,7 @@ def mask(
 
     def sample(task: str) -> Encoded:
         texts = parts_of(engine.task(task), rules).train.sample(examples or TEXTS, seed)
-        return encode(texts, base.need_tokenizer(), rules.max_length)
+        return base.encode(texts, rules.max_length)
 
     sources = Sources(runs=deltas.__getitem__, texts=sample)
     if of.needs == "fisher":

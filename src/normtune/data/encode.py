@@ -68,7 +68,7 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
     Args:
         split: The examples.
         processor: What the base model brings for its inputs: its tokenizer.
-        limit: The most tokens that an example may have.
+        limit: The most tokens that an example may have, which the model takes (`normtune.models.base.Base.encode`).
 
     Returns:
         The model's inputs and labels.
@@ -82,8 +82,8 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
     return replace(encoded, labels=None if split.labels is None else torch.from_numpy(split.labels))
 
 
-def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenize texts or pairs, cutting what is longer than `max_length` tokens or than the model takes.
+def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
+    """Tokenize texts or pairs, cutting what is longer than `limit` tokens.
 
     Special tokens count; of a pair the longer text is cut first.
 
@@ -93,7 +93,6 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: 
     for number, text in enumerate(split.texts):
         if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
             raise DataError(f"Text {number + 1} of {len(split)} is empty.")
-    limit = min(max_length, tokenizer.model_max_length)
     pairs = None if split.pairs is None else list(split.pairs)
     # Tokenized whole first: only so is it known how many are too long.
     whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False)

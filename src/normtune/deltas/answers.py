@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from normtune.config import Strict
-from normtune.data.encode import encode
 from normtune.data.task import Split, Task
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError
@@ -73,7 +72,7 @@ class Predictor:
         Raises:
             DataError: If there are no texts, one is empty, or the task reads pairs and these are none (or the reverse).
         """
-        encoded = encode(examples(texts, self.task), self._base.need_tokenizer(), self.delta.info.max_length)
+        encoded = self._base.encode(examples(texts, self.task), self.delta.info.max_length)
         self.truncated += encoded.truncated
         return [Prediction.of(outputs, self.task) for outputs in logits(self._base, encoded)]
 

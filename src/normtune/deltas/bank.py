@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
-from normtune.data.encode import Encoded, by_length, encode, padding
+from normtune.data.encode import Encoded, by_length, padding
 from normtune.data.task import Task
 from normtune.deltas.answers import Prediction, Text, examples
 from normtune.deltas.delta import Delta, DeltaInfo, is_applied
@@ -175,7 +175,7 @@ class Bank:
         for (_, limit), numbers in alike.items():
             split = examples([texts[number] for number in numbers], entries[numbers[0]].task)
             with self._tokenizing:
-                encoded = encode(split, self._tokenizer, limit)
+                encoded = self._base.encode(split, limit)
             for at, number in enumerate(numbers):
                 fields = {name: values[at] for name, values in encoded.fields.items()}
                 prepared[number] = Prepared(entries[number], fields, at in encoded.cut)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -72,7 +72,7 @@ class DeltaInfo(Strict):
     task: str = ""
     kind: Kind
     labels: tuple[str, ...] = ()
-    max_length: int = 128
+    max_length: Annotated[int, Field(ge=5)] = 128  # a pair and its special tokens, one token of each text
     pair: bool = False
     center: float = 0.0
     scale: float = 1.0

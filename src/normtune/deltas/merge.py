@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from normtune.data.encode import encode
 from normtune.data.task import Split
 from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.errors import DeltaError
@@ -97,4 +96,4 @@ def _absorb_scale(base: Base, info: DeltaInfo) -> None:
 
 
 def _answers(base: Base) -> np.ndarray:
-    return logits(base, encode(_TEXTS, base.need_tokenizer(), 16)).astype(np.float64)
+    return logits(base, base.encode(_TEXTS, 16)).astype(np.float64)

@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from normtune.config import fingerprint
-from normtune.data.encode import encode
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
@@ -128,7 +127,7 @@ class Measurement:
             progress: Told how many further examples are done.
         """
         base, data, config, started = self.base, self.data, self.config, time.monotonic()
-        encoded = encode(self.sample, base.need_tokenizer(), config.max_length)
+        encoded = base.encode(self.sample, config.max_length)
         both = self.within if self.entries is None else self.within | self.entries
         request = Request(both, self.entries, config.estimator, config.head_seeds)
         stability = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from normtune.data.encode import Encoded, encode
+from normtune.data.task import Split
 from normtune.errors import ModelError
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, read_spec
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
@@ -82,6 +85,36 @@ class Base:
         if self.tokenizer is None:
             raise ModelError(f"The model {self.name!r} has no tokenizer; add tokenizer.json to its folder.")
         return self.tokenizer
+
+    @cached_property
+    def positions(self) -> int | None:
+        """The most tokens that the model has positions for, or None where it has no such limit."""
+        found: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if found is None or found < 1:
+            return None
+        for name, module in self.model.named_modules():
+            # RoBERTa and its kin have a row for padding in this table, and count from the one after it.
+            padding: int | None = getattr(module, "padding_idx", None)
+            if name.endswith(".position_embeddings") and padding is not None:
+                return found - padding - 1
+        return found
+
+    def limit(self, asked: int) -> int:
+        """The most tokens of a text: the smallest of what is asked, what the tokenizer takes and what the model takes.
+
+        Raises:
+            ModelError: If there is no tokenizer.
+        """
+        return min(asked, self.need_tokenizer().model_max_length, self.positions or asked)
+
+    def encode(self, split: Split, max_length: int) -> Encoded:
+        """Encode examples for this model, cut to the `limit` that `max_length` comes to.
+
+        Raises:
+            ModelError: If there is no tokenizer.
+            DataError: If there are no examples, or one cannot be encoded.
+        """
+        return encode(split, self.need_tokenizer(), self.limit(max_length))
 
 
 def load_base(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from normtune.data.encode import encode
 from normtune.data.glue import load_glue, survey
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split
@@ -218,7 +217,7 @@ def _answer(
     values, truncated = [], 0
     for start in range(0, len(filled), CHUNK):
         chunk = filled.take(range(start, min(start + CHUNK, len(filled))))
-        encoded = encode(chunk, base.need_tokenizer(), delta.info.max_length)
+        encoded = base.encode(chunk, delta.info.max_length)
         outputs = logits(base, encoded)
         if not np.isfinite(outputs).all():
             raise DeltaError(f"The delta {delta.info.task!r} gives a number that is not finite for {part.file.name}.")

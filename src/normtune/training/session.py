@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from normtune.config import Memory, Protocol, RunConfig
-from normtune.data.encode import Encoded, encode
+from normtune.data.encode import Encoded
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
@@ -275,7 +275,7 @@ class Session:
         if key not in self._encoded:
             if len(self._encoded) >= _KEPT:
                 self._encoded.clear()
-            self._encoded[key] = encode(split, self.base.need_tokenizer(), run.config.protocol.max_length)
+            self._encoded[key] = self.base.encode(split, run.config.protocol.max_length)
         return self._encoded[key]
 
 
