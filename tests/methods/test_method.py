@@ -54,6 +54,7 @@ def expected(hidden, layers, heads, wide, vocabulary):
         "random": layers * norm + head,
         "attention-layernorm": layers * norm + head,
         "all-layernorm": (2 * layers + 1) * norm + head,
+        "value-bias": layers * hidden + head,
         "last-layers": layers // 4 * layer + pooler + head,
         "head": head,
     }

@@ -240,11 +240,6 @@ def test_lora_is_the_papers_update(base: Base) -> None:
     trainable.undo()
 
 
-def test_a_rank_of_nothing_is_refused(base: Base) -> None:
-    with pytest.raises(SelectionError, match="rank of 1 or more"):
-        specify(base.layout, "lora@0")
-
-
 @EVERY
 def test_statistics_that_a_norm_keeps_as_it_trains_are_put_back(base: Base, method: str) -> None:
     base.model.set_submodule("bert.pooler.activation", torch.nn.BatchNorm1d(32))

@@ -39,6 +39,17 @@ def test_tasks_that_lack_a_run_take_no_part(tmp_path):
     assert table.notes[0] == "Left out, since a compared method lacks runs there: RTE."
 
 
+def test_tasks_at_their_floor_are_judged_apart(tmp_path):
+    # MRPC's 0.85 is less than five points above F1 for saying yes to all; the others are clear of their floors.
+    made.results(tmp_path, methods={"full": -0.03, "bitfit": -0.03, "layernorm": -0.03, "random": -0.05}, measured=())
+    cells = Cells(read(tmp_path))
+    assert evidence(cells)["full"].floored == ("mrpc",)
+    rows = claims_table(cells).rows
+    apart = [place for place, row in enumerate(rows) if "clear of their floor" in row[1].text]
+    assert [rows[place - 1][7].text[0] for place in apart] == ["4", "4"]
+    assert [rows[place][7].text[0] for place in apart] == ["3", "3"]
+
+
 def test_the_papers_scores_give_its_p():
     table = theirs_table()
     assert [(row[0].text[:6], row[6].text) for row in table.groups[0].rows[1:]] == [

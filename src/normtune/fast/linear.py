@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -75,6 +76,11 @@ class _FastLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is torch.Tensor.backward and _of_a_loss(*args, **(kwargs or {})):
+            # torch switches the mode off while it handles a call, but layers that are computed again in the backward
+            # pass must go the same way as before. An edge stands for the loss, which would call the mode again.
+            with self:
+                return torch.autograd.backward(get_gradient_edge(args[0]))
         if func is torch.nn.functional.embedding:
             found = _lookup(*args, **(kwargs or {})) if len(args) > 1 else None
             return func(*args, **(kwargs or {})) if found is None else found
@@ -96,6 +102,11 @@ class _FastLinear(TorchFunctionMode):
                 self._copies[frozen] = frozen.detach().to(torch.bfloat16)
         copy: Tensor = self._copies[frozen]
         return copy
+
+
+def _of_a_loss(loss: Tensor, *others: object, **more: object) -> bool:
+    """Whether these arguments of ``torch.Tensor.backward`` are a loss and nothing else."""
+    return loss.requires_grad and all(value is None or value is False for value in (*others, *more.values()))
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

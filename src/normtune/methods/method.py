@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from normtune.errors import SelectionError, UnknownNameError
-from normtune.methods.peft import Peft, lora
+from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.methods.trainable import Spec
-from normtune.models.families import norms_of
+from normtune.models.families import VALUES, norms_of
 from normtune.models.layout import Layout
 
 
@@ -24,6 +24,16 @@ def bitfit(layout: Layout) -> Selection:
         SelectionError: If the model has no biases.
     """
     return _not_empty(where(layout, lambda place: place.sub == "bias"), "biases")
+
+
+def value_bias(layout: Layout) -> Selection:
+    """The bias of each attention's values (BEFT, Huang et al. 2025).
+
+    Raises:
+        SelectionError: If the model has no such biases.
+    """
+    biases = tuple(f"{name}.bias" for name in VALUES)
+    return _not_empty(where(layout, lambda place: f".{place.parameter}".endswith(biases)), "biases of values")
 
 
 def layernorm(layout: Layout) -> Selection:
@@ -136,10 +146,18 @@ class Method:
 #: The paper's rates for BERT-large, and those measured on MiniLM (``docs/rates.md``).
 _WIDE_FULL, _NARROW_FULL = (3e-5, 2e-5, 5e-5, 1e-5), (3e-5, 1e-4, 1e-5, 3e-4)
 
+_NARROW_BIAS, _NARROW_SCALE = (3e-3, 1e-3, 1e-2, 3e-4), (1e-2, 3e-2, 3e-3, 1e-1)
+
+
+def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
+    """What the methods share that PEFT adds parameters of a rank for."""
+    return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read}
+
+
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2)),
     "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL),
-    "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=(3e-3, 1e-3, 1e-2, 3e-4)),
+    "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=_NARROW_BIAS),
     "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
     "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),
     "all-layernorm": Method(all_layernorm, "every norm"),
@@ -152,14 +170,20 @@ METHODS: dict[str, Method] = {
         wide=_WIDE_FULL,
         narrow=_NARROW_FULL,
     ),
+    "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
     "lora": Method(
-        lora,
-        "low-rank matrices beside those of the attention, of rank 8",
-        "Hu et al. 2021",
-        "rank",
-        seeded=True,
-        narrow=(3e-3, 1e-3, 1e-2, 3e-4),
-        read=Peft.read,
+        lora, "low-rank matrices beside those of the attention, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
+    ),
+    "lora-all": Method(
+        lora_all, "low-rank matrices beside all of the layers, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
+    ),
+    "dora": Method(dora, "lora, with lengths and directions apart", "Liu et al. 2024", **_rank(_NARROW_BIAS)),
+    "loha": Method(loha, "products of two low-rank matrices", "Hyeon-Woo et al. 2022", **_rank(_NARROW_BIAS)),
+    "vera": Method(
+        vera, "scales of shared random matrices, of rank 256", "Kopiczko et al. 2024", **_rank(_NARROW_SCALE)
+    ),
+    "ia3": Method(
+        ia3, "factors of keys, values and inner units", "Liu et al. 2022", narrow=_NARROW_SCALE, read=Peft.read
     ),
 }
 

@@ -14,11 +14,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from normtune.config import fingerprint
 from normtune.errors import DeltaError, ModelError, SelectionError
 from normtune.methods.trainable import Spec, copy_values
 from normtune.models.base import Base
+from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
@@ -39,13 +41,101 @@ def lora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
     """
+    return _ranked(layout, "lora", option, seed, peft_type="LORA", lora_alpha=2 * option, lora_dropout=0.0)
+
+
+def lora_all(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
+    """Low-rank matrices beside every matrix of the layers, otherwise as `lora`.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the first of the two matrices.
+        option: The rank.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no matrices.
+    """
+    added: dict[str, Any] = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0}
+    return _ranked(layout, "lora-all", option, seed, everywhere=True, **added)
+
+
+def dora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
+    """As `lora`, with the length of each column of the matrix apart (DoRA, Liu et al. 2024, equation 5).
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the first of the two matrices.
+        option: The rank.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no such matrices.
+    """
+    added: dict[str, Any] = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0, "use_dora": True}
+    return _ranked(layout, "dora", option, seed, **added)
+
+
+def loha(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
+    """The elementwise product of two low-rank matrices beside those of the attention (FedPara, Hyeon-Woo et al. 2022).
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the matrices; the product starts at zero.
+        option: The rank of each of the two.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no such matrices.
+    """
+    return _ranked(layout, "loha", option, seed, peft_type="LOHA", alpha=option)
+
+
+def vera(layout: Layout, *, seed: int = 0, option: int = 256) -> Peft:
+    """Scales of random low-rank matrices that all layers share (VeRA, Kopiczko et al. 2024, equation 2).
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the shared matrices, which do not train.
+        option: The rank.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no such matrices.
+    """
+    return _ranked(layout, "vera", option, seed, peft_type="VERA", vera_dropout=0.0, projection_prng_key=seed)
+
+
+def ia3(layout: Layout) -> Peft:
+    """A factor for each key, value and input of a layer's last matrix (IA3, Liu et al. 2022, section 3.3).
+
+    Args:
+        layout: The model's parameters.
+
+    Raises:
+        SelectionError: If PEFT does not know the family's keys and values, or they are part of a larger matrix.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
+
+    known = KNOWN.get(layout.model_type)
+    if known is None or any("qkv" in name or "query_key_value" in name or "c_attn" in name for name in known):
+        raise SelectionError(f"ia3 needs the keys and values of each layer by name; a {layout.model_type!r} has none.")
+    # Of the matrices that share a name, such as both of BERT's output.dense, the one that makes a wide vector narrow.
+    shapes = {name: layout.by_name[f"{name}.weight"].shape for name in matrices(layout, known)}
+    inner = max(columns for _, columns in shapes.values())
+    keys = {"key", "value", "k_proj", "v_proj", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj"}
+    targets = tuple(name for name, shape in shapes.items() if name.rpartition(".")[2] in keys or shape[1] == inner)
+    return Peft(layout, "ia3", json.dumps({"peft_type": "IA3"}), targets)
+
+
+def _ranked(layout: Layout, method: str, rank: int, seed: int, *, everywhere: bool = False, **config: Any) -> Peft:
+    """Parameters of a rank beside the matrices of the attention, or `everywhere`.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no such matrices.
+    """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    if option < 1:
-        raise SelectionError(f"lora takes a rank of 1 or more; got {option}.")
-    targets = matrices(layout, KNOWN.get(layout.model_type))
-    config = {"peft_type": "LORA", "r": option, "lora_alpha": 2 * option, "lora_dropout": 0.0}
-    return Peft(layout, "lora", json.dumps(config, sort_keys=True), targets, seed)
+    if rank < 1:
+        raise SelectionError(f"{method} takes a rank of 1 or more; got {rank}.")
+    targets = matrices(layout, None if everywhere else KNOWN.get(layout.model_type))
+    return Peft(layout, method, json.dumps({**config, "r": rank}, sort_keys=True), targets, seed)
 
 
 def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
@@ -53,22 +143,20 @@ def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
 
     Args:
         layout: The model's parameters.
-        names: The last parts of their names; None takes all.
+        names: How their names end; None takes all.
 
     Raises:
         SelectionError: If there are none.
     """
-    wanted = None if names is None else {*names}
+    wanted = None if names is None else tuple(f".{name}.weight" for name in names)
     found = tuple(
         place.parameter.removesuffix(".weight")
         for place in layout.body
         if place.layer is not None and len(place.shape) == 2 and place.parameter.endswith(".weight")
-        if wanted is None or place.parameter.split(".")[-2] in wanted
+        if wanted is None or place.parameter.endswith(wanted)
     )
     if not found:
-        raise SelectionError(
-            f"This {layout.model_type!r} model has no matrices of the names {', '.join(wanted or ())}."
-        )
+        raise SelectionError(f"This {layout.model_type!r} model has no matrices of the names {', '.join(names or ())}.")
     return found
 
 
@@ -120,6 +208,8 @@ class Peft(Spec):
     def added(self) -> int:
         """Number of added entries: PEFT is let loose on matrices of the same shapes that hold nothing."""
         shapes = [self.layout.by_name[f"{target}.weight"].shape for target in self.targets]
+        if self.layout.model_type in TRANSPOSED:
+            shapes = [shape[::-1] for shape in shapes]
         twin = nn.ModuleList(nn.Linear(columns, rows, bias=False, device="meta") for rows, columns in shapes)
         own = {*twin.parameters()}
         _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
@@ -137,22 +227,22 @@ class Peft(Spec):
         """The added parameters as leaves, float32 (see `Spec.put`)."""
         model = base.model
         modules = {name: model.get_submodule(name) for name in self.targets}
-        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        _inject(model, self)
-        undo.callback(delattr, model, "peft_config")
+        flags, buffers = {parameter: parameter.requires_grad for parameter in model.parameters()}, {*model.buffers()}
+        undo.callback(model.__dict__.pop, "peft_config", None)
         for name, module in modules.items():
             undo.callback(model.set_submodule, name, module, strict=True)
+        _inject(model, self)
         added = {name: p for name, p in model.named_parameters() if p not in flags and p.requires_grad}
-        for parameter in added.values():
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(False)
+        for value in (*added.values(), *(buffer for buffer in model.buffers() if buffer not in buffers)):
+            value.data = value.data.float()
+            value.requires_grad_(False)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
         return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in added.items()}
 
-    def decays(self, _: str, leaf: nn.Parameter) -> bool:
-        """Matrices have weight decay, vectors none."""
-        return leaf.ndim > 1
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """Matrices have weight decay; vectors and factors, which PEFT may keep as a row or a column, have none."""
+        return leaf.ndim > 1 and ".ia3_l" not in name
 
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The added parameters with these values (see `Spec.apply`).
@@ -180,7 +270,8 @@ class Peft(Spec):
         modules: dict[str, Any] = {name: base.model.get_submodule(name) for name in self.targets}
         self.apply(base, state, undo)
         for name, module in modules.items():
-            undo.callback(copy_values, module.weight, module.weight.detach().clone())
+            for parameter in module.parameters(recurse=False):
+                undo.callback(copy_values, parameter, parameter.detach().clone())
             layer: Any = base.model.get_submodule(name)
             layer.merge()
             base.model.set_submodule(name, module, strict=True)
@@ -195,10 +286,27 @@ class Peft(Spec):
 
 
 def _inject(model: nn.Module, spec: Peft) -> None:
-    from peft import get_peft_config, inject_adapter_in_model
+    """Let PEFT put its layers into a model.
 
-    config = get_peft_config({**json.loads(spec.config), "target_modules": list(spec.targets)})
+    Raises:
+        SelectionError: If PEFT has none for modules of this kind.
+    """
+    from peft import PEFT_TYPE_TO_TUNER_MAPPING, PeftType, get_peft_config
+
+    modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
+    own = json.loads(spec.config)
+    if own["peft_type"] == "IA3":
+        # The inputs of a matrix that makes a wide vector narrow are scaled, and the outputs of the others.
+        shapes = {name: module.weight.shape for name, module in modules.items()}
+        own["feedforward_modules"] = [name for name, (rows, columns) in shapes.items() if columns > rows]
+    elif own["peft_type"] != "LOHA":
+        own["fan_in_fan_out"] = isinstance(next(iter(modules.values())), Conv1D)
+    config = get_peft_config({**own, "target_modules": list(spec.targets)})
     # Drawn on the CPU, so that a seed means the same values on every device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        inject_adapter_in_model(config, model, _ADAPTER)
+        try:
+            PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](model, config, adapter_name=_ADAPTER)
+        except TypeError as error:
+            kind = type(next(iter(modules.values()))).__name__
+            raise SelectionError(f"PEFT has no {spec.method} for the {kind} modules of this model.") from error

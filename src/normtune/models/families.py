@@ -45,6 +45,12 @@ FAMILIES: dict[str, Norms] = {
 }
 
 
+#: Families whose matrices are stored as (inputs, outputs).
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+#: What the matrix that makes an attention's values is called.
+VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
+
+
 def norms_of(layout: Layout) -> Norms:
     """The norms of the layers of `layout`.
 

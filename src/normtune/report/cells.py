@@ -21,6 +21,20 @@ Sums = Mapping[tuple[int, str], float]
 PRINTED = SUITES["glue"].columns
 #: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
 NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
+#: By column of GLUE the size of its dev set, and how many examples have the answer that scores most when all get it.
+DEV = {
+    "QNLI": (5463, 2761),
+    "SST-2": (872, 444),
+    "MNLI-m": (9815, 3479),
+    "MNLI-mm": (9832, 3463),
+    "CoLA": (1043, 721),
+    "MRPC": (408, 279),
+    "STS-B": (1500, 0),
+    "RTE": (277, 146),
+    "QQP": (40430, 14885),
+}
+#: A score that is less than this above one answer for all is near it.
+NEAR = 0.05
 _MASK = re.compile(r"(.+)@(0?\.\d+)")
 
 
@@ -107,6 +121,25 @@ class Cells:
             if value is not None:
                 values[seed] = value
         return Cell(method, column.title, values, self.seeds, tuple(group[seed] for seed in values))
+
+    def floor(self, column: Column) -> float | None:
+        """The most that one answer for all examples can score; None where a column's dev set is not GLUE's whole one.
+
+        F1's answer is yes; a correlation with a constant is taken as 0.
+        """
+        sizes = {(run.data.dev, run.data.dev_of) for run in self.results.done if run.config.task == column.task}
+        # The mismatched dev set has no size in the records; it is GLUE's where the matched one is.
+        known = DEV.get("MNLI-m" if column.split != "dev" else column.title, (0, 0))[0]
+        if column.title not in DEV or sizes != {(known, known)}:
+            return None
+        share = DEV[column.title][1] / DEV[column.title][0]
+        return {"accuracy": share, "f1": 2 * share / (1 + share)}.get(self.metric(column), 0.0)
+
+    def clear(self, method: str, task: str) -> bool:
+        """Whether a method scores more than one answer for all on a task by a margin that says something."""
+        columns = [column for column in self.columns if column.task == task]
+        lows = {column: self.floor(column) for column in columns}
+        return any(low is None or (self.cell(method, at).mean or 0.0) - low >= NEAR for at, low in lows.items())
 
     def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
         """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""

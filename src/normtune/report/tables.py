@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 
 from normtune.data.glue_tasks import GLUE
-from normtune.data.suites import Column
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import DataFacts
 from normtune.records.submission import SubmissionRecord
-from normtune.report.cells import NAMES, PRINTED, Cells, named
+from normtune.report.cells import NAMES, NEAR, PRINTED, Cells, named
 from normtune.report.table import GAP, Entry, Group, Table, group, remark, score
 from normtune.statistics import published
 
 OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in level"
-#: By column of GLUE the size of its dev set, and how many examples have the answer that scores most when all get it.
-DEV = {
-    "QNLI": (5463, 2761),
-    "SST-2": (872, 444),
-    "MNLI-m": (9815, 3479),
-    "MNLI-mm": (9832, 3463),
-    "CoLA": (1043, 721),
-    "MRPC": (408, 279),
-    "STS-B": (1500, 0),
-    "RTE": (277, 146),
-    "QQP": (40430, 14885),
-}
-#: A score that is less than this above one answer for all is near it.
-_NEAR = 0.05
 _WORDS = {"matthews": "Matthews correlation", "f1": "F1", "spearman": "Spearman correlation"}
 
 
@@ -87,7 +72,7 @@ def table2(cells: Cells) -> Table:
     found = [cells.cell(name, column) for name in names for column in cells.ran]
     gaps = [f"{named(cell.method)} on {cell.title} ({cell.count} seeds)" for cell in found if not cell.complete]
     absent = [column.title for column in cells.columns if column not in cells.ran]
-    other = [column.title for column in cells.ran if column in PRINTED and floor(column, cells) is None]
+    other = [column.title for column in cells.ran if column in PRINTED and cells.floor(column) is None]
     rows = [*(_row(name, cells) for name in names), *_floors(cells)]
     return Table(
         "table2",
@@ -132,23 +117,9 @@ def _row(method: str, cells: Cells) -> tuple[str | Entry, ...]:
     return named(method), percent, *scores
 
 
-def floor(column: Column, cells: Cells) -> float | None:
-    """The most that one answer for all examples can score; None where a column's dev set is not GLUE's whole one.
-
-    F1's answer is yes; a correlation with a constant is taken as 0.
-    """
-    sizes = {(run.data.dev, run.data.dev_of) for run in cells.results.done if run.config.task == column.task}
-    # The mismatched dev set has no size in the records; it is GLUE's where the matched one is.
-    known = DEV.get("MNLI-m" if column.split != "dev" else column.title, (0, 0))[0]
-    if column.title not in DEV or sizes != {(known, known)}:
-        return None
-    share = DEV[column.title][1] / DEV[column.title][0]
-    return {"accuracy": share, "f1": 2 * share / (1 + share)}.get(cells.metric(column), 0.0)
-
-
 def _floors(cells: Cells) -> list[tuple[Entry, ...]]:
     """A row of what one answer for all examples scores, where that is known of any column."""
-    lows = [floor(column, cells) for column in cells.columns]
+    lows = [cells.floor(column) for column in cells.columns]
     tip = "The score of giving every example the same answer, the one that scores most."
     row = (Entry("" if low is None else f"{100 * low:.1f}", kind="missing", tip=tip) for low in lows)
     return [(Entry("One answer for all", kind="missing"), GAP, *row)] if any(low is not None for low in lows) else []
@@ -268,14 +239,14 @@ def _near(cells: Cells) -> str:
     """Where methods hardly score more than one answer for all."""
     near = []
     for column in cells.ran:
-        low = floor(column, cells)
+        low = cells.floor(column)
         found = [cell for cell in (cells.cell(method, column) for method in cells.whole) if cell.complete]
-        under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < _NEAR]
+        under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < NEAR]
         if under:
             near.append(f"{column.title} ({'every method' if len(under) == len(found) else ', '.join(under)})")
     if not near:
         return ""
     return (
-        f"Less than {100 * _NEAR:g} points above giving one answer to every example: {', '.join(near)}. Such scores say"
+        f"Less than {100 * NEAR:g} points above giving one answer to every example: {', '.join(near)}. Such scores say"
         " little about which entries to train."
     )

@@ -4,15 +4,16 @@ Each claim says that something is larger than something else, or no worse than i
 and seeds, so what is judged is the mean of their differences over tasks, with a bootstrap interval over tasks and
 seeds. A claim is confirmed where the whole interval is on its side, refuted where the whole interval is on the other,
 and undecided otherwise: few tasks or a wide spread decide nothing. A claim of two parts needs both and falls with
-either.
+either. Claims about scores are judged once more on the tasks clear of their floor: where no method scores more than one
+answer for all, none can be better.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import mean
+from dataclasses import dataclass, replace
+from statistics import NormalDist, mean, variance
 from typing import Literal
 
 from normtune.statistics.paired import LEAST, bootstrap_interval
@@ -22,6 +23,8 @@ Kind = Literal["ratio", "difference"]
 
 #: A difference of scores below it counts as none.
 MARGIN = 0.01
+#: Standard errors that a mean must be away from its bound for a 95 % interval to leave it out four times in five.
+_POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Measured:
         values: By task, a value a seed.
         margin: By how much a difference may be negative.
         left_out: Tasks that lack runs for it.
+        floored: Tasks on which neither method is clear of what one answer for all scores.
     """
 
     name: str
@@ -42,6 +46,12 @@ class Measured:
     values: Mapping[str, Sequence[float]]
     margin: float = 0.0
     left_out: tuple[str, ...] = ()
+    floored: tuple[str, ...] = ()
+
+    @property
+    def clear(self) -> Measured:
+        """The same on the tasks clear of their floor alone."""
+        return replace(self, values={task: each for task, each in self.values.items() if task not in self.floored})
 
     @property
     def seeds(self) -> int:
@@ -51,9 +61,7 @@ class Measured:
     @property
     def mean(self) -> float | None:
         """The mean over tasks: a ratio, or a difference."""
-        if not self.values:
-            return None
-        return self._shown(mean(mean(each) for each in self.values.values()))
+        return self._shown(self._average) if self.values else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -69,8 +77,37 @@ class Measured:
         interval = self.interval
         if interval is None:
             return "undecided"
-        bound = 1.0 if self.kind == "ratio" else -self.margin
+        bound = self._shown(-self.margin)
         return "confirmed" if interval[0] > bound else "refuted" if interval[1] < bound else "undecided"
+
+    @property
+    def agreeing(self) -> int:
+        """On how many tasks the mean over seeds is on the claim's side."""
+        return sum(mean(each) > -self.margin for each in self.values.values())
+
+    def takes(self) -> tuple[int | None, int | None]:
+        """How many tasks like these, or else how many seeds of these, would decide it four times in five.
+
+        The mean over n tasks of k seeds has the variance (s_t^2 + s_k^2 / k) / n, with s_t the spread of tasks and s_k
+        that of seeds, and must lie `_POWER` of its roots away from the bound (the sample size of a z-test).
+
+        Returns:
+            Tasks with as many seeds as now, and seeds of the tasks there are; None where no number is enough, or the
+            spread is not known.
+        """
+        means, away = [mean(each) for each in self.values.values()], abs(self._average + self.margin)
+        if len(means) < LEAST or self.seeds < 2 or away == 0:
+            return None, None
+        wanted = (away / _POWER) ** 2
+        of_seeds = mean(variance(each) for each in self.values.values())
+        of_tasks = max(0.0, variance(means) - of_seeds / self.seeds)
+        room = len(means) * wanted - of_tasks
+        tasks = math.ceil((of_tasks + of_seeds / self.seeds) / wanted)
+        return tasks, math.ceil(of_seeds / room) if room > 0 else None
+
+    @property
+    def _average(self) -> float:
+        return mean(mean(each) for each in self.values.values())
 
     def _shown(self, value: float) -> float:
         return math.exp(value) if self.kind == "ratio" else value

@@ -1,0 +1,160 @@
+"""Methods whose parameters PEFT adds, each against its paper's definition in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from normtune.errors import SelectionError
+from normtune.methods.expression import specify
+from normtune.methods.method import METHODS
+from normtune.methods.trainable import Trainable
+from normtune.models.base import Base, load_base
+from tests.conftest import BaseFactory
+
+QUERY = "bert.encoder.layer.1.attention.self.query"
+RANKED = [name for name, method in METHODS.items() if method.option == "rank"]
+
+
+@pytest.fixture
+def base(tiny_folder: Path) -> Base:
+    return load_base(str(tiny_folder), head=3)
+
+
+class Drawn:
+    """A method on a base, all of its values drawn anew.
+
+    Args:
+        base: The base.
+        method: The method.
+        module: The module looked at.
+    """
+
+    def __init__(self, base: Base, method: str, module: str) -> None:
+        own: Any = base.model.get_submodule(module)
+        self.weight, self.bias = own.weight.detach().double(), own.bias.detach().double()
+        self.inputs = torch.randn(5, self.weight.shape[1], dtype=torch.float64)
+        self.trainable = Trainable(base, specify(base.layout, method, seed=4))
+        self.module: Any = base.model.get_submodule(module)
+        self.before = self.outputs()
+        with torch.no_grad():
+            for leaf in self.trainable.leaves.values():
+                leaf.normal_(mean=0.2)
+
+    def outputs(self) -> Tensor:
+        """What the module gives for `inputs`."""
+        found: Tensor = self.module(self.inputs.float()).detach().double()
+        return found
+
+    def leaf(self, name: str) -> Tensor:
+        """The module's own leaf of this name."""
+        [found] = [v for k, v in self.trainable.leaves.items() if self.name in k and k.endswith(name)]
+        return found.detach().double()
+
+    @property
+    def name(self) -> str:
+        """The module's own name among the leaves."""
+        return next(name for name, module in self.trainable.base.model.named_modules() if module is self.module)
+
+    def check(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """That the module computes by this matrix and bias, and began as the base's own."""
+        plain = self.inputs @ self.weight.T + self.bias
+        torch.testing.assert_close(self.before, plain, rtol=1e-5, atol=1e-5)
+        wanted = self.inputs @ weight.T + (self.bias if bias is None else bias)
+        torch.testing.assert_close(self.outputs(), wanted, rtol=1e-3, atol=1e-3)
+        self.trainable.undo()
+
+
+def test_dora_scales_the_directions_of_the_sum(base: Base) -> None:
+    """m (W + s B A) / ||W + s B A||, a norm for each output (Liu et al. 2024, equation 5)."""
+    drawn = Drawn(base, "dora@2", QUERY)
+    total = drawn.weight + 2 * drawn.leaf("lora_B.weight") @ drawn.leaf("lora_A.weight")
+    length = drawn.leaf("lora_magnitude_vector.weight")
+    drawn.check(length[:, None] * total / total.norm(dim=1, keepdim=True))
+
+
+def test_loha_is_an_elementwise_product(base: Base) -> None:
+    """W + (B1 A1) * (B2 A2) (Hyeon-Woo et al. 2022, proposition 1)."""
+    drawn = Drawn(base, "loha@2", QUERY)
+    one, two = (drawn.leaf(f"hada_w{part}_a") @ drawn.leaf(f"hada_w{part}_b") for part in (1, 2))
+    drawn.check(drawn.weight + one * two)
+
+
+def test_vera_scales_matrices_that_all_layers_share(base: Base) -> None:
+    """W + diag(b) B diag(d) A (Kopiczko et al. 2024, equation 2); A and B are drawn from the seed and frozen."""
+    drawn = Drawn(base, "vera@3", QUERY)
+    a, b = (getattr(drawn.module, f"vera_{part}")["default"].double() for part in "AB")
+    scaled = drawn.leaf("vera_lambda_b")[:, None] * b @ (drawn.leaf("vera_lambda_d")[:, None] * a)
+    drawn.check(drawn.weight + scaled)
+    assert len(drawn.trainable.spec) == 3 * 2 * (32 + 3)  # layers x (query, value) x (outputs + rank)
+
+
+def test_ia3_scales_keys_values_and_inner_units(base: Base) -> None:
+    """l_k * K, l_v * V and W2 (l_ff * gamma(W1 x)) (Liu et al. 2022, section 3.3); no other matrix is touched."""
+    key, wide = QUERY.replace("query", "key"), "bert.encoder.layer.1.output.dense"
+    drawn = Drawn(base, "ia3", key)
+    factor = drawn.leaf("ia3_l")
+    drawn.check(factor * drawn.weight, factor[:, 0] * drawn.bias)
+    drawn = Drawn(base, "ia3", wide)
+    drawn.check(drawn.weight * drawn.leaf("ia3_l"))
+    spec = specify(base.layout, "ia3")
+    inner = base.model.config.intermediate_size
+    assert len(spec) == 3 * (32 + 32 + inner)
+    assert all("attention.output" not in name for name in spec.describe()["targets"])  # type: ignore[index]
+
+
+def test_factors_have_no_weight_decay(base: Base) -> None:
+    trainable = Trainable(base, specify(base.layout, "ia3"))
+    decayed = {p for group in trainable.param_groups(0.1) if group["weight_decay"] for p in group["params"]}
+    assert not decayed & {*trainable.leaves.values()}
+    trainable.undo()
+
+
+def test_lora_all_takes_every_matrix_of_the_layers(base: Base) -> None:
+    inner = base.model.config.intermediate_size
+    assert len(specify(base.layout, "lora-all@1")) == 3 * (4 * (32 + 32) + 2 * (32 + inner))
+
+
+def test_value_bias_is_the_biases_of_the_values(base: Base) -> None:
+    spec = specify(base.layout, "value-bias")
+    assert {place.parameter for place in spec.places} == {
+        f"bert.encoder.layer.{layer}.attention.self.value.bias" for layer in range(3)
+    }
+
+
+@pytest.mark.parametrize("method", RANKED)
+def test_a_rank_of_nothing_is_refused(base: Base, method: str) -> None:
+    with pytest.raises(SelectionError, match=f"{method} takes a rank of 1 or more"):
+        specify(base.layout, f"{method}@0")
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "llama", "distilbert"])
+@pytest.mark.parametrize("method", [*RANKED, "ia3", "value-bias"])
+def test_other_families_train_what_is_counted_or_refuse(make_base: BaseFactory, family: str, method: str) -> None:
+    base = make_base(family)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    if (method, family) in REFUSED:
+        with pytest.raises(SelectionError):
+            Trainable(base, specify(base.layout, method))
+    else:
+        trainable = Trainable(base, specify(base.layout, method))
+        assert sum(leaf.numel() for leaf in trainable.leaves.values()) == len(trainable.spec)
+        trainable.undo()
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+REFUSED = {("ia3", "gpt2"), ("value-bias", "gpt2"), ("value-bias", "llama"), ("ia3", "distilbert"), ("loha", "gpt2")}
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
