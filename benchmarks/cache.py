@@ -28,8 +28,9 @@ from normtune.deltas.delta import Delta
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
+from normtune.serving.folder import DeltaFolder
 from normtune.serving.settings import Settings
-from normtune.serving.tasks import Cache, Catalogue, DeltaFolder
+from normtune.serving.tasks import Cache, Catalogue
 
 EXPONENTS = (0.8, 1.0, 1.2)
 PARTS = (0.001, 0.01, 0.1)

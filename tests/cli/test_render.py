@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +39,35 @@ def test_a_title_stands_over_each_of_several_tables_in_markdown() -> None:
 def test_csv_has_all_digits() -> None:
     assert render.as_csv([{"a": 1 / 3, "b": None}, {"a": 2, "b": "x,y"}]) == 'a,b\n0.3333333333333333,\n2,"x,y"\n'
     assert render.as_csv([]) == ""
+
+
+#: Clears the screen, sets the title of the window, and colours what follows: with ESC, and with its one-byte twin.
+HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\x9b31md\x08\x7f"
+
+
+def test_no_control_characters_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = io.StringIO()
+    monkeypatch.setattr(render, "console", render.Terminal(file=sent, force_terminal=True, color_system=None))
+    shown = render.table(["name", HOSTILE], [[HOSTILE, "1.25"]], title=HOSTILE, notes=[HOSTILE])
+    render.show([HOSTILE, shown, "two\nlines"])
+    assert not [sign for sign in sent.getvalue() if not sign.isprintable() and sign != "\n"]
+    assert sent.getvalue().count("a?[2Jb") == 5
+    assert "two\nlines" in sent.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_programs_read_is_exact_unless_a_terminal_shows_it(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    render.show([], "csv", rows=[{"label": HOSTILE}])
+    render.show([HOSTILE], "markdown")
+    text = capsys.readouterr().out
+    assert (HOSTILE in text) is not terminal
+    assert ("\x1b" in text) is not terminal
+    assert text.count("\n") == 3
+    render.show([], "json", plain=HOSTILE)
+    assert "\\u001b" in capsys.readouterr().out
 
 
 def test_the_help_lists_every_command_under_a_heading(cli: Run) -> None:

@@ -33,6 +33,7 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
         (["DELTA", "--follow"], "--follow needs the folder"),
         (["DELTA", "--host", "0.0.0.0"], "Anybody who reaches 0.0.0.0 could change the tasks"),
         (["DELTA", "--host", "::"], "Anybody who reaches :: could change the tasks"),
+        (["DELTA", "--allow-host", "models.example"], "Anybody who reaches models.example could change the tasks"),
         (["DELTA", "--token-file", "nowhere"], "The token file nowhere cannot be read"),
         (["DELTA", "--deltas-folder", "nowhere"], "There is no folder of deltas at nowhere"),
         (["DELTA", "run=elsewhere"], "Two deltas are called 'run'"),

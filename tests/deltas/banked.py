@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from normtune.data.encode import encode
 from normtune.deltas.answers import Text, examples
 from normtune.deltas.delta import Delta
 from normtune.evaluation import logits
@@ -42,7 +41,7 @@ def changed(base: Base, selection: Selection | str, spec: HeadSpec = TWO, seed: 
 
 def alone(base: Base, delta: Delta, text: Text) -> np.ndarray:
     """The outputs for one text with the delta applied to the base, which is left as it was."""
-    encoded = encode(examples([text], delta.info.as_task), base.need_tokenizer(), delta.info.max_length)
+    encoded = base.encode(examples([text], delta.info.as_task), delta.info.max_length)
     with delta.apply(base):
         return logits(base, encoded)[0]
 

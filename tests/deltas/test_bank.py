@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,23 @@ SHAPES = [
     ("bart", "all-layernorm"),
     ("t5", "layernorm"),
 ]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_text_longer_than_the_model_takes_is_cut_and_harms_no_other_row(
+    make_base: BaseFactory, tiny_tokenizer: PreTrainedTokenizerBase, family: str
+) -> None:
+    base = make_base(family)
+    base.tokenizer = deepcopy(tiny_tokenizer)
+    base.tokenizer.model_max_length = 10**30
+    deltas = [changed(base, "layernorm", TWO, seed) for seed in (0, 1)]
+    bank = Bank(base)
+    for number, delta in enumerate(deltas):
+        bank.add(str(number), delta)
+    texts = ("a dog", "the cat " * 100)
+    prepared = bank.prepare_many(texts, ["0", "1"])
+    assert [one.truncated for one in prepared] == [False, True]
+    assert_as_alone(base, deltas, bank.logits(prepared), texts)
 
 
 @pytest.fixture

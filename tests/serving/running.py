@@ -17,9 +17,10 @@ from normtune.deltas.delta import Delta
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 from normtune.serving.batcher import Batcher
+from normtune.serving.folder import DeltaFolder
 from normtune.serving.server import Server
 from normtune.serving.settings import Settings
-from normtune.serving.tasks import Catalogue, DeltaFolder
+from normtune.serving.tasks import Catalogue
 from tests.deltas.banked import FIVE, NUMBER, TWO, changed
 
 KINDS: dict[str, HeadSpec] = {"two": TWO, "five": FIVE, "number": NUMBER}

@@ -6,9 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialise
 
 from normtune.deltas.delta import Delta
 from normtune.models.base import Base
@@ -123,6 +127,95 @@ def test_without_a_token_a_page_of_another_site_changes_nothing(server: Running)
     with server.client() as client:
         got = client.put("/v1/tasks/two", json={"delta": "five"}, headers={"Host": "evil.example"})
     assert got.status_code == 403
+
+
+CALLS = ("/v1/tasks", "/v1/tasks/two", "/docs", "/openapi.json", "/metrics", "/assets/swagger-ui.css")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:80", "[::2]:80", ""])
+def test_another_name_reads_nothing(server: Running, host: str):
+    with server.client(headers={"Host": host}) as client:
+        for path in CALLS:
+            got = client.get(path)
+            assert (got.status_code, got.json()["error"]) == (403, "forbidden"), path
+        assert client.post("/v1/tasks/two/predict", json={"text": "a dog"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ((), "LocalHost:1", 200),
+        ((), "[::1]:8000", 200),
+        (("models.example",), "Models.example:8000", 200),
+        (("models.example",), "localhost", 200),
+        (("models.example",), "evil.example", 403),
+        (None, "evil.example", 200),
+    ],
+)
+def test_the_names_that_it_may_be_called_by(tiny_folder, known, hosts, host, status):
+    with running(tiny_folder, {"two": known["two"]}, hosts=hosts) as started, started.client() as client:
+        assert client.get("/v1/tasks", headers={"Host": host}).status_code == status
+
+
+def test_the_page_is_shown_in_no_frame(server: Running):
+    with server.client() as client:
+        headers = client.get("/docs").headers
+    assert (headers["x-frame-options"], headers["content-security-policy"]) == ("DENY", "frame-ancestors 'none'")
+
+
+def test_a_folder_that_is_away_is_told_and_what_is_loaded_answers(tiny_folder, known, tmp_path):
+    place, ask = tmp_path / "deltas", {"text": "a dog"}
+    for name in ("two", "five"):
+        known[name].save(place / f"{name}.safetensors")
+    with running(tiny_folder, {}, read=place, follow=True, recheck=0) as started, started.client() as client:
+        assert client.post("/v1/tasks/two/predict", json=ask).status_code == 200
+        place.rename(tmp_path / "elsewhere")
+        for got in (
+            client.get("/v1/tasks"),
+            client.get("/v1/tasks/five"),
+            client.post("/v1/tasks/five/predict", json=ask),
+        ):
+            assert (got.status_code, got.json()["error"]) == (503, "away")
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (503, {"status": "away"})
+        assert client.get("/openapi.json").status_code == 200
+        assert client.post("/v1/tasks/two/predict", json=ask).status_code == 200
+        (tmp_path / "elsewhere").rename(place)
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/tasks/five/predict", json=ask).status_code == 200
+        assert client.get("/v1/tasks").json()["tasks"] == ["five", "two"]
+
+
+#: What may stand in a delta's metadata where its limit of tokens is.
+ODD = {"deep": '128,"more":' + "[" * 9000 + "]" * 9000, "long": "9" * 5000, "negative": "-5", "two": "2"}
+
+
+def odd(delta: Delta, file: Path, kind: str) -> None:
+    """Write a delta as nobody expects it."""
+    delta.save(file)
+    with safe_open(file, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        metadata = stored.metadata()
+    if kind == "float8":
+        tensors = {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items()}
+    else:
+        said = metadata["normtune"].replace('"max_length":128', f'"max_length":{ODD[kind]}')
+        assert said != metadata["normtune"]
+        metadata["normtune"] = said
+    file.write_bytes(serialise(tensors, metadata))
+
+
+@pytest.mark.parametrize("kind", [*ODD, "float8"])
+def test_an_odd_file_is_refused_and_harms_nobody(tiny_folder, known, tmp_path, kind):
+    odd(known["two"], tmp_path / "aaa.safetensors", kind)
+    known["five"].save(tmp_path / "five.safetensors")
+    with running(tiny_folder, {}, read=tmp_path, follow=True) as started, started.client() as client:
+        assert client.get("/openapi.json").status_code == 200
+        for got in (client.put("/v1/tasks/x", json={"delta": "aaa"}), client.get("/v1/tasks/aaa")):
+            assert (got.status_code, got.json()["error"]) == (409, "refused-delta"), got.text
+        rows = {"rows": [{"task": name, "text": "a dog"} for name in ("five", "aaa")]}
+        assert client.post("/v1/predict", json=rows).status_code == 409
+        assert client.post("/v1/tasks/five/predict", json={"text": "a dog"}).status_code == 200
 
 
 def test_fixed_tasks_are_not_changed(tiny_folder, known, folder):

@@ -92,6 +92,33 @@ def test_a_batch_that_fails_takes_nothing_else_with_it(tiny_folder: Path, lone: 
         assert same(answers[0], alone(lone, known["two"], "a dog"))
 
 
+def test_a_row_that_fails_fails_alone(tiny_folder: Path, lone: Base, known: dict[str, Delta], monkeypatch):
+    with running(tiny_folder, known, max_wait=5.0, max_batch=8) as started:
+        bank, batches = started.batcher.catalogue.bank, []
+        answer = bank.answer
+
+        def picky(prepared):
+            batches.append(len(prepared))
+            if any(one.entry.name == "five" for one in prepared):
+                raise IndexError("index out of range in self")
+            return answer(prepared)
+
+        monkeypatch.setattr(bank, "answer", picky)
+
+        def ask(name: str) -> httpx2.Response:
+            with started.client() as client:
+                return client.post(f"/v1/tasks/{name}/predict", json={"text": "a dog"})
+
+        with ThreadPoolExecutor(8) as pool:
+            asked = ["two", "number", "five", "two", "two", "number", "two", "two"]
+            got = dict(zip(range(8), pool.map(ask, asked), strict=True))
+        assert {number for number, one in got.items() if one.status_code == 500} == {2}
+        assert got.pop(2).json()["error"] == "defect"
+        assert all(same(one.json(), alone(lone, known[asked[number]], "a dog")) for number, one in got.items())
+        assert batches[0] == 8  # and then in halves
+        assert len(batches) == 7
+
+
 def test_too_many_requests_at_once_get_503(tiny_folder: Path, known: dict[str, Delta]):
     with running(tiny_folder, known, max_requests=1, max_wait=0.5) as started:
 

@@ -14,8 +14,9 @@ from scipy.optimize import brentq
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, DataError, DeltaError
 from normtune.models.base import Base, load_base
+from normtune.serving.folder import DeltaFolder
 from normtune.serving.settings import Settings
-from normtune.serving.tasks import Cache, Catalogue, DeltaFolder, UnknownTaskError
+from normtune.serving.tasks import Cache, Catalogue, UnknownTaskError
 from tests.deltas.banked import changed
 from tests.serving.running import alone, same
 

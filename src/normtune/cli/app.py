@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from normtune.cli import (
@@ -36,6 +35,7 @@ from normtune.cli import (
     tasks,
     train,
 )
+from normtune.cli.render import Terminal
 from normtune.errors import NormtuneError
 
 app = typer.Typer(
@@ -104,5 +104,5 @@ def _stoppable() -> Iterator[None]:
 
 
 def _fail(message: str, status: int = 1) -> None:
-    Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {message}"), soft_wrap=True)
+    Terminal(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {message}"), soft_wrap=True)
     sys.exit(status)

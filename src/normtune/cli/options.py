@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from normtune.cli.render import Form
+from normtune.cli.render import Form, Terminal
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from normtune.models.base import Base
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
-notes = Console(stderr=True, highlight=False, markup=False)
+notes = Terminal(stderr=True, highlight=False, markup=False)
 
 Data = Annotated[
     Path | None,

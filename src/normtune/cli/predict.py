@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,7 +96,7 @@ def predict(
         answers = _banked(loaded, texts, tasks, model, device)
     content = _content(kind, texts, answers, tasks)
     if out is None:
-        sys.stdout.write(content)
+        render.write(content)
     else:
         write_atomically(out, content)
         notes.print(f"Wrote {len(texts):,} answers to {out}.")

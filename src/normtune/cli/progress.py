@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def bars(count: ProgressColumn, console: Console = notes) -> Bars:
     """Progress bars: what is done, the bar, a count, and the time passed and left."""
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         count,
         TimeElapsedColumn(),
@@ -50,7 +50,7 @@ class Progress:
         self._weights = {job.key: weights.get(job.key, 1.0) for job in jobs}
         self._count, self._done = len(jobs), 0
         self._lines: dict[str, TaskID] = {}
-        self._bars = bars(TextColumn("{task.fields[note]}"), Console(quiet=True) if silent else notes)
+        self._bars = bars(TextColumn("{task.fields[note]}", markup=False), Console(quiet=True) if silent else notes)
         total = sum(self._weights.values())
         self._all = self._bars.add_task("all", total=total, note=f"0/{self._count}", visible=self._count > 1)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -19,8 +21,26 @@ from normtune.report.table import GAP, Entry, Kind, Table, group, rows_as_markdo
 if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
 
+#: Control characters, which would move a terminal's cursor or give it orders; a question mark stands for each.
+_CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class Terminal(Console):
+    """A console that passes no control characters on, since labels and texts come from files of others."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed, piece by piece."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else piece._replace(text=piece.text.translate(_CONTROL))
+
+
+def write(text: str) -> None:
+    """Write to standard output: what is given, or without control characters where that is a terminal."""
+    sys.stdout.write(text.translate(_CONTROL) if sys.stdout.isatty() else text)
+
+
 #: For results.
-console = Console()
+console = Terminal()
 
 Form = Literal["text", "markdown", "csv", "json"]
 #: What is printed: tables, and paragraphs between them.
@@ -67,9 +87,9 @@ def show(
     if form == "json":
         print(json.dumps(plain, indent=1, default=str))
     elif form == "csv":
-        print(as_csv(rows), end="")
+        write(as_csv(rows))
     elif form == "markdown":
-        print(as_markdown([*parts]))
+        write(as_markdown([*parts]) + "\n")
     else:
         for part in parts:
             _print(part)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from normtune.cli import options
+from normtune.cli import options, render
 from normtune.cli.options import notes
 from normtune.errors import UnknownNameError
 
@@ -49,7 +49,7 @@ def report(
     if table is not None:
         if table not in made.tables:
             raise UnknownNameError("table", table, made.tables)
-        print(rows_as_markdown(made.tables[table]))
+        render.write(rows_as_markdown(made.tables[table]) + "\n")
         return
     page = write(made, out, force=force)
     notes.print(f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information")

@@ -26,6 +26,10 @@ def serve(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base model. [default: that of the first delta]")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name to be called by, such as a proxy's. [default: any, if other machines call]"),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     deltas_folder: Annotated[
         Path | None, typer.Option(help="The only folder that tasks may be added from while it serves.")
@@ -48,9 +52,12 @@ def serve(
     max_rows: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 256,
     max_text: Annotated[int, typer.Option(min=1, help="Characters a text.")] = 20_000,
     max_body_kb: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections at a time, fewer than the files that a process may open.")
+    ] = 512,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="After SIGTERM, how long it says that it is not ready before it stops.")
-    ] = 0.0,
+    ] = 1.0,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -71,10 +78,11 @@ def serve(
         import fastapi as fastapi
     except ImportError as error:
         raise ConfigError("Serving needs more packages: pip install 'normtune[serve]'.") from error
-    from normtune.serving.settings import Settings, check_open, read_token
+    from normtune.serving.settings import Settings, check_open, is_loopback, read_token
 
     token = read_token(token_file)
-    check_open(host, token, fixed=fixed)
+    for name in (host, *(allow_host or ())):
+        check_open(name, token, fixed=fixed)
     options.set_threads(threads)
     settings = Settings(
         max_batch=max_batch,
@@ -83,8 +91,10 @@ def serve(
         max_rows=max_rows,
         max_text=max_text,
         max_body=max_body_kb * 1024,
+        max_connections=max_connections,
         drain_seconds=drain_seconds,
         cache_bytes=cache_mb * 10**6,
+        hosts=tuple(map(str.lower, allow_host or ())) if allow_host or is_loopback(host) else None,
         apart=apart,
         fixed=fixed,
         token=token,
@@ -92,8 +102,10 @@ def serve(
     from normtune.serving.server import Server
 
     batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device)
-    Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed)).run()
-    notes.print("Stopped; every accepted request was answered.")
+    server = Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed))
+    server.run()
+    cut = f"{server.cut:,} connections were cut off before their clients had the whole answer"
+    notes.print(f"Stopped; {cut if server.cut else 'every accepted request was answered'}.")
 
 
 def _batcher(
@@ -102,7 +114,8 @@ def _batcher(
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.serving.batcher import Batcher
-    from normtune.serving.tasks import Catalogue, DeltaFolder
+    from normtune.serving.folder import DeltaFolder
+    from normtune.serving.tasks import Catalogue
 
     named = _named(deltas)
     if named:
@@ -125,7 +138,7 @@ def _named(deltas: list[str]) -> dict[str, Delta]:
     import re
 
     from normtune.deltas.hub import named_places
-    from normtune.serving.tasks import NAME
+    from normtune.serving.folder import NAME
 
     places = named_places(deltas)
     for name in places:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
@@ -15,7 +16,6 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Match
@@ -23,9 +23,9 @@ from starlette.routing import Match
 from normtune.errors import DataError, DeltaError, NormtuneError
 from normtune.serving import schemas
 from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
+from normtune.serving.folder import AwayError
 from normtune.serving.gate import Gate, problem
 from normtune.serving.schemas import Answer, Answers, Name, Problem, Question, Rows, TaskInfo, TaskNames
-from normtune.serving.settings import is_loopback
 from normtune.serving.tasks import Catalogue, UnknownTaskError
 from normtune.versions import versions
 
@@ -40,6 +40,7 @@ _ERRORS: dict[type[NormtuneError], tuple[int, str]] = {
     TooLongError: (422, "too-long"),
     DataError: (409, "does-not-fit"),
     DeltaError: (409, "refused-delta"),
+    AwayError: (503, "away"),
     FullError: (503, "full"),
     BatchError: (500, "defect"),
 }
@@ -94,29 +95,19 @@ def _batcher(request: Request) -> Batcher:
 Served = Annotated[Batcher, Depends(_batcher)]
 
 
-def _may_change(
-    request: Request, served: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
+def _may_change(served: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
     """Check that a request may change the tasks.
 
     Raises:
-        HTTPException: 401 without the token, 403 if the tasks are fixed or a page of another site asks.
+        HTTPException: 401 without the token, 403 if the tasks are fixed.
     """
     settings = served.settings
     if settings.token is not None:
         known = settings.token.get_secret_value()
         if given is None or not secrets.compare_digest(given.credentials.encode(), known.encode()):
             raise HTTPException(401, "This call needs the server's token.", {"WWW-Authenticate": "Bearer"})
-    elif not is_loopback(_hostname(request.headers)):
-        # A page of another site can make a name of its own lead here, and must not get in by it.
-        raise HTTPException(403, "Without a token only calls to localhost may change tasks.")
     if settings.fixed:
         raise HTTPException(403, "The tasks of this server are fixed; change the deltas in its folder.")
-
-
-def _hostname(headers: Headers) -> str:
-    host = headers.get("host", "")
-    return host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
 
 
 _CHANGE: dict[str, Any] = {"dependencies": [Depends(_may_change)], "tags": ["tasks"]}
@@ -176,9 +167,10 @@ async def health() -> schemas.State:
 
 @router.get("/readyz", tags=["state"], responses={503: {"model": schemas.State, "description": "Not now"}})
 async def readiness(served: Served, response: Response) -> schemas.State:
-    """Whether requests should be sent here."""
-    response.status_code = 200 if served.ready else 503
-    return schemas.State(status="ready" if served.ready else "stopping")
+    """Whether requests should be sent here: not while it stops, and not while its folder of deltas cannot be read."""
+    there = await asyncio.to_thread(served.catalogue.is_there)
+    response.status_code = 200 if served.ready and there else 503
+    return schemas.State(status="stopping" if not served.ready else "ready" if there else "away")
 
 
 @router.get(
@@ -196,7 +188,7 @@ async def metrics(served: Served) -> Response:
 async def docs(request: Request) -> HTMLResponse:
     """A page to try the calls. Its scripts come with an installed package; nothing is fetched from another host."""
     root = request.scope.get("root_path", "").rstrip("/")
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title="normtune",
         swagger_js_url=f"{root}/assets/swagger-ui-bundle.js",
@@ -204,6 +196,9 @@ async def docs(request: Request) -> HTMLResponse:
         swagger_favicon_url=f"{root}/assets/favicon-32x32.png",
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
+    # A page of another site must not show it in a frame, and have its buttons pressed there.
+    page.headers.update({"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"})
+    return page
 
 
 # Errors: each is JSON, with a short name for programs and a sentence for people.
@@ -248,7 +243,8 @@ def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
         fields["text"]["maxLength"] = settings.max_text
         fields["text_pair"]["anyOf"][0]["maxLength"] = settings.max_text
     operations = [operation for path in found["paths"].values() for operation in path.values()]
-    _add_examples(models, operations, batcher.catalogue)
+    with suppress(NormtuneError):  # where the folder is away, there are no examples
+        _add_examples(models, operations, batcher.catalogue)
     if settings.token is None:
         found["components"].pop("securitySchemes", None)
         for operation in operations:

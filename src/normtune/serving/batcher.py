@@ -42,7 +42,7 @@ class FullError(NormtuneError):
 
 
 class BatchError(NormtuneError):
-    """A batch that failed, through no fault of its requests."""
+    """A row that the model failed on."""
 
     def __init__(self) -> None:
         super().__init__("The server failed on this request; its log says why.")
@@ -189,27 +189,34 @@ class Batcher:
                 row.answer.cancel()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._gather()
             batch = self._take()
             if not batch:
                 continue
             began = time.monotonic()
-            try:
-                answers = await loop.run_in_executor(
-                    self._model, self.catalogue.bank.answer, [row.prepared for row in batch]
-                )
-            except Exception:  # the requests of this batch fail; the server goes on
-                _log.exception("A batch of %d rows failed", len(batch))
-                for row in batch:
-                    if not row.answer.done():
-                        row.answer.set_exception(BatchError())
-            else:
-                for row, answer in zip(batch, answers, strict=True):
-                    if not row.answer.done():
-                        row.answer.set_result(answer)
+            await self._answer(batch)
             self._note(len(batch), time.monotonic() - began)
+
+    async def _answer(self, batch: list[_Row]) -> None:
+        """Answer a batch. One that fails is answered in halves, so that a row that fails does so alone."""
+        prepared = [row.prepared for row in batch]
+        try:
+            answers = await asyncio.get_running_loop().run_in_executor(
+                self._model, self.catalogue.bank.answer, prepared
+            )
+        except Exception:  # any row's fault, or the model's; the server goes on
+            if len(batch) > 1:
+                await self._answer(batch[: len(batch) // 2])
+                await self._answer(batch[len(batch) // 2 :])
+                return
+            _log.exception("A row of the task %s failed", prepared[0].entry.name)
+            if not batch[0].answer.done():
+                batch[0].answer.set_exception(BatchError())
+        else:
+            for row, answer in zip(batch, answers, strict=True):
+                if not row.answer.done():
+                    row.answer.set_result(answer)
 
     async def _gather(self) -> None:
         """Wait until a batch is full, or its first row has waited long enough."""

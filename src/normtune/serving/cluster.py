@@ -15,8 +15,9 @@ from normtune.models.base import load_base
 from normtune.models.device import accelerator
 from normtune.serving.app import application
 from normtune.serving.batcher import Batcher
+from normtune.serving.folder import DeltaFolder
 from normtune.serving.settings import Settings
-from normtune.serving.tasks import Catalogue, DeltaFolder
+from normtune.serving.tasks import Catalogue
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -54,7 +55,7 @@ def deployment(
         raise ConfigError(
             "A cluster needs Ray Serve; install it with: pip install 'normtune[cluster,serve]'."
         ) from error
-    limits = (settings or Settings()).model_copy(update={"fixed": True})
+    limits = (settings or Settings()).model_copy(update={"fixed": True, "hosts": None})
 
     def replica() -> FastAPI:  # called by each replica; Serve takes nothing but a plain function
         import torch

@@ -1,4 +1,4 @@
-"""The gate in front of the application: it limits the number of requests, and the size and slowness of their bodies."""
+"""The gate in front of the application: it limits who is answered, how many, and their bodies' size and slowness."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from normtune.serving.batcher import Batcher
 from normtune.serving.schemas import Problem
+from normtune.serving.settings import is_loopback
 
 #: A body that is too large is read up to this many times the limit, so that its client sees the refusal.
 _PATIENCE = 4
 
 
 class Gate:
-    """ASGI middleware that reads a request's whole body within limits, and counts what is answered.
+    """ASGI middleware that lets in calls to this server, with a body within limits, and counts what is answered.
 
     Args:
         app: The application.
@@ -25,7 +26,9 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp, batcher: Batcher) -> None:
-        self._app, self._settings, self._metrics, self._inside = app, batcher.settings, batcher.metrics, 0
+        self._app, self._settings, self._metrics = app, batcher.settings, batcher.metrics
+        #: Requests at the moment, and the bytes of their bodies.
+        self._inside = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -49,46 +52,72 @@ class Gate:
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app: ASGIApp = self._app
+        parts: list[bytes] = []
         messages: list[Message] = []
-        if self._inside > self._settings.max_requests:
-            self._metrics.full.inc()
-            app = problem(503, "full", "The server is at its limit; try again in 1 s.", {"Retry-After": "1"})
-        else:
-            try:
-                async with asyncio.timeout(self._settings.body_seconds):
-                    body = await _read(Request(scope, receive), self._settings.max_body)
-                messages.append({"type": "http.request", "body": body, "more_body": False})
-            except ClientDisconnect:
-                return
-            except TimeoutError:
-                late = f"The body did not arrive within {self._settings.body_seconds:g} s."
-                app = problem(408, "timeout", late, {"Connection": "close"})
-            except ValueError as error:
-                app = problem(413, "too-large", str(error), {"Connection": "close"})
 
         async def again() -> Message:
             return messages.pop() if messages else await receive()
 
-        await app(scope, again, send)
+        app = self._app
+        try:
+            try:
+                async with asyncio.timeout(self._settings.body_seconds):
+                    await self._read(Request(scope, receive), parts)
+            except TimeoutError:
+                late = f"The body did not arrive within {self._settings.body_seconds:g} s."
+                app = _RefusedError(408, "timeout", late).response
+            except _RefusedError as refused:
+                app = refused.response
+            else:
+                messages.append({"type": "http.request", "body": b"".join(parts), "more_body": False})
+            await app(scope, again, send)
+        except ClientDisconnect:
+            return
+        finally:
+            self._bytes -= sum(map(len, parts))
+
+    async def _read(self, request: Request, parts: list[bytes]) -> None:
+        """Read the body of a request that may come in, into `parts`.
+
+        Raises:
+            _RefusedError: If the request is for another host, there are too many, or bodies are too long.
+        """
+        settings, size = self._settings, 0
+        if settings.hosts is not None and not _is_ours(request.headers.get("host", ""), settings.hosts):
+            # A page of another site can make a name of its own lead here, and must not get in by it.
+            raise _RefusedError(403, "forbidden", "This server is not to be called by this name; see --allow-host.")
+        if self._inside > settings.max_requests:
+            raise self._full()
+        async for part in request.stream():
+            size += len(part)
+            if size <= settings.max_body:
+                parts.append(part)
+                self._bytes += len(part)
+            elif size > _PATIENCE * settings.max_body:
+                break
+            if self._bytes > settings.max_bodies:
+                raise self._full()
+        if size > settings.max_body:
+            detail = f"A body may have {settings.max_body:,} bytes; this one has more."
+            raise _RefusedError(413, "too-large", detail)
+
+    def _full(self) -> _RefusedError:
+        self._metrics.full.inc()
+        return _RefusedError(503, "full", "The server is at its limit; try again in 1 s.")
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body.
+class _RefusedError(Exception):
+    """A request that does not come in: what its client is told. Its connection ends, since its body is not read."""
 
-    Raises:
-        ValueError: If it is longer than `limit`.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size > _PATIENCE * limit:
-            break
-    if size > limit:
-        raise ValueError(f"A body may have {limit:,} bytes; this one has more.")
-    return b"".join(parts)
+    def __init__(self, status: int, error: str, detail: str) -> None:
+        again = {"Retry-After": "1"} if status == 503 else {}
+        self.response = problem(status, error, detail, {"Connection": "close", **again})
+
+
+def _is_ours(host: str, names: tuple[str, ...]) -> bool:
+    """Whether the header ``Host``, with or without a port, names this machine itself or is among `names`."""
+    name = host.rpartition(":")[0] if host.rpartition("]")[2].count(":") else host
+    return is_loopback(name) or name.lower() in names
 
 
 def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

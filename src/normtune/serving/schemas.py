@@ -9,7 +9,7 @@ from pydantic import Field
 from normtune.config import Strict
 from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.bank import BankTask
-from normtune.serving.tasks import NAME
+from normtune.serving.folder import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]
 #: A text that is not blank; its greatest length is a setting.

@@ -27,11 +27,16 @@ class Settings(Strict):
         max_rows: Rows a request.
         max_text: Characters a text.
         max_body: Bytes of a request's body.
+        max_bodies: Bytes of the bodies of all requests at a time.
+        max_head: Bytes of a request's headers.
         max_requests: Requests at a time, of any kind.
+        max_connections: Connections at a time; of more, those go whose clients keep them waiting longest.
         body_seconds: Seconds within which a body must arrive.
+        client_seconds: Seconds within which headers must arrive, and an answer must be read on.
         drain_seconds: Seconds after a signal to stop in which requests are still accepted, but ``/readyz`` says no.
         cache_bytes: Memory for the tasks that are loaded from the folder on demand.
         recheck: Seconds for which a loaded task is not compared with its file again.
+        hosts: Names by which it may be called, beside those of the machine itself; None for any.
         apart: Accept deltas that cannot share batches; they run in batches of their own.
         fixed: Refuse the calls that change tasks, since one of several replicas cannot answer them for all.
         token: What the calls that change tasks must carry, or None if they need nothing.
@@ -43,11 +48,16 @@ class Settings(Strict):
     max_rows: Annotated[int, Field(ge=1)] = 256
     max_text: Annotated[int, Field(ge=1)] = 20_000
     max_body: Annotated[int, Field(ge=64)] = 2**20
+    max_bodies: Annotated[int, Field(ge=64)] = 64 * 2**20
+    max_head: Annotated[int, Field(ge=1024)] = 2**14
     max_requests: Annotated[int, Field(ge=1)] = 2048
+    max_connections: Annotated[int, Field(ge=1)] = 512
     body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    client_seconds: Annotated[float, Field(gt=0)] = 10.0
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
     cache_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
     recheck: Annotated[float, Field(ge=0)] = 1.0
+    hosts: tuple[str, ...] | None = ()
     apart: bool = False
     fixed: bool = False
     token: SecretStr | None = None

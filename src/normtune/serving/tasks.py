@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import RLock
 from typing import Generic, TypeVar
 
 from normtune.deltas.answers import Text
 from normtune.deltas.bank import Bank, BankTask, Prepared
-from normtune.deltas.delta import FILE, Delta
-from normtune.errors import ConfigError, DataError, DeltaError, NormtuneError
+from normtune.deltas.delta import Delta
+from normtune.errors import DataError, DeltaError, NormtuneError
 from normtune.models.base import Base
+from normtune.serving.folder import AwayError, DeltaFolder, Stamp
 from normtune.serving.settings import Settings
 
-#: Names of tasks, and of deltas in the folder: no separator, and no dot in front.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-_NAME = re.compile(NAME)
 _log = logging.getLogger(__name__)
 
 V = TypeVar("V")
-#: Differs between versions of a file: its inode, size and time of change.
-Stamp = tuple[int, int, int]
 
 
 class UnknownTaskError(NormtuneError):
@@ -77,54 +71,6 @@ class Cache(Generic[V]):
         found = self.values.pop(name, None)
         self.bytes -= 0 if found is None else found[1]
         return found is not None
-
-
-class DeltaFolder:
-    """A folder of deltas: ``NAME.safetensors``, or ``NAME/delta.safetensors`` as ``train --out`` writes them."""
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise ConfigError(f"There is no folder of deltas at {path}.")
-        self.root = path.resolve()
-
-    def names(self) -> list[str]:
-        """The names of its deltas, sorted; their files are not read."""
-        found = {entry.name.removesuffix(".safetensors") for entry in self.root.iterdir()}
-        return sorted(name for name in found if self.find(name) is not None)
-
-    def find(self, name: str) -> Path | None:
-        """The file of a delta, or None. A link that leads out of the folder is not followed."""
-        if not _NAME.fullmatch(name):
-            return None
-        for place in (self.root / name / FILE, self.root / f"{name}.safetensors"):
-            real = place.resolve()
-            if real.is_relative_to(self.root) and real.is_file():
-                return real
-        return None
-
-    def stamp(self, name: str) -> Stamp | None:
-        """The version of a delta's file; None if there is no file."""
-        file = self.find(name)
-        try:
-            found = None if file is None else file.stat()
-        except OSError:  # removed in between
-            return None
-        return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
-
-    def load(self, name: str) -> Delta:
-        """Read a delta.
-
-        Raises:
-            DeltaError: If there is none, or it is damaged.
-        """
-        file = self.find(name)
-        if file is None:
-            raise DeltaError(f"The folder of deltas has none of the name {name!r}.")
-        try:
-            return Delta.load(file)
-        except DeltaError as error:
-            # Clients must not learn where the folder is.
-            raise DeltaError(str(error).replace(str(file), repr(name))) from error
 
 
 @dataclass
@@ -238,10 +184,18 @@ class Catalogue:
             return self.bank.tasks[name]
 
     def names(self) -> list[str]:
-        """The names of all tasks, sorted, loaded or not."""
+        """The names of all tasks, sorted, loaded or not.
+
+        Raises:
+            AwayError: If the followed folder cannot be read.
+        """
         with self._lock:
             given = set(self._given)
         return sorted(given.union(self._followed.names() if self._followed else ()))
+
+    def is_there(self) -> bool:
+        """Whether the folder that it follows can be read, if it follows one."""
+        return self._followed is None or self._followed.is_there()
 
     def __contains__(self, name: str) -> bool:
         return name in self._given or (self._followed is not None and self._followed.find(name) is not None)
@@ -252,6 +206,7 @@ class Catalogue:
         Raises:
             UnknownTaskError: If there is no such task.
             DeltaError: If its delta is refused, and no earlier one is in memory.
+            AwayError: If the folder cannot be read, and no earlier one is in memory.
         """
         if name in self._given:
             return
@@ -261,7 +216,12 @@ class Catalogue:
         known = self.cache.get(name)
         if known is not None and now - known.checked < self.settings.recheck:
             return
-        stamp = self._followed.stamp(name)
+        try:
+            stamp = self._followed.stamp(name)
+        except AwayError:
+            if known is None:
+                raise
+            stamp = known.stamp
         if stamp is None:
             if self.cache.drop(name):
                 self.bank.remove(name)
