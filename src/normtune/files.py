@@ -125,7 +125,7 @@ def read_tensors(
     try:
         raw = json.loads(metadata[key])
         found, wanted = raw["format"], schema.model_fields["format"].default
-    except (KeyError, TypeError, ValueError) as bad:
+    except (KeyError, TypeError, ValueError, RecursionError) as bad:
         raise error(f"{file} is no normtune {noun}: its header holds none of our metadata.") from bad
     if found != wanted:
         raise error(f"{file} has format {found!r}; this version of normtune reads format {wanted}.")

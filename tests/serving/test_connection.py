@@ -67,10 +67,12 @@ def hasty(tiny_folder: Path, known: dict[str, Delta]) -> Iterator[Running]:
 
 @pytest.mark.parametrize("data", [b"", GET, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET])
 def test_a_connection_without_a_whole_head_ends(hasty: Running, data: bytes) -> None:
+    connections = hasty.server.server_state.connections
     with connected(hasty, 3, data):
-        began = time.monotonic()
-        assert until(lambda: not hasty.server.server_state.connections)
-        assert time.monotonic() - began > 0.2
+        assert until(lambda: len(connections) == 3)
+        time.sleep(0.1)
+        assert len(connections) == 3
+        assert until(lambda: not connections)
 
 
 def test_a_head_that_comes_byte_by_byte_does_not_stretch_the_time(hasty: Running) -> None:
@@ -87,7 +89,10 @@ def test_a_connection_that_is_used_stays(hasty: Running) -> None:
     with connected(hasty) as (line,):
         for _ in range(6):
             line.sendall(GET + b"\r\n")
-            assert line.recv(1000).startswith(b"HTTP/1.1 200")
+            answer = b""
+            while b"alive" not in answer:
+                answer += (part := line.recv(1000))
+                assert part, "the server ended the connection"
             time.sleep(0.15)
 
 
@@ -109,7 +114,7 @@ def test_unfinished_bodies_are_held_up_to_a_limit(hasty: Running) -> None:
         assert until(lambda: client.post("/v1/predict", content=b" " * 4000).status_code < 500)
 
 
-@pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", GET + b"X: " + b"a" * 20_000])
+@pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"GET / HTTP/x.y\r\n\r\n", GET + b"X: " + b"a" * 20_000])
 def test_what_is_no_http_or_too_long_is_refused_in_json(hasty: Running, data: bytes) -> None:
     head, _, body = raw(hasty, data).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")

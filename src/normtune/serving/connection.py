@@ -74,7 +74,7 @@ class Connection(H11Protocol):
 
 
 class Seldom(logging.Filter):
-    """Lets one warning a second through, so that refused requests do not fill the log, and no cancelled request."""
+    """Lets one warning a second through, so that refused requests do not fill the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Seldom(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is logged."""
         if record.levelno > logging.WARNING:
-            return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+            return True
         if (now := time.monotonic()) - self._last < 1:
             return False
         self._last = now

@@ -95,6 +95,8 @@ class Server(uvicorn.Server):
         """Stop after the time for draining, once every accepted request is answered."""
         if self._signalled:
             self.force_exit = self.should_exit = True
+            # It would show where each request was when it was cancelled.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self._loop.call_soon_threadsafe(self._cut_all)
             return
         self._signalled = True
