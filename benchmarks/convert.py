@@ -16,7 +16,7 @@ from normtune.config import RunConfig, fingerprint
 from normtune.data.suites import known_task
 from normtune.errors import ModelError
 from normtune.models.base import skeleton
-from normtune.models.families import known_norms
+from normtune.models.families import norms_of
 from normtune.records.run import Norms, Record, identity
 
 #: Fields that protocols had, with their defaults, which an identity left out.
@@ -105,7 +105,7 @@ def _identity_before(raw: Mapping[str, Any]) -> str | None:
 
 def _norms(model: str) -> Norms:
     try:
-        return known_norms(skeleton(model))
+        return norms_of(skeleton(model))
     except ModelError:
         return Norms()  # a model that is no longer where it was
 

@@ -89,6 +89,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much `tests/soak` does."""
+    parser.addoption("--cases", type=int, default=5, help="damaged files of each kind; a fifth as many kills")
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> int:
+    """What ``--cases`` says."""
+    return int(request.config.getoption("cases"))
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Every family in turn; a test that needs some of them only parametrizes `family` itself."""
@@ -124,7 +135,7 @@ def make_model() -> ModelFactory:
 
     def make(family: str, *, seed: int = 0, **changes: object) -> PreTrainedModel:
         labels = {} if "id2label" in changes else {"num_labels": 2}
-        options = {**_IDS, **FAMILIES[family], "vocab_size": len(VOCABULARY), **labels, **changes}
+        options = {**_IDS, **FAMILIES.get(family, {}), "vocab_size": len(VOCABULARY), **labels, **changes}
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))

@@ -7,8 +7,11 @@ the command line prints that sentence and exits with a non-zero status, never a 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 Name = TypeVar("Name", bound=str)
 
@@ -54,6 +57,45 @@ def known(kind: str, name: str, among: Iterable[Name]) -> Name:
 
 #: Names that a message lists; a bank may know thousands.
 _LISTED = 50
+
+
+class GuessWarning(UserWarning):
+    """Something about a model was guessed; the command line prints it as a note."""
+
+
+@contextmanager
+def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
+    """Turn whatever a library raises over what it is given into an error of ours.
+
+    Libraries raise what their authors did not foresee too: a `RecursionError` over a thousand brackets, a `KeyError`, a
+    `MemoryError`, or a panic of Rust, which is no `Exception`. Our own errors, and what is to stop the program, pass.
+
+    Args:
+        error: The class of what is raised instead.
+        sentence: What is wrong and where; what the library says is put behind it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        NormtuneError: If anything else is raised inside.
+    """
+    try:
+        yield
+    except NormtuneError:
+        raise
+    except BaseException as bad:
+        if not isinstance(bad, Exception) and type(bad).__name__ != "PanicException":
+            raise
+        where, said = "", " ".join(str(bad).split())[:_LONGEST].rstrip(".") or type(bad).__name__
+        if isinstance(bad, ValidationError):
+            (first, *_) = bad.errors(include_url=False, include_context=False, include_input=False)
+            where, said = ".".join(map(str, first["loc"])), first["msg"]
+        raise error(f"{sentence}{where and f' at {where}'}: {said}.") from bad
+
+
+#: Characters of what a library says.
+_LONGEST = 300
 
 
 class DataError(NormtuneError):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from normtune.errors import SelectionError, UnknownNameError
-from normtune.methods.expression import select
+from normtune.methods.expression import select, specify
 from normtune.methods.method import METHODS, last_layers, random
 from normtune.methods.selection import nothing, where
 
@@ -37,7 +39,7 @@ def test_a_method_by_its_name(method, layout):
         ("output.LayerNorm.bias@4-", "output.LayerNorm", ("bias",), [4, 5]),
         ("output.LayerNorm@0,2-4", "output.LayerNorm", ("weight", "bias"), [0, 2, 3, 4]),
         ("output.LayerNorm@0,3,5-", "output.LayerNorm", ("weight", "bias"), [0, 3, 5]),
-        ("output.LayerNorm@4-99", "output.LayerNorm", ("weight", "bias"), [4, 5]),
+        ("output.LayerNorm@1,3,5", "output.LayerNorm", ("weight", "bias"), [1, 3, 5]),
         ("  output.LayerNorm@1  ", "output.LayerNorm", ("weight", "bias"), [1]),
         ("layernorm@2", "output.LayerNorm", ("weight", "bias"), [2]),
     ],
@@ -102,8 +104,14 @@ def test_without_a_space_a_dash_is_part_of_a_name(layout):
         select(layout, "bitfit-layernorm")
 
 
-def test_what_two_terms_leave_can_be_nothing(layout):
-    assert select(layout, "layernorm - layernorm") == nothing(layout)
+@pytest.mark.parametrize(
+    "expression", ["layernorm - layernorm", "layernorm & pooler.dense", "head & full", "head + head"]
+)
+def test_what_selects_nothing_is_refused_but_for_the_head(expression, layout):
+    with pytest.raises(SelectionError, match=f"{re.escape(repr(expression))} selects nothing. .* write head"):
+        select(layout, expression)
+    assert select(layout, "head") == nothing(layout)
+    assert select(layout, "head + layernorm") == select(layout, "layernorm")
 
 
 def test_the_number_of_last_layers(layout):
@@ -146,9 +154,10 @@ def test_an_unknown_name_says_what_is_known_and_what_was_meant(expression, guess
     assert "\n" not in message
 
 
-def test_the_head_is_no_component_to_select(layout):
-    with pytest.raises(UnknownNameError):
-        select(layout, "classifier")
+@pytest.mark.parametrize("name", ["classifier", "classifier.weight", "classifier (head)", "layernorm + classifier"])
+def test_the_head_is_no_component_to_select(name, layout):
+    with pytest.raises(SelectionError, match=r"'classifier.*' is the head, which every method trains; head alone"):
+        select(layout, name)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +177,41 @@ def test_an_operator_has_two_sides(expression, layout):
         select(layout, expression)
 
 
-@pytest.mark.parametrize("expression", ["layernorm@6", "layernorm@6-", "layernorm@5-3", "pooler.dense@0", "head@1"])
-def test_layers_that_select_nothing_are_refused(expression, layout):
-    with pytest.raises(SelectionError, match="selects nothing: this model's layers are 0 to 5"):
-        select(layout, expression)
+@pytest.mark.parametrize(
+    ("layers", "term"),
+    [
+        *((layers, "layernorm") for layers in ("6", "6-", "5-3", "0-9", "1,3,7", "4-99", "0,2-6", f"0-{10**20}")),
+        *((layers, term) for layers in ("6", "0-6", f"0-{10**29}") for term in ("random", "bitfit", "output.*")),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(layers, term, layout):
+    with pytest.raises(
+        SelectionError, match=f"'{re.escape(term)}@{layers}' names layers .* not there; there are 0 to 5"
+    ):
+        select(layout, f"layernorm + {term}@{layers}")
+
+
+@pytest.mark.parametrize("term", ["pooler.dense@0", "head@1"])
+def test_what_has_no_layers_is_not_asked_for_some(term, layout):
+    with pytest.raises(SelectionError, match="there are none"):
+        select(layout, term)
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "²", "-1", "1.5"])
+def test_a_number_that_is_none_is_refused(number, layout):
+    for term in ("last-layers", "lora"):
+        with pytest.raises(SelectionError):
+            specify(layout, f"{term}@{number}")
+
+
+def test_a_layer_counts_where_the_component_is(make_base):
+    layout = make_base("modernbert").layout  # whose first layer has no norm before its attention
+    assert len(select(layout, "attn_norm@1-")) == len(select(layout, "attn_norm"))
+    with pytest.raises(SelectionError, match="there are 1 to 2"):
+        select(layout, "attn_norm@0,1")
+    stacks = make_base("t5").layout  # with 2 layers below 3
+    with pytest.raises(SelectionError, match="there are 0 to 1"):
+        select(stacks, "encoder.layer.0.layer_norm@0-2")
 
 
 def test_components_of_two_stacks(make_base):

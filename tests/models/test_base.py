@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shutil
+import time
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -15,8 +17,9 @@ from transformers.utils import logging as transformers_logging
 
 import normtune.models.base as base_module
 from normtune.data.task import Split
-from normtune.errors import ModelError
+from normtune.errors import DataError, ModelError
 from normtune.methods.selection import everything
+from normtune.models import sources
 from normtune.models.base import load_base, skeleton, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.layout import layout
@@ -189,6 +192,33 @@ def test_a_checkpoint_of_another_shape_is_refused(fields, copy):
     assert_refused("does not hold", str(copy))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_hidden_layers": 20_000},
+        {"num_hidden_layers": 9_999},
+        {"num_labels": 10**9},
+        {"layer_types": ["x"] * 3, "n_layers": 10**12},
+        {"vocab_size": 10**8},
+        {"hidden_size": 2**21, "num_attention_heads": 2},
+        {"max_position_embeddings": 10**12},
+    ],
+    ids=str,
+)
+def test_the_size_of_a_model_is_looked_at_before_it_is_made(fields, copy, monkeypatch):
+    assert sources._MOST_PARAMETERS == 20_000
+    monkeypatch.setattr(sources, "_MOST_PARAMETERS", 1_000)  # which are made sooner
+    set_config(copy, **fields)
+    began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = "describes a larger model than its checkpoint|gives num_|gives n_layers"
+    assert_refused(said, str(copy))
+    if "vocab_size" not in fields:  # without a checkpoint, so many may be
+        with pytest.raises(ModelError, match=said):
+            skeleton(str(copy))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**19  # half a GiB
+    assert time.monotonic() - began < 10
+
+
 def test_an_unknown_dtype_is_refused(tiny_folder):
     assert_refused("Unknown dtype 'float64'; known: float32, bfloat16, float16", str(tiny_folder), dtype="float64")
 
@@ -329,6 +359,27 @@ def test_a_damaged_tokenizer_is_refused(copy):
     (copy / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
         load_base(str(copy))
+
+
+@pytest.mark.parametrize(
+    "normalizer", [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}, 1, {"type": "Lowercase"}]
+)
+def test_a_tokenizer_that_panics_is_refused(normalizer, copy):
+    file = copy / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": normalizer}))
+    if normalizer == {"type": "Lowercase"}:
+        assert load_base(str(copy)).tokenizer is not None
+    else:
+        assert_refused(r"tokenizer\.json cannot be read: .", str(copy))
+
+
+def test_a_tokenizer_that_cannot_encode_says_so(copy):
+    file = copy / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    stored["model"]["unk_token"] = "nowhere"
+    file.write_text(json.dumps(stored))
+    with pytest.raises(DataError, match="The tokenizer cannot encode the examples: "):
+        load_base(str(copy)).encode(Split.of_texts(["the cat \u4e00"]), 16)
 
 
 def test_no_code_of_a_folder_is_ever_run(copy):

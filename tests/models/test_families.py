@@ -5,10 +5,11 @@ import re
 import pytest
 import torch
 
-from normtune.errors import SelectionError
-from normtune.methods.method import attention_layernorm, layernorm
+from normtune.errors import GuessWarning, SelectionError
+from normtune.methods.method import attention_layernorm, layernorm, random
 from normtune.models.families import FAMILIES, norms_of
 from normtune.models.layout import Layout, Place
+from normtune.records.run import Norms
 
 #: By hand: the parameters of layer 1, which the paper's method and its counterpart of the attention train.
 BY_HAND = {
@@ -96,13 +97,44 @@ def test_albert_by_hand(make_base):
     assert owners(attention_layernorm(layout), 0) == [f"{layer}.attention.LayerNorm"]
 
 
-def test_an_unknown_family_is_told_the_norms_that_it_has():
-    places = (
-        Place("x.layers.0.some_norm.weight", "some_norm", "weight", 0, (4,), head=False, norm=True),
-        Place("x.layers.0.dense.weight", "dense", "weight", 0, (4,), head=False, norm=False),
-        Place("x.final_norm.weight", "final_norm", "weight", None, (4,), head=False, norm=True),
-    )
-    with pytest.raises(SelectionError, match=r"'nope' model; its layers have: some_norm\. Name one"):
-        norms_of(Layout("nope", places))
-    with pytest.raises(SelectionError, match="its layers have: none"):
-        norms_of(Layout("nope", places[1:2]))
+#: Families that are not listed, the norms that close their layers, and what makes their configurations tiny.
+UNLISTED = {
+    "olmo2": (("post_feedforward_layernorm",), {"num_key_value_heads": 2}),
+    "persimmon": (("post_attention_layernorm",), {}),
+    "glm": (("post_attention_layernorm",), {"num_key_value_heads": 2, "head_dim": 8}),
+    "nystromformer": (("output.LayerNorm",), {}),
+}
+
+
+@pytest.mark.parametrize("family", UNLISTED)
+def test_the_closing_norm_of_an_unlisted_family_is_guessed_and_said(family, make_base):
+    closing, options = UNLISTED[family]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    layout = make_base(family, **sizes, max_position_embeddings=64, **options).layout
+    with pytest.warns(GuessWarning, match=f"does not list the family '{family}'; .* closes it: {closing[0]}"):
+        selection = layernorm(layout)
+    assert {place.component for place in selection} == {*closing}
+    assert {place.layer for place in selection} == {0, 1, 2}
+    assert norms_of(layout) == Norms(closing=closing)  # for records, without a word
+    with pytest.warns(GuessWarning):
+        assert len(random(layout)) == len(selection)
+
+
+PLACES = (
+    Place("x.layers.0.one_norm.weight", "one_norm", "weight", 0, (4,), head=False, norm=True),
+    Place("x.layers.0.two_norm.weight", "two_norm", "weight", 0, (4,), head=False, norm=True),
+    Place("x.layers.0.dense.weight", "dense", "weight", 0, (4,), head=False, norm=False),
+    Place("x.final_norm.weight", "final_norm", "weight", None, (4,), head=False, norm=True),
+)
+
+
+def test_an_unlisted_family_is_told_the_norms_that_it_has():
+    with pytest.raises(
+        SelectionError, match=r"attention in a 'nope' model; its layers have: one_norm, two_norm\. Name"
+    ):
+        attention_layernorm(Layout("nope", PLACES))
+    with pytest.warns(GuessWarning, match=r"closes it: two_norm\."):
+        assert [place.component for place in layernorm(Layout("nope", PLACES))] == ["two_norm"]
+    for method, words in ((layernorm, "The"), (random, "random draws as many entries as layernorm has. The")):
+        with pytest.raises(SelectionError, match=f"^{words} layers of this 'nope' model have no norms"):
+            method(Layout("nope", PLACES[2:]))

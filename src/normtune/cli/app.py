@@ -7,9 +7,11 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.text import Text
@@ -35,8 +37,9 @@ from normtune.cli import (
     tasks,
     train,
 )
+from normtune.cli.options import notes
 from normtune.cli.render import Terminal
-from normtune.errors import NormtuneError
+from normtune.errors import GuessWarning, NormtuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +71,7 @@ def main() -> None:
     # The hub's client logs each retry; one sentence at the end says enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        with _stoppable():
+        with _stoppable(), _noted_guesses():
             app()
     except NormtuneError as error:
         _fail(str(error))
@@ -82,6 +85,24 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
             raise
         _fail(f"Cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}.")
+
+
+@contextmanager
+def _noted_guesses() -> Iterator[None]:
+    """Within this context a `GuessWarning` is printed as a note."""
+    show: Any = warnings.showwarning
+
+    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, GuessWarning):
+            notes.print(f"Note: {message}", soft_wrap=True)
+        else:
+            show(message, category, *where, **more)
+
+    warnings.showwarning = note
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 class _StoppedError(BaseException):

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normtune.errors import DataError
+from normtune.errors import DataError, refusing
 
 #: Endings of compressed files, which stand behind that of the file inside.
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-# A small file may unpack to more than fits into memory.
-_MOST_BYTES = 2**30
+# A small file may unpack to more than fits into memory: what is in it may take so many bytes, or so many times its own.
+_LEAST_ROOM, _EXPANSION = 2**26, 32
+
+
+def room(size: int) -> int:
+    """The most bytes that may come out of a file of `size` bytes; honest ones stay far below."""
+    return max(_LEAST_ROOM, _EXPANSION * size)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -26,9 +31,10 @@ def read_bytes(path: Path) -> bytes:
 
         form = {"compression": "infer", "is_text": False}
         with library_errors(str(path), "compressed", "zstandard"), get_handle(path, "rb", **form) as opened:
-            raw: bytes = opened.handle.read(_MOST_BYTES + 1)
-        if len(raw) > _MOST_BYTES:
-            raise DataError(f"{path} unpacks to more than {_MOST_BYTES:,} bytes; unpack it, and take a part.")
+            most = room(path.stat().st_size)
+            raw: bytes = opened.handle.read(most + 1)
+        if len(raw) > most:
+            raise DataError(f"{path} unpacks to more than {most:,} bytes; unpack it, and take a part.")
         return raw
     try:
         return path.read_bytes()
@@ -51,13 +57,11 @@ def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
     Raises:
         DataError: If the package is missing, or the library does not take the file.
     """
-    try:
-        yield
-    except ImportError as error:
-        raise DataError(f"Reading {source} needs the package {package!r}: pip install {package}.") from error
-    except Exception as error:  # archives, compressions, XML and Arrow have errors without a common base
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{source} is not a readable {kind} file: {reason or type(error).__name__}.") from error
+    with refusing(DataError, f"{source} is not a readable {kind} file"):
+        try:
+            yield
+        except ImportError as error:
+            raise DataError(f"Reading {source} needs the package {package!r}: pip install {package}.") from error
 
 
 def decode(source: str, raw: bytes, *, guess: bool = True) -> tuple[str, tuple[str, ...]]:

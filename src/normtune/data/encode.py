@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from normtune.data.task import Split
-from normtune.errors import DataError
+from normtune.errors import DataError, refusing
 from normtune.modes import unwatched
 
 
@@ -78,7 +78,8 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
     """
     if not len(split):
         raise DataError("There are no examples.")
-    encoded = ENCODERS[next(iter(split.columns))](split, processor, limit)
+    with refusing(DataError, "The tokenizer cannot encode the examples"):
+        encoded = ENCODERS[next(iter(split.columns))](split, processor, limit)
     return replace(encoded, labels=None if split.labels is None else torch.from_numpy(split.labels))
 
 

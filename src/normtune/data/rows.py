@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes
+from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes, room
 from normtune.errors import DataError
 
-# A small Parquet file may hold more rows than memory does.
-_MOST_ROWS = 10_000_000
+# Bytes that a cell takes in memory beside its text, at least.
+_CELL = 16
 
 #: A line or row of a file, counted from 1, and its cells.
 Record = tuple[int, Sequence[object]]
@@ -101,10 +101,26 @@ def read_rows(path: Path | None) -> Rows:
     if ending not in READERS:
         known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
         raise DataError(f"{source} ends in none of: {known}.")
-    rows = READERS[ending](source, sys.stdin.buffer.read() if path is None else read_bytes(path))
+    raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
+    _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
+    rows = READERS[ending](source, raw)
     if not len(rows):
         raise DataError(f"{source} has no rows.")
     return rows
+
+
+#: What ends a cell or a row of a text.
+_ENDS = (b"\n", b",", b";", b"\t", b"|")
+
+
+def _check_cells(source: str, cells: int, size: int) -> None:
+    """Refuse more cells than memory takes, before they are made.
+
+    Raises:
+        DataError: If there are too many for a file of `size` bytes.
+    """
+    if cells > room(size) // _CELL:
+        raise DataError(f"{source} holds {cells:,} cells, which may not fit into memory; take a part of it.")
 
 
 def _delimited(source: str, raw: bytes, delimiter: str = "") -> Rows:
@@ -201,17 +217,14 @@ def _jsonl(source: str, raw: bytes) -> Rows:
     text, notes = decode(source, raw)
     lines = filled_lines(text)
     rows = [_object(f"{source}, line {number}", line) for number, line in lines]
-    if any(isinstance(cell, dict) for row in rows for cell in row.values()):
-        import pandas
-
-        columns = pandas.json_normalize(rows).to_dict("list")
-    else:
-        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(itertools.chain.from_iterable(rows))}
+    names = dict.fromkeys(itertools.chain.from_iterable(rows))
+    _check_cells(source, len(rows) * len(names), len(raw))
+    columns = {name: [row.get(name) for row in rows] for name in names}
     return Rows(source, columns, [number for number, _ in lines], notes=notes)
 
 
 def _object(place: str, line: str) -> dict[str, object]:
-    """The JSON object that a line holds.
+    """The JSON object that a line holds, with the fields of objects within as ``outer.inner``.
 
     Raises:
         DataError: If it holds none, or one that no UTF-8 can write.
@@ -220,13 +233,22 @@ def _object(place: str, line: str) -> dict[str, object]:
         value = _JSON.decode(line)
         if "\\u" in line:  # which may be half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
+        flat = dict(_fields(value)) if isinstance(value, dict) else None
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1}).") from error
     except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of brackets
         raise DataError(f"{place}: not usable JSON ({error}).") from error
-    if not isinstance(value, dict):
+    if flat is None:
         raise DataError(f"{place}: not a JSON object, but {type(value).__name__}.")
-    return value
+    return flat
+
+
+def _fields(outer: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in outer.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _excel(source: str, raw: bytes) -> Rows:
@@ -234,6 +256,11 @@ def _excel(source: str, raw: bytes) -> Rows:
         import pandas
 
         with pandas.ExcelFile(io.BytesIO(raw), engine="openpyxl") as book:
+            sheet, height, width = book.book.worksheets[0], 0, 0
+            sheet.reset_dimensions()  # which may be wrong
+            for row in sheet.iter_rows(values_only=True):
+                height, width = height + 1, max(width, len(row))
+                _check_cells(source, height * width, len(raw))
             cells = pandas.read_excel(book, header=None, dtype=object, na_filter=False).to_numpy().tolist()
             name, *others = book.sheet_names
     notes = (f"{source}: of {1 + len(others)} sheets the first, {name!r}, is read.",) if others else ()
@@ -247,11 +274,17 @@ def _parquet(source: str, raw: bytes) -> Rows:
 
         file = parquet.ParquetFile(pyarrow.BufferReader(raw))
         count, names = file.metadata.num_rows, file.schema_arrow.names
-        if count > _MOST_ROWS:
-            raise ValueError(f"it names {count:,} rows, which is more than {_MOST_ROWS:,}")
         if len({*names}) < len(names):
             raise ValueError(f"columns have the same name: {', '.join(names)}")
-        columns = file.read().to_pydict()
+        _check_cells(source, count * len(names), len(raw))
+        columns: dict[str, list[object]] = {name: [] for name in names}
+        size, most = 0, room(len(raw))
+        for batch in file.iter_batches(batch_size=64):
+            for name, cells in batch.to_pydict().items() if size + batch.nbytes <= most else ():
+                columns[name] += cells
+                size += sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+            if size + batch.nbytes > most:  # a text that many rows share is stored once
+                raise DataError(f"{source} unpacks to more than {most:,} bytes; take a part of it.")
     return Rows(source, columns, range(1, count + 1), "row")
 
 

@@ -10,14 +10,13 @@ import json
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.deltas.delta import Delta
 from normtune.deltas.merge import is_scaled
-from normtune.errors import DeltaError, SelectionError
+from normtune.errors import DeltaError, SelectionError, refusing
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -144,10 +143,8 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
 def _check_kind(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
-    try:
+    with refusing(DeltaError, f"{folder / CONFIG} is damaged: it tells no peft_type"):
         kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeltaError(f"{folder / CONFIG} is damaged: it tells no peft_type.") from error
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
 
@@ -161,10 +158,8 @@ def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, T
     file = folder / WEIGHTS
     if not file.is_file():
         raise DeltaError(f"There is no {WEIGHTS} in {folder}; normtune reads no pickled adapters.")
-    try:
+    with refusing(DeltaError, f"The adapter {file} is truncated or corrupt"):
         stored = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise DeltaError(f"The adapter {file} is truncated or corrupt: {error}") from error
     body: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
     for key, tensor in stored.items():

@@ -28,7 +28,7 @@ from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.models.families import known_norms
+from normtune.models.families import norms_of
 from normtune.records.fisher import FisherConfig, FisherRecord
 from normtune.versions import versions
 
@@ -139,7 +139,7 @@ class Measurement:
             id=self.identity,
             config=config,
             base_identity=base.identity,
-            norms=known_norms(base.layout),
+            norms=norms_of(base.layout),
             suite=data.suite,
             selection=both.fingerprint,
             source=Path(data.source).name,

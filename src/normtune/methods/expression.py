@@ -7,9 +7,10 @@ A term is a method's name, or a component's whole name with an optional sub-comp
     attention.self.*@4-
     last-layers@2
 
-``*`` stands for one part of a name. Layers are counted from 0: ``@3``, ``@3-5`` (both ends included), ``@4-`` (to the
-last one) or ``@0,2-4``; after ``last-layers`` stands how many. Terms are joined from left to right by ``+`` (and also),
-``&`` (only what both have) and ``-`` (without), each with a space on both sides.
+``*`` stands for one part of a name. Layers are counted from 0: ``@3``, ``@1,3,5``, ``@3-5`` (both ends included),
+``@4-`` (to the last one) or ``@0,2-4``, and each that is named must be there; after ``last-layers`` stands how many.
+Terms are joined from left to right by ``+`` (and also), ``&`` (only what both have) and ``-`` (without), each with a
+space on both sides. What selects nothing is refused, but for `head`, which stands for the head alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 
 _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
-_LAYERS = re.compile(r"\d+(-\d*)?(,\d+(-\d*)?)*")
+_LAYERS = re.compile(r"\d{1,30}(-\d{0,30})?(,\d{1,30}(-\d{0,30})?)*", re.ASCII)
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
@@ -65,7 +67,7 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     name, _, option = text.strip().partition("@")
     method = METHODS.get(name)
     if method is not None and method.read is not None:
-        if option and not option.isdigit():
+        if option and not _NUMBER.fullmatch(option):
             raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands a number, its {method.option}.")
         return method(layout, seed=seed, option=int(option) if option else None)
     return select(layout, text, seed=seed)
@@ -96,21 +98,26 @@ def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
             selection &= term
         else:
             selection -= term
+    if len(parts) > 1 and not len(selection):
+        raise SelectionError(f"{expression.strip()!r} selects nothing. If the head alone is to train, write head.")
     return selection
 
 
 def _term(layout: Layout, text: str, seed: int) -> Selection:
     name, marked, layers = text.strip().partition("@")
     if not name or (marked and not _LAYERS.fullmatch(layers)):
-        raise SelectionError(f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@3-5 or NAME@4-.")
+        raise SelectionError(
+            f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@1,3,5, NAME@3-5 or NAME@4-."
+        )
     method = METHODS.get(name)
-    if method is not None and method.option and layers.isdigit():
+    if method is not None and method.option and _NUMBER.fullmatch(layers):
         return _selected(name, method(layout, seed=seed, option=int(layers)))
     selection = _named(layout, name) if method is None else _selected(name, method(layout, seed=seed))
     if marked:
-        selection &= _layers(layout, layers)
-        if not len(selection):
-            raise SelectionError(f"{text.strip()!r} selects nothing: this model's layers are 0 to {layout.layers - 1}.")
+        drawn = method is not None and method.seeded  # what is drawn may miss a layer by chance
+        own = sorted({place.layer for place in (layout.body if drawn else selection) if place.layer is not None})
+        wanted = _layers(text.strip(), layers, own)
+        selection &= where(layout, lambda place: place.layer in wanted)
     return selection
 
 
@@ -123,6 +130,9 @@ def _selected(name: str, made: Spec) -> Selection:
 def _named(layout: Layout, name: str) -> Selection:
     selection = where(layout, lambda place: _matches(place, name))
     if not len(selection):
+        bare = name.removesuffix(" (head)")
+        if any(_matches(place, bare) for place in layout.head):
+            raise SelectionError(f"{bare!r} is the head, which every method trains; head alone trains nothing else.")
         known = [component.name for component in layout.components if not component.head]
         raise UnknownNameError("method or component", name, [*METHODS, *known])
     return selection
@@ -137,9 +147,21 @@ def _matches(place: Place, pattern: str) -> bool:
     )
 
 
-def _layers(layout: Layout, text: str) -> Selection:
+def _layers(term: str, text: str, own: list[int]) -> set[int]:
+    """The layers that `text` names, of its `own`.
+
+    Raises:
+        SelectionError: If one is not there, or a range goes backwards.
+    """
     wanted: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        wanted.update(range(int(first), (int(last) if last else layout.layers - 1) + 1) if dash else (int(first),))
-    return where(layout, lambda place: place.layer in wanted)
+        low = int(first)
+        high = low if not dash else int(last) if last else own[-1] if own else 0
+        found = {layer for layer in own if low <= layer <= high}
+        if not {low, high} <= found:
+            gaps = len(own) < own[-1] - own[0] + 1 if own else True
+            there = ", ".join(map(str, own)) or "none" if gaps else f"{own[0]} to {own[-1]}"
+            raise SelectionError(f"{term!r} names layers that are not there; there are {there}.")
+        wanted |= found
+    return wanted

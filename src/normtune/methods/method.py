@@ -13,7 +13,7 @@ from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.methods.trainable import Spec
-from normtune.models.families import VALUES, norms_of
+from normtune.models.families import VALUES, attention_norms, closing_norms
 from normtune.models.layout import Layout
 
 
@@ -40,9 +40,9 @@ def layernorm(layout: Layout) -> Selection:
     """The norm that closes each layer, weight and bias: the paper's method; for BERT ``output.LayerNorm``.
 
     Raises:
-        SelectionError: If the family's norms are not known.
+        SelectionError: If the model's layers have no norms.
     """
-    return _components(layout, norms_of(layout).closing)
+    return _components(layout, closing_norms(layout))
 
 
 def attention_layernorm(layout: Layout) -> Selection:
@@ -51,7 +51,7 @@ def attention_layernorm(layout: Layout) -> Selection:
     Raises:
         SelectionError: If the family's norms are not known.
     """
-    return _components(layout, norms_of(layout).attention)
+    return _components(layout, attention_norms(layout))
 
 
 def all_layernorm(layout: Layout) -> Selection:
@@ -74,9 +74,12 @@ def random(layout: Layout, *, seed: int = 0) -> Selection:
         The drawn entries.
 
     Raises:
-        SelectionError: If the family's norms are not known.
+        SelectionError: If the model's layers have no norms.
     """
-    size = len(layernorm(layout))
+    try:
+        size = len(layernorm(layout))
+    except SelectionError as error:
+        raise SelectionError(f"random draws as many entries as layernorm has. {error}") from error
     generator = np.random.default_rng([seed, 0x7A4D])
     return at(layout, generator.choice(layout.size, size=size, replace=False, shuffle=False))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from normtune.config import fingerprint
-from normtune.errors import DeltaError, ModelError, SelectionError
+from normtune.errors import DeltaError, ModelError, SelectionError, refusing
 from normtune.methods.trainable import Spec, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
@@ -186,14 +186,15 @@ class Peft(Spec):
         Raises:
             DeltaError: If the description is damaged, or names modules that this model does not have.
         """
-        try:
+        with refusing(DeltaError, "The delta does not say what PEFT is to add, or where"):
             config, targets = dict(description["config"]), tuple(map(str, description["targets"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DeltaError("The delta does not say what PEFT is to add, or where.") from error
         missing = [name for name in targets if f"{name}.weight" not in layout.by_name]
         if missing:
             raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
-        return cls(layout, str(description["method"]), json.dumps(config, sort_keys=True), targets)
+        spec = cls(layout, str(description["method"]), json.dumps(config, sort_keys=True), targets)
+        with refusing(DeltaError, "PEFT does not take what the delta adds"):
+            spec.added  # noqa: B018
+        return spec
 
     def describe(self) -> dict[str, Any]:
         """Method, configuration and modules."""
@@ -250,6 +251,8 @@ class Peft(Spec):
         Raises:
             DeltaError: If names or sizes are not theirs.
         """
+        if (found := sum(values.numel() for values in state.values())) != self.added:  # before they take memory
+            raise DeltaError(f"What the delta adds does not fit this model: {found:,} of {self.added:,} entries.")
         leaves = self.put(base, undo)
         if odd := sorted(state.keys() ^ leaves.keys()):
             raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")

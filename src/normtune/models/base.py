@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
@@ -17,11 +18,11 @@ from transformers import (
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split
-from normtune.errors import ModelError
+from normtune.errors import ModelError, refusing
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, read_spec
 from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
 from normtune.models.layout import Layout, layout, statistics
-from normtune.models.sources import at_revision, first_line, locate, quiet, read_config, read_tokenizer, weight_files
+from normtune.models.sources import at_revision, bounded, locate, quiet, read_config, read_tokenizer, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -149,7 +150,8 @@ def load_base(
     name, revision = at_revision(name, revision)
     path, packaged_revision = locate(name)
     config = read_config(name, path, revision)
-    model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head)
+    files = weight_files(path, revision)
+    model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head, files)
     model.eval()
     model.requires_grad_(False)
     head_names = sorted({*missing, *_outside(model)})
@@ -162,9 +164,7 @@ def load_base(
         tokenizer=read_tokenizer(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=checkpoint_identity(
-            weight_files(path, revision), model.base_model_prefix, _stored_names(model, places)
-        ),
+        identity=checkpoint_identity(files, model.base_model_prefix, _stored_names(model, places)),
         layout=places,
         roots=roots,
         head_seed=None,
@@ -216,15 +216,12 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     name, revision = at_revision(name, revision)
     path, _ = locate(name)
     config = read_config(name, path, revision)
-    config.num_labels = labels
-    with torch.device("meta"), quiet():
-        try:
-            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-        except Exception as error:
-            if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-                kind = config.model_type
-                raise ModelError(f"{name!r} is a {kind!r} model, which has no sequence classifier.") from error
-            raise ModelError(f"The configuration of {name!r} cannot be used: {first_line(error)}") from error
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(f"{name!r} is a {config.model_type!r} model, which has no sequence classifier.")
+    unusable = f"The configuration of {name!r} cannot be used"
+    with refusing(ModelError, unusable), torch.device("meta"), quiet(), bounded():
+        config.num_labels = labels
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
 
 
@@ -236,30 +233,35 @@ def _load_weights(
     revision: str | None,
     dtype: torch.dtype,
     keep_head: bool,
+    files: list[Path],
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
 
     Raises:
         ModelError: If the checkpoint cannot be read, or does not hold the encoder.
     """
-    if not keep_head:
-        config.num_labels = spec.outputs
-    try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                config=config,
-                revision=revision or "main",
-                dtype=dtype,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except SafetensorError as error:
-        raise ModelError(f"The checkpoint of {name!r} is truncated or corrupt: {first_line(error)}") from error
-    except Exception as error:  # a model of an impossible configuration fails in a way of its own
-        raise ModelError(f"Cannot load the weights of {name!r} (safetensors only): {first_line(error)}") from error
+    for file in files:
+        with refusing(ModelError, f"The checkpoint of {name!r} is truncated or corrupt"), safe_open(file, "pt"):
+            pass
+    # A model of an impossible configuration fails in a way of its own.
+    with (
+        refusing(ModelError, f"Cannot load the weights of {name!r} (safetensors only)"),
+        bounded(files),
+        quiet(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        if not keep_head:
+            config.num_labels = spec.outputs
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            config=config,
+            revision=revision or "main",
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}
     missing = sorted(parameters & {*info["missing_keys"], *mismatched})

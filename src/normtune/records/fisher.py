@@ -164,7 +164,7 @@ class FisherRecord(Saved):
         id: Fingerprint of all that changes a number.
         config: What the user chose.
         base_identity: Content hash of the base model.
-        norms: What the model's family calls its norms; empty in records from before, and for an unknown family.
+        norms: What the model's family calls its norms; empty in records from before; a guess for an unlisted family.
         suite: The suite that the task is of; empty for files of the user's own, and in records from before.
         selection: Fingerprint of what was summed over.
         source: Where the data was read from: the folder's or the hub's name.

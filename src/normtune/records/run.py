@@ -204,7 +204,7 @@ class Record(Saved):
         error: What went wrong, or why it was dropped.
         config: What the user chose.
         base_identity: Content hash of the base model.
-        norms: What the model's family calls its norms; empty in records from before, and for an unknown family.
+        norms: What the model's family calls its norms; empty in records from before; a guess for an unlisted family.
         trains: Fingerprint of what was trained.
         counts: How many entries.
         outputs: Width of the head: the number of labels, or 1 for regression.

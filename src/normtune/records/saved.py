@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import ValidationError
-
 from normtune.config import Strict
-from normtune.errors import DataError
+from normtune.errors import DataError, refusing
 from normtune.files import write_atomically
 
 
@@ -30,11 +28,8 @@ class Saved(Strict):
             DataError: If there is none, or it is damaged.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            raw = path.read_bytes()
         except OSError as error:
             raise DataError(f"There is no {cls.noun} at {path}.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            at = f" at {where}" if where else ""
-            raise DataError(f"The {cls.noun} {path} is damaged{at}: {first['msg']}.") from error
+        with refusing(DataError, f"The {cls.noun} {path} is damaged"):
+            return cls.model_validate_json(raw)

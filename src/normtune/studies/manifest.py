@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normtune.config import Strict
 from normtune.data.files import load_files
 from normtune.data.task import TaskData
-from normtune.errors import ConfigError, DataError
+from normtune.errors import ConfigError, DataError, refusing
 
 #: Bytes of a task's name, which becomes that of a folder.
 _LONGEST = 100
@@ -109,18 +109,13 @@ def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, An
         DataError: If there is no such file, or it is no YAML.
         ConfigError: If a key is unknown, a value does not fit, or two tasks have one name.
     """
-    try:
+    if not path.is_file():
+        raise DataError(f"There is no manifest at {path}.")
+    with refusing(DataError, f"The manifest {path} is no YAML"):
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"There is no manifest at {path}.") from error
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, RecursionError) as error:
-        raise DataError(f"The manifest {path} is no YAML: {' '.join(str(error).split())}.") from error
     try:
-        manifest = Manifest.model_validate(_completed(raw, given, columns))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise ConfigError(f"The manifest {path} does not fit at {where!r}: {first['msg']}.") from error
+        with refusing(ConfigError, "it does not fit"):
+            manifest = Manifest.model_validate(_completed(raw, given, columns))
     except ConfigError as error:
         raise ConfigError(f"The manifest {path}: {error}") from error
     count = Counter(task.name for task in manifest.tasks)

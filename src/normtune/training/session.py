@@ -23,7 +23,7 @@ from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base, load_base
-from normtune.models.families import known_norms
+from normtune.models.families import norms_of
 from normtune.models.head import HeadSpec
 from normtune.records.run import Record, identity
 from normtune.training.forward import Passes
@@ -217,7 +217,7 @@ class Session:
             "id": run.id,
             "config": run.config,
             "base_identity": base.identity,
-            "norms": known_norms(base.layout),
+            "norms": norms_of(base.layout),
             "trains": run.spec.fingerprint,
             "counts": run.spec.counts(base.layout),
             "outputs": task.outputs,
