@@ -114,6 +114,10 @@ class DeltaError(NormtuneError):
     """A delta that is damaged, or that belongs to another base model."""
 
 
+class AnswerError(DeltaError):
+    """Outputs of a task that are not finite, and so no answer."""
+
+
 class OutputError(NormtuneError):
     """An output folder that is in use, or a file that cannot be written."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from normtune.data.encode import Encoded, by_length, by_tokens
 from normtune.data.metrics import compute
 from normtune.data.task import Task
+from normtune.errors import AnswerError
 from normtune.fast.prefix import States
 from normtune.fast.ways import Ways, choose
 from normtune.models.base import Base
@@ -69,11 +70,16 @@ def _batches(encoded: Encoded, batch_size: int | None, tokens: int | None) -> li
 
 
 def decide(outputs: np.ndarray, task: Task) -> np.ndarray:
-    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) on the targets' own scale."""
-    if task.kind == "regression":
-        return outputs[:, 0].astype(np.float64) * task.scale + task.center
-    best: np.ndarray = outputs.argmax(axis=1)
-    return best
+    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) on the targets' own scale.
+
+    Raises:
+        AnswerError: If an output is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = outputs[:, 0].astype(np.float64) * task.scale + task.center
+    if not (np.isfinite(outputs).all() and (task.kind == "classification" or np.isfinite(values).all())):
+        raise AnswerError(f"The task {task.name!r} gives a number that is not finite: its values are too large.")
+    return values if task.kind == "regression" else np.asarray(outputs.argmax(axis=1))
 
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:

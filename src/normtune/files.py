@@ -1,25 +1,32 @@
-"""Writing files so that nothing is lost, aside first, then renamed; and reading those with tensors of ours."""
+"""Files of ours: written whole or not at all, one writer a folder, and read only if they are as they were written."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import logging
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 
-from normtune.errors import NormtuneError, OutputError
+from normtune.errors import NormtuneError, OutputError, refusing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Info = TypeVar("Info", bound=BaseModel)
+_log = logging.getLogger(__name__)
+
+#: Begins the name of what is being written, before it gets the name that it is to have; 16 hexadecimal digits follow.
+_ASIDE = ".normtune-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -31,21 +38,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         OutputError: If it cannot be written, for want of space or of permission.
     """
     data = content.encode() if isinstance(content, str) else content
+    _make(path.parent, "Cannot write to {}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with _aside(path.parent, Path.touch) as aside:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.chmod(0o644)
+            aside.replace(path)
     except OSError as error:
-        raise OutputError(f"Cannot write to {path.parent}: {error.strerror or error}.") from error
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(0o644)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
@@ -55,12 +57,10 @@ def claim_folder(path: Path) -> None:
     Raises:
         OutputError: If something is in the way.
     """
+    remove_strays(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"The output {path} is in use; choose another place or remove it first.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder {path}: {error.strerror or error}.") from error
+    _make(path, "Cannot make the folder {}")
 
 
 @contextmanager
@@ -78,26 +78,176 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """
     had = folder.is_dir()
     claim_folder(folder)
-    aside = None
     try:
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        yield aside
-        aside.chmod(0o755)
-        for file in aside.iterdir():
-            file.chmod(0o644)
-        folder.rmdir()
-        aside.rename(folder)
+        with _aside(folder.parent, Path.mkdir) as aside:
+            yield aside
+            aside.chmod(0o755)
+            for file in aside.iterdir():
+                file.chmod(0o644)
+            folder.rmdir()
+            aside.rename(folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"Cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
     finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
         if not had and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is missing, so that one command at a time writes there.
+
+    A process that dies holds nothing. Where the file system has no locks, nothing is held.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: If another holds it, or it cannot be made.
+    """
+    had = folder.is_dir()
+    _make(folder, "Cannot make the folder {}")
+    with _locked(folder) as mine:
+        if mine is False:
+            raise OutputError(f"Another command is writing to {folder}; wait until it ends, or choose another place.")
+        try:
+            yield
+        finally:
+            if not had:
+                with suppress(OSError):  # unless something is in it by now
+                    folder.rmdir()
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove what writers that were killed left half written in a folder; what a live process holds stays."""
+    for aside in folder.glob(f"{_ASIDE}{'[0-9a-f]' * 16}"):
+        with suppress(OSError), _locked(aside, os.O_NOFOLLOW) as mine:
+            if mine:
+                _remove(aside)
+
+
+@contextmanager
+def _aside(folder: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Something to write to, under a name of its own in `folder`. It is held meanwhile, and gone afterwards.
+
+    Args:
+        folder: Where it is made.
+        make: Makes it.
+
+    Yields:
+        It, to be given its right name.
+    """
+    remove_strays(folder)
+    while True:
+        aside = folder / f"{_ASIDE}{secrets.token_hex(8)}"
+        make(aside)
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(_locked(aside))
+            except FileNotFoundError:
+                mine = False
+            if mine is False or not aside.exists():
+                continue  # another took it for a stray, before it was locked
+            stack.callback(_remove, aside)
+            yield aside
+            return
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, flags: int = 0) -> Iterator[bool | None]:
+    """Lock a file or folder; yields whether it is ours, or None where the file system has no locks."""
+    handle = os.open(path, os.O_RDONLY | flags)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine: bool | None = True
+    except OSError as error:
+        mine = False if isinstance(error, BlockingIOError) else None
+    try:
+        yield mine
+    finally:
+        os.close(handle)
+
+
+def _make(folder: Path, sentence: str) -> None:
+    """Make a folder where it is missing.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{sentence.format(folder)}: {error.strerror or error}.") from error
+
+
+# A hash over all that is read of a file: the JSON that describes it, or is it, and the tensors.
+
+_HASH = "hash"
+#: The first file of this process that was read without a hash.
+_OLD: list[Path] = []
+
+
+def add_tensors(digest: hashlib._Hash, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+    """Add tensors to a hash by name, dtype, shape and bytes, whatever their order."""
+    import torch
+
+    for name in sorted(names):
+        tensor = read(name).detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def sealed(info: BaseModel, tensors: Mapping[str, Tensor] | None = None, *, indent: int | None = None) -> str:
+    """What a file says of itself as JSON, with a hash over it and the file's tensors."""
+    raw: dict[str, Any] = json.loads(info.model_dump_json())
+    return json.dumps({**raw, _HASH: _hash(raw, tensors or {})}, ensure_ascii=False, indent=indent)
+
+
+def unsealed(raw: Any, file: Path, noun: str, error: type[NormtuneError], tensors: Mapping[str, Tensor]) -> Any:
+    """What `sealed` was given, from the JSON that it gave. Of files without a hash, from before, the first is noted.
+
+    Raises:
+        NormtuneError: If the hash is another.
+    """
+    if not isinstance(raw, dict) or _HASH not in raw:
+        if not _OLD:
+            _OLD.append(file)
+            _log.warning("Note: %s is from a version that wrote no hashes: damage in it would not be noticed.", file)
+        return raw
+    content = {name: value for name, value in raw.items() if name != _HASH}
+    if raw[_HASH] != _hash(content, tensors):
+        raise error(f"The {noun} {file} is damaged: its content does not match the hash that it carries.")
+    return content
+
+
+def _hash(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode())
+    if tensors:
+        add_tensors(digest, tensors, tensors.__getitem__)
+    return digest.hexdigest()
+
+
+def write_tensors(file: Path, key: str, info: BaseModel, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file for `read_tensors`, whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    from safetensors.torch import save
+
+    # One key alone, since safetensors writes several in any order.
+    write_atomically(file, save(dict(tensors), {key: sealed(info, tensors)}))
+
+
 def read_tensors(
-    file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError]
+    file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError], *, bare: str = ""
 ) -> tuple[Info, dict[str, Tensor]]:
     """Read a safetensors file whose header says as JSON what it holds.
 
@@ -107,29 +257,27 @@ def read_tensors(
         key: Under which name the JSON stands in the header.
         schema: Its fields; the default of ``format`` is the version that is read.
         error: What is raised.
+        bare: In files from before that hold a text in place of JSON, the field that this is.
 
     Returns:
         What the file says of itself, and its tensors by name.
 
     Raises:
-        NormtuneError: If there is none, or it is truncated, corrupt or of a later version.
+        NormtuneError: If there is none, or it is truncated, damaged or of a later version.
     """
     if not file.is_file():
         raise error(f"There is no {noun} at {file}.")
+    with refusing(error, f"The {noun} {file} is truncated or corrupt"), safe_open(file, "pt") as stored:
+        metadata = stored.metadata() or {}
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    wanted = schema.model_fields["format"].default
     try:
-        with safe_open(file, "pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as bad:
-        raise error(f"The {noun} {file} is truncated or corrupt: {bad}") from bad
-    try:
-        raw = json.loads(metadata[key])
-        found, wanted = raw["format"], schema.model_fields["format"].default
+        text = metadata[key]
+        raw = {"format": wanted, bare: text} if bare and not text.startswith("{") else json.loads(text)
+        found = raw["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as bad:
         raise error(f"{file} is no normtune {noun}: its header holds none of our metadata.") from bad
     if found != wanted:
         raise error(f"{file} has format {found!r}; this version of normtune reads format {wanted}.")
-    try:
-        return schema.model_validate(raw), tensors
-    except ValidationError as bad:
-        raise error(f"The metadata of {file} is damaged: {bad.errors()[0]['msg']}.") from bad
+    with refusing(error, f"The metadata of {file} is damaged"):
+        return schema.model_validate(unsealed(raw, file, noun, error, tensors)), tensors

@@ -30,6 +30,8 @@ def test_a_report_is_written_with_its_files(cli, tmp_path):
     assert (status, "figures/notes.txt, which is no part of the report" in error) == (1, True)
     (out / "figures" / "notes.txt").unlink()
     (out / "index.html").write_text("")
+    for folder in (out, out / "figures"):
+        (folder / ".normtune-0123456789abcdef").write_text("of a kill")
     status, _, _ = cli("report", results, "--out", out, "--force")
     assert status == 0
     again = {file: file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.files import hold
 from normtune.records.run import Record
 
 Run = Callable[..., tuple[int, str, str]]
@@ -250,9 +251,71 @@ def test_no_space_left_is_one_sentence_and_the_run_continues_later(
     assert not (out / "record.json").exists()
     status, _, error = cli("train", "--task", "sst2", "--out", out, *small)
     assert status == 0
-    assert "Continuing" in error
+    assert "Continuing" not in error  # nothing was kept
     assert (out / "record.json").exists()
     assert not (out / ".unfinished").exists()
+
+
+def test_a_folder_takes_one_training_at_a_time(cli: Run, small: list[str], tmp_path: Path) -> None:
+    out, manifest = tmp_path / "out", tmp_path / "many.yaml"
+    (tmp_path / "a.csv").write_text("text,label\n" + "a cat,yes\nthe dog,no\n" * 12)
+    manifest.write_text("tasks:\n  - {name: a, train: a.csv}\n")
+    own = [option for option in small if option not in small[small.index("--data") : small.index("--data") + 2]]
+    with hold(out):
+        for given in (["--task", "sst2", *small], ["--train", manifest, *own]):
+            status, text, error = cli("train", *given, "--out", out)
+            assert (status, text) == (1, "")
+            assert f"Another command is writing to {out}" in error
+            assert "Continuing" not in error
+            assert not [*out.iterdir()]
+    assert cli("train", "--task", "sst2", "--out", out, *small)[0] == 0
+
+
+def test_a_training_goes_on_only_from_what_is_its_own(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from normtune.training.loop import Loop
+
+    own, out = Loop._finish_epoch, tmp_path / "out"
+    command = ["train", "--task", "sst2", "--out", out, *small]
+
+    def stopped(self: Loop) -> None:
+        own(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish_epoch", stopped)
+        assert cli(*command)[0] == 130
+    (out / ".normtune-0123456789abcdef").write_text("half")
+    status, _, error = cli(*command, "--lr", "0.02")
+    assert (status, "another training that is not finished" in error, "Continuing" in error) == (1, True, False)
+    status, _, error = cli(*command)
+    assert (status, "Continuing" in error, "starts over" in error) == (0, True, False)
+    assert {path.name for path in out.iterdir()} == {".training", "README.md", "delta.safetensors", "record.json"}
+
+
+def test_a_damaged_checkpoint_is_told_and_the_training_starts_over(
+    cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from normtune.training.loop import Loop
+
+    command = ["train", "--task", "sst2", *small, "--out"]
+    assert cli(*command, tmp_path / "whole")[0] == 0
+    own, out = Loop._finish_epoch, tmp_path / "out"
+
+    def stopped(self: Loop) -> None:
+        own(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_finish_epoch", stopped)
+        assert cli(*command, out)[0] == 130
+    [file] = (out / ".unfinished" / "unfinished").glob("*.safetensors")
+    good = file.read_bytes()
+    file.write_bytes(good[:-2000] + bytes(255 - byte for byte in good[-2000:]))
+    assert cli(*command, out)[0] == 0
+    assert "is damaged: its content does not match the hash that it carries. The run that it belongs to" in caplog.text
+    assert (out / "delta.safetensors").read_bytes() == (tmp_path / "whole" / "delta.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -15,8 +15,9 @@ from normtune.deltas.answers import Predictor, Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError, DeltaError, UnknownNameError
-from normtune.methods.expression import select
+from normtune.methods.expression import select, specify
 from normtune.methods.selection import at
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from tests.conftest import BaseFactory, FolderFactory, ModelFactory
 from tests.deltas.banked import FIVE, NUMBER, TEXTS, TWO, alone, assert_as_alone, changed
@@ -269,6 +270,31 @@ def test_a_damaged_delta_is_refused_and_the_old_one_stays(tiny_base: Base, bank:
     with pytest.raises(DeltaError, match=r"'a' (is damaged|does not fit)|head of the delta 'a'"):
         bank.add("a", Delta(info, indices, values, head), apart=True)
     assert bank.tasks["a"] is before
+
+
+def test_added_parameters_that_do_not_fit_are_refused_as_they_are_added(tiny_base: Base, bank: Bank) -> None:
+    swap = tiny_base.put_head(TWO, 0)
+    tuning = Trainable(tiny_base, specify(tiny_base.layout, "lora@2"))
+    delta = Delta.capture(tuning, task="low")
+    tuning.undo()
+    swap.undo()
+    tiny_base.refresh()
+    name = next(iter(delta.values))
+    for values in ({}, {**delta.values, name: torch.zeros(3)}):
+        with pytest.raises(DeltaError, match="does not fit this model"):
+            bank.add("low", replace(delta, values=values), apart=True)
+        assert "low" not in bank
+    bank.add("low", delta, apart=True)
+    assert bank.predict(["the cat sat"], "low")[0].label in TWO.labels
+
+
+def test_outputs_that_are_not_finite_are_an_error_of_their_task(tiny_base: Base, bank: Bank) -> None:
+    good, bad = (changed(tiny_base, "layernorm", TWO, seed) for seed in (1, 2))
+    bank.add("good", good)
+    bank.add("loud", replace(bad, head={name: torch.full_like(value, 3e38) for name, value in bad.head.items()}))
+    with pytest.raises(DeltaError, match="The task 'loud' gives a number that is not finite"):
+        bank.predict(["the cat sat", "a dog"], ["good", "loud"])
+    assert bank.predict(["the cat sat"], "good")[0].label in TWO.labels
 
 
 def test_a_delta_of_another_base_is_refused(bank: Bank, make_folder: FolderFactory, make_model: ModelFactory) -> None:

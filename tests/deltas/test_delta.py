@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from normtune.data.encode import encode
 from normtune.data.task import Split
-from normtune.deltas.delta import FILE, Delta
+from normtune.deltas.answers import Predictor
+from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.errors import DeltaError, OutputError
 from normtune.evaluation import logits
 from normtune.methods.expression import select
@@ -173,8 +178,140 @@ def test_a_flipped_bit_is_noticed(tiny_folder: Path, tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DeltaError, match="corrupt"):
+    with pytest.raises(DeltaError, match="is damaged"):
         Delta.load(file)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (b'\\"maybe\\"', b'\\"mayb3\\"'),
+        (b'\\"max_length\\": 256', b'\\"max_length\\": 255'),
+        (b'\\"center\\": 2.5', b'\\"center\\": 6.5'),
+        (b'\\"pair\\": true', b'\\"pair\\":false'),
+    ],
+)
+def test_changed_metadata_is_noticed(tiny_folder: Path, tmp_path: Path, was: bytes, becomes: bytes) -> None:
+    delta = trained(load_base(str(tiny_folder)), "head")
+    told = delta.info.model_copy(update={"center": 2.5, "max_length": 256, "pair": True})
+    file = replace(delta, info=told).save(tmp_path)
+    content = file.read_bytes()
+    assert content.count(was) == 1
+    file.write_bytes(content.replace(was, becomes))
+    with pytest.raises(DeltaError, match="is damaged: its content does not match the hash that it carries"):
+        Delta.load(file)
+
+
+def test_equal_deltas_are_equal_files(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    assert len({delta.save(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
+
+
+def test_a_delta_from_before_is_read_with_a_note(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = load_base(str(tiny_folder))
+    delta = trained(base, "layernorm")
+    file = delta.save(tmp_path)
+    with safe_open(file, "pt") as stored:
+        info = json.loads(stored.metadata()["normtune"])
+    for name in ("hash", "base_config", "base_tokenizer"):
+        del info[name]
+    save_file(load_file(file), file, {"format": "pt", "normtune": json.dumps(info)})
+    with Delta.load(file).apply(base):
+        pass
+    assert [record.getMessage()[:5] for record in caplog.records] == ["Note:"]
+
+
+@pytest.mark.parametrize("damage", ["not finite", "short", "nowhere", "a head too wide", "a head that is not finite"])
+def test_values_that_cannot_be_are_refused_before_the_base_is_touched(tiny_base: Base, damage: str) -> None:
+    delta = trained(tiny_base, "layernorm")
+    values, head, indices = dict(delta.values), dict(delta.head), dict(delta.indices)
+    name = next(iter(values))
+    if damage == "not finite":
+        values[name] = torch.full_like(values[name], torch.inf)
+    elif damage == "short":
+        values[name] = values[name][:-1]
+    elif damage == "nowhere":
+        indices["bert.pooler.dense.bias"] = None
+    elif damage == "a head too wide":
+        head["classifier.bias"] = torch.zeros(4)
+    else:
+        head["classifier.bias"] = torch.full((3,), torch.nan)
+    wrong, own = Delta(delta.info, indices, values, head), tiny_base.model.get_submodule("classifier")
+    for use in (wrong.apply, wrong.selection, wrong.spec):
+        with pytest.raises(DeltaError, match=r"is damaged: |has the shape \(4,\) instead of"):
+            use(tiny_base)
+        assert tiny_base.model.get_submodule("classifier") is own
+
+
+@pytest.mark.parametrize("field", ["center", "scale"])
+def test_a_scale_that_is_not_finite_is_refused(tiny_base: Base, tmp_path: Path, field: str) -> None:
+    delta = trained(tiny_base, "head")
+    with pytest.raises(ValidationError, match="finite number"):
+        DeltaInfo.model_validate({**delta.info.model_dump(), field: float("nan")})
+    file = replace(delta, info=delta.info.model_copy(update={field: float("inf")})).save(tmp_path)
+    with pytest.raises(DeltaError, match=r"metadata of .* is damaged"):
+        Delta.load(file)
+
+
+def test_outputs_that_are_not_finite_are_no_answer(tiny_base: Base) -> None:
+    for kind, scale in (("classification", 1.0), ("regression", 1e300)):
+        swap = tiny_base.put_head(HeadSpec("regression") if kind == "regression" else SPEC, 0)
+        tuning = Trainable(tiny_base, select(tiny_base.layout, "layernorm"))
+        delta = Delta.capture(tuning, task="loud", scale=scale)
+        tuning.undo()
+        swap.undo()
+        tiny_base.refresh()
+        loud = replace(delta, head={name: torch.full_like(value, 3e38) for name, value in delta.head.items()})
+        with (
+            Predictor(tiny_base, loud) as predictor,
+            pytest.raises(DeltaError, match="The task 'loud' gives a number that is not finite"),
+        ):
+            predictor.predict(["the cat sat"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layer_norm_eps": 10.0}, {"num_attention_heads": 2}, {"hidden_act": "relu"}],
+)
+def test_the_same_weights_under_another_configuration_are_another_base(
+    tiny_folder: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, **changes}))
+    base = load_base(str(other))
+    assert base.identity == delta.info.base_identity
+    with pytest.raises(DeltaError, match=r"with another config\.json: .* has the same weights, but would answer"):
+        delta.apply(base)
+
+
+def test_the_same_weights_with_another_tokenizer_are_another_base(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(DeltaError, match="with another tokenizer"):
+        delta.check(load_base(str(other)))
+    without = load_base(str(tiny_folder))
+    without.tokenizer = None
+    delta.check(without)
+    blind = replace(delta, info=delta.info.model_copy(update={"base_tokenizer": ""}))
+    blind.check(load_base(str(other)))
+
+
+def test_what_changes_no_answer_is_the_same_base(tiny_folder: Path, tmp_path: Path) -> None:
+    delta = trained(load_base(str(tiny_folder)), "layernorm")
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    told = {"hidden_dropout_prob": 0.3, "architectures": ["Mine"], "id2label": {"0": "a", "1": "b", "2": "c"}}
+    more = {"label2id": {"a": 0, "b": 1, "c": 2}, "my_note": "dear", "use_cache": False, "transformers_version": "4"}
+    (other / "config.json").write_text(json.dumps({**config, **told, **more}))
+    for dtype in ("float32", "bfloat16"):
+        delta.check(load_base(str(other), dtype=dtype))
 
 
 def test_a_later_format_and_foreign_files_are_refused(tiny_folder: Path, tmp_path: Path) -> None:

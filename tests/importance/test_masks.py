@@ -239,6 +239,7 @@ def rewrite(source: Path, target: Path, tensors=None, **changes: object) -> Path
     """The mask in `source` with other tensors or other metadata."""
     with safe_open(source, "pt") as stored:
         metadata = {**json.loads(stored.metadata()["normtune-mask"]), **changes}
+    metadata.pop("hash", None)  # as files from before, which are checked field by field
     given_tensors = load_file(source) if tensors is None else tensors
     save_file(given_tensors, target, {"normtune-mask": json.dumps(metadata)})
     return target

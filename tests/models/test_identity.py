@@ -6,11 +6,19 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer
 
 from normtune.errors import ModelError
 from normtune.models.base import load_base, wrap
 from normtune.models.head import HeadSpec
-from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
+from normtune.models.identity import (
+    canonical_name,
+    checkpoint_identity,
+    config_identity,
+    tensors_identity,
+    tokenizer_identity,
+)
 
 WEIGHTS = "model.safetensors"
 
@@ -148,8 +156,51 @@ def test_a_wrapped_model_is_the_one_that_was_loaded(family, make_model, make_fol
     loaded = load_base(str(make_folder(model, tokenizer=False)))
     assert loaded.layout == wrapped.layout
     assert loaded.identity == wrapped.identity
+    assert loaded.computes[0] == wrapped.computes[0]
+    # A tokenizer brings a token for padding where the configuration has none, which changes no answer.
+    assert load_base(str(make_folder(model))).computes[0] == wrapped.computes[0]
     for place in loaded.layout.body:
         assert torch.equal(loaded.model.get_parameter(place.parameter), model.get_parameter(place.parameter))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {"layer_norm_eps": 1e-5}),
+        ("bert", {"num_attention_heads": 8}),
+        ("bert", {"hidden_act": "relu"}),
+        ("roberta", {"pad_token_id": 1}),
+        ("llama", {"rms_norm_eps": 1e-3}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("modernbert", {"local_attention": 8}),
+    ],
+)
+def test_what_a_configuration_computes_has_a_hash(make_model, family, changes):
+    usual = make_model(family).config
+    assert config_identity(make_model(family, **changes).config) != config_identity(usual)
+    for same in ({"attention_dropout": 0.3}, {"use_cache": False}, {"id2label": {0: "a", 1: "b", 2: "c"}}):
+        assert config_identity(make_model(family, **same).config) == config_identity(usual)
+
+
+@pytest.mark.parametrize("change", ["vocabulary", "normalizer", "pre_tokenizer", "post_processor"])
+def test_what_a_tokenizer_reads_has_a_hash(tiny_folder, change):
+    own = AutoTokenizer.from_pretrained(tiny_folder)
+    before = tokenizer_identity(own)
+    own(["the cat"] * 2, truncation=True, max_length=4, padding=True)  # it keeps what it was last asked for
+    assert tokenizer_identity(own) == tokenizer_identity(AutoTokenizer.from_pretrained(tiny_folder)) == before
+    backend = own.backend_tokenizer
+    if change == "vocabulary":
+        own.add_tokens(["tree"])
+    elif change == "normalizer":
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    elif change == "pre_tokenizer":
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    assert tokenizer_identity(own) != before
 
 
 def test_minilm(minilm):

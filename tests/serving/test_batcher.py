@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import httpx2
+import torch
 
 from normtune.deltas.delta import Delta
 from normtune.models.base import Base, load_base
@@ -117,6 +119,20 @@ def test_a_row_that_fails_fails_alone(tiny_folder: Path, lone: Base, known: dict
         assert all(same(one.json(), alone(lone, known[asked[number]], "a dog")) for number, one in got.items())
         assert batches[0] == 8  # and then in halves
         assert len(batches) == 7
+
+
+def test_outputs_that_are_not_finite_are_an_error_of_their_task(tiny_folder: Path, known: dict[str, Delta]):
+    loud = {name: torch.full_like(value, 3e38) for name, value in known["two"].head.items()}
+    with running(tiny_folder, {**known, "loud": replace(known["two"], head=loud)}, max_wait=0.5) as started:
+
+        def ask(name: str) -> httpx2.Response:
+            with started.client() as client:
+                return client.post(f"/v1/tasks/{name}/predict", json={"text": "a dog"})
+
+        with ThreadPoolExecutor(3) as pool:
+            one, bad, other = pool.map(ask, ("two", "loud", "two"))
+    assert (one.status_code, other.status_code, bad.status_code) == (200, 200, 409)
+    assert "The task 'loud' gives a number that is not finite" in bad.json()["detail"]
 
 
 def test_too_many_requests_at_once_get_503(tiny_folder: Path, known: dict[str, Delta]):

@@ -167,6 +167,19 @@ def test_what_is_done_is_never_done_again(finished: Path, tiny_folder: Path) -> 
     assert files == {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if path.name != "study.json"}
 
 
+def test_checkpoints_of_runs_that_are_done_go_and_those_of_others_stay(finished: Path, tiny_folder: Path) -> None:
+    left = finished / "unfinished"
+    left.mkdir(exist_ok=True)
+    run = next(iter(Store(finished / "runs"))).id
+    for name in (run, "another"):
+        (left / f"{name}.safetensors").write_text("much")
+    Study.open(whole(tiny_folder), Place(results=finished, mode="read-only")).run()
+    assert (left / f"{run}.safetensors").exists()
+    Study.open(whole(tiny_folder), Place(results=finished)).run()
+    assert [file.stem for file in left.iterdir()] == ["another"]
+    (left / "another.safetensors").unlink()
+
+
 def test_what_was_lost_is_done_again_and_is_the_same(finished: Path, tiny_folder: Path) -> None:
     before = contents(finished)
     draw = random.Random(0)

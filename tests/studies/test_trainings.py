@@ -115,6 +115,8 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     assert output.read_state(folder) == output.State("unfinished", "training")
     with pytest.raises(OutputError, match="holds another training that is not finished"):
         output.claim(folder, "another", ids)
+    assert not output.claim(folder, "training")  # nothing is left to go on from
+    (folder / ".unfinished" / "runs").mkdir()
     assert output.claim(folder, "training")
     output.finish(folder)
     assert output.read_state(folder).training == "training"
@@ -125,6 +127,16 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     assert output.read_state(tmp_path / "nothing").kind == "empty"
     with pytest.raises(OutputError, match="File name too long"):
         output.read_state(tmp_path / ("x" * 300))
+
+
+def test_a_kill_in_the_clean_up_leaves_nothing_for_good(tiny_folder: Path, tmp_path: Path) -> None:
+    for known in (False, True):
+        engine = engine_of(tiny_folder, tmp_path / "aside", deltas=True)
+        results, (run,) = table(engine, "head", (0,), (1e-2,), tmp_path / "out")
+        assert run.out is not None
+        assert results[run.key].known is known
+        assert not (run.out / ".unfinished").exists()
+        (run.out / ".unfinished" / "unfinished").mkdir(parents=True)
 
 
 def test_one_rate_that_diverges_is_told_and_the_search_goes_on(engine: Engine) -> None:

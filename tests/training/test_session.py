@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 
 from normtune.config import protocol
 from normtune.data.encode import Encoded, encode
@@ -189,6 +190,39 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
         assert seen[0] == stop
         assert comparable(again) == comparable(whole)
         assert_same_delta(delta, delta_again)
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "cut", "from before", "no tensors"])
+def test_a_damaged_checkpoint_starts_the_run_over_with_a_note(
+    session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    run, file, seen = session.prepare(data(), "layernorm", 1e-2, 0, SMALL), tmp_path / "state", []
+    whole, delta = session.run(run)
+
+    def kill(tick: Tick) -> None:
+        if tick.step == 7:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        session.run(run, checkpoint=file, watch=kill)
+    good = file.read_bytes()
+    at = good.index(b'\\"epoch\\": ') + len(b'\\"epoch\\": ')
+    tensors = load_file(file)
+    if damage == "zeroed":
+        file.write_bytes(good[:-100] + bytes(100))
+    elif damage == "flipped":  # another number of epochs
+        file.write_bytes(good[:at] + bytes([good[at] ^ 2]) + good[at + 1 :])
+    elif damage == "cut":
+        file.write_bytes(good[:-1])
+    elif damage == "from before":
+        save_file(tensors, file, {"state": '{"run": "' + run.id + '"}'})
+    else:
+        file.write_bytes(b"")
+    again, other = session.run(run, checkpoint=file, watch=lambda tick: seen.append(tick.step))
+    assert seen[0] == 1
+    assert "The run that it belongs to starts over." in caplog.text
+    assert comparable(again) == comparable(whole)
+    assert_same_delta(delta, other)
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(session: Session, tmp_path: Path) -> None:

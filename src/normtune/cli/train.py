@@ -95,7 +95,7 @@ def train(
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     changes: dict[str, Any] = {"dropout": dropout, "products": products}
     rules, rates = read_protocol(protocol, **changes), options.rates(lr)
-    from normtune.cli.trainings import Wanted, place_of, train_manifest, train_table
+    from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, read_manifest
@@ -133,10 +133,14 @@ def train(
     if manifest is not None:
         root = out or Path("runs") / manifest.stem
         place = place_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})
-        train_manifest(Engine(setup, place), wanted, root, form)
+        engine = Engine(setup, place)
+        with holding(engine, root):
+            train_manifest(engine, wanted, root, form)
     else:
         folder = wanted.folder() if out is None and records is None else out
-        train_table(Engine(setup, place_of(folder, records, data, tracked)), wanted, folder, form)
+        engine = Engine(setup, place_of(folder, records, data, tracked))
+        with holding(engine, folder):
+            train_table(engine, wanted, folder, form)
 
 
 def _check_source(context: typer.Context, task: str | None, train: Path | None, manifest: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
 from normtune.errors import NormtuneError, TrainingError
 from normtune.fast.linear import bfloat16_pays_off
+from normtune.files import hold
 from normtune.importance.masks import read_info
 from normtune.records.aggregate import tabulate
 from normtune.records.run import Record
@@ -98,6 +100,11 @@ def place_of(out: Path | None, records: Path | None, data: Path | None, track: t
         track=track,
         logs=beside.parent / "tracking",
     )
+
+
+def holding(engine: Engine, out: Path | None) -> AbstractContextManager[None]:
+    """Hold the output folder against other trainings; of several processes that train together, one does."""
+    return hold(out) if out is not None and engine.session.accelerator.is_main_process else nullcontext()
 
 
 def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.Form) -> None:

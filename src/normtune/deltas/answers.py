@@ -32,12 +32,16 @@ class Prediction(Strict):
 
     @classmethod
     def of(cls, outputs: np.ndarray, task: Task) -> Prediction:
-        """The answer of `task` that the outputs of its head, a float32 vector, stand for."""
+        """The answer of `task` that the outputs of its head, a float32 vector, stand for.
+
+        Raises:
+            AnswerError: If an output is not finite.
+        """
+        (best,) = decide(outputs[None], task)
         if task.kind == "regression":
-            return cls(value=float(decide(outputs[None], task)[0]))
+            return cls(value=float(best))
         shares = probabilities(outputs[None])[0].tolist()
-        label = task.labels[int(outputs.argmax())]
-        return cls(label=label, probabilities=dict(zip(task.labels, shares, strict=True)))
+        return cls(label=task.labels[best], probabilities=dict(zip(task.labels, shares, strict=True)))
 
 
 class Predictor:

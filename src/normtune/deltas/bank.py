@@ -19,9 +19,8 @@ from normtune.deltas.delta import Delta, DeltaInfo, is_applied
 from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
-from normtune.methods.trainable import refuse_sharded
+from normtune.methods.trainable import Spec, refuse_sharded
 from normtune.models.base import Base
-from normtune.models.head import check_head, meta_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +87,6 @@ class Bank:
         self._refuse_applied()
         refuse_sharded(base.model)
         self._model = RowModel(base.model, base.layout)
-        #: By number of outputs the parameters that a head has.
-        self._heads: dict[int, Mapping[str, Tensor]] = {}
         self._tokenizer = base.need_tokenizer()
         # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
         self._running, self._tokenizing = Lock(), Lock()
@@ -113,22 +110,21 @@ class Bank:
             DeltaError: If the delta is of another base or is damaged, or cannot share batches and `apart` is off.
         """
         try:
-            delta.check_values(self._base)
-            outputs = delta.info.head.outputs
-            if outputs not in self._heads:
-                self._heads[outputs] = meta_head(self._base.model, self._base.roots, outputs)
-            check_head(delta.head, self._heads[outputs])
+            spec = delta.spec(self._base)
         except (DeltaError, ModelError, SelectionError) as error:
             raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
         values: Row | Delta = delta
         try:
-            values = self._row(delta)
+            values = self._row(spec, delta)
         except ModelError as error:
             if not apart:
                 raise DeltaError(
                     f"The delta {name!r} cannot share batches with others: {error} Add it with apart, and it runs in"
                     " batches of its own."
                 ) from error
+            if delta.info.added is not None:
+                with self._alone(), delta.apply(self._base):
+                    pass  # what it adds is checked as it is put on
         self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
 
     def remove(self, name: str) -> None:
@@ -228,13 +224,13 @@ class Bank:
             raise UnknownNameError("task", name, self._entries.copy())
         return entry
 
-    def _row(self, delta: Delta) -> Row:
+    def _row(self, spec: Spec, delta: Delta) -> Row:
         """The values of a delta's rows in mixed batches.
 
         Raises:
             ModelError: If they cannot share batches.
         """
-        row = self._model.row(delta.spec(self._base).vectors(delta.values), delta.head)
+        row = self._model.row(spec.vectors(delta.values), delta.head)
         if unproven := self._model.unproven(row):
             with self._running:
                 self._model.prove(unproven)

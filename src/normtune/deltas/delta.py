@@ -15,20 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
-from safetensors.torch import save as serialise
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from normtune.config import Strict
 from normtune.data.task import PAIR, TEXT, Kind, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
-from normtune.files import read_tensors, write_atomically
+from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec, Trainable, refuse_sharded
 from normtune.models.base import Base
-from normtune.models.head import HeadSpec, HeadSwap
+from normtune.models.head import HeadSpec, HeadSwap, check_head
 from normtune.models.identity import tensors_identity
 from normtune.versions import versions
 
@@ -45,6 +44,8 @@ class DeltaInfo(Strict):
         base: Name of the base model, as its user called it.
         base_revision: Its commit or package version, where there is one.
         base_identity: Its content hash; the delta goes on no other.
+        base_config: Hash of what its configuration computes; empty in deltas from before.
+        base_tokenizer: Hash of how its tokenizer reads texts; empty where it had none, and in deltas from before.
         layout: Fingerprint of the base's parameter names and shapes.
         method: The method or expression, for people.
         added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where entries of its own
@@ -59,13 +60,15 @@ class DeltaInfo(Strict):
         columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
         note: The run that it comes from, or what its author says of it.
         versions: Versions of the libraries that wrote it.
-        content: Hash over all tensors; a file that does not match it is refused.
+        content: Hash over all tensors; set when the delta is saved.
     """
 
     format: int = FORMAT
     base: str
     base_revision: str | None = None
     base_identity: str
+    base_config: str = ""
+    base_tokenizer: str = ""
     layout: str
     method: str = ""
     added: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -74,8 +77,8 @@ class DeltaInfo(Strict):
     labels: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=5)] = 128  # a pair and its special tokens, one token of each text
     pair: bool = False
-    center: float = 0.0
-    scale: float = 1.0
+    center: FiniteFloat = 0.0
+    scale: FiniteFloat = 1.0
     columns: tuple[str, ...] = ()
     note: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -136,11 +139,13 @@ class Delta:
         cls, base: Base, spec: Spec, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
     ) -> Delta:
         """A delta of the values that `Trainable.values` and `Trainable.head_values` gave for `spec`."""
-        answers = base.head
+        answers, (config, tokenizer) = base.head, base.computes
         fields = {
             "base": base.name,
             "base_revision": base.revision,
             "base_identity": base.identity,
+            "base_config": config,
+            "base_tokenizer": tokenizer,
             "layout": base.layout.fingerprint,
             "added": spec.describe(),
             "kind": answers.kind,
@@ -151,19 +156,28 @@ class Delta:
         return cls(DeltaInfo.model_validate({**fields, **info}), indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
-        """What was trained, on `base`, which must be the delta's.
+        """What was trained, on `base`, once all of the delta is checked against that; everyone who uses it asks here.
 
         Raises:
-            DeltaError: If it is another model, or the delta is of a method that this version does not know.
+            DeltaError: If `base` is another model, the delta is of a method that this version does not know, values or
+                head do not fit, or a value is not finite.
             SelectionError: If the delta's positions lie outside its parameters.
         """
         self.check(base)
-        if self.info.added is None:
-            return Selection(base.layout, self.indices)
         try:
-            return read(base.layout, self.info.added)
+            added = self.info.added
+            spec = Selection(base.layout, self.indices) if added is None else read(base.layout, added)
         except UnknownNameError as error:
             raise DeltaError(f"This delta needs another version of normtune: {error}") from error
+        names = {**self.indices, **self.values}
+        for name, entries in ((name, spec.count(name)) for name in names) if isinstance(spec, Selection) else ():
+            if (found := self.values[name].numel() if name in self.values else 0) != entries:
+                raise DeltaError(f"The delta is damaged: it has {found} values for {entries} entries of {name}.")
+        check_head(self.head, base.meta_head(self.info.head.outputs))
+        for name, values in (*self.values.items(), *self.head.items()):
+            if not bool(values.isfinite().all()):
+                raise DeltaError(f"The delta is damaged: a value of {name} is not finite.")
+        return spec
 
     def selection(self, base: Base) -> Selection:
         """The entries of `base`, which must be the delta's, that were trained.
@@ -188,31 +202,23 @@ class Delta:
         return sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("head/"))
 
     def check(self, base: Base) -> None:
-        """Check that `base` is this delta's base.
+        """Check that `base` is this delta's base, and computes what that computed.
 
         Raises:
-            DeltaError: If it is another model.
+            DeltaError: If it is another model, or has another configuration or tokenizer.
         """
         if self.info.base_identity != base.identity or self.info.layout != base.layout.fingerprint:
             raise DeltaError(
                 f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
-
-    def check_values(self, base: Base) -> None:
-        """Check that `base` is the delta's, that there are as many values as entries, and that all are finite.
-
-        Raises:
-            DeltaError: If they are not.
-            SelectionError: If the delta's positions lie outside its parameters.
-        """
-        spec = self.spec(base)
-        for name, values in self.values.items():
-            if isinstance(spec, Selection) and values.numel() != (count := spec.count(name)):
-                raise DeltaError(f"It is damaged: it has {values.numel()} values for {count} entries of {name}.")
-        for name, values in (*self.values.items(), *self.head.items()):
-            if not bool(values.isfinite().all()):
-                raise DeltaError(f"It is damaged: a value of {name} is not finite.")
+        known = (("config.json", self.info.base_config), ("tokenizer", self.info.base_tokenizer))
+        for (what, own), found in zip(known, base.computes, strict=True):
+            if own and found and own != found:
+                raise DeltaError(
+                    f"This delta was trained on {self.info.base!r} with another {what}: {base.name!r} has the same"
+                    f" weights, but would answer otherwise. Use the {what} that it was trained with."
+                )
 
     def apply(self, base: Base, *, merge: bool = False) -> AppliedDelta:
         """Put the delta on `base`: its values, the head, its labels and its problem type.
@@ -240,7 +246,7 @@ class Delta:
             raise OutputError(f"{file} exists already; choose another place or remove it first.")
         tensors = self._tensors()
         info = self.info.model_copy(update={"content": tensors_identity(tensors)})
-        write_atomically(file, serialise(tensors, {"format": "pt", _KEY: info.model_dump_json()}))
+        write_tensors(file, _KEY, info, tensors)
         return file
 
     @classmethod
@@ -248,12 +254,12 @@ class Delta:
         """Read a delta from a folder or a file.
 
         Raises:
-            DeltaError: If there is none, or it is truncated, corrupt or of a later version.
+            DeltaError: If there is none, or it is truncated, damaged or of a later version.
         """
         file = _file(Path(path))
         info, tensors = read_tensors(file, "delta", _KEY, DeltaInfo, DeltaError)
         if info.content != tensors_identity(tensors):
-            raise DeltaError(f"The delta {file} is corrupt: its values do not match the hash it carries.")
+            raise DeltaError(f"The delta {file} is damaged: its values do not match the hash that it carries.")
         return _unpack(info, tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -273,7 +279,6 @@ class AppliedDelta:
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
         refuse_sharded(base.model)
-        delta.check_values(base)
         spec = delta.spec(base)
         self._model = base.model
         with ExitStack() as stack:

@@ -14,12 +14,11 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from normtune.config import Strict
 from normtune.errors import ConfigError, OutputError, SelectionError
-from normtune.files import read_tensors, write_atomically
+from normtune.files import read_tensors, write_tensors
 from normtune.importance.scores import Scores
 from normtune.methods.positions import pack, unpack
 from normtune.methods.selection import Indices, Selection, nothing
@@ -217,8 +216,7 @@ class Mask:
         for name, indices in self.selection.chosen.items():
             whole = {f"whole/{name}": torch.empty(0, dtype=torch.uint8)}
             tensors.update(whole if indices is None else pack(name, indices))
-        # One key alone, since safetensors writes several in any order and equal masks should be equal files.
-        write_atomically(file, serialise(tensors, {_KEY: self.info.model_dump_json()}))
+        write_tensors(file, _KEY, self.info, tensors)
         return file
 
     @classmethod

@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialise
+import torch
 
-from normtune.config import fingerprint
+from normtune.config import Strict, fingerprint
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
-from normtune.files import write_atomically
+from normtune.files import read_tensors, write_tensors
 from normtune.importance.fisher import Request, fisher, information
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
@@ -39,6 +38,18 @@ _KEY = "normtune"
 
 #: The expression for everything.
 WHOLE = "full"
+
+
+class Entries(Strict):
+    """What the file of a measurement's single entries says of itself.
+
+    Attributes:
+        format: Version of the file's layout.
+        id: The measurement's identity.
+    """
+
+    format: int = 1
+    id: str
 
 
 @dataclass(frozen=True)
@@ -157,9 +168,10 @@ class Measurement:
         if self.folder is not None:
             file = self.folder / f"{config.task}-{record.id}.json"
             if measured.scores is not None:  # first, so that a record means that all is there
-                tensors = {name: values.astype(np.float32) for name, values in measured.scores.values.items()}
-                # One key alone, since safetensors writes several in any order and equal entries should be equal files.
-                write_atomically(file.with_suffix(".safetensors"), serialise(tensors, {_KEY: record.id}))
+                tensors = {
+                    name: torch.from_numpy(values.astype(np.float32)) for name, values in measured.scores.values.items()
+                }
+                write_tensors(file.with_suffix(".safetensors"), _KEY, Entries(id=record.id), tensors)
             record.save(file)
         return Measured(record, measured.scores, cached=False)
 
@@ -192,18 +204,13 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
     """The single entries of the measurement called `identity`.
 
     Raises:
-        DataError: If the file is truncated, corrupt or of another measurement.
+        DataError: If the file is truncated, damaged or of another measurement.
     """
-    try:
-        with safe_open(file, "np") as stored:
-            values = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            known = (stored.metadata() or {}).get(_KEY)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"The Fisher information in {file} is truncated or corrupt: {error}") from error
-    if known != identity:
+    info, tensors = read_tensors(file, "file of Fisher information", _KEY, Entries, DataError, bare="id")
+    if info.id != identity:
         raise DataError(f"The Fisher information in {file} is of another measurement; remove that file.")
     try:
-        return Scores(entries, values)
+        return Scores(entries, {name: values.numpy() for name, values in tensors.items()})
     except SelectionError as error:
         raise DataError(f"The Fisher information in {file} is corrupt: {error}") from error
 

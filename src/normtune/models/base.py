@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
@@ -19,8 +21,14 @@ from transformers import (
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split
 from normtune.errors import ModelError, refusing
-from normtune.models.head import HeadSpec, HeadSwap, head_roots, read_spec
-from normtune.models.identity import canonical_name, checkpoint_identity, tensors_identity
+from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
+from normtune.models.identity import (
+    canonical_name,
+    checkpoint_identity,
+    config_identity,
+    tensors_identity,
+    tokenizer_identity,
+)
 from normtune.models.layout import Layout, layout, statistics
 from normtune.models.sources import at_revision, bounded, locate, quiet, read_config, read_tokenizer, weight_files
 
@@ -50,6 +58,7 @@ class Base:
     layout: Layout
     roots: tuple[str, ...]
     head_seed: int | None
+    _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +95,18 @@ class Base:
         if self.tokenizer is None:
             raise ModelError(f"The model {self.name!r} has no tokenizer; add tokenizer.json to its folder.")
         return self.tokenizer
+
+    @cached_property
+    def computes(self) -> tuple[str, str]:
+        """Hashes of what the configuration computes and of how the tokenizer, if there is one, reads texts."""
+        tokenizer = "" if self.tokenizer is None else tokenizer_identity(self.tokenizer)
+        return config_identity(self.model.config), tokenizer
+
+    def meta_head(self, outputs: int) -> Mapping[str, Tensor]:
+        """The parameters that a head of so many outputs has on this model, on the meta device."""
+        if outputs not in self._heads:
+            self._heads[outputs] = meta_head(self.model, self.roots, outputs)
+        return self._heads[outputs]
 
     @cached_property
     def positions(self) -> int | None:

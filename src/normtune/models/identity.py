@@ -1,16 +1,19 @@
-"""The identity of a base model: a content hash over its encoder's tensors as they are stored."""
+"""The identity of a base model: a hash over its encoder's tensors as they are stored, and over what they compute."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from normtune.config import fingerprint
 from normtune.errors import ModelError, refusing
+from normtune.files import add_tensors
 
 # Names that checkpoints from before LayerNorm was called weight and bias still hold.
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
@@ -61,8 +64,38 @@ def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) 
 
 def _identity(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(names):
-        tensor = read(name).detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(digest, names, read)
     return digest.hexdigest()
+
+
+# What the same tensors compute is for the configuration and the tokenizer to say.
+
+#: Fields of a configuration that change no answer: names, what training alone reads, and how outputs are handed over.
+_NO_MATTER = re.compile(
+    r"_.*|architectures|.*dtype|.*version|id2label|label2id|num_labels|problem_type|return_dict|use_cache|output_attentions"
+    r"|output_hidden_states|.*drop.*|initializer_.*|gradient_checkpointing|chunk_size_feed_forward|tie_word_embeddings"
+)
+#: Texts that tokenizers of one vocabulary split in different ways.
+_PROBES = ("Ça, c'est l'Été: don't  MIX Ünïcode - or 3.50 $!", "a_b-c\tnaïve\nx²  ﬁn 日本語 🙂 unbelievably", "the")
+
+
+def config_identity(config: PreTrainedConfig) -> str:
+    """Hash of the fields that change what a model computes and are not as its family has them by default.
+
+    Empty for a configuration of somebody's own that has no defaults.
+    """
+    try:
+        own, usual = config.to_dict(), type(config)().to_dict()
+    except (TypeError, ValueError):
+        return ""
+    # A token that the family has none of is set by whoever loads the model.
+    names = [name for name in usual if not (name.endswith("_token_id") and usual[name] is None)]
+    changed = {name: own.get(name) for name in names if not _NO_MATTER.fullmatch(name) and own.get(name) != usual[name]}
+    return fingerprint({"type": config.model_type, **changed})
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of a tokenizer's vocabulary, and of what it makes of texts that are hard to split."""
+    split = [tokenizer(*texts, verbose=False) for texts in ((list(_PROBES),), (list(_PROBES), list(_PROBES[::-1])))]
+    seen = [each[name] for each in split for name in sorted({*each} & {"input_ids", "token_type_ids"})]
+    return fingerprint({"vocabulary": tokenizer.get_vocab(), "seen": seen})

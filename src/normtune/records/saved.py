@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import ClassVar, Self
 
 from normtune.config import Strict
 from normtune.errors import DataError, refusing
-from normtune.files import write_atomically
+from normtune.files import sealed, unsealed, write_atomically
 
 
 class Saved(Strict):
@@ -18,7 +19,7 @@ class Saved(Strict):
 
     def save(self, path: Path) -> None:
         """Write the record to `path`, whole or not at all."""
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        write_atomically(path, sealed(self, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -28,8 +29,8 @@ class Saved(Strict):
             DataError: If there is none, or it is damaged.
         """
         try:
-            raw = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(f"There is no {cls.noun} at {path}.") from error
         with refusing(DataError, f"The {cls.noun} {path} is damaged"):
-            return cls.model_validate_json(raw)
+            return cls.model_validate(unsealed(json.loads(content), path, cls.noun, DataError, {}))

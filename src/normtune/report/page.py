@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from normtune.errors import OutputError
-from normtune.files import claim_folder, write_atomically
+from normtune.files import claim_folder, remove_strays, write_atomically
 from normtune.records.results import Results
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
@@ -94,6 +94,8 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
         OutputError: If something else is in `out`, or it cannot be written.
     """
     earlier: set[str] = set()
+    for folder in (out, *(file for file in out.glob("*") if file.is_dir())):
+        remove_strays(folder)
     if force and (out / MARKER).is_file():
         earlier = {*(out / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
         there = (file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())

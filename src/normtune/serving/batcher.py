@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.bank import Prepared
-from normtune.errors import NormtuneError
+from normtune.errors import AnswerError, NormtuneError
 from normtune.serving.schemas import Answer
 from normtune.serving.tasks import Catalogue
 
@@ -149,6 +149,7 @@ class Batcher:
             FullError: If there is no room for them now.
             UnknownTaskError: If there is no such task.
             DataError: If a text is empty, or its task reads pairs and it is none, or the reverse.
+            AnswerError: If a task's outputs are not finite.
             BatchError: If the model failed.
         """
         self._check(rows)
@@ -205,14 +206,14 @@ class Batcher:
             answers = await asyncio.get_running_loop().run_in_executor(
                 self._model, self.catalogue.bank.answer, prepared
             )
-        except Exception:  # any row's fault, or the model's; the server goes on
+        except Exception as error:  # any row's fault, or the model's; the server goes on
             if len(batch) > 1:
                 await self._answer(batch[: len(batch) // 2])
                 await self._answer(batch[len(batch) // 2 :])
                 return
             _log.exception("A row of the task %s failed", prepared[0].entry.name)
             if not batch[0].answer.done():
-                batch[0].answer.set_exception(BatchError())
+                batch[0].answer.set_exception(error if isinstance(error, AnswerError) else BatchError())
         else:
             for row, answer in zip(batch, answers, strict=True):
                 if not row.answer.done():

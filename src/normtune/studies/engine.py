@@ -88,6 +88,7 @@ class Engine:
         torch.set_num_threads(setup.threads)
         self.setup, self.place, self.store = setup, place, Store(place.runs)
         self._fishers, self._masks = place.measured or place.results / "fisher", place.results / "masks"
+        self._unfinished = place.results / "unfinished"
         self._tasks: dict[tuple[str, OwnFiles | None], TaskData] = {
             (name, None): own for name, own in (data or {}).items()
         }
@@ -168,6 +169,8 @@ class Engine:
         try:
             found = self.find(job, needs)
             if found is not None:
+                if isinstance(job, TrainJob) and job.out is not None and found.state == "done":
+                    output.finish(job.out)  # where a kill came between its record and the end of its clean-up
                 return found
             made = self._make(job, needs, tell)
         except (NormtuneError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
@@ -194,6 +197,14 @@ class Engine:
             output.write(job.out, record, Delta.load(delta))
         accelerator.wait_for_everyone()
         return _result(job, record)
+
+    def tidy(self, jobs: Sequence[Job], needs: Results) -> None:
+        """Remove the checkpoints of runs that are done, which stay where a kill came between record and clean-up."""
+        left = {file.stem: file for file in self._unfinished.glob("*.safetensors")}
+        for job in jobs if left else ():
+            done = job.key in needs and needs[job.key].id
+            if isinstance(job, TrainJob) and done and (run := self.setup_run(job, needs).id) in left:
+                left[run].unlink(missing_ok=True)
 
     def measurement(self, job: FisherJob) -> Measurement:
         """What a job measures."""
@@ -230,7 +241,7 @@ class Engine:
     def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, keep: Path | None) -> Record:
         """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
         place, rule, accelerator = self.place, self.setup.prune, self.session.accelerator
-        checkpoint = place.results / "unfinished" / f"{run.id}.safetensors" if place.checkpoints else None
+        checkpoint = self._unfinished / f"{run.id}.safetensors" if place.checkpoints else None
         if checkpoint is not None and place.mode == "force" and accelerator.is_main_process:
             checkpoint.unlink(missing_ok=True)
         judging = judge(rule, run, rivals) if rule and rivals else None

@@ -75,7 +75,7 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
         runs: Identities of runs any of which may be the training's result.
 
     Returns:
-        Whether the training was begun there before and is not finished.
+        Whether something of this very training is there, which it goes on from.
 
     Raises:
         OutputError: If something else is in the folder.
@@ -93,7 +93,7 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
     if state.kind in {"empty", "foreign"}:
         claim_folder(folder)
     write_atomically(folder / UNFINISHED / _TRAINING, training)
-    return state.kind == "unfinished"
+    return state.id == training and any(file.name != _TRAINING for file in (folder / UNFINISHED).iterdir())
 
 
 def finish(folder: Path) -> None:

@@ -62,6 +62,7 @@ class Study:
         schedule = Schedule(self.jobs, self.known, report)
         if self.engine.place.mode != "read-only":
             self._keep()
+            self.engine.tidy(self.jobs, self.known)
             (executor or Here()).run(schedule, self.engine)
         return schedule.results
 

@@ -218,10 +218,7 @@ def _answer(
     for start in range(0, len(filled), CHUNK):
         chunk = filled.take(range(start, min(start + CHUNK, len(filled))))
         encoded = base.encode(chunk, delta.info.max_length)
-        outputs = logits(base, encoded)
-        if not np.isfinite(outputs).all():
-            raise DeltaError(f"The delta {delta.info.task!r} gives a number that is not finite for {part.file.name}.")
-        values.append(decide(outputs, delta.info.as_task))
+        values.append(decide(logits(base, encoded), delta.info.as_task))
         truncated += encoded.truncated
         progress(len(chunk))
     return np.concatenate(values), {"texts": examples.identity(), "truncated": truncated}

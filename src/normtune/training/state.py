@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from normtune.config import Protocol, Strict
-from normtune.files import write_atomically
+from normtune.errors import TrainingError
+from normtune.files import read_tensors, write_tensors
 from normtune.methods.trainable import Trainable
 from normtune.modes import unwatched
 from normtune.records.run import EpochScore
+
+_log = logging.getLogger(__name__)
 
 
 class Progress(Strict):
     """How far a training is.
 
     Attributes:
+        format: Version of the checkpoint's layout.
         run: Identity of the run that it belongs to.
         epoch: Epochs finished.
         batch: Batches finished in the present epoch.
@@ -37,6 +39,7 @@ class Progress(Strict):
         schedule: State of the learning-rate schedule.
     """
 
+    format: int = 1
     run: str
     epoch: int = 0
     batch: int = 0
@@ -118,7 +121,7 @@ class State:
             tensors.update(pack(f"optimizer/{number}", self._optimizer.state[parameter]))
         self.progress = self.progress.model_copy(update={"schedule": self._schedule.state_dict()})
         content = {name: value.contiguous() for name, value in tensors.items()}
-        write_atomically(self._file, serialise(content, {"state": self.progress.model_dump_json()}))
+        write_tensors(self._file, "state", self.progress, content)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this run."""
@@ -144,13 +147,13 @@ class State:
 
 
 def _read(file: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
-    """What is in a checkpoint, if there is one, it can be read and it belongs to `run`."""
+    """What is in a checkpoint, if there is one, it is as it was written and it belongs to `run`."""
+    if not file.is_file():
+        return None
     try:
-        with safe_open(file, "pt") as stored:
-            progress = Progress.model_validate(json.loads((stored.metadata() or {})["state"]))
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError):
-        # Nothing is lost by starting over: a checkpoint is written whole, so this one is of another version.
+        progress, tensors = read_tensors(file, "checkpoint", "state", Progress, TrainingError)
+    except TrainingError as error:
+        _log.warning("%s The run that it belongs to starts over.", error)
         return None
     return (progress, tensors) if progress.run == run else None
 
