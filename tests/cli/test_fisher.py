@@ -14,7 +14,6 @@ from safetensors.numpy import load_file
 from scipy.stats import kendalltau
 
 from normtune.cli.render import console
-from normtune.data.encode import encode
 from normtune.data.suites import SUITES, load_task
 from normtune.importance import measurement
 from normtune.importance.fisher import Fisher, Request, fisher
@@ -61,7 +60,7 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[list[HeatMap]]:
 def by_api(base: Base, task: str, **more: Any) -> Fisher:
     """The same through the Python API."""
     data = load_task(task, "toy")
-    encoded = encode(data.labelled("train").sample(EXAMPLES, 0), base.need_tokenizer(), 128)
+    encoded = base.encode(data.labelled("train").sample(EXAMPLES, 0), 128)
     whole = select(base.layout, "full")
     return fisher(base, data.task, encoded, Request(whole, whole, **more))
 
@@ -149,8 +148,8 @@ def test_what_has_a_record_is_not_measured_again(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    for name in ("encode", "fisher"):
-        monkeypatch.setattr(measurement, name, forbidden)
+    for owner, name in ((Base, "encode"), (measurement, "fisher")):
+        monkeypatch.setattr(owner, name, forbidden)
     status, again, _ = cli(*options, "--tasks", "sst2,rte", "--json")
     assert status == 0
     assert {path: path.stat().st_mtime_ns for path in records.iterdir()} == stamps

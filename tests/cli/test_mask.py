@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normtune.data.encode import encode
 from normtune.data.glue import load_glue
 from normtune.deltas.delta import Delta
 from normtune.importance import measurement
@@ -61,7 +60,7 @@ def flat(base: Base, suite: Path, task: str, within: str = "layernorm", **more: 
     """Fisher information of the candidates through the Python API, in the layout's order."""
     data = load_glue(task, suite)
     candidates = select(base.layout, within)
-    encoded = encode(data.labelled("train"), base.need_tokenizer(), 128)
+    encoded = base.encode(data.labelled("train"), 128)
     found = fisher(base, data.task, encoded, Request(candidates, candidates, **more))
     assert found.scores is not None
     return np.concatenate([found.scores.values[place.parameter] for place in candidates])
@@ -220,7 +219,7 @@ def test_wanda_takes_a_sample_of_the_tasks_texts(make: Make, tiny_base: Base, su
     mask = make(*common, "--tasks", "rte,sst2", "--scope", "leave-one-out", "--target", "rte", "--examples", "10")
     sample = load_glue("sst2", suite).labelled("train").sample(10, 0)
     candidates = select(tiny_base.layout, "intermediate.dense")
-    scores = wanda(Given(tiny_base, candidates, texts=encode(sample, tiny_base.need_tokenizer(), 128)))
+    scores = wanda(Given(tiny_base, candidates, texts=tiny_base.encode(sample, 128)))
     assert mask.selection == top(scores.by_row() if per == "row" else scores, fraction=0.25)
     assert mask.name == f"wanda-leave-one-out@0.25{' by row' if per == 'row' else ''} of intermediate.dense"
     assert (mask.info.tasks, mask.info.examples, mask.info.seed) == (("sst2",), {"sst2": 10}, 0)
@@ -296,8 +295,8 @@ def test_entries_that_fisher_kept_are_not_measured_again(
         raise AssertionError("measured again")
 
     with monkeypatch.context() as patched:
-        for name in ("encode", "fisher"):
-            patched.setattr(measurement, name, forbidden)
+        for owner, name in ((Base, "encode"), (measurement, "fisher")):
+            patched.setattr(owner, name, forbidden)
         found = make("--tasks", "rte,sst2", "--scope", "global", "--fraction", "0.1", *records)
         make("--tasks", "rte", "--fraction", "0.3", *records)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == stamps

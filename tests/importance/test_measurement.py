@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from normtune.data.encode import Encoded, encode
+from normtune.data.encode import Encoded
 from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.importance import measurement
@@ -42,6 +42,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("this was to be found, not measured")
 
     def begin() -> None:
+        monkeypatch.setattr(Base, "encode", forbid)
         for name in ("fisher", "until_stable"):
             monkeypatch.setattr(measurement, name, forbid)
 
@@ -70,7 +71,7 @@ def test_it_is_what_fisher_gives(tiny_base: Base, animals: TaskData, tmp_path: P
     seen: list[int] = []
     found = Measurement(tiny_base, animals, animals.labelled("train"), config, tmp_path).measure(progress=seen.append)
     sample = animals.labelled("train").sample(25, 0)
-    encoded = encode(sample, tiny_base.need_tokenizer(), 128)
+    encoded = tiny_base.encode(sample, 128)
     layout = tiny_base.layout
     request = Request(select(layout, "full"), select(layout, "layernorm"), Estimator(), (1, 3))
     wanted: Fisher = fisher(tiny_base, TASK, encoded, request)
@@ -100,7 +101,7 @@ def test_a_stable_one_is_what_until_stable_gives(tiny_base: Base, animals: TaskD
     config = SMALL.model_copy(update={"stable": asked})
     found = measure(tmp_path, tiny_base, animals, config)
     within = select(tiny_base.layout, "layernorm")
-    encoded = encode(animals.labelled("train"), tiny_base.need_tokenizer(), 128)
+    encoded = tiny_base.encode(animals.labelled("train"), 128)
     wanted, stability = until_stable(tiny_base, TASK, encoded, Request(within, within), asked)
     assert found.record.stability == stability
     assert found.record.examples == stability.examples
