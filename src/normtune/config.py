@@ -74,6 +74,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "held-out": Protocol(name="held-out", held_out=0.1),
     "reduced": Protocol(name="reduced", epochs=10, max_train=5000, max_dev=2000, rates=3, dropout=False),
     "small": Protocol(name="small", epochs=3, max_train=2000, dropout=False, rates=3),
+    "own": Protocol(name="own", epochs=10, batch_size=16, dropout=False, rates=3),
 }
 
 

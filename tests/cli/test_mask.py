@@ -35,16 +35,17 @@ TASKS = ("rte", "sst2", "stsb")
 
 
 @pytest.fixture
-def options(tiny_folder: Path, suite: Path) -> list[object]:
-    """Options of every mask here."""
-    return ["mask", "--model", tiny_folder, "--data", suite, "--device", "cpu"]
+def options(tiny_folder: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Options of every mask here; the suite's folder is named in the environment."""
+    monkeypatch.setenv("NORMTUNE_DATA", str(suite))
+    monkeypatch.chdir(tmp_path)
+    return ["mask", "--model", tiny_folder, "--device", "cpu"]
 
 
 @pytest.fixture
 def make(cli: Run, options: list[object], tiny_base: Base, tmp_path: Path) -> Make:
     """Runs the command and gives the mask that it saved."""
     made: list[Path] = []
-    options = [*options, "--records", tmp_path / "kept"]
 
     def run(*more: object) -> Mask:
         file = tmp_path / "masks" / f"{len(made)}.safetensors"
@@ -506,12 +507,30 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     for name, file, head in (("AX", "AX.tsv", "sentence1\tsentence2"), ("QNLI", "train.tsv", "question\tsentence")):
         (suite / name).mkdir()
         (suite / name / file).write_text(f"index\t{head}\n0\tthe cat\ta cat\n")
-    out, records = tmp_path / "mask.safetensors", tmp_path / "records"
-    status, text, error = cli(*options, *more, "--out", out, "--records", records)
+    out = tmp_path / "mask.safetensors"
+    status, text, error = cli(*options, *more, "--out", out)
     assert (status, text) == (1, ""), error
     assert wanted in said(error)
     assert not out.exists()
-    assert not records.exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mask_of_tasks_in_ones_own_files(cli: Run, options: list[object], tiny_base: Base, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("body,label\n" + "".join(f"the cat {i},{i % 3}\n" for i in range(30)))
+    (tmp_path / "m.yaml").write_text(
+        "tasks: [{name: a, train: t.csv, text: body}, {name: rte, train: t.csv, text: body}]"
+    )
+    common = [*options, "--tasks", "m.yaml", *TENTH]
+    status, _, error = cli(*common, "--target", "a", "--out", "one.safetensors")
+    assert status == 0, error
+    info = Mask.load(tmp_path / "one.safetensors", tiny_base).info
+    assert (info.target, info.examples) == ("a", {"a": 27})
+    for more, said in ((("--target", "b"), "Unknown target task 'b'"), (("--data", "glue"), "names the files")):
+        status, _, error = cli(*common, *more, "--out", "two.safetensors")
+        assert (status, said in error) == (1, True), error
+    status, text, error = cli("fisher", "--model", options[2], "--tasks", "m.yaml", "--json")
+    assert status == 0, error
+    assert {name: task["examples"] for name, task in json.loads(text)["tasks"].items()} == {"a": 27, "rte": 27}
 
 
 def test_a_file_that_is_there_stays(cli: Run, options: list[object], tmp_path: Path) -> None:

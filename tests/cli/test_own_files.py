@@ -88,6 +88,15 @@ def test_a_number_comes_back_on_its_own_scale(cli: Run, tiny_folder: Path, tmp_p
     assert 700 < json.loads(text)["value"] < 2200
 
 
+def test_files_of_ones_own_have_a_protocol_of_their_own(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    call = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, "--device", "cpu")
+    status, _, error = cli(*call, "--out", tmp_path / "out")
+    assert status == 0, error
+    rules = Record.load(tmp_path / "out" / "record.json").config.protocol
+    assert (rules.name, rules.epochs, rules.dropout, rules.max_train) == ("own", 10, False, None)
+
+
 def test_a_very_long_text_is_cut_and_counted(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([

@@ -320,10 +320,17 @@ def test_texts_that_cannot_be_answered_are_told_apart(tiny_base: Base, bank: Ban
     bank.add("two", changed(tiny_base, "layernorm", pair=True))
     with pytest.raises(DataError, match=r"Text 2 of 2 is empty\."):
         bank.predict(["a", " "], "one")
-    with pytest.raises(DataError, match=r"The task 'one' reads single texts\."):
+    with pytest.raises(DataError, match=r"The task 'one' reads single texts, not \('a', 'b'\)\."):
         bank.predict([("a", "b")], "one")
-    with pytest.raises(DataError, match=r"The task 'two' reads pairs of texts\."):
+    with pytest.raises(DataError, match=r"The task 'two' reads pairs of texts, not 'a'\."):
         bank.predict(["a", ("a", "b")], "two")
+    for odd in (None, 7, float("nan"), ("a",), ("a", None), ("a", "b", "c")):
+        for task in ("one", "two"):
+            with pytest.raises(DataError, match=rf"The task '{task}' reads .* texts?, not "):
+                bank.predict([odd], task)  # type: ignore[list-item]
+    for odd in (None, "a text"):
+        with pytest.raises(DataError, match=rf"Give a list of texts, such as \['a text'\], not {odd!r}\."):
+            bank.predict(odd, "one")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="2 texts, but 1 names"):
         bank.predict(["a", "b"], ["one"])
     with pytest.raises(DataError, match="no texts"):

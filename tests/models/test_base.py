@@ -276,6 +276,11 @@ def test_wrap_takes_the_model_itself(make_model, tiny_tokenizer):
     )
 
 
+def test_wrap_wants_a_head(make_model, tiny_tokenizer):
+    with pytest.raises(ModelError, match="BertModel has no head; load it with AutoModelForSequenceClassification"):
+        wrap(make_model("bert").base_model, tiny_tokenizer)
+
+
 def test_wrap_names_a_model_by_its_source(tiny_folder):
     assert wrap(load_base(str(tiny_folder)).model).name == str(tiny_folder)
 

@@ -18,7 +18,7 @@ from normtune.config import protocol
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import ConfigError, SelectionError, TrainingError
+from normtune.errors import ConfigError, DataError, SelectionError, TrainingError
 from normtune.evaluation import logits, score_outputs
 from normtune.methods.expression import select
 from normtune.models.base import Base
@@ -240,6 +240,38 @@ def test_a_loss_that_stops_being_finite_names_the_step_and_leaves_the_base(sessi
     with pytest.raises(TrainingError, match=r"stopped being finite at step \d+ of 15; try a smaller learning rate"):
         session.run(run)
     assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["layernorm", "full"])
+def test_a_base_that_is_not_finite_is_blamed_and_not_the_rate(session: Session, method: str) -> None:
+    with torch.no_grad():
+        session.base.model.get_parameter("bert.encoder.layer.1.output.dense.bias")[3] = float("nan")
+    with pytest.raises(
+        TrainingError, match=r"base model holds values that are not finite.*layer\.1\.output\.dense\.bias"
+    ):
+        session.run(session.prepare(data(), method, 1e-3, 0, SMALL))
+
+
+def test_a_delta_names_the_limit_at_which_texts_were_cut(session: Session) -> None:
+    session.base.need_tokenizer().model_max_length = 6
+    record, delta = session.run(session.prepare(data(), "head", 1e-3, 0, protocol("small", epochs=1, max_length=99)))
+    assert (delta.info.max_length, record.config.protocol.max_length) == (6, 99)
+    whole = session.base.need_tokenizer()(list(data().split("train").texts))["input_ids"]
+    assert record.data.truncated["train"] == sum(len(numbers) > 6 for numbers in whole) > 0
+
+
+def test_a_token_without_an_embedding_is_said_before_anything_is_trained(session: Session) -> None:
+    session.base.need_tokenizer().add_tokens(["ticketid"])
+    own = data()
+    dev = Split.of_texts(("a cat", "my ticketid is"), labels=np.array([0, 1]))
+    steps: list[Tick] = []
+    rules = protocol("held-out", epochs=1, batch_size=8)
+    run = session.prepare(replace(own, splits={**own.splits, "dev": dev}), "head", 1e-3, 0, rules)
+    with pytest.raises(
+        DataError, match=r"Text 2 of 2 has the token 'ticketid', which the tokenizer of .* knows and its"
+    ):
+        session.run(run, watch=steps.append)
+    assert not steps
 
 
 def test_regression_trains_in_the_tasks_scale_and_answers_on_the_targets_own(session: Session) -> None:

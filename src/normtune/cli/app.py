@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -63,8 +64,9 @@ def main() -> None:
     """Run the command line; a known error becomes one sentence on standard error and exit status 1.
 
     Raises:
-        OSError: If the system refuses something for another reason than space or permission: a defect of ours.
+        OSError: If the system refuses something for another reason than those in `_REFUSED`: a defect of ours.
     """
+    _use_utf8()
     # Progress bars of the libraries underneath would break ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -82,9 +84,27 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+        if error.errno not in _REFUSED:
             raise
-        _fail(f"Cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}.")
+        named = "" if error.filename is None else f" {error.filename!s:.100}"
+        _fail(f"Cannot {'use' if error.errno == errno.ENAMETOOLONG else 'write'}{named}: {error.strerror}.")
+
+
+#: What the user can mend of what the system refuses.
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG}
+
+
+def _use_utf8() -> None:
+    """Take only arguments in UTF-8, and write standard output in it, unless a terminal says what it takes.
+
+    Without this a redirect on Windows would be in cp1252, and what that lacks would end the program.
+    """
+    for argument in sys.argv[1:]:
+        if argument != argument.encode(errors="replace").decode():
+            _fail(f"The argument {argument!a} is not in UTF-8; rename the file, or write the text in UTF-8.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def compare(
     if scores.is_dir():
         found = _recorded(scores, model, protocol, names, task_names)
     else:
-        options.only(context, {*context.params} - {"model", "protocol"}, f"{scores} is no folder of records")
+        options.refuse(context, {"model", "protocol"}, f"{scores} is no folder of records")
         found = from_rows(read_rows(scores), methods=names, tasks=task_names)
     _show(found, *_compared(found, against, group or (), margin, alpha), form)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads
-from normtune.errors import DeltaError
+from normtune.cli.options import BaseAt, Data, Device, Dtype, Json, Markdown, Suite, Threads
+from normtune.errors import ConfigError, DeltaError
 
 if TYPE_CHECKING:
     from normtune.data.task import Split, Task
@@ -29,6 +29,7 @@ def evaluate(
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
     model: BaseAt = None,
+    dtype: Dtype = "float32",
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
     data: Data = None,
     device: Device = "auto",
@@ -45,10 +46,10 @@ def evaluate(
     """
     form = options.form(as_json=as_json, markdown=markdown)
     if file is not None:
-        useless = {"task", "suite", "split", "data"}
-        options.only(context, {*context.params} - useless, "--file is scored instead of a task")
+        options.refuse(context, {"task", "suite", "split", "data"}, "--file is scored instead of a task")
     else:
-        options.only(context, {*context.params} - {"text", "label"}, "Only --file has columns to name")
+        options.refuse(context, {"text", "label"}, "Only --file has columns to name")
+        options.refuse_data(context, suite)
     options.set_threads(threads)
     from normtune.data.metrics import classification_report
     from normtune.evaluation import decide, logits, score_outputs
@@ -58,10 +59,10 @@ def evaluate(
         asked, examples = _own(loaded, file, text, label)
         where = file.name
     else:
-        asked, examples = _suite(loaded, task or loaded.info.task, suite, split, data)
+        asked, examples = _suite(loaded, task, suite, split, data)
         where = split
     examples = examples.sample(max_dev, 0)
-    base = options.base_of(loaded, model, device)
+    base = options.base_of(loaded, model, device, dtype)
     encoded = base.encode(examples, loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
@@ -73,25 +74,31 @@ def evaluate(
         else classification_report(decide(outputs, asked), examples.labels, asked.labels)
     )
     facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
-    said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    said = render.metrics(scores, asked.labels)
     parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]
     if encoded.truncated:
-        parts.append(f"{encoded.truncated:,} texts were cut to {loaded.info.max_length} tokens")
+        parts.append(f"{encoded.truncated:,} texts were cut to {base.limit(loaded.info.max_length)} tokens")
     if classes:
         rows = [(c.name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", f"{c.support:,}") for c in classes]
         parts.append(render.table(("class", "precision", "recall", "f1", "examples"), rows))
     render.show(parts, form, plain={**facts, "scores": scores, "classes": [*map(dataclasses.asdict, classes)]})
 
 
-def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
-    """The task of a suite, and its examples.
+def _suite(delta: Delta, name: str | None, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
+    """The task of a suite, by default the delta's own, and its examples.
 
     Raises:
+        ConfigError: If the delta's own is in no suite.
         DeltaError: If its labels are not the delta's.
     """
-    from normtune.data.suites import load_task
+    from normtune.data.suites import load_task, suite_of
 
-    source = load_task(name, suite, data)
+    own = delta.info.task
+    if name is None and (delta.info.columns or not suite_of(suite).knows(own)):
+        raise ConfigError(
+            f"The delta answers {own!r}, which is no task of a suite; name a file to score with --file, or a --task."
+        )
+    source = load_task(name or own, suite, data)
     if (source.task.kind, source.task.labels) != (delta.info.kind, delta.info.labels):
         raise DeltaError(f"The delta answers {delta.info.task!r}; its labels are not those of {source.task.name!r}.")
     task = dataclasses.replace(source.task, center=delta.info.center, scale=delta.info.scale)
@@ -101,6 +108,7 @@ def _suite(delta: Delta, name: str, suite: str, split: str, data: Path | None) -
 def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple[Task, Split]:
     """The delta's own task, and the examples of a file."""
     from normtune.data.files import read_split
+    from normtune.data.suites import known_task
 
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
@@ -113,4 +121,6 @@ def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple
     )
     for note in told:
         options.notes.print(f"Note: {note}")
-    return delta.info.as_task, examples
+    own, suited = delta.info.as_task, None if delta.info.columns else known_task(delta.info.task)
+    fits = suited is not None and (suited.kind, suited.labels) == (own.kind, own.labels)
+    return dataclasses.replace(own, metrics=suited.metrics) if suited and fits else own, examples

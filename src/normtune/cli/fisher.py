@@ -48,7 +48,10 @@ def fisher(
         Path | None, typer.Argument(help="Folder of records to show. Without it, what is missing is measured.")
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--tasks", "--task", help="Tasks separated by commas, or all that tables show.")
+        str,
+        typer.Option(
+            "--tasks", "--task", help="Tasks separated by commas, all that tables show, or a manifest (YAML)."
+        ),
     ] = "all",
     model: Model = "minilm",
     within: Annotated[
@@ -93,10 +96,11 @@ def fisher(
 
     `normtune fisher --tasks all --until-stable --head-seeds 0,1,2 --records results/fisher --figure figure3.svg`
     """
-    from normtune.cli.measuring import measure, task_names
+    from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
-    chosen = task_names(tasks, suite)
+    own = own_tasks(tasks)
+    chosen = [*own] or task_names(tasks, suite)
     if figure is not None:
         heatmap.check(figure)
     elif normalised:
@@ -108,6 +112,7 @@ def fisher(
         show(found, form)
         _draw(found, figure, normalised)
         return
+    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
 
@@ -123,7 +128,7 @@ def fisher(
     )
     rules, threads = read_protocol(protocol), options.set_threads(threads)
     setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
-    engine = Engine(setup, Place(results=records, measured=records, data=data))
+    engine = Engine(setup, Place(results=records, measured=records, data=data), own)
     if entries is None:
         config = _with_norms(config, engine.session.base.layout)
     of = measure(engine, config, chosen)

@@ -44,10 +44,13 @@ _ROWS = 16
 
 
 def mask(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="File for the mask, such as mask.safetensors.")],
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", "--task", help="Tasks whose Fisher goes in, or all that tables show."),
+        typer.Option(
+            "--tasks", "--task", help="Tasks whose Fisher goes in, all that tables show, or a manifest (YAML)."
+        ),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Task that the mask is for. [default: the only one of --tasks]")
@@ -98,7 +101,7 @@ def mask(
     """
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
-    from normtune.cli.measuring import measure, task_names
+    from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
     from normtune.importance.recipe import MaskRecipe, Sources, make_mask
     from normtune.importance.scores import IMPORTANCES
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
@@ -109,14 +112,22 @@ def mask(
     rules, threads = read_protocol(protocol), options.set_threads(threads)
 
     of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
+    own = own_tasks(tasks or "")
+    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
+    if of.needs != "fisher":
+        unused = {"until_stable", "estimator", "head_seeds", "records"}
+        unused |= set() if of.needs == "texts" else {"examples", "protocol", "data"}
+        options.refuse(context, unused, f"The importance {importance!r} is not measured on examples in this way")
+    if not of.seeded:
+        options.refuse(context, {"seed"}, f"The importance {importance!r} draws nothing")
     deltas = _deltas(of, tasks, runs)
     # A run's task may be of the user's own, so that GLUE does not know it.
-    named = [*deltas] or ([] if tasks is None else task_names(tasks, suite, target))
+    named = [*deltas] or [*own] or ([] if tasks is None else task_names(tasks, suite, target))
     recipe = MaskRecipe(
         importance=importance,
         scope=scope,
         tasks=tuple(named),
-        target=target if target is None or target in named else suite_of(suite).resolve(target),
+        target=target if own or target is None or target in named else suite_of(suite).resolve(target),
         within=within,
         fraction=fraction,
         entries=entries,
@@ -124,7 +135,7 @@ def mask(
         seed=seed,
     )
     setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
-    engine = Engine(setup, Place(results=records, measured=records, data=data))
+    engine = Engine(setup, Place(results=records, measured=records, data=data), own)
     base = engine.session.base
     candidates = recipe.candidates(base)
     stable = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normtune.cli.options import names
+import typer
+
+from normtune.cli.options import names, refuse, refuse_data
 from normtune.cli.progress import run_jobs
 from normtune.data.suites import suite_of
 from normtune.errors import ImportanceError
@@ -13,6 +16,7 @@ from normtune.importance.measurement import Measured
 from normtune.studies.jobs import FisherJob
 
 if TYPE_CHECKING:
+    from normtune.data.task import TaskData
     from normtune.records.fisher import FisherConfig
     from normtune.studies.engine import Engine
 
@@ -22,6 +26,26 @@ def task_names(text: str, suite: str, target: str | None = None) -> list[str]:
     chosen = suite_of(suite)
     given = list(chosen.reported) if text.strip() == "all" else names(text)
     return list(dict.fromkeys(chosen.resolve(name) for name in [*given, *([target] if target else [])]))
+
+
+def own_tasks(text: str) -> dict[str, TaskData]:
+    """The tasks of a manifest with their data, by name; nothing where `text` names no file of YAML."""
+    if not text.endswith((".yaml", ".yml")):
+        return {}
+    from normtune.studies.manifest import read_manifest
+
+    return {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}).tasks}
+
+
+def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_stable: bool, own: bool) -> None:
+    """Refuse options that have no effect on a measurement."""
+    if own:
+        refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
+    refuse_data(context, suite)
+    if estimator != "monte-carlo":
+        refuse(context, {"samples"}, "Only --estimator monte-carlo draws labels")
+    if not until_stable:
+        refuse(context, {"tolerance"}, "Only --until-stable compares halves of the examples")
 
 
 def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], Measured]:

@@ -8,17 +8,19 @@ from typing import Annotated
 import typer
 
 from normtune.cli import options
-from normtune.cli.options import BaseAt
+from normtune.cli.options import BaseAt, Dtype
 
 
 def merge(
     delta: Annotated[str, typer.Argument(help="Folder, file or hub id of a delta.")],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     model: BaseAt = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Write a plain transformers model with a delta in it, which runs without normtune.
 
-    A delta of a regression then answers on the scale of its training targets.
+    The model is in float32, also where --dtype rounds the base first, as --precision did in training. A delta of a
+    regression then answers on the scale of its training targets.
 
     Examples:
     `normtune merge runs/rte-layernorm --out rte-model`
@@ -28,5 +30,5 @@ def merge(
     from normtune.deltas.merge import merge as write
 
     loaded = options.open_delta(delta)
-    write(loaded, options.base_of(loaded, model), out)
+    write(loaded, options.base_of(loaded, model, dtype=dtype), out)
     print(f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")')

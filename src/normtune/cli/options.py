@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli.render import Form, Terminal
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, ModelError, known
 
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
@@ -34,12 +34,12 @@ BaseAt = Annotated[
     str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
 ]
 Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
-Dtype = Annotated[str, typer.Option(help="Of the model: float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="Of the frozen model: float32, bfloat16 or float16.")]
 ProtocolText = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="paper, held-out, reduced or small, and fields to change, such as small,epochs=1,max_train=500"
-        " (epochs, batch_size, max_length, max_train, max_dev and others)."
+        help="paper, held-out, reduced, small or own, and fields to change, such as small,epochs=1,max_train=500"
+        " (epochs, batch_size, max_length, max_train, max_dev and others). [default: paper; own for your own files]"
     ),
 ]
 Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
@@ -94,21 +94,34 @@ def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False)
 
 
 def only(context: typer.Context, taken: Iterable[str], why: str) -> None:
-    """Refuse options that have no effect.
+    """Refuse all options but those in `taken`, as `refuse` does."""
+    refuse(context, {each.name or "" for each in context.command.params} - {*taken}, why)
+
+
+def refuse(context: typer.Context, useless: Iterable[str], why: str) -> None:
+    """Refuse options that have no effect here.
 
     Args:
         context: The call.
-        taken: Names of the parameters that have an effect.
-        why: What makes the others useless; it begins the sentence.
+        useless: Names of the parameters without effect.
+        why: What makes them useless; it begins the sentence.
 
     Raises:
-        ConfigError: If one of the others stands on the command line.
+        ConfigError: If one of them stands on the command line; what the environment says is not refused.
     """
-    sources = {each.name: context.get_parameter_source(each.name or "") for each in context.command.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    beyond = sorted(each.opts[0] for each in context.command.params if each.name in given - {*taken})
+    sources = {each: context.get_parameter_source(each.name or "") for each in context.command.params}
+    given = [each for each, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    beyond = sorted(each.opts[0] for each in given if each.name in {*useless})
     if beyond:
         raise ConfigError(f"{why}: leave out {', '.join(beyond)}.")
+
+
+def refuse_data(context: typer.Context, suite: str) -> None:
+    """Refuse ``--data`` for a suite that lies in no folder."""
+    from normtune.data.suites import suite_of
+
+    if suite_of(suite).survey is None:
+        refuse(context, {"data"}, f"The suite {suite!r} comes with the package")
 
 
 def open_delta(text: str) -> Delta:
@@ -119,22 +132,34 @@ def open_delta(text: str) -> Delta:
     return Delta.load(fetch(text))
 
 
-def base_of(delta: Delta, model: str | None, device: str = "cpu") -> Base:
+def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "float32") -> Base:
     """The base model that a delta asks for.
 
     Args:
         delta: The delta, which knows its base by name and by content.
         model: Where the base is, if not where the delta says.
         device: Where it is to run: ``auto``, ``cpu`` or ``cuda``.
+        dtype: Of what the delta leaves as it is.
+
+    Returns:
+        The base model, which the delta fits.
+
+    Raises:
+        ModelError: If it cannot be loaded.
     """
-    from normtune.models.base import load_base
+    from normtune.models.base import DTYPES, load_base
     from normtune.models.device import accelerator
     from normtune.models.sources import PACKAGED
 
-    info = delta.info
+    info, dtype = delta.info, known("dtype", dtype, DTYPES)
     # A packaged model's revision is the package's version, which cannot be asked for.
     revision = None if model or info.base in PACKAGED else info.base_revision
-    base = load_base(model or info.base, info.head, revision=revision)
+    try:
+        base = load_base(model or info.base, info.head, revision=revision, dtype=dtype)
+    except ModelError as error:
+        if model is not None:
+            raise
+        raise ModelError(f"{error} The delta was trained on {info.base!r}; --model says where that is now.") from error
     delta.check(base)
     base.model.to(accelerator(device).device)
     return base

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Device, Json, Threads, notes
+from normtune.cli.options import BaseAt, Device, Dtype, Json, Threads, notes
 from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.data.rows import Rows
     from normtune.deltas.answers import Prediction, Text
     from normtune.deltas.delta import Delta, DeltaInfo
+    from normtune.models.base import Base
+
+    #: Loads the base model of a delta.
+    OpenBase = Callable[[Delta], Base]
 
 #: Kinds of file for answers.
 KINDS = (".csv", ".tsv", ".jsonl")
@@ -43,14 +48,17 @@ def predict(
         str | None, typer.Option(help="Column that names the delta of each row: NAME=PLACE, or else its folder's name.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output]")
+        Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output, -]")
     ] = None,
     model: BaseAt = None,
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Answer with a delta, or each row with its own: label and probabilities for each text, or a number.
+
+    A file's answers keep its other columns; one that has the name of an answer's becomes `NAME (file)`.
 
     Examples:
     `normtune predict runs/rte-layernorm --text "A cat sat." --text-pair "A cat was there."`
@@ -65,36 +73,41 @@ def predict(
         raise ConfigError("Give either --text or --file.")
     if file is None and task_column is not None:
         raise ConfigError("--task-column names a column of --file.")
-    useless = {"text_pair"} if file is not None else {"column", "pair_column"}
-    options.only(
-        context, {*context.params} - useless, "A file has columns" if file is not None else "A text has no column"
-    )
-    if out is not None and out.suffix not in KINDS:
-        raise ConfigError(f"--out writes .csv, .tsv or .jsonl; got {out.name!r}.")
-    if out is not None and out.exists():
-        raise OutputError(f"{out} exists already; choose another place or remove it first.")
+    if file is not None:
+        options.refuse(context, {"text_pair"}, "A file has columns")
+    else:
+        options.refuse(context, {"column", "pair_column"}, "A text has no column")
+    out = None if out == Path("-") else out
+    if out is not None:
+        options.refuse(context, {"as_json"}, "The ending of --out says what is written")
+        if out.suffix.lower() not in KINDS:
+            raise ConfigError(f"--out writes .csv, .tsv or .jsonl; got {out.name!r}.")
+        if out.exists():
+            raise OutputError(f"{out} exists already; choose another place or remove it first.")
     if task_column is None and len(deltas) > 1:
         raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
     from normtune.deltas.hub import named_places
     from normtune.files import write_atomically
 
     options.set_threads(threads)
-    kind = out.suffix if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
-    tasks = None
+    kind = out.suffix.lower() if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
+    open_base = partial(options.base_of, model=model, device=device, dtype=dtype)
+    tasks: list[str] | None = None
     if text is not None:
         texts: list[Text] = [text if text_pair is None else (text, text_pair)]
-        answers = _single(options.open_delta(deltas[0]), texts, model, device)
-    elif task_column is None:
-        delta, rows = options.open_delta(deltas[0]), _read(file)
-        texts = _texts(rows, [delta.info] * len(rows), column, pair_column)
-        answers = _single(delta, texts, model, device)
+        inputs = [_inputs(each) for each in texts]
+        answers = _single(options.open_delta(deltas[0]), texts, open_base)
     else:
-        places, rows = named_places(deltas), _read(file)
-        tasks = _tasks(rows, task_column, places)
-        loaded = {name: options.open_delta(places[name]) for name in dict.fromkeys(tasks)}
-        texts = _texts(rows, [loaded[name].info for name in tasks], column, pair_column)
-        answers = _banked(loaded, texts, tasks, model, device)
-    content = _content(kind, texts, answers, tasks)
+        places, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file)
+        tasks = None if task_column is None else _tasks(rows, task_column, places)
+        loaded = {name: options.open_delta(places[name]) for name in dict.fromkeys(tasks or [""])}
+        infos = [loaded[name].info for name in tasks or [""] * len(rows)]
+        if not any(info.pair for info in infos):
+            options.refuse(context, {"pair_column"}, "No pairs are read")
+        texts, read = _texts(rows, infos, column, pair_column)
+        inputs = _kept(rows, texts, {*read, task_column})
+        answers = _single(loaded[""], texts, open_base) if tasks is None else _banked(loaded, texts, tasks, open_base)
+    content = _content(kind, inputs, answers, tasks)
     if out is None:
         render.write(content)
     else:
@@ -102,7 +115,9 @@ def predict(
         notes.print(f"Wrote {len(texts):,} answers to {out}.")
 
 
-def _content(kind: str, texts: Sequence[Text], answers: Sequence[Prediction], tasks: Sequence[str] | None) -> str:
+def _content(
+    kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[Prediction], tasks: Sequence[str] | None
+) -> str:
     """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
 
     In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, where each row
@@ -110,13 +125,12 @@ def _content(kind: str, texts: Sequence[Text], answers: Sequence[Prediction], ta
     """
     if not kind:
         return "".join(map(_in_words, answers))
-    inputs: list[dict[str, object]] = [{**_inputs(text)} for text in texts]
     if tasks is not None:
         inputs = [{**own, "task": task} for own, task in zip(inputs, tasks, strict=True)]
     both = list(zip(inputs, answers, strict=True))
     if kind == ".jsonl":
         rows = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     if tasks is None:
         rows = [{**own, **_whole(answer)} for own, answer in both]
     else:
@@ -126,8 +140,27 @@ def _content(kind: str, texts: Sequence[Text], answers: Sequence[Prediction], ta
     return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
 
 
-def _inputs(text: Text) -> dict[str, str]:
+def _inputs(text: Text) -> dict[str, object]:
     return {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+
+
+#: The names of an answer's columns, beside the probabilities, which are ``p(LABEL)``.
+_OURS = {"text", "text_pair", "task", "label", "probability", "probabilities", "value"}
+
+
+def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> list[dict[str, object]]:
+    """Each text, and what the other columns of its row hold."""
+    others = {
+        f"{name} (file)" if name in _OURS or name.startswith("p(") else name: cells
+        for name, cells in rows.columns.items()
+        if name not in used
+    }
+
+    def row(number: int) -> dict[str, object]:
+        cells = ((name, column[number]) for name, column in others.items())
+        return {name: cell if cell == cell else None for name, cell in cells}  # no NaN, which no JSON has
+
+    return [{**_inputs(text), **row(number)} for number, text in enumerate(texts)]
 
 
 def _whole(answer: Prediction) -> Mapping[str, object]:
@@ -160,14 +193,15 @@ def _read(file: str | None) -> Rows:
     return rows
 
 
-def _single(delta: Delta, texts: list[Text], model: str | None, device: str) -> list[Prediction]:
+def _single(delta: Delta, texts: list[Text], open_base: OpenBase) -> list[Prediction]:
     """The answers of one delta."""
     from normtune.deltas.answers import Predictor
 
-    predictor = Predictor(options.base_of(delta, model, device), delta)
+    base = open_base(delta)
+    predictor = Predictor(base, delta)
     answers = predictor.predict(texts)
     if predictor.truncated:
-        notes.print(f"{predictor.truncated:,} texts were cut to {delta.info.max_length} tokens.")
+        notes.print(f"{predictor.truncated:,} texts were cut to {base.limit(delta.info.max_length)} tokens.")
     return answers
 
 
@@ -185,12 +219,12 @@ def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
 
 
 def _banked(
-    deltas: Mapping[str, Delta], texts: Sequence[Text], names: Sequence[str], model: str | None, device: str
+    deltas: Mapping[str, Delta], texts: Sequence[Text], names: Sequence[str], open_base: OpenBase
 ) -> list[Prediction]:
     """The answers of several deltas, which share batches where they can."""
     from normtune.deltas.bank import Bank
 
-    bank = Bank(options.base_of(next(iter(deltas.values())), model, device))
+    bank = Bank(open_base(next(iter(deltas.values()))))
     for name, delta in deltas.items():
         bank.add(name, delta, apart=True)
     if apart := [name for name, entry in bank.tasks.items() if entry.apart]:
@@ -201,8 +235,13 @@ def _banked(
     return bank.answer(prepared)
 
 
-def _texts(rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_column: str | None) -> list[Text]:
+def _texts(
+    rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_column: str | None
+) -> tuple[list[Text], Collection[str]]:
     """The text of each row, from the columns that its delta was trained on, unless the user names others.
+
+    Returns:
+        The texts, and the names of the columns that they are from.
 
     Raises:
         DataError: If a text is empty.
@@ -223,4 +262,4 @@ def _texts(rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_colu
         if not text.strip() or (pair is not None and not pair.strip()):
             raise DataError(f"{rows.place(number)}: a text is empty.")
         texts.append(text if pair is None else (text, pair))
-    return texts
+    return texts, read.keys()

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from normtune.cli import options
+
 
 def push(
+    context: typer.Context,
     delta: Annotated[Path, typer.Argument(help="Folder of a delta.")],
     repo: Annotated[str, typer.Argument(help="Repository on the hub: USER/NAME.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
@@ -24,6 +27,7 @@ def push(
     from normtune.deltas.hub import push as upload
 
     if dry_run:
+        options.refuse(context, {"private"}, "--dry-run makes no repository")
         for file in prepare_push(delta):
             print(f"{file}  {file.stat().st_size:,} bytes")
         return

@@ -172,6 +172,17 @@ def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), t
     return table(["method", "entries", *tasks], rows, title=title)
 
 
+def metrics(scores: Mapping[str, float], labels: Sequence[str]) -> str:
+    """Metrics in words; F1 is that of the second of two `labels`, and says so."""
+    of = {"f1": f" of {shortened(labels[1])}"} if len(labels) == 2 else {}
+    return ", ".join(f"{name}{of.get(name, '')} {value:.4f}" for name, value in scores.items())
+
+
+def shortened(label: str) -> str:
+    """As much of a label as a line has room for."""
+    return label if len(label) < 60 else f"{label:.57}..."
+
+
 def model_name(model: str) -> str:
     """A model's name in print: the last part of a path or a hub id."""
     return model.rstrip("/").rsplit("/", 1)[-1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options
-from normtune.cli.options import Device, Threads, notes
+from normtune.cli.options import Device, Dtype, Threads, notes
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def serve(
+    context: typer.Context,
     deltas: Annotated[
         list[str] | None,
         typer.Argument(
@@ -58,6 +59,7 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="After SIGTERM, how long it says that it is not ready before it stops.")
     ] = 1.0,
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -74,6 +76,11 @@ def serve(
         raise ConfigError("Give deltas, or the base model with --model.")
     if follow and deltas_folder is None:
         raise ConfigError("--follow needs the folder: --deltas-folder.")
+    if not follow:
+        options.refuse(context, {"cache_mb"}, "Only --follow loads tasks when they are asked for")
+    if fixed:
+        unused = {"token_file"} if follow else {"token_file", "deltas_folder"}
+        options.refuse(context, unused, "With --fixed no call changes the tasks")
     try:
         import fastapi as fastapi
     except ImportError as error:
@@ -101,7 +108,7 @@ def serve(
     )
     from normtune.serving.server import Server
 
-    batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device)
+    batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device, dtype)
     server = Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed))
     server.run()
     cut = f"{server.cut:,} connections were cut off before their clients had the whole answer"
@@ -109,7 +116,13 @@ def serve(
 
 
 def _batcher(
-    deltas: list[str], model: str | None, folder: Path | None, follow: bool, settings: Settings, device: str
+    deltas: list[str],
+    model: str | None,
+    folder: Path | None,
+    follow: bool,
+    settings: Settings,
+    device: str,
+    dtype: str,
 ) -> Batcher:
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
@@ -119,9 +132,9 @@ def _batcher(
 
     named = _named(deltas)
     if named:
-        base = options.base_of(next(iter(named.values())), model, device)
+        base = options.base_of(next(iter(named.values())), model, device, dtype)
     else:
-        base = load_base(str(model))
+        base = load_base(str(model), dtype=dtype)
         base.model.to(accelerator(device).device)
     catalogue = Catalogue(base, settings, None if folder is None else DeltaFolder(folder), follow=follow)
     for name, delta in named.items():

@@ -25,6 +25,8 @@ from normtune.cli.options import (
     names,
     only,
     precision_of,
+    refuse,
+    refuse_data,
     seeds,
     set_threads,
     trackers,
@@ -129,9 +131,11 @@ def study(
     from normtune.studies.config import FRACTIONS, MASKS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
 
-    chosen = suite_of(suite)
+    chosen, parts = suite_of(suite), STUDIES[known("study", what, (*STUDIES, DEMO))]
+    refuse_data(context, suite)
+    _refuse_unused(context, what, {*parts}, plan=plan, mode=mode)
     config = StudyConfig(
-        parts=STUDIES[known("study", what, (*STUDIES, DEMO))],
+        parts=parts,
         model=model,
         dtype=dtype,
         suite=suite,
@@ -190,6 +194,23 @@ def _conduct(
     gaps = unanswered(study.jobs, results)
     if gaps:
         raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
+
+
+def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: bool, mode: str) -> None:
+    """Refuse options that no part of the study, or nothing of what is done, makes use of."""
+    trained, masked = parts & {"table2", "figure1", "figure2", "figure5"}, parts & {"figure2", "figure5"}
+    used = {
+        "method": "table2" in parts,
+        **dict.fromkeys(("fractions", "search_masks"), bool(masked)),
+        **dict.fromkeys(("masks", "fisher_tasks"), "figure5" in parts),
+        **dict.fromkeys(("seed", "dropout", "prune", "track"), bool(trained)),
+        **dict.fromkeys(("head_seeds", "examples"), bool(masked or parts - trained)),
+    }
+    refuse(context, {name for name, has_effect in used.items() if not has_effect}, f"{what} makes no use of this")
+    if plan:
+        refuse(context, {"track"}, "--plan only plans")
+    elif mode == "read-only":
+        refuse(context, {"track", "executor", "workers", "address", "cpus", "gpus"}, "The mode read-only runs nothing")
 
 
 def _fractions(text: str) -> tuple[float, ...]:

@@ -47,7 +47,7 @@ def train(
     ] = None,
     prune: Prune = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
-    protocol: ProtocolText = "paper",
+    protocol: ProtocolText = None,
     dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     products: Annotated[
         str | None,
@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Train a chosen sliver of a model on a task, and save it as a delta of kilobytes.
 
-    A training that was stopped is continued by the same command. What a manifest says goes before the options.
+    A training that was stopped is continued by the same command. Options give what a manifest does not say.
 
     Examples:
     `normtune train --task rte`
@@ -89,11 +89,12 @@ def train(
     `normtune train --task rte --method masks/rte.safetensors`
     """
     form, manifest = options.form(as_json=as_json), train if train and train.suffix in {".yaml", ".yml"} else None
-    _check_source(context, task, train, manifest)
+    _check_source(context, task, suite, train, manifest)
     methods, seeds = options.methods(method), options.seeds(seed)
     rule = None if prune is None else Pruning(margin=prune)
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     changes: dict[str, Any] = {"dropout": dropout, "products": products}
+    protocol = protocol or ("own" if train else "paper")
     rules, rates = read_protocol(protocol, **changes), options.rates(lr)
     from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
@@ -106,6 +107,8 @@ def train(
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
         given = {"model": model, "protocol": protocol, "lr": lr, "method": methods[0], "seed": seeds[0]}
         found = read_manifest(manifest, given, columns)
+        overruled = {name for name, value in given.items() if getattr(found, name) != value}
+        options.refuse(context, overruled, f"{manifest.name} says otherwise")
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], [found.seed]
         rules = read_protocol(found.protocol, epochs=found.epochs, **changes)
@@ -143,17 +146,19 @@ def train(
             train_table(engine, wanted, folder, form)
 
 
-def _check_source(context: typer.Context, task: str | None, train: Path | None, manifest: Path | None) -> None:
+def _check_source(
+    context: typer.Context, task: str | None, suite: str, train: Path | None, manifest: Path | None
+) -> None:
     """Refuse options that do not go with where the examples come from."""
     if (task is None) == (train is None):
         raise ConfigError("Give either --task, for a task of a suite, or --train, for a file of your own.")
     if task is not None:
-        useless, why = {"dev", "text", "label", "labels"}, "The columns of a suite's task are known"
+        options.refuse(context, {"dev", "text", "label", "labels"}, "The columns of a suite's task are known")
+        options.refuse_data(context, suite)
     elif manifest is not None:
-        useless, why = {"suite", "data", "dev"}, "A manifest names the files of its tasks"
+        options.refuse(context, {"suite", "data", "dev"}, "A manifest names the files of its tasks")
     else:
-        useless, why = {"suite", "data"}, "A file of your own is of no suite"
-    options.only(context, {*context.params} - useless, why)
+        options.refuse(context, {"suite", "data"}, "A file of your own is of no suite")
 
 
 def _columns(text: str, label: str, labels: str) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
     if main:
         records = [engine.record(job, results.get(job.key)) for own in done for job in own]
         saved = [f"{'Done before, in' if finished else 'Saved to'} {out}"] if out is not None else []
-        parts = [render.scores(tabulate(records))] if many else _facts(records[0])
+        parts = [render.scores(tabulate(records))] if many else _facts(records[0], engine, ends[0])
         render.show([*parts, *saved], form, plain=[plain_record(record) for record in records])
         if out is not None and not lost:
             output.finish(out)
@@ -218,8 +218,8 @@ def load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
     """A run on a task, without a method yet; what the author of its files should know is told on standard error."""
     found = engine.task(name, files)
     if found.labels_count:
-        named = [(name if len(name) < 60 else f"{name:.57}...", count) for name, count in found.labels_count.items()]
-        shown = ", ".join(f"{name} ({count:,})" for name, count in named[:8])
+        named = [*found.labels_count.items()][:8]
+        shown = ", ".join(f"{render.shortened(name)} ({count:,})" for name, count in named)
         more = f" and {len(found.labels_count) - 8} more" if len(found.labels_count) > 8 else ""
         notes.print(f"{len(found.labels_count)} classes: {shown}{more}")
     for note in found.notes:
@@ -243,13 +243,13 @@ def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, 
     return fingerprint({"runs": words, "known": known}), () if many else known
 
 
-def _facts(record: Record) -> list[str]:
+def _facts(record: Record, engine: Engine, job: TrainJob) -> list[str]:
     """What came of one run, in words."""
-    counts, data = record.counts, record.data
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores["dev"].items())
+    counts, data, limit = record.counts, record.data, engine.session.base.limit(record.config.protocol.max_length)
+    scores = render.metrics(record.scores["dev"], engine.data(job).task.labels)
     return [
         f"{record.config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
         f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
         f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
-        f" {sum(data.truncated.values()):,} texts were cut to {record.config.protocol.max_length} tokens",
+        f" {sum(data.truncated.values()):,} texts were cut to {limit} tokens",
     ]

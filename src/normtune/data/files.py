@@ -15,6 +15,7 @@ import numpy as np
 
 from normtune.data.content import PACKED
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
+from normtune.data.metrics import own_metrics
 from normtune.data.rows import Rows, read_rows
 from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
@@ -89,7 +90,7 @@ def load_files(
         title=called,
         kind="regression" if regression else "classification",
         labels=names,
-        metrics=("spearman", "pearson", "mse") if regression else _CLASS_METRICS[: 4 if len(names) == 2 else 2],
+        metrics=own_metrics(len(names)),
         inputs=TEXT if pair is None else PAIR,
         center=center,
         scale=scale,
@@ -98,10 +99,6 @@ def load_files(
     notes = (*told, *_notes(whole, splits, counts, train.name, divided=dev is None))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
     return TaskData(task, splits, source, notes=notes, labels_count=counts)
-
-
-# Those of two classes, of which the first two are also those of more.
-_CLASS_METRICS = ("accuracy", "macro_f1", "f1", "matthews")
 
 
 def read_split(
@@ -122,7 +119,17 @@ def read_split(
         All of its examples, and notes on how they were read.
     """
     read = _read(path, text, pair, label, numbers=not names)
-    return _split(read, names, "the task's labels"), read.rows.notes
+    # Earlier versions named booleans and whole numbers of JSONL and Parquet so.
+    before = {
+        own: {"True": "true", "False": "false"}.get(own, own.removesuffix(".0")) for own in dict.fromkeys(read.labels)
+    }
+    known = {own: old for own, old in before.items() if own not in names and old in names}
+    notes = read.rows.notes
+    if known:
+        own, old = next(iter(known.items()))
+        notes += (f"{path.name}: labels are read as earlier versions wrote them: {own} is {old}.",)
+        read = replace(read, labels=[known.get(own, own) for own in read.labels])
+    return _split(read, names, "the task's labels"), notes
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ class Suite:
         """The name of a task in any spelling; `normtune.data.task.resolve` raises an error where there is none."""
         return resolve(name, self.tasks, f"{self.title} task", self.aliases)
 
+    def knows(self, name: str) -> bool:
+        """Whether it has a task of this name, in any spelling."""
+        with suppress(UnknownNameError):
+            return bool(self.resolve(name))
+        return False
+
     def found(self, data: Path | None) -> Mapping[str, Found]:
         """What there is of each task, by name; `data` is the folder of a suite that lies in one."""
         if self.survey is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Predictor:
         Raises:
             DataError: If there are no texts, one is empty, or the task reads pairs and these are none (or the reverse).
         """
-        encoded = self._base.encode(examples(texts, self.task), self.delta.info.max_length)
+        encoded = self._base.encode(examples(listed(texts), self.task), self.delta.info.max_length)
         self.truncated += encoded.truncated
         return [Prediction.of(outputs, self.task) for outputs in logits(self._base, encoded)]
 
@@ -97,9 +98,25 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
     Raises:
         DataError: If the task reads pairs and these are none, or the reverse.
     """
-    if any((not isinstance(text, str)) != task.pair for text in texts):
-        wanted = "pairs of texts" if task.pair else "single texts"
-        raise DataError(f"The task {task.name!r} reads {wanted}.")
+    for text in texts:
+        if not (_is_pair(text) if task.pair else isinstance(text, str)):
+            wanted = "pairs of texts" if task.pair else "single texts"
+            raise DataError(f"The task {task.name!r} reads {wanted}, not {reprlib.repr(text)}.")
     if not task.pair:
         return Split.of_texts(str(text) for text in texts)
     return Split.of_texts((text[0] for text in texts), (text[1] for text in texts))
+
+
+def _is_pair(text: object) -> bool:
+    return isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
+
+
+def listed(texts: Iterable[Text]) -> list[Text]:
+    """Several texts as a list.
+
+    Raises:
+        DataError: If it is a single text, or none.
+    """
+    if texts is None or isinstance(texts, str):
+        raise DataError(f"Give a list of texts, such as ['a text'], not {reprlib.repr(texts)}.")
+    return list(texts)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from normtune.data.encode import Encoded, by_length, padding
 from normtune.data.task import Task
-from normtune.deltas.answers import Prediction, Text, examples
+from normtune.deltas.answers import Prediction, Text, examples, listed
 from normtune.deltas.delta import Delta, DeltaInfo, is_applied
 from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
@@ -155,6 +155,7 @@ class Bank:
             DataError: If there are no texts, their number is not that of the names, one is empty, or its task does not
                 read such.
         """
+        texts = listed(texts)
         names = [tasks] * len(texts) if isinstance(tasks, str) else tasks
         if len(names) != len(texts):
             raise DataError(f"There are {len(texts)} texts, but {len(names)} names of tasks.")

@@ -19,6 +19,7 @@ from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from normtune.config import Strict
+from normtune.data.metrics import own_metrics
 from normtune.data.task import PAIR, TEXT, Kind, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
 from normtune.files import read_tensors, write_tensors
@@ -97,7 +98,7 @@ class DeltaInfo(Strict):
             title=self.task,
             kind=self.kind,
             labels=self.labels,
-            metrics=("spearman", "pearson") if self.kind == "regression" else ("accuracy", "macro_f1"),
+            metrics=own_metrics(len(self.labels)),
             inputs=PAIR if self.pair else TEXT,
             center=self.center,
             scale=self.scale,

@@ -31,7 +31,7 @@ def named_places(listed: Iterable[str]) -> dict[str, str]:
 
     Raises:
         ConfigError: If two deltas have the same name.
-        DeltaError: If a folder holds no delta.
+        DeltaError: If a folder holds no delta, or nothing is there that could.
     """
     places: dict[str, str] = {}
     for text in listed:
@@ -48,12 +48,19 @@ def _places(text: str) -> dict[str, str]:
     if equals and name and "/" not in name and not Path(text).exists():
         return {name: place}
     path = Path(text).expanduser()
+    if not path.exists() and not _on_hub(text):
+        raise DeltaError(f"There is no delta at {text}.")
     if not path.is_dir() or (path / FILE).is_file():
         return {_name(path): text}
     inside = [child for child in sorted(path.iterdir()) if (child / FILE).is_file() or child.suffix == ".safetensors"]
     if not inside:
         raise DeltaError(f"There is no delta in the folder {text}.")
     return {_name(child): str(child) for child in inside}
+
+
+def _on_hub(text: str) -> bool:
+    """Whether a text can be an id on the hub."""
+    return not text.startswith((".", "/", "~")) and text.count("/") == 1 and not text.endswith(".safetensors")
 
 
 def _name(path: Path) -> str:
@@ -128,7 +135,7 @@ def fetch(name: str | Path, revision: str | None = None) -> Path:
     if path.exists():
         return path
     text = str(name)
-    if text.startswith((".", "/", "~")) or text.count("/") != 1 or path.suffix == ".safetensors":
+    if not _on_hub(text):
         raise DeltaError(f"There is no delta at {text}.")
     try:
         return Path(snapshot_download(text, revision=revision, allow_patterns=list(FILES)))

@@ -20,7 +20,7 @@ from transformers import (
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.task import Split
-from normtune.errors import ModelError, refusing
+from normtune.errors import DataError, ModelError, refusing
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
 from normtune.models.identity import (
     canonical_name,
@@ -129,14 +129,29 @@ class Base:
         """
         return min(asked, self.need_tokenizer().model_max_length, self.positions or asked)
 
+    @cached_property
+    def _strange(self) -> dict[int, str]:
+        """The tokens that the tokenizer has and the model has no embedding for, by number."""
+        rows = len(self.model.get_input_embeddings().get_parameter("weight"))
+        return {number: token for token, number in self.need_tokenizer().get_vocab().items() if number >= rows}
+
     def encode(self, split: Split, max_length: int) -> Encoded:
         """Encode examples for this model, cut to the `limit` that `max_length` comes to.
 
         Raises:
             ModelError: If there is no tokenizer.
-            DataError: If there are no examples, or one cannot be encoded.
+            DataError: If there are no examples, or one cannot be encoded, such as for a token without an embedding.
         """
-        return encode(split, self.need_tokenizer(), self.limit(max_length))
+        encoded = encode(split, self.need_tokenizer(), self.limit(max_length))
+        for place, numbers in enumerate(encoded.fields.get("input_ids", ()) if self._strange else ()):
+            for number in numbers.tolist():
+                if number in self._strange:
+                    raise DataError(
+                        f"Text {place + 1} of {len(split)} has the token {self._strange[number]!r}, which the tokenizer"
+                        f" of {self.name!r} knows and its embeddings do not; call resize_token_embeddings on the model"
+                        " and save it, or take the token out of the tokenizer."
+                    )
+        return encoded
 
 
 def load_base(
@@ -204,7 +219,14 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = Non
 
     Returns:
         The base model around `model` itself, not a copy.
+
+    Raises:
+        ModelError: If it has no head.
     """
+    if model.base_model is model:
+        raise ModelError(
+            f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification, or with load_base."
+        )
     head_names = _outside(model)
     places = layout(model, head_names)
     stored = {**dict(model.named_parameters()), **dict(model.named_buffers())}

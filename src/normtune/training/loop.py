@@ -187,6 +187,9 @@ class Loop:
         return score_outputs(outputs, labels.numpy(), self.passes.task)
 
     def _not_finite(self, what: str, step: int) -> str:
+        for name, values in self.trainable.base.model.named_parameters():
+            if (step == 1 or not values.requires_grad) and not bool(values.isfinite().all()):
+                return f"The base model holds values that are not finite, such as in {name}; take another one."
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
 
     def _ask(self) -> None:

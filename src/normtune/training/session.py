@@ -174,6 +174,8 @@ class Session:
         """
         config, task = run.config, run.data.task
         train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
+        for split in run.parts.dev.values():  # what cannot be encoded is said before anything is trained
+            self._encode(run, split)
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
@@ -246,7 +248,7 @@ class Session:
             loop.trainable.head_values(),
             method=config.method,
             task=task.name,
-            max_length=config.protocol.max_length,
+            max_length=self.base.limit(config.protocol.max_length),
             pair=task.pair,
             center=task.center,
             scale=task.scale,

@@ -1,0 +1,61 @@
+"""``normtune evaluate``: the metrics that training showed, and files that are named differently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normtune.models.base import Base
+from normtune.records.run import Record
+from tests.deltas.banked import FIVE, NUMBER, TWO, changed
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("classes", "no yes"), ("classes", "no yes perhaps"), ("numbers", "1.5 2 4")]
+)
+def test_the_metrics_are_those_of_training(cli: Run, tiny_folder: Path, tmp_path: Path, kind: str, labels: str) -> None:
+    cells = labels.split()
+    (tmp_path / "t.csv").write_text(
+        "text,label\n" + "".join(f"the cat {i},{cells[i % len(cells)]}\n" for i in range(12))
+    )
+    call = ("train", "--train", tmp_path / "t.csv", "--dev", tmp_path / "t.csv", "--labels", kind)
+    more = ("--model", tiny_folder, "--protocol", "small,epochs=1", "--device", "cpu", "--out", tmp_path / "out")
+    status, trained, error = cli(*call, *more)
+    assert status == 0, error
+    scores = Record.load(tmp_path / "out" / "record.json").scores["dev"]
+    status, text, error = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.csv", "--json", "--device", "cpu")
+    assert status == 0, error
+    assert json.loads(text)["scores"] == pytest.approx(scores, abs=1e-6)
+    if len(cells) == 2:
+        _, text, _ = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.csv")
+        assert [f"f1 of yes {scores['f1']:.4f}" in shown for shown in (trained, text)] == [True, True]
+
+
+def test_a_file_is_scored_by_the_metrics_of_the_suites_task(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
+    from normtune.data.glue_tasks import GLUE
+
+    labels = GLUE["cola"].labels
+    delta = changed(tiny_base, "layernorm", TWO, task="cola")
+    (tmp_path / "t.csv").write_text(f"text,label\na cat,{labels[0]}\na dog,{labels[1]}\n")
+    named = delta.info.model_copy(update={"labels": labels})
+    type(delta)(named, delta.indices, delta.values, delta.head).save(tmp_path / "d")
+    status, text, error = cli("evaluate", tmp_path / "d", "--file", tmp_path / "t.csv", "--json")
+    assert status == 0, error
+    assert tuple(json.loads(text)["scores"]) == GLUE["cola"].metrics
+
+
+@pytest.mark.parametrize("task", ["moods", "rte"])
+def test_a_task_of_ones_own_needs_its_file(cli: Run, tiny_base: Base, tmp_path: Path, task: str) -> None:
+    changed(tiny_base, "layernorm", FIVE, task=task, columns=("text", "label")).save(tmp_path / "d")
+    status, _, error = cli("evaluate", tmp_path / "d", "--suite", "toy")
+    assert status == 1
+    assert f"The delta answers {task!r}, which is no task of a suite; name a file to score with --file" in error
+
+
+def test_a_regression_tells_its_error(tiny_base: Base) -> None:
+    assert changed(tiny_base, "layernorm", NUMBER).info.as_task.metrics == ("spearman", "pearson", "mse")
