@@ -141,7 +141,7 @@ def claims_table(cells: Cells) -> Table:
         first = (str(place), claim.text, claim.where, _entry(claim.judged(parts)))
         if not parts:
             why = (cells.no_bias if claim.parts == ("bias",) else "") or "no runs yet"
-            rows.append((*first, Entry(why, kind="missing"), GAP, GAP, GAP, GAP, GAP))
+            rows.append((*first, Entry(why, kind="missing"), GAP, GAP, GAP, GAP))
         rows += [(*(first if part is parts[0] else ("",) * 4), *_part(cells, part)) for part in parts]
         if any(part.floored for part in parts):
             clear = [part.clear for part in parts]
@@ -152,15 +152,16 @@ def claims_table(cells: Cells) -> Table:
         "The paper’s claims, judged here.",
         (
             *("", "claim", "in the paper", "here", "measured"),
-            *("value", "95 % interval", "tasks × seeds", "tasks that agree", "would take"),
+            *("value", "95 % interval", "agree × seeds", "would take"),
         ),
         (group(rows),),
         "Confirmed where the whole 95 % interval is on the claim’s side (a ratio above 1; a difference of scores,"
         f" × 100, above −{100 * MARGIN:g}, or above 0 where the claim is that the other is worse), refuted where it is"
         " on the other, else undecided. Intervals are bootstrapped over tasks and seeds, seeds of the head for Fisher"
-        " information; tasks that lack a run take no part. A task is at its floor where neither method is five points"
-        " above one answer for all. *Would take*: so many tasks like these, or seeds of these, decide an undecided"
-        " claim four times in five, if means and spreads are those measured.",
+        " information; tasks that lack a run take no part. Agree: the tasks whose mean over seeds is on the claim’s"
+        " side. A task is at its floor where neither method is five points above one answer for all. Would take: so"
+        " many tasks like these, or seeds of these where they are enough, decide an undecided claim four times in"
+        " five, if means and spreads are those measured.",
         texts=5,
     )
 
@@ -174,19 +175,18 @@ def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
     lacking = f" (without {', '.join(part.left_out)}: runs missing)" if part.left_out else ""
     named = part.name + lacking
     tip = f"tasks: {', '.join(map(cells.title, cells.order(part.values))) or 'none'}"
-    size = Entry(f"{len(part.values)} × {part.seeds}", tip=tip)
-    agree = f"{part.agreeing} of {len(part.values)}"
+    size = Entry(f"{part.agreeing} of {len(part.values)} × {part.seeds}", tip=tip)
     if part.mean is None:
-        return named, "—", "too few tasks", size, GAP, GAP
+        return named, "—", "too few tasks", size, GAP
     if part.kind == "ratio":
         value, ends = f"{part.mean:.2f} to 1", " – ".join(f"{end:.2f}" for end in part.interval or ())
     else:
         value, ends = signed(100 * part.mean), " to ".join(signed(100 * end) for end in part.interval or ())
-    return named, value, ends or "too few tasks", size, agree, _takes(part)
+    return named, value, ends or "too few tasks", size, _takes(part)
 
 
 def _takes(part: Measured) -> str | Entry:
     tasks, seeds = part.takes()
     if part.verdict != "undecided" or tasks is None:
         return GAP
-    return f"{tasks:,} tasks" + (f" or {seeds:,} seeds" if seeds is not None else "")
+    return f"{tasks:,} tasks" if seeds is None else f"{seeds:,} seeds"
