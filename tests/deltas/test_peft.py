@@ -175,6 +175,7 @@ def test_a_scaled_regression_is_refused_and_a_plain_one_comes_back(tiny_base: Ba
 
 def test_a_head_that_peft_would_mix_up_with_the_body_is_refused(make_base: Bases, tmp_path: Path) -> None:
     base = make_base("bert")
+    base.meta_head(3)  # what a head has is known from before the root that there is not
     base.roots = ("output", *base.roots)
     delta = moved(make_base("bert"), "layernorm")
     with pytest.raises(SelectionError, match=r"head from its 'bert\.encoder\.layer\.0\.attention\.output'"):
