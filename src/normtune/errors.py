@@ -90,10 +90,13 @@ def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
         where, said = "", " ".join(str(bad).split())[:_LONGEST].rstrip(".") or type(bad).__name__
         if isinstance(bad, ValidationError):
             (first, *_) = bad.errors(include_url=False, include_context=False, include_input=False)
-            where, said = ".".join(map(str, first["loc"])), first["msg"]
+            where = ".".join(map(str, first["loc"]))
+            said = _WORDS.get(first["type"], first["msg"].replace("Input should", "it should"))
         raise error(f"{sentence}{where and f' at {where}'}: {said}.") from bad
 
 
+#: What pydantic calls otherwise.
+_WORDS = {"missing": "it is missing", "extra_forbidden": "there is no such key"}
 #: Characters of what a library says.
 _LONGEST = 300
 

@@ -224,7 +224,10 @@ def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folde
     ("content", "message"),
     [
         ("tasks: []", "tasks"),
-        ("tasks:\n- {name: a, train: a.csv, txt: body}", "txt"),
+        ("tasks:\n- {name: a, train: a.csv, txt: body}", "Unknown key of a task 'txt'. Did you mean 'text'?"),
+        ("task:\n- {name: a, train: a.csv}", "Unknown key of a manifest 'task'. Did you mean 'tasks'?"),
+        ("tasks:\n- {name: a}", "does not fit at tasks.0.train: it is missing."),
+        ("seed: many\ntasks:\n- {name: a, train: a.csv}", "does not fit at seed: it should be a valid integer"),
         ("tasks:\n- {name: a, train: a.csv}\n- {name: a, train: b.csv}", "names a task twice: a"),
         ("tasks: [", "no YAML"),
         ("- 1", "does not fit"),

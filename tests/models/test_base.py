@@ -446,3 +446,37 @@ def test_the_tokenizers_limit_counts_too(tiny_base):
     encoded = tiny_base.encode(Split.of_texts(("a cat", "the cat " * 100)), 64)
     assert encoded.lengths.tolist() == [4, 7]
     assert encoded.truncated == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "adapter_config.json",
+            "has no config.json: it holds an adapter of PEFT. Name the model that it was trained on",
+        ),
+        ("delta.safetensors", "has no config.json: it holds a delta. Name the model that it was trained on"),
+    ],
+)
+def test_a_folder_of_something_else_is_told(file, said, tmp_path):
+    (tmp_path / file).write_text("{}")
+    assert_refused(said, str(tmp_path))
+
+
+def test_a_model_of_pictures_has_no_classifier_of_texts(copy):
+    (copy / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    assert_refused("is a 'vit' model, which has no sequence classifier; normtune trains those of texts", str(copy))
+
+
+def test_a_checkpoint_of_pickles_is_to_be_converted(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    assert_refused(
+        r"reads safetensors only\. Convert it once in Python: transformers\.AutoModel\.from_pretrained", str(copy)
+    )
+
+
+def test_a_tokenizer_whose_package_is_missing_says_what_to_install(make_folder):
+    folder = make_folder(tokenizer=False)
+    (folder / "spiece.model").write_bytes(b"of sentencepiece")
+    with pytest.raises(ModelError, match="pip install sentencepiece tiktoken protobuf"):
+        load_base(str(folder)).need_tokenizer()

@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -93,7 +92,10 @@ class Base:
             ModelError: If there is none.
         """
         if self.tokenizer is None:
-            raise ModelError(f"The model {self.name!r} has no tokenizer; add tokenizer.json to its folder.")
+            raise ModelError(
+                f"The model {self.name!r} has no tokenizer that can be read here: add tokenizer.json to its folder, or"
+                " install what reads its *.model file (pip install sentencepiece tiktoken protobuf)."
+            )
         return self.tokenizer
 
     @cached_property
@@ -259,8 +261,6 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     name, revision = at_revision(name, revision)
     path, _ = locate(name)
     config = read_config(name, path, revision)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelError(f"{name!r} is a {config.model_type!r} model, which has no sequence classifier.")
     unusable = f"The configuration of {name!r} cannot be used"
     with refusing(ModelError, unusable), torch.device("meta"), quiet(), bounded():
         config.num_labels = labels

@@ -17,7 +17,14 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
@@ -86,14 +93,28 @@ def read_config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     """
     here, revision = Path(path).is_dir(), revision or "main"
     if here and not (Path(path) / "config.json").is_file():
-        raise ModelError(f"The folder {name!r} has no config.json.")
+        others = (each for file, each in _OTHERS.items() if (Path(path) / file).is_file())
+        raise ModelError(f"The folder {name!r} has no config.json{next(others, '')}.")
     cache = f"the hub cache {hub_constants.HF_HUB_CACHE}" + ("" if hub_constants.HF_HUB_OFFLINE else " and on the hub")
     packaged = ", ".join(PACKAGED)
     absent = f"There is no model {name!r}: looked for a folder of that name and in {cache} (packaged: {packaged})"
     with refusing(ModelError, f"The folder {name!r} cannot be read" if here else absent):
         _check_sizes(PreTrainedConfig.get_config_dict(path, revision=revision)[0])
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        kind = config.model_type
+        raise ModelError(
+            f"{name!r} is a {kind!r} model, which has no sequence classifier; normtune trains those of texts."
+        )
     return config
+
+
+#: What a folder without a configuration may hold instead.
+_OTHERS = {
+    "adapter_config.json": ": it holds an adapter of PEFT. Name the model that it was trained on; normtune import makes"
+    " a delta of it",
+    "delta.safetensors": ": it holds a delta. Name the model that it was trained on",
+}
 
 
 def _check_sizes(raw: Any) -> None:
@@ -180,7 +201,10 @@ def weight_files(path: str, revision: str | None) -> list[Path]:
         return [Path(single)]
     index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
-        raise ModelError(f"No {SAFE_WEIGHTS_NAME} is in {path}; normtune reads safetensors only.")
+        raise ModelError(
+            f"No {SAFE_WEIGHTS_NAME} is in {path}; normtune reads safetensors only. Convert it once in Python:"
+            f" transformers.AutoModel.from_pretrained({path!r}).save_pretrained(NEW), and the same with AutoTokenizer."
+        )
     with refusing(ModelError, f"The checkpoint in {path} cannot be read"):
         shards, _ = get_checkpoint_shard_files(path, index, revision=revision or "main")
     return [Path(shard) for shard in shards]

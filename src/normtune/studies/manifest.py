@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from normtune.config import Strict
 from normtune.data.files import load_files
 from normtune.data.task import TaskData
-from normtune.errors import ConfigError, DataError, refusing
+from normtune.errors import ConfigError, DataError, known, refusing
 
 #: Bytes of a task's name, which becomes that of a folder.
 _LONGEST = 100
@@ -137,7 +138,11 @@ def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -
     if not isinstance(raw, dict):
         return raw
     whole = {**given, **raw}
+    for key in raw:
+        known("key of a manifest", str(key), Manifest.model_fields)
     tasks = whole.get("tasks")
     if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
+        for key in chain.from_iterable(tasks):
+            known("key of a task", str(key), OwnFiles.model_fields)
         whole["tasks"] = [{**columns, **task} for task in tasks]
     return whole
