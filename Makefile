@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: study results test test-all check clean
+.PHONY: study results test test-all soak check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,8 +33,12 @@ check: $(VENV)/.installed
 test: check ## Checkers and the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-test-all: check ## Checkers and every test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test-all: check ## Checkers and every test, with 100 damaged files of each kind
+	$(BIN)/python -m pytest -n auto --dist loadfile --cases 100
+
+CASES ?= 2000
+soak: $(VENV)/.installed ## CASES damaged files of each kind, and a kill before each file operation
+	$(BIN)/python -m pytest -n auto tests/soak --cases $(CASES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache site

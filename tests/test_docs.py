@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from normtune.records.results import Store
+from tests.soak.kinds import KINDS
+from tests.soak.test_kills import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -141,6 +143,16 @@ def test_contributors_find_what_the_page_names() -> None:
         assert re.search(rf"\b{name}\b", (source / file).read_text(encoding="utf-8")), f"{name} is not in {file}"
     for file in re.findall(r"`(\w+/[\w/]+\.(?:py|html\.j2))`", page):
         assert (source / file).is_file() or (ROOT / file).is_file(), file
+
+
+def test_what_is_promised_has_its_tests_and_counts() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) >= 18
+    for file, test in named:
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{test} is not in {file}"
+    assert f"of each of {len(KINDS)} kinds" in page
+    assert f"of {len(COMMANDS)} commands" in page
 
 
 def test_every_page_is_in_the_navigation() -> None:
