@@ -148,6 +148,7 @@ def staged(stage: Path, tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: shutil.copytree(stage, tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_command_gives_the_same_when_it_is_run_again(
     name: str, staged: Callable[[str], Path], cases: int

@@ -85,7 +85,7 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
     Args:
         report: The report.
         out: The folder: absent or empty.
-        force: Whether an earlier report in `out` is replaced.
+        force: Whether an earlier report in `out` is replaced; one that was left unfinished always is.
 
     Returns:
         The page's file.
@@ -93,11 +93,11 @@ def write(report: Report, out: Path, *, force: bool = False) -> Path:
     Raises:
         OutputError: If something else is in `out`, or it cannot be written.
     """
-    earlier: set[str] = set()
     for folder in (out, *(file for file in out.glob("*") if file.is_dir())):
         remove_strays(folder)
-    if force and (out / MARKER).is_file():
-        earlier = {*(out / MARKER).read_text(encoding="utf-8").splitlines(), MARKER}
+    earlier = {*(out / MARKER).read_text(encoding="utf-8").splitlines(), MARKER} if (out / MARKER).is_file() else set()
+    unfinished = any(not (out / name).is_file() for name in earlier)  # by a command that was stopped
+    if earlier and (force or unfinished):
         there = (file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())
         if other := sorted({*there} - earlier):
             raise OutputError(f"{out} holds {other[0]}, which is no part of the report; move it away first.")
