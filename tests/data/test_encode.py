@@ -251,3 +251,10 @@ def test_a_kind_of_input_adds_its_encoder(monkeypatch):
     batch = encoded.batch([2, 0])["pixel_values"]
     assert batch.shape == (2, 3, 2, 2)
     assert batch[:, 0, 0, 0].tolist() == [30.0, 10.0]
+
+
+def test_a_tokenizer_that_names_no_mask_gives_one(tiny_tokenizer):
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.model_input_names = ["input_ids"]
+    encoded = encode(Split.of_texts(["the cat", "the cat reads a book"]), bare, 6)
+    assert encoded.batch([0, 1])["attention_mask"].sum(1).tolist() == [4, 6]

@@ -77,7 +77,7 @@ def damaged(rng: Random, raw: bytes, form: str) -> bytes:
         change = _bytes if form == "bytes" or rng.random() < 0.5 else _FORMS[form]
         try:
             raw = change(rng, raw)
-        except (ValueError, KeyError, TypeError, RecursionError, struct.error, yaml.YAMLError):
+        except (LookupError, AttributeError, TypeError, ValueError, RecursionError, struct.error, yaml.YAMLError):
             raw = _bytes(rng, raw)  # it holds no values any more
     return raw
 

@@ -96,7 +96,8 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
             raise DataError(f"Text {number + 1} of {len(split)} is empty.")
     pairs = None if split.pairs is None else list(split.pairs)
     # Tokenized whole first: only so is it known how many are too long.
-    whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False)
+    masked = {"return_attention_mask": True}  # without it, what fills up a batch would count
+    whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False, **masked)
     long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
     if long:
         cut = tokenizer(
@@ -104,6 +105,7 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
             None if pairs is None else [pairs[i] for i in long],
             truncation=True,
             max_length=limit,
+            **masked,
         )
         for name, values in cut.items():
             for i, value in zip(long, values, strict=True):

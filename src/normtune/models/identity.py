@@ -95,7 +95,13 @@ def config_identity(config: PreTrainedConfig) -> str:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of a tokenizer's vocabulary, and of what it makes of texts that are hard to split."""
-    split = [tokenizer(*texts, verbose=False) for texts in ((list(_PROBES),), (list(_PROBES), list(_PROBES[::-1])))]
+    """Hash of a tokenizer's vocabulary, and of what it makes of texts that are hard to split.
+
+    Raises:
+        ModelError: If it cannot encode them.
+    """
+    texts = ((list(_PROBES),), (list(_PROBES), list(_PROBES[::-1])))
+    with refusing(ModelError, "The tokenizer is damaged"):
+        split = [tokenizer(*each, verbose=False) for each in texts]
     seen = [each[name] for each in split for name in sorted({*each} & {"input_ids", "token_type_ids"})]
     return fingerprint({"vocabulary": tokenizer.get_vocab(), "seen": seen})
