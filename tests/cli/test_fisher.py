@@ -312,15 +312,16 @@ def test_the_figure_of_a_folder_shows_what_was_measured(
     assert (only.title, only.rows, only.columns) == ("bias", ("2", "1", "0"), ("RTE",))
 
 
-def test_a_family_whose_norms_are_not_known(
+@pytest.mark.filterwarnings("default::normtune.errors.GuessWarning")
+def test_the_closing_norm_of_an_unlisted_family_is_guessed_aloud(
     cli: Run, options: list[object], records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums only."""
     monkeypatch.delitem(FAMILIES, "bert")
     status, text, error = cli(*options, "--task", "rte", "--json")
     assert status == 0, error
+    assert "Note: normtune does not list the family 'bert'" in error
     assert len(json.loads(text)["ranking"]) == 8
-    assert [path.suffix for path in records.iterdir()] == [".json"]
+    assert {path.suffix for path in records.iterdir()} == {".json", ".safetensors"}
 
 
 BAD: list[tuple[list[str], str]] = [

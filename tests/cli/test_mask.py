@@ -475,7 +475,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*RTE, "--entries", "193", "--until-stable"], "between 0 and all 192 candidates; got 193"),
     ([*RTE, "--entries", "-1"], "between 0 and all 192 candidates; got -1"),
     ([*RTE, *TENTH, "--within", "head"], "There are no candidates: 'head' selects nothing"),
-    (["--importance", "magnitude", *TENTH, "--within", "layernorm - layernorm"], "There are no candidates"),
+    (["--importance", "magnitude", *TENTH, "--within", "layernorm - layernorm"], "selects nothing"),
     (TENTH, "The importance 'fisher' is measured on tasks; name one or more"),
     ([*TENTH, "--importance", "least-fisher", "--target", "rte"], "is measured on tasks"),
     ([*RTE, *TENTH, "--runs", "somewhere"], "--runs goes with an importance that is read off runs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ class Float64(Base):
 def in_float64(base: Base) -> Float64:
     """`base` itself, in float64."""
     base.model.double()
-    return Float64(**vars(base))
+    return Float64(**{field.name: getattr(base, field.name) for field in fields(base) if field.init})
 
 
 def stay_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,10 +176,11 @@ def test_the_command_line_tracks_every_run_of_train_and_study(cli: Run, tiny_fol
     assert {folder.name[-8:] for folder in (tmp_path / "tracking").iterdir()} == ids
     assert 3 <= len(ids) <= 5
     # What is known is not run, so it is not logged either.
-    study = ("study", "table2", *sized, "--seeds", "0,1", "--results", tmp_path, "--track", "tensorboard")
-    assert cli(*study, "--plan")[0] == 0
+    study = ("study", "table2", *sized, "--seeds", "0,1", "--results", tmp_path)
+    status, _, error = cli(*study, "--plan")
+    assert status == 0, error
     assert len([*(tmp_path / "tracking").iterdir()]) == len(ids)
-    status, _, error = cli(*study)
+    status, _, error = cli(*study, "--track", "tensorboard")
     assert status == 0, error
     [new] = {file.stem[:8] for file in (tmp_path / "runs").iterdir()} - ids
     assert {folder.name[-8:] for folder in (tmp_path / "tracking").iterdir()} == {*ids, new}
