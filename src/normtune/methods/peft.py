@@ -41,7 +41,7 @@ def lora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
     """
-    return _ranked(layout, "lora", option, seed, peft_type="LORA", lora_alpha=2 * option, lora_dropout=0.0)
+    return _ranked(layout, "lora", option, seed)
 
 
 def lora_all(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
@@ -55,8 +55,7 @@ def lora_all(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no matrices.
     """
-    added: dict[str, Any] = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0}
-    return _ranked(layout, "lora-all", option, seed, everywhere=True, **added)
+    return _ranked(layout, "lora-all", option, seed, everywhere=True)
 
 
 def dora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
@@ -70,8 +69,7 @@ def dora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
     """
-    added: dict[str, Any] = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0, "use_dora": True}
-    return _ranked(layout, "dora", option, seed, **added)
+    return _ranked(layout, "dora", option, seed, use_dora=True)
 
 
 def loha(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
@@ -85,7 +83,7 @@ def loha(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
     """
-    return _ranked(layout, "loha", option, seed, peft_type="LOHA", alpha=option)
+    return _ranked(layout, "loha", option, seed, "LOHA", alpha=option)
 
 
 def vera(layout: Layout, *, seed: int = 0, option: int = 256) -> Peft:
@@ -99,7 +97,7 @@ def vera(layout: Layout, *, seed: int = 0, option: int = 256) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
     """
-    return _ranked(layout, "vera", option, seed, peft_type="VERA", vera_dropout=0.0, projection_prng_key=seed)
+    return _ranked(layout, "vera", option, seed, "VERA", vera_dropout=0.0, projection_prng_key=seed)
 
 
 def ia3(layout: Layout) -> Peft:
@@ -124,8 +122,10 @@ def ia3(layout: Layout) -> Peft:
     return Peft(layout, "ia3", json.dumps({"peft_type": "IA3"}), targets)
 
 
-def _ranked(layout: Layout, method: str, rank: int, seed: int, *, everywhere: bool = False, **config: Any) -> Peft:
-    """Parameters of a rank beside the matrices of the attention, or `everywhere`.
+def _ranked(
+    layout: Layout, method: str, rank: int, seed: int, kind: str = "LORA", *, everywhere: bool = False, **more: Any
+) -> Peft:
+    """What PEFT calls `kind`, of a rank and with `more`, beside the matrices of the attention, or `everywhere`.
 
     Raises:
         SelectionError: If the rank is not positive, or the model has no such matrices.
@@ -135,7 +135,9 @@ def _ranked(layout: Layout, method: str, rank: int, seed: int, *, everywhere: bo
     if rank < 1:
         raise SelectionError(f"{method} takes a rank of 1 or more; got {rank}.")
     targets = matrices(layout, None if everywhere else KNOWN.get(layout.model_type))
-    return Peft(layout, method, json.dumps({**config, "r": rank}, sort_keys=True), targets, seed)
+    if kind == "LORA":
+        more |= {"lora_alpha": 2 * rank, "lora_dropout": 0.0}
+    return Peft(layout, method, json.dumps({"peft_type": kind, "r": rank, **more}, sort_keys=True), targets, seed)
 
 
 def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
@@ -193,7 +195,7 @@ class Peft(Spec):
             raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
         spec = cls(layout, str(description["method"]), json.dumps(config, sort_keys=True), targets)
         with refusing(DeltaError, "PEFT does not take what the delta adds"):
-            spec.added  # noqa: B018
+            len(spec)
         return spec
 
     def describe(self) -> dict[str, Any]:
