@@ -21,28 +21,20 @@ def components(
     markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
-    """Show the components of a model, and how many entries each method would train.
+    """Show the components of a model: what a selection of your own is made of.
 
     No weights are needed.
 
     Example: `normtune components minilm`
     """
-    from normtune.errors import SelectionError
-    from normtune.methods.method import METHODS
     from normtune.models.base import skeleton
 
     form = options.form(as_json=as_json, markdown=markdown)
     layout = skeleton(model, labels)
-    counts: dict[str, int | str] = {}
-    for name, method in METHODS.items():
-        try:
-            counts[name] = len(method(layout))
-        except SelectionError as error:
-            counts[name] = str(error)
-    render.show([_components(model, layout), _methods(layout, counts)], form, plain=_plain(model, layout, counts))
+    render.show([_components(model, layout)], form, plain=_plain(model, layout))
 
 
-def _plain(model: str, layout: Layout, counts: dict[str, int | str]) -> dict[str, object]:
+def _plain(model: str, layout: Layout) -> dict[str, object]:
     fields = ("name", "subs", "layers", "entries", "head", "norm")
     return {
         "model": model,
@@ -50,10 +42,6 @@ def _plain(model: str, layout: Layout, counts: dict[str, int | str]) -> dict[str
         "layers": layout.layers,
         "entries": {"pretrained": layout.size, "head": layout.head_size},
         "components": [{name: getattr(each, name) for name in fields} for each in layout.components],
-        "methods": {
-            name: {"selected": n, "trained": n + layout.head_size} if isinstance(n, int) else {"error": n}
-            for name, n in counts.items()
-        },
     }
 
 
@@ -76,14 +64,3 @@ def span(component: Component) -> str:
     if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(map(str, layers))
-
-
-def _methods(layout: Layout, counts: dict[str, int | str]) -> Table:
-    rows = [
-        [name, f"{n:,}", f"{n / layout.size:.4%}", f"{n + layout.head_size:,}"]
-        if isinstance(n, int)
-        else [name, "not for this model", "", ""]
-        for name, n in counts.items()
-    ]
-    header = ["method", "pre-trained entries", "share", "with the head"]
-    return render.table(header, rows, title="What each method trains")

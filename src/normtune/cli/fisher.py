@@ -55,7 +55,7 @@ def fisher(
     ] = "all",
     model: Model = "minilm",
     within: Annotated[
-        str, typer.Option(help="Sum over these: a method or an expression (normtune components lists them).")
+        str, typer.Option(help="Sum over these: a method or an expression (normtune methods lists them).")
     ] = "full",
     entries: Annotated[
         str | None,

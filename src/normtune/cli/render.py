@@ -46,6 +46,7 @@ Form = Literal["text", "markdown", "csv", "json"]
 #: What is printed: tables, and paragraphs between them.
 Part = Table | str
 
+_NAME = 24  # characters of a row's name that are not broken
 _HEADER = 10  # characters of a column's name that fit over its numbers
 _STYLES: dict[Kind, str] = {"best": "bold", "missing": "dim", "note": "dim", "bad": "red", "good": "green"}
 
@@ -140,7 +141,8 @@ def _rich(shown: Table) -> RichTable:
     made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, name in enumerate(shown.header):
         if place < shown.texts:
-            made.add_column(Text(name), overflow="fold")
+            longest = max((len(str(row[place])) for row in shown.rows), default=0)
+            made.add_column(Text(name), overflow="fold", min_width=min(longest, _NAME) if place == 0 else None)
         else:
             made.add_column(Text(textwrap.fill(name, _HEADER, break_long_words=False)), justify="right", no_wrap=True)
     for row in shown.rows:

@@ -39,7 +39,7 @@ def train(
         str,
         typer.Option(
             help="Method, expression or file of a mask (*.safetensors), or several separated by commas"
-            " (normtune components lists them)."
+            " (normtune methods lists them)."
         ),
     ] = "layernorm",
     lr: Annotated[

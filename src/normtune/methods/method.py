@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -107,6 +107,13 @@ def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
     )
 
 
+#: The families of the paper's section 5, after the two ends that every method lies between.
+Group = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+#: What a trained model costs at inference beside the base model, once all that can be merged is merged.
+Cost = Literal["none", "extra tokens", "extra layers"]
+
+
 @dataclass(frozen=True)
 class Method:
     """A named way to make something trainable.
@@ -121,6 +128,8 @@ class Method:
         wide: Learning rates for wide models, in the order in which a search takes them, the default first.
         narrow: The same for narrow ones (`normtune.training.rates`).
         read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
+        group: Its family.
+        cost: What it costs at inference.
     """
 
     make: Callable[..., Spec]
@@ -131,6 +140,8 @@ class Method:
     wide: tuple[float, ...] = (7e-4, 4e-4, 1e-3, 1e-4)
     narrow: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-3)
     read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
+    group: Group = "partial training"
+    cost: Cost = "none"
 
     def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
         """What trains of a model with this layout.
@@ -154,12 +165,12 @@ _NARROW_BIAS, _NARROW_SCALE = (3e-3, 1e-3, 1e-2, 3e-4), (1e-2, 3e-2, 3e-3, 1e-1)
 
 def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
     """What the methods share that PEFT adds parameters of a rank for."""
-    return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read}
+    return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read, "group": "low rank"}
 
 
 METHODS: dict[str, Method] = {
-    "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2)),
-    "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL),
+    "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
+    "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL, group="baselines"),
     "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=_NARROW_BIAS),
     "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
     "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),
@@ -186,7 +197,12 @@ METHODS: dict[str, Method] = {
         vera, "scales of shared random matrices, of rank 256", "Kopiczko et al. 2024", **_rank(_NARROW_SCALE)
     ),
     "ia3": Method(
-        ia3, "factors of keys, values and inner units", "Liu et al. 2022", narrow=_NARROW_SCALE, read=Peft.read
+        ia3,
+        "factors of keys, values and inner units",
+        "Liu et al. 2022",
+        narrow=_NARROW_SCALE,
+        read=Peft.read,
+        group="adapters",
     ),
 }
 

@@ -1,0 +1,55 @@
+"""``normtune methods``: what can be trained of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from normtune.cli import options, render
+from normtune.cli.options import Json, Markdown, Model
+from normtune.errors import SelectionError
+from normtune.report.table import Entry
+
+if TYPE_CHECKING:
+    from normtune.methods.method import Method
+    from normtune.models.layout import Layout
+
+
+def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json = False) -> None:
+    """List every method: what it trains beside the head, how many entries of this model that is, and what it costs.
+
+    No weights are needed. The cost at inference is what remains once all that can be merged is merged.
+
+    Example: `normtune methods --model minilm`
+    """
+    from normtune.methods.method import GROUPS, METHODS
+    from normtune.models.base import skeleton
+
+    form = options.form(as_json=as_json, markdown=markdown)
+    layout = skeleton(model)
+    found = {name: _facts(method, layout) for name, method in METHODS.items()}
+    shown: list[render.Part] = []
+    for group in GROUPS:
+        own = {name: facts for name, facts in found.items() if facts["group"] == group}
+        header = ("method", "what trains", "paper", "at inference", "entries")
+        notes = [f"{name}: {facts['error']}" for name, facts in own.items() if facts["error"]]
+        if own:
+            shown.append(render.table(header, map(_row, own, own.values()), title=group, texts=4, notes=notes))
+    entries = f"Of {layout.size:,} pre-trained entries of {model}; a task's head trains beside them."
+    render.show([*shown, entries], form, plain={"model": model, "entries": layout.size, "methods": found})
+
+
+def _facts(method: Method, layout: Layout) -> dict[str, Any]:
+    """All there is to say of a method on a model; without entries, why the model cannot have it."""
+    fields = ("group", "about", "option", "paper", "cost")
+    facts: dict[str, Any] = {name: getattr(method, name) for name in fields}
+    try:
+        spec = method(layout)
+        return {**facts, "entries": len(spec), "share": spec.share, "error": None}
+    except SelectionError as error:
+        return {**facts, "entries": None, "share": None, "error": str(error)}
+
+
+def _row(name: str, facts: dict[str, Any]) -> list[str | Entry]:
+    sized = f"{name}@{facts['option'].upper()}" if facts["option"] else name
+    entries = f"{facts['entries']:,}" if facts["error"] is None else Entry("not here", kind="missing")
+    return [sized, facts["about"], facts["paper"], facts["cost"], entries]
