@@ -10,7 +10,7 @@ from normtune.methods.method import METHODS, last_layers, random
 from normtune.models.base import skeleton
 from normtune.models.layout import Layout, Place
 
-SELECTING = [name for name, method in METHODS.items() if method.read is None]
+SELECTING = [name for name, method in METHODS.items() if method.selects]
 MODELS = {
     "bert-large-cased": {"hidden": 1024, "layers": 24, "heads": 16, "wide": 4096, "vocabulary": 28996},
     "bert-base-uncased": {"hidden": 768, "layers": 12, "heads": 12, "wide": 3072, "vocabulary": 30522},

@@ -131,9 +131,13 @@ class Delta:
             **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``method``, ``note``, ...
 
         Returns:
-            A copy of what trains.
+            A copy of what trains, as far as the method keeps it.
+
+        Raises:
+            ModelError: If the method is not done (see `Trainable.result`).
         """
-        return cls.of(trainable.base, trainable.spec, trainable.values(), trainable.head_values(), **info)
+        spec, values = trainable.result()
+        return cls.of(trainable.base, spec, values, trainable.head_values(), **info)
 
     @classmethod
     def of(

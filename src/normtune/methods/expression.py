@@ -66,7 +66,7 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     """
     name, _, option = text.strip().partition("@")
     method = METHODS.get(name)
-    if method is not None and method.read is not None:
+    if method is not None and not method.selects:
         if option and not _NUMBER.fullmatch(option):
             raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands a number, its {method.option}.")
         return method(layout, seed=seed, option=int(option) if option else None)
@@ -123,7 +123,7 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
 
 def _selected(name: str, made: Spec) -> Selection:
     if not isinstance(made, Selection):
-        raise SelectionError(f"{name!r} has parameters of its own, so it stands alone and not in an expression.")
+        raise SelectionError(f"{name!r} does more than select entries, so it stands alone and not in an expression.")
     return made
 
 

@@ -10,11 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from normtune.errors import SelectionError, UnknownNameError
-from normtune.methods.adapter import Adapter, adapter
-from normtune.methods.added import Around
-from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
+from normtune.methods.child_tuning import child_tuning_f
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
-from normtune.methods.red import Red, red
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.methods.trainable import Spec
 from normtune.models.families import VALUES, attention_norms, closing_norms
@@ -132,6 +129,7 @@ class Method:
         wide: Learning rates for wide models, in the order in which a search takes them, the default first.
         narrow: The same for narrow ones (`normtune.training.rates`).
         read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
+        hooked: Whether it trains existing entries in a way of its own (`normtune.methods.hooked`).
         group: Its family.
         cost: What it costs at inference.
     """
@@ -146,6 +144,12 @@ class Method:
     read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
     group: Group = "partial training"
     cost: Cost = "none"
+    hooked: bool = False
+
+    @property
+    def selects(self) -> bool:
+        """Whether it gives a selection, which an expression can combine with others."""
+        return self.read is None and not self.hooked
 
     def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
         """What trains of a model with this layout.
@@ -172,12 +176,6 @@ def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
     return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read, "group": "low rank"}
 
 
-def _bottleneck(kind: type[Around]) -> dict[str, Any]:
-    """What the methods share that add layers with a bottleneck."""
-    own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
-    return {"option": "bottleneck", "seeded": True, "narrow": _NARROW_BIAS, **own}
-
-
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
     "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL, group="baselines"),
@@ -195,6 +193,15 @@ METHODS: dict[str, Method] = {
         narrow=_NARROW_FULL,
     ),
     "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
+    "child-tuning-f": Method(
+        child_tuning_f,
+        "every entry, each step along a random 30 % of the gradient",
+        "Xu et al. 2021",
+        "per cent",
+        wide=_WIDE_FULL,
+        narrow=_NARROW_FULL,
+        hooked=True,
+    ),
     "lora": Method(
         lora, "low-rank matrices beside those of the attention, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
     ),
@@ -213,20 +220,6 @@ METHODS: dict[str, Method] = {
         narrow=_NARROW_SCALE,
         read=Peft.read,
         group="adapters",
-    ),
-    "red": Method(
-        red,
-        "a scale and a bias after each feed-forward block",
-        "Wu et al. 2024",
-        narrow=_NARROW_SCALE,
-        read=Red.read,
-        group="adapters",
-    ),
-    "adapter": Method(
-        adapter, "bottlenecks of 64 after each block, and every norm", "Houlsby et al. 2019", **_bottleneck(Adapter)
-    ),
-    "hyper-adapter": Method(
-        hyper_adapter, "adapters from one network, and every norm", "Mahabadi et al. 2021", **_bottleneck(HyperAdapter)
     ),
 }
 

@@ -21,6 +21,43 @@ from normtune.models.layout import Layout, Place
 from normtune.records.run import Counts
 
 
+class Hook:
+    """What a method does in each step beside the optimizer; as it stands, nothing.
+
+    It is started once and then called in each step, from 1: by `gradient` between the backward pass and clipping, and
+    by `stepped` between the optimizer's step and the removal of the gradient. A loop knows nothing else of it.
+
+    Attributes:
+        ready: Whether what trains may be kept as it is now, as a best epoch or as a delta.
+    """
+
+    ready: bool = True
+
+    def start(self, steps: int, seed: int) -> None:
+        """Called once, before the first step.
+
+        Args:
+            steps: Steps in all.
+            seed: The run's seed. What is drawn in a step follows from the two, so that no generator is kept.
+        """
+
+    def gradient(self, step: int) -> None:
+        """Change the gradient of a step."""
+
+    def stepped(self, step: int) -> None:
+        """Change what trains, once the optimizer has changed it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the trained values, by name."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave, in a hook that was started and whose trained values are as they were then."""
+
+    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]] | None:
+        """What a delta holds of these values of what trained; None for all of them, as they are."""
+
+
 class Spec(ABC):
     """What trains of a model, beside the head: existing entries, or parameters that are added.
 
@@ -34,7 +71,7 @@ class Spec(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of trained entries, the head's left out."""
+        """Number of trained entries that a delta holds, the head's left out."""
 
     @property
     @abstractmethod
@@ -62,6 +99,14 @@ class Spec(ABC):
         Returns:
             What an optimizer is to see, by name.
         """
+
+    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
+        """What the method does in each step beside the optimizer; nothing, unless a method has a hook of its own.
+
+        Args:
+            leaves: What `put` gave.
+        """
+        return Hook()
 
     @abstractmethod
     def decays(self, name: str, leaf: nn.Parameter) -> bool:
@@ -131,6 +176,7 @@ class Trainable:
     Attributes:
         leaves: What an optimizer sees of the spec, by name.
         head: The head's parameters, by name.
+        hook: What a training loop calls in each step.
 
     Raises:
         SelectionError: If the spec is of another model.
@@ -147,6 +193,7 @@ class Trainable:
             self.leaves = spec.put(base, undo)
             for leaf in self.leaves.values():
                 leaf.requires_grad_()
+            self.hook = spec.hook(self.leaves)
             self._undo = undo.pop_all()
 
     def undo(self) -> None:
@@ -175,6 +222,19 @@ class Trainable:
     def values(self) -> dict[str, Tensor]:
         """The spec's state as it is now: copies, float32 vectors on the CPU, by name."""
         return {name: leaf.detach().reshape(-1).float().cpu().clone() for name, leaf in self.leaves.items()}
+
+    def result(self) -> tuple[Spec, dict[str, Tensor]]:
+        """What a delta holds of the values as they are now: its spec, and that one's state.
+
+        Raises:
+            ModelError: If the method has not done yet what its hook is to do.
+        """
+        if not self.hook.ready:
+            raise ModelError(
+                "This method is not done: its hook is to be started, and called in each step until it is ready."
+            )
+        values = self.values()
+        return self.hook.result(values) or (self.spec, values)
 
     def head_values(self) -> dict[str, Tensor]:
         """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""

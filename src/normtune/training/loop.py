@@ -96,6 +96,7 @@ class Loop:
         self._protocol = passes.protocol
         self._batches = math.ceil(len(passes.train) / self._protocol.batch_size)
         self.steps = self._batches * self._protocol.epochs
+        trainable.hook.start(self.steps, seed)
         self._state = State(
             trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )
@@ -149,11 +150,12 @@ class Loop:
         Raises:
             TrainingError: If it, or the loss, is not finite.
         """
-        state, norm = self._state, self._state.clipped()
+        state, step = self._state, self.step + 1
+        norm = state.clipped(step)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             what = "gradient" if math.isfinite(loss) else "loss"
-            raise TrainingError(self._not_finite(what, self.step + 1))
-        self._tell(loss, state.step())
+            raise TrainingError(self._not_finite(what, step))
+        self._tell(loss, state.step(step))
         progress = state.progress
         state.advance(
             batch=progress.batch + 1, loss_sum=progress.loss_sum + loss * examples, seen=progress.seen + examples
@@ -171,7 +173,8 @@ class Loop:
             seconds=round(progress.seconds, 3),
         )
         best = progress.best
-        if best is None or scores[primary] > progress.curve[best].scores[primary]:
+        better = best is None or scores[primary] > progress.curve[best].scores[primary]
+        if better and self.trainable.hook.ready:
             best = progress.epoch
             state.best = state.present()
         state.advance(

@@ -240,12 +240,8 @@ class Session:
         assert end.best is not None
         best = end.curve[end.best]
         scores = {name: best.scores if part is known else passes.score(part) for name, part in dev.items()}
-        values = loop.trainable.values()
-        delta = Delta.of(
-            self.base,
-            run.spec,
-            values,
-            loop.trainable.head_values(),
+        delta = Delta.capture(
+            loop.trainable,
             method=config.method,
             task=task.name,
             max_length=self.base.limit(config.protocol.max_length),
@@ -267,7 +263,7 @@ class Session:
             ways=passes.ways.names,
             seconds=round(end.seconds, 3),
             delta_bytes=delta.body_bytes,
-            changes=tuple(changes(run.spec.places, before, values)),
+            changes=tuple(changes(run.spec.places, before, loop.trainable.values())),
         )
         return record, delta
 

@@ -86,16 +86,18 @@ class State:
         self.saved = self._counted = time.monotonic()
 
     @unwatched
-    def clipped(self) -> Tensor:
-        """Clip the gradient; its norm before that."""
-        norm: Tensor = self._accelerator.clip_grad_norm_(self._parameters, self._clip)
-        return norm
+    def clipped(self, number: int) -> Tensor:
+        """Clip the gradient of a step, as the method's hook leaves it; its norm before that."""
+        self._accelerator.unscale_gradients()
+        self._trainable.hook.gradient(number)
+        return torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
 
     @unwatched
-    def step(self) -> float:
+    def step(self, number: int) -> float:
         """One step of the optimizer along the gradient, which is then gone, at the learning rate returned."""
         rate = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
+        self._trainable.hook.stepped(number)
         self._schedule.step()
         self._optimizer.zero_grad()
         return rate
@@ -117,6 +119,7 @@ class State:
         if self._file is None or not self._accelerator.is_main_process:
             return
         tensors = {**pack("now", self.present()), **pack("best", self.best), **pack("random", _random_states())}
+        tensors |= pack("hook", self._trainable.hook.state())
         for number, parameter in enumerate(self._parameters):
             tensors.update(pack(f"optimizer/{number}", self._optimizer.state[parameter]))
         self.progress = self.progress.model_copy(update={"schedule": self._schedule.state_dict()})
@@ -132,6 +135,7 @@ class State:
         self.progress, tensors = stored
         now = unpack("now", tensors)
         self._trainable.load(unpack("values", now), unpack("head", now))
+        self._trainable.hook.load(unpack("hook", tensors))
         self.best = unpack("best", tensors)
         random = unpack("random", tensors)
         torch.set_rng_state(random["cpu"])

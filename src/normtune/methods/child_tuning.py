@@ -1,0 +1,66 @@
+"""Child-Tuning-F: in each step a random part of the gradient is left out (Xu et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from normtune.errors import SelectionError
+from normtune.methods.hooked import Hooked, generator_of
+from normtune.methods.selection import Selection, everything
+from normtune.methods.trainable import Hook, Spec
+from normtune.models.layout import Layout
+
+
+def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
+    """Every entry, each step along a random part of the gradient (Child-Tuning-F, Xu et al. 2021, section 2.2).
+
+    Args:
+        layout: The model's parameters.
+        option: How many per cent of the gradient's entries are kept; 100 is full fine-tuning.
+
+    Raises:
+        SelectionError: If it is not 1 to 100.
+    """
+    if not 1 <= option <= 100:
+        raise SelectionError(f"child-tuning-f keeps 1 to 100 per cent of the gradient; got {option}.")
+    whole = everything(layout)
+    return Hooked(layout, whole, "child-tuning-f", option, len(whole), True, partial(ChildTuning, whole, option / 100))
+
+
+@final
+class ChildTuning(Hook):
+    """Multiplies the gradient by a mask that is 1 / p with probability p, and 0 otherwise.
+
+    The paper's equations 2 to 4 with M drawn anew from Bernoulli(p) in each step, and its expectation kept by the
+    division by p. Clipping and AdamW see the masked gradient. The head, which
+    is no part of the pre-trained model, has all of its gradient.
+
+    Args:
+        selection: What trains.
+        share: The probability p.
+        leaves: Its leaves.
+    """
+
+    def __init__(self, selection: Selection, share: float, leaves: Mapping[str, nn.Parameter]) -> None:
+        self._selection, self._share, self._leaves, self._seed = selection, share, leaves, 0
+        self.ready = False
+
+    def start(self, steps: int, seed: int) -> None:
+        """Take the seed of the masks."""
+        self._seed, self.ready = seed, True
+
+    def gradient(self, step: int) -> None:
+        """Mask the gradient."""
+        grads = [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
+        generator = generator_of(grads[0].device, self._seed, step)
+        for grad in grads:
+            grad.mul_(torch.empty_like(grad).bernoulli_(self._share, generator=generator).div_(self._share))
+
+    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
+        """All values, as full fine-tuning has them."""
+        return self._selection, dict(values)

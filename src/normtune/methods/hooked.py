@@ -1,0 +1,93 @@
+"""A selection that trains with a hook: the `Spec` of methods that train existing entries in a way of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normtune.config import fingerprint
+from normtune.methods.selection import Selection
+from normtune.methods.trainable import Hook, Spec
+from normtune.models.base import Base
+from normtune.models.layout import Layout, Place
+
+
+@final
+@dataclass(frozen=True)
+class Hooked(Spec):
+    """Entries that train with a hook. Its delta is a selection's, so it is read, merged and served as one.
+
+    Attributes:
+        layout: The model's parameters.
+        selection: What trains.
+        method: The method's name.
+        option: Its number.
+        size: How many entries the delta has in the end.
+        decayed: Whether there is weight decay.
+        begin: Makes the hook from the leaves.
+    """
+
+    layout: Layout
+    selection: Selection
+    method: str
+    option: int
+    size: int
+    decayed: bool
+    begin: Callable[[Mapping[str, nn.Parameter]], Hook] = field(compare=False)
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash over the selection, the method and its number."""
+        return fingerprint({"selection": self.selection.fingerprint, "method": self.method, "option": self.option})
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The parameters with selected entries."""
+        return self.selection.places
+
+    @property
+    def added(self) -> int:
+        """None is added."""
+        return 0
+
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        """The selection's entries as leaves (see `Spec.put`)."""
+        return self.selection.put(base, undo)
+
+    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
+        """The method's hook (see `Spec.hook`)."""
+        return self.begin(leaves)
+
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """As the selection's, where there is weight decay at all."""
+        return self.decayed and self.selection.decays(name, leaf)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """The values in the base's own parameters (see `Spec.apply`)."""
+        self.selection.apply(base, state, undo)
+
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """The same (see `Spec.merge`)."""
+        self.selection.merge(base, state, undo)
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The selection's entries and their values (see `Spec.vectors`)."""
+        return self.selection.vectors(state)
+
+    def describe(self) -> None:
+        """Nothing, as with every selection."""
+
+
+def generator_of(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """What a hook draws from in a step: the same numbers in every process, and in a run that is continued."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]))
