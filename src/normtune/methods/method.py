@@ -10,8 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.adapter import Adapter, adapter
+from normtune.methods.added import Around
 from normtune.methods.child_tuning import child_tuning_f
+from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
+from normtune.methods.red import Red, red
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.methods.trainable import Spec
 from normtune.models.families import VALUES, attention_norms, closing_norms
@@ -176,6 +180,12 @@ def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
     return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read, "group": "low rank"}
 
 
+def _bottleneck(kind: type[Around]) -> dict[str, Any]:
+    """What the methods share that add layers with a bottleneck."""
+    own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
+    return {"option": "bottleneck", "seeded": True, "narrow": _NARROW_BIAS, **own}
+
+
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
     "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL, group="baselines"),
@@ -220,6 +230,20 @@ METHODS: dict[str, Method] = {
         narrow=_NARROW_SCALE,
         read=Peft.read,
         group="adapters",
+    ),
+    "red": Method(
+        red,
+        "a scale and a bias after each feed-forward block",
+        "Wu et al. 2024",
+        narrow=_NARROW_SCALE,
+        read=Red.read,
+        group="adapters",
+    ),
+    "adapter": Method(
+        adapter, "bottlenecks of 64 after each block, and every norm", "Houlsby et al. 2019", **_bottleneck(Adapter)
+    ),
+    "hyper-adapter": Method(
+        hyper_adapter, "adapters from one network, and every norm", "Mahabadi et al. 2021", **_bottleneck(HyperAdapter)
     ),
 }
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from normtune.config import fingerprint
-from normtune.errors import DeltaError, ModelError, SelectionError, refusing
-from normtune.methods.trainable import Spec, copy_values
+from normtune.errors import DeltaError, SelectionError, refusing
+from normtune.methods.added import Added, known_targets, refuse_rounding
+from normtune.methods.trainable import copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
@@ -164,7 +164,7 @@ def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
 
 @final
 @dataclass(frozen=True)
-class Peft(Spec):
+class Peft(Added):
     """Parameters that PEFT adds to some modules.
 
     Attributes:
@@ -188,24 +188,16 @@ class Peft(Spec):
         Raises:
             DeltaError: If the description is damaged, or names modules that this model does not have.
         """
-        with refusing(DeltaError, "The delta does not say what PEFT is to add, or where"):
-            config, targets = dict(description["config"]), tuple(map(str, description["targets"]))
-        missing = [name for name in targets if f"{name}.weight" not in layout.by_name]
-        if missing:
-            raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
-        spec = cls(layout, str(description["method"]), json.dumps(config, sort_keys=True), targets)
+        targets = known_targets(layout, description)
         with refusing(DeltaError, "PEFT does not take what the delta adds"):
+            config = json.dumps(dict(description["config"]), sort_keys=True)
+            spec = cls(layout, str(description["method"]), config, targets)
             len(spec)
         return spec
 
     def describe(self) -> dict[str, Any]:
         """Method, configuration and modules."""
         return {"method": self.method, "config": json.loads(self.config), "targets": list(self.targets)}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash over the layout and all that is added, the seed included."""
-        return fingerprint({"layout": self.layout.fingerprint, **self.describe(), "seed": self.seed})
 
     @cached_property
     def added(self) -> int:
@@ -217,9 +209,6 @@ class Peft(Spec):
         own = {*twin.parameters()}
         _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
-
-    def __len__(self) -> int:
-        return self.added
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -247,31 +236,13 @@ class Peft(Spec):
         """Matrices have weight decay; vectors and factors, which PEFT may keep as a row or a column, have none."""
         return leaf.ndim > 1 and ".ia3_l" not in name
 
-    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The added parameters with these values (see `Spec.apply`).
-
-        Raises:
-            DeltaError: If names or sizes are not theirs.
-        """
-        if (found := sum(values.numel() for values in state.values())) != self.added:  # before they take memory
-            raise DeltaError(f"What the delta adds does not fit this model: {found:,} of {self.added:,} entries.")
-        leaves = self.put(base, undo)
-        if odd := sorted(state.keys() ^ leaves.keys()):
-            raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")
-        for name, leaf in leaves.items():
-            if state[name].numel() != leaf.numel():
-                raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
-            leaf.data.copy_(state[name].reshape(leaf.shape))
-
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The base's own matrices with what the added parameters contribute (see `Spec.merge`).
 
         Raises:
             DeltaError: If the base is of lower precision than float32, or names or sizes are not theirs.
         """
-        if base.model.dtype.itemsize < 4:
-            low = str(base.model.dtype).removeprefix("torch.")
-            raise DeltaError(f"What is added cannot be merged into a {low} base without rounding; load it in float32.")
+        refuse_rounding(base)
         modules: dict[str, Any] = {name: base.model.get_submodule(name) for name in self.targets}
         self.apply(base, state, undo)
         for name, module in modules.items():
@@ -280,14 +251,6 @@ class Peft(Spec):
             layer: Any = base.model.get_submodule(name)
             layer.merge()
             base.model.set_submodule(name, module, strict=True)
-
-    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Never: the rows of a batch share the base's matrices.
-
-        Raises:
-            ModelError: Always.
-        """
-        raise ModelError(f"it adds parameters of its own ({self.method}).")
 
 
 def _inject(model: nn.Module, spec: Peft) -> None:

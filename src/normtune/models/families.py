@@ -49,6 +49,21 @@ FAMILIES: dict[str, Norms] = {
 }
 
 
+#: The matrices that end a layer's attention and its feed-forward block; what they give is added to the residual.
+BLOCK_ENDS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "layoutlm", "ernie"),
+        ("attention.output.dense", "output.dense"),
+    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"), ("self_attn.o_proj", "mlp.down_proj")),
+    "distilbert": ("attention.out_lin", "ffn.lin2"),
+    "mpnet": ("attention.attn.o", "output.dense"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+    "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
+    "opt": ("self_attn.out_proj", "fc2"),
+    "modernbert": ("attn.Wo", "mlp.Wo"),
+}
+
 #: Families whose matrices are stored as (inputs, outputs).
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 #: What the matrix that makes an attention's values is called.
@@ -93,6 +108,28 @@ def attention_norms(layout: Layout) -> tuple[str, ...]:
             f" its layers have: {', '.join(own) or 'none'}. Name one as the method instead."
         )
     return norms_of(layout).attention
+
+
+def block_ends(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules that end the attention of each layer of `layout`, and those that end its feed-forward block.
+
+    Raises:
+        SelectionError: If the family's are not known.
+    """
+    if layout.model_type not in BLOCK_ENDS:
+        raise SelectionError(
+            f"normtune does not know where the blocks of a {layout.model_type!r} model end; it does for"
+            f" {', '.join(BLOCK_ENDS)}."
+        )
+    attention, feed_forward = (
+        tuple(
+            place.parameter.removesuffix(".weight")
+            for place in layout.body
+            if (place.component, place.sub) == (name, "weight")
+        )
+        for name in BLOCK_ENDS[layout.model_type]
+    )
+    return attention, feed_forward
 
 
 def _last_norms(layout: Layout) -> dict[str, str]:

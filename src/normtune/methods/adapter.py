@@ -1,0 +1,103 @@
+"""Adapters: bottlenecks with a skip connection, after the attention and the feed-forward block of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from normtune.errors import DeltaError, SelectionError
+from normtune.methods.added import Around
+from normtune.methods.selection import Selection, where
+from normtune.models.base import Base
+from normtune.models.families import block_ends
+from normtune.models.layout import Layout
+
+#: The standard deviation of an adapter's first weights (Houlsby et al. 2019, section 3.6).
+_SPREAD = 1e-2
+
+
+def adapter(layout: Layout, *, seed: int = 0, option: int = 64) -> Adapter:
+    """Bottlenecks after the attention and the feed-forward block of each layer, and every norm (Houlsby et al. 2019).
+
+    As in section 2.1 and figure 2 a bottleneck takes what the block's last matrix gives, and its own outputs go on to
+    the residual sum. The model's norms train with it.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the first weights.
+        option: The width of the bottleneck.
+
+    Raises:
+        SelectionError: If the width is not positive, or the family's blocks are not known.
+    """
+    return Adapter(layout, both_ends(layout), positive(option, "adapter"), seed)
+
+
+def both_ends(layout: Layout) -> tuple[str, ...]:
+    """The modules that end the blocks of `layout`, layer by layer, the attention's first.
+
+    Raises:
+        SelectionError: If the family's blocks are not known.
+    """
+    return tuple(name for pair in zip(*block_ends(layout), strict=True) for name in pair)
+
+
+def positive(size: int, method: str) -> int:
+    """The width of a bottleneck.
+
+    Raises:
+        SelectionError: If it is not positive.
+    """
+    if size < 1:
+        raise SelectionError(f"{method} takes a bottleneck of 1 or more; got {size}.")
+    return size
+
+
+class Adapters(Around):
+    """Bottlenecks around the outputs of some modules, of width `size`, and every norm of the base."""
+
+    @property
+    def selection(self) -> Selection:
+        """Every norm."""
+        return where(self.layout, lambda place: place.norm)
+
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """Never: no plain model has such layers.
+
+        Raises:
+            DeltaError: Always.
+        """
+        raise DeltaError(f"{self.method} adds layers to the model, so it cannot be merged into it.")
+
+
+@final
+@dataclass(frozen=True)
+class Adapter(Adapters):
+    """Bottlenecks with weights of their own."""
+
+    method = "adapter"
+
+    def modules(self) -> list[nn.Module]:
+        """A bottleneck for each module."""
+        return [Bottleneck(self.width(target), self.size) for target in self.targets]
+
+
+class Bottleneck(nn.Module):
+    """h -> h + up(GELU(down(h))), nearly h in the beginning."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=_SPREAD, a=-2 * _SPREAD, b=2 * _SPREAD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The adapted `hidden`, of the same shape."""
+        changed: Tensor = self.up(torch.nn.functional.gelu(self.down(hidden)))
+        return hidden + changed

@@ -1,0 +1,185 @@
+"""What methods share that add parameters to modules of a base, and modules of our own around the outputs of the base's.
+
+A module of our own is a child of the module whose outputs it takes, called `_NAME`, and runs as a hook after it. So the
+base's modules, their names and their values stay as they are.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from normtune.config import fingerprint
+from normtune.errors import DeltaError, ModelError, refusing
+from normtune.methods.selection import Selection
+from normtune.methods.trainable import Spec
+from normtune.models.base import Base
+from normtune.models.families import TRANSPOSED
+from normtune.models.layout import Layout, Place
+
+#: What a module of our own is called, where it stands.
+_NAME = "added"
+
+
+class Added(Spec):
+    """Parameters that are added to modules of the base; entries of its own may train beside them.
+
+    Attributes:
+        method: The method's name.
+        seed: Seeds the values that the parameters begin with.
+    """
+
+    method: str
+    seed: int
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What makes it again from a delta, with its name as ``method``."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over the layout and all that is added, the seed included."""
+        return fingerprint({"layout": self.layout.fingerprint, **self.describe(), "seed": self.seed})
+
+    def __len__(self) -> int:
+        return self.added + sum(place.size for place in self.places)
+
+    def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """The parameters with these values (see `Spec.apply`).
+
+        Raises:
+            DeltaError: If names or sizes are not theirs.
+        """
+        if (found := sum(values.numel() for values in state.values())) != len(self):  # before they take memory
+            raise DeltaError(f"What the delta adds does not fit this model: {found:,} of {len(self):,} entries.")
+        leaves = self.put(base, undo)
+        if odd := sorted(state.keys() ^ leaves.keys()):
+            raise DeltaError(f"What the delta adds does not fit this model: {odd[0]} is only on one side.")
+        for name, leaf in leaves.items():
+            if state[name].numel() != leaf.numel():
+                raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
+            leaf.data.copy_(state[name].reshape(leaf.shape))
+
+    def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Never: the rows of a batch share the base's modules.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(f"it adds parameters of its own ({self.method}).")
+
+
+@dataclass(frozen=True)
+class Around(Added):
+    """Modules of our own, each around the outputs of a module of the base.
+
+    Attributes:
+        layout: The model's parameters.
+        targets: The modules of the base.
+        size: The width inside a module of our own; 0 where there is none.
+        seed: Seeds the values that they begin with.
+    """
+
+    layout: Layout
+    targets: tuple[str, ...]
+    size: int = 0
+    seed: int = 0
+
+    @abstractmethod
+    def modules(self) -> list[nn.Module]:
+        """A module for each target: it takes the target's outputs and gives as many. They may share parameters."""
+
+    @property
+    @abstractmethod
+    def selection(self) -> Selection:
+        """The entries of the base that train too."""
+
+    @classmethod
+    def read(cls, layout: Layout, description: Mapping[str, Any]) -> Self:
+        """The spec that `describe` described.
+
+        Raises:
+            DeltaError: If the description is damaged, or names modules that this model does not have.
+        """
+        targets = known_targets(layout, description)
+        with refusing(DeltaError, "The delta does not say what is added"):
+            spec = cls(layout, targets, int(description.get("size", 0)))
+            len(spec)
+        return spec
+
+    def describe(self) -> dict[str, Any]:
+        """Method, modules and the width inside."""
+        return {"method": self.method, "targets": list(self.targets), **({"size": self.size} if self.size else {})}
+
+    def width(self, target: str) -> int:
+        """How many outputs a module of the base has."""
+        return self.layout.by_name[f"{target}.weight"].shape[self.layout.model_type in TRANSPOSED]
+
+    @cached_property
+    def added(self) -> int:
+        """Number of added entries, those that modules share once."""
+        with torch.device("meta"):
+            return sum(value.numel() for value in nn.ModuleList(self.modules()).parameters())
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The pre-trained parameters that train too."""
+        return self.selection.places
+
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        """The added parameters as leaves, float32, after those of the base (see `Spec.put`)."""
+        leaves = self.selection.put(base, undo)
+        # Drawn on the CPU, so that a seed means the same values on every device.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            made = nn.ModuleList(self.modules()).requires_grad_(False)
+        for target, module in zip(self.targets, made.to(base.device), strict=True):
+            own = base.model.get_submodule(target)
+            own.add_module(_NAME, module)
+            undo.callback(own._modules.pop, _NAME)
+            undo.callback(own.register_forward_hook(_run).remove)
+        added = {*made.parameters()}
+        return leaves | {name: value for name, value in base.model.named_parameters() if value in added}
+
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """Matrices have weight decay; vectors have none."""
+        return leaf.ndim > 1
+
+
+def _run(module: Any, _: Any, outputs: Tensor) -> Tensor:
+    """What the module of our own makes of the outputs; it computes in float32."""
+    made: Tensor = module.added(outputs.float())
+    return made.to(outputs.dtype)
+
+
+def known_targets(layout: Layout, description: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules that a delta's description names.
+
+    Raises:
+        DeltaError: If it names none, or one that is no matrix of this model's.
+    """
+    with refusing(DeltaError, "The delta does not say where it adds parameters"):
+        targets = tuple(map(str, description["targets"]))
+    places = {name: layout.by_name.get(f"{name}.weight") for name in targets}
+    missing = [name for name, place in places.items() if place is None or place.head or len(place.shape) != 2]
+    if missing:
+        raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
+    return targets
+
+
+def refuse_rounding(base: Base) -> None:
+    """Check that a base's own parameters can take what is merged into them.
+
+    Raises:
+        DeltaError: If it is of lower precision than float32.
+    """
+    if base.model.dtype.itemsize < 4:
+        low = str(base.model.dtype).removeprefix("torch.")
+        raise DeltaError(f"What is added cannot be merged into a {low} base without rounding; load it in float32.")

@@ -1,0 +1,83 @@
+"""RED: a scale and a bias for the outputs of each feed-forward block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from normtune.errors import DeltaError
+from normtune.methods.added import Around, refuse_rounding
+from normtune.methods.selection import Selection, nothing
+from normtune.methods.trainable import copy_values
+from normtune.models.base import Base
+from normtune.models.families import TRANSPOSED, block_ends
+from normtune.models.layout import Layout
+
+
+def red(layout: Layout) -> Red:
+    """A scale and a bias for the outputs of each layer's feed-forward block (RED, Wu et al. 2024, section 3).
+
+    They edit what the block's last matrix gives, before dropout and the residual.
+
+    Args:
+        layout: The model's parameters.
+
+    Raises:
+        SelectionError: If the family's feed-forward blocks are not known.
+    """
+    _, feed_forward = block_ends(layout)
+    return Red(layout, feed_forward)
+
+
+@final
+@dataclass(frozen=True)
+class Red(Around):
+    """A scale and a bias for the outputs of some modules."""
+
+    method = "red"
+
+    @property
+    def selection(self) -> Selection:
+        """None: the base's own entries stay as they are."""
+        return nothing(self.layout)
+
+    def modules(self) -> list[nn.Module]:
+        """A scale and a bias for each module."""
+        return [Edit(self.width(target)) for target in self.targets]
+
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """Scale and bias in the matrix and the bias before them (see `Spec.merge`).
+
+        Raises:
+            DeltaError: If the matrix has no bias, the base is of lower precision than float32, or the state is not its.
+        """
+        refuse_rounding(base)
+        with ExitStack() as aside:  # whether the state fits
+            self.apply(base, state, aside)
+        for target in self.targets:
+            module: Any = base.model.get_submodule(target)
+            if module.bias is None:
+                raise DeltaError(f"{self.method} cannot be merged into this model: {target} has no bias.")
+            scale, bias = (state[f"{target}.added.{name}"].to(module.weight) for name in ("scale", "bias"))
+            for value in (module.weight, module.bias):
+                undo.callback(copy_values, value, value.detach().clone())
+            rows = scale if self.layout.model_type in TRANSPOSED else scale[:, None]
+            copy_values(module.weight, rows * module.weight)
+            copy_values(module.bias, scale * module.bias + bias)
+
+
+class Edit(nn.Module):
+    """h -> scale * h + bias; the same h in the beginning."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The edited `hidden`, of the same shape."""
+        return self.scale * hidden + self.bias
