@@ -124,5 +124,5 @@ def test_no_candidates_have_no_scores(tiny_base: Base) -> None:
 
 
 def test_every_importance_says_what_it_is() -> None:
-    assert [*IMPORTANCES] == ["fisher", "least-fisher", "change", "magnitude", "wanda", "random"]
+    assert [*IMPORTANCES] == ["fisher", "least-fisher", "change", "magnitude", "wanda", "obd", "obs", "random"]
     assert all(importance.about for importance in IMPORTANCES.values())

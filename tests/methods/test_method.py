@@ -10,7 +10,7 @@ from normtune.methods.method import METHODS, last_layers, random
 from normtune.models.base import skeleton
 from normtune.models.layout import Layout, Place
 
-SELECTING = [name for name, method in METHODS.items() if method.selects]
+SELECTING = [name for name, method in METHODS.items() if method.selects or method.measured]
 MODELS = {
     "bert-large-cased": {"hidden": 1024, "layers": 24, "heads": 16, "wide": 4096, "vocabulary": 28996},
     "bert-base-uncased": {"hidden": 768, "layers": 12, "heads": 12, "wide": 3072, "vocabulary": 30522},
@@ -54,6 +54,8 @@ def expected(hidden, layers, heads, wide, vocabulary):
         "random": layers * norm + head,
         "attention-layernorm": layers * norm + head,
         "all-layernorm": (2 * layers + 1) * norm + head,
+        "fish-mask": layers * norm + head,
+        "child-tuning-d": round(0.2 * (embeddings + layers * layer + pooler)) + head,
         "value-bias": layers * hidden + head,
         "last-layers": layers // 4 * layer + pooler + head,
         "head": head,

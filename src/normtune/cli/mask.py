@@ -13,7 +13,6 @@ from normtune.cli.options import (
     Data,
     Device,
     Dtype,
-    Estimate,
     Examples,
     HeadSeeds,
     Json,
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
     from normtune.importance.masks import Mask
     from normtune.importance.scores import Importance
 
-#: Texts of each task for an importance that needs some, unless --examples says how many; Wanda's authors take as many.
+#: Texts of each task for an importance that needs some, unless --examples says how many: as many as the authors of
+#: Wanda and SparseGPT take.
 TEXTS = 128
 
 #: Parts of the model that are listed.
@@ -59,7 +59,7 @@ def mask(
         str, typer.Option(help="individual, global or leave-one-out (all of --tasks but the target).")
     ] = "individual",
     importance: Annotated[
-        str, typer.Option(help="fisher, least-fisher, change, wanda, magnitude, random or an added one.")
+        str, typer.Option(help="fisher, least-fisher, change, wanda, magnitude, obd, obs, random or an added one.")
     ] = "fisher",
     fraction: Annotated[float | None, typer.Option(help="Fraction of the candidates to take, from 0 to 1.")] = None,
     entries: Annotated[int | None, typer.Option(help="How many to take, instead of a fraction.")] = None,
@@ -78,7 +78,9 @@ def mask(
     examples: Examples = None,
     until_stable: UntilStable = False,
     tolerance: Tolerated = 0.1,
-    estimator: Estimate = "empirical",
+    estimator: Annotated[
+        str | None, typer.Option(help="empirical, exact or monte-carlo. [default: exact for obd, else empirical]")
+    ] = None,
     samples: Samples = 1,
     head_seeds: HeadSeeds = "0",
     protocol: Whose = "paper",
@@ -112,7 +114,7 @@ def mask(
     rules, threads = read_protocol(protocol), options.set_threads(threads)
 
     of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
-    own = own_tasks(tasks or "")
+    own, estimator = own_tasks(tasks or ""), estimator or of.estimator
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     if of.needs != "fisher":
         unused = {"until_stable", "estimator", "head_seeds", "records"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from normtune.importance.uses import Use, frozen, hooked, uses_of
 from normtune.models.base import Base
 
 
-@torch.no_grad()
 def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, np.ndarray]:
     """The L2 norm, over all tokens of all texts, of the input of every entry of some parameters.
 
-    An entry's input is what it is multiplied by (see `normtune.importance.uses`). Each text goes through the model by
-    itself, without padding and with dropout off.
+    An entry's input is what it is multiplied by (see `normtune.importance.uses`).
 
     Args:
         base: The base model; it is left as it was.
@@ -33,22 +31,45 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
     Raises:
         ImportanceError: If a parameter is of no linear layer, norm or embedding, or the model never uses it.
     """
+    sums = over_texts(base, texts, names, squares)
+    return {name: spread(base, name, own.sqrt()) for name, own in sums.items()}
+
+
+@torch.no_grad()
+def over_texts(
+    base: Base, texts: Encoded, names: Collection[str], of: Callable[[Use, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Sums over the uses of some parameters in every text.
+
+    Each text goes through the model by itself, without padding and with dropout off.
+
+    Args:
+        base: The base model; it is left as it was.
+        texts: The sample.
+        names: The parameters.
+        of: Gives, from a use and its module's input, what is added up.
+
+    Returns:
+        The sum for each parameter.
+
+    Raises:
+        ImportanceError: If a parameter is of no linear layer, norm or embedding, or the model never uses it.
+    """
     model = base.model
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    squares: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
 
     def add(uses: list[Use], inputs: Tensor, _: Tensor) -> None:
         for use in uses:
-            squares[use.name] = _squares(use, inputs) + squares.get(use.name, 0)
+            sums[use.name] = of(use, inputs) + sums.get(use.name, 0)
 
     with frozen(model), hooked(uses_of(model, parameters), add):
         for number in range(len(texts)):
             model(**texts.batch([number], base.device))
     for name in names:
-        if name not in squares:
+        if name not in sums:
             raise ImportanceError(f"The input of {name!r} is not known: no linear layer, norm or embedding uses it.")
-    turned = transposed(model)
-    return {name: _spread(squares[name].sqrt(), p.shape, name in turned) for name, p in parameters.items()}
+    return sums
 
 
 def transposed(model: nn.Module) -> set[str]:
@@ -57,7 +78,7 @@ def transposed(model: nn.Module) -> set[str]:
     return {f"{name}.weight" for name in own}
 
 
-def _squares(use: Use, inputs: Tensor) -> Tensor:
+def squares(use: Use, inputs: Tensor) -> Tensor:
     """The sum over tokens of each squared feature; of a table by row, and for a shift the number of tokens."""
     if use.kind == "table":
         return torch.bincount(inputs.flatten(), minlength=len(use.module.get_parameter("weight"))).double()
@@ -66,8 +87,8 @@ def _squares(use: Use, inputs: Tensor) -> Tensor:
     return use.features(inputs).double().flatten(0, -2).square().sum(0)
 
 
-def _spread(norms: Tensor, shape: tuple[int, ...], inputs_first: bool) -> np.ndarray:
-    """One number an entry of a parameter of this shape, from one an input feature."""
-    column = norms[:, None] if inputs_first and norms.ndim else norms
-    spread: np.ndarray = column.expand(shape).flatten().cpu().numpy()
-    return spread
+def spread(base: Base, name: str, numbers: Tensor) -> np.ndarray:
+    """One number an entry of a parameter, flattened, from one an input feature."""
+    column = numbers[:, None] if name in transposed(base.model) and numbers.ndim else numbers
+    entries: np.ndarray = column.expand(base.model.get_parameter(name).shape).flatten().cpu().numpy()
+    return entries

@@ -20,6 +20,7 @@ from normtune.data.encode import Encoded
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
 from normtune.importance.activations import feature_norms
+from normtune.importance.surgeon import freed_curvatures
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 
@@ -149,6 +150,7 @@ class Importance:
         needs: What it is computed from.
         scores: Gives the scores; of `Given` the field that it needs is set.
         least: Whether a mask takes the lowest scores.
+        estimator: Of what Fisher information it is computed, unless another is asked for.
         seeded: Whether it draws, be it only the sample of texts.
     """
 
@@ -157,6 +159,7 @@ class Importance:
     scores: Callable[[Given], Scores]
     least: bool = False
     seeded: bool = False
+    estimator: str = "empirical"
 
 
 def fisher(given: Given) -> Scores:
@@ -168,6 +171,29 @@ def fisher(given: Given) -> Scores:
     if given.fisher is None or given.fisher.within != given.within:
         raise SelectionError("The Fisher information is of other entries than the candidates.")
     return given.fisher
+
+
+def obd(given: Given) -> Scores:
+    """Half the curvature of -log p(y | x) times the square of the value: Optimal Brain Damage (LeCun et al. 1989).
+
+    This is their saliency (section 2.3): what the loss rises by where the entry becomes zero, to second order, with
+    a diagonal Hessian. The exact Fisher information is the diagonal of the Gauss-Newton matrix, which they take.
+    """
+    values = magnitude(given).values
+    return Scores(given.within, {name: own * values[name] ** 2 / 2 for name, own in fisher(given).values.items()})
+
+
+def obs(given: Given) -> Scores:
+    """What a layer's squared error rises by without the candidate, the rest of its row made the best of.
+
+    This is the saliency w^2 / 2 [H^-1] of Optimal Brain Surgeon (Hassibi and Stork 1993, equation 5), with the Hessian
+    of each layer's own outputs over the sample, as in SparseGPT (Frantar and Alistarh 2023, equation 3). Norms, biases
+    and embeddings, whose Hessian is diagonal, have the square of `wanda`.
+    """
+    assert given.texts is not None
+    curvature = freed_curvatures(given.base, given.texts, given.within.chosen)
+    values = {name: v**2 * curvature[name][given.within.indices(name)] for name, v in magnitude(given).values.items()}
+    return Scores(given.within, values)
 
 
 def magnitude(given: Given) -> Scores:
@@ -212,6 +238,12 @@ IMPORTANCES: dict[str, Importance] = {
     "magnitude": Importance("the size of the pre-trained value", "nothing", magnitude),
     "wanda": Importance(
         "the size of the value times the norm of its input (Sun et al., 2024)", "texts", wanda, seeded=True
+    ),
+    "obd": Importance(
+        "half the curvature times the square of the value (LeCun et al., 1989)", "fisher", obd, estimator="exact"
+    ),
+    "obs": Importance(
+        "what the layer's error rises by without the entry (Hassibi and Stork, 1993)", "texts", obs, seeded=True
     ),
     "random": Importance("a draw", "nothing", lambda given: random_scores(given.within, given.seed), seeded=True),
 }

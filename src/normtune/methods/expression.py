@@ -67,8 +67,9 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     name, _, option = text.strip().partition("@")
     method = METHODS.get(name)
     if method is not None and not method.selects:
-        if option and not _NUMBER.fullmatch(option):
-            raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands a number, its {method.option}.")
+        if option and not (method.option and _NUMBER.fullmatch(option)):
+            takes = f"a number, its {method.option}" if method.option else "nothing"
+            raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands {takes}.")
         return method(layout, seed=seed, option=int(option) if option else None)
     return select(layout, text, seed=seed)
 

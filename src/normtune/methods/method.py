@@ -17,6 +17,7 @@ from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
 from normtune.methods.red import Red, red
 from normtune.methods.selection import Selection, at, everything, nothing, where
+from normtune.methods.top import child_tuning_d, fish_mask
 from normtune.methods.trainable import Spec
 from normtune.models.families import VALUES, attention_norms, closing_norms
 from normtune.models.layout import Layout
@@ -134,6 +135,7 @@ class Method:
         narrow: The same for narrow ones (`normtune.training.rates`).
         read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
         hooked: Whether it trains existing entries in a way of its own (`normtune.methods.hooked`).
+        measured: Whether what it trains is measured on the task (`normtune.methods.top`).
         group: Its family.
         cost: What it costs at inference.
     """
@@ -149,11 +151,12 @@ class Method:
     group: Group = "partial training"
     cost: Cost = "none"
     hooked: bool = False
+    measured: bool = False
 
     @property
     def selects(self) -> bool:
         """Whether it gives a selection, which an expression can combine with others."""
-        return self.read is None and not self.hooked
+        return self.read is None and not self.hooked and not self.measured
 
     def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
         """What trains of a model with this layout.
@@ -201,6 +204,22 @@ METHODS: dict[str, Method] = {
         "layers",
         wide=_WIDE_FULL,
         narrow=_NARROW_FULL,
+    ),
+    "fish-mask": Method(
+        fish_mask,
+        "as many entries as layernorm has, by Fisher information",
+        "Sung et al. 2021",
+        "entries",
+        measured=True,
+    ),
+    "child-tuning-d": Method(
+        child_tuning_d,
+        "a fifth of the model, by Fisher information",
+        "Xu et al. 2021",
+        "per cent",
+        wide=_WIDE_FULL,
+        narrow=_NARROW_FULL,
+        measured=True,
     ),
     "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
     "child-tuning-f": Method(

@@ -107,6 +107,7 @@ class Engine:
             dtype=setup.dtype,
             memory=setup.memory,
             plain=setup.plain,
+            masks=self._masks,
             accelerator=accelerator(
                 setup.device, setup.precision, trackers=check_trackers(place.track), folder=place.tracking
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from normtune.config import Memory, Protocol, RunConfig
+from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
 from normtune.fast.prefix import Kept
 from normtune.importance.movement import changes
+from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
 from normtune.methods.selection import Selection
+from normtune.methods.top import Top
 from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.families import norms_of
@@ -49,6 +52,7 @@ class Session:
             trackers that it was made with.
         memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
         plain: Whether runs are computed by plain torch rather than by the fastest ways that fit.
+        masks: Folder for the masks of methods that are measured on a task, so that each is measured once.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -63,6 +67,7 @@ class Session:
         accelerator: Accelerator | None = None,
         memory: Memory = "plain",
         plain: bool = False,
+        masks: Path | None = None,
     ) -> None:
         self.base: Base = load_base(model, revision=revision, dtype=dtype)
         self.dtype = dtype
@@ -71,7 +76,7 @@ class Session:
         self._plain = plain
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
-        self._kept = Kept()
+        self._kept, self._masks = Kept(), TaskMasks(self.base, masks)
 
     def spec(self, method: str, seed: int = 0) -> Spec:
         """What `method` trains of this base; `seed` is for methods that draw."""
@@ -173,6 +178,10 @@ class Session:
             PrunedError: If it was judged to be lost.
         """
         config, task = run.config, run.data.task
+        state = run.id
+        if isinstance(run.spec, Top):
+            run = replace(run, spec=self._measured(run, run.spec))
+            state = fingerprint({"run": run.id, "trains": run.spec.fingerprint})  # of other entries none is continued
         train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
         for split in run.parts.dev.values():  # what cannot be encoded is said before anything is trained
             self._encode(run, split)
@@ -203,7 +212,7 @@ class Session:
                 passes,
                 rate=config.rate,
                 seed=config.seed,
-                run=run.id,
+                run=state,
                 checkpoint=checkpoint,
                 watch=log.tick,
                 judge=log.epoch,
@@ -230,6 +239,12 @@ class Session:
             "versions": versions(),
         }
         return Record(**{**known, **facts})
+
+    def _measured(self, run: Run, top: Top) -> Selection:
+        """What a method that is measured on the task trains."""
+        threads, keep = int(machine(self.accelerator.device)["threads"]), self.accelerator.is_main_process
+        length = run.config.protocol.max_length
+        return self._masks.selection(top, run.data, run.parts.train, length, threads=threads, keep=keep)
 
     def _finished(self, run: Run, loop: Loop, end: Progress, before: dict[str, Tensor]) -> tuple[Record, Delta]:
         """Record and delta of a training, while the model has the values of its best epoch."""

@@ -1,0 +1,111 @@
+"""Methods that train the top entries of the whole model by an importance, measured on the task before the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
+
+from normtune.config import fingerprint
+from normtune.errors import SelectionError
+from normtune.methods.trainable import Spec
+from normtune.models.families import closing_norms
+from normtune.models.layout import Layout, Place
+
+
+def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
+    """The entries with the most Fisher information on 1,024 training examples (FISH Mask, Sung et al. 2021).
+
+    The Fisher information is the empirical one, with the true labels (section 3).
+
+    Args:
+        layout: The model's parameters.
+        option: How many entries; as many as `layernorm` has unless given.
+
+    Raises:
+        SelectionError: If there are not that many entries, or the layers have no norms to count.
+    """
+    if option is None:
+        closing = closing_norms(layout)
+        option = sum(place.size for place in layout.body if place.component in closing)
+    return Top(layout, "fish-mask", option, examples=1024)
+
+
+def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
+    """A share of the model by Fisher information on all training examples (Child-Tuning_D, Xu et al. 2021).
+
+    The child network stays the same for the whole training (section 2.3), and every other entry stays as it is.
+
+    Args:
+        layout: The model's parameters.
+        option: The share in per cent.
+
+    Raises:
+        SelectionError: If it is not between 1 and 100.
+    """
+    if not 1 <= option <= 100:
+        raise SelectionError(f"child-tuning-d takes 1 to 100 per cent of the model; got {option}.")
+    return Top(layout, "child-tuning-d", round(option / 100 * layout.size))
+
+
+@final
+@dataclass(frozen=True)
+class Top(Spec):
+    """The entries that matter most by an importance; a selection once that is measured on a task.
+
+    Which entries they are depends on the task's training examples, so that no model can be trained by it as it is:
+    a `normtune.training.session.Session` measures it before a run. It is the same for every seed and rate of a run.
+
+    Attributes:
+        layout: The model's parameters.
+        method: The method's name.
+        entries: How many entries.
+        importance: A name in `normtune.importance.scores.IMPORTANCES`.
+        examples: On how many training examples it is measured, a seeded sample; None takes all.
+    """
+
+    layout: Layout
+    method: str
+    entries: int
+    importance: str = "fisher"
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of entries.
+
+        Raises:
+            SelectionError: If the model does not have so many.
+        """
+        if not 1 <= self.entries <= self.layout.size:
+            raise SelectionError(f"{self.method} takes 1 to {self.layout.size:,} entries; got {self.entries:,}.")
+
+    def __len__(self) -> int:
+        return self.entries
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash over the layout and all that says what is measured, but for the data."""
+        own = {name: getattr(self, name) for name in ("entries", "importance", "examples")}
+        return fingerprint({"layout": self.layout.fingerprint, "top": own})
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """None is known yet."""
+        return ()
+
+    @property
+    def added(self) -> int:
+        """None is added."""
+        return 0
+
+    def put(self, *_: Any, **__: Any) -> NoReturn:
+        """Never.
+
+        Raises:
+            SelectionError: Always.
+        """
+        raise SelectionError(
+            f"{self.method} trains the entries that matter most on a task, so it needs the task's training examples:"
+            " train it with `normtune train`, or tune a mask's selection (`normtune mask`)."
+        )
+
+    decays = apply = merge = vectors = describe = put
