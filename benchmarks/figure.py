@@ -1,68 +1,49 @@
 """Draw the README's picture from the records: score against entries trained, a panel a task.
 
-Run ``python benchmarks/figure.py``; it reads ``results/runs`` and writes ``docs/assets/small.svg``.
+``python benchmarks/figure.py small`` reads the runs of that protocol in ``results`` and writes
+``docs/assets/small.svg``, light or dark as its reader's system is. Another: ``reduced --results results/reduced``.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-
-from normtune.data.glue_tasks import GLUE
-from normtune.records.aggregate import Cell, tabulate
-from normtune.records.results import Store
+from normtune.records.results import read
+from normtune.report.cells import Cells
+from normtune.report.drawing import HAIR, INK, SHEET, SOFT, rendered
+from normtune.report.methods import entries_panel
+from normtune.report.scatter import figure
 
 ROOT = Path(__file__).parent.parent
-TASKS = ("stsb", "sst2", "cola", "mrpc", "rte")
-COLOURS = {"head": "#8a8f98", "random": "#c28e0e", "layernorm": "#0f8f7d", "bitfit": "#5b6fd6", "full": "#c2452d"}
+DARK = {INK: "#e6e8ea", SOFT: "#a9b1ba", HAIR: "#282e34", SHEET: "#0d1117"}
 
 
 def main() -> None:
     """Draw and write."""
-    mpl.rcParams.update({
-        "font.size": 9,
-        "svg.hashsalt": "normtune",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    })
-    records = [r for r in Store(ROOT / "results" / "runs") if r.config.protocol.name == "small"]
-    cells = tabulate(records)
-    shown = [task for task in TASKS if any((method, task) in cells for method in COLOURS)]
-    figure, axes = plt.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.6), layout="constrained", squeeze=False)
-    for panel, task in zip(axes[0], shown, strict=True):
-        draw(panel, cells, task)
-    axes[0][0].set_ylabel("dev score x 100")
-    figure.supxlabel("entries trained, head included", fontsize=9)
-    handles = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in COLOURS.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(COLOURS), frameon=False)
-    target = ROOT / "docs" / "assets" / "small.svg"
-    figure.savefig(target, metadata={"Date": None})
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("protocol")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="a folder with runs/")
+    parser.add_argument("--tasks", default="", help="only these, separated by commas")
+    given = parser.parse_args()
+    cells = Cells(read(given.results, protocol=given.protocol))
+    wanted = given.tasks.split(",") if given.tasks else cells.tasks
+    panels = [entries_panel(cells, column) for column in cells.ran if column.task in wanted]
+    crowded = max(len(panel.dots) for panel in panels) > 8
+    target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
+    target.write_text(either(rendered(figure(panels, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
     print(target)
 
 
-def draw(panel: Axes, cells: dict[tuple[str, str], Cell], task: str) -> None:
-    """One task: a point a method with the standard deviation over seeds, hollow where seeds are missing."""
-    for method, colour in COLOURS.items():
-        cell = cells.get((method, task))
-        if cell is None or cell.mean is None:
-            continue
-        panel.errorbar(
-            cell.runs[0].counts.trained,
-            100 * cell.mean,
-            100 * (cell.spread or 0),
-            fmt="o",
-            color=colour,
-            capsize=3,
-            mfc=colour if cell.complete else "white",
-        )
-    panel.set_xscale("log")
-    panel.set_xlim(1e2, 1e8)
-    panel.set_title(f"{GLUE[task].title} ({GLUE[task].primary})", fontsize=9)
-    panel.grid(axis="y", alpha=0.25)
+def either(svg: str) -> str:
+    """The drawing with colours for light and for dark systems."""
+    names = {light: f"--c{number}" for number, light in enumerate(DARK)}
+    for light, name in names.items():
+        svg = svg.replace(light, f"var({name}, {light})")
+    dark = "; ".join(f"{names[light]}: {own}" for light, own in DARK.items())
+    return svg.replace(
+        "<defs>", f"<style>@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}</style><defs>", 1
+    )
 
 
 if __name__ == "__main__":

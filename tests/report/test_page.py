@@ -55,7 +55,7 @@ def test_links_lead_somewhere(report):
 def test_files_beside_the_page_are_there(report):
     text = report.read_text(encoding="utf-8")
     named = re.findall(r'href="((?:figures|tables)/[^"]+)"', text)
-    assert len(named) == 8 + 5 * 4
+    assert len(named) == 9 + 6 * 4
     assert all((report.parent / name).is_file() for name in named)
 
 

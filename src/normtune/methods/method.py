@@ -267,6 +267,11 @@ METHODS: dict[str, Method] = {
 }
 
 
+def named(name: str) -> Method | None:
+    """The method of this name, with or without a number after an ``@``; None for an expression or a mask."""
+    return None if {*name} & {"+", "&", " "} else METHODS.get(name.split("@")[0])
+
+
 def read(layout: Layout, description: Mapping[str, Any]) -> Spec:
     """The spec that `Spec.describe` described.
 

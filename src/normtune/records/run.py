@@ -216,6 +216,8 @@ class Record(Saved):
         curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
         steps: Optimizer steps.
         ways: The faster ways in which it was computed; empty for plain torch.
+        cost: What the method costs at inference, once all that can be merged is merged: ``none``, ``extra tokens`` or
+            ``extra layers``.
         seconds: Time of the training, evaluation included.
         peak_memory: Largest memory of the process during the run, in bytes.
         delta_bytes: Bytes of the delta's tensors beside the head.
@@ -242,6 +244,7 @@ class Record(Saved):
     curve: tuple[EpochScore, ...] = ()
     steps: int = 0
     ways: tuple[str, ...] = ()
+    cost: str = "none"
     seconds: float = 0.0
     peak_memory: int = 0
     delta_bytes: int = 0

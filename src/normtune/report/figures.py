@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from normtune.data.suites import Column
 from normtune.importance.movement import MEASURES, Movement, movement
 from normtune.records.run import Record
-from normtune.report import curves, heatmap
+from normtune.report import curves, heatmap, scatter
 from normtune.report.cells import Cells, Sums
 from normtune.report.curves import Curves, Look, points
 from normtune.report.drawing import across, inline, rendered
 from normtune.report.heatmap import HeatMap
+from normtune.report.scatter import Scatter
 from normtune.report.table import remark
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ class Drawing:
         key: Its name in files and links.
         title: Its number and what it shows.
         caption: What must be known to read it.
-        panels: Heat maps, or curves.
+        panels: Heat maps, curves, or scattered points.
         notes: What is missing, or strikes.
     """
 
     key: str
     title: str
     caption: str
-    panels: tuple[HeatMap | Curves, ...]
+    panels: tuple[HeatMap | Curves | Scatter, ...]
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -60,7 +61,8 @@ class Drawing:
         heats = [panel for panel in self.panels if isinstance(panel, HeatMap)]
         if heats:
             return heatmap.figure(heats, across=across(len(heats)))
-        return curves.figure([panel for panel in self.panels if isinstance(panel, Curves)])
+        scatters = [panel for panel in self.panels if isinstance(panel, Scatter)]
+        return scatter.figure(scatters) if scatters else curves.figure([*_curved(self.panels)])
 
     @property
     def inline(self) -> str:
@@ -69,6 +71,10 @@ class Drawing:
             f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
         return inline(rendered(self.figure, ".svg"), key=self.key, label=self.title, marks=marks)
+
+
+def _curved(panels: Iterable[HeatMap | Curves | Scatter]) -> Iterator[Curves]:
+    return (panel for panel in panels if isinstance(panel, Curves))
 
 
 def figure1(cells: Cells) -> Drawing:

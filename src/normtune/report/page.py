@@ -19,6 +19,7 @@ from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.drawing import FORMATS, rendered
 from normtune.report.evidence import claims_table
 from normtune.report.figures import Drawing, figure1, figure2, figure3, figure4, figure5
+from normtune.report.methods import methods_figure, methods_table
 from normtune.report.table import Table, as_markdown
 from normtune.report.tables import data_table, findings, setting, table1, table2, table3, table4
 
@@ -46,14 +47,14 @@ class Report:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """The tables by their key."""
-        makers = (claims_table, table1, table2, table3, table4, ours_table, data_table)
+        makers = (claims_table, table1, table2, methods_table, table3, table4, ours_table, data_table)
         shown = (*(make(self.cells) for make in makers), theirs_table())
         return {table.key: table for table in shown}
 
     @cached_property
     def figures(self) -> dict[str, Drawing]:
         """The figures by their key."""
-        drawn = (make(self.cells) for make in (figure1, figure2, figure3, figure4, figure5))
+        drawn = (make(self.cells) for make in (figure1, figure2, figure3, figure4, figure5, methods_figure))
         return {drawing.key: drawing for drawing in drawn}
 
 

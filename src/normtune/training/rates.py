@@ -8,7 +8,7 @@ of full fine-tuning or of LayerNorm, by the number of its entries.
 
 from __future__ import annotations
 
-from normtune.methods.method import METHODS
+from normtune.methods.method import METHODS, named
 from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
@@ -26,8 +26,7 @@ def grid(method: str | None, spec: Spec, width: int) -> tuple[float, ...]:
     """
     if method is None:
         method = "" if len(spec) else "head"
-    named = None if set(method) & {"+", "&", " "} else METHODS.get(method.split("@")[0])
-    known = named or METHODS["full" if spec.share > 0.01 else "layernorm"]
+    known = named(method) or METHODS["full" if spec.share > 0.01 else "layernorm"]
     return known.narrow if width < NARROW_BELOW else known.wide
 
 

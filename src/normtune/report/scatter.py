@@ -1,0 +1,229 @@
+"""Points with names: a score against what it cost, a panel a task; the values, and their drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from normtune.report.curves import Look
+from normtune.report.drawing import INK, SHEET, SOFT, STYLE, WIDTH, grid, laid_out
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+_HEIGHT = 2.9  # inches of a panel
+_POINTS = 7.5  # size of a name's letters
+#: Directions in which a name may stand beside its point, the best first, and distances in pixels.
+_TURNS = (0, 180, 90, 270, 20, 340, 160, 200, 45, 315, 135, 225, 70, 290, 110, 250)
+_REACH = (9, 12, 16, 22, 30, 40, 52, 66, 82, 100, 120, 145)
+_LONG = 12  # from this distance on a line leads from the point to its name
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A named point.
+
+    Attributes:
+        name: Its name.
+        look: How it is drawn.
+        score: Its height.
+        half: Half the length of its bar.
+        complete: Whether it is drawn full.
+        tip: What a pointer over it shows.
+        strong: Whether its name is bold.
+    """
+
+    name: str
+    look: Look
+    score: float
+    half: float
+    complete: bool
+    tip: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """One panel.
+
+    Attributes:
+        title: What is shown.
+        unit: What stands from left to right.
+        dots: The points, each with its place there.
+        line: What is drawn as a line across, if anything.
+        log: Whether places are on a logarithmic axis.
+    """
+
+    title: str
+    unit: str
+    dots: tuple[tuple[Dot, float], ...]
+    line: Dot | None = None
+    log: bool = False
+
+    @property
+    def marks(self) -> list[list[str]]:
+        """For each point what it says."""
+        return [[f"{dot.name}: {dot.score:.2f}\n{x:,.0f} {self.unit}\n{dot.tip}"] for dot, x in self.dots]
+
+    @property
+    def flat(self) -> list[tuple[object, ...]]:
+        """The points as rows, below the names of their columns."""
+        header = ("panel", "against", "method", "place", "score", "half interval", "complete")
+        rows = [(self.title, self.unit, d.name, x, d.score, d.half, d.complete) for d, x in self.dots]
+        return [header, *rows]
+
+
+def figure(panels: Sequence[Scatter], wide: int = 2) -> Figure:
+    """The panels, `wide` in a row, with one legend; the mark of a point is a group called ``mark-PANEL-POINT``."""
+    import matplotlib as mpl
+    from matplotlib.lines import Line2D
+
+    with mpl.rc_context(STYLE):
+        drawn, axes = grid(len(panels), wide, (WIDTH, _HEIGHT * math.ceil(len(panels) / wide) + 0.35))
+        for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
+            _panel(place, panel, number)
+        looks = dict.fromkeys(dot.look for panel in panels for dot, _ in panel.dots)
+        handles = [Line2D([], [], color=own.colour, marker=own.marker, ls="", ms=5, label=own.name) for own in looks]
+        drawn.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        drawn.supylabel("score × 100", fontsize=8, color=SOFT)
+        laid_out(drawn)
+        for place, panel in zip(axes, panels, strict=True):
+            _name(place, panel)
+        return drawn
+
+
+def _panel(axes: Axes, panel: Scatter, number: int) -> None:
+    for place, (dot, x) in enumerate(panel.dots):
+        colour = dot.look.colour
+        if dot.half:
+            axes.errorbar(x, dot.score, dot.half, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.55)
+        mark = axes.scatter(
+            [x], [dot.score], s=60 if dot.strong else 26, marker=dot.look.marker, zorder=3,
+            c=[colour if dot.complete else SHEET], edgecolors=colour, linewidths=1,
+        )  # fmt: skip
+        mark.set_gid(f"mark-{number}-{place}")
+    if panel.log:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+    xs = [x for _, x in panel.dots]
+    low, high = min(xs), max(xs)
+    axes.set_xlim((low / 10, high * 4) if panel.log else (0, 1.15 * high))
+    _heights(axes, panel)
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.unit)
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _short(count: float) -> str:
+    """A count as an axis has it: ``10k``, ``1M``."""
+    return next((f"{count / unit:g}{name}" for unit, name in ((1e6, "M"), (1e3, "k")) if count >= unit), f"{count:g}")
+
+
+def _heights(axes: Axes, panel: Scatter) -> None:
+    """Give the points room above and below, and draw the line; where it lies far below them, say so at the bottom."""
+    lows, highs = zip(*((dot.score - dot.half, dot.score + dot.half) for dot, _ in panel.dots), strict=True)
+    low, high = min(lows), max(highs)
+    room = max(high - low, 1.0)
+    line = panel.line
+    if line is not None and line.score > low - room:
+        low, high = min(low, line.score), max(high, line.score)
+        axes.axhline(line.score, color=SOFT, lw=0.9, ls=(0, (4, 3)))
+        where, text = line.score, line.name
+    elif line is not None:
+        where, text = low - 0.12 * room, f"{line.name}: {line.score:.1f}, below"
+    axes.set_ylim(low - 0.14 * room, high + 0.14 * room)
+    if line is not None:
+        axes.annotate(
+            text, (0, where), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+            fontsize=_POINTS - 0.5, color=SOFT, va="bottom",
+        )  # fmt: skip
+
+
+def _name(axes: Axes, panel: Scatter) -> None:
+    """Write each point's name beside it, where it covers no point, no bar and no other name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    figure = axes.get_figure()
+    assert figure is not None
+    canvas: Any = FigureCanvasAgg(figure)  # type: ignore[arg-type]
+    renderer = canvas.get_renderer()
+    centres = [tuple(map(float, axes.transData.transform((x, dot.score)))) for dot, x in panel.dots]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
+    for dot, x in panel.dots:
+        if dot.half:
+            (left, low), (_, high) = axes.transData.transform([(x, dot.score - dot.half), (x, dot.score + dot.half)])
+            taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
+    inside = axes.get_window_extent(renderer)
+    label: Any
+    for label in axes.texts:  # the line's: at that end of it where no point is
+        if any(_overlap(box, label.get_window_extent(renderer)) for box in taken):
+            label.xy, label.xyann = (1, label.xy[1]), (-3, 2)
+            label.set_ha("right")
+        taken.append(label.get_window_extent(renderer).padded(1))
+    pixels = 72 / figure.dpi
+    crowd = [sum(math.dist(one, other) < 60 for other in centres) for one in centres]
+    for number in sorted(range(len(centres)), key=lambda number: (not panel.dots[number][0].strong, -crowd[number])):
+        dot, x = panel.dots[number]
+        text = axes.annotate(
+            dot.name, (x, dot.score), (0, 0), textcoords="offset points", fontsize=_POINTS, color=INK,
+            ha="center", va="center", weight="bold" if dot.strong else "normal", zorder=4,
+        )  # fmt: skip
+        own = text.get_window_extent(renderer).padded(1.5)
+        (dx, dy), far, box = _free(centres[number], own.width, own.height, taken, inside)
+        text.set_position((dx * pixels, dy * pixels))
+        taken.append(box)
+        if far >= _LONG:
+            (left, low), (across, up) = _near(box, centres[number]), centres[number]
+            axes.annotate(
+                "", (x, dot.score), ((left - across) * pixels, (low - up) * pixels), textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}, zorder=2,
+            )  # fmt: skip
+
+
+def _free(
+    centre: Sequence[float], width: float, height: float, taken: Sequence[Bbox], inside: Bbox
+) -> tuple[tuple[float, float], float, Bbox]:
+    """The nearest place for a name of this size: its offset, its distance from the point, and its box."""
+    best: tuple[float, tuple[tuple[float, float], float, Bbox]] | None = None
+    for far, offset, box in _places(centre, width, height):
+        covered = sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside)
+        if best is None or covered < best[0] - 0.5:
+            best = covered, (offset, far, box)
+        if covered < 0.5:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _places(centre: Sequence[float], width: float, height: float) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
+    """Where a name may stand: the nearest first."""
+    from matplotlib.transforms import Bbox
+
+    for far in _REACH:
+        for turn in _TURNS:
+            across, up = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+            dx, dy = across * (far + width / 2), up * (far + height / 2)
+            yield (
+                far,
+                (dx, dy),
+                Bbox.from_bounds(centre[0] + dx - width / 2, centre[1] + dy - height / 2, width, height),
+            )
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    """The area that two boxes share."""
+    across = min(one.x1, other.x1) - max(one.x0, other.x0)
+    up = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return across * up if across > 0 and up > 0 else 0.0
+
+
+def _near(box: Bbox, centre: Sequence[float]) -> tuple[float, float]:
+    """The point of a box that is nearest to a centre."""
+    return min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1)
