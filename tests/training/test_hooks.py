@@ -11,7 +11,7 @@ from normtune.training.loop import Tick
 from normtune.training.session import Session
 from tests.training.test_session import SMALL, StoppedError, assert_same_delta, comparable, data
 
-HOOKED = ["child-tuning-f"]
+HOOKED = ["child-tuning-f", "adalora@1", "diff-pruning@500"]
 
 
 @pytest.mark.parametrize("method", HOOKED)

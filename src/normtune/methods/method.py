@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.adalora import adalora
 from normtune.methods.adapter import Adapter, adapter
 from normtune.methods.added import Around
 from normtune.methods.child_tuning import child_tuning_f
+from normtune.methods.diff_pruning import diff_pruning
 from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
 from normtune.methods.red import Red, red
@@ -231,6 +233,15 @@ METHODS: dict[str, Method] = {
         narrow=_NARROW_FULL,
         hooked=True,
     ),
+    "diff-pruning": Method(
+        diff_pruning,
+        "a sparse difference, 0.5 % of the entries, found as every entry trains",
+        "Guo et al. 2021",
+        "entries",
+        wide=_WIDE_FULL,
+        narrow=_NARROW_FULL,
+        hooked=True,
+    ),
     "lora": Method(
         lora, "low-rank matrices beside those of the attention, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
     ),
@@ -238,6 +249,12 @@ METHODS: dict[str, Method] = {
         lora_all, "low-rank matrices beside all of the layers, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
     ),
     "dora": Method(dora, "lora, with lengths and directions apart", "Liu et al. 2024", **_rank(_NARROW_BIAS)),
+    "adalora": Method(
+        adalora,
+        "low-rank matrices beside all of the layers, their ranks given away by importance",
+        "Zhang et al. 2023",
+        **_rank(_NARROW_BIAS),
+    ),
     "loha": Method(loha, "products of two low-rank matrices", "Hyeon-Woo et al. 2022", **_rank(_NARROW_BIAS)),
     "vera": Method(
         vera, "scales of shared random matrices, of rank 256", "Kopiczko et al. 2024", **_rank(_NARROW_SCALE)

@@ -6,9 +6,9 @@ Only PEFT's layers are used, not its models: names, head and configuration stay 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -18,13 +18,13 @@ from transformers.pytorch_utils import Conv1D
 
 from normtune.errors import DeltaError, SelectionError, refusing
 from normtune.methods.added import Added, known_targets, refuse_rounding
-from normtune.methods.trainable import copy_values
+from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
-_ADAPTER = "default"
+ADAPTER = "default"
 
 
 def lora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
@@ -173,6 +173,7 @@ class Peft(Added):
         config: PEFT's configuration as JSON, without the modules.
         targets: The modules.
         seed: Seeds the values that the parameters begin with.
+        begin: Makes the method's hook from the leaves, where it has one.
     """
 
     layout: Layout
@@ -180,6 +181,7 @@ class Peft(Added):
     config: str
     targets: tuple[str, ...]
     seed: int = 0
+    begin: Callable[[Mapping[str, nn.Parameter]], Hook] | None = field(default=None, compare=False)
 
     @classmethod
     def read(cls, layout: Layout, description: Mapping[str, Any]) -> Peft:
@@ -230,11 +232,15 @@ class Peft(Added):
             value.requires_grad_(False)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
-        return {name.replace(f".{_ADAPTER}", ""): parameter for name, parameter in added.items()}
+        return {name.replace(f".{ADAPTER}", ""): parameter for name, parameter in added.items()}
+
+    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
+        """The method's hook (see `Spec.hook`)."""
+        return Hook() if self.begin is None else self.begin(leaves)
 
     def decays(self, name: str, leaf: nn.Parameter) -> bool:
         """Matrices have weight decay; vectors and factors, which PEFT may keep as a row or a column, have none."""
-        return leaf.ndim > 1 and ".ia3_l" not in name
+        return leaf.ndim > 1 and ".ia3_l" not in name and ".lora_E" not in name
 
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The base's own matrices with what the added parameters contribute (see `Spec.merge`).
@@ -274,7 +280,11 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
-            PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](model, config, adapter_name=_ADAPTER)
+            PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](model, config, adapter_name=ADAPTER)
         except TypeError as error:
             kind = type(next(iter(modules.values()))).__name__
             raise SelectionError(f"PEFT has no {spec.method} for the {kind} modules of this model.") from error
+    # A constant that PEFT keeps as a parameter is thawed where it is moved to the base's device or dtype.
+    for name, parameter in model.named_parameters():
+        if name.endswith(f".ranknum.{ADAPTER}"):
+            parameter.requires_grad_(False)

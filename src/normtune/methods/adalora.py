@@ -1,0 +1,140 @@
+"""AdaLoRA: low-rank matrices whose ranks are given away as they train (Zhang et al. 2023), through PEFT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from normtune.errors import SelectionError
+from normtune.methods.peft import ADAPTER, Peft, matrices
+from normtune.methods.trainable import Hook
+from normtune.models.layout import Layout
+
+
+def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
+    """W + P diag(lambda) Q beside every matrix of the layers (AdaLoRA, Zhang et al. 2023, equation 3).
+
+    They begin with half as much rank again as they have in the end. The delta holds the rows whose lambda is zero too.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds P and Q; lambda starts at zero.
+        option: The mean rank in the end.
+
+    Raises:
+        SelectionError: If the rank is not positive, or the model has no matrices.
+    """
+    if option < 1:
+        raise SelectionError(f"adalora takes a rank of 1 or more; got {option}.")
+    first = -(-3 * option // 2)
+    # PEFT wants a number of steps; the hook knows it.
+    config = {"peft_type": "ADALORA", "target_r": option, "init_r": first, "lora_alpha": 2 * first, "total_step": 1}
+    targets = matrices(layout, None)
+    return Peft(layout, "adalora", json.dumps(config, sort_keys=True), targets, seed, partial(AdaLora, config))
+
+
+@final
+class AdaLora(Hook):
+    """Keeps P and Q orthogonal, and takes rank away from the matrices where it matters least, by PEFT's allocator.
+
+    The schedule is that of the paper's section 3.3, with shares of the steps as its appendix has them for GLUE: all of
+    the rank for the first 15 %, a cubic fall until half of the steps are done, then no change.
+
+    Args:
+        config: PEFT's configuration.
+        leaves: What trains.
+    """
+
+    def __init__(self, config: Mapping[str, Any], leaves: Mapping[str, nn.Parameter]) -> None:
+        self._config, self._leaves = config, leaves
+        self.ready = False
+
+    def start(self, steps: int, seed: int) -> None:
+        """Set the schedule.
+
+        Raises:
+            SelectionError: If there is one step alone.
+        """
+        from peft import AdaLoraConfig
+        from peft.tuners.adalora import RankAllocator
+
+        if steps < 2:
+            raise SelectionError("adalora needs 2 steps or more to give away its rank; train on more examples.")
+        own = {name: value for name, value in self._config.items() if name != "peft_type"}
+        schedule = {"tinit": round(0.15 * steps), "tfinal": min(steps // 2, steps - 2), "total_step": steps}
+        self._schedule = AdaLoraConfig(**{**own, **schedule})
+        model = _Named(self._leaves)
+        self._allocator = RankAllocator(model, self._schedule, ADAPTER)
+        # What PEFT's method reads of its own model.
+        self._model: Any = SimpleNamespace(
+            model=model,
+            peft_config={ADAPTER: self._schedule},
+            rankallocator=self._allocator,
+            trainable_adapter_name=ADAPTER,
+        )
+
+    def gradient(self, step: int) -> None:
+        """Add the gradient of the orthogonality term."""
+        factors = [leaf for name, leaf in self._leaves.items() if ".lora_E" not in name]
+        with torch.enable_grad():
+            grads = torch.autograd.grad(self._schedule.orth_reg_weight * self.penalty(), factors)
+        for leaf, grad in zip(factors, grads, strict=True):
+            leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+
+    def penalty(self) -> Tensor:
+        """The orthogonality term: the mean over all P and Q of ||P'P - I|| and ||QQ' - I||, Frobenius norms.
+
+        The paper's equation 4 has the squares of these norms; the authors' code, which its weights were found with,
+        and PEFT have the norms.
+        """
+        norms = []
+        for name, leaf in self._leaves.items():
+            if ".lora_E" not in name:
+                gram = leaf @ leaf.T if ".lora_A" in name else leaf.T @ leaf
+                norms.append((gram - torch.eye(len(gram), device=gram.device)).norm())
+        return torch.stack(norms).mean()
+
+    def stepped(self, step: int) -> None:
+        """Update the importances, and set to zero what is beyond the step's budget (equations 5 to 12)."""
+        from peft import AdaLoraModel
+
+        AdaLoraModel.update_and_allocate(self._model, step)
+        self.ready = step >= self._schedule.total_step - self._schedule.tfinal
+
+    def state(self) -> dict[str, Tensor]:
+        """The smoothed importances, their uncertainties, and the rows that are kept."""
+        kept = {name: torch.tensor(rows) for name, rows in (self._schedule.rank_pattern or {}).items()}
+        parts = {"importance": self._allocator.exp_avg_ipt, "uncertainty": self._allocator.exp_avg_unc, "kept": kept}
+        return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from them."""
+        device, kept = next(iter(self._leaves.values())).device, {}
+        for key, value in state.items():
+            part, _, name = key.partition("/")
+            if part == "kept":
+                kept[name] = value.tolist()
+            elif part == "importance":
+                self._allocator.exp_avg_ipt[name] = value.to(device)
+                self._allocator.ipt[name] = value.to(device)  # replaced before it is read
+            else:
+                self._allocator.exp_avg_unc[name] = value.to(device)
+        self._schedule.rank_pattern = kept or None
+        # PEFT forgets the importances once the budget is final.
+        self.ready = bool(kept) and not self._allocator.exp_avg_ipt
+
+
+class _Named:
+    """What PEFT's allocator asks of a model: the added parameters under PEFT's names."""
+
+    def __init__(self, leaves: Mapping[str, nn.Parameter]) -> None:
+        self._leaves = leaves
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((f"{name}.{ADAPTER}", leaf) for name, leaf in self._leaves.items())
