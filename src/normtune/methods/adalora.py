@@ -62,15 +62,16 @@ class AdaLora(Hook):
             SelectionError: If there is one step alone.
         """
         from peft import AdaLoraConfig
-        from peft.tuners.adalora import RankAllocator
+        from peft.tuners import adalora as tuner
 
         if steps < 2:
             raise SelectionError("adalora needs 2 steps or more to give away its rank; train on more examples.")
         own = {name: value for name, value in self._config.items() if name != "peft_type"}
         schedule = {"tinit": round(0.15 * steps), "tfinal": min(steps // 2, steps - 2), "total_step": steps}
-        self._schedule = AdaLoraConfig(**{**own, **schedule})
+        self._schedule: Any = AdaLoraConfig(**{**own, **schedule})
+        allocator: Any = tuner.RankAllocator
         model = _Named(self._leaves)
-        self._allocator = RankAllocator(model, self._schedule, ADAPTER)
+        self._allocator = allocator(model, self._schedule, ADAPTER)
         # What PEFT's method reads of its own model.
         self._model: Any = SimpleNamespace(
             model=model,
@@ -104,7 +105,8 @@ class AdaLora(Hook):
         """Update the importances, and set to zero what is beyond the step's budget (equations 5 to 12)."""
         from peft import AdaLoraModel
 
-        AdaLoraModel.update_and_allocate(self._model, step)
+        tuner: Any = AdaLoraModel
+        tuner.update_and_allocate(self._model, step)
         self.ready = step >= self._schedule.total_step - self._schedule.tfinal
 
     def state(self) -> dict[str, Tensor]:

@@ -226,7 +226,7 @@ METHODS: dict[str, Method] = {
     "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
     "child-tuning-f": Method(
         child_tuning_f,
-        "every entry, each step along a random 30 % of the gradient",
+        "every entry, along a random 30 % of each gradient",
         "Xu et al. 2021",
         "per cent",
         wide=_WIDE_FULL,
@@ -235,7 +235,7 @@ METHODS: dict[str, Method] = {
     ),
     "diff-pruning": Method(
         diff_pruning,
-        "a sparse difference, 0.5 % of the entries, found as every entry trains",
+        "a sparse difference, in 0.5 % of the entries",
         "Guo et al. 2021",
         "entries",
         wide=_WIDE_FULL,
@@ -251,7 +251,7 @@ METHODS: dict[str, Method] = {
     "dora": Method(dora, "lora, with lengths and directions apart", "Liu et al. 2024", **_rank(_NARROW_BIAS)),
     "adalora": Method(
         adalora,
-        "low-rank matrices beside all of the layers, their ranks given away by importance",
+        "low-rank matrices beside all of the layers, their ranks by importance",
         "Zhang et al. 2023",
         **_rank(_NARROW_BIAS),
     ),
