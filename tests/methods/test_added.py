@@ -143,9 +143,9 @@ def test_matrices_alone_have_weight_decay(base: Base, method: str) -> None:
     trainable.undo()
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.option == "bottleneck"])
-def test_a_bottleneck_of_nothing_is_refused(base: Base, method: str) -> None:
-    with pytest.raises(SelectionError, match=f"{method} takes a bottleneck of 1 or more; got 0"):
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.option == "width"])
+def test_a_width_of_nothing_is_refused(base: Base, method: str) -> None:
+    with pytest.raises(SelectionError, match=f"{method} takes a width of 1 or more; got 0"):
         specify(base.layout, f"{method}@0")
 
 

@@ -54,7 +54,7 @@ def positive(size: int, method: str) -> int:
         SelectionError: If it is not positive.
     """
     if size < 1:
-        raise SelectionError(f"{method} takes a bottleneck of 1 or more; got {size}.")
+        raise SelectionError(f"{method} takes a width of 1 or more; got {size}.")
     return size
 
 

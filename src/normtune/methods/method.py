@@ -188,7 +188,7 @@ def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
 def _bottleneck(kind: type[Around]) -> dict[str, Any]:
     """What the methods share that add layers with a bottleneck."""
     own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
-    return {"option": "bottleneck", "seeded": True, "narrow": _NARROW_BIAS, **own}
+    return {"option": "width", "seeded": True, "narrow": _NARROW_BIAS, **own}
 
 
 METHODS: dict[str, Method] = {
