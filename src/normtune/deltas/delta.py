@@ -192,7 +192,7 @@ class Delta:
         """
         spec = self.spec(base)
         if not isinstance(spec, Selection):
-            raise DeltaError(f"This delta adds parameters of its own ({self.info.method}) and changes no entries.")
+            raise DeltaError(f"This delta adds parameters of its own ({self.info.method}), so it is no selection.")
         return spec
 
     @property
