@@ -245,10 +245,12 @@ def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, 
 
 def _facts(record: Record, engine: Engine, job: TrainJob) -> list[str]:
     """What came of one run, in words."""
-    counts, data, limit = record.counts, record.data, engine.session.base.limit(record.config.protocol.max_length)
+    counts, data, config, session = record.counts, record.data, record.config, engine.session
+    taken = session.spec(config.method).positions if config.mask is None else 0
+    limit = session.base.limit(config.protocol.max_length, taken)
     scores = render.metrics(record.scores["dev"], engine.data(job).task.labels)
     return [
-        f"{record.config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
+        f"{config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
         f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
         f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
         f" {sum(data.truncated.values()):,} texts were cut to {limit} tokens",

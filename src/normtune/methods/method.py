@@ -17,6 +17,8 @@ from normtune.methods.child_tuning import child_tuning_f
 from normtune.methods.diff_pruning import diff_pruning
 from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
+from normtune.methods.prefixes import Prefixes, prefix_tuning
+from normtune.methods.prompts import Prompts, Tokens, prompt_tuning, residual_prompt_tuning
 from normtune.methods.red import Red, red
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.methods.top import child_tuning_d, fish_mask
@@ -191,6 +193,12 @@ def _bottleneck(kind: type[Around]) -> dict[str, Any]:
     return {"option": "width", "seeded": True, "narrow": _NARROW_BIAS, **own}
 
 
+def _tokens(kind: type[Tokens]) -> dict[str, Any]:
+    """What the methods share that add tokens."""
+    own: dict[str, Any] = {"read": kind.read, "group": "prompts", "cost": "extra tokens"}
+    return {"option": "tokens", "seeded": True, "narrow": _NARROW_SCALE, **own}
+
+
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
     "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL, group="baselines"),
@@ -280,6 +288,16 @@ METHODS: dict[str, Method] = {
     ),
     "hyper-adapter": Method(
         hyper_adapter, "adapters from one network, and every norm", "Mahabadi et al. 2021", **_bottleneck(HyperAdapter)
+    ),
+    "prompt-tuning": Method(prompt_tuning, "20 tokens in every text", "Lester et al. 2021", **_tokens(Prompts)),
+    "residual-prompt-tuning": Method(
+        residual_prompt_tuning,
+        "10 tokens in every text, trained through a network",
+        "Razdaibiedina et al. 2023",
+        **_tokens(Prompts),
+    ),
+    "prefix-tuning": Method(
+        prefix_tuning, "keys and values of 10 tokens in every layer", "Li and Liang 2021", **_tokens(Prefixes)
     ),
 }
 

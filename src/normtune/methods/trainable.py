@@ -146,6 +146,11 @@ class Spec(ABC):
         """What makes it again from a delta, with its name in METHODS as ``method``; None for a selection."""
 
     @property
+    def positions(self) -> int:
+        """How many of the model's positions it takes, which a text then has not."""
+        return 0
+
+    @property
     def share(self) -> float:
         """Trained entries over all pre-trained ones."""
         return len(self) / self.layout.size

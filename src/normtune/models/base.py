@@ -123,13 +123,22 @@ class Base:
                 return found - padding - 1
         return found
 
-    def limit(self, asked: int) -> int:
+    def limit(self, asked: int, taken: int = 0) -> int:
         """The most tokens of a text: the smallest of what is asked, what the tokenizer takes and what the model takes.
 
+        Args:
+            asked: The most that are wanted.
+            taken: Positions of the model that are not the text's.
+
         Raises:
-            ModelError: If there is no tokenizer.
+            ModelError: If there is no tokenizer, or less is left than a pair of texts and their special tokens need.
         """
-        return min(asked, self.need_tokenizer().model_max_length, self.positions or asked)
+        left = asked if self.positions is None else self.positions - taken
+        if taken and left < 5:
+            raise ModelError(
+                f"{self.name!r} has {self.positions} positions; {taken} of them for prompts leave too few for a text."
+            )
+        return min(asked, self.need_tokenizer().model_max_length, left)
 
     @cached_property
     def _strange(self) -> dict[int, str]:

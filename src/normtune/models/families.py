@@ -66,8 +66,14 @@ BLOCK_ENDS: dict[str, tuple[str, str]] = {
 
 #: Families whose matrices are stored as (inputs, outputs).
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: What the matrix that makes an attention's values is called.
+#: What the matrix that makes an attention's values is called, and one that makes queries, keys and values.
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
+FUSED = ("c_attn", "query_key_value")
+#: What the embeddings of a text's tokens are called.
+WORDS = ("word_embeddings", "embed_tokens", "wte", "embed_in")
+#: Families that answer from a text's first token, [CLS], and those that read to the right and answer from its last.
+FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "distilbert")
+LAST_TOKEN = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma")
 
 
 def norms_of(layout: Layout) -> Norms:

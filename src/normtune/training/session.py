@@ -113,6 +113,7 @@ class Session:
 
         Raises:
             SelectionError: If the selection is of another model.
+            ModelError: If the method leaves a text too few of the model's positions.
         """
         base = self.base
         if selection is not None and selection.layout.fingerprint != base.layout.fingerprint:
@@ -129,6 +130,8 @@ class Session:
             mask=None if selection is None else selection.fingerprint[:16],
         )
         spec = self.spec(method, seed) if selection is None else selection
+        if spec.positions:
+            base.limit(protocol.max_length, spec.positions)
         parts = parts_of(data, protocol)
         own = identity(
             config,
@@ -261,7 +264,7 @@ class Session:
             loop.trainable,
             method=config.method,
             task=task.name,
-            max_length=self.base.limit(config.protocol.max_length),
+            max_length=self._limit(run),
             pair=task.pair,
             center=task.center,
             scale=task.scale,
@@ -286,12 +289,16 @@ class Session:
 
     def _encode(self, run: Run, split: Split) -> Encoded:
         """A split as token numbers, kept for the runs that follow on the same data."""
-        key = (split.identity(), run.config.protocol.max_length)
+        key = (split.identity(), self._limit(run))
         if key not in self._encoded:
             if len(self._encoded) >= _KEPT:
                 self._encoded.clear()
-            self._encoded[key] = self.base.encode(split, run.config.protocol.max_length)
+            self._encoded[key] = self.base.encode(split, key[1])
         return self._encoded[key]
+
+    def _limit(self, run: Run) -> int:
+        """The most tokens of a text."""
+        return self.base.limit(run.config.protocol.max_length, run.spec.positions)
 
 
 def _unwrap(model: PreTrainedModel, forward: Any) -> None:

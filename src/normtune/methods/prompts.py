@@ -1,0 +1,282 @@
+"""Methods that add trained tokens to every text: prompts, and what they share with prefixes.
+
+Where they stand follows from the token that the family answers from. An encoder reads its answer off its first token:
+prompts come right after it, so that the pooler reads the token, at the position, that it was trained on. A decoder
+reads it off the text's last token: prompts come before the text, as in the papers. PEFT's own models put them first in
+both, and so pool a prompt in an encoder, and padding in a decoder whose batch is padded on the right.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from normtune.errors import DataError, DeltaError, SelectionError, refusing
+from normtune.methods.added import Added
+from normtune.methods.trainable import Hook, Spec
+from normtune.models.base import Base
+from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
+from normtune.models.layout import Layout, Place
+
+#: What the module of added parameters is called in a model.
+_MODULE = "normtune_tokens"
+
+
+def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
+    """Trained tokens among those of the text (Lester et al. 2021, section 2), which begin as random words.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the draw of the words (section 3.2, "sampled vocabulary", over the whole of it).
+        option: How many tokens.
+
+    Raises:
+        SelectionError: If there are to be none, or the family is not known to take them.
+    """
+    return Prompts.of(layout, "prompt-tuning", option, seed)
+
+
+def residual_prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 10) -> Prompts:
+    """As `prompt_tuning`, each prompt P trained as P + MLP(P) (Razdaibiedina et al. 2023, section 3).
+
+    The network is shared by all prompts and gone after training: two layers with ReLU between them, the inner one as
+    wide as the embeddings, and a normalisation.
+
+    Args:
+        layout: The model's parameters.
+        seed: Seeds the draw of the words, and the network.
+        option: How many tokens.
+
+    Raises:
+        SelectionError: If there are to be none, or the family is not known to take them.
+    """
+    return replace(Prompts.of(layout, "residual-prompt-tuning", option, seed), network=True)
+
+
+@dataclass(frozen=True)
+class Tokens(Added):
+    """Trained vectors for some tokens that are no text.
+
+    Attributes:
+        layout: The model's parameters.
+        method: The method's name.
+        tokens: How many tokens.
+        seed: Seeds what they begin as.
+    """
+
+    layout: Layout
+    method: str
+    tokens: int
+    seed: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout, method: str, tokens: int, seed: int) -> Self:
+        """The spec, once it is checked that the model can have it.
+
+        Raises:
+            SelectionError: If there are no tokens, or the family is not known to take them.
+        """
+        if tokens < 1:
+            raise SelectionError(f"{method} takes 1 token or more; got {tokens}.")
+        if layout.model_type not in FIRST_TOKEN + LAST_TOKEN:
+            known = ", ".join(FIRST_TOKEN + LAST_TOKEN)
+            raise SelectionError(f"{method} is for {known}; this is a {layout.model_type!r}.")
+        spec = cls(layout, method, tokens, seed)
+        len(spec)
+        return spec
+
+    @classmethod
+    def read(cls, layout: Layout, description: Mapping[str, Any]) -> Self:
+        """The spec that `describe` described.
+
+        Raises:
+            DeltaError: If the description is damaged.
+        """
+        with refusing(DeltaError, "The delta does not say how many tokens it adds"):
+            spec = cls(layout, str(description["method"]), int(description["tokens"]))
+            len(spec)
+        if spec.describe() != description:
+            raise DeltaError(f"The delta says more of the tokens that it adds than this version knows: {description}.")
+        return spec
+
+    def describe(self) -> dict[str, Any]:
+        """Method and number of tokens."""
+        return {"method": self.method, "tokens": self.tokens}
+
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """What holds the added parameters, to be set by `start`, but for what it draws itself."""
+
+    @abstractmethod
+    def start(self, base: Base, module: nn.Module) -> None:
+        """Set the parameters of `module` to what they begin as on a base, from torch's generator as it is."""
+
+    @abstractmethod
+    def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
+        """Make a base compute with `module`."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """None: the pre-trained entries stay as they are."""
+        return ()
+
+    @property
+    def decoder(self) -> bool:
+        """Whether the model answers from the text's last token."""
+        return self.layout.model_type in LAST_TOKEN
+
+    @cached_property
+    def table(self) -> tuple[int, int]:
+        """Rows and width of the model's embeddings of words."""
+        endings = tuple(f".{name}.weight" for name in WORDS)
+        [(rows, width)] = [place.shape for place in self.layout.body if place.parameter.endswith(endings)]
+        return rows, width
+
+    def words(self, base: Base) -> Tensor:
+        """As many random words as there are tokens, of shape (1, tokens)."""
+        return torch.randint(self.table[0], (1, self.tokens)).to(base.device)
+
+    def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
+        """The added parameters as leaves, float32 (see `Spec.put`)."""
+        # Drawn on the CPU, so that a seed means the same values on every device.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(self.seed)
+            module = self.module()
+            self.start(base, module)
+        module.to(base.device).requires_grad_(False)
+        undo.callback(base.model._modules.pop, _MODULE)
+        base.model.add_module(_MODULE, module)
+        self.place(base, module, undo)
+        return dict(module.named_parameters())
+
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """Tokens and matrices have weight decay; vectors have none."""
+        return leaf.ndim > 1
+
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """Never: the tokens are read with every text.
+
+        Raises:
+            DeltaError: Always.
+        """
+        raise DeltaError(f"{self.method} adds tokens to every text: they cannot be merged into a model.")
+
+    def change_inputs(self, base: Base, change: Callable[[dict[str, Any]], dict[str, Any]], undo: ExitStack) -> None:
+        """Let `change` change what the body of a model is given, by name, once it is checked that it fits."""
+
+        def changed(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+            given = {**dict(zip(("input_ids",), args, strict=False)), **given}
+            tokens, limit = given["input_ids"].shape[1], base.positions
+            if limit is not None and tokens + self.positions > limit:
+                raise DataError(
+                    f"A text of {tokens} tokens and the {self.positions} of {self.method} are more than the {limit}"
+                    f" that {base.name!r} takes; cut texts to {limit - self.positions}."
+                )
+            if given.get("attention_mask") is None:
+                given["attention_mask"] = torch.ones_like(given["input_ids"])
+            return (), change(given)
+
+        undo.callback(base.model.base_model.register_forward_pre_hook(changed, with_kwargs=True).remove)
+
+
+def places_of(mask: Tensor, first: int = 0) -> Tensor:
+    """The position of each token that is no padding, wherever padding is; `first` is that of the first token."""
+    return (mask.cumsum(1) - 1).clamp(min=0) + first
+
+
+class _Prompt(nn.Module):
+    """Prompts, and the network that they are trained through, if any."""
+
+    def __init__(self, tokens: int, width: int, *, network: bool) -> None:
+        super().__init__()
+        self.prompts = nn.Parameter(torch.empty(tokens, width))
+        layers = nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.LayerNorm(width)
+        self.network = nn.Sequential(*layers) if network else None
+
+    def forward(self) -> Tensor:
+        """The prompts that the model reads, of shape (tokens, width)."""
+        return self.prompts if self.network is None else self.prompts + self.network(self.prompts)
+
+
+@final
+@dataclass(frozen=True)
+class Prompts(Tokens):
+    """Trained tokens among the text's embeddings.
+
+    Attributes:
+        network: Whether they are trained through a network, which a delta does not hold.
+    """
+
+    network: bool = False
+
+    @property
+    def added(self) -> int:
+        """Number of entries of the prompts; those of the network are gone after training."""
+        return self.tokens * self.table[1]
+
+    @property
+    def positions(self) -> int:
+        """All of them have a position."""
+        return self.tokens
+
+    def module(self) -> nn.Module:
+        """The prompts, and their network."""
+        return _Prompt(self.tokens, self.table[1], network=self.network)
+
+    def start(self, base: Base, module: nn.Module) -> None:
+        """Prompts begin as the embeddings of random words."""
+        module.get_parameter("prompts").copy_(base.model.get_input_embeddings()(self.words(base))[0])
+
+    def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
+        """Put the prompts after an encoder's first token, or before a decoder's text."""
+        body, words, at = base.model.base_model, base.model.get_input_embeddings(), 0 if self.decoder else 1
+
+        def longer(given: dict[str, Any]) -> dict[str, Any]:
+            text = words(given.pop("input_ids"))
+
+            def joined(values: Tensor, own: Tensor) -> Tensor:
+                own = own.to(values.dtype).expand(len(values), *own.shape)
+                return torch.cat((values[:, :at], own, values[:, at:]), 1)
+
+            given["inputs_embeds"] = joined(text, module())
+            for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+                if given.get(name) is not None:
+                    given[name] = joined(given[name], given[name].new_full((self.tokens,), fill))
+            return {**given, "position_ids": places_of(given["attention_mask"])} if self.decoder else given
+
+        def shorter(_: nn.Module, __: Any, outputs: Any) -> Any:
+            outputs.last_hidden_state = outputs.last_hidden_state[:, self.tokens :]
+            return outputs
+
+        self.change_inputs(base, longer, undo)
+        if self.decoder:  # whose head looks for the text's last token
+            undo.callback(body.register_forward_hook(shorter).remove)
+
+    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
+        """Nothing happens in a step; a delta holds what comes out of the network (see `Spec.hook`)."""
+        return _Result(self) if self.network else Hook()
+
+
+@final
+class _Result(Hook):
+    """Prompts as the model reads them, without their network."""
+
+    def __init__(self, spec: Prompts) -> None:
+        self._spec = spec
+
+    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
+        """The prompts that come out of the network (see `Hook.result`)."""
+        with torch.device("meta"):
+            module = self._spec.module()
+        own = {name: values[name].view(parameter.shape) for name, parameter in module.named_parameters()}
+        with torch.no_grad():
+            prompts: Tensor = functional_call(module, own, ())
+        return replace(self._spec, network=False), {"prompts": prompts.reshape(-1)}
