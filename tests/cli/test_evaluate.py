@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from normtune.models.base import Base
+from normtune.deltas.answers import Predictor
+from normtune.models.base import Base, load_base
 from normtune.records.run import Record
 from tests.deltas.banked import FIVE, NUMBER, TWO, changed
 
@@ -59,3 +60,20 @@ def test_a_task_of_ones_own_needs_its_file(cli: Run, tiny_base: Base, tmp_path: 
 
 def test_a_regression_tells_its_error(tiny_base: Base) -> None:
     assert changed(tiny_base, "layernorm", NUMBER).info.as_task.metrics == ("spearman", "pearson", "mse")
+
+
+def test_the_dtype_is_that_of_the_base(cli: Run, tiny_folder: Path, tiny_base: Base, tmp_path: Path) -> None:
+    delta = changed(tiny_base, "layernorm", NUMBER)
+    delta.save(tmp_path / "d")
+    (tmp_path / "t.csv").write_text("text,label\nthe cat,1\na dog,2\nold film,4\n")
+    errors = {}
+    for dtype in ("float32", "bfloat16"):
+        call = ("evaluate", tmp_path / "d", "--file", tmp_path / "t.csv", "--json", "--device", "cpu")
+        status, text, error = cli(*call, "--dtype", dtype)
+        assert status == 0, error
+        errors[dtype] = json.loads(text)["scores"]["mse"]
+        with Predictor(load_base(str(tiny_folder), delta.info.head, dtype=dtype), delta) as predictor:
+            values = [answer.value or 0.0 for answer in predictor.predict(["the cat", "a dog", "old film"])]
+        wanted = sum((own - target) ** 2 for own, target in zip(values, (1, 2, 4), strict=True)) / 3
+        assert errors[dtype] == pytest.approx(wanted, rel=1e-6)
+    assert errors["float32"] != errors["bfloat16"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LNTuningConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from normtune.deltas.delta import FILE, Delta
@@ -39,6 +40,16 @@ def test_merge(cli: Run, run: Path, tiny_base: Base, tmp_path: Path) -> None:
     assert model.config.id2label == dict(enumerate(THREE.labels))
     status, _, err = cli("merge", run, "--out", tmp_path / "model")
     assert (status, "is in use" in err) == (1, True)
+
+
+def test_merge_rounds_the_base_as_asked_and_nothing_else(cli: Run, run: Path, tiny_base: Base, tmp_path: Path) -> None:
+    assert cli("merge", run, "--out", tmp_path / "model", "--dtype", "bfloat16")[0] == 0
+    stored, delta = load_file(tmp_path / "model" / "model.safetensors"), Delta.load(run)
+    for name, value in tiny_base.model.bert.named_parameters():  # type: ignore[union-attr]
+        own = delta.values.get(f"bert.{name}")
+        wanted = value.detach().bfloat16().float() if own is None else own.reshape(value.shape)
+        assert torch.equal(stored[f"bert.{name}"], wanted), name
+    assert len(delta.values) == 4
 
 
 def test_merge_with_the_base_elsewhere(cli: Run, run: Path, make_folder: Callable[..., Path], tmp_path: Path) -> None:

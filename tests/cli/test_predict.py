@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from normtune.models.base import Base
+from normtune.models.base import Base, load_base
 from tests.deltas.banked import FIVE, changed
 
 Run = Callable[..., tuple[int, str, str]]
@@ -100,20 +103,59 @@ def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytes
 def test_a_base_that_is_not_found_may_be_elsewhere_now(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from normtune.models.base import load_base
-
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
-    changed(load_base("models/mine"), "layernorm").save(tmp_path / "d")
-    assert cli("predict", tmp_path / "d", "--text", "a cat")[0] == 0
-    monkeypatch.chdir(tmp_path / "d")
-    status, _, error = cli("predict", tmp_path / "d", "--text", "a cat")
+    changed(load_base("models/mine"), "layernorm").save(tmp_path / "runs" / "d")
+    answer = cli("predict", "runs/d", "--text", "a cat")
+    assert answer[0] == 0
+    # From another folder it is found from where it was made, which is above the delta, or beside the delta.
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert cli("predict", "../runs/d", "--text", "a cat") == answer
+    monkeypatch.chdir("/")
+    assert cli("predict", tmp_path / "runs" / "d" / "delta.safetensors", "--text", "a cat") == answer
+    (tmp_path / "models").rename(tmp_path / "runs" / "models")
+    assert cli("predict", tmp_path / "runs" / "d", "--text", "a cat") == answer
+    (tmp_path / "runs" / "models").rename(tmp_path / "elsewhere")
+    status, _, error = cli("predict", tmp_path / "runs" / "d", "--text", "a cat")
     assert status == 1
     assert "The delta was trained on 'models/mine'; --model says where that is now." in error
-    assert cli("predict", tmp_path / "d", "--text", "a cat", "--model", tiny_folder)[0] == 0
-    status, _, error = cli("predict", tmp_path / "d", "--text", "a cat", "--model", "../models/yours")
+    assert cli("predict", tmp_path / "runs" / "d", "--text", "a cat", "--model", tiny_folder) == answer
+    status, _, error = cli("predict", tmp_path / "runs" / "d", "--text", "a cat", "--model", "../models/yours")
     assert (status, "says where" in error) == (1, False)
+
+
+def test_another_base_above_the_delta_is_not_taken_for_its_own(
+    cli: Run, tiny_base: Base, make_folder: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    delta = changed(tiny_base, "layernorm")
+    replace(delta, info=delta.info.model_copy(update={"base": "models/mine"})).save(tmp_path / "runs" / "d")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(make_folder(make_model("bert", seed=5).base_model))
+    status, _, error = cli("predict", tmp_path / "runs" / "d", "--text", "a cat")
+    assert (status, "This delta belongs to the base model" in error) == (1, True)
+
+
+def test_a_row_with_a_token_that_the_model_does_not_have_is_named(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_folder))
+    base.need_tokenizer().add_tokens(["ticketid"])
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    base.need_tokenizer().save_pretrained(tmp_path / "m")
+    odd, table = load_base(str(tmp_path / "m")), tmp_path / "t.csv"
+    changed(odd, "layernorm").save(tmp_path / "a")
+    changed(odd, "layernorm", FIVE).save(tmp_path / "b")
+    table.write_text("task,text,label\na,one cat,x\nb,a dog,y\n\na,my ticketid,x\nb,a bird,y\na,a book,x\n")
+    said = f"{table}, line 5 has the token 'ticketid'"
+    train = ("train", "--train", table, "--model", tmp_path / "m", "--out", tmp_path / "o", "--protocol", "own")
+    calls = (
+        ("predict", tmp_path / "a", "--file", table),
+        ("predict", tmp_path / "a", tmp_path / "b", "--file", table, "--task-column", "task"),
+        train,
+    )
+    for call in calls:
+        status, _, error = cli(*call, "--device", "cpu")
+        assert (status, said in error) == (1, True), error
 
 
 def test_a_folder_of_deltas_that_is_not_there(cli: Run, table: Path) -> None:

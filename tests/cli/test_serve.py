@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from normtune.deltas.delta import Delta
 from normtune.models.base import Base
+from normtune.serving.batcher import Batcher
 from normtune.serving.settings import is_loopback
 from tests.deltas.banked import changed
 
@@ -71,6 +74,32 @@ def test_a_delta_of_another_base_is_told(cli: Run, delta: Path, make_folder, mak
     other = make_folder(make_model("bert", seed=5).base_model)
     status, _, error = cli("serve", delta, "--model", other)
     assert (status, "belongs to the base model" in error) == (1, True), error
+
+
+def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from normtune.serving import server
+
+    found: list[torch.dtype] = []
+
+    class Stub:
+        """Looks at the model in place of serving it."""
+
+        cut = 0
+
+        def __init__(self, batcher: Batcher, *_: object) -> None:
+            model = batcher.catalogue.bank._base.model
+            found.append(model.get_input_embeddings().get_parameter("weight").dtype)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr(server, "Server", Stub)
+    for dtype in ("float32", "bfloat16"):
+        assert cli("serve", delta, "--dtype", dtype, "--device", "cpu")[0] == 0
+    assert cli("serve", "--model", Delta.load(delta).info.base, "--dtype", "float16", "--device", "cpu")[0] == 0
+    assert found == [torch.float32, torch.bfloat16, torch.float16]
+    status, _, error = cli("serve", delta, "--dtype", "int8")
+    assert (status, "Unknown dtype 'int8'" in error) == (1, True)
 
 
 def test_loopback() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,11 +126,22 @@ def refuse_data(context: typer.Context, suite: str) -> None:
 
 
 def open_delta(text: str) -> Delta:
-    """The delta at a place: a folder, a file or a hub id."""
+    """The delta at a place: a folder, a file or a hub id.
+
+    A base that was named by a relative path is looked for here, and then from each folder above the delta.
+    """
     from normtune.deltas.delta import Delta
     from normtune.deltas.hub import fetch
+    from normtune.models.sources import PACKAGED
 
-    return Delta.load(fetch(text))
+    place = fetch(text)
+    delta = Delta.load(place)
+    name, info = delta.info.base, delta.info
+    if name in PACKAGED or info.base_revision or name.startswith("~") or Path(name).is_dir():
+        return delta
+    above = (folder / name for folder in (place.resolve(), *place.resolve().parents))
+    found = next((str(folder) for folder in above if (folder / "config.json").is_file()), name)
+    return replace(delta, info=info.model_copy(update={"base": found}))
 
 
 def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "float32") -> Base:

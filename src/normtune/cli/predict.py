@@ -98,15 +98,18 @@ def predict(
         inputs = [_inputs(each) for each in texts]
         answers = _single(options.open_delta(deltas[0]), texts, open_base)
     else:
-        places, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file)
-        tasks = None if task_column is None else _tasks(rows, task_column, places)
-        loaded = {name: options.open_delta(places[name]) for name in dict.fromkeys(tasks or [""])}
+        named, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file)
+        tasks = None if task_column is None else _tasks(rows, task_column, named)
+        loaded = {name: options.open_delta(named[name]) for name in dict.fromkeys(tasks or [""])}
         infos = [loaded[name].info for name in tasks or [""] * len(rows)]
         if not any(info.pair for info in infos):
             options.refuse(context, {"pair_column"}, "No pairs are read")
         texts, read = _texts(rows, infos, column, pair_column)
-        inputs = _kept(rows, texts, {*read, task_column})
-        answers = _single(loaded[""], texts, open_base) if tasks is None else _banked(loaded, texts, tasks, open_base)
+        inputs, places = _kept(rows, texts, {*read, task_column}), rows.places
+        if tasks is None:
+            answers = _single(loaded[""], texts, open_base, places)
+        else:
+            answers = _banked(loaded, texts, tasks, open_base, places)
     content = _content(kind, inputs, answers, tasks)
     if out is None:
         render.write(content)
@@ -193,13 +196,13 @@ def _read(file: str | None) -> Rows:
     return rows
 
 
-def _single(delta: Delta, texts: list[Text], open_base: OpenBase) -> list[Prediction]:
+def _single(delta: Delta, texts: list[Text], open_base: OpenBase, places: Sequence[str] = ()) -> list[Prediction]:
     """The answers of one delta."""
     from normtune.deltas.answers import Predictor
 
     base = open_base(delta)
     predictor = Predictor(base, delta)
-    answers = predictor.predict(texts)
+    answers = predictor.predict(texts, places)
     if predictor.truncated:
         notes.print(f"{predictor.truncated:,} texts were cut to {base.limit(delta.info.max_length)} tokens.")
     return answers
@@ -219,7 +222,11 @@ def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
 
 
 def _banked(
-    deltas: Mapping[str, Delta], texts: Sequence[Text], names: Sequence[str], open_base: OpenBase
+    deltas: Mapping[str, Delta],
+    texts: Sequence[Text],
+    names: Sequence[str],
+    open_base: OpenBase,
+    places: Sequence[str],
 ) -> list[Prediction]:
     """The answers of several deltas, which share batches where they can."""
     from normtune.deltas.bank import Bank
@@ -229,7 +236,7 @@ def _banked(
         bank.add(name, delta, apart=True)
     if apart := [name for name, entry in bank.tasks.items() if entry.apart]:
         notes.print(f"These deltas change more than vectors and run in batches of their own: {', '.join(apart)}.")
-    prepared = bank.prepare_many(texts, names)
+    prepared = bank.prepare_many(texts, names, places)
     if cut := sum(one.truncated for one in prepared):
         notes.print(f"{cut:,} texts were cut to the limits of their tasks.")
     return bank.answer(prepared)

@@ -93,7 +93,7 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     """
     for number, text in enumerate(split.texts):
         if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
-            raise DataError(f"Text {number + 1} of {len(split)} is empty.")
+            raise DataError(f"{split.place(number)} is empty.")
     pairs = None if split.pairs is None else list(split.pairs)
     # Tokenized whole first: only so is it known how many are too long.
     masked = {"return_attention_mask": True}  # without it, what fills up a batch would count

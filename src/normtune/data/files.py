@@ -166,7 +166,7 @@ def _read(path: Path, text: str, pair: str | None, label: str, *, numbers: bool)
         labels = [own.replace(",", ".") for own in labels]
         notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
     texts = Split.of_texts(columns[text], None if pair is None else columns[pair])
-    return _Examples(replace(rows, notes=notes), texts, labels)
+    return _Examples(replace(rows, notes=notes), replace(texts, places=rows.places), labels)
 
 
 def _classes(read: _Examples) -> tuple[str, ...]:
@@ -198,14 +198,14 @@ def _split(read: _Examples, names: Sequence[str], train: Path | str) -> Split:
             if not math.isfinite(target):
                 place = read.rows.place(index)
                 raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number.")
-        return Split(read.texts.columns, np.array(targets, dtype=np.float64))
+        return replace(read.texts, labels=np.array(targets, dtype=np.float64))
     numbers = {label: number for number, label in enumerate(names)}
     unknown = list(dict.fromkeys(label for label in read.labels if label not in numbers))
     if unknown:
         place = read.rows.place(read.labels.index(unknown[0]))
         more = f" (other such labels in this file: {len(unknown) - 1})" if unknown[1:] else ""
         raise DataError(f"{place}: the label {unknown[0]!r} does not occur in {train}{more}.")
-    return Split(read.texts.columns, np.array([numbers[label] for label in read.labels], dtype=np.int64))
+    return replace(read.texts, labels=np.array([numbers[label] for label in read.labels], dtype=np.int64))
 
 
 def _standard(train: Split, source: Path) -> tuple[float, float]:

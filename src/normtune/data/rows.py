@@ -52,6 +52,11 @@ class Rows:
         """Where row `index` (from 0) is, to start a sentence about it."""
         return f"{self.source}, {self.unit} {self.lines[index]}"
 
+    @property
+    def places(self) -> list[str]:
+        """Where each row is."""
+        return [self.place(index) for index in range(len(self))]
+
     def column(self, name: str) -> list[str]:
         """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
 

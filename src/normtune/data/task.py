@@ -98,15 +98,19 @@ class Split:
         columns: What the task reads, by the names in `Task.inputs`; the first name says how it is encoded. Texts are
             strings; other values can be turned into bytes.
         labels: Class numbers (int64) or targets (float64), or None where they are not known.
+        places: Where each example is, to start a sentence about it (``a.csv, line 7``); empty where nobody says.
     """
 
     columns: Mapping[str, tuple[Any, ...]]
     labels: np.ndarray | None = None
+    places: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.columns.items()}
         if self.labels is not None:
             lengths["labels"] = len(self.labels)
+        if self.places:
+            lengths["places"] = len(self.places)
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise DataError(f"The columns of a split differ in length: {told}.")
@@ -132,12 +136,17 @@ class Split:
         """The second texts, or None where the task has none."""
         return self.columns.get("pair")
 
+    def place(self, number: int) -> str:
+        """Where example `number` (from 0) is, to start a sentence about it."""
+        return self.places[number] if self.places else f"Text {number + 1} of {len(self)}"
+
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The examples at `indices`, in that order."""
         chosen = [int(i) for i in indices]
         return Split(
             {name: tuple(column[i] for i in chosen) for name, column in self.columns.items()},
             None if self.labels is None else self.labels[chosen],
+            [self.places[i] for i in chosen] if self.places else (),
         )
 
     def sample(self, size: int | None, seed: int) -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,11 +66,12 @@ class Predictor:
         #: How many of the texts answered so far were cut to the delta's limit of tokens.
         self.truncated = 0
 
-    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
+    def predict(self, texts: Sequence[Text], places: Sequence[str] = ()) -> list[Prediction]:
         """The answers for `texts`, in their order.
 
         Args:
             texts: Texts, or pairs of texts where the task reads pairs.
+            places: Where each of them is, for messages.
 
         Returns:
             One prediction a text.
@@ -77,7 +79,8 @@ class Predictor:
         Raises:
             DataError: If there are no texts, one is empty, or the task reads pairs and these are none (or the reverse).
         """
-        encoded = self._base.encode(examples(listed(texts), self.task), self.delta.info.max_length)
+        split = replace(examples(listed(texts), self.task), places=places)
+        encoded = self._base.encode(split, self.delta.info.max_length)
         self.truncated += encoded.truncated
         return [Prediction.of(outputs, self.task) for outputs in logits(self._base, encoded)]
 

@@ -140,12 +140,15 @@ class Bank:
         """Check and tokenize one text for a task (see `prepare_many`)."""
         return self.prepare_many([text], task)[0]
 
-    def prepare_many(self, texts: Sequence[Text], tasks: Sequence[str] | str) -> list[Prepared]:
+    def prepare_many(
+        self, texts: Sequence[Text], tasks: Sequence[str] | str, places: Sequence[str] = ()
+    ) -> list[Prepared]:
         """Check and tokenize texts.
 
         Args:
             texts: Texts, or pairs of texts where their task reads pairs.
             tasks: The task of each text, or one for all.
+            places: Where each text is, for messages.
 
         Returns:
             What `answer` takes. It keeps the tasks as they are now, even if they are replaced or removed before then.
@@ -162,15 +165,17 @@ class Bank:
         if not texts:
             raise DataError("There are no texts.")
         entries = [self._entry(name) for name in names]
+        places = places or [f"Text {number} of {len(texts)}" for number in range(1, len(texts) + 1)]
         alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
         for number, (text, entry) in enumerate(zip(texts, entries, strict=True)):
             examples([text], entry.task)
             if not all(part.strip() for part in ((text,) if isinstance(text, str) else text)):
-                raise DataError(f"Text {number + 1} of {len(texts)} is empty.")
+                raise DataError(f"{places[number]} is empty.")
             alike[entry.task.pair, entry.info.max_length].append(number)
         prepared: dict[int, Prepared] = {}
         for (_, limit), numbers in alike.items():
             split = examples([texts[number] for number in numbers], entries[numbers[0]].task)
+            split = replace(split, places=[places[number] for number in numbers])
             with self._tokenizing:
                 encoded = self._base.encode(split, limit)
             for at, number in enumerate(numbers):

@@ -158,7 +158,7 @@ class Base:
             for number in numbers.tolist():
                 if number in self._strange:
                     raise DataError(
-                        f"Text {place + 1} of {len(split)} has the token {self._strange[number]!r}, which the tokenizer"
+                        f"{split.place(place)} has the token {self._strange[number]!r}, which the tokenizer"
                         f" of {self.name!r} knows and its embeddings do not; call resize_token_embeddings on the model"
                         " and save it, or take the token out of the tokenizer."
                     )
