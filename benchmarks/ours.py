@@ -53,11 +53,11 @@ SCHEDULE: dict[str, Any] = {"name": "benchmark", "warmup_fraction": 0.0, "weight
 
 CASES = {
     "default": Case("normtune train without any option", Protocol(**SCHEDULE)),
-    "no_dropout": Case("--no-dropout", Protocol(**SCHEDULE, dropout=False)),
+    "no_dropout": Case("dropout=false", Protocol(**SCHEDULE, dropout=False)),
     "plain": Case("--plain", Protocol(**SCHEDULE), plain=True),
 }
 if bfloat16_pays_off():
-    CASES["bfloat16"] = Case("--products bfloat16", Protocol(**SCHEDULE, products="bfloat16"))
+    CASES["bfloat16"] = Case("products=bfloat16", Protocol(**SCHEDULE, products="bfloat16"))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ SCORE, LEARN, SHORT = DEV, 500, ("cola", "sst2", "stsb", "qqp")
 PEERS = {"peft_run_glue": "PEFT LN tuning, padded to 128 as run_glue does", "peft_tuned": "the same, tuned well"}
 SCORED_BY = {**dict.fromkeys(PEERS, "peft_tuned"), **{name: name for name in ours.CASES}}
 #: What no training without dropout can be faster than.
-LIMIT = {"limit": "the bare matrix products of --no-dropout"}
+LIMIT = {"limit": "the bare matrix products of dropout=false"}
 #: Ratios: theirs, ours.
 PAIRS = tuple((peer, own) for own in (*ours.CASES, *LIMIT) for peer in PEERS)
 #: What the time to a score is until: the best score, its being known in float32 too, PEFT's.

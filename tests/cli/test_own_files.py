@@ -162,6 +162,74 @@ def test_a_table_from_a_spreadsheet_is_read_and_what_was_guessed_is_said(
     assert len(text.splitlines()) == 25
 
 
+def test_a_table_is_read_as_it_is_said_and_what_is_left_out_is_counted(
+    cli: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    rows = "".join(f"the cât {i}~{('ja', 'nein')[i % 2]}\n" for i in range(8))
+    (tmp_path / "t.csv").write_bytes(f"text~label\n{rows}~ja\n a dog~\n".encode("cp850"))
+    (tmp_path / "m.yaml").write_text("tasks: [{name: a, train: t.csv}, {name: b, train: t.csv, read: decimal=x}]")
+    how = ("--model", tiny_folder, "--protocol", "small,epochs=1", "--device", "cpu")
+    read = ("--read", "delimiter=~,encoding=cp850,skip-bad-rows")
+    call = ("train", "--train", tmp_path / "t.csv", *how, "--out", tmp_path / "out")
+    status, _, error = cli(*call, "--read", "delimiter=~,encoding=cp850")
+    assert status == 1
+    assert "line 10: the column 'text' is empty (2 empty cells in all: lines 10, 11)" in error
+    assert "leave them out with --read skip-bad-rows" in error
+    status, _, error = cli(*call, *read)
+    assert status == 0, error
+    assert "2 bad rows are left out: lines 10, 11." in error
+    assert Record.load(tmp_path / "out" / "record.json").data.dropped == {"train": 2}
+    file, out = ("--file", tmp_path / "t.csv", *read), tmp_path / "out"
+    status, text, error = cli("evaluate", out, *file, "--json")
+    assert (status, json.loads(text)["examples"], "2 bad rows" in error) == (0, 8, True)
+    status, text, error = cli("predict", out, "--file", tmp_path / "t.csv", "--read", "delimiter=~,encoding=cp850")
+    assert (status, "line 10: a text is empty; --read skip-bad-rows leaves such rows out." in error) == (1, True)
+    status, text, error = cli("predict", out, *file)
+    assert (status, "1 bad rows are left out: lines 10." in error) == (0, True)
+    assert [row["text"] for row in csv.DictReader(text.splitlines())] == [*(f"the cât {i}" for i in range(8)), " a dog"]
+    status, _, error = cli("train", "--train", tmp_path / "m.yaml", *how, *read)
+    assert (status, "Unknown decimal sign 'x'" in error) == (1, True)
+    (tmp_path / "m.yaml").write_text("tasks: [{name: a, train: t.csv, dev: t.csv}]")
+    status, _, error = cli("train", "--train", tmp_path / "m.yaml", *how, *read, "--out", tmp_path / "many")
+    assert status == 0, error
+    assert Record.load(tmp_path / "many" / "a" / "record.json").data.dropped == {"train": 2, "dev": 2}
+
+
+def test_another_training_is_replaced_once_the_new_one_is_finished(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    train = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, "--protocol", "small,epochs=1")
+    call = (*train, "--device", "cpu", "--out", tmp_path / "out", "--lr", "0.01", "--method")
+    out = tmp_path / "out"
+
+    def there() -> list[str]:
+        return sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+
+    own = [".training", "README.md", "delta.safetensors", "record.json"]
+    assert cli(*call, "head")[0] == 0
+    first = Record.load(out / "record.json")
+    (out / "mine.txt").write_text("dear")
+    status, _, error = cli(*call, "layernorm")
+    assert (status, "choose another place, or replace it with --overwrite" in error) == (1, True)
+    assert Record.load(out / "record.json") == first
+    # One that fails replaces nothing.
+    status, _, error = cli(*call, "layernorm", "--precision", "fp16", "--overwrite")
+    assert status == 1, error
+    assert Record.load(out / "record.json") == first
+    # One is replaced by a table, and that by one.
+    cells = [f"t/{method}/seed-0/{name}" for method in ("head", "layernorm") for name in own]
+    for methods, files in (("head,layernorm", [".training", *cells]), ("layernorm", own)):
+        status, _, error = cli(*call, methods, "--overwrite")
+        assert status == 0, error
+        assert there() == sorted(["mine.txt", *files])
+    status, text, error = cli(*call, "layernorm", "--overwrite")
+    assert (status, "Done before, in" in text, there()) == (0, True, sorted(["mine.txt", *own]))
+    # What others made is not replaced.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("dear")
+    status, _, error = cli(*call[:-5], "--out", tmp_path / "other", "--method", "head", "--overwrite")
+    assert (status, "is in use" in error) == (1, True)
+
+
 def test_a_very_long_label_is_shortened_on_the_terminal(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     names = ("short", "long" * 1250)
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"the cat {i},{names[i % 2]}\n" for i in range(8)))

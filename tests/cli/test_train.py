@@ -117,7 +117,7 @@ def test_a_finished_search_is_not_run_again(cli: Run, small: list[str], tmp_path
     assert second == first.replace("Saved to", "Done before, in")
     assert "rate" not in error
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == times
-    status, _, error = cli(*words, "--out", tmp_path / "out", "--no-dropout", "--lr", "0.5")
+    status, _, error = cli(*words, "--out", tmp_path / "out", "--lr", "0.5")
     assert status == 1
     assert "holds another training" in error
 
@@ -288,7 +288,11 @@ def test_a_training_goes_on_only_from_what_is_its_own(
         assert cli(*command)[0] == 130
     (out / ".normtune-0123456789abcdef").write_text("half")
     status, _, error = cli(*command, "--lr", "0.02")
-    assert (status, "another training that is not finished" in error, "Continuing" in error) == (1, True, False)
+    assert (status, "It is not finished;" in error, "Continuing" in error) == (
+        1,
+        True,
+        False,
+    )
     status, _, error = cli(*command)
     assert (status, "Continuing" in error, "starts over" in error) == (0, True, False)
     assert {path.name for path in out.iterdir()} == {".training", "README.md", "delta.safetensors", "record.json"}
@@ -367,7 +371,8 @@ def test_bfloat16_that_does_not_pay_off_is_said(
     cli: Run, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr("normtune.cli.trainings.bfloat16_pays_off", lambda: native)
-    status, _, error = cli("train", "--task", "rte", "--products", "bfloat16", "--out", tmp_path / "run", *small)
+    products = "small,epochs=1,products=bfloat16"
+    status, _, error = cli("train", "--task", "rte", *small, "--protocol", products, "--out", tmp_path / "run")
     assert status == 0, error
     assert ("This processor has no products of bfloat16: float32 ones would be faster." in error) is not native
 
@@ -375,7 +380,7 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--products", "The protocol's products cannot be 'int8': input should be 'float32' or 'bfloat16' (fields: "),
+        ("--precision", "Unknown precision 'int8'; known: float32, bf16, fp16, bfloat16, float16."),
         ("--memory", "Unknown value of --memory 'int8'. Known: low, plain."),
         ("--labels", "Unknown value of --labels 'int8'. Known: classes, numbers, weighted."),
     ],

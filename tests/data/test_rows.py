@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normtune.data.rows import READERS, Rows, read_rows
+from normtune.data.rows import READERS, read_rows
+from normtune.data.table import Rows
 from normtune.errors import DataError
 
 TABLES = {

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ COMMANDS = {
     "train": f"train {_TRAIN} --out out",
     "train a table": f"train {_TRAIN} --method head,layernorm --seed 0,1 --out out",
     "train a manifest": f"train {_BASE} {_SMALL} --train m.yaml --out out",
+    "train over another": f"train {_TRAIN} --method head,layernorm --out delta --overwrite",
     "study": f"study figure5 --suite toy {_BASE} {_SMALL} --tasks rte --fisher-tasks rte --examples 8 --head-seeds 0"
     " --fractions 0.5 --masks individual --results out",
     "fisher": f"fisher {_MEASURE} --records out",
@@ -51,6 +51,11 @@ def run(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
         command: The command.
         at: The process ends before this operation, without any clean-up, as if it were killed.
     """
+    return wait(*start(folder, command, at))
+
+
+def start(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
+    """The process of `run`, and the pipe that it tells its operations to."""
     ours, theirs = os.pipe()
     with warnings.catch_warnings(action="ignore"):  # of threads; those of torch sleep
         child = os.fork()
@@ -79,6 +84,11 @@ def run(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
             sys.stderr.flush()
             os._exit(status)
     os.close(theirs)
+    return child, ours
+
+
+def wait(child: int, ours: int) -> tuple[int, int]:
+    """What became of what `start` gave."""
     with os.fdopen(ours) as pipe:
         done = int(pipe.read() or 0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), done
@@ -137,8 +147,14 @@ def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.results(
         folder / "results", methods={"head": 0.0, "layernorm": 0.1}, tasks=["rte"], seeds=[0], measured=["rte"]
     )
-    for command, out in (("train", "delta"), ("export", "adapter"), ("report", "report")):
-        assert run(folder, COMMANDS[command].replace("--out out", f"--out {out}"))[0] == 0
+    # In this process, so that those that come from it find all modules imported.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, out in (("train", "delta"), ("export", "adapter"), ("report", "report"), ("fisher", "entries")):
+            patch.setattr(sys, "argv", ["normtune", *COMMANDS[name].replace(" out", f" {out}").split()])
+            with pytest.raises(SystemExit, match="0"):
+                main()
+    shutil.rmtree(folder / "entries")
     return folder
 
 
@@ -157,8 +173,8 @@ def test_a_killed_command_gives_the_same_when_it_is_run_again(
     status, operations = run(whole, command)
     assert (status, operations > 2) == (0, True)
     wanted, faults = contents(whole), list[str]()
-    chosen = sorted(Random(name).sample(range(operations), min(operations, max(1, cases // 5))))
-    for at in chosen:
+    count = min(operations, max(1, cases // 5))
+    for at in (number * operations // count for number in range(count)):
         folder = staged(f"at-{at}")
         assert run(folder, command, at)[0] == 137
         status, _ = run(folder, command)
@@ -169,3 +185,14 @@ def test_a_killed_command_gives_the_same_when_it_is_run_again(
             faults.append(f"killed before operation {at} of {operations}, then {status}: {', '.join(sorted(odd)[:8])}")
         shutil.rmtree(folder)
     assert not faults, "\n".join(faults)
+    print(f"{name}: killed before {count} of {operations} operations")
+
+
+@pytest.mark.slow
+def test_two_studies_in_one_folder_at_once_give_what_one_gives(staged: Callable[[str], Path]) -> None:
+    command = COMMANDS["study"].replace("--fractions 0.5", "--fractions 0.25,0.5,0.75")
+    whole, both = staged("whole"), staged("both")
+    assert run(whole, command)[0] == 0
+    started = [start(both, command), start(both, command)]
+    assert [wait(*each)[0] for each in started] == [0, 0]
+    assert contents(both) == contents(whole)

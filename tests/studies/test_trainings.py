@@ -106,14 +106,16 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
         assert output.read_state(run.out) == output.State("finished", ids[-1])
         assert engine.record(run, results[run.key]).config.rate == rate
     folder = tmp_path / "out" / "0"
-    with pytest.raises(OutputError, match="holds another training; choose"):
+    with pytest.raises(
+        OutputError, match="holds another training: choose another place, or replace it with --overwrite"
+    ):
         output.claim(folder, "training", [ids[0]])
     assert not output.claim(folder, "training", ids)
     assert output.read_state(folder) == output.State("finished", ids[1])
     (folder / ".unfinished").mkdir()
     (folder / ".unfinished" / "training").write_text("training")  # a kill before the clean-up
     assert output.read_state(folder) == output.State("unfinished", "training")
-    with pytest.raises(OutputError, match="holds another training that is not finished"):
+    with pytest.raises(OutputError, match="It is not finished; its own command finishes it"):
         output.claim(folder, "another", ids)
     assert not output.claim(folder, "training")  # nothing is left to go on from
     (folder / ".unfinished" / "runs").mkdir()
@@ -121,8 +123,13 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     output.finish(folder)
     assert output.read_state(folder).training == "training"
     assert not output.claim(folder, "training")  # finished by this very training, whatever its result is
+    assert not output.claim(folder, "another", overwrite=True)
+    assert output.read_state(folder) == output.State("unfinished", "another")
+    assert (folder / "record.json").is_file()  # the old results stay until the new ones are there
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("dear")
+    with pytest.raises(OutputError, match="is in use"):
+        output.claim(tmp_path / "mine", "another", overwrite=True)
     assert output.read_state(tmp_path / "mine").kind == "foreign"
     assert output.read_state(tmp_path / "nothing").kind == "empty"
     with pytest.raises(OutputError, match="File name too long"):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Dtype, Json, Markdown, Suite, Threads
+from normtune.cli.options import BaseAt, Data, Device, Dtype, Json, Markdown, Read, Suite, Threads
+from normtune.data.reading import Reading
 from normtune.errors import ConfigError, DeltaError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def evaluate(
         str | None, typer.Option(help="Column of its texts, or two, separated by a comma. [default: as in training]")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of its labels. [default: as in training]")] = None,
+    read: Read = "",
     model: BaseAt = None,
     dtype: Dtype = "float32",
     max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
@@ -48,7 +50,7 @@ def evaluate(
     if file is not None:
         options.refuse(context, {"task", "suite", "split", "data"}, "--file is scored instead of a task")
     else:
-        options.refuse(context, {"text", "label"}, "Only --file has columns to name")
+        options.refuse(context, {"text", "label", "read"}, "Only --file has columns to name and to read")
         options.refuse_data(context, suite)
     options.set_threads(threads)
     from normtune.data.metrics import classification_report
@@ -56,7 +58,7 @@ def evaluate(
 
     loaded = options.open_delta(delta)
     if file is not None:
-        asked, examples = _own(loaded, file, text, label)
+        asked, examples = _own(loaded, file, text, label, Reading.of(read))
         where = file.name
     else:
         asked, examples = _suite(loaded, task, suite, split, data)
@@ -105,7 +107,7 @@ def _suite(delta: Delta, name: str | None, suite: str, split: str, data: Path | 
     return task, source.labelled(split)
 
 
-def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple[Task, Split]:
+def _own(delta: Delta, file: Path, text: str | None, label: str | None, reading: Reading) -> tuple[Task, Split]:
     """The delta's own task, and the examples of a file."""
     from normtune.data.files import read_split
     from normtune.data.suites import known_task
@@ -118,6 +120,7 @@ def _own(delta: Delta, file: Path, text: str | None, label: str | None) -> tuple
         pair=(pair or known[1]) if delta.info.pair else None,
         label=label or known[-1],
         names=delta.info.labels,
+        reading=reading,
     )
     for note in told:
         options.notes.print(f"Note: {note}")

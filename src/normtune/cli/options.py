@@ -34,6 +34,14 @@ OfProtocol = Annotated[str | None, typer.Option("--protocol", help="Only runs un
 BaseAt = Annotated[
     str | None, typer.Option("--model", help="Where the base model is now. [default: where it was in training]")
 ]
+Read = Annotated[
+    str,
+    typer.Option(
+        help="How your file is read, where that is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma;"
+        " skip-bad-rows leaves out rows that cannot be used.",
+        show_default=False,
+    ),
+]
 Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
 Dtype = Annotated[str, typer.Option(help="Of the frozen model: float32, bfloat16 or float16.")]
 ProtocolText = Annotated[

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Device, Dtype, Json, Threads, notes
+from normtune.cli.options import BaseAt, Device, Dtype, Json, Read, Threads, notes
+from normtune.data.reading import Reading
 from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from normtune.data.rows import Rows
+    from normtune.data.table import Rows
     from normtune.deltas.answers import Prediction, Text
     from normtune.deltas.delta import Delta, DeltaInfo
     from normtune.models.base import Base
@@ -44,6 +45,7 @@ def predict(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
+    read: Read = "",
     task_column: Annotated[
         str | None, typer.Option(help="Column that names the delta of each row: NAME=PLACE, or else its folder's name.")
     ] = None,
@@ -76,7 +78,10 @@ def predict(
     if file is not None:
         options.refuse(context, {"text_pair"}, "A file has columns")
     else:
-        options.refuse(context, {"column", "pair_column"}, "A text has no column")
+        options.refuse(context, {"column", "pair_column", "read"}, "A text has no column")
+    reading = Reading.of(read)
+    if reading.decimal:
+        raise ConfigError("No numbers are read here: leave decimal out of --read.")
     out = None if out == Path("-") else out
     if out is not None:
         options.refuse(context, {"as_json"}, "The ending of --out says what is written")
@@ -98,14 +103,18 @@ def predict(
         inputs = [_inputs(each) for each in texts]
         answers = _single(options.open_delta(deltas[0]), texts, open_base)
     else:
-        named, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file)
+        named, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file, reading)
         tasks = None if task_column is None else _tasks(rows, task_column, named)
         loaded = {name: options.open_delta(named[name]) for name in dict.fromkeys(tasks or [""])}
         infos = [loaded[name].info for name in tasks or [""] * len(rows)]
         if not any(info.pair for info in infos):
             options.refuse(context, {"pair_column"}, "No pairs are read")
-        texts, read = _texts(rows, infos, column, pair_column)
-        inputs, places = _kept(rows, texts, {*read, task_column}), rows.places
+        found, used = _texts(rows, infos, column, pair_column, skip=reading.skip)
+        texts, bad = [each for each in found if each is not None], {i for i, each in enumerate(found) if each is None}
+        rows, tasks = rows.drop(bad), tasks and [task for i, task in enumerate(tasks) if i not in bad]
+        for note in rows.left_out:
+            notes.print(f"Note: {note}")
+        inputs, places = _kept(rows, texts, {*used, task_column}), rows.places
         if tasks is None:
             answers = _single(loaded[""], texts, open_base, places)
         else:
@@ -186,11 +195,11 @@ def _in_words(answer: Prediction) -> str:
     return f"{answer.label}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
 
 
-def _read(file: str | None) -> Rows:
+def _read(file: str | None, reading: Reading) -> Rows:
     """The rows of a file, or of standard input; what was guessed of it is told on standard error."""
     from normtune.data.rows import read_rows
 
-    rows = read_rows(None if file is None or file == "-" else Path(file))
+    rows = read_rows(None if file is None or file == "-" else Path(file), reading)
     for note in rows.notes:
         notes.print(f"Note: {note}")
     return rows
@@ -243,15 +252,15 @@ def _banked(
 
 
 def _texts(
-    rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_column: str | None
-) -> tuple[list[Text], Collection[str]]:
+    rows: Rows, infos: Sequence[DeltaInfo], column: str | None, pair_column: str | None, *, skip: bool
+) -> tuple[list[Text | None], Collection[str]]:
     """The text of each row, from the columns that its delta was trained on, unless the user names others.
 
     Returns:
-        The texts, and the names of the columns that they are from.
+        The texts, with None for those that are empty, and the names of the columns that they are from.
 
     Raises:
-        DataError: If a text is empty.
+        DataError: If a text is empty, and such are not to be left out (`skip`).
     """
     read: dict[str, list[str]] = {}
 
@@ -260,13 +269,14 @@ def _texts(
             read[name] = rows.column(name)
         return read[name][number]
 
-    texts: list[Text] = []
+    texts: list[Text | None] = []
     for number, info in enumerate(infos):
         # A plain list of texts, and a file of a suite's task, have the default names.
         own = info.columns if info.columns and info.columns[0] in rows.columns else ("text", "text_pair")
         text = cell(column or own[0], number)
         pair = cell(pair_column or own[1], number) if info.pair else None
-        if not text.strip() or (pair is not None and not pair.strip()):
-            raise DataError(f"{rows.place(number)}: a text is empty.")
-        texts.append(text if pair is None else (text, pair))
+        empty = not text.strip() or (pair is not None and not pair.strip())
+        if empty and not skip:
+            raise DataError(f"{rows.place(number)}: a text is empty; --read skip-bad-rows leaves such rows out.")
+        texts.append(None if empty else text if pair is None else (text, pair))
     return texts, read.keys()

@@ -79,7 +79,6 @@ def study(
             "max_train=500."
         ),
     ] = None,
-    dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
@@ -145,7 +144,7 @@ def study(
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
         masks=tuple(known("kind of mask", name, MASKS) for name in names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
-        protocol=read_protocol(protocol or "paper", dropout=dropout),
+        protocol=read_protocol(protocol or "paper"),
         prune=None if prune is None else Pruning(margin=prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
@@ -203,7 +202,7 @@ def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: 
         "method": "table2" in parts,
         **dict.fromkeys(("fractions", "search_masks"), bool(masked)),
         **dict.fromkeys(("masks", "fisher_tasks"), "figure5" in parts),
-        **dict.fromkeys(("seed", "dropout", "prune", "track"), bool(trained)),
+        **dict.fromkeys(("seed", "prune", "track"), bool(trained)),
         **dict.fromkeys(("head_seeds", "examples"), bool(masked or parts - trained)),
     }
     refuse(context, {name for name, has_effect in used.items() if not has_effect}, f"{what} makes no use of this")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from normtune.cli import options
-from normtune.cli.options import Data, Device, Json, Model, Precision, ProtocolText, Prune, Suite, Threads, Track
+from normtune.cli.options import Data, Device, Json, Model, Precision, ProtocolText, Prune, Read, Suite, Threads, Track
 from normtune.config import Memory, Pruning, read_protocol
 from normtune.errors import ConfigError, known
 
@@ -34,6 +34,7 @@ def train(
         str,
         typer.Option(help="What the labels are: classes, weighted (rare classes weigh more) or numbers to predict."),
     ] = "classes",
+    read: Read = "",
     model: Model = "minilm",
     method: Annotated[
         str,
@@ -48,11 +49,6 @@ def train(
     prune: Prune = None,
     seed: Annotated[str, typer.Option(help="Seed, or several separated by commas.")] = "0",
     protocol: ProtocolText = None,
-    dropout: Annotated[bool | None, typer.Option(help="Instead of the protocol's.")] = None,
-    products: Annotated[
-        str | None,
-        typer.Option(help="Of frozen layers: float32, or bfloat16, in half the bits and faster on many CPUs."),
-    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Plain torch, without the faster ways to compute the same numbers.")
     ] = False,
@@ -64,6 +60,9 @@ def train(
         Path | None,
         typer.Option(help="Folder for delta, record and model card. [default: runs/TASK-METHOD]"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another training that --out holds, once this one is finished.")
+    ] = False,
     records: Annotated[Path | None, typer.Option(help="Store of records: what is in it is not run again.")] = None,
     track: Track = None,
     precision: Precision = "float32",
@@ -90,18 +89,19 @@ def train(
     """
     form, manifest = options.form(as_json=as_json), train if train and train.suffix in {".yaml", ".yml"} else None
     _check_source(context, task, suite, train, manifest)
+    if out is None and records is not None:
+        options.refuse(context, {"overwrite"}, "Only records are kept, and none is overwritten")
     methods, seeds = options.methods(method), options.seeds(seed)
     rule = None if prune is None else Pruning(margin=prune)
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
-    changes: dict[str, Any] = {"dropout": dropout, "products": products}
     protocol = protocol or ("own" if train else "paper")
-    rules, rates = read_protocol(protocol, **changes), options.rates(lr)
+    rules, rates = read_protocol(protocol), options.rates(lr)
     from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, read_manifest
 
-    columns = _columns(text, label, labels)
+    columns = {**_columns(text, label, labels), "read": read}
     if manifest is not None:
         if len(methods) > 1 or len(seeds) > 1:
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
@@ -111,7 +111,7 @@ def train(
         options.refuse(context, overruled, f"{manifest.name} says otherwise")
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], [found.seed]
-        rules = read_protocol(found.protocol, epochs=found.epochs, **changes)
+        rules = read_protocol(found.protocol, epochs=found.epochs)
         rates = options.rates(None if found.lr is None else str(found.lr))
     elif train is not None:
         own = OwnFiles.model_validate({**columns, "train": train, "dev": dev, "seed": seeds[0]})
@@ -143,7 +143,7 @@ def train(
         folder = wanted.folder() if out is None and records is None else out
         engine = Engine(setup, place_of(folder, records, data, tracked))
         with holding(engine, folder):
-            train_table(engine, wanted, folder, form)
+            train_table(engine, wanted, folder, form, overwrite=overwrite)
 
 
 def _check_source(
@@ -153,10 +153,11 @@ def _check_source(
     if (task is None) == (train is None):
         raise ConfigError("Give either --task, for a task of a suite, or --train, for a file of your own.")
     if task is not None:
-        options.refuse(context, {"dev", "text", "label", "labels"}, "The columns of a suite's task are known")
+        options.refuse(context, {"dev", "text", "label", "labels", "read"}, "The columns of a suite's task are known")
         options.refuse_data(context, suite)
     elif manifest is not None:
         options.refuse(context, {"suite", "data", "dev"}, "A manifest names the files of its tasks")
+        options.refuse(context, {"overwrite"}, "A manifest's tasks are trained again where they changed")
     else:
         options.refuse(context, {"suite", "data"}, "A file of your own is of no suite")
 

@@ -107,7 +107,9 @@ def holding(engine: Engine, out: Path | None) -> AbstractContextManager[None]:
     return hold(out) if out is not None and engine.session.accelerator.is_main_process else nullcontext()
 
 
-def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.Form) -> None:
+def train_table(
+    engine: Engine, wanted: Wanted, out: Path | None, form: render.Form, *, overwrite: bool = False
+) -> None:
     """Train a table, and show it.
 
     Args:
@@ -115,6 +117,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
         wanted: What is trained.
         out: The output folder, or None to keep records only.
         form: How results are printed.
+        overwrite: Whether another training that the output folder holds is replaced.
 
     Raises:
         TrainingError: At the end, if a run has no result.
@@ -134,7 +137,7 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
     finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
     engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
     if main and not finished:  # of several processes, one writes and speaks
-        if out is not None and output.claim(out, training, runs):
+        if out is not None and output.claim(out, training, runs, overwrite=overwrite):
             notes.print(f"Continuing what was left unfinished in {out}.")
         _warn(engine)
     engine.session.accelerator.wait_for_everyone()
@@ -150,6 +153,8 @@ def train_table(engine: Engine, wanted: Wanted, out: Path | None, form: render.F
         parts = [render.scores(tabulate(records))] if many else _facts(records[0], engine, ends[0])
         render.show([*parts, *saved], form, plain=[plain_record(record) for record in records])
         if out is not None and not lost:
+            if overwrite:
+                output.clear(out, [job.out for job in ends if job.out is not None])
             output.finish(out)
     if lost:
         raise TrainingError(f"{len(lost)} of {len(cells)} cells of the table lack results; the notes above say why.")

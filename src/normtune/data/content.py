@@ -64,12 +64,13 @@ def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
             raise DataError(f"Reading {source} needs the package {package!r}: pip install {package}.") from error
 
 
-def decode(source: str, raw: bytes, *, guess: bool = True) -> tuple[str, tuple[str, ...]]:
+def decode(source: str, raw: bytes, asked: str = "", *, guess: bool = True) -> tuple[str, tuple[str, ...]]:
     """The text of bytes, without a byte-order mark.
 
     Args:
         source: What the bytes are of, for messages.
         raw: The bytes: UTF-8, UTF-16 with a mark or, if that may be guessed, Windows-1252.
+        asked: Their encoding, if it is another.
         guess: Whether it may.
 
     Returns:
@@ -79,11 +80,12 @@ def decode(source: str, raw: bytes, *, guess: bool = True) -> tuple[str, tuple[s
         DataError: If they are in no such encoding, or hold a NUL character, as binary files do.
     """
     marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "UTF-16" if marked else "UTF-8"
+    encoding = asked or ("UTF-16" if marked else "UTF-8")
     notes: tuple[str, ...] = ()
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        guess &= not asked
         line = raw.count(b"\n", 0, error.start) + 1
         found = f"{source}, line {line}: not {encoding} (byte {error.start} of the file)"
         notes = (f"{found}; it is read as Windows-1252.",)
@@ -91,7 +93,9 @@ def decode(source: str, raw: bytes, *, guess: bool = True) -> tuple[str, tuple[s
             # UTF-8 with a damaged place has whole characters elsewhere; other encodings hardly ever look so.
             text = raw.decode("cp1252" if guess and not marked and raw.decode(errors="ignore").isascii() else encoding)
         except UnicodeDecodeError:
-            raise DataError(f"{found}; save it as UTF-8.") from error
+            raise DataError(f"{found}; {'is it in another encoding?' if asked else 'save it as UTF-8.'}") from error
+    except ValueError as error:  # of codecs that know no places
+        raise DataError(f"{source}: not {encoding} ({error}); is it in another encoding?") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{source}, line {line}: there is a NUL character; is this UTF-16 or a binary file?")

@@ -16,7 +16,9 @@ import numpy as np
 from normtune.data.content import PACKED
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.metrics import own_metrics
-from normtune.data.rows import Rows, read_rows
+from normtune.data.reading import RECOGNISED, Reading
+from normtune.data.rows import read_rows
+from normtune.data.table import Rows, places
 from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
 
@@ -43,6 +45,7 @@ def load_files(
     seed: int = 0,
     class_weights: bool = False,
     name: str | None = None,
+    reading: Reading = RECOGNISED,
 ) -> TaskData:
     """Reads a task from one or two files, in any format that `normtune.data.rows.read_rows` knows.
 
@@ -61,24 +64,25 @@ def load_files(
         seed: Seed of that split.
         class_weights: Weigh each class in the loss by examples / (classes * examples of the class).
         name: The task's name; None takes it from the train file's.
+        reading: How both files are read.
 
     Returns:
         The task with its ``train`` and ``dev`` splits, and notes.
 
     Raises:
-        ConfigError: If class weights are asked for in regression.
+        ConfigError: If class weights are asked for in regression, or a decimal sign without it.
     """
     if regression and class_weights:
         raise ConfigError("Class weights need classes, but this task is regression.")
-    read = _read(train, text, pair, label, numbers=regression)
-    told = read.rows.notes
+    read = _read(train, text, pair, label, reading, numbers=regression)
+    told, bad = read.rows.notes, {"train": len(read.rows.bad)}
     names = () if regression else _classes(read)
     whole = _split(read, names, train)
     if dev is None:
         splits = divide(whole, DEV_FRACTION, seed, names)
     else:
-        beside = _read(dev, text, pair, label, numbers=regression)
-        told += beside.rows.notes
+        beside = _read(dev, text, pair, label, reading, numbers=regression)
+        told, bad["dev"] = told + beside.rows.notes, len(beside.rows.bad)
         splits = {"train": whole, "dev": _split(beside, names, train)}
     own = Counter(labels_of(splits["train"]).tolist())
     counts = {label: own[number] for number, label in enumerate(names)}
@@ -98,11 +102,12 @@ def load_files(
     )
     notes = (*told, *_notes(whole, splits, counts, train.name, divided=dev is None))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
-    return TaskData(task, splits, source, notes=notes, labels_count=counts)
+    dropped = {split: count for split, count in bad.items() if count}
+    return TaskData(task, splits, source, dropped, notes=notes, labels_count=counts)
 
 
 def read_split(
-    path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str]
+    path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str], reading: Reading = RECOGNISED
 ) -> tuple[Split, tuple[str, ...]]:
     """Reads a file's examples for a task that is known already.
 
@@ -114,11 +119,12 @@ def read_split(
         pair: Column of the second texts, for a task about pairs.
         label: Column of the labels or, for regression, of the targets.
         names: The task's labels in class order; none for regression.
+        reading: How it is read.
 
     Returns:
         All of its examples, and notes on how they were read.
     """
-    read = _read(path, text, pair, label, numbers=not names)
+    read = _read(path, text, pair, label, reading, numbers=not names)
     # Earlier versions named booleans and whole numbers of JSONL and Parquet so.
     before = {
         own: {"True": "true", "False": "false"}.get(own, own.removesuffix(".0")) for own in dict.fromkeys(read.labels)
@@ -134,39 +140,57 @@ def read_split(
 
 @dataclass(frozen=True)
 class _Examples:
-    """The wanted columns of a file; labels are stripped."""
+    """The wanted columns of a file; labels are stripped, and `comma` says whether they are numbers with such a one."""
 
     rows: Rows
     texts: Split
     labels: list[str]
+    comma: bool
 
 
-def _read(path: Path, text: str, pair: str | None, label: str, *, numbers: bool) -> _Examples:
+def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading, *, numbers: bool) -> _Examples:
     """The wanted columns of a file; if the labels are `numbers`, they may have decimal commas.
 
     Raises:
+        ConfigError: If a decimal sign is asked for, and there are no numbers.
         DataError: If a text or a label is empty.
     """
-    rows = read_rows(path)
+    if reading.decimal and not numbers:
+        raise ConfigError("Only labels that are numbers have a decimal sign; leave decimal out of --read.")
+    rows = read_rows(path, reading)
     columns = {name: rows.column(name) for name in (text, pair, label) if name is not None}
     cells = ((index, name, cell) for name, column in columns.items() for index, cell in enumerate(column))
-    if empty := sorted((index, name) for index, name, cell in cells if not cell.strip()):
+    empty = sorted((index, name) for index, name, cell in cells if not cell.strip())
+    if empty and not reading.skip:
         (first, name), *others = empty
-        places = ", ".join(str(rows.lines[index]) for index, _ in empty[:5])
-        more = ", ..." if empty[5:] else ""
-        every = f" ({len(empty)} empty cells in all: {rows.unit}s {places}{more})" if others else ""
-        raise DataError(f"{rows.place(first)}: the column {name!r} is empty{every}. Fill in or remove such rows.")
+        found = places([rows.lines[index] for index, _ in empty])
+        every = f" ({len(empty)} empty cells in all: {rows.unit}s {found})" if others else ""
+        hint = "Fill in or remove such rows, or leave them out with --read skip-bad-rows."
+        raise DataError(f"{rows.place(first)}: the column {name!r} is empty{every}. {hint}")
     labels = [value.strip() for value in columns[label]]
-    notes = rows.notes
-    if blanks := sum(own != given for own, given in zip(labels, columns[label], strict=True)):
-        notes += (f"{path.name}: blanks around {blanks} of the labels are left off.",)
     commas = [own for own in labels if numbers and _COMMA.fullmatch(own)]
     # Three digits behind a comma may be thousands, unless other labels show what commas are.
-    if any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in labels):
-        labels = [own.replace(",", ".") for own in labels]
+    guessed = any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in labels)
+    comma = guessed if not reading.decimal else reading.decimal == "comma"
+    if reading.skip:
+        bad = {index for index, _ in empty}
+        bad |= {index for index, own in enumerate(labels) if numbers and not math.isfinite(_number(own, comma=comma))}
+        rows = rows.drop(bad)
+        columns = {name: rows.column(name) for name in columns}
+        labels = [value.strip() for value in columns[label]]
+    notes = (*rows.notes, *rows.left_out)
+    if blanks := sum(own != given for own, given in zip(labels, columns[label], strict=True)):
+        notes += (f"{path.name}: blanks around {blanks} of the labels are left off.",)
+    if guessed and not reading.decimal:
         notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
     texts = Split.of_texts(columns[text], None if pair is None else columns[pair])
-    return _Examples(replace(rows, notes=notes), replace(texts, places=rows.places), labels)
+    return _Examples(replace(rows, notes=notes), replace(texts, places=rows.places), labels, comma)
+
+
+def _number(label: str, *, comma: bool) -> float:
+    """The number that a label is, or NaN; if its decimal sign is a `comma`, a point has no place in it."""
+    text = label if not comma else label.replace(".", "?").replace(",", ".")
+    return float(text) if NUMBER.fullmatch(text) else math.nan
 
 
 def _classes(read: _Examples) -> tuple[str, ...]:
@@ -193,11 +217,12 @@ def _split(read: _Examples, names: Sequence[str], train: Path | str) -> Split:
         DataError: If a label is not one of `names`, which are those of the file `train`, or a target is no number.
     """
     if not names:
-        targets = [float(label) if NUMBER.fullmatch(label) else math.nan for label in read.labels]
+        targets = [_number(label, comma=read.comma) for label in read.labels]
         for index, target in enumerate(targets):
             if not math.isfinite(target):
                 place = read.rows.place(index)
-                raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number.")
+                how = " with a decimal comma" if read.comma else ""
+                raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number{how}.")
         return replace(read.texts, labels=np.array(targets, dtype=np.float64))
     numbers = {label: number for number, label in enumerate(names)}
     unknown = list(dict.fromkeys(label for label in read.labels if label not in numbers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import itertools
 import json
@@ -11,14 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes, room
-from normtune.errors import DataError
+from normtune.data.reading import RECOGNISED, Reading
+from normtune.data.table import Rows
+from normtune.errors import ConfigError, DataError
 
 # Bytes that a cell takes in memory beside its text, at least.
 _CELL = 16
@@ -27,58 +26,7 @@ _CELL = 16
 Record = tuple[int, Sequence[object]]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a file.
-
-    Attributes:
-        source: The file's path, or ``standard input``.
-        columns: The cells of each column, one a row, by the column's name.
-        lines: For each row where it starts: its 1-based line or, in Parquet and Excel, its 1-based number.
-        unit: What `lines` counts: ``line`` or ``row``.
-        notes: Sentences that say what was guessed in reading.
-    """
-
-    source: str
-    columns: Mapping[str, Sequence[object]]
-    lines: Sequence[int]
-    unit: str = "line"
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def place(self, index: int) -> str:
-        """Where row `index` (from 0) is, to start a sentence about it."""
-        return f"{self.source}, {self.unit} {self.lines[index]}"
-
-    @property
-    def places(self) -> list[str]:
-        """Where each row is."""
-        return [self.place(index) for index in range(len(self))]
-
-    def column(self, name: str) -> list[str]:
-        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
-
-        Raises:
-            DataError: If there is no such column, or if it holds what is neither a text nor a number.
-        """
-        if name not in self.columns:
-            known = {other.casefold(): other for other in self.columns}
-            close = difflib.get_close_matches(name.casefold(), known, n=1)
-            guess = f" Did you mean {known[close[0]]!r}?" if close else ""
-            raise DataError(
-                f"{self.source} has no column {name!r}.{guess} It has: {', '.join(self.columns) or 'none'}."
-            )
-        cells = self.columns[name]
-        for index, cell in enumerate(cells):
-            if not isinstance(cell, str | int | float | Decimal | None):
-                holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
-                raise DataError(f"{self.place(index)}: {holds}, not a text or a number.")
-        return ["" if cell is None or cell != cell else str(cell) for cell in cells]
-
-
-def read_rows(path: Path | None) -> Rows:
+def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     """Reads a table from a file, or plain text from standard input.
 
     Text is UTF-8, UTF-16 with a byte-order mark or, which is noted, Windows-1252. CSV, TSV and Excel have a header, and
@@ -91,11 +39,13 @@ def read_rows(path: Path | None) -> Rows:
     Args:
         path: The file, whose ending is one of `READERS`, with one of `PACKED` behind it if it is compressed; None reads
             standard input.
+        reading: What is not to be recognised, and whether rows that are no rows of this table are left out.
 
     Returns:
         The rows, of which there is at least one.
 
     Raises:
+        ConfigError: If `reading` says what such a file does not have.
         DataError: If there are no rows.
     """
     if path is None:
@@ -106,12 +56,29 @@ def read_rows(path: Path | None) -> Rows:
     if ending not in READERS:
         known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
         raise DataError(f"{source} ends in none of: {known}.")
+    _check_reading(source, ending, reading)
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
     _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
-    rows = READERS[ending](source, raw)
-    if not len(rows):
+    rows = READERS[ending](source, raw, reading)
+    if not len(rows) and not rows.left_out:
         raise DataError(f"{source} has no rows.")
     return rows
+
+
+def _check_reading(source: str, ending: str, reading: Reading) -> None:
+    """Refuse what has no effect on a file of this kind.
+
+    Raises:
+        ConfigError: If something has none.
+    """
+    cells, text = ending in {".csv", ".tsv"}, ending not in {".xlsx", ".parquet"}
+    for name, given, fits in (
+        ("delimiter", reading.delimiter, cells),
+        ("decimal", reading.decimal, cells),
+        ("encoding", reading.encoding, text),
+    ):
+        if given and not fits:
+            raise ConfigError(f"{source} has no {name} to choose; leave {name} out of --read.")
 
 
 #: What ends a cell or a row of a text.
@@ -128,12 +95,12 @@ def _check_cells(source: str, cells: int, size: int) -> None:
         raise DataError(f"{source} holds {cells:,} cells, which may not fit into memory; take a part of it.")
 
 
-def _delimited(source: str, raw: bytes, delimiter: str = "") -> Rows:
+def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter: str = "") -> Rows:
     """The rows of a text of cells; without a `delimiter` they are separated by what is most often in the header."""
-    text, notes = decode(source, raw)
-    before = 0
+    text, notes = decode(source, raw, reading.encoding)
+    before, delimiter = 0, reading.delimiter or delimiter
     if mark := re.match(r"sep=([,;|\t])\r?\n", text):
-        delimiter, text, before = mark[1], text[mark.end() :], 1
+        delimiter, text, before = reading.delimiter or mark[1], text[mark.end() :], 1
     elif not delimiter:
         names = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
         delimiter = max(",;\t|", key=names.count)
@@ -148,7 +115,7 @@ def _delimited(source: str, raw: bytes, delimiter: str = "") -> Rows:
             if records is None or len(records) < len(lines):
                 records = lines
                 notes += (f"{source}: quotes are read as part of the texts, since so every line is a row.",)
-    return _table(source, records or _records(source, text, delimiter, before), "line", notes)
+    return _table(source, records or _records(source, text, delimiter, before), "line", notes, reading)
 
 
 def _records(
@@ -177,7 +144,7 @@ def _records(
     return found
 
 
-def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...]) -> Rows:
+def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
     """The rows under a header, without columns that have neither a name nor data, and without a nameless index.
 
     Raises:
@@ -185,7 +152,10 @@ def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, 
     """
     (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
     names = ["" if name is None else str(name).strip() for name in header]
-    for line, cells in rows:
+    bad = tuple(line for line, cells in rows if len(cells) != len(names))
+    if bad and reading.skip:
+        rows = [(line, cells) for line, cells in rows if len(cells) == len(names)]
+    for line, cells in rows if bad else ():
         if len(cells) != len(names):
             hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else ""
             raise DataError(f"{source}, {unit} {line}: the row has {len(cells)} of {len(names)} cells{hint}.")
@@ -200,7 +170,7 @@ def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, 
         if name in columns:
             raise DataError(f"{source}, {unit} {first}: {names.count(name)} columns have the name {name!r}.")
         columns[name] = column
-    return Rows(source, columns, [line for line, _ in rows], unit, notes)
+    return Rows(source, columns, [line for line, _ in rows], unit, notes, bad)
 
 
 def _holds(cell: object) -> bool:
@@ -208,8 +178,8 @@ def _holds(cell: object) -> bool:
     return cell is not None and str(cell).strip() != ""
 
 
-def _plain(source: str, raw: bytes) -> Rows:
-    text, notes = decode(source, raw)
+def _plain(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
+    text, notes = decode(source, raw, reading.encoding)
     lines = filled_lines(text)
     return Rows(source, {"text": [line for _, line in lines]}, [number for number, _ in lines], notes=notes)
 
@@ -218,14 +188,21 @@ def _plain(source: str, raw: bytes) -> Rows:
 _JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get)
 
 
-def _jsonl(source: str, raw: bytes) -> Rows:
-    text, notes = decode(source, raw)
-    lines = filled_lines(text)
-    rows = [_object(f"{source}, line {number}", line) for number, line in lines]
+def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
+    text, notes = decode(source, raw, reading.encoding)
+    rows, numbers, bad = list[dict[str, object]](), list[int](), list[int]()
+    for number, line in filled_lines(text):
+        try:
+            rows.append(_object(f"{source}, line {number}", line))
+            numbers.append(number)
+        except DataError:
+            if not reading.skip:
+                raise
+            bad.append(number)
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     _check_cells(source, len(rows) * len(names), len(raw))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return Rows(source, columns, [number for number, _ in lines], notes=notes)
+    return Rows(source, columns, numbers, notes=notes, bad=tuple(bad))
 
 
 def _object(place: str, line: str) -> dict[str, object]:
@@ -256,7 +233,7 @@ def _fields(outer: Mapping[str, object], before: str = "") -> Iterator[tuple[str
             yield f"{before}{name}", value
 
 
-def _excel(source: str, raw: bytes) -> Rows:
+def _excel(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     with library_errors(source, "Excel", "openpyxl"):
         import pandas
 
@@ -269,10 +246,10 @@ def _excel(source: str, raw: bytes) -> Rows:
             cells = pandas.read_excel(book, header=None, dtype=object, na_filter=False).to_numpy().tolist()
             name, *others = book.sheet_names
     notes = (f"{source}: of {1 + len(others)} sheets the first, {name!r}, is read.",) if others else ()
-    return _table(source, [*enumerate(cells, 1)], "row", notes)
+    return _table(source, [*enumerate(cells, 1)], "row", notes, reading)
 
 
-def _parquet(source: str, raw: bytes) -> Rows:
+def _parquet(source: str, raw: bytes, _: Reading = RECOGNISED) -> Rows:
     with library_errors(source, "Parquet", "pyarrow"):
         import pyarrow
         from pyarrow import parquet
@@ -293,8 +270,8 @@ def _parquet(source: str, raw: bytes) -> Rows:
     return Rows(source, columns, range(1, count + 1), "row")
 
 
-#: The readers by a file's ending; each takes the source, for messages, and all bytes.
-READERS: Mapping[str, Callable[[str, bytes], Rows]] = {
+#: The readers by a file's ending; each takes the source, for messages, all bytes, and how they are read.
+READERS: Mapping[str, Callable[..., Rows]] = {
     ".csv": _delimited,
     ".tsv": partial(_delimited, delimiter="\t"),
     ".jsonl": _jsonl,

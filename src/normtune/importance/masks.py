@@ -203,14 +203,14 @@ class Mask:
         """Its name as a method (see `MaskInfo.name`)."""
         return self.info.name
 
-    def save(self, path: str | Path) -> Path:
-        """Write the mask to the file `path`, whole or not at all.
+    def save(self, path: str | Path, *, over: bool = False) -> Path:
+        """Write the mask to the file `path`, whole or not at all; over what is there only if that is asked for.
 
         Raises:
             OutputError: If the file exists, or cannot be written.
         """
         file = Path(path)
-        if file.exists():
+        if file.exists() and not over:
             raise OutputError(f"{file} exists already; choose another place or remove it first.")
         tensors: dict[str, Tensor] = {}
         for name, indices in self.selection.chosen.items():

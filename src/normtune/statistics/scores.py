@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normtune.data.rows import Rows
+from normtune.data.table import Rows
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.records.aggregate import chosen
 

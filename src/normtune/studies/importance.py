@@ -54,5 +54,4 @@ def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Bas
         job.mask, tasks=tasks, target=job.task, within=CANDIDATES, fraction=job.fraction, seed=job.seed or 0
     )
     mask = make(base, recipe, Sources(fisher=lambda task: read(fishers, task, measured[task], candidates)))
-    file.unlink(missing_ok=True)
-    mask.save(file)
+    mask.save(file, over=True)  # which another study may read or make at this moment

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from normtune.config import Strict
 from normtune.data.files import load_files
+from normtune.data.reading import Reading
 from normtune.data.task import TaskData
 from normtune.errors import ConfigError, DataError, known, refusing
 
@@ -35,6 +36,7 @@ class OwnFiles(Strict):
         regression: Whether the labels are numbers to be predicted.
         class_weights: Whether rare classes weigh more.
         seed: Seeds the split.
+        read: How the files are read (`normtune.data.reading.Reading.of`).
     """
 
     name: str | None = None
@@ -46,13 +48,15 @@ class OwnFiles(Strict):
     regression: bool = False
     class_weights: bool = False
     seed: int = 0
+    read: str = ""
 
     def model_post_init(self, _: object) -> None:
-        """Check the name, which becomes that of a folder.
+        """Check the name, which becomes that of a folder, and how the files are read.
 
         Raises:
-            ConfigError: If it is too long, or leads out of its folder.
+            ConfigError: If the name is too long, or leads out of its folder, or the files cannot be read so.
         """
+        Reading.of(self.read)
         name = "task" if self.name is None else self.name
         size = len(name.encode())
         if size > _LONGEST:
@@ -68,7 +72,7 @@ class OwnFiles(Strict):
         Returns:
             The task, which remembers its columns, and what its author should know of the files.
         """
-        found = load_files(**self.model_dump())
+        found = load_files(**self.model_dump(exclude={"read"}), reading=Reading.of(self.read))
         columns = (self.text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))
 

@@ -66,13 +66,14 @@ def read_state(folder: Path) -> State:
     return State("foreign")
 
 
-def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
+def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite: bool = False) -> bool:
     """Take a folder for a training.
 
     Args:
         folder: The folder.
         training: The training's identity.
         runs: Identities of runs any of which may be the training's result.
+        overwrite: Whether it may hold another training, whose results stay until the new ones are there.
 
     Returns:
         Whether something of this very training is there, which it goes on from.
@@ -81,19 +82,37 @@ def claim(folder: Path, training: str, runs: Collection[str] = ()) -> bool:
         OutputError: If something else is in the folder.
     """
     state = read_state(folder)
-    if state.kind == "unfinished" and state.id not in {"", training}:
-        raise OutputError(
-            f"The output {folder} holds another training that is not finished: finish it by its own command, choose"
-            " another place, or remove it first."
-        )
+    other = "holds another training: choose another place, or replace it with --overwrite"
+    if state.kind == "unfinished" and state.id not in {"", training} and not overwrite:
+        raise OutputError(f"The output {folder} {other}. It is not finished; its own command finishes it.")
     if state.kind == "finished":
-        if state.training != training and state.id not in runs:
-            raise OutputError(f"The output {folder} holds another training; choose another place or remove it first.")
-        return False
+        if state.training == training or state.id in runs:
+            return False
+        if not overwrite:
+            raise OutputError(f"The output {folder} {other}.")
     if state.kind in {"empty", "foreign"}:
         claim_folder(folder)
     write_atomically(folder / UNFINISHED / _TRAINING, training)
     return state.id == training and any(file.name != _TRAINING for file in (folder / UNFINISHED).iterdir())
+
+
+def clear(folder: Path, keep: Collection[Path]) -> None:
+    """Remove what trainings left in a folder of ours, and in those of their runs inside, but for those to `keep`.
+
+    Raises:
+        DataError: If a record is damaged.
+    """
+    for inside in (folder, *folder.glob("*"), *folder.glob("*/*/*")):
+        ours = inside.is_dir() and not inside.is_symlink() and inside not in keep
+        if not ours or read_state(inside).kind not in {"unfinished", "finished"}:
+            continue
+        for name in (FILE, CARD, *(() if inside == folder else (_FINISHED,)), RECORD):
+            (inside / name).unlink(missing_ok=True)
+        if inside != folder:
+            shutil.rmtree(inside / UNFINISHED, ignore_errors=True)
+        while inside != folder and not any(inside.iterdir()):
+            inside.rmdir()
+            inside = inside.parent
 
 
 def finish(folder: Path) -> None:

@@ -64,6 +64,7 @@ class Study:
             self._keep()
             self.engine.tidy(self.jobs, self.known)
             (executor or Here()).run(schedule, self.engine)
+            self._keep()  # again, where another study wrote it meanwhile
         return schedule.results
 
     def _keep(self) -> None:

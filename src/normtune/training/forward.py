@@ -54,7 +54,7 @@ class Passes:
         mixed = accelerator.mixed_precision != "no"
         if protocol.products == "bfloat16" and (plain or mixed or base.model.dtype != torch.float32):
             raise ConfigError(
-                "--products bfloat16 is for a float32 model in the fast ways; leave out --dtype, --precision and"
+                "products=bfloat16 of a protocol is for a float32 model in the fast ways; leave out --precision and"
                 " --plain, or it."
             )
         self.base, self.protocol, self.accelerator = base, protocol, accelerator

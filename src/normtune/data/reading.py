@@ -1,0 +1,81 @@
+"""How a file of the user's own is read, where that is not to be recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from normtune.errors import ConfigError, known
+
+#: What can be said, as in ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``.
+FIELDS = ("delimiter", "encoding", "decimal", "skip-bad-rows")
+#: Delimiters that have names, since a comma separates fields and a shell takes blanks away.
+_NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " "}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read; what is empty is recognised (`normtune.data.rows.read_rows`).
+
+    Attributes:
+        delimiter: What separates the cells of CSV and TSV.
+        encoding: Of the text, by Python's name for it.
+        decimal: The decimal sign of numbers in CSV and TSV: ``point`` or ``comma``.
+        skip: Whether rows that cannot be used are left out and counted. By default they are refused.
+    """
+
+    delimiter: str = ""
+    encoding: str = ""
+    decimal: str = ""
+    skip: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Reads `FIELDS`, separated by commas; nothing in an empty text.
+
+        Raises:
+            ConfigError: If a field stands twice, or its value does not fit.
+            UnknownNameError: If there is no such field.
+        """
+        given, parts = dict[str, str](), [part.strip() for part in text.split(",")] if text.strip() else []
+        if not all(parts):
+            raise ConfigError(f"--read {text!r} has an empty part; a comma as delimiter is delimiter=comma.")
+        for part in parts:
+            name, equals, value = (each.strip() for each in part.partition("="))
+            field = known("field of --read", name, FIELDS)
+            if field in given:
+                raise ConfigError(f"--read has {field} twice; leave out one of the two.")
+            if bool(equals) == (field == "skip-bad-rows") or (equals and not value):
+                wanted = field if field == "skip-bad-rows" else f"{field}=VALUE, such as {_EXAMPLES[field]}"
+                raise ConfigError(f"--read takes {wanted}; got {part!r}.")
+            given[field] = value
+        skip = given.pop("skip-bad-rows", None) is not None
+        return cls(**{field: _CHECKS[field](value) for field, value in given.items()}, skip=skip)
+
+
+#: Everything is recognised, and a bad row is refused.
+RECOGNISED = Reading()
+
+
+def _delimiter(value: str) -> str:
+    found = _NAMED.get(value, value)
+    if len(found) != 1 or found.isalnum() or found in "\"'\r\n":
+        raise ConfigError(f"A delimiter is one sign, or one of {', '.join(_NAMED)}; got {value!r}.")
+    return found
+
+
+def _encoding(value: str) -> str:
+    try:
+        "".encode(value)
+    except (LookupError, ValueError) as error:
+        raise ConfigError(f"There is no encoding {value!r}; such are utf-8, utf-16, cp1252, gb18030.") from error
+    return value
+
+
+_EXAMPLES = {"delimiter": "delimiter=semicolon", "encoding": "encoding=cp1252", "decimal": "decimal=comma"}
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "delimiter": _delimiter,
+    "encoding": _encoding,
+    "decimal": lambda value: known("decimal sign", value, ("point", "comma")),
+}

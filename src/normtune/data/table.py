@@ -1,0 +1,91 @@
+"""A table that was read from a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from normtune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file.
+
+    Attributes:
+        source: The file's path, or ``standard input``.
+        columns: The cells of each column, one a row, by the column's name.
+        lines: For each row where it starts: its 1-based line or, in Parquet and Excel, its 1-based number.
+        unit: What `lines` counts: ``line`` or ``row``.
+        notes: Sentences that say what was guessed in reading.
+        bad: What `lines` would say of rows that cannot be used, and are left out as was asked for.
+    """
+
+    source: str
+    columns: Mapping[str, Sequence[object]]
+    lines: Sequence[int]
+    unit: str = "line"
+    notes: tuple[str, ...] = ()
+    bad: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, index: int) -> str:
+        """Where row `index` (from 0) is, to start a sentence about it."""
+        return f"{self.source}, {self.unit} {self.lines[index]}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where each row is."""
+        return [self.place(index) for index in range(len(self))]
+
+    def column(self, name: str) -> list[str]:
+        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
+
+        Raises:
+            DataError: If there is no such column, or if it holds what is neither a text nor a number.
+        """
+        if name not in self.columns:
+            known = {other.casefold(): other for other in self.columns}
+            close = difflib.get_close_matches(name.casefold(), known, n=1)
+            guess = f" Did you mean {known[close[0]]!r}?" if close else ""
+            raise DataError(
+                f"{self.source} has no column {name!r}.{guess} It has: {', '.join(self.columns) or 'none'}."
+            )
+        cells = self.columns[name]
+        for index, cell in enumerate(cells):
+            if not isinstance(cell, str | int | float | Decimal | None):
+                holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
+                raise DataError(f"{self.place(index)}: {holds}, not a text or a number.")
+        return ["" if cell is None or cell != cell else str(cell) for cell in cells]
+
+    def drop(self, bad: Collection[int]) -> Rows:
+        """The table without the rows at `bad`, which are left out and counted."""
+        if not bad:
+            return self
+        kept = [index for index in range(len(self)) if index not in bad]
+        columns = {name: [cells[index] for index in kept] for name, cells in self.columns.items()}
+        lines = [self.lines[index] for index in kept]
+        left_out = sorted({*self.bad, *(self.lines[index] for index in bad)})
+        return replace(self, columns=columns, lines=lines, bad=tuple(left_out))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A note on the rows that are left out, if there are any.
+
+        Raises:
+            DataError: If no others are there.
+        """
+        if not self.bad:
+            return ()
+        if not len(self):
+            raise DataError(f"{self.source} has no rows that can be used; all {len(self.bad)} are bad.")
+        return (f"{self.source}: {len(self.bad)} bad rows are left out: {self.unit}s {places(self.bad)}.",)
+
+
+def places(lines: Sequence[int]) -> str:
+    """The first few of some lines, to be read."""
+    return ", ".join(map(str, lines[:5])) + (", ..." if lines[5:] else "")
