@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _without(tree: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the commands need."""
     folder = tmp_path_factory.mktemp("stage")
     shutil.copytree(tiny_folder, folder / "model")
@@ -155,7 +156,9 @@ def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             with pytest.raises(SystemExit, match="0"):
                 main()
     shutil.rmtree(folder / "entries")
-    return folder
+    gc.freeze()  # so that they need not look through what is there already
+    yield folder
+    gc.unfreeze()
 
 
 @pytest.fixture
