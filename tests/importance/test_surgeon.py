@@ -16,6 +16,7 @@ from normtune.importance import surgeon
 from normtune.importance.fisher import Request, fisher
 from normtune.importance.scores import Given, obd, obs, wanda
 from normtune.methods.expression import select
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.records.fisher import Estimator
 from tests.conftest import BaseFactory
@@ -76,6 +77,7 @@ def test_the_saliency_is_what_the_error_rises_by_when_the_rest_follows(
 def test_what_stays_makes_up_for_what_goes_input_by_input(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """SparseGPT, algorithm 1: each input is settled while those after it are the best that is left."""
     monkeypatch.setattr(surgeon, "DAMPING", 0.0)
+    monkeypatch.setattr(surgeon, "_BLOCK", 2)
     weight, inputs, turned = parts(base)
     gone = np.random.default_rng(1).random(weight.shape) < 0.5
     expected = weight.copy()
@@ -85,7 +87,8 @@ def test_what_stays_makes_up_for_what_goes_input_by_input(base: Base, monkeypatc
             best = np.linalg.lstsq(inputs[column:].T, left, rcond=None)[0]
             expected[row, column] = 0 if gone[row, column] else best[0]
     positions = np.flatnonzero(gone.T if turned else gone)
-    surgeon.prune(base, NAME, positions, surgeon.hessians(base, SAMPLE, {NAME})[NAME])
+    chosen = SimpleNamespace(chosen={NAME: positions}, indices={NAME: positions}.__getitem__)
+    surgeon.prune(base, SAMPLE, cast(Selection, chosen))
     found = parts(base)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     assert (found[gone] == 0).all()

@@ -29,6 +29,7 @@ from normtune.cli import (
     merge,
     methods,
     predict,
+    prune,
     push,
     report,
     runs,
@@ -52,7 +53,15 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train and use": (train.train, evaluate.evaluate, predict.predict, serve.serve),
-    "Look inside": (tasks.tasks, methods.methods, components.components, change.change, fisher.fisher, mask.mask),
+    "Look inside": (
+        tasks.tasks,
+        methods.methods,
+        components.components,
+        change.change,
+        fisher.fisher,
+        mask.mask,
+        prune.prune,
+    ),
     "Studies and records": (study.study, runs.runs, table.table, compare.compare, report.report, submit.submit),
     "Pass on": (merge.merge, export.export, import_.import_, push.push),
 }

@@ -14,7 +14,7 @@ from normtune.data.reading import Reading
 from normtune.errors import ConfigError, DeltaError
 
 if TYPE_CHECKING:
-    from normtune.data.task import Split, Task
+    from normtune.data.task import Split, Task, TaskData
     from normtune.deltas.delta import Delta
 
 
@@ -87,7 +87,20 @@ def evaluate(
 
 
 def _suite(delta: Delta, name: str | None, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
-    """The task of a suite, by default the delta's own, and its examples.
+    """The task of a suite, by default the delta's own, and its examples."""
+    source = task_of(delta, name, suite, data, "name a file to score with --file, or a --task")
+    return source.task, source.labelled(split)
+
+
+def task_of(delta: Delta, name: str | None, suite: str, data: Path | None, instead: str) -> TaskData:
+    """The task of a suite, by default the delta's own, as the delta answers it.
+
+    Args:
+        delta: The delta.
+        name: The task's name, or None.
+        suite: The suite.
+        data: The suite's folder.
+        instead: What to do where the delta's own is in no suite.
 
     Raises:
         ConfigError: If the delta's own is in no suite.
@@ -97,14 +110,12 @@ def _suite(delta: Delta, name: str | None, suite: str, split: str, data: Path | 
 
     own = delta.info.task
     if name is None and (delta.info.columns or not suite_of(suite).knows(own)):
-        raise ConfigError(
-            f"The delta answers {own!r}, which is no task of a suite; name a file to score with --file, or a --task."
-        )
+        raise ConfigError(f"The delta answers {own!r}, which is no task of a suite; {instead}.")
     source = load_task(name or own, suite, data)
     if (source.task.kind, source.task.labels) != (delta.info.kind, delta.info.labels):
         raise DeltaError(f"The delta answers {delta.info.task!r}; its labels are not those of {source.task.name!r}.")
     task = dataclasses.replace(source.task, center=delta.info.center, scale=delta.info.scale)
-    return task, source.labelled(split)
+    return dataclasses.replace(source, task=task)
 
 
 def _own(delta: Delta, file: Path, text: str | None, label: str | None, reading: Reading) -> tuple[Task, Split]:

@@ -42,14 +42,15 @@ class Request:
         within: For these entries, summed a parameter.
         entries: For these, which are among them, every single entry; None for none.
         estimator: With which labels.
-        head_seeds: Seeds of the heads to average over: the head is random before training.
+        head_seeds: Seeds of the heads to average over: the head is random before training. None stands for the head
+            that the model has.
         tokens: Tokens a batch, padding included; changes memory and speed, and no result.
     """
 
     within: Selection
     entries: Selection | None = None
     estimator: Estimator = field(default_factory=Estimator)
-    head_seeds: tuple[int, ...] = (0,)
+    head_seeds: tuple[int | None, ...] = (0,)
     tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -148,8 +149,11 @@ class Estimation:
             self._gradients = PerExample(base, request.within.chosen, encoded)
 
     @contextmanager
-    def head(self, seed: int) -> Iterator[None]:
+    def head(self, seed: int | None) -> Iterator[None]:
         """The head of this seed is on the model within this context; `add` needs one."""
+        if seed is None:
+            yield
+            return
         before = self._base.head_seed
         swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
         try:
@@ -198,7 +202,7 @@ class Estimation:
             " look at that text, or load the model in float32."
         )
 
-    def count(self, seed: int, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
+    def count(self, seed: int | None, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:
         """The sums over the examples at `numbers` for one head seed."""
         with self.head(seed):
             tally = self.tally()

@@ -19,8 +19,8 @@ from torch import Tensor
 from normtune.data.encode import Encoded
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
+from normtune.importance import surgeon
 from normtune.importance.activations import feature_norms
-from normtune.importance.surgeon import freed_curvatures
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 
@@ -151,6 +151,7 @@ class Importance:
         scores: Gives the scores; of `Given` the field that it needs is set.
         least: Whether a mask takes the lowest scores.
         estimator: Of what Fisher information it is computed, unless another is asked for.
+        update: Where pruning changes what stays too: makes entries of matrices zero, and others make up for them.
         seeded: Whether it draws, be it only the sample of texts.
     """
 
@@ -160,6 +161,7 @@ class Importance:
     least: bool = False
     seeded: bool = False
     estimator: str = "empirical"
+    update: Callable[[Given, Selection], None] | None = None
 
 
 def fisher(given: Given) -> Scores:
@@ -191,7 +193,7 @@ def obs(given: Given) -> Scores:
     and embeddings, whose Hessian is diagonal, have the square of `wanda`.
     """
     assert given.texts is not None
-    curvature = freed_curvatures(given.base, given.texts, given.within.chosen)
+    curvature = surgeon.freed_curvatures(given.base, given.texts, given.within.chosen)
     values = {name: v**2 * curvature[name][given.within.indices(name)] for name, v in magnitude(given).values.items()}
     return Scores(given.within, values)
 
@@ -243,7 +245,11 @@ IMPORTANCES: dict[str, Importance] = {
         "half the curvature times the square of the value (LeCun et al., 1989)", "fisher", obd, estimator="exact"
     ),
     "obs": Importance(
-        "what the layer's error rises by without the entry (Hassibi and Stork, 1993)", "texts", obs, seeded=True
+        "what the layer's error rises by without the entry (Hassibi and Stork, 1993)",
+        "texts",
+        obs,
+        seeded=True,
+        update=lambda given, gone: surgeon.prune(given.base, given.texts, gone),
     ),
     "random": Importance("a draw", "nothing", lambda given: random_scores(given.within, given.seed), seeded=True),
 }

@@ -16,10 +16,14 @@ from torch import Tensor
 from normtune.data.encode import Encoded
 from normtune.importance.activations import over_texts, spread, squares, transposed
 from normtune.importance.uses import Use
+from normtune.methods.selection import Selection
 from normtune.models.base import Base
 
 #: What is added to the diagonal of a Hessian, as a part of its mean: SparseGPT's.
 DAMPING = 0.01
+
+#: Inputs that are settled before what they change of all that come after is computed, which is faster.
+_BLOCK = 128
 
 
 def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Tensor]:
@@ -56,40 +60,53 @@ def freed_curvatures(base: Base, texts: Encoded, names: Collection[str]) -> dict
 
 
 @torch.no_grad()
-def prune(base: Base, name: str, gone: np.ndarray, hessian: Tensor) -> None:
-    """Make entries of a matrix zero, and let the others of each row make up for them.
+def prune(base: Base, texts: Encoded | None, gone: Selection) -> None:
+    """Make entries of matrices zero, and let the others of each row make up for them.
 
     Input by input, as SparseGPT does it (algorithm 1): the weights of the inputs before stay, and those of the inputs
-    after become the best ones that are left.
+    after become the best that is left.
 
     Args:
         base: The model, which is changed in place.
-        name: The matrix.
-        gone: Positions of the entries in the flattened parameter.
-        hessian: Its Hessian, as `hessians` gives it.
+        texts: The sample.
+        gone: The entries.
     """
-    parameter = base.model.get_parameter(name)
-    out = torch.zeros(parameter.numel(), dtype=torch.bool)
-    out[torch.from_numpy(gone)] = True
-    turned = name in transposed(base.model)
-    out = out.to(parameter.device).view(parameter.shape)
-    weight, out = (parameter.double().t(), out.t()) if turned else (parameter.double(), out)
-    weight = weight.clone()
+    assert texts is not None
+    turned = transposed(base.model)
+    for name, hessian in hessians(base, texts, gone.chosen).items():
+        parameter = base.model.get_parameter(name)
+        out = torch.zeros(parameter.numel(), dtype=torch.bool)
+        out[torch.from_numpy(gone.indices(name))] = True
+        out = out.to(parameter.device).view(parameter.shape)
+        weight = parameter.double()
+        if name in turned:
+            weight, out = weight.t(), out.t()
+        kept = _without(weight.clone(), out, hessian)
+        parameter.copy_(kept.t() if name in turned else kept)
+
+
+def _without(weight: Tensor, out: Tensor, hessian: Tensor) -> Tensor:
+    """A matrix, a row an output, without the entries in `out`; it is changed in place."""
     # Row j of this factor is that of the inverse Hessian of the inputs from j on, over the root of its first entry.
     factor = torch.linalg.cholesky(_inverse(hessian), upper=True)
-    for column in range(weight.shape[1]):
-        error = weight[:, column] * out[:, column] / factor[column, column]
-        weight[:, column:] -= error[:, None] * factor[column, column:]
-        weight[out[:, column], column] = 0.0
-    parameter.copy_(weight.t() if turned else weight)
+    for start in range(0, weight.shape[1], _BLOCK):
+        end = min(start + _BLOCK, weight.shape[1])
+        errors = torch.zeros_like(weight[:, start:end])
+        for column in range(start, end):
+            error = errors[:, column - start] = weight[:, column] * out[:, column] / factor[column, column]
+            weight[:, column:end] -= error[:, None] * factor[column, column:end]
+        weight[:, end:] -= errors @ factor[start:end, end:]
+    weight[out] = 0.0
+    return weight
 
 
 def _doubled(use: Use, inputs: Tensor) -> Tensor:
     """2 X X^T of a matrix's inputs, or twice the squares where the Hessian is diagonal."""
     if use.kind != "matrix":
         return 2 * squares(use, inputs)
-    features = use.features(inputs).double().flatten(0, -2)
-    return 2 * features.t() @ features
+    features = use.features(inputs).flatten(0, -2)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    return 2 * (features.t() @ features).double()
 
 
 def _damped(hessian: Tensor) -> Tensor:

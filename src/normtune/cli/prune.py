@@ -1,0 +1,157 @@
+"""``normtune prune``: what is left of a model once the lowest entries of its matrices are zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads, notes
+from normtune.config import fingerprint, read_protocol
+from normtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from normtune.records.sparsity import PrunePoint, PruneRecord
+    from normtune.report.table import Table
+
+
+def prune(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(help="Folder or file of a delta; or a base model, which --retrain makes answer.")
+    ],
+    sparsity: Annotated[str, typer.Option(help="Parts of the entries that become zero, separated by commas.")],
+    task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
+    suite: Suite = "glue",
+    importance: Annotated[
+        str | None,
+        typer.Option(help="magnitude, wanda, obd, obs, fisher, random; several by commas. [default: magnitude]"),
+    ] = None,
+    structured: Annotated[
+        str | None, typer.Option(help="heads or units: whole ones go, by a first-order score, instead of entries.")
+    ] = None,
+    per: Annotated[
+        str, typer.Option(help="row takes the same share of every output row, set ranks all matrices together.")
+    ] = "row",
+    examples: Annotated[int, typer.Option(min=1, help="Training examples that importances are measured on.")] = 128,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train LayerNorm and a new head afterwards, and score that too.")
+    ] = False,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Rate of --retrain. [default: LayerNorm's]")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="How --retrain trains, and which examples are taken; as with normtune train.")
+    ] = "reduced",
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample, and of --retrain.")] = 0,
+    model: BaseAt = None,
+    out: Annotated[Path | None, typer.Option(help="File for the record. [default: runs/prune/TASK-ID.json]")] = None,
+    data: Data = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    markdown: Markdown = False,
+    as_json: Json = False,
+) -> None:
+    """Make the lowest entries of the layers' matrices zero, at several sparsities, and score each model on dev.
+
+    What is measured to rank them is measured on training examples. Nothing is saved but the record.
+
+    Examples:
+    `normtune prune runs/rte-full --sparsity 0.3,0.5,0.7 --importance magnitude,wanda,obs`
+
+    `normtune prune runs/rte-full --sparsity 0.25,0.5 --structured heads`
+
+    `normtune prune minilm --task rte --sparsity 0.5 --retrain`
+    """
+    form = options.form(as_json=as_json, markdown=markdown)
+    if structured is not None:
+        options.refuse(context, {"importance", "per"}, "Whole heads and units are ranked by their first-order score")
+    if not retrain:
+        options.refuse(context, {"lr"}, "Only --retrain trains")
+    options.refuse_data(context, suite)
+    threads = options.set_threads(threads)
+    from normtune.cli.evaluate import task_of
+    from normtune.data.suites import load_task
+    from normtune.deltas.delta import FILE
+    from normtune.models.device import accelerator
+    from normtune.models.sources import PACKAGED
+    from normtune.records.sparsity import PruneConfig
+    from normtune.studies.sparsity import Pruner
+    from normtune.training.session import Session
+
+    place, delta, revision = Path(source), None, None
+    if place.suffix == ".safetensors" or (place / FILE).is_file():
+        delta = options.open_delta(source)
+        found = task_of(delta, task, suite, data, "name a --task of one")
+        revision = None if model or delta.info.base in PACKAGED else delta.info.base_revision
+        model = model or delta.info.base
+    else:
+        options.refuse(context, {"model"}, "A base model is its own")
+        if task is None:
+            raise ConfigError("Name the --task that the base model is retrained on; only a delta knows its own.")
+        found, model = load_task(task, suite, data), source
+    limit: dict[str, Any] = {} if delta is None else {"max_length": delta.info.max_length}
+    config = PruneConfig(
+        model=model,
+        delta=None if delta is None else source,
+        suite=suite,
+        task=found.task.name,
+        importances=() if structured else tuple(options.names(importance or "magnitude")),
+        structure=structured,
+        per=per,
+        sparsities=_sparsities(sparsity),
+        examples=examples,
+        retrain=retrain,
+        rate=lr,
+        seed=seed,
+        protocol=read_protocol(protocol, **limit),
+    )
+    session = Session(model, revision=revision, accelerator=accelerator(device))
+    if delta is not None:
+        delta.check(session.base)
+    record = Pruner(session, found, config, delta).run(lambda point: notes.print(_said(point, found.task.primary)))
+    file = out or Path("runs/prune") / f"{found.task.name}-{fingerprint(config)}.json"
+    record.save(file)
+    render.show([_table(record), f"Saved to {file}"], form, plain=record.model_dump(mode="json"))
+
+
+def _sparsities(text: str) -> tuple[float, ...]:
+    """Reads ``--sparsity``.
+
+    Raises:
+        ConfigError: If one is no number from 0 to below 1, or stands twice.
+    """
+    try:
+        values = tuple(float(part) for part in options.names(text))
+    except ValueError:
+        values = ()
+    if not values or not all(0 <= value < 1 for value in values) or len({*values}) < len(values):
+        raise ConfigError(f"--sparsity takes different numbers from 0 to below 1, by commas; got {text!r}.")
+    return values
+
+
+def _said(point: PrunePoint, primary: str) -> str:
+    """A pruned model in a line."""
+    parts = {"": point.scores, "retrained ": point.retrained}
+    said = ", ".join(f"{which}{primary} {scores[primary]:.4f}" for which, scores in parts.items() if scores)
+    return f"{point.importance} at {point.sparsity:g}: {said} ({point.seconds:.0f} s)"
+
+
+def _table(record: PruneRecord) -> Table:
+    """The score of each pruned model, x 100, by importance and sparsity."""
+    both = record.dense is not None, record.retrained is not None
+
+    def row(name: str, sparsity: str, zeros: int, *found: dict[str, float] | None) -> list[str]:
+        scores = [f"{100 * own[record.primary]:.2f}" for own in found if own is not None]
+        return [name, sparsity, f"{zeros:,}", *scores]
+
+    header = ["ranked by", "sparsity", "zeros", *(name for name, there in zip(_SCORES, both, strict=True) if there)]
+    rows = [row("nothing pruned", "0", 0, record.dense, record.retrained)]
+    rows += [row(p.importance, f"{p.sparsity:g}", p.zeros, p.scores, p.retrained) for p in record.points]
+    of = f"of {record.points[0].of:,} entries"
+    what = record.config.structure or f"{of}, per {record.config.per}"
+    title = f"{record.config.task} dev {record.primary} x 100: {render.model_name(record.config.model)}, {what}"
+    return render.table(header, rows, title=title)
+
+
+_SCORES = ("score", "LayerNorm retrained")

@@ -1,0 +1,95 @@
+"""The record of a pruning: what the score was before and after entries of the matrices became zero, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from normtune.config import Protocol, Strict
+from normtune.records.saved import Saved
+
+#: Part of the entries, from 0 to below 1.
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PruneConfig(Strict):
+    """What is pruned, and how: everything that a user chooses.
+
+    Attributes:
+        model: Hub id, folder or packaged name of the base model.
+        delta: The delta on it, where a trained model is pruned.
+        suite: The suite that the task is of.
+        task: The task's name.
+        importances: What the entries are ranked by; empty where whole structures go.
+        structure: ``heads`` or ``units``, where they do.
+        per: ``row`` takes the same share of every output row; ``set`` ranks all matrices together.
+        sparsities: Which parts of the entries become zero.
+        examples: Training examples that importances are measured on.
+        retrain: Whether LayerNorm is trained afterwards, with a new head.
+        rate: At which rate; None takes LayerNorm's default.
+        seed: Seeds the sample, the new head and the retraining.
+        protocol: Which examples are scored, and how LayerNorm is retrained.
+    """
+
+    model: str
+    delta: str | None = None
+    suite: str = "glue"
+    task: str
+    importances: tuple[str, ...] = ()
+    structure: str | None = None
+    per: str = "row"
+    sparsities: tuple[Sparsity, ...]
+    examples: int = 128
+    retrain: bool = False
+    rate: float | None = None
+    seed: int = 0
+    protocol: Protocol
+
+
+class PrunePoint(Strict):
+    """One pruned model.
+
+    Attributes:
+        importance: What the entries were ranked by.
+        sparsity: The part that was asked for.
+        zeros: How many entries became zero.
+        of: Of how many.
+        scores: All metrics on dev without any training; None for a model without a trained head.
+        retrained: All metrics on dev once LayerNorm is retrained, where it was.
+        seconds: Time that it took.
+    """
+
+    importance: str
+    sparsity: float
+    zeros: int
+    of: int
+    scores: dict[str, float] | None = None
+    retrained: dict[str, float] | None = None
+    seconds: float
+
+
+class PruneRecord(Saved):
+    """Everything about one pruning.
+
+    Attributes:
+        config: What the user chose.
+        base_identity: Content hash of the base model.
+        data: Content hashes of the examples, by split.
+        primary: Name of the task's first metric.
+        dense: All metrics on dev before anything was pruned; None for a model without a trained head.
+        retrained: The same once LayerNorm is trained on the dense model, where it was.
+        points: The pruned models.
+        machine: What it ran on.
+        versions: With which libraries.
+    """
+
+    config: PruneConfig
+    base_identity: str
+    data: dict[str, str]
+    primary: str
+    dense: dict[str, float] | None = None
+    retrained: dict[str, float] | None = None
+    points: tuple[PrunePoint, ...] = ()
+    machine: dict[str, str | int]
+    versions: dict[str, str]

@@ -1,0 +1,170 @@
+"""Pruning: the lowest entries of a model's matrices really become zero, and what is left is scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import get_args
+
+import torch
+
+from normtune.data.encode import Encoded
+from normtune.data.task import TaskData
+from normtune.deltas.delta import Delta
+from normtune.errors import ConfigError, known
+from normtune.evaluation import logits, score_outputs
+from normtune.importance.activations import transposed
+from normtune.importance.fisher import Request, fisher
+from normtune.importance.masks import Per, top
+from normtune.importance.scores import IMPORTANCES, Given
+from normtune.importance.structure import STRUCTURES, first_order, lowest
+from normtune.machine import machine
+from normtune.methods.selection import Selection, where
+from normtune.methods.trainable import copy_values
+from normtune.models.base import Base
+from normtune.records.fisher import Estimator
+from normtune.records.sparsity import PruneConfig, PrunePoint, PruneRecord
+from normtune.training.session import Session
+from normtune.training.splits import identities, parts_of
+from normtune.versions import versions
+
+#: What whole structures are ranked by.
+FIRST_ORDER = "first-order"
+
+
+class Pruner:
+    """A model whose entries are made zero, and put back.
+
+    Args:
+        session: The base model.
+        data: The task, with the delta's center and scale where there is a delta.
+        config: What is pruned, and how.
+        delta: The delta on the base model, or None for the model as it was pre-trained.
+
+    Raises:
+        ConfigError: If nothing can be scored, or an importance needs what there is not.
+    """
+
+    def __init__(self, session: Session, data: TaskData, config: PruneConfig, delta: Delta | None) -> None:
+        if delta is None and not config.retrain:
+            raise ConfigError("A model without a delta has no trained head to score; add --retrain, or name a delta.")
+        for name in config.importances:
+            if IMPORTANCES[known("importance", name, IMPORTANCES)].needs == "runs":
+                raise ConfigError(f"The importance {name!r} is read off runs, which say nothing of what to prune.")
+        known("comparison", config.per, get_args(Per))
+        if config.structure is not None:
+            known("structure", config.structure, STRUCTURES)
+        self.session, self.base, self.config = session, session.base, config
+        self._data, self._delta, self._parts = data, delta, parts_of(data, config.protocol)
+
+    def run(self, tell: Callable[[PrunePoint], None] = lambda _: None) -> PruneRecord:
+        """Prune at every sparsity by every importance; the base model is left as it was.
+
+        Args:
+            tell: Called after each pruned model.
+        """
+        with ExitStack() as stack:
+            if self._delta is not None:
+                stack.enter_context(self._delta.apply(self.base, merge=True))
+            dense, retrained = self._scored()
+            points = []
+            for point in self._points():
+                points.append(point)
+                tell(point)
+        return PruneRecord(
+            config=self.config,
+            base_identity=self.base.identity,
+            data=identities(self._parts),
+            primary=self._data.task.primary,
+            dense=dense,
+            retrained=retrained,
+            points=tuple(points),
+            machine=machine(self.base.device),
+            versions=versions(),
+        )
+
+    @cached_property
+    def _dev(self) -> Encoded:
+        """What is scored."""
+        return self.base.encode(self._parts.dev["dev"], self.config.protocol.max_length)
+
+    def _points(self) -> Iterator[PrunePoint]:
+        length = self.config.protocol.max_length
+        sample = self.base.encode(self._parts.train.sample(self.config.examples, self.config.seed), length)
+        for name in self.config.importances or (FIRST_ORDER,):
+            rank = self._ranked(name, sample) if self.config.structure is None else self._structured(sample)
+            for sparsity in self.config.sparsities:
+                started, (gone, of, update) = time.monotonic(), rank(sparsity)
+                with pruned(self.base, gone, update):
+                    scores, retrained = self._scored()
+                yield PrunePoint(
+                    importance=name,
+                    sparsity=sparsity,
+                    zeros=len(gone),
+                    of=of,
+                    scores=scores,
+                    retrained=retrained,
+                    seconds=round(time.monotonic() - started, 3),
+                )
+
+    def _ranked(self, name: str, sample: Encoded) -> Ranked:
+        """Gives for a sparsity the entries of the layers' matrices that an importance ranks lowest."""
+        base, importance = self.base, IMPORTANCES[name]
+        within = where(base.layout, lambda p: p.layer is not None and len(p.shape) == 2 and p.sub == "weight")
+        given = Given(base, within, self.config.seed, texts=sample)
+        if importance.needs == "fisher":
+            request = Request(within, within, Estimator(name=importance.estimator), head_seeds=(None,))
+            given = Given(base, within, fisher=fisher(base, self._data.task, sample, request).scores)
+        scores = importance.scores(given)
+        worst = scores if importance.least else -scores
+        if self.config.per == "row":
+            worst = worst.by_row(transposed(base.model))
+        update = importance.update
+        apply = None if update is None else lambda gone: update(given, gone)
+        return lambda sparsity: (top(worst, fraction=sparsity), len(within), apply)
+
+    def _structured(self, sample: Encoded) -> Ranked:
+        """Gives for a sparsity what belongs to the heads or units that are ranked lowest."""
+        structure = known("structure", self.config.structure or "", STRUCTURES)
+        scores = first_order(self.base, self._data.task, sample, structure)
+        of = sum(self.base.layout.by_name[name].size for name in scores)
+        return lambda sparsity: (lowest(self.base, scores, sparsity), of, None)
+
+    def _scored(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+        """All metrics on dev as the model is now, where it has a trained head; and with LayerNorm retrained."""
+        scores, retrained, config, task = None, None, self.config, self._data.task
+        if self._delta is not None:
+            dev = self._dev
+            assert dev.labels is not None
+            scores = score_outputs(logits(self.base, dev), dev.labels.numpy(), task)
+        if config.retrain:
+            rate = config.rate or self.session.grid("layernorm")[0]
+            run = self.session.prepare(self._data, "layernorm", rate, config.seed, config.protocol)
+            retrained = self.session.run(run)[0].scores["dev"]
+        return scores, retrained
+
+
+#: Gives, for a sparsity, the entries that go, of how many, and what makes up for them.
+Ranked = Callable[[float], tuple[Selection, int, Callable[[Selection], None] | None]]
+
+
+@contextmanager
+def pruned(base: Base, gone: Selection, update: Callable[[Selection], None] | None = None) -> Iterator[None]:
+    """Within this context entries of a model are zero; afterwards they and all others are as they were.
+
+    Args:
+        base: The model.
+        gone: The entries.
+        update: Makes them zero and lets others of their parameters make up for it.
+    """
+    parameters = {name: base.model.get_parameter(name) for name in gone.chosen}
+    with ExitStack() as undo:
+        for parameter in parameters.values():
+            undo.callback(copy_values, parameter, parameter.detach().clone())
+        if update is not None:
+            update(gone)
+        for name, parameter in parameters.items():
+            parameter.data.view(-1)[torch.from_numpy(gone.indices(name)).to(parameter.device)] = 0
+        yield
