@@ -1,6 +1,6 @@
 """What methods share that add parameters to modules of a base, and modules of our own around the outputs of the base's.
 
-A module of our own is a child of the module whose outputs it takes, called `_NAME`, and runs as a hook after it. So the
+A module of our own is a child of the module whose outputs it takes, called `NAME`, and runs as a hook after it. So the
 base's modules, their names and their values stay as they are.
 """
 
@@ -25,7 +25,7 @@ from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
 
 #: What a module of our own is called, where it stands.
-_NAME = "added"
+NAME = "added"
 
 
 class Added(Spec):
@@ -101,6 +101,11 @@ class Around(Added):
     def selection(self) -> Selection:
         """The entries of the base that train too."""
 
+    @property
+    def held(self) -> Self:
+        """What a delta holds: all of it, unless a method's hook says otherwise."""
+        return self
+
     @classmethod
     def read(cls, layout: Layout, description: Mapping[str, Any]) -> Self:
         """The spec that `describe` described.
@@ -124,9 +129,9 @@ class Around(Added):
 
     @cached_property
     def added(self) -> int:
-        """Number of added entries, those that modules share once."""
+        """Number of added entries that a delta holds."""
         with torch.device("meta"):
-            return sum(value.numel() for value in nn.ModuleList(self.modules()).parameters())
+            return sum(value.numel() for value in nn.ModuleList(self.held.modules()).parameters())
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -142,8 +147,8 @@ class Around(Added):
             made = nn.ModuleList(self.modules()).requires_grad_(False)
         for target, module in zip(self.targets, made.to(base.device), strict=True):
             own = base.model.get_submodule(target)
-            own.add_module(_NAME, module)
-            undo.callback(own._modules.pop, _NAME)
+            own.add_module(NAME, module)
+            undo.callback(own._modules.pop, NAME)
             undo.callback(own.register_forward_hook(_run).remove)
         added = {*made.parameters()}
         return leaves | {name: value for name, value in base.model.named_parameters() if value in added}

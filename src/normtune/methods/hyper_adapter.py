@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from normtune.methods.adapter import Adapters, both_ends, positive
+from normtune.methods.added import NAME
+from normtune.methods.trainable import Hook, Spec
 from normtune.models.layout import Layout
 
 #: The width of the embeddings, and of the layer between them and the adapters' embedding.
@@ -21,6 +25,7 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
     """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021, section 2.4).
 
     The adapters stand where those of `adapter` do. One task trains, so the task's embedding is a vector that trains.
+    Of the network a delta holds nothing: it holds the adapters that it made.
 
     Args:
         layout: The model's parameters.
@@ -30,23 +35,68 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
     Raises:
         SelectionError: If the width is not positive, or the family's blocks are not known.
     """
-    made = HyperAdapter(layout, both_ends(layout), seed=seed)
-    size = max(1, made.width(made.targets[0]) // 32) if option is None else option
-    return HyperAdapter(layout, made.targets, positive(size, made.method), seed)
+    targets = both_ends(layout)
+    made = HyperAdapter(layout, targets, seed=seed, network=True)
+    size = max(1, made.width(targets[0]) // 32) if option is None else option
+    return replace(made, size=positive(size, made.method))
 
 
 @final
 @dataclass(frozen=True)
 class HyperAdapter(Adapters):
-    """Bottlenecks with weights from one network; the modules come in pairs, two a layer."""
+    """Bottlenecks with a norm of their own; the modules come in pairs, two a layer.
+
+    Attributes:
+        network: Whether one network makes their weights, which a delta does not hold.
+    """
+
+    network: bool = False
 
     method = "hyper-adapter"
 
+    @property
+    def held(self) -> HyperAdapter:
+        """The adapters without their network."""
+        return replace(self, network=False)
+
     def modules(self) -> list[nn.Module]:
-        """An adapter for each module, all with one network."""
+        """An adapter for each module, all with one network or each with its weights."""
         (width,) = {self.width(target) for target in self.targets}
-        network = Network(-(-len(self.targets) // 2), width, self.size)
-        return [Generated(network, *divmod(number, 2)) for number in range(len(self.targets))]
+        shapes = _shapes(width, self.size)
+        if not self.network:
+            return [Kept(shapes) for _ in self.targets]
+        network = Network(-(-len(self.targets) // 2), shapes)
+        return [Made(network, *divmod(number, 2)) for number in range(len(self.targets))]
+
+    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
+        """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
+        return _Result(self) if self.network else Hook()
+
+
+def _shapes(width: int, size: int) -> dict[str, torch.Size]:
+    """The shapes of an adapter's weights: of the layers down and up, and of the norm after them."""
+    matrices = {"down": (size, width), "down_bias": (size,), "up": (width, size), "up_bias": (width,)}
+    return {name: torch.Size(shape) for name, shape in {**matrices, "scale": (width,), "shift": (width,)}.items()}
+
+
+def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What an adapter gives: h + norm(up(GELU(down(h)))) (equations 1 and 2)."""
+    inner = torch.nn.functional.gelu(hidden @ weights["down"].T + weights["down_bias"])
+    outer, scale = inner @ weights["up"].T + weights["up_bias"], weights["scale"]
+    return hidden + torch.nn.functional.layer_norm(outer, scale.shape, scale, weights["shift"])
+
+
+class Kept(nn.Module):
+    """An adapter with weights of its own."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The adapted `hidden`, of the same shape."""
+        return adapt(hidden, dict(self.named_parameters()))
 
 
 class Network(nn.Module):
@@ -54,34 +104,32 @@ class Network(nn.Module):
 
     Args:
         layers: Number of layers, each of which has two adapters.
-        width: The adapters' outer width.
-        size: Their inner width.
+        shapes: The shapes of an adapter's weights.
     """
 
-    def __init__(self, layers: int, width: int, size: int) -> None:
+    def __init__(self, layers: int, shapes: Mapping[str, torch.Size]) -> None:
         super().__init__()
+        self.shapes = shapes
         self.task = nn.Parameter(torch.randn(_EMBEDDING))
         self.layers = nn.Parameter(torch.randn(layers, _EMBEDDING))
         self.positions = nn.Parameter(torch.randn(2, _EMBEDDING))
-        self.shapes = ((size, width), (size,), (width, size), (width,), (width,), (width,))
-        total = sum(torch.Size(shape).numel() for shape in self.shapes)
         first, second = nn.Linear(3 * _EMBEDDING, _HIDDEN), nn.Linear(_HIDDEN, _EMBEDDING)
         self.embed = nn.Sequential(first, nn.ReLU(), second, nn.LayerNorm(_EMBEDDING, eps=1e-6))
-        self.make = nn.Linear(_EMBEDDING, total)
+        self.make = nn.Linear(_EMBEDDING, sum(shape.numel() for shape in shapes.values()))
         for linear in (first, second, self.make):
             nn.init.normal_(linear.weight, std=_SPREAD)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, layer: int, position: int) -> list[Tensor]:
-        """Weight and bias of the layer down, of the layer up, and of the norm after it."""
+    def forward(self, layer: int, position: int) -> dict[str, Tensor]:
+        """The weights of a layer's adapter after the attention (0) or after the feed-forward block (1)."""
         joined = torch.cat([self.task, self.layers[layer], self.positions[position]])
         made: Tensor = self.make(self.embed(joined))
-        parts = made.split([torch.Size(shape).numel() for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        parts = made.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 
 
-class Generated(nn.Module):
-    """h -> h + norm(up(GELU(down(h)))) with the weights that `network` makes (equations 1 and 2)."""
+class Made(nn.Module):
+    """An adapter with weights that `network`, which all share, makes."""
 
     def __init__(self, network: Network, layer: int, position: int) -> None:
         super().__init__()
@@ -89,7 +137,26 @@ class Generated(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The adapted `hidden`, of the same shape."""
-        down, down_bias, up, up_bias, scale, shift = self.network(self.layer, self.position)
-        inner = torch.nn.functional.gelu(hidden @ down.T + down_bias)
-        changed = torch.nn.functional.layer_norm(inner @ up.T + up_bias, scale.shape, scale, shift)
-        return hidden + changed
+        return adapt(hidden, self.network(self.layer, self.position))
+
+
+@final
+class _Result(Hook):
+    """The adapters without their network."""
+
+    def __init__(self, spec: HyperAdapter) -> None:
+        self._spec = spec
+
+    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
+        """The weights that the network makes, and the norms (see `Hook.result`)."""
+        spec = self._spec
+        with torch.device("meta"):
+            made: list[Made] = spec.modules()  # type: ignore[assignment]
+        shared = f"{spec.targets[0]}.{NAME}.network."
+        own = {name: values[shared + name].view(p.shape) for name, p in made[0].network.named_parameters()}
+        held = {place.parameter: values[place.parameter] for place in spec.places}
+        for target, module in zip(spec.targets, made, strict=True):
+            with torch.no_grad():
+                weights = functional_call(module.network, own, (module.layer, module.position))
+            held |= {f"{target}.{NAME}.{name}": value.reshape(-1).clone() for name, value in weights.items()}
+        return spec.held, held

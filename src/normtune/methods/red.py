@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.errors import DeltaError
-from normtune.methods.added import Around, refuse_rounding
+from normtune.methods.added import NAME, Around, refuse_rounding
 from normtune.methods.selection import Selection, nothing
 from normtune.methods.trainable import copy_values
 from normtune.models.base import Base
@@ -63,7 +63,7 @@ class Red(Around):
             module: Any = base.model.get_submodule(target)
             if module.bias is None:
                 raise DeltaError(f"{self.method} cannot be merged into this model: {target} has no bias.")
-            scale, bias = (state[f"{target}.added.{name}"].to(module.weight) for name in ("scale", "bias"))
+            scale, bias = (state[f"{target}.{NAME}.{name}"].to(module.weight) for name in ("scale", "bias"))
             for value in (module.weight, module.bias):
                 undo.callback(copy_values, value, value.detach().clone())
             rows = scale if self.layout.model_type in TRANSPOSED else scale[:, None]
