@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normtune.errors import SelectionError
 from normtune.methods import diff_pruning as code
-from normtune.methods.diff_pruning import DiffPruning, diff_pruning, gates
+from normtune.methods.diff_pruning import DiffPruning, diff_pruning, gate_of, slope_of, soft_gate
 from normtune.methods.selection import Selection
 from normtune.models.base import load_base
 from normtune.models.layout import Layout
@@ -31,10 +31,10 @@ def test_gates_and_their_slopes() -> None:
     noise = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = drawn(alpha, noise)
     [slope] = torch.autograd.grad(wanted.sum(), alpha)
-    found = gates(alpha.detach(), noise)
-    torch.testing.assert_close(found[0], wanted.detach())
-    torch.testing.assert_close(found[1], slope)
-    assert {0.0, 1.0} <= {float(value) for value in found[0]}
+    soft = soft_gate(alpha.detach(), noise)
+    torch.testing.assert_close(gate_of(soft), wanted.detach())
+    torch.testing.assert_close(slope_of(soft), slope)
+    assert {0.0, 1.0} <= {float(value) for value in gate_of(soft)}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,13 @@ def test_it_trains_differences_and_gates_and_keeps_the_largest(layout: Layout, m
     monkeypatch.setattr(code, "PENALTY", 0.02)
     monkeypatch.setattr(code, "FIRST", 0.5)
     noises: list[list[Tensor]] = []
-    real = torch.rand
+    uniform = code.uniform
 
-    def told(*args: object, **options: object) -> Tensor:
-        found = real(*args, **options)  # type: ignore[call-overload]
-        noises[-1].append(found.double())
-        return found
+    def told(like: Tensor, generator: torch.Generator) -> Tensor:
+        noises[-1].append(uniform(like, generator))
+        return noises[-1][-1]
 
-    monkeypatch.setattr(torch, "rand", told)
+    monkeypatch.setattr(code, "uniform", told)
     hook, leaves, slopes = made(layout)
     origin, lengths = flat(leaves).double(), torch.tensor([leaf.numel() for leaf in leaves.values()])
     noises.append([])
@@ -81,7 +80,8 @@ def test_it_trains_differences_and_gates_and_keeps_the_largest(layout: Layout, m
     offset, each = math.log(1.5 / 1.5), lambda values: values.repeat_interleave(lengths)
 
     def placed(noise: list[Tensor]) -> Tensor:
-        return origin + drawn(alpha, noise[0]) * each(drawn(group, noise[1])) * w
+        own = torch.cat(noise[1:]).double()
+        return origin + drawn(alpha, own) * each(drawn(group, noise[0].double())) * w
 
     for step in range(1, 4):
         noise = noises[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import final
 
@@ -59,55 +59,60 @@ class DiffPruning(Hook):
 
     def __init__(self, layout: Layout, size: int, leaves: Mapping[str, nn.Parameter]) -> None:
         self._layout, self._size, self._leaves = layout, size, [*leaves.values()]
-        self._lengths = torch.tensor([leaf.numel() for leaf in self._leaves], device=self._leaves[0].device)
-        self._origin = self._flat(self._leaves)
+        self._origin = torch.cat([leaf.detach().reshape(-1) for leaf in self._leaves])
         self.ready = False
 
     def start(self, steps: int, seed: int) -> None:
         """Begin with a difference of zero, and with gates that are mostly open."""
-        self._last, self._seed = max(1, steps // 2), seed
-        self._difference, self._alpha = torch.zeros_like(self._origin), torch.full_like(self._origin, FIRST)
-        self._groups = torch.full_like(self._lengths, FIRST, dtype=torch.float32)
-        self._adam = torch.optim.Adam([self._alpha, self._groups], lr=RATE)
-        self._mask: Tensor | None = None
+        self._last, self._seed, self._mask = max(1, steps // 2), seed, torch.empty(0)
+        # For each entry: w, alpha, and z before it is stretched; for each parameter alpha_g, and z_g with its slope.
+        self._difference, self._soft = torch.zeros_like(self._origin), torch.empty_like(self._origin)
+        self._alpha = torch.full_like(self._origin, FIRST)
+        self._groups = self._origin.new_full((len(self._leaves),), FIRST)
+        self._adam = torch.optim.Adam([self._alpha, self._groups], lr=RATE, fused=True)
         self._draw(1)
 
     @torch.no_grad()
     def gradient(self, step: int) -> None:
         """Train the gates, and make the gradient that of the difference."""
-        grads = self._flat([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves])
-        if self._mask is None:
+        if self.ready:
+            for _, _, grad, span in self._blocks():
+                grad.mul_(self._mask[span])
+            return
+        group_on = torch.sigmoid(self._groups - OFFSET)
+        self._alpha.grad, pulls, number = torch.empty_like(self._alpha), *torch.zeros(2, *group_on.shape).to(group_on)
+        for group, _, grad, span in self._blocks():
+            gate, pull = gate_of(self._soft[span]), grad * self._difference[span]
+            on = torch.sigmoid(self._alpha[span] - OFFSET)
+            pulls[group] += pull @ gate
+            number[group] += on.sum()
             # By the loss; then by the expected number of entries that differ.
-            pull = grads * self._difference
-            self._alpha.grad = pull * self._slope * self._each(self._group_gates)
-            self._groups.grad = self._sums(pull * self._gates) * self._group_slope
-            on, group_on = (torch.sigmoid(logits - OFFSET) for logits in (self._alpha, self._groups))
-            self._alpha.grad += PENALTY * on * (1 - on) * self._each(group_on)
-            self._groups.grad += PENALTY * self._sums(on) * group_on * (1 - group_on)
-            self._adam.param_groups[0]["lr"] = RATE * (1 - (step - 1) / self._last)
-            self._adam.step()
-        for leaf, factor in zip(self._leaves, self._split(self._open), strict=True):
-            if leaf.grad is not None:
-                leaf.grad.mul_(factor)
+            change = pull.mul_(slope_of(self._soft[span])).mul_(self._group_gates[group])
+            self._alpha.grad[span] = change.add_(PENALTY * group_on[group] * on * (1 - on))
+            grad.mul_(gate).mul_(self._group_gates[group])
+        self._groups.grad = pulls * self._group_slopes + PENALTY * number * group_on * (1 - group_on)
+        self._adam.param_groups[0]["lr"] = RATE * (1 - (step - 1) / self._last)
+        self._adam.step()
 
     @torch.no_grad()
     def stepped(self, step: int) -> None:
         """Take over the optimizer's step, and draw the next gates; halfway, keep the largest differences alone."""
-        now = self._flat(self._leaves)
-        if self._mask is None:
-            self._difference += now - self._placed
+        if not self.ready:
+            for group, values, _, span in self._blocks():
+                self._difference[span] += values - self._placed(group, span)
             self._draw(step + 1)
-            now = self._placed
-            if step == self._last:
-                mask = torch.zeros_like(now, dtype=torch.bool)
-                mask[largest(now - self._origin, self._size)] = True
-                self._keep(mask)
-        if self._mask is not None:
-            self._place(torch.where(self._mask, now, self._origin))
+            if step < self._last:
+                return
+            now = torch.cat([values for _, values, _, _ in self._blocks()])
+            mask = torch.zeros_like(now, dtype=torch.bool)
+            mask[largest(now - self._origin, self._size)] = True
+            self._keep(mask)
+        for _, values, _, span in self._blocks():
+            values.copy_(torch.where(self._mask[span], values, self._origin[span]))
 
     def state(self) -> dict[str, Tensor]:
         """The differences, the gates' logits and what their optimizer keeps; in the second half, what is kept."""
-        if self._mask is not None:
+        if self.ready:
             return {"mask": self._mask}
         kept = {"difference": self._difference, "alpha": self._alpha, "groups": self._groups}
         for number, state in self._adam.state_dict()["state"].items():
@@ -116,9 +121,8 @@ class DiffPruning(Hook):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from them."""
-        device = self._origin.device
         if "mask" in state:
-            self._keep(state["mask"].to(device))
+            self._keep(state["mask"].to(self._origin.device))
             return
         for name, value in (("difference", self._difference), ("alpha", self._alpha), ("groups", self._groups)):
             value.copy_(state[name])
@@ -129,8 +133,7 @@ class DiffPruning(Hook):
                 number, _, what = rest.partition("/")
                 known["state"].setdefault(int(number), {})[what] = value
         self._adam.load_state_dict(known)
-        steps = known["state"][0]["step"] if known["state"] else 0
-        self._draw(int(steps) + 1)
+        self._draw(int(state.get("adam/0/step", torch.tensor(0))) + 1)
 
     def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
         """A selection of the entries that differ, so many as there may be, and their values."""
@@ -138,59 +141,55 @@ class DiffPruning(Hook):
         chosen = at(self._layout, largest(flat - self._origin.cpu(), self._size).numpy())
         return chosen, {name: values[name][torch.from_numpy(chosen.indices(name))] for name in chosen.chosen}
 
+    @torch.no_grad()
     def _draw(self, step: int) -> None:
         """Draw the gates of a step, and give the model its parameters."""
-        generator, device = generator_of(self._origin.device, self._seed, step), self._origin.device
-        noise, group_noise = (
-            torch.rand(logits.shape, generator=generator, device=device) for logits in (self._alpha, self._groups)
-        )
-        self._gates, self._slope = gates(self._alpha, noise)
-        self._group_gates, self._group_slope = gates(self._groups, group_noise)
-        self._open = self._gates * self._each(self._group_gates)
-        self._placed = torch.addcmul(self._origin, self._open, self._difference)
-        self._place(self._placed)
+        generator = generator_of(self._origin.device, self._seed, step)
+        soft = soft_gate(self._groups, uniform(self._groups, generator))
+        self._group_gates, self._group_slopes = gate_of(soft), slope_of(soft)
+        for group, values, _, span in self._blocks():
+            self._soft[span] = soft_gate(self._alpha[span], uniform(values, generator))
+            values.copy_(self._placed(group, span))
+
+    def _placed(self, group: int, span: slice) -> Tensor:
+        """What the model's entries are: theta + z_g z w."""
+        opened = gate_of(self._soft[span]).mul_(self._group_gates[group])
+        return torch.addcmul(self._origin[span], opened, self._difference[span])
 
     def _keep(self, mask: Tensor) -> None:
         """Go over to the second half, in which the entries of `mask` train as they are."""
-        self._mask = self._open = mask
-        self.ready = True
-        del self._difference, self._alpha, self._adam, self._gates, self._slope, self._placed
+        self._mask, self.ready = mask, True
+        del self._difference, self._soft, self._alpha, self._adam
 
-    @torch.no_grad()
-    def _place(self, values: Tensor) -> None:
-        for leaf, part in zip(self._leaves, self._split(values), strict=True):
-            leaf.copy_(part)
-
-    def _flat(self, tensors: Iterable[Tensor]) -> Tensor:
-        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-
-    def _split(self, values: Tensor) -> list[Tensor]:
-        parts = values.split(self._lengths.tolist())
-        return [part.view_as(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
-
-    def _each(self, groups: Tensor) -> Tensor:
-        """A number for each entry, its group's."""
-        return groups.repeat_interleave(self._lengths, output_size=len(self._origin))
-
-    def _sums(self, values: Tensor) -> Tensor:
-        """A number for each group, the sum of its entries'."""
-        return torch.stack([part.sum() for part in self._split(values)])
+    def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor, slice]]:
+        """All entries in blocks that stay in a core's cache: the parameter's number, values, gradient, and place."""
+        size, start = 1 << (18 if self._origin.device.type == "cpu" else 24), 0
+        for group, leaf in enumerate(self._leaves):
+            grads = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            for values, grad in zip(leaf.detach().view(-1).split(size), grads.view(-1).split(size), strict=True):
+                yield group, values, grad, slice(start, start + len(values))
+                start += len(values)
 
 
-def gates(alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Gates drawn from hard-concrete distributions (the paper's section 3.1; Louizos et al. 2018, equations 10 and 11).
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers between 0 and 1, as many as `like` has."""
+    return torch.rand(like.shape, generator=generator, device=like.device)
 
-    Args:
-        alpha: Their logits.
-        noise: Uniform between 0 and 1.
 
-    Returns:
-        The gates, between 0 and 1 with both ends included, and their derivatives by the logits.
-    """
-    soft = torch.sigmoid(torch.logit(noise) + alpha)
-    stretched = soft * (UPPER - LOWER) + LOWER
-    inside = (stretched > 0) & (stretched < 1)
-    return stretched.clamp(0, 1), (UPPER - LOWER) * soft * (1 - soft) * inside
+def soft_gate(alpha: Tensor, noise: Tensor) -> Tensor:
+    """A gate before it is stretched: a concrete distribution's draw by uniform noise (Guo et al. 2021, section 3.1)."""
+    return torch.logit(noise).add_(alpha).sigmoid_()
+
+
+def gate_of(soft: Tensor) -> Tensor:
+    """The hard-concrete gate: stretched to the interval, then cut off at 0 and 1."""
+    return (soft * (UPPER - LOWER)).add_(LOWER).clamp_(0, 1)
+
+
+def slope_of(soft: Tensor) -> Tensor:
+    """The gate's derivative by its logit."""
+    gate = gate_of(soft)
+    return (UPPER - LOWER) * soft * (1 - soft) * ((gate > 0) & (gate < 1))
 
 
 def largest(difference: Tensor, size: int) -> Tensor:
