@@ -101,6 +101,31 @@ def test_what_is_missing_fails_a_reading(cli: Run, tiny_folder: Path, tmp_path: 
     assert json.loads(out)["missing"] == 3
 
 
+def test_methods_stand_side_by_side_on_tasks_of_ones_own(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [f"the {animal} {verb},{animal == 'cat'}" for animal in ("cat", "dog") for verb in ("sees", "reads", "is")]
+    (tmp_path / "cats.csv").write_text("\n".join(["text,label", *rows * 4]))
+    manifest = tmp_path / "tasks.yaml"
+    manifest.write_text("tasks: [{name: cats, train: cats.csv}]")
+    given = ("--tasks", manifest, "--model", tiny_folder, "--methods", "head,random,bitfit", "--entries", "40")
+    given = (*given, "--protocol", "small,epochs=1,rates=1", "--threads", "1", "--seeds", "0,1")
+    given = (*given, "--results", tmp_path / "results")
+    status, out, error = cli("study", "methods", *given)
+    assert status == 0, error
+    assert "6 jobs: 6 done." in out
+    assert "random@40" in out
+    assert "Budget: 40 entries; @ stands before a method's size; over it, since they take no size: bitfit (" in out
+    assert "One answer for every example scores: cats 50.0." in out
+    assert "Fewer than three tasks have all runs of LayerNorm and another method: no test." in out
+    status, out, _ = cli("study", "methods", *given, "--json")
+    found = json.loads(out)
+    assert (status, found["known"]) == (0, 6)
+    assert {record["config"]["method"] for record in found["records"]} == {"head", "random@40", "bitfit"}
+    assert {record["counts"]["selected"] for record in found["records"]} >= {0, 40}
+    status, _, error = cli("study", "paper", *given[:4])
+    assert (status, error.count("\n")) == (1, 1)
+    assert "Files of your own go with table2 and figure1 alone" in error
+
+
 def test_one_failed_rate_of_a_search_is_no_gap() -> None:
     low, high = (TrainJob(task="rte", method="head", seed=0, rate=rate) for rate in (0.1, 0.3))
     other = TrainJob(task="rte", method="head", seed=1, best_of=(low.key, high.key))
@@ -130,9 +155,8 @@ def test_one_failed_rate_of_a_search_is_no_gap() -> None:
         (("study", "figure5", "--masks", "local"), "Unknown kind of mask 'local'."),
         (("study", "figure5", "--tasks", "rte", "--fisher-tasks", "rte"), "needs Fisher information of another task"),
         (("study", "table2", "--tasks", "rte,RTE"), "A study takes each of its tasks once"),
-        (("study", "--plan"), "normtune study table2 takes more: leave out --plan."),
-        (("study", "methods", "--results", "x"), "leave out --results."),
-        (("study", "--seed", "0,1"), "normtune study methods takes one seed"),
+        (("study", "figure2", "--entries", "9"), "figure2 makes no use of this: leave out --entries."),
+        (("study", "methods", "--tasks", "none.yaml"), "There is no manifest at none.yaml."),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(cli: Run, given: tuple[str, ...], said: str) -> None:

@@ -181,7 +181,8 @@ def test_an_operator_has_two_sides(expression, layout):
     ("layers", "term"),
     [
         *((layers, "layernorm") for layers in ("6", "6-", "5-3", "0-9", "1,3,7", "4-99", "0,2-6", f"0-{10**20}")),
-        *((layers, term) for layers in ("6", "0-6", f"0-{10**29}") for term in ("random", "bitfit", "output.*")),
+        *((layers, term) for layers in ("6", "0-6", f"0-{10**29}") for term in ("bitfit", "output.*")),
+        ("0-6", "random"),
     ],
 )
 def test_layers_that_are_not_there_are_refused(layers, term, layout):

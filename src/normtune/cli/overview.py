@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from normtune.cli import render
 from normtune.cli.progress import savings
+from normtune.config import Protocol
+from normtune.data.metrics import compute
+from normtune.data.task import TaskData
+from normtune.records.results import Results
+from normtune.records.run import Record
+from normtune.report.cells import Cells
+from normtune.report.comparisons import against_layernorm
+from normtune.report.methods import methods_table
 from normtune.report.table import Table
+from normtune.statistics.comparison import sentence
 from normtune.studies.jobs import Job, MaskJob, Result, TrainJob, describe
 from normtune.studies.study import Study
+from normtune.training.splits import parts_of
 
 #: Reasons that are listed.
 _REASONS = 20
@@ -130,13 +142,14 @@ def _time(seconds: float | None) -> str:
 # What came of it
 
 
-def show_summary(study: Study, results: Mapping[str, Result], form: render.Form) -> None:
+def show_summary(study: Study, results: Mapping[str, Result], form: render.Form, *, methods: bool = False) -> None:
     """Print what became of a study.
 
     Args:
         study: The study.
         results: What became of its jobs, by key.
         form: How it is printed.
+        methods: Whether its scores are shown, as a table of methods.
     """
     every, rule = _needed(study.jobs, results), study.config.prune
     counts = Counter(_word(job, results) for job in every)
@@ -147,7 +160,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form)
         "jobs": [{**_plain(job, results.get(job.key), None), "error": errors.get(job.key)} for job in every],
     }
     said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
-    lines = [f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}."]
+    lines: list[render.Part] = [f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}."]
     if rule is not None:
         lines.append(savings(every, results, rule.margin, study.config.protocol.epochs))
     lost = [job for job in every if _word(job, results) in {"failed", "blocked", "missing"}]
@@ -155,7 +168,48 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form)
         lines.append(f"{_word(job, results)}: {describe(job)}: {errors.get(job.key, 'not run yet')}")
     if len(lost) > _REASONS:
         lines.append(f"and {len(lost) - _REASONS} more")
+    if methods:
+        runs = [job for job in every if isinstance(job, TrainJob) and _word(job, results) in {"done", "known"}]
+        records = {results[job.key].id: study.engine.record(job, results[job.key]) for job in runs}
+        plain["records"] = [record.model_dump(mode="json", exclude={"changes"}) for record in records.values()]
+        lines += _methods(study, tuple(records.values())) if records else []
     render.show(lines, form, plain=plain)
+
+
+def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
+    """Methods side by side: scores and costs, tests against LayerNorm, and what must be known to read them."""
+    config, engine = study.config, study.engine
+    cells = Cells(Results(engine.place.results, records, (), config.seeds))
+    table = methods_table(cells)
+    comparison, notes = against_layernorm(cells)
+    floors = [f"{data.task.name} {100 * _constant(data, config.protocol):.1f}" for data in _data(study)]
+    said: list[render.Part] = [table, table.caption, f"One answer for every example scores: {', '.join(floors)}."]
+    if config.entries is not None:
+        over = [
+            f"{run.config.method} ({run.counts.selected:,})"
+            for run in {run.config.method: run for run in records}.values()
+            if run.counts.selected > config.entries
+        ]
+        fixed = f"; over it, since they take no size: {', '.join(over)}" if over else ""
+        said.append(f"Budget: {config.entries:,} entries; @ stands before a method's size{fixed}.")
+    pairs = [] if comparison is None else comparison.pairs
+    said.append("\n".join(["Against layernorm:\n", *(f"- {text}" for text in (*map(sentence, pairs), *notes))]))
+    return [*said, f"The picture and more: normtune report {engine.place.results}"]
+
+
+def _data(study: Study) -> list[TaskData]:
+    files = {str(own.name): own for own in study.config.files}
+    return [study.engine.task(task, files.get(task)) for task in study.config.tasks]
+
+
+def _constant(data: TaskData, rules: Protocol) -> float:
+    """The primary metric on dev of always answering train's commonest label, or train's mean."""
+    parts = parts_of(data, rules)
+    train, dev = parts.train.labels, parts.dev["dev"].labels
+    assert train is not None
+    assert dev is not None
+    constant = train.mean() if data.task.kind == "regression" else np.bincount(train).argmax()
+    return compute([data.task.primary], np.full(len(dev), constant), dev)[data.task.primary]
 
 
 _WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")

@@ -17,18 +17,15 @@ from normtune.cli.options import (
     Model,
     Precision,
     Prune,
-    Suite,
     Threads,
     Track,
     form,
     methods,
     names,
-    only,
     precision_of,
     refuse,
     refuse_data,
     seeds,
-    set_threads,
     trackers,
 )
 from normtune.config import Pruning, read_protocol
@@ -40,25 +37,36 @@ if TYPE_CHECKING:
     from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
 
-#: Without an argument, and the options that it takes.
-DEMO = "methods"
-_DEMO_OPTIONS = {"what", "model", "tasks", "method", "seed", "protocol", "threads", "as_json"}
+#: What is run without an argument, and, without a suite or tasks of one's own, on what: a first look without any data.
+FIRST, _SUITE, _TASKS, _PROTOCOL = "methods", "toy", ("sst2", "stsb", "rte"), "small,max_train=1000,rates=1"
 
 
 def study(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(help="paper, table1, table2, figure1 to figure5, or methods: a first look without any data."),
-    ] = DEMO,
+        typer.Argument(
+            help="paper, table1, table2, figure1 to figure5, or methods: methods side by side, without --suite or tasks"
+            " of your own a first look without any data."
+        ),
+    ] = FIRST,
     model: Model = "minilm",
-    suite: Suite = "glue",
+    suite: Annotated[
+        str | None, typer.Option(help="Suite of the tasks: glue, toy and others. [default: glue; for methods toy]")
+    ] = None,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", "--task", help="Tasks separated by commas. [default: the paper's eight]")
+        str | None,
+        typer.Option(
+            "--tasks", "--task", help="Tasks separated by commas, or a manifest of your own. [default: the paper's]"
+        ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--methods", "--method", help="Methods of table 2. [default: the head and the paper's]"),
+        typer.Option("--methods", "--method", help="Methods to compare. [default: the head and the paper's]"),
+    ] = None,
+    entries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Budget: methods that take a size train as many entries as they can up to this."),
     ] = None,
     seed: Annotated[
         str, typer.Option("--seeds", "--seed", help="Seeds separated by commas; rates are searched on the first.")
@@ -75,8 +83,8 @@ def study(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="paper (by default), held-out, reduced or small, and fields to change, such as small,epochs=1,"
-            "max_train=500."
+            help="paper (own for files of your own), held-out, reduced or small, and fields to change, such as"
+            " small,epochs=1,max_train=500."
         ),
     ] = None,
     search_masks: Annotated[
@@ -86,8 +94,12 @@ def study(
     head_seeds: HeadSeeds = "0,1,2",
     examples: Examples = None,
     results: Annotated[
-        Path, typer.Option(help="Folder of records, Fisher information and masks: what is in it is not done again.")
-    ] = Path("runs/study"),
+        Path | None,
+        typer.Option(
+            help="Folder of records, Fisher information and masks: what is in it is not done again."
+            " [default: runs/study, or runs/methods]"
+        ),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be run, and how long it takes.")] = False,
     mode: Annotated[
         str, typer.Option(help="cached; retry (what failed); force (everything); read-only (nothing).")
@@ -106,7 +118,7 @@ def study(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Run the paper's study, or one of its tables and figures, on any model; what is done is never done again.
+    """Compare methods, or run the paper's study or one of its parts, on any model; what is done is never done again.
 
     A study that was stopped is continued by the same command. The threads of a run are part of its record's identity:
     by default all cores in this process, in a pool each worker's share of them.
@@ -114,37 +126,46 @@ def study(
     Examples:
     `normtune study`
 
+    `normtune study methods --suite glue --tasks stsb,cola --methods layernorm,lora,bitfit --entries 20000`
+
     `normtune study paper --protocol small --seeds 0,1,2 --threads 1 --plan`
 
     `normtune study table2 --tasks rte,mrpc --protocol small --results runs/small --executor pool --workers 2`
     """
-    if what == DEMO:
-        only(context, _DEMO_OPTIONS, "normtune study methods takes few options; normtune study table2 takes more")
-        from normtune.cli.demo import compare
-
-        compare(model, tasks, method, seed, protocol, set_threads(threads), form(as_json=as_json))
-        return
     own, count, share = _executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, MASKS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
+    from normtune.studies.manifest import read_manifest
 
-    chosen, parts = suite_of(suite), STUDIES[known("study", what, (*STUDIES, DEMO))]
+    parts = STUDIES[known("study", what, STUDIES)]
+    files = read_manifest(Path(tasks), {}, {}).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
+    if files:
+        refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
+    first = what == FIRST and not files and suite in {None, _SUITE}
+    suite = suite or (_SUITE if first else "glue")
+    chosen = suite_of(suite)
     refuse_data(context, suite)
+    if files or tasks is not None:
+        task_names = tuple(str(own.name) for own in files) or tuple(map(chosen.resolve, names(tasks or "")))
+    else:
+        task_names = _TASKS if first else chosen.reported
     _refuse_unused(context, what, {*parts}, plan=plan, mode=mode)
     config = StudyConfig(
         parts=parts,
         model=model,
         dtype=dtype,
         suite=suite,
-        tasks=chosen.reported if tasks is None else tuple(map(chosen.resolve, names(tasks))),
+        tasks=task_names,
+        files=files,
+        entries=entries,
         methods=METHODS if method is None else tuple(methods(method)),
         seeds=tuple(seeds(seed, "--seeds")),
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
         masks=tuple(known("kind of mask", name, MASKS) for name in names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
-        protocol=read_protocol(protocol or "paper"),
+        protocol=read_protocol(protocol or (_PROTOCOL if first else "own" if files else "paper")),
         prune=None if prune is None else Pruning(margin=prune),
         search_masks=search_masks,
         head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
@@ -154,12 +175,12 @@ def study(
         threads=threads or share,
     )
     place = Place(
-        results=results.absolute(),
+        results=(results or Path("runs") / (FIRST if what == FIRST else "study")).absolute(),
         data=None if data is None else data.absolute(),
         mode=known("mode", mode, MODES),
         track=tracked,
     )
-    _conduct(config, place, own, plan_only=plan, workers=count, shown=form(as_json=as_json))
+    _conduct(config, place, own, plan_only=plan, workers=count, shown=form(as_json=as_json), methods=what == FIRST)
 
 
 def _conduct(
@@ -170,16 +191,20 @@ def _conduct(
     plan_only: bool,
     workers: int,
     shown: Form,
+    methods: bool,
 ) -> None:
     """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
     from normtune.cli.overview import show_plan, show_summary, unanswered
     from normtune.cli.progress import Progress
+    from normtune.cli.trainings import load
     from normtune.studies.estimate import estimate, sizes
     from normtune.studies.jobs import describe
     from normtune.studies.study import Study
 
     # The trial runs behind an estimate are nobody's, so a plan logs nothing.
     study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
+    for own in config.files:  # what its author should know is said before all else
+        load(study.engine, str(own.name), own)
     if plan_only:
         show_plan(study, estimate(study), workers, shown)
         return
@@ -189,7 +214,7 @@ def _conduct(
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)
-    show_summary(study, results, shown)
+    show_summary(study, results, shown, methods=methods)
     gaps = unanswered(study.jobs, results)
     if gaps:
         raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
@@ -199,7 +224,7 @@ def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: 
     """Refuse options that no part of the study, or nothing of what is done, makes use of."""
     trained, masked = parts & {"table2", "figure1", "figure2", "figure5"}, parts & {"figure2", "figure5"}
     used = {
-        "method": "table2" in parts,
+        **dict.fromkeys(("method", "entries"), "table2" in parts),
         **dict.fromkeys(("fractions", "search_masks"), bool(masked)),
         **dict.fromkeys(("masks", "fisher_tasks"), "figure5" in parts),
         **dict.fromkeys(("seed", "prune", "track"), bool(trained)),

@@ -73,23 +73,26 @@ def all_layernorm(layout: Layout) -> Selection:
     return _not_empty(where(layout, lambda place: place.norm), "normalisations")
 
 
-def random(layout: Layout, *, seed: int = 0) -> Selection:
+def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection:
     """As many entries as `layernorm` selects, drawn uniformly without replacement over all pre-trained entries.
 
     Args:
         layout: The model's parameters, a shared tensor once.
         seed: Seeds the draw.
+        option: How many entries instead.
 
     Returns:
         The drawn entries.
 
     Raises:
-        SelectionError: If the model's layers have no norms.
+        SelectionError: If the model's layers have no norms, or it has fewer entries.
     """
     try:
-        size = len(layernorm(layout))
+        size = len(layernorm(layout)) if option is None else option
     except SelectionError as error:
         raise SelectionError(f"random draws as many entries as layernorm has. {error}") from error
+    if not 1 <= size <= layout.size:
+        raise SelectionError(f"random takes 1 to {layout.size:,} entries; got {size:,}.")
     generator = np.random.default_rng([seed, 0x7A4D])
     return at(layout, generator.choice(layout.size, size=size, replace=False, shuffle=False))
 
@@ -206,7 +209,13 @@ METHODS: dict[str, Method] = {
     "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
     "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),
     "all-layernorm": Method(all_layernorm, "every norm"),
-    "random": Method(random, "as many random entries as layernorm has", seeded=True, narrow=(1e-1, 3e-2, 3e-1, 1e-2)),
+    "random": Method(
+        random,
+        "as many random entries as layernorm has",
+        option="entries",
+        seeded=True,
+        narrow=(1e-1, 3e-2, 3e-1, 1e-2),
+    ),
     "last-layers": Method(
         last_layers,
         "the last layers, a quarter of them",

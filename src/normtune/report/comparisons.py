@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normtune.report.cells import Cells, named
-from normtune.report.table import Entry, Group, Kind, Table, group, remark, signed
+from normtune.report.table import Entry, Kind, Table, group, remark, signed
 from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare, warnings
 from normtune.statistics.paired import LEAST, p_value
@@ -34,20 +34,23 @@ _SAID: dict[str, tuple[str, Kind]] = {
 
 def ours_table(cells: Cells) -> Table:
     """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds."""
+    comparison, notes = against_layernorm(cells)
+    groups = () if comparison is None else (group(map(_row, comparison.pairs)),)
+    title = "Statistics: LayerNorm against the others, here."
+    return Table("statistics", title, _HEADER, groups, CAPTION, notes, texts=2)
+
+
+def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
+    """Every other method compared with LayerNorm, unless there are too few tasks, and what must be known of it."""
     full = {method: {task for task in cells.tasks if cells.complete(method, task)} for method in cells.whole}
     methods = [method for method in cells.whole if len(full[method]) >= LEAST]
     tasks = [task for task in cells.order(cells.tasks) if all(task in full[method] for method in methods)]
     left = [cells.title(task) for task in cells.order(cells.tasks) if task not in tasks]
-    groups: tuple[Group, ...] = ()
     notes = remark("Left out, since a compared method lacks runs there", left)
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
-        notes = ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
-    else:
-        comparison = _against(cells.scores(methods, tasks))
-        groups, notes = (group(map(_row, comparison.pairs)),), (*notes, *warnings(comparison))
-    return Table(
-        "statistics", "Statistics: LayerNorm against the others, here.", _HEADER, groups, CAPTION, notes, texts=2
-    )
+        return None, ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
+    comparison = _against(cells.scores(methods, tasks))
+    return comparison, (*notes, *warnings(comparison))
 
 
 def theirs_table() -> Table:

@@ -10,6 +10,7 @@ from normtune.config import Memory, Protocol, Pruning, Strict
 from normtune.errors import ConfigError
 from normtune.records.run import without_ways
 from normtune.records.saved import Saved
+from normtune.studies.manifest import OwnFiles
 
 Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
 MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fisher"]
@@ -18,7 +19,9 @@ MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fis
 PARTS: tuple[Part, ...] = get_args(Part)
 MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
 #: By the names of studies what they consist of.
-STUDIES: dict[str, tuple[Part, ...]] = {"paper": PARTS, **{part: (part,) for part in PARTS}}
+STUDIES: dict[str, tuple[Part, ...]] = {"methods": ("table2",), "paper": PARTS, **{part: (part,) for part in PARTS}}
+#: Parts that train on whatever task; the others measure Fisher information of a suite's.
+OWN: tuple[Part, ...] = ("table2", "figure1")
 
 #: The paper's tasks: GLUE without WNLI, MNLI once.
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
@@ -72,6 +75,9 @@ class StudyConfig(Setup, Saved):
         parts: Tables and figures.
         tasks: Tasks that are trained on and measured.
         methods: Methods of table 2.
+        files: Tasks that are in files of the user's own; the others are the suite's.
+        entries: A budget: methods that take a size get the one that comes nearest to so many entries without going
+            over (`normtune.methods.budget`).
         seeds: Seeds of every run; rates are searched on the first.
         fractions: Fractions of LayerNorm in figures 2 and 5.
         masks: Kinds of masks in figure 5.
@@ -89,6 +95,8 @@ class StudyConfig(Setup, Saved):
     masks: tuple[MaskKind, ...] = MASKS[:3]
     sources: tuple[str, ...] = TASKS
     search_masks: bool = False
+    files: tuple[OwnFiles, ...] = ()
+    entries: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -106,6 +114,8 @@ class StudyConfig(Setup, Saved):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ConfigError(f"A study takes each of its {name} once; got {', '.join(map(str, values))}.")
+        if self.files and {*self.parts} - {*OWN}:
+            raise ConfigError(f"Files of your own go with {' and '.join(OWN)} alone; a suite's tasks go with the rest.")
         if "figure5" in self.parts and "leave-one-out" in self.masks:
             alone = [task for task in self.tasks if not {*self.sources} - {task}]
             if alone:

@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 
+from normtune.data.task import TaskData
 from normtune.errors import NormtuneError
 from normtune.studies.engine import Engine
 from normtune.studies.importance import CANDIDATES, measurement
 from normtune.studies.jobs import FisherJob, MaskJob, TrainJob
+from normtune.studies.manifest import OwnFiles
 from normtune.studies.study import Study
 from normtune.training.splits import parts_of
 
@@ -30,7 +32,7 @@ def sizes(study: Study) -> dict[str, float]:
     """
     size = cache(partial(_size, study.engine))
     return {
-        job.key: 0.0 if isinstance(job, MaskJob) else size(job.task, fisher=isinstance(job, FisherJob))
+        job.key: 0.0 if isinstance(job, MaskJob) else size(_files(job), job.task, fisher=isinstance(job, FisherJob))
         for job in study.missing
     }
 
@@ -57,10 +59,14 @@ def _method(job: TrainJob) -> str:
     return job.method if job.mask is None else CANDIDATES
 
 
-def _size(engine: Engine, task: str, *, fisher: bool) -> float:
+def _files(job: FisherJob | TrainJob) -> OwnFiles | None:
+    return job.files if isinstance(job, TrainJob) else None
+
+
+def _size(engine: Engine, files: OwnFiles | None, task: str, *, fisher: bool) -> float:
     """What a measurement or a run on a task reads."""
-    setup, length = engine.setup, _length(engine, task)
-    parts = parts_of(engine.task(task), setup.protocol)
+    setup, data = engine.setup, engine.task(task, files)
+    length, parts = _length(engine, data), parts_of(data, setup.protocol)
     if fisher:
         return length * min(len(parts.train), setup.examples or len(parts.train)) * len(setup.head_seeds)
     return length * setup.protocol.epochs * (len(parts.train) + _FORWARD * len(parts.pick))
@@ -68,7 +74,8 @@ def _size(engine: Engine, task: str, *, fisher: bool) -> float:
 
 def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     """Characters a second in a few steps of a job."""
-    data, rules, session, length = engine.data(job), engine.setup.protocol, engine.session, _length(engine, job.task)
+    data, rules, session = engine.data(job), engine.setup.protocol, engine.session
+    length = _length(engine, data)
     if isinstance(job, FisherJob):
         own = measurement(engine.setup, session.base, data)
         changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": own.config.head_seeds[:1]}
@@ -82,9 +89,9 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     return length * read / max(second.seconds - first.seconds, 1e-3)
 
 
-def _length(engine: Engine, task: str) -> float:
+def _length(engine: Engine, data: TaskData) -> float:
     """Mean characters of a training example, as far as they are read."""
-    limit, split = _TOKEN * engine.setup.protocol.max_length, engine.task(task).labelled("train")
+    limit, split = _TOKEN * engine.setup.protocol.max_length, data.labelled("train")
     pairs = split.pairs or ("",) * len(split)
     some = range(0, len(split), max(1, len(split) // _SAMPLE))
     return sum(min(len(split.texts[i]) + len(pairs[i]), limit) for i in some) / len(some)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from normtune.errors import ConfigError
 from normtune.importance.masks import Mask
+from normtune.methods.budget import sized
 from normtune.studies.config import MaskKind, Setup, StudyConfig
 from normtune.studies.importance import CANDIDATES
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
@@ -31,7 +32,7 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     planner = _Study(config, session)
     for part in config.parts:
         if part == "table2":
-            planner.cells(config.methods)
+            planner.cells(methods_of(config, session))
         elif part == "figure1":
             planner.cells(["full"])
         elif part == "figure2":
@@ -41,6 +42,13 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
         else:
             planner.fishers()
     return tuple(planner.searches.jobs.values())
+
+
+def methods_of(config: StudyConfig, session: Session) -> tuple[str, ...]:
+    """The methods of table 2, at the study's budget."""
+    if config.entries is None:
+        return config.methods
+    return sized(session.base.layout, config.methods, config.entries)
 
 
 class _Searches:
@@ -83,6 +91,7 @@ class _Searches:
 class _Study:
     def __init__(self, config: StudyConfig, session: Session) -> None:
         self._config, self._session = config, session
+        self._files = {str(own.name): own for own in config.files}
         self.searches = _Searches(config)
 
     def cells(self, methods: Iterable[str]) -> None:
@@ -109,7 +118,8 @@ class _Study:
 
     def _search(self, task: str, method: str, mask: str | None = None, name: str = "") -> TrainJob:
         """The search of a method's rates on the first seed, or of a mask's called `name`, and a run at the best."""
-        like = TrainJob(task=task, method=name or method, seed=self._config.seeds[0], mask=mask)
+        files, seed = self._files.get(task), self._config.seeds[0]
+        like = TrainJob(task=task, files=files, method=name or method, seed=seed, mask=mask)
         return self.searches.best(like, sorted(self._session.grid(method)[: self._config.protocol.rates]))
 
     def _cell(self, task: str, method: str) -> None:

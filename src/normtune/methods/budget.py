@@ -1,0 +1,69 @@
+"""Methods at one budget: each gets the size at which it trains as many entries as it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from normtune.errors import ConfigError, SelectionError
+from normtune.methods.method import METHODS, Method
+from normtune.models.layout import Layout
+
+#: No size is larger: more than any model has entries.
+_LARGEST = 1 << 40
+
+
+def sized(layout: Layout, names: Iterable[str], entries: int) -> tuple[str, ...]:
+    """Methods under a budget.
+
+    Args:
+        layout: The model's parameters.
+        names: Names of methods, or expressions.
+        entries: How many entries each may train beside the head.
+
+    Returns:
+        For a method that takes a size its name with the largest size that keeps to the budget, such as ``lora@2``, or
+        its bare name where that is its own size. What has no size, or was given one, stays as it is.
+
+    Raises:
+        ConfigError: If a method takes more at its smallest size.
+        SelectionError: If the model cannot have a method.
+    """
+    return tuple(_fitted(layout, name, entries, METHODS.get(name)) for name in names)
+
+
+def _fitted(layout: Layout, name: str, entries: int, method: Method | None) -> str:
+    if method is None or not method.option:
+        return name
+    least = len(method(layout, option=1))
+
+    @cache
+    def fits(size: int) -> bool:
+        try:
+            return len(method(layout, option=size)) <= entries
+        except SelectionError:  # more than the model has
+            return False
+
+    if _same(layout, method, least):
+        return name
+    if least > entries:
+        raise ConfigError(
+            f"A budget of {entries:,} entries is too small for {name}: with 1 for its {method.option} it trains"
+            f" {least:,}. Raise --entries, or leave it out."
+        )
+    high = 2
+    while fits(high) and high < _LARGEST:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return name if len(method(layout)) == len(method(layout, option=low)) else f"{name}@{low}"
+
+
+def _same(layout: Layout, method: Method, least: int) -> bool:
+    """Whether a method's number is not about how many entries train."""
+    try:
+        return len(method(layout, option=2)) == least
+    except SelectionError:
+        return False
