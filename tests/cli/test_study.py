@@ -176,12 +176,15 @@ def test_a_model_or_a_method_that_is_not_there_is_refused(cli: Run, tiny_folder:
     assert not (tmp_path / "r").exists()
 
 
-def test_without_an_argument_it_is_the_methods_side_by_side(cli: Run, tiny_folder: Path) -> None:
-    small = ("--model", tiny_folder, "--tasks", "rte", "--method", "head", "--protocol", "small,epochs=1,max_train=32")
-    shown = [cli("study", *words, *small, "--threads", "1") for words in ((), ("methods",))]
-    for status, out, error in shown:
-        assert status == 0, error
-        assert "Dev scores of each method" in out
-        assert "majority class" in out
-        assert re.search(r"^\s*head\s+\d", out, re.MULTILINE)
-        assert "32 examples, 1 epochs, seed 0, each method at its default rate" in " ".join(out.split())
+def test_without_an_argument_it_is_the_methods_side_by_side(
+    cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rules = "small,epochs=1,max_train=32,max_dev=32,rates=1"
+    status, out, error = cli(
+        "study", "--model", tiny_folder, "--tasks", "rte", "--method", "head", "--protocol", rules, "--threads", "1"
+    )
+    assert status == 0, error
+    assert "Methods: scores and costs." in out
+    [record] = (tmp_path / "runs" / "methods" / "runs").iterdir()
+    assert json.loads(record.read_text())["data"]["suite"] == "toy"
