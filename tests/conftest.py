@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -87,6 +89,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {**_BERT, "word_embed_proj_dim": 32, "ffn_dim": 48},
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(("bart", "mbart"), _BART),
+}
+
+#: The same of image models, for grey pictures of 8 by 8 pixels.
+PICTURES: dict[str, dict[str, Any]] = {
+    "vit": {**_COMMON, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 2},
 }
 
 
@@ -163,6 +172,35 @@ def make_base(make_model: ModelFactory) -> BaseFactory:
         return wrap(make_model(family, seed=seed, **changes).requires_grad_(False))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_image_folder(tmp_path_factory: pytest.TempPathFactory) -> FolderFactory:
+    """Saves a tiny random image classifier of a family of `PICTURES` in a new folder, with its image processor."""
+
+    def make(family: str, **changes: object) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            options = {"num_channels": 1, "num_labels": 10, **PICTURES[family], **changes}
+            model = AutoModelForImageClassification.from_config(AutoConfig.for_model(family, **options))
+            with torch.no_grad():
+                for name, value in (*model.named_parameters(), *model.named_buffers()):
+                    if value.is_floating_point():
+                        value.add_(torch.rand_like(value) if "running_" in name else torch.randn_like(value), alpha=0.1)
+            model.save_pretrained(folder)
+        steps = {"do_resize": True, "do_rescale": True, "do_normalize": True, "image_mean": [0.5], "image_std": [0.5]}
+        made = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, **steps}
+        (folder / "preprocessor_config.json").write_text(json.dumps(made))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_folders(make_image_folder: FolderFactory) -> dict[str, Path]:
+    """A folder of each family of `PICTURES`, which tests leave as they are."""
+    return {family: make_image_folder(family) for family in PICTURES}
 
 
 @pytest.fixture(scope="session")

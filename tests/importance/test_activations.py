@@ -165,5 +165,5 @@ def test_wanda_and_magnitude_rank_otherwise(tiny_base: Base) -> None:
 
 def test_what_has_no_input_is_refused(make_base) -> None:
     base = make_base("xlnet")
-    with pytest.raises(ImportanceError, match="no linear layer, norm or embedding uses it"):
+    with pytest.raises(ImportanceError, match="no linear layer, convolution, norm or embedding uses it"):
         wanda(Given(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))

@@ -358,7 +358,7 @@ def test_a_model_that_answers_differently_each_time_is_refused(make_base):
     dropping = base.model.bert.embeddings.register_forward_hook(
         lambda _module, _args, output: functional.dropout(output, 0.5, training=True)
     )
-    with pytest.raises(ModelError, match="The model is not deterministic: it answers the same texts differently"):
+    with pytest.raises(ModelError, match="The model is not deterministic: it answers the same examples differently"):
         PerExample(base, ["bert.pooler.dense.bias"], encoded)
     dropping.remove()
     PerExample(base, ["bert.pooler.dense.bias"], encoded)

@@ -463,9 +463,9 @@ def test_a_folder_of_something_else_is_told(file, said, tmp_path):
     assert_refused(said, str(tmp_path))
 
 
-def test_a_model_of_pictures_has_no_classifier_of_texts(copy):
-    (copy / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    assert_refused("is a 'vit' model, which has no sequence classifier; normtune trains those of texts", str(copy))
+def test_a_model_that_classifies_nothing_is_told(copy):
+    (copy / "config.json").write_text(json.dumps({"model_type": "detr"}))
+    assert_refused("is a 'detr' model, of which transformers has no classifier of texts or pictures", str(copy))
 
 
 def test_a_checkpoint_of_pickles_is_to_be_converted(copy):

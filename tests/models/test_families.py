@@ -4,12 +4,16 @@ import re
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from normtune.errors import GuessWarning, SelectionError
 from normtune.methods.method import attention_layernorm, layernorm, random
+from normtune.models.base import skeleton
 from normtune.models.families import FAMILIES, norms_of
-from normtune.models.layout import Layout, Place
+from normtune.models.layout import Layout, Place, layout
+from normtune.models.sources import quiet
 from normtune.records.run import Norms
+from tests import conftest as tiny
 
 #: By hand: the parameters of layer 1, which the paper's method and its counterpart of the attention train.
 BY_HAND = {
@@ -36,6 +40,10 @@ BY_HAND = {
 }
 
 
+#: The listed families that read texts.
+TEXTS = [family for family in FAMILIES if family in tiny.FAMILIES]
+
+
 def owners(selection, layer):
     return list(dict.fromkeys(place.parameter.rpartition(".")[0] for place in selection if place.layer == layer))
 
@@ -43,7 +51,7 @@ def owners(selection, layer):
 LAYER = re.compile(r"(.*?\.\d+)\.")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEXTS)
 def test_every_layer_of_every_stack_has_its_closing_norm(family, make_base):
     layout = make_base(family).layout
     selection = layernorm(layout)
@@ -53,7 +61,7 @@ def test_every_layer_of_every_stack_has_its_closing_norm(family, make_base):
     assert sorted(LAYER.match(module).group(1) for module in chosen) == sorted(layers)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEXTS)
 def test_the_closing_norm_runs_last_of_its_layer(family, make_base):
     base = make_base(family)
     ran: dict[str, list[str]] = {}
@@ -71,7 +79,7 @@ def test_the_closing_norm_runs_last_of_its_layer(family, make_base):
     assert attention <= {path for order in ran.values() for path in order[:-1]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEXTS)
 def test_the_attentions_norm_is_another(family, make_base):
     layout = make_base(family).layout
     attention, output = attention_layernorm(layout), layernorm(layout)
@@ -80,6 +88,43 @@ def test_the_attentions_norm_is_another(family, make_base):
     # ModernBERT's first layer has no norm before its attention.
     missing = 1 if family == "modernbert" else 0
     assert len({p.layer for p in attention}) == layout.layers - missing
+
+
+_SWIN = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
+#: Of image models, the parts that end in the layer's norm of the attention, and in the one that closes it.
+IMAGES = {
+    **dict.fromkeys(
+        ("vit", "vit_msn", "beit", "data2vec-vision"), ("layernorm_before", "layernorm_after", tiny.PICTURES["vit"])
+    ),
+    **dict.fromkeys(("swin", "swinv2"), ("layernorm_before", "layernorm_after", _SWIN)),
+    "dinov2": ("norm1", "norm2", tiny.PICTURES["vit"]),
+    **dict.fromkeys(("convnext", "convnextv2"), ("", "layernorm", tiny.PICTURES["convnext"])),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES.keys() - TEXTS)
+def test_the_norms_of_image_models_by_hand(family):
+    attention, closing, options = IMAGES[family]
+    with quiet(), torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(AutoConfig.for_model(family, **options))
+    places = layout(model, ["classifier.weight", "classifier.bias"])
+    numbers = list(range(3 if "depths" in options else 2))
+    for name, method in ((closing, layernorm), (attention, attention_layernorm)):
+        if name:
+            assert sorted({place.layer for place in method(places)}) == numbers
+            assert {place.parameter.split(".")[-2] for place in method(places)} == {name}
+    if not attention:
+        with pytest.raises(SelectionError, match=f"this '{family}' model have no attention"):
+            attention_layernorm(places)
+
+
+def test_layers_within_stages_are_counted_through(image_folders):
+    places = skeleton(str(image_folders["convnext"])).by_name
+    stages = "convnext.encoder.stages"
+    found = [(places[f"{stages}.{at}.layernorm.weight"].layer) for at in ("0.layers.0", "1.layers.0", "1.layers.1")]
+    assert found == [0, 1, 2]
+    between = places[f"{stages}.1.downsampling_layer.1.weight"]
+    assert (between.layer, between.component) == (1, "downsampling_layer.1")
 
 
 @pytest.mark.parametrize("family", BY_HAND)

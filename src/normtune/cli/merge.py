@@ -31,4 +31,5 @@ def merge(
 
     loaded = options.open_delta(delta)
     write(loaded, options.base_of(loaded, model, dtype=dtype), out)
-    print(f'Saved to {out}: AutoModelForSequenceClassification.from_pretrained("{out}")')
+    kind = "Image" if loaded.info.picture else "Sequence"
+    print(f'Saved to {out}: AutoModelFor{kind}Classification.from_pretrained("{out}")')

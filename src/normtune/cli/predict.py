@@ -40,7 +40,8 @@ def predict(
     file: Annotated[
         str | None,
         typer.Option(
-            help="CSV, TSV, JSONL, Excel, Parquet or TXT file of texts, or - for standard input, a text a line."
+            help="CSV, TSV, JSONL, Excel, Parquet or TXT file of texts, or - for standard input, a text a line; or a"
+            " picture, a folder of them, an IDX file, or a table with a column image of paths."
         ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
@@ -146,17 +147,19 @@ def _content(
     if tasks is None:
         rows = [{**own, **_whole(answer)} for own, answer in both]
     else:
-        pairs = {"text_pair": ""} if any("text_pair" in own for own in inputs) else {}
-        rows = [{"text": "", **pairs, **own, **_brief(answer)} for own, answer in both]
+        gaps = {name: "" for name in ("text", "text_pair") if any(name in own for own in inputs)}
+        rows = [{**gaps, **own, **_brief(answer)} for own, answer in both]
     # Every text is quoted: only so does a lone carriage return in one survive.
     return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
 
 
 def _inputs(text: Text) -> dict[str, object]:
-    return {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+    if isinstance(text, str):
+        return {"text": text}
+    return {"text": text[0], "text_pair": text[1]} if isinstance(text, tuple) else {"image": str(text)}
 
 
-#: The names of an answer's columns, beside the probabilities, which are ``p(LABEL)``.
+#: The names of an answer's columns, beside a picture's and the probabilities, which are ``p(LABEL)``.
 _OURS = {"text", "text_pair", "task", "label", "probability", "probabilities", "value"}
 
 
@@ -197,9 +200,17 @@ def _in_words(answer: Prediction) -> str:
 
 def _read(file: str | None, reading: Reading) -> Rows:
     """The rows of a file, or of standard input; what was guessed of it is told on standard error."""
+    from normtune.data.images import holds_pictures, read_pictures
+    from normtune.data.reading import RECOGNISED
     from normtune.data.rows import read_rows
 
-    rows = read_rows(None if file is None or file == "-" else Path(file), reading)
+    path = None if file is None or file == "-" else Path(file)
+    if path and holds_pictures(path):
+        if reading != RECOGNISED:
+            raise ConfigError(f"--read says how tables are read, and {path} is none; leave it out.")
+        rows = read_pictures(path, labelled=False)
+    else:
+        rows = read_rows(path, reading)
     for note in rows.notes:
         notes.print(f"Note: {note}")
     return rows
@@ -256,12 +267,18 @@ def _texts(
 ) -> tuple[list[Text | None], Collection[str]]:
     """The text of each row, from the columns that its delta was trained on, unless the user names others.
 
+    Of a delta that reads pictures it is the picture.
+
     Returns:
-        The texts, with None for those that are empty, and the names of the columns that they are from.
+        The texts, with None for those that are empty, or the pictures, and the names of the columns that they are from.
 
     Raises:
         DataError: If a text is empty, and such are not to be left out (`skip`).
     """
+    if infos[0].picture:
+        from normtune.data.images import COLUMN, pictures_of
+
+        return [*pictures_of(rows)], {COLUMN}
     read: dict[str, list[str]] = {}
 
     def cell(name: str, number: int) -> str:

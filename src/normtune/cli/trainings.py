@@ -253,10 +253,11 @@ def _facts(record: Record, engine: Engine, job: TrainJob) -> list[str]:
     counts, data, config, session = record.counts, record.data, record.config, engine.session
     taken = session.spec(config.method).positions if config.mask is None else 0
     limit = session.base.limit(config.protocol.max_length, taken)
+    texts = session.base.reads == "text"
+    cut = f"; {sum(data.truncated.values()):,} texts were cut to {limit} tokens" if texts else ""
     scores = render.metrics(record.scores["dev"], engine.data(job).task.labels)
     return [
         f"{config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
         f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
-        f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s;"
-        f" {sum(data.truncated.values()):,} texts were cut to {limit} tokens",
+        f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s{cut}",
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from normtune.data.images import Picture, Reader
 from normtune.data.task import Split
 from normtune.errors import DataError, refusing
 from normtune.modes import unwatched
@@ -24,7 +25,8 @@ class Encoded:
 
     Attributes:
         fields: The model's inputs by name (``input_ids``, ``token_type_ids``, ...): for each example a tensor. Of texts
-            it is a vector of int64, as long as the text; other tensors have one shape for all examples.
+            it is a vector of int64, as long as the text; other tensors have one shape for all examples, and may be made
+            when they are asked for.
         labels: Class numbers (int64) or targets (float64), or None.
         truncated: How many examples were longer than the limit.
         pad: The number that fills up each field of vectors, by field.
@@ -32,7 +34,7 @@ class Encoded:
         cut: Positions of the examples that were longer than the limit.
     """
 
-    fields: dict[str, tuple[Tensor, ...]]
+    fields: Mapping[str, Sequence[Tensor]]
     labels: Tensor | None
     truncated: int
     pad: dict[str, int]
@@ -44,9 +46,11 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each example; 1 for what is no sequence."""
+        """Number of tokens of each example; of a picture, for 16 by 16 pixels one."""
         first = next(iter(self.fields.values()))
-        return np.array([len(values) if values.ndim == 1 else 1 for values in first], dtype=np.int64)
+        if first[0].ndim > 1:
+            return np.full(len(first), max(1, first[0][0].numel() // _PATCH), dtype=np.int64)
+        return np.array([len(values) for values in first], dtype=np.int64)
 
     @unwatched
     def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -62,12 +66,16 @@ class Encoded:
         }
 
 
+#: Pixels that count as a token.
+_PATCH = 256
+
+
 def encode(split: Split, processor: Any, limit: int) -> Encoded:
     """Encode `split` by its kind of input, which the name of its first column says.
 
     Args:
         split: The examples.
-        processor: What the base model brings for its inputs: its tokenizer.
+        processor: What the base model brings for its inputs: its tokenizer, or a `normtune.data.images.Reader`.
         limit: The most tokens that an example may have, which the model takes (`normtune.models.base.Base.encode`).
 
     Returns:
@@ -78,8 +86,8 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
     """
     if not len(split):
         raise DataError("There are no examples.")
-    with refusing(DataError, "The tokenizer cannot encode the examples"):
-        encoded = ENCODERS[next(iter(split.columns))](split, processor, limit)
+    with refusing(DataError, f"The {'tokenizer' if split.kind == 'text' else 'model'} cannot encode the examples"):
+        encoded = ENCODERS[split.kind](split, processor, limit)
     return replace(encoded, labels=None if split.labels is None else torch.from_numpy(split.labels))
 
 
@@ -121,8 +129,59 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     )
 
 
+#: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
+BUDGET = 4 << 30
+
+
+class Pixels(Sequence[Tensor]):
+    """The pixels of pictures, all of which are read once: those that there is room for are kept.
+
+    Args:
+        pictures: The pictures.
+        reader: Makes their pixels.
+        budget: Bytes that may be kept.
+
+    Raises:
+        DataError: If one is no picture, or they come out in different sizes.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], reader: Reader, budget: int = BUDGET) -> None:
+        self._pictures, self._reader = pictures, reader
+        self._kept: list[Tensor] = []
+        shape: Sequence[int] = ()
+        for picture in pictures:
+            pixels = reader(picture)
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                sizes = [" x ".join(map(str, own[1:])) for own in (pixels.shape, shape)]
+                raise DataError(
+                    f"{picture} is read as {sizes[0]} pixels and {pictures[0]} as {sizes[1]}: the model's image"
+                    " processor must bring all pictures to one size (size and crop_size in preprocessor_config.json)."
+                )
+            if (len(self._kept) + 1) * pixels.nbytes <= budget:
+                self._kept.append(pixels)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, at: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, at: int | slice) -> Tensor | Sequence[Tensor]:
+        """The pixels of a picture, or of some of them."""
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return self._kept[at] if at < len(self._kept) else self._reader(self._pictures[at])
+
+
+def _encode_pictures(split: Split, reader: Reader, _: int) -> Encoded:
+    """The pixels of pictures; one that cannot be read is a `DataError`."""
+    return Encoded({"pixel_values": Pixels(split.columns["picture"], reader)}, None, 0, {})
+
+
 #: How each kind of input is encoded, by the name of its first column.
-ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {"text": _encode_texts}
+ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {"text": _encode_texts, "picture": _encode_pictures}
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from normtune.data.content import PACKED
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
+from normtune.data.images import COLUMN, holds_pictures, pictures_of, read_pictures
 from normtune.data.metrics import own_metrics
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.rows import read_rows
 from normtune.data.table import Rows, places
-from normtune.data.task import PAIR, TEXT, Split, Task, TaskData
+from normtune.data.task import PAIR, PICTURE, TEXT, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
 
 #: The part of a train file that becomes the dev split where there is no dev file.
@@ -47,7 +48,11 @@ def load_files(
     name: str | None = None,
     reading: Reading = RECOGNISED,
 ) -> TaskData:
-    """Reads a task from one or two files, in any format that `normtune.data.rows.read_rows` knows.
+    """Reads a task from one or two files or folders.
+
+    A file is a table in any format that `normtune.data.rows.read_rows` knows; what else holds pictures
+    `normtune.data.images.read_pictures` says. The cells of a column ``image`` are paths of pictures, relative to
+    the table's folder; it is read where `text` names it, or where there is no such column.
 
     The classes are those of the train file. Without a dev file a seeded tenth of the train file becomes the dev split:
     classes keep their proportions, every class with at least two different texts is on both sides, and identical texts
@@ -95,7 +100,7 @@ def load_files(
         kind="regression" if regression else "classification",
         labels=names,
         metrics=own_metrics(len(names)),
-        inputs=TEXT if pair is None else PAIR,
+        inputs=PICTURE if whole.kind == "picture" else TEXT if pair is None else PAIR,
         center=center,
         scale=scale,
         weights=tuple(own.total() / (len(names) * count) for count in counts.values()) if class_weights else None,
@@ -140,10 +145,13 @@ def read_split(
 
 @dataclass(frozen=True)
 class _Examples:
-    """The wanted columns of a file; labels are stripped, and `comma` says whether they are numbers with such a one."""
+    """The wanted columns of a file, as a split without labels; labels are stripped.
+
+    `comma` says whether they are numbers with a decimal comma.
+    """
 
     rows: Rows
-    texts: Split
+    inputs: Split
     labels: list[str]
     comma: bool
 
@@ -157,8 +165,17 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     """
     if reading.decimal and not numbers:
         raise ConfigError("Only labels that are numbers have a decimal sign; leave decimal out of --read.")
-    rows = read_rows(path, reading)
-    columns = {name: rows.column(name) for name in (text, pair, label) if name is not None}
+    names = [name for name in (text, pair, label) if name is not None]
+    if holds_pictures(path):
+        if reading != RECOGNISED:
+            raise ConfigError(f"--read says how tables are read, and {path} is none; leave it out.")
+        rows, names = read_pictures(path, labelled=True), [label]
+    else:
+        rows = read_rows(path, reading)
+    pictures = COLUMN in rows.columns and (text == COLUMN or text not in rows.columns)
+    if pictures and pair is not None:
+        raise DataError(f"{path} holds pictures, which have no pairs; leave out the column {pair!r}.")
+    columns = {name: rows.column(name) for name in (COLUMN if pictures and own == text else own for own in names)}
     cells = ((index, name, cell) for name, column in columns.items() for index, cell in enumerate(column))
     empty = sorted((index, name) for index, name, cell in cells if not cell.strip())
     if empty and not reading.skip:
@@ -183,8 +200,11 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
         notes += (f"{path.name}: blanks around {blanks} of the labels are left off.",)
     if guessed and not reading.decimal:
         notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
-    texts = Split.of_texts(columns[text], None if pair is None else columns[pair])
-    return _Examples(replace(rows, notes=notes), replace(texts, places=rows.places), labels, comma)
+    if pictures:
+        inputs = Split({"picture": pictures_of(rows)})
+    else:
+        inputs = Split.of_texts(columns[text], None if pair is None else columns[pair])
+    return _Examples(replace(rows, notes=notes), replace(inputs, places=rows.places), labels, comma)
 
 
 def _number(label: str, *, comma: bool) -> float:
@@ -223,14 +243,14 @@ def _split(read: _Examples, names: Sequence[str], train: Path | str) -> Split:
                 place = read.rows.place(index)
                 how = " with a decimal comma" if read.comma else ""
                 raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number{how}.")
-        return replace(read.texts, labels=np.array(targets, dtype=np.float64))
+        return replace(read.inputs, labels=np.array(targets, dtype=np.float64))
     numbers = {label: number for number, label in enumerate(names)}
     unknown = list(dict.fromkeys(label for label in read.labels if label not in numbers))
     if unknown:
         place = read.rows.place(read.labels.index(unknown[0]))
         more = f" (other such labels in this file: {len(unknown) - 1})" if unknown[1:] else ""
         raise DataError(f"{place}: the label {unknown[0]!r} does not occur in {train}{more}.")
-    return replace(read.texts, labels=np.array([numbers[label] for label in read.labels], dtype=np.int64))
+    return replace(read.inputs, labels=np.array([numbers[label] for label in read.labels], dtype=np.int64))
 
 
 def _standard(train: Split, source: Path) -> tuple[float, float]:
@@ -261,26 +281,26 @@ def _notes(
     small = [name for name, count in counts.items() if count < SMALL_CLASS]
     present = set(labels_of(dev).tolist())
     absent = [name for number, name in enumerate(names) if number not in present]
-    columns = [column for split in splits.values() for column in split.columns.values()]
-    long = sum(len(text) > LONG_TEXT for column in columns for text in column)
+    kind, columns = whole.kind, [column for split in splits.values() for column in split.columns.values()]
+    long = sum(kind == "text" and len(text) > LONG_TEXT for column in columns for text in column)
     spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)
     twins = [name for name in names if spelt[unicodedata.normalize("NFKC", name).casefold()] > 1]
     lists = [name for name in names if name.startswith("[") and name.endswith("]")]
     wanted = DEV_FRACTION * len(whole)
     moved = divided and abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
-    why = "" if not divided else ", as they have too few different texts to share"
+    why = "" if not divided else f", as they have too few different {whole.kind}s to share"
     told = (
-        (torn, f"{file}: {torn} rows share their texts with others that have another label."),
-        (leaked, f"Dev rows whose texts are in train too, which flatters the scores: {leaked} of {len(dev)}."),
+        (torn, f"{file}: {torn} rows share their {kind}s with others that have another label."),
+        (leaked, f"Dev rows whose {kind}s are in train too, which flatters the scores: {leaked} of {len(dev)}."),
         (
             moved,
-            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {DEV_FRACTION:g}, as identical texts stay "
+            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {DEV_FRACTION:g}, as identical {kind}s stay "
             "together and small classes are shared out.",
         ),
         (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
         (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
         (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
-        (lists, f"Classes that are lists; a text has one label here: {_some(lists, names)}."),
+        (lists, f"Classes that are lists; a {kind} has one label here: {_some(lists, names)}."),
         (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
     )
     return tuple(note for found, note in told if found)

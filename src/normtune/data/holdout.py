@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,9 @@ def labels_of(split: Split) -> np.ndarray:
     return split.labels
 
 
-def alike(split: Split) -> dict[tuple[str, ...], list[int]]:
-    """The numbers of the examples that have the same texts, by these."""
-    found: dict[tuple[str, ...], list[int]] = {}
+def alike(split: Split) -> dict[tuple[Any, ...], list[int]]:
+    """The numbers of the examples that have the same texts or pictures, by these."""
+    found: dict[tuple[Any, ...], list[int]] = {}
     for index, key in enumerate(zip(*split.columns.values(), strict=True)):
         found.setdefault(key, []).append(index)
     return found
@@ -49,7 +50,7 @@ def divide(whole: Split, fraction: float, seed: int, names: Sequence[str]) -> di
             there |= found
             held.remove(group)
     if not held:
-        few = "every class has a single text" if names else "there is a single text"
+        few = f"every class has a single {whole.kind}" if names else f"there is a single {whole.kind}"
         hint = " (is this regression?)" if names and all(NUMBER.fullmatch(label) for label in names) else ""
         raise DataError(f"No dev split can be made of {len(whole)} rows, as {few}{hint}; give a dev file.")
     dev = {row for group in held for row in groups[group]}

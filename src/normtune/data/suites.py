@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from normtune.data.digits import DIGITS, load_digits
 from normtune.data.glue import Found, load_glue, survey
 from normtune.data.glue_tasks import ALIASES, GLUE
 from normtune.data.task import Task, TaskData, plain, resolve
@@ -88,6 +89,7 @@ _GLUE = (
 SUITES: dict[str, Suite] = {
     "glue": Suite("GLUE", GLUE, _GLUE, load_glue, survey, ALIASES),
     "toy": Suite("toy", TOY, _GLUE, load_toy, aliases=ALIASES),
+    "digits": Suite("digits", DIGITS, tuple(Column(task.title, name) for name, task in DIGITS.items()), load_digits),
 }
 
 

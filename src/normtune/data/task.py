@@ -13,8 +13,8 @@ import numpy as np
 from normtune.errors import DataError, UnknownNameError
 
 Kind = Literal["classification", "regression"]
-#: The columns of a task that reads one text, and of one that reads two.
-TEXT, PAIR = ("text",), ("text", "pair")
+#: The columns of a task that reads one text, of one that reads two, and of one that reads a picture.
+TEXT, PAIR, PICTURE = ("text",), ("text", "pair"), ("picture",)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Task:
         kind: ``classification`` (one label of several) or ``regression`` (one number).
         labels: Label names in the order of their class numbers; empty for regression.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
-        inputs: The columns that an example consists of: `TEXT`, `PAIR`, or another kind (`normtune.data.encode`).
+        inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, or those of a kind that was added to
+            `normtune.data.encode.ENCODERS`.
         about: One line that says what is asked.
         center: For regression, what is taken from a target before training and added to a prediction.
         scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
@@ -125,6 +126,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def kind(self) -> str:
+        """The kind of input, which the name of the first column says: ``text``, or ``picture``."""
+        return next(iter(self.columns))
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -1,26 +1,27 @@
-"""Answers for texts: labels and probabilities, or numbers."""
+"""Answers for texts or pictures: labels and probabilities, or numbers."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from normtune.config import Strict
-from normtune.data.task import Split, Task
+from normtune.data.images import Picture
+from normtune.data.task import PAIR, PICTURE, TEXT, Split, Task
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError
 from normtune.evaluation import decide, logits, probabilities
 from normtune.models.base import Base
 
-#: A text, or a text and its pair.
-Text = str | tuple[str, str]
+#: A text, a text and its pair, or a picture.
+Text = str | tuple[str, str] | Picture
 
 
 class Prediction(Strict):
-    """The answer for one text.
+    """The answer for one text or picture.
 
     Attributes:
         label: The most probable label, or None for regression.
@@ -70,14 +71,14 @@ class Predictor:
         """The answers for `texts`, in their order.
 
         Args:
-            texts: Texts, or pairs of texts where the task reads pairs.
+            texts: Texts; pairs of texts or pictures where the task reads such.
             places: Where each of them is, for messages.
 
         Returns:
-            One prediction a text.
+            One prediction for each.
 
         Raises:
-            DataError: If there are no texts, one is empty, or the task reads pairs and these are none (or the reverse).
+            DataError: If there are none, one is empty or unreadable, or the task does not read such.
         """
         split = replace(examples(listed(texts), self.task), places=places)
         encoded = self._base.encode(split, self.delta.info.max_length)
@@ -96,22 +97,33 @@ class Predictor:
 
 
 def examples(texts: Sequence[Text], task: Task) -> Split:
-    """Texts as examples of `task`.
+    """Texts or pictures as examples of `task`.
 
     Raises:
-        DataError: If the task reads pairs and these are none, or the reverse.
+        DataError: If the task does not read such.
     """
+    wanted, fits = _WANTED.get(task.inputs, _WANTED[TEXT])
     for text in texts:
-        if not (_is_pair(text) if task.pair else isinstance(text, str)):
-            wanted = "pairs of texts" if task.pair else "single texts"
+        if not fits(text):
             raise DataError(f"The task {task.name!r} reads {wanted}, not {reprlib.repr(text)}.")
+    if task.inputs == PICTURE:
+        return Split({"picture": tuple(texts)})
     if not task.pair:
         return Split.of_texts(str(text) for text in texts)
-    return Split.of_texts((text[0] for text in texts), (text[1] for text in texts))
+    pairs = [text for text in texts if isinstance(text, tuple | list)]
+    return Split.of_texts((first for first, _ in pairs), (second for _, second in pairs))
 
 
 def _is_pair(text: object) -> bool:
     return isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
+
+
+#: What the examples of a task are, and whether something is one. A string is never a path: it may come from a stranger.
+_WANTED: dict[tuple[str, ...], tuple[str, Callable[[object], bool]]] = {
+    TEXT: ("single texts", lambda text: isinstance(text, str)),
+    PAIR: ("pairs of texts", _is_pair),
+    PICTURE: ("pictures", lambda text: isinstance(text, Picture)),
+}
 
 
 def listed(texts: Iterable[Text]) -> list[Text]:

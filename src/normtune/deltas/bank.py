@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from normtune.data.encode import Encoded, by_length, padding
+from normtune.data.images import Picture
 from normtune.data.task import Task
 from normtune.deltas.answers import Prediction, Text, examples, listed
 from normtune.deltas.delta import Delta, DeltaInfo, is_applied
@@ -53,11 +54,11 @@ class BankTask:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A text that is checked and tokenized for a task, and holds on to that task as it was then.
+    """A text or picture that is checked and encoded for a task, and holds on to that task as it was then.
 
     Attributes:
         entry: The task.
-        fields: The tokenizer's fields, each a vector of int64.
+        fields: The model's inputs: of a text vectors of int64, of a picture its pixels.
         truncated: Whether the text was longer than the task's limit and was cut.
     """
 
@@ -87,7 +88,9 @@ class Bank:
         self._refuse_applied()
         refuse_sharded(base.model)
         self._model = RowModel(base.model, base.layout)
-        self._tokenizer = base.need_tokenizer()
+        # How batches are filled up, which those of pictures are not.
+        tokenizer = base.need_tokenizer() if base.reads == "text" else None
+        self._pad, self._side = (padding(tokenizer), tokenizer.padding_side) if tokenizer else ({}, "right")
         # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
         self._running, self._tokenizing = Lock(), Lock()
         self._entries: dict[str, BankTask] = {}
@@ -169,7 +172,8 @@ class Bank:
         alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
         for number, (text, entry) in enumerate(zip(texts, entries, strict=True)):
             examples([text], entry.task)
-            if not all(part.strip() for part in ((text,) if isinstance(text, str) else text)):
+            parts = (text,) if isinstance(text, str | Picture) else text
+            if any(isinstance(part, str) and not part.strip() for part in parts):
                 raise DataError(f"{places[number]} is empty.")
             alike[entry.task.pair, entry.info.max_length].append(number)
         prepared: dict[int, Prepared] = {}
@@ -244,7 +248,7 @@ class Bank:
 
     def _encoded(self, prepared: Sequence[Prepared]) -> Encoded:
         fields = {name: tuple(one.fields[name] for one in prepared) for name in prepared[0].fields}
-        return Encoded(fields, None, 0, padding(self._tokenizer), self._tokenizer.padding_side)
+        return Encoded(fields, None, 0, self._pad, self._side)
 
     def _apart(self, entry: BankTask, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows of one task, with its delta on the base."""

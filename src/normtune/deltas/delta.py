@@ -20,7 +20,7 @@ from torch import Tensor
 
 from normtune.config import Strict
 from normtune.data.metrics import own_metrics
-from normtune.data.task import PAIR, TEXT, Kind, Task
+from normtune.data.task import PAIR, PICTURE, TEXT, Kind, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
 from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
@@ -46,7 +46,8 @@ class DeltaInfo(Strict):
         base_revision: Its commit or package version, where there is one.
         base_identity: Its content hash; the delta goes on no other.
         base_config: Hash of what its configuration computes; empty in deltas from before.
-        base_tokenizer: Hash of how its tokenizer reads texts; empty where it had none, and in deltas from before.
+        base_tokenizer: Hash of how its tokenizer, or its image processor, reads; empty where it had none, and in deltas
+            from before.
         layout: Fingerprint of the base's parameter names and shapes.
         method: The method or expression, for people.
         added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where entries of its own
@@ -56,6 +57,7 @@ class DeltaInfo(Strict):
         labels: Label names in class order.
         max_length: Limit in tokens that it was trained with.
         pair: Whether it reads pairs of texts.
+        picture: Whether it reads pictures.
         center: For regression, what is added to the head's output once it is multiplied by `scale`.
         scale: For regression, what the head's output is multiplied by.
         columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
@@ -78,6 +80,7 @@ class DeltaInfo(Strict):
     labels: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=5)] = 128  # a pair and its special tokens, one token of each text
     pair: bool = False
+    picture: bool = Field(default=False, exclude_if=lambda value: not value)
     center: FiniteFloat = 0.0
     scale: FiniteFloat = 1.0
     columns: tuple[str, ...] = ()
@@ -99,7 +102,7 @@ class DeltaInfo(Strict):
             kind=self.kind,
             labels=self.labels,
             metrics=own_metrics(len(self.labels)),
-            inputs=PAIR if self.pair else TEXT,
+            inputs=PICTURE if self.picture else PAIR if self.pair else TEXT,
             center=self.center,
             scale=self.scale,
         )
@@ -217,7 +220,8 @@ class Delta:
                 f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
-        known = (("config.json", self.info.base_config), ("tokenizer", self.info.base_tokenizer))
+        reader = "image processor" if self.info.picture else "tokenizer"
+        known = (("config.json", self.info.base_config), (reader, self.info.base_tokenizer))
         for (what, own), found in zip(known, base.computes, strict=True):
             if own and found and own != found:
                 raise DeltaError(

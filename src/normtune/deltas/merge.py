@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from normtune.data.images import Picture
 from normtune.data.task import Split
 from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.errors import DeltaError
@@ -18,12 +19,13 @@ from normtune.files import fresh_folder
 from normtune.models.base import Base
 from normtune.models.sources import quiet
 
-# A scaled head is checked on these; any texts do.
+# A scaled head is checked on these; any texts or pictures do.
 _TEXTS = Split.of_texts(("a", "is this so ?"))
+_PICTURES = Split({"picture": tuple(Picture("grey", np.full((8, 8), grey, np.uint8)) for grey in (0, 200))})
 
 
 def merge(delta: Delta, base: Base, folder: str | Path) -> None:
-    """Write `base` with `delta` in it as a plain transformers model: configuration, weights and tokenizer.
+    """Write `base` with `delta` in it as a plain transformers model: all that its base's folder holds.
 
     The weights are float32 whatever the base's dtype, so no trained value is rounded: a float32 base gives the same
     logits to the bit. A regression's center and scale go into the last layer of the head, so the model answers on the
@@ -45,6 +47,8 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
             _save_model(base.model, aside)
             if base.tokenizer is not None:
                 base.tokenizer.save_pretrained(aside)
+            if base.reader is not None:
+                base.reader.processor.save_pretrained(aside)
 
 
 def is_scaled(info: DeltaInfo) -> bool:
@@ -96,4 +100,4 @@ def _absorb_scale(base: Base, info: DeltaInfo) -> None:
 
 
 def _answers(base: Base) -> np.ndarray:
-    return logits(base, base.encode(_TEXTS, 16)).astype(np.float64)
+    return logits(base, base.encode(_TEXTS if base.reads == "text" else _PICTURES, 16)).astype(np.float64)

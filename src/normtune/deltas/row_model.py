@@ -22,6 +22,8 @@ from normtune.errors import ModelError
 from normtune.fast.first_token import first_token, reads_first_token
 from normtune.models.layout import Layout
 
+#: Height and width of a made-up picture for a model that takes any.
+_SIZE = 64
 #: Stands for the head among the names of what was proven.
 _HEAD = "the head"
 
@@ -111,7 +113,7 @@ class RowModel:
 
         Args:
             rows: The values of each row.
-            inputs: The model's inputs, each of shape (rows, tokens).
+            inputs: The model's inputs, each of shape (rows, tokens), or the pixels of pictures.
 
         Returns:
             Float32, of shape (rows, most outputs of a row); a row with fewer is filled up.
@@ -182,7 +184,7 @@ class RowModel:
         near = 1e-4 if self._model.dtype == torch.float32 else 5e-2
         for row, values in enumerate(made):
             own = {name: value.to(self._model.get_parameter(name)) for name, value in values.items()}
-            tokens = int(inputs["attention_mask"][row].sum())
+            tokens = int(inputs["attention_mask"][row].sum()) if "attention_mask" in inputs else None
             alone = {name: value[row : row + 1, :tokens] for name, value in inputs.items()}
             with torch.inference_mode():
                 want: Tensor = functional_call(self._model, own, (), alone).logits[0].float()
@@ -200,9 +202,16 @@ class RowModel:
         return {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in own.items()}
 
     def _made_up_inputs(self) -> dict[str, Tensor]:
-        """Two rows of which the second is shorter, so that rows of a batch that is not rectangular are noticed."""
+        """Two rows of which the second is shorter, so that rows of a batch that is not rectangular are noticed.
+
+        Pictures have one size.
+        """
         config = self._model.config.get_text_config()
         generator = torch.Generator().manual_seed(0)
+        if self._model.main_input_name == "pixel_values":
+            size = getattr(config, "image_size", None) or _SIZE
+            shape = (2, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
+            return {"pixel_values": torch.randn(shape, generator=generator).to(self._model.device)}
         special = {config.pad_token_id, config.eos_token_id, config.bos_token_id}
         plain = [number for number in range(config.vocab_size) if number not in special]
         ids = torch.tensor(plain)[torch.randint(len(plain), (2, 5), generator=generator)]

@@ -236,5 +236,5 @@ def _key(frozen: Any, encoded: Encoded) -> str:
     for name, tokens in sorted(encoded.fields.items()):
         digest.update(f"{name} {encoded.side}".encode())
         digest.update(np.asarray([len(value) for value in tokens]).tobytes())
-        digest.update(torch.cat(tokens).numpy().tobytes())
+        digest.update(torch.cat([*tokens]).numpy().tobytes())
     return str(digest.hexdigest())

@@ -29,7 +29,7 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
         For each parameter one number an entry, flattened, float64.
 
     Raises:
-        ImportanceError: If a parameter is of no linear layer, norm or embedding, or the model never uses it.
+        ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
     """
     sums = over_texts(base, texts, names, squares)
     return {name: spread(base, name, own.sqrt()) for name, own in sums.items()}
@@ -37,7 +37,7 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
 
 @torch.no_grad()
 def over_texts(
-    base: Base, texts: Encoded, names: Collection[str], of: Callable[[Use, Tensor], Tensor]
+    base: Base, texts: Encoded, names: Collection[str], of: Callable[[Use, Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Sums over the uses of some parameters in every text.
 
@@ -47,28 +47,30 @@ def over_texts(
         base: The base model; it is left as it was.
         texts: The sample.
         names: The parameters.
-        of: Gives, from a use and its module's input, what is added up.
+        of: Gives, from a use and its module's input and output, what is added up.
 
     Returns:
         The sum for each parameter.
 
     Raises:
-        ImportanceError: If a parameter is of no linear layer, norm or embedding, or the model never uses it.
+        ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
     """
     model = base.model
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     sums: dict[str, Tensor] = {}
 
-    def add(uses: list[Use], inputs: Tensor, _: Tensor) -> None:
+    def add(uses: list[Use], inputs: Tensor, output: Tensor) -> None:
         for use in uses:
-            sums[use.name] = of(use, inputs) + sums.get(use.name, 0)
+            sums[use.name] = of(use, inputs, output) + sums.get(use.name, 0)
 
     with frozen(model), hooked(uses_of(model, parameters), add):
         for number in range(len(texts)):
             model(**texts.batch([number], base.device))
     for name in names:
         if name not in sums:
-            raise ImportanceError(f"The input of {name!r} is not known: no linear layer, norm or embedding uses it.")
+            raise ImportanceError(
+                f"The input of {name!r} is not known: no linear layer, convolution, norm or embedding uses it."
+            )
     return sums
 
 
@@ -78,17 +80,19 @@ def transposed(model: nn.Module) -> set[str]:
     return {f"{name}.weight" for name in own}
 
 
-def squares(use: Use, inputs: Tensor) -> Tensor:
+def squares(use: Use, inputs: Tensor, output: Tensor) -> Tensor:
     """The sum over tokens of each squared feature; of a table by row, and for a shift the number of tokens."""
     if use.kind == "table":
         return torch.bincount(inputs.flatten(), minlength=len(use.module.get_parameter("weight"))).double()
     if use.kind == "shift":
-        return torch.tensor(inputs[..., 0].numel(), dtype=torch.float64)
+        return torch.tensor(use.last(output)[..., 0].numel(), dtype=torch.float64)
     return use.features(inputs).double().flatten(0, -2).square().sum(0)
 
 
 def spread(base: Base, name: str, numbers: Tensor) -> np.ndarray:
     """One number an entry of a parameter, flattened, from one an input feature."""
-    column = numbers[:, None] if name in transposed(base.model) and numbers.ndim else numbers
-    entries: np.ndarray = column.expand(base.model.get_parameter(name).shape).flatten().cpu().numpy()
+    shape = base.model.get_parameter(name).shape
+    own = numbers.view(shape[1:]) if numbers.ndim and len(shape) > 2 else numbers
+    column = own[:, None] if name in transposed(base.model) and own.ndim else own
+    entries: np.ndarray = column.expand(shape).flatten().cpu().numpy()
     return entries

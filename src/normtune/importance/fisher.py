@@ -199,7 +199,7 @@ class Estimation:
                 break
         raise ImportanceError(
             f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
-            " look at that text, or load the model in float32."
+            " look at that example, or load the model in float32."
         )
 
     def count(self, seed: int | None, numbers: np.ndarray, progress: Callable[[int], None]) -> Tally:

@@ -105,11 +105,12 @@ class PerExample:
         """
         lengths = self._encoded.lengths
         # So that padding is checked; the shortest twice, to find what adds up two examples at the same place.
-        indices = np.array([lengths.argmin(), lengths.argmax(), lengths.argmin()])
+        longest = len(lengths) - 1 - lengths[::-1].argmax()
+        indices = np.array([lengths.argmin(), longest, lengths.argmin()])
         with torch.no_grad():
             once, again = self._outputs(indices[:1]), self._outputs(indices[:1])
         if not torch.allclose(once, again, rtol=0, atol=0, equal_nan=True):
-            raise ModelError("The model is not deterministic: it answers the same texts differently each time.")
+            raise ModelError("The model is not deterministic: it answers the same examples differently each time.")
         short, long = Tally(self.parameters), Tally(self.parameters)
         self._alone(indices[0], _any_direction, short, self.parameters)
         self._alone(indices[1], _any_direction, long, self.parameters)
@@ -199,8 +200,9 @@ class _Batch:
     def _take(self, use: Use, inputs: Tensor, grad: Tensor) -> None:
         grad = _working(grad)
         waiting = self._waiting[use.name]
+        grad = use.last(grad)
         if use.kind == "matrix":
-            own, out = _working(self._by_example(inputs)), self._by_example(grad)
+            own, out = _working(self._by_example(use.features(inputs))), self._by_example(grad)
             waiting.append(("matrix", own, out) if use.turned else ("matrix", out, own))
         elif use.kind == "table":
             rows, padding = inputs.reshape(self._examples, -1), getattr(use.module, "padding_idx", None)
@@ -236,8 +238,10 @@ class _Batch:
             rows, squares = table_rows(_joined(inputs), grad)
             self._tally.add(name, squares, rows)
         else:
-            square = linear_entries if name in self._tally.entries else linear_total
-            self._tally.add(name, square(_joined(inputs), grad))
+            kept = self._tally.entries.get(name)
+            square = linear_total if kept is None else linear_entries
+            squares = square(_joined(inputs), grad)
+            self._tally.add(name, squares if kept is None else squares.view(kept.shape))
 
 
 def _joined(values: tuple[Tensor, ...]) -> Tensor:

@@ -39,7 +39,7 @@ def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Te
         there is, with one number an input feature.
 
     Raises:
-        ImportanceError: If a parameter is of no linear layer, norm or embedding, or the model never uses it.
+        ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
     """
     return {name: _damped(own) for name, own in over_texts(base, texts, names, _doubled).items()}
 
@@ -100,10 +100,10 @@ def _without(weight: Tensor, out: Tensor, hessian: Tensor) -> Tensor:
     return weight
 
 
-def _doubled(use: Use, inputs: Tensor) -> Tensor:
+def _doubled(use: Use, inputs: Tensor, output: Tensor) -> Tensor:
     """2 X X^T of a matrix's inputs, or twice the squares where the Hessian is diagonal."""
     if use.kind != "matrix":
-        return 2 * squares(use, inputs)
+        return 2 * squares(use, inputs, output)
     features = use.features(inputs).flatten(0, -2)
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     return 2 * (features.t() @ features).double()

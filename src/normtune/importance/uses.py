@@ -1,7 +1,8 @@
-"""How a model's modules use its parameters, where that has a closed form: linear layers, norms and embeddings.
+"""How modules use parameters, where that has a closed form: linear layers, convolutions, norms and embeddings.
 
 Each entry of such a parameter is multiplied by something. For a linear weight that is a feature of the layer's input,
-for a norm's weight the normalised feature, for a bias one, and for a row of an embedding one where it is looked up.
+for a norm's weight the normalised feature, for a bias one, and for a row of an embedding one where it is looked up. A
+convolution is linear in each of the patches that it sees.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Use:
         name: The parameter's name.
         module: The module.
         kind: ``matrix``: a linear weight; ``scale``: a norm's weight; ``shift``: a bias; ``table``: an embedding.
-        features: Gives, from the module's input, what the entries multiply; for a shift and a table the input itself.
+        features: Gives, from the module's input, what the entries multiply, features last; for a shift and a table the
+            input itself.
         turned: Whether a matrix is stored with its inputs first, as in GPT-2.
+        last: Puts the features of the module's output, or of its gradient, last.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Use:
     kind: Literal["matrix", "scale", "shift", "table"]
     features: Callable[[Tensor], Tensor]
     turned: bool
+    last: Callable[[Tensor], Tensor]
 
 
 def uses_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.Module, list[Use]]:
@@ -49,7 +53,8 @@ def uses_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn
     for module in model.modules():
         own = {leaf: names[id(p)] for leaf, p in module.named_parameters(recurse=False) if id(p) in names}
         kind: Literal["matrix", "scale", "table"]
-        if isinstance(module, (nn.Linear, Conv1D)):
+        last = _channels_last if _channels_first(module) else _same
+        if isinstance(module, (nn.Linear, Conv1D)) or _is_patchwise(module):
             kind = "matrix"
         elif isinstance(module, nn.Embedding):
             kind = "table"
@@ -58,10 +63,34 @@ def uses_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn
         else:
             continue
         for leaf in own.keys() & {"weight", "bias"}:
-            features = _normalised(module) if (leaf, kind) == ("weight", "scale") else _same
             of = "shift" if leaf == "bias" else kind
-            found[module].append(Use(own[leaf], module, of, features, isinstance(module, Conv1D)))
+            features = _patches(module) if of == "matrix" else _normalised(module, last) if of == "scale" else _same
+            found[module].append(Use(own[leaf], module, of, features, isinstance(module, Conv1D), last))
     return found
+
+
+def _channels_first(module: nn.Module) -> bool:
+    """Whether the features are the second dimension of the output rather than the last."""
+    kinds = (nn.Conv2d, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    return isinstance(module, kinds) or getattr(module, "data_format", "") == "channels_first"
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.movedim(1, -1)
+
+
+def _is_patchwise(module: nn.Module) -> bool:
+    """Whether it is a convolution each of whose outputs sees all channels of a patch."""
+    whole = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+    return whole and not isinstance(module.padding, str)
+
+
+def _patches(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a matrix multiplies: the input, or of a convolution its patches, one a position of the output."""
+    if not isinstance(module, nn.Conv2d):
+        return _same
+    made = nn.Unfold(module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    return lambda inputs: made(inputs).transpose(1, 2)
 
 
 @contextmanager
@@ -123,7 +152,7 @@ def _same(inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _normalised(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+def _normalised(norm: nn.Module, last: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """What a norm's weight multiplies: its outputs are linear in the weight, so one weight's less another's give it."""
     one, zero = copy.deepcopy(norm).eval(), copy.deepcopy(norm).eval()
     for parameter in (*one.parameters(), *zero.parameters()):
@@ -131,5 +160,5 @@ def _normalised(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     one.get_parameter("weight").fill_(1.0)
     # Not by calling them, so that no hook runs.
     if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):  # whose outputs are zero where the weight is
-        return lambda inputs: type(one).forward(one, inputs)
-    return lambda inputs: type(one).forward(one, inputs) - type(zero).forward(zero, inputs)
+        return lambda inputs: last(type(one).forward(one, inputs))
+    return lambda inputs: last(type(one).forward(one, inputs) - type(zero).forward(zero, inputs))

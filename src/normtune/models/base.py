@@ -10,14 +10,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from normtune.data.encode import Encoded, encode
+from normtune.data.images import Reader
 from normtune.data.task import Split
 from normtune.errors import DataError, ModelError, refusing
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
@@ -25,11 +21,22 @@ from normtune.models.identity import (
     canonical_name,
     checkpoint_identity,
     config_identity,
+    processor_identity,
     tensors_identity,
     tokenizer_identity,
 )
 from normtune.models.layout import Layout, layout, statistics
-from normtune.models.sources import at_revision, bounded, locate, quiet, read_config, read_tokenizer, weight_files
+from normtune.models.sources import (
+    at_revision,
+    bounded,
+    classifier_of,
+    locate,
+    quiet,
+    read_config,
+    read_processor,
+    read_tokenizer,
+    weight_files,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +46,7 @@ class Base:
     """A base model, ready to be trained or to carry a delta.
 
     Attributes:
-        model: The sequence classifier; what is trained or applied changes it in place.
+        model: The classifier; what is trained or applied changes it in place.
         tokenizer: Its tokenizer, or None where the folder holds none.
         name: What the user called it: a hub id, a folder or a packaged name.
         revision: The hub's commit or the package's version, where there is one.
@@ -47,6 +54,7 @@ class Base:
         layout: Every parameter and its component, head included.
         roots: Paths of the head's modules.
         head_seed: The seed that the head was drawn from, or None where the head was kept.
+        reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
     """
 
     model: PreTrainedModel
@@ -57,6 +65,7 @@ class Base:
     layout: Layout
     roots: tuple[str, ...]
     head_seed: int | None
+    reader: Reader | None = None
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -98,11 +107,31 @@ class Base:
             )
         return self.tokenizer
 
+    @property
+    def reads(self) -> str:
+        """The kind of input that it takes: ``text``, or ``picture``."""
+        return "picture" if self.model.main_input_name == "pixel_values" else "text"
+
+    def need_reader(self) -> Reader:
+        """What reads pictures.
+
+        Raises:
+            ModelError: If there is nothing.
+        """
+        if self.reader is None:
+            raise ModelError(
+                f"The model {self.name!r} has no image processor that can be read here: add preprocessor_config.json to"
+                " its folder; for most of them Pillow must be installed too (pip install 'normtune[images]')."
+            )
+        return self.reader
+
     @cached_property
     def computes(self) -> tuple[str, str]:
-        """Hashes of what the configuration computes and of how the tokenizer, if there is one, reads texts."""
-        tokenizer = "" if self.tokenizer is None else tokenizer_identity(self.tokenizer)
-        return config_identity(self.model.config), tokenizer
+        """Hashes of what the configuration computes and of how the tokenizer, or the image processor, if any, reads."""
+        config = config_identity(self.model.config)
+        if self.reader is not None:
+            return config, processor_identity(self.reader.processor)
+        return config, "" if self.tokenizer is None else tokenizer_identity(self.tokenizer)
 
     def meta_head(self, outputs: int) -> Mapping[str, Tensor]:
         """The parameters that a head of so many outputs has on this model, on the meta device."""
@@ -126,6 +155,8 @@ class Base:
     def limit(self, asked: int, taken: int = 0) -> int:
         """The most tokens of a text: the smallest of what is asked, what the tokenizer takes and what the model takes.
 
+        Of pictures it is what is asked.
+
         Args:
             asked: The most that are wanted.
             taken: Positions of the model that are not the text's.
@@ -133,6 +164,8 @@ class Base:
         Raises:
             ModelError: If there is no tokenizer, or less is left than a pair of texts and their special tokens need.
         """
+        if self.reads == "picture":
+            return asked
         left = asked if self.positions is None else self.positions - taken
         if taken and left < 5:
             raise ModelError(
@@ -147,12 +180,22 @@ class Base:
         return {number: token for token, number in self.need_tokenizer().get_vocab().items() if number >= rows}
 
     def encode(self, split: Split, max_length: int) -> Encoded:
-        """Encode examples for this model, cut to the `limit` that `max_length` comes to.
+        """Encode examples for this model, texts cut to the `limit` that `max_length` comes to.
 
         Raises:
-            ModelError: If there is no tokenizer.
-            DataError: If there are no examples, or one cannot be encoded, such as for a token without an embedding.
+            ModelError: If there is no tokenizer, or no image processor.
+            DataError: If there are no examples, the model takes others, or one cannot be encoded, such as for a token
+                without an embedding.
         """
+        if (split.kind == "picture") != (self.reads == "picture"):
+            raise DataError(
+                f"The model {self.name!r} reads {self.reads}s, not {split.kind}s; name another with --model."
+            )
+        if split.kind == "picture":
+            encoded = encode(split, self.need_reader(), max_length)
+            with refusing(DataError, f"{self.name!r} does not take what its own image processor makes of a picture"):
+                self._try(encoded)
+            return encoded
         encoded = encode(split, self.need_tokenizer(), self.limit(max_length))
         for place, numbers in enumerate(encoded.fields.get("input_ids", ()) if self._strange else ()):
             for number in numbers.tolist():
@@ -163,6 +206,13 @@ class Base:
                         " and save it, or take the token out of the tokenizer."
                     )
         return encoded
+
+    @torch.no_grad()
+    def _try(self, encoded: Encoded) -> None:
+        """Compute one example, in evaluation mode."""
+        training = self.model.training
+        self.model.eval()(**encoded.batch([0], self.device))
+        self.model.train(training)
 
 
 def load_base(
@@ -188,7 +238,7 @@ def load_base(
         The base model, in evaluation mode, on the CPU.
 
     Raises:
-        ModelError: If there is no such model, it cannot be read, it is no transformer that classifies, or its
+        ModelError: If there is no such model, it cannot be read, it is none that classifies texts or pictures, or its
             checkpoint does not hold the encoder.
     """
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
@@ -206,9 +256,11 @@ def load_base(
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
     places = layout(model, head_names)
+    texts = model.main_input_name != "pixel_values"
     base = Base(
         model=model,
-        tokenizer=read_tokenizer(path, revision, model),
+        tokenizer=read_tokenizer(path, revision, model) if texts else None,
+        reader=None if texts else read_processor(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
         identity=checkpoint_identity(files, model.base_model_prefix, _stored_names(model, places)),
@@ -221,12 +273,17 @@ def load_base(
     return base
 
 
-def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Base:
-    """Make a base of a sequence classifier that the caller loaded; its head stays as it is.
+def wrap(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: BaseImageProcessor | None = None,
+) -> Base:
+    """Make a base of a classifier that the caller loaded; its head stays as it is.
 
     Args:
         model: The model. Its identity is taken from its values as they are now, so wrap it before training it.
         tokenizer: Its tokenizer, needed only to read texts.
+        processor: Its image processor, needed only to read pictures.
 
     Returns:
         The base model around `model` itself, not a copy.
@@ -236,7 +293,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = Non
     """
     if model.base_model is model:
         raise ModelError(
-            f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification, or with load_base."
+            f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (of pictures"
+            " AutoModelForImageClassification), or with load_base."
         )
     head_names = _outside(model)
     places = layout(model, head_names)
@@ -244,6 +302,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = Non
     return Base(
         model=model,
         tokenizer=tokenizer,
+        reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3)),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
         identity=tensors_identity({own: stored[name] for own, name in _stored_names(model, places).items()}),
@@ -262,10 +321,10 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
         revision: Commit, tag or branch on the hub.
 
     Returns:
-        The layout of its sequence classifier.
+        The layout of its classifier.
 
     Raises:
-        ModelError: If there is no such configuration, or it describes no transformer that classifies.
+        ModelError: If there is no such configuration, or it describes no model that classifies.
     """
     name, revision = at_revision(name, revision)
     path, _ = locate(name)
@@ -273,7 +332,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     unusable = f"The configuration of {name!r} cannot be used"
     with refusing(ModelError, unusable), torch.device("meta"), quiet(), bounded():
         config.num_labels = labels
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model = classifier_of(config).from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
 
 
@@ -304,7 +363,7 @@ def _load_weights(
     ):
         if not keep_head:
             config.num_labels = spec.outputs
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = classifier_of(config).from_pretrained(
             path,
             config=config,
             revision=revision or "main",

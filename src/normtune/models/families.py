@@ -26,6 +26,7 @@ _BART = _norms(
     ("encoder.self_attn_layer_norm", "decoder.self_attn_layer_norm"),
     ("encoder.final_layer_norm", "decoder.final_layer_norm"),
 )
+_VIT = _norms(("layernorm_before",), ("layernorm_after",))
 _T5 = _norms(
     ("encoder.layer.0.layer_norm", "decoder.layer.0.layer_norm"),
     ("encoder.layer.1.layer_norm", "decoder.layer.2.layer_norm"),
@@ -46,6 +47,9 @@ FAMILIES: dict[str, Norms] = {
     "gpt2": _norms(("ln_1",), ("ln_2",)),
     "opt": _norms(("self_attn_layer_norm",), ("final_layer_norm",)),
     "modernbert": _norms(("attn_norm",), ("mlp_norm",)),
+    **dict.fromkeys(("vit", "vit_msn", "beit", "data2vec-vision", "swin", "swinv2"), _VIT),
+    "dinov2": _norms(("norm1",), ("norm2",)),
+    **dict.fromkeys(("convnext", "convnextv2"), _norms((), ("layernorm",))),
 }
 
 
@@ -105,7 +109,7 @@ def attention_norms(layout: Layout) -> tuple[str, ...]:
     """The norms of the attention in the layers of `layout`.
 
     Raises:
-        SelectionError: If the family is not listed, naming the norms that its layers have.
+        SelectionError: If the family is not listed, naming the norms that its layers have, or has no attention.
     """
     if layout.model_type not in FAMILIES:
         own = [component.name for component in layout.components if component.norm and component.layers]
@@ -113,7 +117,9 @@ def attention_norms(layout: Layout) -> tuple[str, ...]:
             f"normtune does not know which norm follows the attention in a {layout.model_type!r} model;"
             f" its layers have: {', '.join(own) or 'none'}. Name one as the method instead."
         )
-    return norms_of(layout).attention
+    if not (norms := norms_of(layout).attention):
+        raise SelectionError(f"The layers of this {layout.model_type!r} model have no attention.")
+    return norms
 
 
 def block_ends(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -138,11 +144,10 @@ def block_ends(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return attention, feed_forward
 
 
-def _last_norms(layout: Layout) -> dict[str, str]:
-    """By layer's path the last norm among its modules."""
+def _last_norms(layout: Layout) -> dict[tuple[str, int], str]:
+    """By stack and layer the last norm among its modules."""
     found = {}
     for place in layout.body:
-        layer = re.match(r"(.*?\.\d+)\.", place.parameter)
-        if place.norm and layer:
-            found[layer[1]] = place.component
+        if place.norm and place.layer is not None:
+            found[re.split(r"\.\d+\.", place.parameter)[0], place.layer] = place.component
     return found

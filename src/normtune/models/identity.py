@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from normtune.config import fingerprint
 from normtune.errors import ModelError, refusing
@@ -105,3 +106,9 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
         split = [tokenizer(*each, verbose=False) for each in texts]
     seen = [each[name] for each in split for name in sorted({*each} & {"input_ids", "token_type_ids"})]
     return fingerprint({"vocabulary": tokenizer.get_vocab(), "seen": seen})
+
+
+def processor_identity(processor: BaseImageProcessor) -> str:
+    """Hash of what an image processor does to a picture, as its file says it."""
+    own = {name: value for name, value in processor.to_dict().items() if not name.startswith("_")}
+    return fingerprint(json.loads(json.dumps(own, default=str)))

@@ -4,12 +4,16 @@ Names are matched whole: a component's name is the path of the module that owns 
 prefix that the checkpoint puts before every name and without the layer's own path and number. So
 ``bert.encoder.layer.3.attention.output.LayerNorm.bias`` is the sub-component ``bias`` of
 ``attention.output.LayerNorm`` in layer 3, and nothing that asks for ``output.LayerNorm`` can catch it.
+
+Image models have layers within stages. These are counted through: the first layer of the second stage follows the last
+one of the first.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -146,7 +150,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     """The layout of `model`, whose parameters named in `head` are its head.
 
     Args:
-        model: A sequence classifier; its weights are not read, so it may lie on the meta device.
+        model: A classifier; its weights are not read, so it may lie on the meta device.
         head: Names of the head's parameters.
 
     Returns:
@@ -158,17 +162,22 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     prefix = f"{model.base_model_prefix}."
     paths = {name: _Path(name.removeprefix(prefix)) for name in body}
     single = _single_lists(paths.values())
-    stacks = {path.stack for path in paths.values() if path.layer is not None}
+    stacks = {path.stack for path in paths.values() if path.spot}
+    layers = _numbers(paths.values())
+    inside = {path.component(stacks, single) for path in paths.values() if path.spot}
     places = []
     for name, shape in shapes.items():
         module, _, leaf = name.rpartition(".")
         path = paths.get(name)
+        component = path.component(stacks, single) if path else _own_component(name.removeprefix(prefix))
+        if component in inside and path and not path.spot:  # called as one in the layers, as ConvNeXt's last norm is
+            component = prefix + component
         places.append(
             Place(
                 parameter=name,
-                component=path.component(stacks, single) if path else _own_component(name.removeprefix(prefix)),
+                component=component,
                 sub="bias" if leaf == "bias" or leaf.endswith("_bias") else "weight",
-                layer=path.layer if path else None,
+                layer=layers[path.stack].get(path.spot) if path else None,
                 shape=shape,
                 head=name in head_names,
                 norm=is_norm(model.get_submodule(module)),
@@ -237,15 +246,27 @@ def _own_component(path: str) -> str:
     return module if leaf in {"weight", "bias"} and module else path
 
 
+#: What a list of stages is called, and the list of layers in each.
+_STAGES = {"stages": "layers", "layers": "blocks"}
+
+
 class _Path:
-    """A parameter's path without the base's prefix, taken apart at the first number: stack, layer and the rest."""
+    """A parameter's path without the base's prefix, taken apart at the first number.
+
+    Attributes:
+        stack: The list of layers, or of stages.
+        spot: Where it is in there: nowhere, a layer's number, or those of a stage and of a layer in it.
+        rest: The names inside the layer.
+    """
 
     def __init__(self, path: str) -> None:
         parts = path.split(".")
         at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        self.layer = None if at is None else int(parts[at])
-        self.stack = "" if at is None else ".".join(parts[:at])
-        self.rest = parts if at is None else parts[at + 1 :]
+        self.stack, self.spot, self.rest = "", tuple[int, ...](), parts
+        if at is not None:
+            self.stack, self.spot, self.rest = ".".join(parts[:at]), (int(parts[at]),), parts[at + 1 :]
+            if len(self.rest) > 1 and self.rest[0] == _STAGES.get(parts[at - 1]) and self.rest[1].isdigit():
+                self.spot, self.rest = (*self.spot, int(self.rest[1])), self.rest[2:]
 
     def lists(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], int]]:
         """The lists inside the layer that this path goes through, with the position in each."""
@@ -259,11 +280,24 @@ class _Path:
         }
         rest = ".".join(part for i, part in enumerate(self.rest) if i not in dropped)
         name = _own_component(rest)
-        if self.layer is None or len(stacks) < 2:
+        if not self.spot or len(stacks) < 2:
             return name
         first = self.stack.split(".")[0]
         clash = sum(stack.split(".")[0] == first for stack in stacks) > 1
         return f"{self.stack if clash else first}.{name}"
+
+
+def _numbers(paths: Iterable[_Path]) -> dict[str, dict[tuple[int, ...], int]]:
+    """By stack, the number of the layer at each spot; what a stage has beside its layers goes with its first."""
+    spots: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for path in paths:
+        spots[path.stack].add(path.spot)
+    numbers: dict[str, dict[tuple[int, ...], int]] = defaultdict(dict)
+    for stack, own in spots.items():
+        staged = sorted(spot for spot in own if len(spot) > 1)
+        for spot in filter(None, own):
+            numbers[stack][spot] = min(bisect_left(staged, spot), len(staged) - 1) if staged else spot[0]
+    return numbers
 
 
 def _single_lists(paths: Iterable[_Path]) -> set[tuple[str, tuple[str, ...]]]:

@@ -18,8 +18,12 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -29,6 +33,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from normtune.data.images import Reader
 from normtune.errors import ModelError, refusing
 
 #: Models that an installed package carries: short name -> (package, module, folder inside it).
@@ -101,12 +106,17 @@ def read_config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     with refusing(ModelError, f"The folder {name!r} cannot be read" if here else absent):
         _check_sizes(PreTrainedConfig.get_config_dict(path, revision=revision)[0])
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if classifier_of(config) is None:
         kind = config.model_type
-        raise ModelError(
-            f"{name!r} is a {kind!r} model, which has no sequence classifier; normtune trains those of texts."
-        )
+        raise ModelError(f"{name!r} is a {kind!r} model, of which transformers has no classifier of texts or pictures.")
     return config
+
+
+def classifier_of(config: PreTrainedConfig) -> Any:
+    """What makes classifiers of this configuration in transformers, of texts or of pictures; None without one."""
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return AutoModelForSequenceClassification
+    return AutoModelForImageClassification if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING else None
 
 
 #: What a folder without a configuration may hold instead.
@@ -187,6 +197,27 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
+
+
+def read_processor(path: str, revision: str | None, model: PreTrainedModel) -> Reader | None:
+    """What reads pictures for the model, with its image processor, or None where there is none.
+
+    Raises:
+        ModelError: If its file is there but cannot be read.
+    """
+    # One back end, so that pixels are the same whether or not torchvision is installed.
+    options = {"revision": revision or "main", "trust_remote_code": False, "backend": "pil"}
+    try:
+        with quiet(), refusing(ModelError, f"{path}/{_PROCESSOR} cannot be read"):
+            processor = AutoImageProcessor.from_pretrained(path, **options)
+    except ModelError:
+        if (Path(path) / _PROCESSOR).is_file():
+            raise
+        return None
+    return Reader(processor, getattr(model.config, "num_channels", 3))
+
+
+_PROCESSOR = "preprocessor_config.json"
 
 
 def weight_files(path: str, revision: str | None) -> list[Path]:

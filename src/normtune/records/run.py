@@ -161,7 +161,7 @@ def identity(
         data: Content hashes of the examples, by split.
         machine: What it runs on; its device and the number of threads count.
         **more: What is not as it mostly is: ``precision`` (mixed), ``processes``, ``plain`` (no faster ways), ``loss``
-            (a task's center, scale and class weights).
+            (a task's center, scale and class weights), ``processor`` (how pictures are read).
 
     Returns:
         The identity. It is the same whichever of the faster ways compute the run.

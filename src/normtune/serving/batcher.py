@@ -169,7 +169,7 @@ class Batcher:
         if len(rows) > most:
             raise TooLongError(f"A request may have {most:,} rows; this one has {len(rows):,}.")
         for number, (_, text) in enumerate(rows):
-            longest = len(text) if isinstance(text, str) else max(map(len, text))
+            longest = max(map(len, text)) if isinstance(text, tuple) else len(str(text))
             if longest > self.settings.max_text:
                 raise TooLongError(
                     f"A text may have {self.settings.max_text:,} characters; row {number} has one of {longest:,}."

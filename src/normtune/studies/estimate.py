@@ -90,8 +90,10 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
 
 
 def _length(engine: Engine, data: TaskData) -> float:
-    """Mean characters of a training example, as far as they are read."""
+    """Mean characters of a training example, as far as they are read; of a picture 1."""
     limit, split = _TOKEN * engine.setup.protocol.max_length, data.labelled("train")
+    if split.kind != "text":
+        return 1.0
     pairs = split.pairs or ("",) * len(split)
     some = range(0, len(split), max(1, len(split) // _SAMPLE))
     return sum(min(len(split.texts[i]) + len(pairs[i]), limit) for i in some) / len(some)

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from normtune.config import Strict
 from normtune.data.files import load_files
+from normtune.data.images import COLUMN
 from normtune.data.reading import Reading
-from normtune.data.task import TaskData
+from normtune.data.task import PICTURE, TaskData
 from normtune.errors import ConfigError, DataError, known, refusing
 
 #: Bytes of a task's name, which becomes that of a folder.
@@ -28,7 +29,7 @@ class OwnFiles(Strict):
 
     Attributes:
         name: The task's name; by default that of the file.
-        train: File of training examples.
+        train: File of training examples, or folder of pictures.
         dev: File of dev examples; without it a seeded, stratified slice of `train` is split off.
         text: Column of the texts.
         pair: Column of their pairs.
@@ -73,7 +74,8 @@ class OwnFiles(Strict):
             The task, which remembers its columns, and what its author should know of the files.
         """
         found = load_files(**self.model_dump(exclude={"read"}), reading=Reading.of(self.read))
-        columns = (self.text, *([self.pair] if self.pair else []), self.label)
+        text = COLUMN if found.task.inputs == PICTURE else self.text
+        columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded
-from normtune.data.task import Split, Task, TaskData
+from normtune.data.task import PICTURE, Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
 from normtune.fast.prefix import Kept
@@ -152,6 +152,8 @@ class Session:
             unusual["processes"] = accelerator.num_processes
         if self._plain:
             unusual["plain"] = True
+        if self.base.reads == "picture":
+            unusual["processor"] = self.base.computes[1]
         if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
             unusual["loss"] = [task.center, task.scale, task.weights]
         if task.columns:  # of the user's own files, whose delta answers with these names
@@ -266,6 +268,7 @@ class Session:
             task=task.name,
             max_length=self._limit(run),
             pair=task.pair,
+            picture=task.inputs == PICTURE,
             center=task.center,
             scale=task.scale,
             columns=task.columns,
@@ -288,7 +291,7 @@ class Session:
         return record, delta
 
     def _encode(self, run: Run, split: Split) -> Encoded:
-        """A split as token numbers, kept for the runs that follow on the same data."""
+        """A split as the model reads it, kept for the runs that follow on the same data."""
         key = (split.identity(), self._limit(run))
         if key not in self._encoded:
             if len(self._encoded) >= _KEPT:

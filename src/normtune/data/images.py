@@ -1,0 +1,198 @@
+"""Pictures: where they lie, and the pixels that a model reads of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normtune.data.content import library_errors, read_bytes
+from normtune.data.table import Rows
+from normtune.errors import DataError, refusing
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+    from transformers import BaseImageProcessor
+
+#: The column of a table whose cells are paths of pictures.
+COLUMN = "image"
+#: Endings of files that are taken for pictures.
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: Kinds of pixels that Pillow would cut down to 8 bits without a word.
+_DEEP = re.compile(r"I(;.*)?|F")
+_IDX = re.compile(r"(.*)idx[34]-ubyte(\..*)?")
+
+
+class Picture:
+    """A picture, read when it is needed; two are equal where their content is.
+
+    Args:
+        source: Its path, or what messages and answers call it.
+        pixels: Its pixels, uint8, of shape (height, width) or (height, width, 3); without them `source` is read.
+    """
+
+    def __init__(self, source: str | Path, pixels: np.ndarray | None = None) -> None:
+        self.source, self._pixels = str(source), pixels
+
+    def __str__(self) -> str:
+        return self.source
+
+    def __repr__(self) -> str:
+        return f"Picture({self.source!r})"
+
+    @cached_property
+    def _digest(self) -> bytes:
+        own = self._pixels
+        content = read_bytes(Path(self.source)) if own is None else repr(own.shape).encode() + own.tobytes()
+        return hashlib.sha256(content).digest()
+
+    def __bytes__(self) -> bytes:
+        """A hash of its content, which stands for it in the identity of a split."""
+        return self._digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def open(self, mode: str) -> Image.Image:
+        """The picture upright, as ``L`` (grey) or ``RGB``; of an animation the first frame.
+
+        Raises:
+            DataError: If it is no picture, or has more than 8 bits a channel.
+        """
+        with library_errors(self.source, "picture", "pillow"):
+            from PIL import Image, ImageOps
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(self.source) if self._pixels is None else Image.fromarray(self._pixels)
+            with image:
+                if _DEEP.fullmatch(image.mode):
+                    raise DataError(f"{self.source} has more than 8 bits a pixel; save it as a picture of 8 bits.")
+                return ImageOps.exif_transpose(image).convert(mode)
+
+
+class Reader:
+    """What a model brings for pictures: its image processor, and how many channels it takes.
+
+    Args:
+        processor: The image processor.
+        channels: 1 for grey pictures, 3 for coloured ones.
+    """
+
+    def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
+        self.processor, self._mode = processor, "L" if channels == 1 else "RGB"
+
+    def __call__(self, picture: Picture) -> Tensor:
+        """The pixels that the model reads, of shape (channels, height, width).
+
+        Raises:
+            DataError: If it is no picture, or the image processor does not take it.
+        """
+        array = np.asarray(picture.open(self._mode))
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        with refusing(DataError, f"The model's image processor does not take {picture}"):
+            made: Any = self.processor(array, return_tensors="pt", input_data_format="channels_first")
+            pixels: Tensor = made["pixel_values"][0]
+        return pixels
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is a folder, a picture or an IDX file, rather than a table."""
+    return path.is_dir() or path.suffix.lower() in ENDINGS or _IDX.fullmatch(path.name) is not None
+
+
+def read_pictures(path: Path, *, labelled: bool) -> Rows:
+    """The pictures at a path, as a table with the column ``image`` and, where they are labelled, ``label``.
+
+    Args:
+        path: A folder, with a folder for each class in it if the pictures are labelled; a single picture; or an IDX
+            file as of MNIST, whose labels are in the file beside it (``train-labels-idx1-ubyte``).
+        labelled: Whether labels are wanted.
+
+    Returns:
+        The rows, in the order of names and, of IDX, of the file.
+
+    Raises:
+        DataError: If there are none, or no labels where they are wanted.
+    """
+    notes, columns = tuple[str, ...](), dict[str, list[object]]()
+    if _IDX.fullmatch(path.name):
+        grid = _read_idx(path, (3, 4))
+        columns[COLUMN] = [Picture(f"{path.name}#{number}", pixels) for number, pixels in enumerate(grid, 1)]
+        if labelled:
+            columns["label"] = [*map(str, _labels_beside(path, len(grid)))]
+    elif not path.is_dir():
+        columns[COLUMN] = [Picture(path)]
+    else:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        found = [file for file in files if file.suffix.lower() in ENDINGS]
+        if others := [file for file in files if file.suffix.lower() not in ENDINGS]:
+            notes = (f"{path}: {len(others):,} files are no pictures by their endings, such as {others[0].name}.",)
+        columns[COLUMN] = [*map(Picture, found)]
+        if labelled:
+            if bare := [file for file in found if file.parent == path]:
+                raise DataError(f"{bare[0]} is in no class: put the pictures of each class into a folder of its own.")
+            columns["label"] = [file.relative_to(path).parts[0] for file in found]
+    rows = Rows(str(path), columns, range(1, len(columns[COLUMN]) + 1), "picture", notes)
+    if not len(rows):
+        raise DataError(f"There are no pictures in {path} (files that end in {', '.join(ENDINGS)}).")
+    return rows
+
+
+def pictures_of(rows: Rows) -> tuple[Picture, ...]:
+    """The pictures in the column ``image`` of a table, whose paths are relative to the table's folder.
+
+    Raises:
+        DataError: If there is no such column, or no such file.
+    """
+    found = tuple(cell for cell in rows.columns.get(COLUMN, ()) if isinstance(cell, Picture))
+    if found:
+        return found
+    folder, cells = Path(rows.source).parent, [cell.strip() for cell in rows.column(COLUMN)]
+    for index, cell in enumerate(cells):
+        if not (folder / cell).is_file():
+            raise DataError(f"{rows.place(index)}: there is no picture {cell!r} in {folder}.")
+    return tuple(Picture(folder / cell) for cell in cells)
+
+
+def _labels_beside(images: Path, count: int) -> np.ndarray:
+    """The labels of an IDX file of pictures.
+
+    Raises:
+        DataError: If there is no file of them, or it has another number.
+    """
+    wanted = re.sub("idx[34]", "idx1", images.name.replace("images", "labels"))
+    # One of them may be compressed and the other not.
+    names = (wanted, wanted.removesuffix(".gz"), f"{wanted}.gz")
+    file = next((images.with_name(name) for name in names if images.with_name(name).is_file()), None)
+    if file is None or wanted == images.name:
+        raise DataError(f"The labels of {images} are looked for beside it, in {wanted}; there is no such file.")
+    labels = _read_idx(file, (1,))
+    if len(labels) != count:
+        raise DataError(f"{file} has {len(labels):,} labels for {count:,} pictures.")
+    return labels
+
+
+def _read_idx(path: Path, dimensions: Sequence[int]) -> np.ndarray:
+    """The numbers in an IDX file: two zeros, 8 for bytes, the dimensions, their sizes in 32 bits each, and the bytes.
+
+    Raises:
+        DataError: If it is none, or has other dimensions.
+    """
+    raw = read_bytes(path)
+    count = raw[3] if len(raw) > 3 else 0
+    sizes = np.frombuffer(raw[4 : 4 + 4 * count].ljust(4 * count, b"\0"), ">u4").tolist()
+    if raw[:3] != b"\0\0\x08" or count not in dimensions or len(raw) != 4 + 4 * count + math.prod(sizes):
+        raise DataError(f"{path} is no IDX file of bytes, or it is truncated.")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * count).reshape(sizes)
