@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from normtune.records.results import Store
 from tests.soak.kinds import KINDS
@@ -165,3 +166,11 @@ def test_records_are_whole_and_named_after_their_run() -> None:
     records = list(store)
     assert records
     assert all(store.path(record.id).is_file() and record.status == "done" for record in records)
+
+
+def test_masks_and_fisher_information_of_the_study_carry_hashes() -> None:
+    files = sorted((ROOT / "results").rglob("*.safetensors"))
+    assert len(files) == 92
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            assert any('"hash":' in text for text in stored.metadata().values()), file
