@@ -185,7 +185,7 @@ def test_a_table_is_read_as_it_is_said_and_what_is_left_out_is_counted(
     status, text, error = cli("predict", out, "--file", tmp_path / "t.csv", "--read", "delimiter=~,encoding=cp850")
     assert (status, "line 10: a text is empty; --read skip-bad-rows leaves such rows out." in error) == (1, True)
     status, text, error = cli("predict", out, *file)
-    assert (status, "1 bad rows are left out: lines 10." in error) == (0, True)
+    assert (status, "1 bad row is left out: line 10." in error) == (0, True)
     assert [row["text"] for row in csv.DictReader(text.splitlines())] == [*(f"the cât {i}" for i in range(8)), " a dog"]
     status, _, error = cli("train", "--train", tmp_path / "m.yaml", *how, *read)
     assert (status, "Unknown decimal sign 'x'" in error) == (1, True)

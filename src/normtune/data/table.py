@@ -83,7 +83,9 @@ class Rows:
             return ()
         if not len(self):
             raise DataError(f"{self.source} has no rows that can be used; all {len(self.bad)} are bad.")
-        return (f"{self.source}: {len(self.bad)} bad rows are left out: {self.unit}s {places(self.bad)}.",)
+        many = len(self.bad) > 1
+        how_many = f"{len(self.bad)} bad rows are" if many else "1 bad row is"
+        return (f"{self.source}: {how_many} left out: {self.unit}{'s' * many} {places(self.bad)}.",)
 
 
 def places(lines: Sequence[int]) -> str:
