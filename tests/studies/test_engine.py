@@ -150,6 +150,20 @@ def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> N
     assert not wanted
 
 
+def test_masks_by_importances_that_read_texts_are_made_once(tiny_folder: Path, tmp_path: Path) -> None:
+    common = {"parts": ("figure5",), "tasks": ("rte",), "fractions": (0.1,), "seeds": (0,)}
+    study = config(tiny_folder, **common, masks=("wanda", "magnitude", "obd"))
+    study = study.model_copy(update={"protocol": study.protocol.model_copy(update={"rates": 1})})
+    results = Study.open(study, Place(results=tmp_path)).run()
+    assert {result.state for result in results.values()} == {"done"}
+    names = {record.config.method for record in Store(tmp_path / "runs")}
+    assert names == {"wanda-individual@0.1", "magnitude@0.1", "obd-individual@0.1"}
+    assert len(Study.open(study, Place(results=tmp_path)).known) == len(results)
+    fewer = study.model_copy(update={"examples": 6})
+    missing = [job.about for job in Study.open(fewer, Place(results=tmp_path)).missing if isinstance(job, MaskJob)]
+    assert sorted(missing) == ["obd-individual@0.1", "wanda-individual@0.1"]
+
+
 def test_a_leave_one_out_mask_never_reads_its_target(tiny_folder: Path, tmp_path: Path) -> None:
     study = config(
         tiny_folder, parts=("figure5",), tasks=("rte",), fractions=(0.1,), masks=("leave-one-out",), seeds=(0,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.errors import UnknownNameError
+from normtune.errors import ConfigError, UnknownNameError
 from normtune.studies.config import METHODS
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob
 from normtune.studies.plan import plan
@@ -47,6 +47,23 @@ def test_every_method_gets_as_many_rates_and_one_rate_needs_no_waiting(session: 
     jobs = trained(plan(single, session))
     assert len(jobs) == 5 * 2
     assert all(job.rate is not None and not job.needs for job in jobs)
+
+
+def test_a_mask_by_any_importance_needs_what_that_needs(session: Session, tiny_folder: Path) -> None:
+    kinds = ("wanda", "obs-global", "obd", "magnitude")
+    jobs = plan(config(tiny_folder, parts=("figure5",), fractions=(0.1,), tasks=("rte",), masks=kinds), session)
+    fishers = {job.key: job for job in jobs if isinstance(job, FisherJob)}
+    made = {job.about: job for job in jobs if isinstance(job, MaskJob)}
+    assert [job.config.estimator.name for job in fishers.values() if job.config] == ["exact"]
+    assert {about: ([*job.tasks], job.task, len(job.needs)) for about, job in made.items()} == {
+        "wanda-individual@0.1": (["rte"], "rte", 0),
+        "obs-global@0.1": (["rte", "sst2"], None, 0),
+        "obd-individual@0.1": (["rte"], "rte", 1),
+        "magnitude@0.1": ([], None, 0),
+    }
+    for kind, said in (("change", "read off runs; use normtune mask"), ("wandah", "Unknown kind of mask 'wandah'")):
+        with pytest.raises(ConfigError, match=said):
+            config(tiny_folder, masks=(kind,))
 
 
 def test_masks_need_their_own_fisher_all_or_all_others_and_only_those(session: Session, tiny_folder: Path) -> None:

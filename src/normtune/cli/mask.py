@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from normtune.importance.masks import Mask
     from normtune.importance.scores import Importance
 
-#: Texts of each task for an importance that needs some, unless --examples says how many: as many as the authors of
-#: Wanda and SparseGPT take.
-TEXTS = 128
-
 #: Parts of the model that are listed.
 _ROWS = 16
 
@@ -104,7 +100,7 @@ def mask(
     if out.exists():
         raise OutputError(f"{out} exists already; choose another place or remove it first.")
     from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
-    from normtune.importance.recipe import MaskRecipe, Sources, make_mask
+    from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, make_mask
     from normtune.importance.scores import IMPORTANCES
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
     from normtune.studies.config import Setup

@@ -75,7 +75,10 @@ def study(
         str | None, typer.Option(help="Fractions of LayerNorm in figures 2 and 5. [default: the paper's eight]")
     ] = None,
     masks: Annotated[
-        str, typer.Option(help="Masks of figure 5: individual, global, leave-one-out, random, least-fisher.")
+        str,
+        typer.Option(
+            help="Masks of figure 5: a scope of Fisher's, or an importance: wanda, obs-global, magnitude, random."
+        ),
     ] = "individual,global,leave-one-out",
     fisher_tasks: Annotated[
         str | None, typer.Option(help="Tasks whose Fisher goes into masks of several. [default: the paper's eight]")
@@ -135,7 +138,7 @@ def study(
     own, count, share = _executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = trackers(track), precision_of(precision)
     from normtune.data.suites import suite_of
-    from normtune.studies.config import FRACTIONS, MASKS, METHODS, STUDIES, StudyConfig
+    from normtune.studies.config import FRACTIONS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
     from normtune.studies.manifest import read_manifest
 
@@ -163,7 +166,7 @@ def study(
         methods=METHODS if method is None else tuple(methods(method)),
         seeds=tuple(seeds(seed, "--seeds")),
         fractions=FRACTIONS if fractions is None else _fractions(fractions),
-        masks=tuple(known("kind of mask", name, MASKS) for name in names(masks)),
+        masks=tuple(names(masks)),
         sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
         protocol=read_protocol(protocol or (_PROTOCOL if first else "own" if files else "paper")),
         prune=None if prune is None else Pruning(margin=prune),

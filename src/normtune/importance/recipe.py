@@ -21,6 +21,10 @@ from normtune.models.base import Base
 
 SCOPES: tuple[str, ...] = get_args(Scope)
 
+#: Texts of each task for an importance that needs some, unless it is said how many: as many as the authors of Wanda and
+#: SparseGPT take.
+TEXTS = 128
+
 
 class MaskRecipe(Strict):
     """What a mask is to be.
@@ -69,17 +73,10 @@ class MaskRecipe(Strict):
     def of(cls, kind: str, **fields: Any) -> Self:
         """The recipe of a kind of mask: ``fisher-leave-one-out``, ``wanda-global``, ``random``, or ``global``.
 
-        A scope alone is Fisher's, and an importance alone the task's own.
-
         Raises:
             UnknownNameError: If there is no such kind.
         """
-        kinds: dict[str, tuple[str, str]] = {
-            **{scope: ("fisher", scope) for scope in SCOPES},
-            **{name: (name, "individual") for name in IMPORTANCES},
-            **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
-        }
-        importance, scope = kinds[known("kind of mask", kind, kinds)]
+        importance, scope = kind_of(kind)
         return cls(importance=importance, scope=scope, **fields)
 
     @property
@@ -120,6 +117,22 @@ class MaskRecipe(Strict):
         if not {*self.tasks} - {target}:
             raise ConfigError("There is no task left to take scores from.")
         return target, tuple(sorted({*self.tasks} - {target}))
+
+
+def kind_of(kind: str) -> tuple[str, str]:
+    """The importance and the scope of a kind of mask.
+
+    A scope alone is Fisher's, and an importance alone the task's own.
+
+    Raises:
+        UnknownNameError: If there is no such kind.
+    """
+    kinds: dict[str, tuple[str, str]] = {
+        **{scope: ("fisher", scope) for scope in SCOPES},
+        **{name: (name, "individual") for name in IMPORTANCES},
+        **{f"{name}-{scope}": (name, scope) for name in IMPORTANCES for scope in SCOPES},
+    }
+    return kinds[known("kind of mask", kind, kinds)]
 
 
 class Sources(TypedDict, total=False):

@@ -1,7 +1,7 @@
 """Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of what gives them.
 
 To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask` and a
-mask's name take it from there; `normtune study` trains the kinds of masks in `normtune.studies.config`.
+mask's name take it from there, and so does `normtune study --masks`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class TaskMasks:
             else:
                 mask = measure(self.base, top, data, train, max_length)
                 if file is not None and keep:
-                    mask.save(file)
+                    mask.save(file, over=True)  # which another process may make at this moment
             self._made[key] = mask.selection
         return self._made[key]
 

@@ -8,16 +8,18 @@ from pydantic import Field, field_validator
 
 from normtune.config import Memory, Protocol, Pruning, Strict
 from normtune.errors import ConfigError
+from normtune.importance.recipe import kind_of
+from normtune.importance.scores import IMPORTANCES
 from normtune.records.run import without_ways
 from normtune.records.saved import Saved
 from normtune.studies.manifest import OwnFiles
 
 Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
-MaskKind = Literal["individual", "global", "leave-one-out", "random", "least-fisher"]
 
 #: What of the paper needs runs; table 3 is read off the server's reply to a submission.
 PARTS: tuple[Part, ...] = get_args(Part)
-MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
+#: The masks of figure 5.
+MASKS = ("individual", "global", "leave-one-out")
 #: By the names of studies what they consist of.
 STUDIES: dict[str, tuple[Part, ...]] = {"methods": ("table2",), "paper": PARTS, **{part: (part,) for part in PARTS}}
 #: Parts that train on whatever task; the others measure Fisher information of a suite's.
@@ -80,7 +82,7 @@ class StudyConfig(Setup, Saved):
             over (`normtune.methods.budget`).
         seeds: Seeds of every run; rates are searched on the first.
         fractions: Fractions of LayerNorm in figures 2 and 5.
-        masks: Kinds of masks in figure 5.
+        masks: Kinds of masks in figure 5 (`normtune.importance.recipe.kind_of`).
         sources: Tasks whose Fisher information goes into global and leave-one-out masks.
         search_masks: Whether masks get a search of their own, rather than the rate that LayerNorm was given.
     """
@@ -92,7 +94,7 @@ class StudyConfig(Setup, Saved):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] = FRACTIONS
-    masks: tuple[MaskKind, ...] = MASKS[:3]
+    masks: tuple[str, ...] = MASKS
     sources: tuple[str, ...] = TASKS
     search_masks: bool = False
     files: tuple[OwnFiles, ...] = ()
@@ -108,7 +110,8 @@ class StudyConfig(Setup, Saved):
         """Check that nothing stands twice, and that the masks asked for have something to be made of.
 
         Raises:
-            ConfigError: If something does, or leave-one-out has only one task.
+            UnknownNameError: If there is no such kind of mask.
+            ConfigError: If something does, a mask is read off runs, or leave-one-out has only one task.
         """
         for name in _EXTENT:
             values = getattr(self, name)
@@ -116,7 +119,11 @@ class StudyConfig(Setup, Saved):
                 raise ConfigError(f"A study takes each of its {name} once; got {', '.join(map(str, values))}.")
         if self.files and {*self.parts} - {*OWN}:
             raise ConfigError(f"Files of your own go with {' and '.join(OWN)} alone; a suite's tasks go with the rest.")
-        if "figure5" in self.parts and "leave-one-out" in self.masks:
+        kinds = [kind_of(kind) for kind in self.masks]
+        for importance, _ in kinds:
+            if IMPORTANCES[importance].needs == "runs":
+                raise ConfigError(f"A study makes no masks by {importance!r}, read off runs; use normtune mask.")
+        if "figure5" in self.parts and any(scope == "leave-one-out" for _, scope in kinds):
             alone = [task for task in self.tasks if not {*self.sources} - {task}]
             if alone:
                 raise ConfigError(f"A leave-one-out mask for {alone[0]} needs Fisher information of another task.")

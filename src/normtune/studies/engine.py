@@ -147,7 +147,7 @@ class Engine:
             found = self.measurement(job).find()
             return None if found is None else _done(job, found.record.id, known=True)
         if isinstance(job, MaskJob):
-            file = mask_file(self._masks, job, needs, self.session.base)
+            file = mask_file(self._masks, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name, known=True) if file.is_file() else None
         run = self.setup_run(job, needs)
         if job.out is not None and output.read_state(job.out) == output.State("finished", run.id):
@@ -184,8 +184,8 @@ class Engine:
         if isinstance(job, FisherJob):
             return self._measure(job, tell)
         if isinstance(job, MaskJob):
-            file = mask_file(self._masks, job, needs, self.session.base)
-            make_mask(file, self._fishers, job, needs, self.session.base)
+            file = mask_file(self._masks, job, needs, self.session.base, self.setup, self.task)
+            make_mask(file, self._fishers, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name)
         run = self.setup_run(job, needs)
         delta, record = place.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from normtune.config import fingerprint
-from normtune.data.task import TaskData
+from normtune.data.task import Split, TaskData
 from normtune.importance.measurement import Measurement, read
-from normtune.importance.recipe import MaskRecipe, Sources
+from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, kind_of
 from normtune.importance.recipe import make_mask as make
+from normtune.importance.scores import IMPORTANCES
 from normtune.methods.expression import select
 from normtune.models.base import Base
-from normtune.records.fisher import FisherConfig
+from normtune.records.fisher import Estimator, FisherConfig
 from normtune.studies.config import Setup
 from normtune.studies.jobs import MaskJob, Results
 from normtune.training.splits import parts_of
@@ -24,17 +26,41 @@ def measurement(
     setup: Setup, base: Base, data: TaskData, folder: Path | None = None, config: FisherConfig | None = None
 ) -> Measurement:
     """What is measured of a task, by default what masks of a study need, and in which folder it is kept."""
-    asked = config or FisherConfig(
-        model=setup.model, task="", entries=CANDIDATES, head_seeds=setup.head_seeds, examples=setup.examples
-    )
+    wanted = config or asked(setup, Estimator())
     facts = {"model": base.name, "revision": base.revision, "dtype": setup.dtype, "task": data.task.name}
-    made = asked.model_copy(update={**facts, "max_length": setup.protocol.max_length})
+    made = wanted.model_copy(update={**facts, "max_length": setup.protocol.max_length})
     return Measurement(base, data, parts_of(data, setup.protocol).train, made, folder)
 
 
-def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
+def asked(setup: Setup, estimator: Estimator) -> FisherConfig:
+    """What a study's masks need to have measured of a task."""
+    return FisherConfig(
+        model=setup.model,
+        task="",
+        entries=CANDIDATES,
+        estimator=estimator,
+        head_seeds=setup.head_seeds,
+        examples=setup.examples,
+    )
+
+
+#: Gives a task's data.
+Data = Callable[[str], TaskData]
+
+
+def _texts(setup: Setup, data: TaskData) -> Split:
+    """The training texts of a task for a mask that needs some."""
+    return parts_of(data, setup.protocol).train.sample(setup.examples or TEXTS, 0)
+
+
+def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base, setup: Setup, data: Data) -> Path:
     """A mask's file, named after all that it is made of."""
+    texts: dict[str, object] = {}
+    if IMPORTANCES[kind_of(job.mask)[0]].needs == "texts":
+        own = [_texts(setup, data(task)).identity() for task in job.tasks]
+        texts = {"texts": own, "max_length": setup.protocol.max_length}
     made_of = {
+        **texts,
         "base": base.identity,
         "mask": job.model_dump(mode="json", exclude={"fishers"}),
         "fisher": [needs[key].id for key in job.fishers],
@@ -44,14 +70,18 @@ def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base) -> Path:
     return folder / f"{label}.safetensors"
 
 
-def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base) -> None:
-    """Make a mask, over what was there, of measurements in the folder `fishers`."""
+def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base, setup: Setup, data: Data) -> None:
+    """Make a mask, over what was there, of measurements in the folder `fishers` or of texts."""
     candidates = select(base.layout, CANDIDATES)
-    measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=True))
+    measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=bool(job.fishers)))
     # What leave-one-out leaves out is not among the measurements, but the recipe names it.
     tasks = tuple(sorted({*job.tasks, *([job.task] if job.task else [])}))
     recipe = MaskRecipe.of(
         job.mask, tasks=tasks, target=job.task, within=CANDIDATES, fraction=job.fraction, seed=job.seed or 0
     )
-    mask = make(base, recipe, Sources(fisher=lambda task: read(fishers, task, measured[task], candidates)))
+    sources = Sources(
+        fisher=lambda task: read(fishers, task, measured[task], candidates),
+        texts=lambda task: base.encode(_texts(setup, data(task)), setup.protocol.max_length),
+    )
+    mask = make(base, recipe, sources)
     mask.save(file, over=True)  # which another study may read or make at this moment

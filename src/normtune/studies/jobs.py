@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from normtune.config import Strict, fingerprint
+from normtune.importance.recipe import kind_of
+from normtune.importance.scores import IMPORTANCES
 from normtune.records.fisher import FisherConfig
-from normtune.studies.config import MaskKind
 from normtune.studies.manifest import OwnFiles
 
 
@@ -52,7 +53,7 @@ class MaskJob(_Named):
     """
 
     kind: Literal["mask"] = "mask"
-    mask: MaskKind
+    mask: str
     fraction: float
     task: str | None = None
     tasks: tuple[str, ...] = ()
@@ -115,10 +116,11 @@ class TrainJob(_Named):
 Job = FisherJob | MaskJob | TrainJob
 
 
-def mask_name(kind: MaskKind, fraction: float) -> str:
+def mask_name(kind: str, fraction: float) -> str:
     """A mask's name as a method, as `MaskInfo.name` has it for a fraction of LayerNorm."""
-    named = {"random": "random", "least-fisher": "least-fisher-individual"}.get(kind, f"fisher-{kind}")
-    return f"{named}@{fraction}"
+    importance, scope = kind_of(kind)
+    of_task = "" if IMPORTANCES[importance].needs == "nothing" else f"-{scope}"
+    return f"{importance}{of_task}@{fraction}"
 
 
 def describe(job: Job) -> str:

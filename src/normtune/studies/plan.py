@@ -7,9 +7,12 @@ from pathlib import Path
 
 from normtune.errors import ConfigError
 from normtune.importance.masks import Mask
+from normtune.importance.recipe import kind_of
+from normtune.importance.scores import IMPORTANCES
 from normtune.methods.budget import sized
-from normtune.studies.config import MaskKind, Setup, StudyConfig
-from normtune.studies.importance import CANDIDATES
+from normtune.records.fisher import Estimator
+from normtune.studies.config import Setup, StudyConfig
+from normtune.studies.importance import CANDIDATES, asked
 from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
 from normtune.training.session import Session
@@ -105,7 +108,7 @@ class _Study:
         for task in self._config.tasks:
             self.searches.add(FisherJob(task=task))
 
-    def masks(self, kinds: Iterable[MaskKind]) -> None:
+    def masks(self, kinds: Iterable[str]) -> None:
         """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm."""
         wanted = list(kinds)
         for task in self._config.tasks:
@@ -127,7 +130,7 @@ class _Study:
         for seed in self._config.seeds[1:] if best.best_of else self._config.seeds:
             self.searches.add(best.model_copy(update={"seed": seed}))
 
-    def _masked(self, task: str, kind: MaskKind, fraction: float) -> None:
+    def _masked(self, task: str, kind: str, fraction: float) -> None:
         seeds, name = self._config.seeds, mask_name(kind, fraction)
         if self._config.search_masks:
             best = self._search(task, CANDIDATES, self._mask(task, kind, fraction, seeds[0]), name)
@@ -138,20 +141,27 @@ class _Study:
             changes = {"method": name, "seed": seed, "mask": self._mask(task, kind, fraction, seed)}
             self.searches.add(best.model_copy(update=changes))
 
-    def _mask(self, task: str, kind: MaskKind, fraction: float, seed: int) -> str:
+    def _mask(self, task: str, kind: str, fraction: float, seed: int) -> str:
         """The mask of a kind for a task; a random one is drawn anew for each seed."""
-        add = self.searches.add
-        if kind == "random":
-            return add(MaskJob(mask=kind, fraction=fraction, seed=seed))
-        if kind == "global":
+        add, (name, scope) = self.searches.add, kind_of(kind)
+        importance = IMPORTANCES[name]
+        if importance.needs == "nothing":
+            return add(MaskJob(mask=kind, fraction=fraction, seed=seed if importance.seeded else None))
+        if scope == "global":
             tasks = sorted(self._config.sources)
-        elif kind == "leave-one-out":
+        elif scope == "leave-one-out":
             tasks = sorted({*self._config.sources} - {task})
         else:
             tasks = [task]
-        fishers = tuple(add(FisherJob(task=own)) for own in tasks)
-        target = None if kind == "global" else task
+        measured = importance.needs == "fisher"
+        fishers = tuple(add(self._fisher(own, importance.estimator)) for own in tasks) if measured else ()
+        target = None if scope == "global" else task
         return add(MaskJob(mask=kind, fraction=fraction, task=target, tasks=tuple(tasks), fishers=fishers))
+
+    def _fisher(self, task: str, estimator: str) -> FisherJob:
+        """The measurement of Fisher information for a mask."""
+        own = Estimator(name=estimator)
+        return FisherJob(task=task, config=None if own == Estimator() else asked(self._config, own))
 
 
 # Tables of trainings
