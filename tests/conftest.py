@@ -31,6 +31,7 @@ from transformers import (
 
 from normtune import files
 from normtune.cli.app import main
+from normtune.methods.method import METHODS
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
 
@@ -97,6 +98,10 @@ PICTURES: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 2},
 }
+
+
+#: The methods that a model of texts can have.
+TEXT_METHODS = {name: method for name, method in METHODS.items() if name != "batchnorm"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

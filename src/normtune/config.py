@@ -24,6 +24,9 @@ Sub = Literal["weight", "bias"]
 #: What the products of frozen linear layers are computed in (`normtune.fast.linear`).
 Products = Literal["float32", "bfloat16"]
 
+#: Whether BatchNorm's running statistics stay as they are in training, or follow the data (`Protocol.statistics`).
+Statistics = Literal["keep", "update"]
+
 #: What is kept for the backward pass: what torch keeps, or little, with more computed again.
 Memory = Literal["plain", "low"]
 
@@ -45,6 +48,8 @@ class Protocol(Strict):
         products: What the products of frozen linear layers are computed in, in training and for the scores that pick
             the best epoch; ``bfloat16`` rounds their inputs and outputs, nothing else. The score of a record is
             computed in float32 always.
+        statistics: In models with BatchNorm: ``keep`` normalises by the running statistics and leaves them alone;
+            ``update`` normalises by each batch and lets them follow, as torch trains, and the delta holds them.
         held_out: Part of the training data, a seeded slice, on which rate and epoch are picked; 0 picks them on dev,
             as the paper does.
         max_train: Largest number of training examples, a seeded sample; None takes all.
@@ -62,6 +67,7 @@ class Protocol(Strict):
     clip: Annotated[float, Field(gt=0)] = 1.0
     dropout: bool = True
     products: Products = "float32"
+    statistics: Statistics = "keep"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_dev: Annotated[int, Field(ge=1)] | None = None

@@ -7,7 +7,7 @@ import pytest
 from normtune.errors import ConfigError, SelectionError
 from normtune.methods.budget import sized
 from normtune.methods.expression import specify
-from normtune.methods.method import METHODS
+from tests.conftest import TEXT_METHODS as METHODS
 from tests.conftest import BaseFactory
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.expression import select, specify
-from normtune.methods.method import METHODS, last_layers, random
+from normtune.methods.method import last_layers, random
 from normtune.methods.selection import nothing, where
+from tests.conftest import TEXT_METHODS as METHODS
 
 
 @pytest.fixture(scope="module")

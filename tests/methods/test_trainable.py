@@ -23,10 +23,10 @@ from normtune.errors import DeltaError, ModelError, SelectionError
 from normtune.evaluation import logits
 from normtune.importance.task_masks import measure
 from normtune.methods.expression import specify
-from normtune.methods.method import METHODS
 from normtune.methods.top import Top
 from normtune.methods.trainable import Hook, Spec, Trainable
 from normtune.models.base import Base, load_base, wrap
+from tests.conftest import TEXT_METHODS as METHODS
 
 TEXTS = Split.of_texts(("the cat sat", "a good film", "one dull old book is not very great"))
 LABELLED = replace(TEXTS, labels=np.array([0, 1, 2]))

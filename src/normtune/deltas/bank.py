@@ -48,7 +48,8 @@ class BankTask:
     @property
     def bytes(self) -> int:
         """Bytes of its values in memory, head included."""
-        own = [self.values.packed] if isinstance(self.values, Row) else list(self.values.values.values())
+        delta = self.values
+        own = [delta.packed] if isinstance(delta, Row) else [*delta.values.values(), *delta.statistics.values()]
         return sum(tensor.nbytes for tensor in (*own, *self.values.head.values()))
 
 
@@ -240,6 +241,8 @@ class Bank:
         Raises:
             ModelError: If they cannot share batches.
         """
+        if delta.statistics:
+            raise ModelError("it has running statistics of its own.")
         row = self._model.row(spec.vectors(delta.values), delta.head)
         if unproven := self._model.unproven(row):
             with self._running:

@@ -2,15 +2,15 @@
 
 It stores values, not differences, so that restoring is exact. One safetensors file holds it: ``values/NAME``, a vector,
 for each parameter with selected entries and for each parameter that was added; of a parameter that was not selected
-whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32), whichever is shorter; and
-``head/NAME``. Its header carries the metadata as JSON.
+whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32), whichever is shorter; ``head/NAME``;
+and ``statistics/NAME`` of running statistics, where training updated them. Its header carries the metadata as JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +26,11 @@ from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.trainable import Spec, Trainable, refuse_sharded
+from normtune.methods.trainable import Spec, Trainable, copy_values, refuse_sharded
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec, HeadSwap, check_head
 from normtune.models.identity import tensors_identity
+from normtune.models.layout import statistics as running
 from normtune.versions import versions
 
 FORMAT = 1
@@ -118,12 +119,14 @@ class Delta:
             empty where parameters were added instead.
         values: The values, float32 vectors: new ones of the selected entries, or those of what was added, by name.
         head: The head's values: float32, by parameter name.
+        statistics: Running statistics of BatchNorm, by buffer name, where training updated them; otherwise empty.
     """
 
     info: DeltaInfo
     indices: Mapping[str, np.ndarray | None]
     values: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def capture(cls, trainable: Trainable, **info: object) -> Delta:
@@ -140,7 +143,8 @@ class Delta:
             ModelError: If the method is not done (see `Trainable.result`).
         """
         spec, values = trainable.result()
-        return cls.of(trainable.base, spec, values, trainable.head_values(), **info)
+        found = cls.of(trainable.base, spec, values, trainable.head_values(), **info)
+        return replace(found, statistics=trainable.statistics_values())
 
     @classmethod
     def of(
@@ -182,7 +186,11 @@ class Delta:
             if (found := self.values[name].numel() if name in self.values else 0) != entries:
                 raise DeltaError(f"The delta is damaged: it has {found} values for {entries} entries of {name}.")
         check_head(self.head, base.meta_head(self.info.head.outputs))
-        for name, values in (*self.values.items(), *self.head.items()):
+        own = {name: base.model.get_buffer(name) for name in running(base.model, counted=True)}
+        for name, values in self.statistics.items():
+            if name not in own or own[name].shape != values.shape:
+                raise DeltaError(f"The delta is damaged: {name} is no running statistic of {base.name!r}.")
+        for name, values in (*self.values.items(), *self.head.items(), *self.statistics.items()):
             if not bool(values.isfinite().all()):
                 raise DeltaError(f"The delta is damaged: a value of {name} is not finite.")
         return spec
@@ -273,6 +281,7 @@ class Delta:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"head/{name}": value.contiguous() for name, value in self.head.items()}
+        tensors |= {f"statistics/{name}": value.contiguous() for name, value in self.statistics.items()}
         for name, value in self.values.items():
             tensors[f"values/{name}"] = value.reshape(-1).contiguous()
             indices = self.indices.get(name)
@@ -295,6 +304,10 @@ class AppliedDelta:
             stack.callback(HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head).undo)
             base.refresh()
             (spec.merge if merge else spec.apply)(base, delta.values, stack)
+            for name, values in delta.statistics.items():
+                buffer = base.model.get_buffer(name)
+                stack.callback(copy_values, buffer, buffer.detach().clone())
+                copy_values(buffer, values)
             self._undo = stack.pop_all()
         setattr(base.model, _MARK, self)
 
@@ -332,6 +345,7 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
     indices: dict[str, np.ndarray | None] = {}
     values: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
+    statistics: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         if part == "values":
@@ -342,6 +356,8 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
             indices[name] = unpack(part, tensor)
         elif part == "head":
             head[name] = tensor
+        elif part == "statistics":
+            statistics[name] = tensor
         else:
             raise DeltaError(f"The delta holds a tensor {key!r} that this version does not know.")
-    return Delta(info, indices, values, head)
+    return Delta(info, indices, values, head, statistics)

@@ -41,12 +41,15 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
         folder: Where to write: absent or empty; written whole or not at all.
 
     Raises:
-        DeltaError: If `base` is another model, or the delta is a regression whose answers have a scale.
+        DeltaError: If `base` is another model or reads pictures, or the delta is a regression whose answers have a
+            scale.
         SelectionError: If PEFT's LN tuning cannot express the selection.
         OutputError: If something is in the folder, or it cannot be written.
     """
     norms = _norms(delta.selection(base), base)
     _check_heads(base, norms)
+    if base.reads == "picture":
+        raise DeltaError("PEFT's LN tuning is exported for models of texts only; merge the delta instead.")
     if is_scaled(delta.info):
         raise DeltaError(
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."

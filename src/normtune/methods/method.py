@@ -73,6 +73,17 @@ def all_layernorm(layout: Layout) -> Selection:
     return _not_empty(where(layout, lambda place: place.norm), "normalisations")
 
 
+def batchnorm(layout: Layout) -> Selection:
+    """The weight and bias of every BatchNorm (Frankle et al., 2021), as section 6 of the paper proposes.
+
+    Their running statistics are no parameters: `normtune.config.Protocol.statistics` says what becomes of them.
+
+    Raises:
+        SelectionError: If the model has no BatchNorm with parameters.
+    """
+    return _not_empty(where(layout, lambda place: place.batch), "BatchNorm")
+
+
 def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection:
     """As many entries as `layernorm` selects, drawn uniformly without replacement over all pre-trained entries.
 
@@ -240,6 +251,7 @@ METHODS: dict[str, Method] = {
         narrow=_NARROW_FULL,
         measured=True,
     ),
+    "batchnorm": Method(batchnorm, "every BatchNorm, in image models", "Frankle et al. 2021"),
     "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
     "child-tuning-f": Method(
         child_tuning_f,

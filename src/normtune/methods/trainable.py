@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from normtune.errors import ModelError, SelectionError
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
+from normtune.models.layout import statistics as running
 from normtune.records.run import Counts
 
 
@@ -177,10 +178,12 @@ class Trainable:
     Args:
         base: The base model; its model is changed in place until `undo`.
         spec: What trains beside the head.
+        statistics: Whether a training updates the running statistics of BatchNorm, which are then part of its result.
 
     Attributes:
         leaves: What an optimizer sees of the spec, by name.
         head: The head's parameters, by name.
+        statistics: The buffers that a training updates, by name.
         hook: What a training loop calls in each step.
 
     Raises:
@@ -188,7 +191,7 @@ class Trainable:
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
 
-    def __init__(self, base: Base, spec: Spec) -> None:
+    def __init__(self, base: Base, spec: Spec, *, statistics: bool = False) -> None:
         if spec.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("What is to train is of another model.")
         refuse_sharded(base.model)
@@ -199,6 +202,8 @@ class Trainable:
             for leaf in self.leaves.values():
                 leaf.requires_grad_()
             self.hook = spec.hook(self.leaves)
+            names = running(base.model, counted=True) if statistics else ()
+            self.statistics = {name: base.model.get_buffer(name) for name in names}
             self._undo = undo.pop_all()
 
     def undo(self) -> None:
@@ -245,13 +250,25 @@ class Trainable:
         """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""
         return {name: value.detach().float().cpu().clone() for name, value in self.head.items()}
 
-    def load(self, values: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> None:
-        """Set what trains to `values` and `head`, as `values` and `head_values` gave them."""
+    def statistics_values(self) -> dict[str, Tensor]:
+        """Copies of the running statistics as they are now, float32, and their counts, on the CPU, by buffer name."""
+        own = {name: value.detach().cpu().clone() for name, value in self.statistics.items()}
+        return {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
+
+    def load(
+        self,
+        values: Mapping[str, Tensor],
+        head: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Set what trains to what `values`, `head_values` and `statistics_values` gave."""
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 leaf.copy_(values[name].reshape(leaf.shape))
             for name, parameter in self.head.items():
                 parameter.copy_(head[name])
+            for name, buffer in self.statistics.items():
+                buffer.copy_((statistics or {})[name])
 
 
 def decays(place: Place) -> bool:
@@ -260,8 +277,8 @@ def decays(place: Place) -> bool:
 
 
 @torch.no_grad()
-def copy_values(parameter: nn.Parameter, values: Tensor) -> None:
-    """Set a parameter, wherever its model is by now."""
+def copy_values(parameter: Tensor, values: Tensor) -> None:
+    """Set a parameter or a buffer, wherever its model is by now."""
     parameter.copy_(values)
 
 

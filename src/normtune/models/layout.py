@@ -39,6 +39,7 @@ class Place:
         shape: Its shape.
         head: Whether it belongs to the head.
         norm: Whether a normalisation module owns it.
+        batch: Whether that is a BatchNorm.
     """
 
     parameter: str
@@ -48,6 +49,7 @@ class Place:
     shape: tuple[int, ...]
     head: bool
     norm: bool
+    batch: bool = False
 
     @property
     def size(self) -> int:
@@ -180,20 +182,22 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
                 layer=layers[path.stack].get(path.spot) if path else None,
                 shape=shape,
                 head=name in head_names,
-                norm=is_norm(model.get_submodule(module)),
+                norm=is_norm(owner := model.get_submodule(module)),
+                batch=isinstance(owner, nn.modules.batchnorm._BatchNorm),
             )
         )
     return Layout(model.config.model_type, tuple(places))
 
 
-def statistics(model: nn.Module) -> list[str]:
-    """Names of the buffers in which norms keep statistics of what they saw (BatchNorm's running mean and variance)."""
-    return [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        for name in module._buffers
-        if name in {"running_mean", "running_var"}
-    ]
+def statistics(model: nn.Module, *, counted: bool = False) -> list[str]:
+    """Names of the buffers in which norms keep statistics of what they saw (BatchNorm's running mean and variance).
+
+    Args:
+        model: The model.
+        counted: Whether the number of batches that they saw is among them.
+    """
+    kept = {"running_mean", "running_var", *(["num_batches_tracked"] if counted else [])}
+    return [f"{path}.{name}" for path, module in model.named_modules() for name in module._buffers if name in kept]
 
 
 #: torch's own normalisations; its BatchNorm and InstanceNorm have one base.

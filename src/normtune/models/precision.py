@@ -18,7 +18,7 @@ def in_float32(module: nn.Module) -> nn.Module:
 
 
 class RaisedNorm:
-    """A normalisation of a lower-precision model, made to hold its values and compute in float32.
+    """A normalisation of a lower-precision model, made to hold its values and statistics and compute in float32.
 
     Its output is lowered to the dtype that its parameters had. `undo` puts the module back to the bit.
 
@@ -28,11 +28,14 @@ class RaisedNorm:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._saved = dict(module._parameters)
+        self._saved, self._buffers = dict(module._parameters), dict(module._buffers)
         self._dtype = next(p.dtype for p in self._saved.values() if p is not None)
         for name, parameter in self._saved.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(parameter.detach().float(), requires_grad=False)
+        for name, buffer in self._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = buffer.float()
         self._hooks = [
             module.register_forward_pre_hook(_raise_inputs, with_kwargs=True),
             # The hook above hides the input's dtype from this one, so the model's own is remembered.
@@ -44,6 +47,7 @@ class RaisedNorm:
         for hook in self._hooks:
             hook.remove()
         self._module._parameters.update(self._saved)
+        self._module._buffers.update(self._buffers)
 
 
 def _raise_inputs(

@@ -21,7 +21,7 @@ from normtune.evaluation import score_outputs
 from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
 from normtune.training.forward import Passes, train_mode
-from normtune.training.state import Progress, State, unpack
+from normtune.training.state import Progress, State
 
 #: Seconds between two checkpoints inside an epoch.
 SAVE_EVERY = 30.0
@@ -126,8 +126,7 @@ class Loop:
                 self._epoch()
                 self._finish_epoch()
                 self._ask()
-        best = self._state.best
-        self.trainable.load(unpack("values", best), unpack("head", best))
+        self._state.put(self._state.best)
         return self._state.progress
 
     @property
@@ -137,7 +136,8 @@ class Loop:
 
     def _epoch(self) -> None:
         state, train = self._state, self.passes.train
-        train_mode(self.trainable.base.model, dropout=self._protocol.dropout)
+        rules = self._protocol
+        train_mode(self.trainable.base.model, dropout=rules.dropout, statistics=rules.statistics == "update")
         order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
         for indices in order[state.progress.batch :]:
             self._learn(self.passes.backward(indices), len(indices))

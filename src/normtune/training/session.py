@@ -16,7 +16,7 @@ from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded
 from normtune.data.task import PICTURE, Split, Task, TaskData
 from normtune.deltas.delta import Delta
-from normtune.errors import SelectionError
+from normtune.errors import ConfigError, SelectionError
 from normtune.fast.prefix import Kept
 from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
@@ -113,6 +113,7 @@ class Session:
 
         Raises:
             SelectionError: If the selection is of another model.
+            ConfigError: If running statistics are to be updated, and cannot be.
             ModelError: If the method leaves a text too few of the model's positions.
         """
         base = self.base
@@ -133,6 +134,8 @@ class Session:
         if spec.positions:
             base.limit(protocol.max_length, spec.positions)
         parts = parts_of(data, protocol)
+        if protocol.statistics == "update":
+            self._check_statistics(protocol, len(parts.train))
         own = identity(
             config,
             base=base.identity,
@@ -142,6 +145,22 @@ class Session:
             **self._unusual(data.task),
         )
         return Run(config, data, parts, spec, own)
+
+    def _check_statistics(self, protocol: Protocol, examples: int) -> None:
+        """Check that running statistics can be updated.
+
+        Raises:
+            ConfigError: If the model has none, or a step would take them twice, or of a single example.
+        """
+        if not any(place.batch for place in self.base.layout):
+            raise ConfigError(f"statistics=update is for models with BatchNorm; {self.base.name!r} has none.")
+        if self._memory == "low":
+            raise ConfigError("--memory low computes layers twice, which would update statistics twice; leave it out.")
+        if examples % protocol.batch_size == 1 or protocol.batch_size == 1:
+            raise ConfigError(
+                f"Batches of {protocol.batch_size} leave one of {examples:,} examples alone, of which BatchNorm cannot"
+                " take statistics; change the protocol's batch_size or max_train."
+            )
 
     def _unusual(self, task: Task) -> dict[str, object]:
         """What of a run's identity is not as it mostly is."""
@@ -195,7 +214,7 @@ class Session:
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(HeadSpec(task.kind, task.labels), config.seed).undo)
-            trainable = Trainable(self.base, run.spec)
+            trainable = Trainable(self.base, run.spec, statistics=config.protocol.statistics == "update")
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)

@@ -111,7 +111,13 @@ class State:
 
     def present(self) -> dict[str, Tensor]:
         """The values as they are now."""
-        return {**pack("values", self._trainable.values()), **pack("head", self._trainable.head_values())}
+        own = self._trainable
+        now = {**pack("values", own.values()), **pack("head", own.head_values())}
+        return {**now, **pack("statistics", own.statistics_values())}
+
+    def put(self, present: dict[str, Tensor]) -> None:
+        """Set the values to what `present` gave."""
+        self._trainable.load(unpack("values", present), unpack("head", present), unpack("statistics", present))
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, if there is to be one."""
@@ -133,8 +139,7 @@ class State:
         if stored is None:
             return
         self.progress, tensors = stored
-        now = unpack("now", tensors)
-        self._trainable.load(unpack("values", now), unpack("head", now))
+        self.put(unpack("now", tensors))
         self._trainable.hook.load(unpack("hook", tensors))
         self.best = unpack("best", tensors)
         random = unpack("random", tensors)
