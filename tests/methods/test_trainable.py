@@ -31,7 +31,8 @@ from tests.conftest import TEXT_METHODS as METHODS
 TEXTS = Split.of_texts(("the cat sat", "a good film", "one dull old book is not very great"))
 LABELLED = replace(TEXTS, labels=np.array([0, 1, 2]))
 TASK = Task("mine", "Mine", "classification", ("a", "b", "c"), ("accuracy",))
-EVERY = pytest.mark.parametrize("method", METHODS)
+# Once it is measured, child-tuning-d is what fish-mask is.
+EVERY = pytest.mark.parametrize("method", [name for name in METHODS if name != "child-tuning-d"])
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
         return length * made.examples / max(made.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})
-    trial = session.prepare(data, _method(job), 1e-6, job.seed, brief)
+    trial = session.measured(session.prepare(data, _method(job), 1e-6, job.seed, brief), keep=False)
     first, second = session.run(trial)[0].curve  # the first epoch pays for what is made ready once
     read = len(trial.parts.train) + _FORWARD * len(trial.parts.pick)
     return length * read / max(second.seconds - first.seconds, 1e-3)

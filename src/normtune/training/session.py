@@ -205,7 +205,7 @@ class Session:
         config, task = run.config, run.data.task
         state = run.id
         if isinstance(run.spec, Top):
-            run = replace(run, spec=self._measured(run, run.spec))
+            run = self.measured(run)
             state = fingerprint({"run": run.id, "trains": run.spec.fingerprint})  # of other entries none is continued
         train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
         for split in run.parts.dev.values():  # what cannot be encoded is said before anything is trained
@@ -266,11 +266,24 @@ class Session:
         }
         return Record(**{**known, **facts})
 
-    def _measured(self, run: Run, top: Top) -> Selection:
-        """What a method that is measured on the task trains."""
-        threads, keep = int(machine(self.accelerator.device)["threads"]), self.accelerator.is_main_process
-        length = run.config.protocol.max_length
-        return self._masks.selection(top, run.data, run.parts.train, length, threads=threads, keep=keep)
+    def measured(self, run: Run, *, keep: bool = True) -> Run:
+        """A run with the entries that it trains, where its method is measured on the task; any other as it is.
+
+        Args:
+            run: What `prepare` gave.
+            keep: Whether what is measured is kept in the folder of masks.
+        """
+        if not isinstance(run.spec, Top):
+            return run
+        selection = self._masks.selection(
+            run.spec,
+            run.data,
+            run.parts.train,
+            run.config.protocol.max_length,
+            threads=int(machine(self.accelerator.device)["threads"]),
+            keep=keep and self.accelerator.is_main_process,
+        )
+        return replace(run, spec=selection)
 
     def _finished(self, run: Run, loop: Loop, end: Progress, before: dict[str, Tensor]) -> tuple[Record, Delta]:
         """Record and delta of a training, while the model has the values of its best epoch."""
