@@ -64,9 +64,9 @@ class HyperAdapter(Adapters):
         (width,) = {self.width(target) for target in self.targets}
         shapes = _shapes(width, self.size)
         if not self.network:
-            return [Kept(shapes) for _ in self.targets]
+            return [NormedBottleneck(shapes) for _ in self.targets]
         network = Network(-(-len(self.targets) // 2), shapes)
-        return [Made(network, *divmod(number, 2)) for number in range(len(self.targets))]
+        return [GeneratedBottleneck(network, *divmod(number, 2)) for number in range(len(self.targets))]
 
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
         """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
@@ -86,7 +86,7 @@ def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     return hidden + torch.nn.functional.layer_norm(outer, scale.shape, scale, weights["shift"])
 
 
-class Kept(nn.Module):
+class NormedBottleneck(nn.Module):
     """An adapter with weights of its own."""
 
     def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
@@ -128,7 +128,7 @@ class Network(nn.Module):
         return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 
 
-class Made(nn.Module):
+class GeneratedBottleneck(nn.Module):
     """An adapter with weights that `network`, which all share, makes."""
 
     def __init__(self, network: Network, layer: int, position: int) -> None:
@@ -151,7 +151,7 @@ class _Result(Hook):
         """The weights that the network makes, and the norms (see `Hook.result`)."""
         spec = self._spec
         with torch.device("meta"):
-            made: list[Made] = spec.modules()  # type: ignore[assignment]
+            made: list[GeneratedBottleneck] = spec.modules()  # type: ignore[assignment]
         shared = f"{spec.targets[0]}.{NAME}.network."
         own = {name: values[shared + name].view(p.shape) for name, p in made[0].network.named_parameters()}
         held = {place.parameter: values[place.parameter] for place in spec.places}
