@@ -204,7 +204,7 @@ def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
 def _bottleneck(kind: type[Around]) -> dict[str, Any]:
     """What the methods share that add layers with a bottleneck."""
     own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
-    return {"option": "width", "seeded": True, "narrow": _NARROW_BIAS, **own}
+    return {"option": "width", "seeded": True, "narrow": (3e-4, 1e-4, 1e-3, 3e-5), **own}
 
 
 def _tokens(kind: type[Tokens]) -> dict[str, Any]:
