@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Read by the libraries when they are imported, so set before that.
@@ -296,3 +297,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return status, captured.out, captured.err
 
     return run
+
+
+# Each training ends with a garbage collection, which need not look through all that the libraries made on import.
+gc.collect()
+gc.freeze()

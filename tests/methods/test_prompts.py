@@ -21,10 +21,9 @@ from normtune.fast.ways import choose
 from normtune.methods.expression import specify
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
-from normtune.training import loop
 from normtune.training.session import Session
 from tests.conftest import BaseFactory, ModelFactory
-from tests.training.test_session import StoppedError, assert_same_delta, comparable, data
+from tests.training.test_session import data
 
 METHODS = ("prompt-tuning@3", "residual-prompt-tuning@3", "prefix-tuning@3")
 TOKENS = torch.tensor([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]])
@@ -185,27 +184,6 @@ def test_fast_ways_fit_prompts_and_step_aside_for_a_prefix(tiny_base: Base) -> N
     trainable = Trainable(tiny_base, specify(tiny_base.layout, "prefix-tuning@3"))
     assert choose(tiny_base).names == ()
     trainable.undo()
-
-
-def test_stopped_and_continued_the_network_gives_the_same_prompts(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    session, file = Session(str(tiny_folder)), tmp_path / "state"
-    chosen = protocol("small", epochs=1, batch_size=10, dropout=True)
-    run = session.prepare(data(), "residual-prompt-tuning@3", 1e-2, 0, chosen)
-    whole, delta = session.run(run)
-
-    def kill(tick: loop.Tick) -> None:
-        if tick.step == 3:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        session.run(run, checkpoint=file, watch=kill)
-    again, other = session.run(run, checkpoint=file)
-    assert comparable(again) == comparable(whole)
-    assert_same_delta(delta, other)
-    assert delta.values.keys() == {"prompts"}
 
 
 def test_prompts_take_positions_from_the_text(tiny_folder: Path) -> None:

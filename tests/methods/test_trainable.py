@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from normtune.config import protocol
 from normtune.data.encode import encode
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.bank import Bank
@@ -26,7 +28,11 @@ from normtune.methods.expression import specify
 from normtune.methods.top import Top
 from normtune.methods.trainable import Hook, Spec, Trainable
 from normtune.models.base import Base, load_base, wrap
+from normtune.training import loop
+from normtune.training.loop import Tick
+from normtune.training.session import Session
 from tests.conftest import TEXT_METHODS as METHODS
+from tests.training.test_session import StoppedError, assert_same_delta, comparable, data
 
 TEXTS = Split.of_texts(("the cat sat", "a good film", "one dull old book is not very great"))
 LABELLED = replace(TEXTS, labels=np.array([0, 1, 2]))
@@ -35,9 +41,26 @@ TASK = Task("mine", "Mine", "classification", ("a", "b", "c"), ("accuracy",))
 EVERY = pytest.mark.parametrize("method", [name for name in METHODS if name != "child-tuning-d"])
 
 
+#: The base that tests share, with its values, as long as each leaves it as it was.
+_SHARED: dict[Path, tuple[Base, dict[str, Tensor]]] = {}
+#: Deltas trained before, with what the model answered while it trained, by method.
+_TRAINED: dict[str, tuple[Delta, np.ndarray]] = {}
+
+
 @pytest.fixture
-def base(tiny_folder: Path) -> Base:
-    return load_base(str(tiny_folder), head=3)
+def base(tiny_folder: Path) -> Iterator[Base]:
+    if tiny_folder not in _SHARED:
+        made = load_base(str(tiny_folder), head=3)
+        _SHARED[tiny_folder] = made, state(made)
+    found, before = _SHARED[tiny_folder]
+    yield found
+    if not same(before, state(found)) or any(p.requires_grad for p in found.model.base_model.parameters()):
+        del _SHARED[tiny_folder]
+
+
+@pytest.fixture(scope="module")
+def session(tiny_folder: Path) -> Session:
+    return Session(str(tiny_folder))
 
 
 def state(base: Base) -> dict[str, Tensor]:
@@ -126,16 +149,43 @@ def test_its_state_comes_back(base: Base, method: str) -> None:
     again.undo()
 
 
+@EVERY
+def test_stopped_and_continued_it_gives_the_same_bits(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Killed in the second of two epochs, two steps each."""
+    run = session.prepare(data(), method, 1e-3, 0, protocol("small", epochs=2, batch_size=20, dropout=True))
+    whole, delta = session.run(run)
+
+    def kill(tick: Tick) -> None:
+        monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == 3 else 60.0)  # saved before the last step
+        if tick.step == 4:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        session.run(run, checkpoint=tmp_path / "state", watch=kill)
+    seen: list[int] = []
+    again, other = session.run(run, checkpoint=tmp_path / "state", watch=lambda tick: seen.append(tick.step))
+    assert seen == [4]
+    assert comparable(again) == comparable(whole)
+    assert_same_delta(delta, other)
+    assert delta.entries == whole.counts.selected == len(session.spec(method))
+
+
 def encoded(base: Base):  # type: ignore[no-untyped-def]
     return encode(TEXTS, base.need_tokenizer(), 16)
 
 
 def captured(base: Base, method: str) -> tuple[Delta, np.ndarray]:
     """A trained delta, and what the model answered while it trained."""
-    trainable = trained(base, method)
-    delta, found = Delta.capture(trainable, method=method, task="mine", max_length=16), logits(base, encoded(base))
-    trainable.undo()
-    return delta, found
+    if method not in _TRAINED or base.model.dtype != torch.float32:
+        trainable = trained(base, method)
+        delta, found = Delta.capture(trainable, method=method, task="mine", max_length=16), logits(base, encoded(base))
+        trainable.undo()
+        if base.model.dtype != torch.float32:
+            return delta, found
+        _TRAINED[method] = delta, found
+    return _TRAINED[method]
 
 
 @EVERY
@@ -276,7 +326,8 @@ def test_lora_is_the_papers_update(base: Base) -> None:
 
 
 @EVERY
-def test_statistics_that_a_norm_keeps_as_it_trains_are_put_back(base: Base, method: str) -> None:
+def test_statistics_that_a_norm_keeps_as_it_trains_are_put_back(tiny_folder: Path, method: str) -> None:
+    base = load_base(str(tiny_folder), head=3)
     base.model.set_submodule("bert.pooler.activation", torch.nn.BatchNorm1d(32))
     found = wrap(base.model, base.tokenizer)
     found.model.train()
