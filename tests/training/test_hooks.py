@@ -1,4 +1,8 @@
-"""Methods that act in each step: a run that is killed and continued gives the same bits."""
+"""Methods that look for what to keep: killed before they found it and continued, they find the same.
+
+That any method is continued to the bit is tested for all of them in `tests/methods/test_trainable.py`, near the end of
+a training.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,40 @@ from pathlib import Path
 
 import pytest
 
+from normtune.config import protocol
 from normtune.training import loop
 from normtune.training.loop import Tick
 from normtune.training.session import Session
-from tests.training.test_session import SMALL, StoppedError, assert_same_delta, comparable, data
-
-HOOKED = ["child-tuning-f", "adalora@1", "diff-pruning@500"]
+from tests.training.test_session import StoppedError, assert_same_delta, comparable, data
 
 
-@pytest.mark.parametrize("method", HOOKED)
-def test_stopped_and_continued_it_gives_the_same_bits(
+@pytest.mark.parametrize("method", ["adalora@1", "diff-pruning@500"])
+def test_stopped_in_the_first_half_and_continued_it_gives_the_same_bits(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    session = Session(str(tiny_folder))
-    run = session.prepare(data(), method, 1e-3, 0, SMALL)
+    """Killed in the third of eight steps, four of an epoch."""
+    session, file, seen = Session(str(tiny_folder)), tmp_path / "state", list[int]()
+    run = session.prepare(data(), method, 1e-3, 0, protocol("small", epochs=2, batch_size=10))
     whole, delta = session.run(run)
-    assert delta.entries == whole.counts.selected == len(session.spec(method))
-    seen: list[int] = []
-    for stop in (4, 9):
-        file = tmp_path / f"{stop}.safetensors"
 
-        def kill(tick: Tick, stop: int = stop) -> None:
-            # Saved before the step at which it is killed.
-            monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == stop - 1 else 60.0)
-            if tick.step == stop:
-                raise StoppedError
+    def kill(tick: Tick) -> None:
+        monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == 2 else 60.0)  # saved before the step of the kill
+        if tick.step == 3:
+            raise StoppedError
 
-        with pytest.raises(StoppedError):
-            session.run(run, checkpoint=file, watch=kill)
-        seen.clear()
-        again, other = session.run(run, checkpoint=file, watch=lambda tick: seen.append(tick.step))
-        assert seen[0] == stop
-        assert comparable(again) == comparable(whole)
-        assert_same_delta(delta, other)
+    with pytest.raises(StoppedError):
+        session.run(run, checkpoint=file, watch=kill)
+    again, other = session.run(run, checkpoint=file, watch=lambda tick: seen.append(tick.step))
+    assert seen[0] == 3
+    assert comparable(again) == comparable(whole)
+    assert_same_delta(delta, other)
+
+
+@pytest.mark.parametrize("method", ["adalora@1", "diff-pruning@500"])
+def test_the_best_epoch_is_one_that_keeps_what_it_says(tiny_folder: Path, method: str) -> None:
+    """Of three epochs of four steps the first ends before half of the steps are done."""
+    session = Session(str(tiny_folder))
+    record, _ = session.run(session.prepare(data(), method, 1e-6, 0, protocol("small", epochs=3, batch_size=10)))
+    # At this rate nothing changes, and of equals the first is taken.
+    assert len({point.scores["accuracy"] for point in record.curve}) == 1
+    assert record.best_epoch == 2
