@@ -35,7 +35,8 @@ def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json =
         if own:
             shown.append(render.table(header, map(_row, own, own.values()), title=group, texts=4, notes=notes))
     entries = f"Of {layout.size:,} pre-trained entries of {model}; a task's head trains beside them."
-    render.show([*shown, entries], form, plain={"model": model, "entries": layout.size, "methods": found})
+    sizes = "A number after @, such as lora@4, sets what stands behind @."
+    render.show([*shown, f"{entries} {sizes}"], form, plain={"model": model, "entries": layout.size, "methods": found})
 
 
 def _facts(method: Method, layout: Layout) -> dict[str, Any]:
@@ -50,6 +51,6 @@ def _facts(method: Method, layout: Layout) -> dict[str, Any]:
 
 
 def _row(name: str, facts: dict[str, Any]) -> list[str | Entry]:
-    sized = f"{name}@{facts['option'].upper()}" if facts["option"] else name
+    about = f"{facts['about']} (@ {facts['option']})" if facts["option"] else facts["about"]
     entries = f"{facts['entries']:,}" if facts["error"] is None else Entry("not here", kind="missing")
-    return [sized, facts["about"], facts["paper"], facts["cost"], entries]
+    return [name, about, facts["paper"], facts["cost"], entries]

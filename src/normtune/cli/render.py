@@ -142,7 +142,7 @@ def _rich(shown: Table) -> RichTable:
     for place, name in enumerate(shown.header):
         if place < shown.texts:
             longest = max((len(str(row[place])) for row in shown.rows), default=0)
-            made.add_column(Text(name), overflow="fold", min_width=min(longest, _NAME) if place == 0 else None)
+            made.add_column(Text(name), overflow="fold", no_wrap=place == 0 and longest <= _NAME)
         else:
             made.add_column(Text(textwrap.fill(name, _HEADER, break_long_words=False)), justify="right", no_wrap=True)
     for row in shown.rows:

@@ -167,6 +167,10 @@ def _name(axes: Axes, panel: Scatter) -> None:
             label.xy, label.xyann = (1, label.xy[1]), (-3, 2)
             label.set_ha("right")
         taken.append(label.get_window_extent(renderer).padded(1))
+    line: Any
+    for line in axes.lines:
+        height = float(axes.transData.transform((1, line.get_ydata()[0]))[1])
+        taken.append(Bbox.from_bounds(inside.x0, height - 1, inside.width, 2))
     pixels = 72 / figure.dpi
     crowd = [sum(math.dist(one, other) < 60 for other in centres) for one in centres]
     for number in sorted(range(len(centres)), key=lambda number: (not panel.dots[number][0].strong, -crowd[number])):
