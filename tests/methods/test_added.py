@@ -79,11 +79,12 @@ def test_red_edits_what_the_feed_forward_block_gives(base: Base) -> None:
     assert len(trainable.spec) == 3 * 2 * 32
 
 
-def test_red_begins_as_the_base(base: Base) -> None:
+@pytest.mark.parametrize("method", ["red", "hyper-adapter"])
+def test_they_begin_as_the_base(base: Base, method: str) -> None:
     tokens = torch.tensor([[2, 6, 7, 3]])
     with torch.no_grad():
         before: Tensor = base.model(tokens).logits
-        trainable = Trainable(base, specify(base.layout, "red"))
+        trainable = Trainable(base, specify(base.layout, method))
         assert torch.equal(base.model(tokens).logits, before)
     trainable.undo()
 

@@ -119,6 +119,9 @@ class Network(nn.Module):
         for linear in (first, second, self.make):
             nn.init.normal_(linear.weight, std=_SPREAD)
             nn.init.zeros_(linear.bias)
+        # The norms begin at zero, so that the model begins as the base. Small draws, as the authors' code has for T5,
+        # are not small beside what the blocks of a BERT give.
+        nn.init.zeros_(self.make.weight.detach()[-shapes["scale"].numel() - shapes["shift"].numel() :])
 
     def forward(self, layer: int, position: int) -> dict[str, Tensor]:
         """The weights of a layer's adapter after the attention (0) or after the feed-forward block (1)."""
