@@ -207,10 +207,10 @@ def _bottleneck(kind: type[Around]) -> dict[str, Any]:
     return {"option": "width", "seeded": True, "narrow": (3e-4, 1e-4, 1e-3, 3e-5), **own}
 
 
-def _tokens(kind: type[Tokens]) -> dict[str, Any]:
+def _tokens(kind: type[Tokens], narrow: tuple[float, ...] = _NARROW_SCALE) -> dict[str, Any]:
     """What the methods share that add tokens."""
     own: dict[str, Any] = {"read": kind.read, "group": "prompts", "cost": "extra tokens"}
-    return {"option": "tokens", "seeded": True, "narrow": _NARROW_SCALE, **own}
+    return {"option": "tokens", "seeded": True, "narrow": narrow, **own}
 
 
 METHODS: dict[str, Method] = {
@@ -315,10 +315,13 @@ METHODS: dict[str, Method] = {
         residual_prompt_tuning,
         "10 tokens in every text, trained through a network",
         "Razdaibiedina et al. 2023",
-        **_tokens(Prompts),
+        **_tokens(Prompts, (3e-2, 1e-1, 1e-2, 3e-1)),
     ),
     "prefix-tuning": Method(
-        prefix_tuning, "keys and values of 10 tokens in every layer", "Li and Liang 2021", **_tokens(Prefixes)
+        prefix_tuning,
+        "keys and values of 10 tokens in every layer",
+        "Li and Liang 2021",
+        **_tokens(Prefixes, (3e-2, 1e-1, 1e-2, 3e-1)),
     ),
 }
 
