@@ -282,6 +282,8 @@ def test_the_commands(
         "train", "--train", "photos", "--model", model, "--method", "batchnorm", "--protocol", rules, "--out", "runs/a"
     )
     assert (status, "texts" in out) == (0, False), error
+    card = Path("runs/a/README.md").read_text(encoding="utf-8")
+    assert all(said in card for said in ("image-classification", 'predictor.predict([nt.Picture("a.png")])'))
     status, out, _ = cli("evaluate", "runs/a", "--file", "photos", "--json")
     assert (status, '"examples": 34' in out) == (0, True)
     status, out, _ = cli("predict", "runs/a", "--file", "photos/e")

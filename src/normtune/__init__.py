@@ -21,6 +21,7 @@ _PUBLIC = {
     "METHODS": "methods.method",
     "NormtuneError": "errors",
     "PROTOCOLS": "config",
+    "Picture": "data.images",
     "Prediction": "deltas.answers",
     "Predictor": "deltas.answers",
     "Record": "records.run",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from normtune.config import PROTOCOLS as PROTOCOLS
     from normtune.config import protocol as protocol
     from normtune.data.glue import load_glue as load_glue
+    from normtune.data.images import Picture as Picture
     from normtune.data.task import Split as Split
     from normtune.data.task import Task as Task
     from normtune.data.task import TaskData as TaskData

@@ -40,7 +40,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
     config, counts, data = record.config, record.counts, record.data
     results = [
         EvalResult(
-            task_type="text-classification",
+            task_type="image-classification" if info.picture else "text-classification",
             dataset_type=config.task,
             dataset_name=config.task,
             metric_type=name,
@@ -73,6 +73,6 @@ def model_card(info: DeltaInfo, record: Record) -> str:
         best=record.best_epoch,
         epochs=config.protocol.epochs,
         picked=f"{data.held_out:,} held-out training examples" if data.held_out else "dev",
-        example='("a text", "its pair")' if info.pair else '"a text"',
+        example='nt.Picture("a.png")' if info.picture else '("a text", "its pair")' if info.pair else '"a text"',
     )
     return str(ModelCard(text, ignore_metadata_errors=True))

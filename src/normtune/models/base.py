@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
@@ -30,6 +28,7 @@ from normtune.models.sources import (
     at_revision,
     bounded,
     classifier_of,
+    load_weights,
     locate,
     quiet,
     read_config,
@@ -248,7 +247,8 @@ def load_base(
     path, packaged_revision = locate(name)
     config = read_config(name, path, revision)
     files = weight_files(path, revision)
-    model, missing = _load_weights(name, path, config, spec, revision, DTYPES[dtype], keep_head, files)
+    outputs = None if keep_head else spec.outputs
+    model, missing = load_weights(name, path, config, outputs, revision, DTYPES[dtype], files)
     model.eval()
     model.requires_grad_(False)
     head_names = sorted({*missing, *_outside(model)})
@@ -334,54 +334,6 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
         config.num_labels = labels
         model = classifier_of(config).from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
-
-
-def _load_weights(
-    name: str,
-    path: str,
-    config: PreTrainedConfig,
-    spec: HeadSpec,
-    revision: str | None,
-    dtype: torch.dtype,
-    keep_head: bool,
-    files: list[Path],
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
-
-    Raises:
-        ModelError: If the checkpoint cannot be read, or does not hold the encoder.
-    """
-    for file in files:
-        with refusing(ModelError, f"The checkpoint of {name!r} is truncated or corrupt"), safe_open(file, "pt"):
-            pass
-    # A model of an impossible configuration fails in a way of its own.
-    with (
-        refusing(ModelError, f"Cannot load the weights of {name!r} (safetensors only)"),
-        bounded(files),
-        quiet(),
-        torch.random.fork_rng(devices=[]),
-    ):
-        if not keep_head:
-            config.num_labels = spec.outputs
-        model, info = classifier_of(config).from_pretrained(
-            path,
-            config=config,
-            revision=revision or "main",
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    parameters = {n for n, _ in model.named_parameters()}
-    missing = sorted(parameters & {*info["missing_keys"], *mismatched})
-    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and "pooler" not in n.split(".")]
-    if inside:
-        raise ModelError(
-            f"The checkpoint of {name!r} does not hold {len(inside)} tensors of its encoder, such as {inside[0]}."
-        )
-    return model, missing
 
 
 def _outside(model: PreTrainedModel) -> list[str]:

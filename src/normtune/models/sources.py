@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants as hub_constants
+from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -239,3 +240,59 @@ def weight_files(path: str, revision: str | None) -> list[Path]:
     with refusing(ModelError, f"The checkpoint in {path} cannot be read"):
         shards, _ = get_checkpoint_shard_files(path, index, revision=revision or "main")
     return [Path(shard) for shard in shards]
+
+
+def load_weights(
+    name: str,
+    path: str,
+    config: PreTrainedConfig,
+    outputs: int | None,
+    revision: str | None,
+    dtype: torch.dtype,
+    files: list[Path],
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
+
+    Args:
+        name: What its user called it.
+        path: Where it lies.
+        config: Its configuration.
+        outputs: Width of its head, or None for the checkpoint's own.
+        revision: Commit, tag or branch on the hub.
+        dtype: What it is loaded in.
+        files: The checkpoint's files.
+
+    Raises:
+        ModelError: If the checkpoint cannot be read, or does not hold the encoder.
+    """
+    for file in files:
+        with refusing(ModelError, f"The checkpoint of {name!r} is truncated or corrupt"), safe_open(file, "pt"):
+            pass
+    # A model of an impossible configuration fails in a way of its own.
+    with (
+        refusing(ModelError, f"Cannot load the weights of {name!r} (safetensors only)"),
+        bounded(files),
+        quiet(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        if outputs is not None:
+            config.num_labels = outputs
+        model, info = classifier_of(config).from_pretrained(
+            path,
+            config=config,
+            revision=revision or "main",
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    parameters = {n for n, _ in model.named_parameters()}
+    missing = sorted(parameters & {*info["missing_keys"], *mismatched})
+    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and "pooler" not in n.split(".")]
+    if inside:
+        raise ModelError(
+            f"The checkpoint of {name!r} does not hold {len(inside)} tensors of its encoder, such as {inside[0]}."
+        )
+    return model, missing
