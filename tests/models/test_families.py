@@ -102,7 +102,7 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES.keys() - TEXTS)
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - TEXTS))
 def test_the_norms_of_image_models_by_hand(family):
     attention, closing, options = IMAGES[family]
     with quiet(), torch.device("meta"):
