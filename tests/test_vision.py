@@ -22,8 +22,7 @@ from normtune.deltas.merge import merge
 from normtune.errors import ConfigError, DataError, DeltaError, ModelError
 from normtune.evaluation import logits
 from normtune.importance.recipe import MaskRecipe, make_mask
-from normtune.methods.expression import select, specify
-from normtune.methods.trainable import Trainable
+from normtune.methods.expression import select
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
 from normtune.records.run import Record
@@ -200,19 +199,17 @@ def test_a_resumed_training_has_the_same_statistics(sessions: dict[str, Session]
         assert same(dict(getattr(whole, own)), dict(getattr(resumed, own)))
 
 
-def test_a_low_precision_base_keeps_its_statistics(image_folders: dict[str, Path]) -> None:
-    base = load_base(str(image_folders["resnet"]), dtype="bfloat16")
-    before = state(base)
-    trainable = Trainable(base, specify(base.layout, "batchnorm"), statistics=True)
-    assert {value.dtype for name, value in trainable.statistics.items() if "running" in name} == {torch.float32}
-    base.model.train()
-    base.model(torch.rand(4, 1, 8, 8, dtype=torch.bfloat16)).logits.sum().backward()
-    delta = Delta.capture(trainable)
-    trainable.undo()
-    base.model.eval()
+def test_a_low_precision_base_trains_norms_and_statistics_in_float32(image_folders: dict[str, Path]) -> None:
+    session = Session(str(image_folders["resnet"]), dtype="bfloat16")
+    base, before = session.base, state(session.base)
+    _, delta = trained(session, "batchnorm", statistics="update")
     assert same(before, state(base))
+    own = [*delta.values.values(), *(value for name, value in delta.statistics.items() if "running" in name)]
+    assert {value.dtype for value in own} == {torch.float32}
+    # No bfloat16 would have these values.
+    assert all(not torch.equal(value, value.bfloat16().float()) for value in own)
     with delta.apply(base):
-        base.model(torch.rand(2, 1, 8, 8, dtype=torch.bfloat16))
+        assert np.isfinite(logits(base, base.encode(short("odd").split("dev"), 128))).all()
     assert same(before, state(base))
 
 

@@ -18,6 +18,7 @@ from normtune.data.table import Rows
 from normtune.errors import DataError, refusing
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
     from transformers import BaseImageProcessor
@@ -88,10 +89,11 @@ class Reader:
     Args:
         processor: The image processor.
         channels: 1 for grey pictures, 3 for coloured ones.
+        dtype: What the pixels are made; by default what the image processor makes them.
     """
 
-    def __init__(self, processor: BaseImageProcessor, channels: int) -> None:
-        self.processor, self._mode = processor, "L" if channels == 1 else "RGB"
+    def __init__(self, processor: BaseImageProcessor, channels: int, dtype: torch.dtype | None = None) -> None:
+        self.processor, self._mode, self._dtype = processor, "L" if channels == 1 else "RGB", dtype
 
     def __call__(self, picture: Picture) -> Tensor:
         """The pixels that the model reads, of shape (channels, height, width).
@@ -104,7 +106,7 @@ class Reader:
         with refusing(DataError, f"The model's image processor does not take {picture}"):
             made: Any = self.processor(array, return_tensors="pt", input_data_format="channels_first")
             pixels: Tensor = made["pixel_values"][0]
-        return pixels
+        return pixels if self._dtype is None else pixels.to(self._dtype)
 
 
 def holds_pictures(path: Path) -> bool:

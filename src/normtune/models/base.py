@@ -302,7 +302,7 @@ def wrap(
     return Base(
         model=model,
         tokenizer=tokenizer,
-        reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3)),
+        reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3), model.dtype),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
         identity=tensors_identity({own: stored[name] for own, name in _stored_names(model, places).items()}),

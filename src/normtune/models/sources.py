@@ -215,7 +215,7 @@ def read_processor(path: str, revision: str | None, model: PreTrainedModel) -> R
         if (Path(path) / _PROCESSOR).is_file():
             raise
         return None
-    return Reader(processor, getattr(model.config, "num_channels", 3))
+    return Reader(processor, getattr(model.config, "num_channels", 3), model.dtype)
 
 
 _PROCESSOR = "preprocessor_config.json"
