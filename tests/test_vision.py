@@ -21,10 +21,12 @@ from normtune.deltas.delta import Delta
 from normtune.deltas.merge import merge
 from normtune.errors import ConfigError, DataError, DeltaError, ModelError
 from normtune.evaluation import logits
+from normtune.importance.measurement import Measurement
 from normtune.importance.recipe import MaskRecipe, make_mask
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
+from normtune.records.fisher import FisherConfig
 from normtune.records.run import Record
 from normtune.training.session import Session
 from tests.conftest import PICTURES, FolderFactory
@@ -257,7 +259,13 @@ def test_another_image_processor_is_another_base(image_folders: dict[str, Path],
     _, delta = trained(sessions["vit"], "head")
     base = load_base(str(image_folders["vit"]))
     assert base.reader is not None
+    data, config = short("odd"), FisherConfig(model=base.name, task="odd")
+    measured = {Measurement(own, data, data.split("train"), config).identity for own in (base, sessions["vit"].base)}
+    assert len(measured) == 1
+    base = load_base(str(image_folders["vit"]))
+    assert base.reader is not None
     base.reader.processor.image_mean = [0.25]
+    assert Measurement(base, data, data.split("train"), config).identity not in measured
     with pytest.raises(DeltaError, match=r"was trained on .* with another image processor"):
         delta.apply(base)
 

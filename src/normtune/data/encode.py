@@ -130,7 +130,7 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
 
 
 #: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
-BUDGET = 4 << 30
+BUDGET = 1 << 30
 
 
 class Pixels(Sequence[Tensor]):

@@ -104,7 +104,10 @@ class Measurement:
     def identity(self) -> str:
         """Fingerprint of all that changes a number. What GLUE's tasks ask is known by their names."""
         task = self.data.task
-        own = {} if task.name in GLUE and _asks(task) == _asks(GLUE[task.name]) else {"task": _asks(task)}
+        known = task.name in GLUE and _asks(task) == _asks(GLUE[task.name])
+        own: dict[str, object] = {} if known else {"task": _asks(task)}
+        if self.base.reads == "picture":
+            own["processor"] = self.base.computes[1]
         return fingerprint({
             **own,
             "schema": _SCHEMA,
