@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(cli: Run, folder: Path, tmp_p
     column = ["--task-column", "task"]
     for options, message in (
         ([folder, "--file", unknown, *column], "line 3: Unknown task 'leters'. Did you mean 'letters'?"),
-        ([folder, "--file", empty, *column], "line 2: a text is empty."),
+        ([folder, "--file", empty, *column], "line 2: a text is empty; --read skip-bad-rows leaves such rows out."),
         ([folder, "--file", known, "--task-column", "tusk"], "no column 'tusk'. Did you mean 'task'?"),
         ([folder / "letters", folder / "number", "--file", known], "Of several deltas --task-column must say"),
         ([folder, "--text", "a", *column], "--task-column names a column of --file."),
