@@ -17,6 +17,7 @@ ROOT = Path(normtune.__file__).parent
 
 #: The design's order: a module imports from its own level or from lower ones.
 LEVELS = {
+    **dict.fromkeys(("__main__",), 9),
     **dict.fromkeys(("cli", "serving"), 8),
     **dict.fromkeys(("report",), 7),
     **dict.fromkeys(("studies",), 6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,23 @@ def test_an_option_without_effect_is_refused(
     assert said in error
     assert [line[:7] for line in error.splitlines()] == ["Error: "]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_field_of_a_protocol_that_is_tried_as_an_option(cli: Run) -> None:
+    for option, field in (("--no-dropout", "dropout"), ("--products", "products"), ("--max-train", "max_train")):
+        status, text, error = cli("train", "--task", "rte", option)
+        assert (status, text) == (1, "")
+        assert f"There is no {option}: write it as a field" in error
+        assert f"--protocol small,{field}=VALUE." in error
+    for call in (("train", "--name", "a"), ("runs", "--epochs", "1")):
+        assert cli(*call)[0] == 2
+
+
+def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["normtune", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("normtune", run_name="__main__")
+    assert "Usage: " in capsys.readouterr().out
 
 
 def test_what_the_environment_says_is_not_refused(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

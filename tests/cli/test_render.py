@@ -79,3 +79,16 @@ def test_the_help_lists_every_command_under_a_heading(cli: Run) -> None:
             name = command.__name__.strip("_")
             assert f" {name} " in text
             assert cli(name, "--help")[0] == 0
+
+
+def test_a_table_too_wide_for_the_terminal_is_broken_between_columns_and_no_number_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render.console, "_width", 80)
+    cells = ("diff-pruning@20000", *[f"5{i}.9 ± 19.9" for i in range(3)], "22,713,216", "147.8 kB", "5", "778.3 MB")
+    header = ("method", "SST-2", "STS-B", "RTE", "entries", "delta", "seconds", "peak memory", "at inference")
+    render.show([render.table(header, [(*cells, "extra tokens")])])
+    text = capsys.readouterr().out
+    assert all(cell in text for cell in (*cells, "seconds", "extra"))
+    assert text.count("diff-pruning@20000") == 2
+    assert max(map(len, text.splitlines())) <= 80

@@ -199,11 +199,18 @@ def test_what_has_no_layers_is_not_asked_for_some(term, layout):
         select(layout, term)
 
 
-@pytest.mark.parametrize("number", ["1" * 5000, "²", "-1", "1.5"])
+@pytest.mark.parametrize("number", ["1" * 5000, "²", "-1", "1.5", ""])
 def test_a_number_that_is_none_is_refused(number, layout):
     for term in ("last-layers", "lora"):
         with pytest.raises(SelectionError):
             specify(layout, f"{term}@{number}")
+
+
+def test_a_number_that_is_no_size_is_refused_with_what_to_do(layout):
+    with pytest.raises(SelectionError, match=r"'ia3@2': ia3 takes no number\."):
+        specify(layout, "ia3@2")
+    with pytest.raises(SelectionError, match=r"^lora@100000 would train .* smaller rank\."):
+        specify(layout, "lora@100000")
 
 
 def test_a_layer_counts_where_the_component_is(make_base):

@@ -166,6 +166,14 @@ def test_they_begin_as_random_words(tiny_base: Base) -> None:
     torch.testing.assert_close(keys, tiny_base.model.bert.encoder.layer[0].attention.self.key(hidden)[0])
 
 
+def test_a_prefix_longer_than_the_positions_of_an_encoder_begins_as_words_read_in_parts(tiny_base: Base) -> None:
+    trainable = Trainable(tiny_base, specify(tiny_base.layout, "prefix-tuning@70"))
+    leaves = [leaf for name, leaf in trainable.leaves.items() if "prefix" in name or leaf.ndim == 3]
+    assert tiny_base.positions == 64
+    assert [tuple(leaf.shape) for leaf in leaves] == [(2, 70, 32)] * 3
+    assert all(leaf.isfinite().all() for leaf in leaves)
+
+
 def test_fast_ways_fit_prompts_and_step_aside_for_a_prefix(tiny_base: Base) -> None:
     found = {}
     trainable = tuned(tiny_base, "prompt-tuning@3")

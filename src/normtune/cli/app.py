@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
 
 from normtune.cli import (
     change,
@@ -42,7 +43,8 @@ from normtune.cli import (
 )
 from normtune.cli.options import notes
 from normtune.cli.render import Terminal
-from normtune.errors import GuessWarning, NormtuneError
+from normtune.config import Protocol
+from normtune.errors import ConfigError, GuessWarning, NormtuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +53,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fine-tune a transformer by training only a chosen sliver of it, by default its output LayerNorm.",
 )
+
+
+class _Command(TyperCommand):
+    """A command that says where the fields of a protocol went, where one is tried as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", "")
+            field = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+            if self.name not in {"train", "study", "prune"} or field not in {*Protocol.model_fields} - {"name"}:
+                raise
+            how = f"write it as a field of the protocol, such as --protocol small,{field}=VALUE"
+            raise ConfigError(f"There is no {option}: {how}.") from error
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train and use": (train.train, evaluate.evaluate, predict.predict, serve.serve),
     "Look inside": (
@@ -67,7 +86,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for panel, commands in COMMANDS.items():
     for command in commands:
-        app.command(command.__name__.strip("_"), rich_help_panel=panel)(command)
+        app.command(command.__name__.strip("_"), cls=_Command, rich_help_panel=panel)(command)
 
 
 def main() -> None:

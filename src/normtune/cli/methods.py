@@ -35,7 +35,7 @@ def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json =
         if own:
             shown.append(render.table(header, map(_row, own, own.values()), title=group, texts=4, notes=notes))
     entries = f"Of {layout.size:,} pre-trained entries of {model}; a task's head trains beside them."
-    sizes = "A number after @, such as lora@4, sets what stands behind @."
+    sizes = "What stands after @ is what a number sets: lora@4 has rank 4."
     render.show([*shown, f"{entries} {sizes}"], form, plain={"model": model, "entries": layout.size, "methods": found})
 
 

@@ -148,9 +148,10 @@ def _table(record: PruneRecord) -> Table:
     header = ["ranked by", "sparsity", "zeros", *(name for name, there in zip(_SCORES, both, strict=True) if there)]
     rows = [row("nothing pruned", "0", 0, record.dense, record.retrained)]
     rows += [row(p.importance, f"{p.sparsity:g}", p.zeros, p.scores, p.retrained) for p in record.points]
-    of = f"of {record.points[0].of:,} entries"
-    what = record.config.structure or f"{of}, per {record.config.per}"
-    title = f"{record.config.task} dev {record.primary} x 100: {render.model_name(record.config.model)}, {what}"
+    config, of = record.config, f"{record.points[0].of:,} entries of matrices"
+    what = f"{of}, whole {config.structure}" if config.structure else f"{of}, per {config.per}"
+    scored = f"{config.task} of {config.suite}, dev {record.primary} x 100"
+    title = f"{scored}; {render.model_name(config.model)}, {what}"
     return render.table(header, rows, title=title)
 
 

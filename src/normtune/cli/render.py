@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
@@ -128,25 +128,41 @@ def _print(part: Part) -> None:
         return
     if part.title:
         console.print(Text(part.title, style="bold"))
-    made = _rich(part)
-    if console.measure(made, options=console.options.update(max_width=10_000)).maximum > console.width:
-        made.padding = (0, 0, 0, 0)
-    console.print(made)
+    for made in _fitting(part, range(len(part.header))):
+        console.print(made)
     for note in part.notes:
         console.print(Text(note, style="dim"))
 
 
-def _rich(shown: Table) -> RichTable:
-    """A table for the terminal; where that is narrow, words are broken and numbers are not."""
+def _fitting(shown: Table, columns: Sequence[int]) -> Iterator[RichTable]:
+    """Some columns of a table for the terminal; where that is too narrow for the numbers, one half below the other."""
+    made, wide = _rich(shown, columns), console.options.update(max_width=10_000)
+    if console.measure(made, options=wide).maximum > console.width:
+        made.padding = (0, 0, 0, 0)
+    words, numbers = columns[: shown.texts], columns[shown.texts :]
+    if len(numbers) > 1 and console.measure(made, options=wide).minimum > console.width:
+        for half in (numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]):
+            yield from _fitting(shown, (*words, *half))
+    else:
+        yield made
+
+
+def _rich(shown: Table, columns: Sequence[int]) -> RichTable:
+    """Some columns of a table for the terminal; where that is narrow, words are broken and numbers are not."""
     made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, name in enumerate(shown.header):
+    for place in columns:
+        name = shown.header[place]
         if place < shown.texts:
             longest = max((len(str(row[place])) for row in shown.rows), default=0)
             made.add_column(Text(name), overflow="fold", no_wrap=place == 0 and longest <= _NAME)
         else:
-            made.add_column(Text(textwrap.fill(name, _HEADER, break_long_words=False)), justify="right", no_wrap=True)
+            header = Text(textwrap.fill(name, _HEADER, break_long_words=False))
+            cells = [str(row[place]) for row in shown.rows]
+            least = max(map(len, cells)) if any(map(str.isdigit, "".join(cells))) else None
+            made.add_column(header, justify="right", no_wrap=least is not None, min_width=least)
     for row in shown.rows:
-        made.add_row(*(Text(str(cell), style=_STYLES.get(cell.kind, "")) for cell in row))
+        own = [row[place] for place in columns]
+        made.add_row(*(Text(str(cell), style=_STYLES.get(cell.kind, "")) for cell in own))
     return made
 
 

@@ -64,13 +64,21 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
         UnknownNameError: If a name is neither a method nor a component of this model.
         SelectionError: If the expression cannot be read, or a term selects nothing.
     """
-    name, _, option = text.strip().partition("@")
+    name, marked, option = text.strip().partition("@")
     method = METHODS.get(name)
     if method is not None and not method.selects:
-        if option and not (method.option and _NUMBER.fullmatch(option)):
-            takes = f"a number, its {method.option}" if method.option else "nothing"
-            raise SelectionError(f"Cannot read {text.strip()!r}: after {name}@ stands {takes}.")
-        return method(layout, seed=seed, option=int(option) if option else None)
+        if marked and not (method.option and _NUMBER.fullmatch(option)):
+            after = f"after {name}@ stands a number, its {method.option}"
+            raise SelectionError(
+                f"Cannot read {text.strip()!r}: {after if method.option else f'{name} takes no number'}."
+            )
+        spec = method(layout, seed=seed, option=int(option) if marked else None)
+        if marked and len(spec) > layout.size:
+            raise SelectionError(
+                f"{text.strip()} would train {len(spec):,} entries, and the whole model has {layout.size:,}: take a"
+                f" smaller {method.option}."
+            )
+        return spec
     return select(layout, text, seed=seed)
 
 

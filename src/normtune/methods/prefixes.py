@@ -90,11 +90,12 @@ class Prefixes(Tokens):
             once.callback(base.model.train, training)
             base.model.eval()
             self._attend(base, seen, once)
-            base.model.base_model(input_ids=words, attention_mask=torch.ones_like(words))
+            for part in words.split(base.positions or self.tokens, 1):  # as many as are read at once
+                base.model.base_model(input_ids=part, attention_mask=torch.ones_like(part))
         if not all(seen):
             raise SelectionError(f"{self.method} does not reach the attention of a {self.layout.model_type!r} model.")
-        for own, (keys_and_values,) in zip(module.parameters(), seen, strict=True):
-            own.copy_(keys_and_values.transpose(1, 2).flatten(2))
+        for own, keys_and_values in zip(module.parameters(), seen, strict=True):
+            own.copy_(torch.cat(keys_and_values, 2).transpose(1, 2).flatten(2))
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
         """Let each layer's attention see its keys and values."""
