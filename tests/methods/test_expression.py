@@ -5,8 +5,8 @@ import re
 import pytest
 
 from normtune.errors import SelectionError, UnknownNameError
+from normtune.methods.components import last_layers, random
 from normtune.methods.expression import select, specify
-from normtune.methods.method import last_layers, random
 from normtune.methods.selection import nothing, where
 from tests.conftest import TEXT_METHODS as METHODS
 

@@ -6,7 +6,7 @@ from scipy.stats import chi2
 from transformers import BertConfig
 
 from normtune.errors import SelectionError
-from normtune.methods.method import last_layers, random
+from normtune.methods.components import last_layers, random
 from normtune.models.base import skeleton
 from normtune.models.layout import Layout, Place
 from tests.conftest import TEXT_METHODS as METHODS

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from normtune.errors import GuessWarning, SelectionError
-from normtune.methods.method import attention_layernorm, layernorm, random
+from normtune.methods.components import attention_layernorm, layernorm, random
 from normtune.models.base import skeleton
 from normtune.models.families import FAMILIES, norms_of
 from normtune.models.layout import Layout, Place, layout

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.errors import SelectionError
+from normtune.methods.added import positive
 from normtune.methods.peft import ADAPTER, Peft, matrices
 from normtune.methods.trainable import Hook
 from normtune.models.layout import Layout
@@ -30,9 +31,7 @@ def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     Raises:
         SelectionError: If the rank is not positive, or the model has no matrices.
     """
-    if option < 1:
-        raise SelectionError(f"adalora takes a rank of 1 or more; got {option}.")
-    first = -(-3 * option // 2)
+    first = -(-3 * positive("adalora", "a rank", option) // 2)
     # PEFT wants a number of steps; the hook knows it.
     config = {"peft_type": "ADALORA", "target_r": option, "init_r": first, "lora_alpha": 2 * first, "total_step": 1}
     targets = matrices(layout, None)

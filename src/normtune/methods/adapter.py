@@ -10,8 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from normtune.errors import DeltaError, SelectionError
-from normtune.methods.added import Around
+from normtune.errors import DeltaError
+from normtune.methods.added import Around, positive
 from normtune.methods.selection import Selection, where
 from normtune.models.base import Base
 from normtune.models.families import block_ends
@@ -35,7 +35,7 @@ def adapter(layout: Layout, *, seed: int = 0, option: int = 64) -> Adapter:
     Raises:
         SelectionError: If the width is not positive, or the family's blocks are not known.
     """
-    return Adapter(layout, both_ends(layout), positive(option, "adapter"), seed)
+    return Adapter(layout, both_ends(layout), positive("adapter", "a width", option), seed)
 
 
 def both_ends(layout: Layout) -> tuple[str, ...]:
@@ -45,17 +45,6 @@ def both_ends(layout: Layout) -> tuple[str, ...]:
         SelectionError: If the family's blocks are not known.
     """
     return tuple(name for pair in zip(*block_ends(layout), strict=True) for name in pair)
-
-
-def positive(size: int, method: str) -> int:
-    """The width of a bottleneck.
-
-    Raises:
-        SelectionError: If it is not positive.
-    """
-    if size < 1:
-        raise SelectionError(f"{method} takes a width of 1 or more; got {size}.")
-    return size
 
 
 class Adapters(Around):

@@ -36,9 +36,8 @@ def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
 class ChildTuning(Hook):
     """Multiplies the gradient by a mask that is 1 / p with probability p, and 0 otherwise.
 
-    The paper's equations 2 to 4 with M drawn anew from Bernoulli(p) in each step, and its expectation kept by the
-    division by p. Clipping and AdamW see the masked gradient. The head, which
-    is no part of the pre-trained model, has all of its gradient.
+    It is drawn anew in each step (the paper's equations 2 to 4). Clipping and AdamW see the masked gradient. The head,
+    which is no part of the pre-trained model, has all of its gradient.
 
     Args:
         selection: What trains.

@@ -2,134 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from normtune.errors import SelectionError, UnknownNameError
+from normtune.errors import UnknownNameError
 from normtune.methods.adalora import adalora
 from normtune.methods.adapter import Adapter, adapter
 from normtune.methods.added import Around
 from normtune.methods.child_tuning import child_tuning_f
+from normtune.methods.components import (
+    all_layernorm,
+    attention_layernorm,
+    batchnorm,
+    bitfit,
+    last_layers,
+    layernorm,
+    random,
+    value_bias,
+)
 from normtune.methods.diff_pruning import diff_pruning
 from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
 from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
 from normtune.methods.prefixes import Prefixes, prefix_tuning
 from normtune.methods.prompts import Prompts, Tokens, prompt_tuning, residual_prompt_tuning
 from normtune.methods.red import Red, red
-from normtune.methods.selection import Selection, at, everything, nothing, where
+from normtune.methods.selection import everything, nothing
 from normtune.methods.top import child_tuning_d, fish_mask
 from normtune.methods.trainable import Spec
-from normtune.models.families import VALUES, attention_norms, closing_norms
 from normtune.models.layout import Layout
-
-
-def bitfit(layout: Layout) -> Selection:
-    """Every bias, those of norms and pooler included (Zaken et al., 2021).
-
-    Raises:
-        SelectionError: If the model has no biases.
-    """
-    return _not_empty(where(layout, lambda place: place.sub == "bias"), "biases")
-
-
-def value_bias(layout: Layout) -> Selection:
-    """The bias of each attention's values (BEFT, Huang et al. 2025).
-
-    Raises:
-        SelectionError: If the model has no such biases.
-    """
-    biases = tuple(f"{name}.bias" for name in VALUES)
-    return _not_empty(where(layout, lambda place: f".{place.parameter}".endswith(biases)), "biases of values")
-
-
-def layernorm(layout: Layout) -> Selection:
-    """The norm that closes each layer, weight and bias: the paper's method; for BERT ``output.LayerNorm``.
-
-    Raises:
-        SelectionError: If the model's layers have no norms.
-    """
-    return _components(layout, closing_norms(layout))
-
-
-def attention_layernorm(layout: Layout) -> Selection:
-    """The norm of each layer's attention; for BERT ``attention.output.LayerNorm``.
-
-    Raises:
-        SelectionError: If the family's norms are not known.
-    """
-    return _components(layout, attention_norms(layout))
-
-
-def all_layernorm(layout: Layout) -> Selection:
-    """Every normalisation of the model, those of the embeddings and at the end included.
-
-    Raises:
-        SelectionError: If the model has no normalisation with parameters.
-    """
-    return _not_empty(where(layout, lambda place: place.norm), "normalisations")
-
-
-def batchnorm(layout: Layout) -> Selection:
-    """The weight and bias of every BatchNorm (Frankle et al., 2021), as section 6 of the paper proposes.
-
-    Their running statistics are no parameters: `normtune.config.Protocol.statistics` says what becomes of them.
-
-    Raises:
-        SelectionError: If the model has no BatchNorm with parameters.
-    """
-    return _not_empty(where(layout, lambda place: place.batch), "BatchNorm")
-
-
-def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection:
-    """As many entries as `layernorm` selects, drawn uniformly without replacement over all pre-trained entries.
-
-    Args:
-        layout: The model's parameters, a shared tensor once.
-        seed: Seeds the draw.
-        option: How many entries instead.
-
-    Returns:
-        The drawn entries.
-
-    Raises:
-        SelectionError: If the model's layers have no norms, or it has fewer entries.
-    """
-    try:
-        size = len(layernorm(layout)) if option is None else option
-    except SelectionError as error:
-        raise SelectionError(f"random draws as many entries as layernorm has. {error}") from error
-    if not 1 <= size <= layout.size:
-        raise SelectionError(f"random takes 1 to {layout.size:,} entries; got {size:,}.")
-    generator = np.random.default_rng([seed, 0x7A4D])
-    return at(layout, generator.choice(layout.size, size=size, replace=False, shuffle=False))
-
-
-def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
-    """Everything from the last layers up, a pooler included (Lee et al., 2019, "What would ELSA do?").
-
-    Args:
-        layout: The model's parameters.
-        option: How many layers; a quarter of them, rounded up, unless given.
-
-    Returns:
-        The whole of these layers, and of the pooler where the checkpoint holds one.
-
-    Raises:
-        SelectionError: If the model does not have that many layers.
-    """
-    count = math.ceil(layout.layers / 4) if option is None else option
-    if not 1 <= count <= layout.layers:
-        raise SelectionError(f"last-layers takes 1 to {layout.layers} layers of this model; got {count}.")
-    first = layout.layers - count
-    return where(
-        layout,
-        lambda place: place.layer >= first if place.layer is not None else place.component.split(".")[0] == "pooler",
-    )
-
 
 #: The families of the paper's section 5, after the two ends that every method lies between.
 Group = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
@@ -345,14 +246,3 @@ def read(layout: Layout, description: Mapping[str, Any]) -> Spec:
     if method is None or method.read is None:
         raise UnknownNameError("method", str(description.get("method")), METHODS)
     return method.read(layout, description)
-
-
-def _components(layout: Layout, names: tuple[str, ...]) -> Selection:
-    wanted = set(names)
-    return _not_empty(where(layout, lambda place: place.component in wanted), " or ".join(names))
-
-
-def _not_empty(selection: Selection, what: str) -> Selection:
-    if not len(selection):
-        raise SelectionError(f"This {selection.layout.model_type!r} model has no {what}.")
-    return selection

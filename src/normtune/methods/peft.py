@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from normtune.errors import DeltaError, SelectionError, refusing
-from normtune.methods.added import Added, known_targets, refuse_rounding
+from normtune.methods.added import Added, known_targets, positive, refuse_rounding
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
@@ -132,8 +132,7 @@ def _ranked(
     """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    if rank < 1:
-        raise SelectionError(f"{method} takes a rank of 1 or more; got {rank}.")
+    positive(method, "a rank", rank)
     targets = matrices(layout, None if everywhere else KNOWN.get(layout.model_type))
     if kind == "LORA":
         more |= {"lora_alpha": 2 * rank, "lora_dropout": 0.0}
