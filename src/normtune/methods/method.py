@@ -102,10 +102,10 @@ def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
     return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read, "group": "low rank"}
 
 
-def _bottleneck(kind: type[Around]) -> dict[str, Any]:
+def _bottleneck(kind: type[Around], narrow: tuple[float, ...]) -> dict[str, Any]:
     """What the methods share that add layers with a bottleneck."""
     own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
-    return {"option": "width", "seeded": True, "narrow": (3e-4, 1e-4, 1e-3, 3e-5), **own}
+    return {"option": "width", "seeded": True, "narrow": narrow, **own}
 
 
 def _tokens(kind: type[Tokens], narrow: tuple[float, ...] = _NARROW_SCALE) -> dict[str, Any]:
@@ -206,10 +206,16 @@ METHODS: dict[str, Method] = {
         group="adapters",
     ),
     "adapter": Method(
-        adapter, "bottlenecks of 64 after each block, and every norm", "Houlsby et al. 2019", **_bottleneck(Adapter)
+        adapter,
+        "bottlenecks of 64 after each block, and every norm",
+        "Houlsby et al. 2019",
+        **_bottleneck(Adapter, (3e-4, 1e-4, 1e-3, 3e-5)),
     ),
     "hyper-adapter": Method(
-        hyper_adapter, "adapters from one network, and every norm", "Mahabadi et al. 2021", **_bottleneck(HyperAdapter)
+        hyper_adapter,
+        "adapters from one network, and every norm",
+        "Mahabadi et al. 2021",
+        **_bottleneck(HyperAdapter, (1e-4, 3e-5, 3e-4, 1e-5)),
     ),
     "prompt-tuning": Method(prompt_tuning, "20 tokens in every text", "Lester et al. 2021", **_tokens(Prompts)),
     "residual-prompt-tuning": Method(
