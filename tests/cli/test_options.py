@@ -91,6 +91,12 @@ def test_a_field_of_a_protocol_that_is_tried_as_an_option(cli: Run) -> None:
         assert cli(*call)[0] == 2
 
 
+def test_a_delta_to_prune_that_is_not_there(cli: Run) -> None:
+    status, _, error = cli("prune", "nowhere", "--sparsity", "0.5")
+    assert status == 1
+    assert "There is no delta at nowhere; if it is a base model, name the --task" in error
+
+
 def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["normtune", "--help"])
     with pytest.raises(SystemExit, match="0"):

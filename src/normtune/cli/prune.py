@@ -88,7 +88,9 @@ def prune(
     else:
         options.refuse(context, {"model"}, "A base model is its own")
         if task is None:
-            raise ConfigError("Name the --task that the base model is retrained on; only a delta knows its own.")
+            raise ConfigError(
+                f"There is no delta at {source}; if it is a base model, name the --task to retrain it on."
+            )
         found, model = load_task(task, suite, data), source
     limit: dict[str, Any] = {} if delta is None else {"max_length": delta.info.max_length}
     config = PruneConfig(
