@@ -107,7 +107,7 @@ def main() -> None:
     except NormtuneError as error:
         _fail(str(error))
     except _StoppedError:
-        _fail("Stopped. A training that was given an output folder is continued by the same command.", status=130)
+        _fail("Stopped. A study, or a training with an output folder, is continued by the same command.", status=130)
     except BrokenPipeError:
         # Whoever read our output has gone, which is no error.
         sys.stderr.close()
