@@ -93,6 +93,12 @@ def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[s
     return compute(task.metrics, decide(outputs, task), labels)
 
 
+def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
+    """All the task's metrics on examples with labels, as the model with its head answers them now."""
+    assert encoded.labels is not None
+    return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
+
+
 def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     """The mean loss of a batch from float32 outputs and labels.
 

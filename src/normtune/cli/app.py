@@ -19,6 +19,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from normtune.cli import (
+    ablate,
     change,
     compare,
     components,
@@ -80,6 +81,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         fisher.fisher,
         mask.mask,
         prune.prune,
+        ablate.ablate,
     ),
     "Studies and records": (study.study, runs.runs, table.table, compare.compare, report.report, submit.submit),
     "Pass on": (merge.merge, export.export, import_.import_, push.push),

@@ -34,3 +34,23 @@ class Saved(Strict):
             raise DataError(f"There is no {cls.noun} at {path}.") from error
         with refusing(DataError, f"The {cls.noun} {path} is damaged"):
             return cls.model_validate(unsealed(json.loads(content), path, cls.noun, DataError, {}))
+
+
+class DevRecord(Saved):
+    """A record of what a trained model scores on dev before and after something is done to it.
+
+    Attributes:
+        base_identity: Content hash of the base model.
+        data: Content hashes of the examples, by split.
+        primary: Name of the task's first metric.
+        dense: All metrics on dev before anything is done; None for a model without a trained head.
+        machine: What it ran on.
+        versions: With which libraries.
+    """
+
+    base_identity: str
+    data: dict[str, str]
+    primary: str
+    dense: dict[str, float] | None = None
+    machine: dict[str, str | int]
+    versions: dict[str, str]

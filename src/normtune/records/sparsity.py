@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from normtune.config import Protocol, Strict
-from normtune.records.saved import Saved
+from normtune.records.saved import DevRecord
 
 #: Part of the entries, from 0 to below 1.
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -69,27 +69,15 @@ class PrunePoint(Strict):
     seconds: float
 
 
-class PruneRecord(Saved):
+class PruneRecord(DevRecord):
     """Everything about one pruning.
 
     Attributes:
         config: What the user chose.
-        base_identity: Content hash of the base model.
-        data: Content hashes of the examples, by split.
-        primary: Name of the task's first metric.
-        dense: All metrics on dev before anything was pruned; None for a model without a trained head.
-        retrained: The same once LayerNorm is trained on the dense model, where it was.
+        retrained: The scores once LayerNorm is trained on the dense model, where it was.
         points: The pruned models.
-        machine: What it ran on.
-        versions: With which libraries.
     """
 
     config: PruneConfig
-    base_identity: str
-    data: dict[str, str]
-    primary: str
-    dense: dict[str, float] | None = None
     retrained: dict[str, float] | None = None
     points: tuple[PrunePoint, ...] = ()
-    machine: dict[str, str | int]
-    versions: dict[str, str]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import get_args
 
 import torch
@@ -14,7 +15,7 @@ from normtune.data.encode import Encoded
 from normtune.data.task import TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, known
-from normtune.evaluation import logits, score_outputs
+from normtune.evaluation import score
 from normtune.importance.activations import transposed
 from normtune.importance.fisher import Request, fisher
 from normtune.importance.masks import Per, top
@@ -134,11 +135,9 @@ class Pruner:
 
     def _scored(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """All metrics on dev as the model is now, where it has a trained head; and with LayerNorm retrained."""
-        scores, retrained, config, task = None, None, self.config, self._data.task
+        scores, retrained, config = None, None, self.config
         if self._delta is not None:
-            dev = self._dev
-            assert dev.labels is not None
-            scores = score_outputs(logits(self.base, dev), dev.labels.numpy(), task)
+            scores = score(self.base, self._dev, self._data.task)
         if config.retrain:
             rate = config.rate or self.session.grid("layernorm")[0]
             run = self.session.prepare(self._data, "layernorm", rate, config.seed, config.protocol)
@@ -151,13 +150,19 @@ Ranked = Callable[[float], tuple[Selection, int, Callable[[Selection], None] | N
 
 
 @contextmanager
-def pruned(base: Base, gone: Selection, update: Callable[[Selection], None] | None = None) -> Iterator[None]:
+def pruned(
+    base: Base,
+    gone: Selection,
+    update: Callable[[Selection], None] | None = None,
+    off: Mapping[str, float] = MappingProxyType({}),
+) -> Iterator[None]:
     """Within this context entries of a model are zero; afterwards they and all others are as they were.
 
     Args:
         base: The model.
         gone: The entries.
         update: Makes them zero and lets others of their parameters make up for it.
+        off: What entries are instead of zero, by parameter.
     """
     parameters = {name: base.model.get_parameter(name) for name in gone.chosen}
     with ExitStack() as undo:
@@ -166,5 +171,6 @@ def pruned(base: Base, gone: Selection, update: Callable[[Selection], None] | No
         if update is not None:
             update(gone)
         for name, parameter in parameters.items():
-            parameter.data.view(-1)[torch.from_numpy(gone.indices(name)).to(parameter.device)] = 0
+            at = torch.from_numpy(gone.indices(name)).to(parameter.device)
+            parameter.data.view(-1)[at] = off.get(name, 0.0)
         yield

@@ -1,0 +1,137 @@
+"""``normtune ablate``: what a trained model's score loses when parts of it are switched off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normtune.cli import options, render
+from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads, notes
+from normtune.config import fingerprint, read_protocol
+from normtune.errors import ConfigError, known
+
+if TYPE_CHECKING:
+    from normtune.records.ablation import AblationRecord
+    from normtune.report.table import Table
+
+
+def ablate(
+    context: typer.Context,
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(help="What is switched off as a whole, such as output.LayerNorm.bias, or full@3 for a layer."),
+    ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(help="How many dimensions of the norms, by commas. [default: 1,2,4,8 where no part is named]"),
+    ] = None,
+    norm: Annotated[str, typer.Option(help="The norms whose dimensions these are, such as layernorm@3.")] = "layernorm",
+    per: Annotated[
+        str,
+        typer.Option(help="model takes the same dimensions in every layer, layer each layer's own; both by a comma."),
+    ] = "model",
+    draws: Annotated[int, typer.Option(min=0, help="Random draws that each is compared with.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
+    suite: Suite = "glue",
+    protocol: Annotated[str, typer.Option(help="Which examples are scored, as with normtune train.")] = "reduced",
+    model: BaseAt = None,
+    out: Annotated[Path | None, typer.Option(help="File for the record. [default: runs/ablate/TASK-ID.json]")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the loss against what is switched off to this SVG, PNG or PDF file.")
+    ] = None,
+    data: Data = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    markdown: Markdown = False,
+    as_json: Json = False,
+) -> None:
+    """Switch off parts of a trained model, and score it on dev without them and without as much drawn at random.
+
+    Dimensions of a norm are switched off by weights and biases of zero, those with the largest weights first (Kovaleva
+    et al. 2021). In a whole part every entry becomes zero, but the weight of a norm one. Only the record is saved.
+
+    Examples:
+    `normtune ablate runs/sst2-full --dimensions 1,2,4,8 --per model,layer --figure ablation.svg`
+
+    `normtune ablate runs/sst2-full output.LayerNorm output.LayerNorm@3 attention.self.value full@3`
+    """
+    form = options.form(as_json=as_json, markdown=markdown)
+    if dimensions is None and parts:
+        options.refuse(context, {"norm", "per"}, "Only --dimensions are of norms, and ranked")
+    options.refuse_data(context, suite)
+    options.set_threads(threads)
+    from normtune.cli.evaluate import task_of
+    from normtune.records.ablation import PERS, AblationConfig
+    from normtune.report.ablation import draw
+    from normtune.report.drawing import check
+    from normtune.studies.ablation import Ablater
+
+    if figure is not None:
+        check(figure)
+    counts = _counts(dimensions or ("" if parts else "1,2,4,8"))
+    ranked = tuple(known("ranking", each, PERS) for each in dict.fromkeys(options.names(per)))
+    loaded = options.open_delta(delta)
+    found = task_of(loaded, task, suite, data, "name a --task of one")
+    config = AblationConfig(
+        model=model or loaded.info.base,
+        delta=delta,
+        suite=suite,
+        task=found.task.name,
+        parts=tuple(dict.fromkeys(parts or ())),
+        norm=norm,
+        dimensions=counts,
+        per=ranked,
+        draws=draws,
+        seed=seed,
+        protocol=read_protocol(protocol, max_length=loaded.info.max_length),
+    )
+    ablater = Ablater(options.base_of(loaded, model, device), found, config, loaded)
+    primary = found.task.primary
+    record = ablater.run(
+        lambda point: notes.print(f"{point.name}: {primary} {point.scores[primary]:.4f} ({point.seconds:.0f} s)")
+    )
+    file = out or Path("runs/ablate") / f"{config.task}-{fingerprint(config)}.json"
+    record.save(file)
+    saved = [f"Saved to {file}"]
+    if figure is not None:
+        draw(record, figure)
+        saved.append(f"Saved to {figure}")
+    render.show([_table(record), *saved], form, plain=record.model_dump(mode="json"))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Reads ``--dimensions``.
+
+    Raises:
+        ConfigError: If one is no whole number from 1, or stands twice.
+    """
+    values = tuple(int(part) if part.isdecimal() else 0 for part in options.names(text)) if text else ()
+    if not all(values) or len({*values}) < len(values):
+        raise ConfigError(f"--dimensions takes different whole numbers from 1, by commas; got {text!r}.")
+    return values
+
+
+def _table(record: AblationRecord) -> Table:
+    """What the score of each model is and loses, and what it loses with random draws, x 100."""
+    import numpy as np
+
+    from normtune.report.table import Entry
+
+    rows = []
+    for point in record.points:
+        lost = [100 * record.loss(scores) for scores in point.random]
+        mean = Entry(f"{np.mean(lost):.2f}", f"{np.std(lost, ddof=1):.2f}" if len(lost) > 1 else "") if lost else "-"
+        shown = [f"{100 * point.scores[record.primary]:.2f}", f"{100 * record.loss(point.scores):.2f}"]
+        rows.append([point.name, f"{point.entries:,}", *shown, mean, f"{max(lost):.2f}" if lost else "-"])
+    assert record.dense is not None
+    config, whole = record.config, 100 * record.dense[record.primary]
+    return render.table(
+        ["switched off", "entries", "score", "loss", "random loss", "largest of these"],
+        rows,
+        title=f"{config.task} dev {record.primary} x 100: {render.model_name(config.model)}, {whole:.2f} as it is",
+        notes=[f"Random: mean and standard deviation of {config.draws} draws of as many dimensions or entries."],
+    )
