@@ -131,7 +131,7 @@ def test_the_command(cli: Callable[..., tuple[int, str, str]], session: Session,
         return cli("prune", *words, "--suite", "toy", "--threads", 1)
 
     for words, said in (
-        (("minilm", "--sparsity", "0.5"), "Name the --task that the base model is retrained on"),
+        (("minilm", "--sparsity", "0.5"), "if it is a base model, name the --task to retrain it on"),
         (("minilm", "--task", "rte", "--sparsity", "1"), "--sparsity takes different numbers from 0 to below 1"),
         (("minilm", "--task", "rte", "--sparsity", "0.5", "--lr", "1"), "Only --retrain trains"),
         (("minilm", "--task", "rte", "--sparsity", "0.5", "--structured", "heads", "--per", "set"), "leave out --per"),
