@@ -16,7 +16,7 @@ def test_every_field_but_the_name_can_be_changed() -> None:
     changes = {
         **{"epochs": 1, "batch_size": 16, "max_length": 64, "warmup_fraction": 0.0, "weight_decay": 0.0, "clip": 2.0},
         **{"dropout": True, "products": "bfloat16", "held_out": 0.2, "max_train": 9, "max_dev": 8, "rates": 2},
-        "sample_seed": 5,
+        **{"sample_seed": 5, "statistics": "update"},
     }
     assert {"name", *changes} == {*Protocol.model_fields}
     text = ", ".join(["small", *(f"{field} = {value}" for field, value in changes.items())])

@@ -115,7 +115,7 @@ def test_without_a_task_it_is_refused_in_a_sentence(tiny_base: Base) -> None:
         ("fish-mask@999999999", "fish-mask takes 1 to"),
         ("child-tuning-d@0", "takes 1 to 100 per cent"),
         ("child-tuning-d@101", "takes 1 to 100 per cent"),
-        ("ia3@2", "after ia3@ stands nothing"),
+        ("ia3@2", "ia3 takes no number"),
     ):
         with pytest.raises(SelectionError, match=said):
             specify(tiny_base.layout, text)

@@ -13,7 +13,7 @@ from tests.conftest import BaseFactory
 
 def test_every_method_with_a_size_gets_the_largest_that_fits(make_base: BaseFactory) -> None:
     layout = make_base("bert").layout
-    budget = 50_000
+    budget = 20_000
     for name, method in METHODS.items():
         if not method.option:
             assert sized(layout, [name], budget) == (name,)

@@ -313,7 +313,7 @@ def test_the_command_line_says_what_was_dropped_and_saved(cli: Run, tiny_folder:
     ("given", "said"),
     [
         (("train", "--task", "rte", "--prune", "0.05"), "--prune drops rates of a search; add --lr auto"),
-        (("study", "--prune", "0.05"), "leave out --prune"),
+        (("study", "table1", "--prune", "0.05"), "leave out --prune"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(cli: Run, given: tuple[str, ...], said: str) -> None:

@@ -40,7 +40,7 @@ def _fitted(layout: Layout, name: str, entries: int, method: Method | None) -> s
     @cache
     def fits(size: int) -> bool:
         try:
-            return len(method(layout, option=size)) <= entries
+            return len(method(layout, option=size)) <= min(entries, layout.size)
         except SelectionError:  # more than the model has
             return False
 
