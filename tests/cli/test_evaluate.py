@@ -58,6 +58,21 @@ def test_a_task_of_ones_own_needs_its_file(cli: Run, tiny_base: Base, tmp_path: 
     assert f"The delta answers {task!r}, which is no task of a suite; name a file to score with --file" in error
 
 
+def test_the_suite_is_the_one_of_the_training(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    """RTE is a task of GLUE too, of other texts."""
+    rules = ("--protocol", "small,epochs=1,max_train=32,max_dev=none", "--threads", 1, "--lr", "0.01")
+    status, _, error = cli(
+        "train", "--suite", "toy", "--task", "rte", "--model", tiny_folder, *rules, "--out", tmp_path / "d"
+    )
+    assert status == 0, error
+    score = json.loads((tmp_path / "d" / "record.json").read_text())["score"]
+    status, said, error = cli("evaluate", tmp_path / "d", "--threads", 1, "--json")
+    assert status == 0, error
+    assert json.loads(said)["scores"]["accuracy"] == score
+    status, _, error = cli("evaluate", tmp_path / "d", "--data", tmp_path)
+    assert (status, "The suite 'toy' comes with the package" in error) == (1, True)
+
+
 def test_a_regression_tells_its_error(tiny_base: Base) -> None:
     assert changed(tiny_base, "layernorm", NUMBER).info.as_task.metrics == ("spearman", "pearson", "mse")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads, notes
+from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
 from normtune.config import fingerprint, read_protocol
 from normtune.errors import ConfigError, known
 
@@ -36,7 +36,7 @@ def ablate(
     draws: Annotated[int, typer.Option(min=0, help="Random draws that each is compared with.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
-    suite: Suite = "glue",
+    suite: DeltaSuite = None,
     protocol: Annotated[str, typer.Option(help="Which examples are scored, as with normtune train.")] = "reduced",
     model: BaseAt = None,
     out: Annotated[Path | None, typer.Option(help="File for the record. [default: runs/ablate/TASK-ID.json]")] = None,
@@ -62,7 +62,6 @@ def ablate(
     form = options.form(as_json=as_json, markdown=markdown)
     if dimensions is None and parts:
         options.refuse(context, {"norm", "per"}, "Only --dimensions are of norms, and ranked")
-    options.refuse_data(context, suite)
     options.set_threads(threads)
     from normtune.cli.evaluate import task_of
     from normtune.records.ablation import PERS, AblationConfig
@@ -75,11 +74,11 @@ def ablate(
     counts = _counts(dimensions or ("" if parts else "1,2,4,8"))
     ranked = tuple(known("ranking", each, PERS) for each in dict.fromkeys(options.names(per)))
     loaded = options.open_delta(delta)
-    found = task_of(loaded, task, suite, data, "name a --task of one")
+    found = task_of(context, loaded, task, suite, data, "name a --task of one")
     config = AblationConfig(
         model=model or loaded.info.base,
         delta=delta,
-        suite=suite,
+        suite=found.suite,
         task=found.task.name,
         parts=tuple(dict.fromkeys(parts or ())),
         norm=norm,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Dtype, Json, Markdown, Read, Suite, Threads
+from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Dtype, Json, Markdown, Read, Threads
 from normtune.data.reading import Reading
 from normtune.errors import ConfigError, DeltaError
 
@@ -22,7 +22,7 @@ def evaluate(
     context: typer.Context,
     delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
-    suite: Suite = "glue",
+    suite: DeltaSuite = None,
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
     file: Annotated[Path | None, typer.Option(help="File of your own to score on, instead of a task.")] = None,
     text: Annotated[
@@ -51,7 +51,6 @@ def evaluate(
         options.refuse(context, {"task", "suite", "split", "data"}, "--file is scored instead of a task")
     else:
         options.refuse(context, {"text", "label", "read"}, "Only --file has columns to name and to read")
-        options.refuse_data(context, suite)
     options.set_threads(threads)
     from normtune.data.metrics import classification_report
     from normtune.evaluation import decide, logits, score_outputs
@@ -61,7 +60,7 @@ def evaluate(
         asked, examples = _own(loaded, file, text, label, Reading.of(read))
         where = file.name
     else:
-        asked, examples = _suite(loaded, task, suite, split, data)
+        asked, examples = _suite(context, loaded, task, suite, split, data)
         where = split
     examples = examples.sample(max_dev, 0)
     base = options.base_of(loaded, model, device, dtype)
@@ -86,19 +85,24 @@ def evaluate(
     render.show(parts, form, plain={**facts, "scores": scores, "classes": [*map(dataclasses.asdict, classes)]})
 
 
-def _suite(delta: Delta, name: str | None, suite: str, split: str, data: Path | None) -> tuple[Task, Split]:
+def _suite(
+    context: typer.Context, delta: Delta, name: str | None, suite: str | None, split: str, data: Path | None
+) -> tuple[Task, Split]:
     """The task of a suite, by default the delta's own, and its examples."""
-    source = task_of(delta, name, suite, data, "name a file to score with --file, or a --task")
+    source = task_of(context, delta, name, suite, data, "name a file to score with --file, or a --task")
     return source.task, source.labelled(split)
 
 
-def task_of(delta: Delta, name: str | None, suite: str, data: Path | None, instead: str) -> TaskData:
+def task_of(
+    context: typer.Context, delta: Delta, name: str | None, suite: str | None, data: Path | None, instead: str
+) -> TaskData:
     """The task of a suite, by default the delta's own, as the delta answers it.
 
     Args:
+        context: The command's; ``--data`` is refused for a suite that lies in no folder.
         delta: The delta.
         name: The task's name, or None.
-        suite: The suite.
+        suite: The suite; None takes the delta's own, and GLUE where it has none.
         data: The suite's folder.
         instead: What to do where the delta's own is in no suite.
 
@@ -108,7 +112,8 @@ def task_of(delta: Delta, name: str | None, suite: str, data: Path | None, inste
     """
     from normtune.data.suites import load_task, suite_of
 
-    own = delta.info.task
+    own, suite = delta.info.task, suite or delta.info.suite or "glue"
+    options.refuse_data(context, suite)
     if name is None and (delta.info.columns or not suite_of(suite).knows(own)):
         raise ConfigError(f"The delta answers {own!r}, which is no task of a suite; {instead}.")
     source = load_task(name or own, suite, data)

@@ -26,6 +26,7 @@ Data = Annotated[
     ),
 ]
 Suite = Annotated[str, typer.Option(help="Suite of the tasks: glue, or toy, which needs no data.")]
+DeltaSuite = Annotated[str | None, typer.Option("--suite", help="Suite of the task. [default: the delta's own]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all digits.")]

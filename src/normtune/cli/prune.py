@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import BaseAt, Data, Device, Json, Markdown, Suite, Threads, notes
+from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
 from normtune.config import fingerprint, read_protocol
 from normtune.errors import ConfigError
 
@@ -24,7 +24,7 @@ def prune(
     ],
     sparsity: Annotated[str, typer.Option(help="Parts of the entries that become zero, separated by commas.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
-    suite: Suite = "glue",
+    suite: DeltaSuite = None,
     importance: Annotated[
         str | None,
         typer.Option(help="magnitude, wanda, obd, obs, fisher, random; several by commas. [default: magnitude]"),
@@ -68,7 +68,6 @@ def prune(
         options.refuse(context, {"importance", "per"}, "Whole heads and units are ranked by their first-order score")
     if not retrain:
         options.refuse(context, {"lr"}, "Only --retrain trains")
-    options.refuse_data(context, suite)
     threads = options.set_threads(threads)
     from normtune.cli.evaluate import task_of
     from normtune.data.suites import load_task
@@ -82,7 +81,7 @@ def prune(
     place, delta, revision = Path(source), None, None
     if place.suffix == ".safetensors" or (place / FILE).is_file():
         delta = options.open_delta(source)
-        found = task_of(delta, task, suite, data, "name a --task of one")
+        found = task_of(context, delta, task, suite, data, "name a --task of one")
         revision = None if model or delta.info.base in PACKAGED else delta.info.base_revision
         model = model or delta.info.base
     else:
@@ -91,12 +90,13 @@ def prune(
             raise ConfigError(
                 f"There is no delta at {source}; if it is a base model, name the --task to retrain it on."
             )
-        found, model = load_task(task, suite, data), source
+        options.refuse_data(context, suite or "glue")
+        found, model = load_task(task, suite or "glue", data), source
     limit: dict[str, Any] = {} if delta is None else {"max_length": delta.info.max_length}
     config = PruneConfig(
         model=model,
         delta=None if delta is None else source,
-        suite=suite,
+        suite=found.suite,
         task=found.task.name,
         importances=() if structured else tuple(options.names(importance or "magnitude")),
         structure=structured,

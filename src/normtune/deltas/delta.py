@@ -54,6 +54,7 @@ class DeltaInfo(Strict):
         added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where entries of its own
             were trained.
         task: The task's name.
+        suite: The suite that it is of; empty for files of the user's own, and in deltas from before.
         kind: ``classification`` or ``regression``.
         labels: Label names in class order.
         max_length: Limit in tokens that it was trained with.
@@ -77,6 +78,7 @@ class DeltaInfo(Strict):
     method: str = ""
     added: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
     task: str = ""
+    suite: str = Field(default="", exclude_if=lambda value: not value)
     kind: Kind
     labels: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=5)] = 128  # a pair and its special tokens, one token of each text

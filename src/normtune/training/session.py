@@ -298,6 +298,7 @@ class Session:
             loop.trainable,
             method=config.method,
             task=task.name,
+            suite=run.data.suite,
             max_length=self._limit(run),
             pair=task.pair,
             picture=task.inputs == PICTURE,
