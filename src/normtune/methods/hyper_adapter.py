@@ -61,22 +61,25 @@ class HyperAdapter(Adapters):
 
     def modules(self) -> list[nn.Module]:
         """An adapter for each module, all with one network or each with its weights."""
-        (width,) = {self.width(target) for target in self.targets}
-        shapes = _shapes(width, self.size)
-        if not self.network:
-            return [NormedBottleneck(shapes) for _ in self.targets]
-        network = Network(-(-len(self.targets) // 2), shapes)
+        if self.network:
+            return [*self.generated()]
+        return [NormedBottleneck(self._shapes) for _ in self.targets]
+
+    def generated(self) -> list[GeneratedBottleneck]:
+        """An adapter for each module, all with one network."""
+        network = Network(-(-len(self.targets) // 2), self._shapes)
         return [GeneratedBottleneck(network, *divmod(number, 2)) for number in range(len(self.targets))]
+
+    @property
+    def _shapes(self) -> dict[str, torch.Size]:
+        """The shapes of an adapter's weights: of the layers down and up, and of the norm after them."""
+        (width,), size = {self.width(target) for target in self.targets}, self.size
+        matrices = {"down": (size, width), "down_bias": (size,), "up": (width, size), "up_bias": (width,)}
+        return {name: torch.Size(shape) for name, shape in {**matrices, "scale": (width,), "shift": (width,)}.items()}
 
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
         """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
         return _Result(self) if self.network else Hook()
-
-
-def _shapes(width: int, size: int) -> dict[str, torch.Size]:
-    """The shapes of an adapter's weights: of the layers down and up, and of the norm after them."""
-    matrices = {"down": (size, width), "down_bias": (size,), "up": (width, size), "up_bias": (width,)}
-    return {name: torch.Size(shape) for name, shape in {**matrices, "scale": (width,), "shift": (width,)}.items()}
 
 
 def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -154,7 +157,7 @@ class _Result(Hook):
         """The weights that the network makes, and the norms (see `Hook.result`)."""
         spec = self._spec
         with torch.device("meta"):
-            made: list[GeneratedBottleneck] = spec.modules()  # type: ignore[assignment]
+            made = spec.generated()
         shared = f"{spec.targets[0]}.{NAME}.network."
         own = {name: values[shared + name].view(p.shape) for name, p in made[0].network.named_parameters()}
         held = {place.parameter: values[place.parameter] for place in spec.places}
