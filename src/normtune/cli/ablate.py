@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,6 @@ from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
 from normtune.config import fingerprint, read_protocol
 from normtune.errors import ConfigError, known
-
-if TYPE_CHECKING:
-    from normtune.records.ablation import AblationRecord
-    from normtune.report.table import Table
 
 
 def ablate(
@@ -65,7 +61,7 @@ def ablate(
     options.set_threads(threads)
     from normtune.cli.evaluate import task_of
     from normtune.records.ablation import PERS, AblationConfig
-    from normtune.report.ablation import draw
+    from normtune.report.ablation import draw, table
     from normtune.report.drawing import check
     from normtune.studies.ablation import Ablater
 
@@ -99,7 +95,7 @@ def ablate(
     if figure is not None:
         draw(record, figure)
         saved.append(f"Saved to {figure}")
-    render.show([_table(record), *saved], form, plain=record.model_dump(mode="json"))
+    render.show([table([record]), *saved], form, plain=record.model_dump(mode="json"))
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -112,25 +108,3 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(values) or len({*values}) < len(values):
         raise ConfigError(f"--dimensions takes different whole numbers from 1, by commas; got {text!r}.")
     return values
-
-
-def _table(record: AblationRecord) -> Table:
-    """What the score of each model is and loses, and what it loses with random draws, x 100."""
-    import numpy as np
-
-    from normtune.report.table import Entry
-
-    rows = []
-    for point in record.points:
-        lost = [100 * record.loss(scores) for scores in point.random]
-        mean = Entry(f"{np.mean(lost):.2f}", f"{np.std(lost, ddof=1):.2f}" if len(lost) > 1 else "") if lost else "-"
-        shown = [f"{100 * point.scores[record.primary]:.2f}", f"{100 * record.loss(point.scores):.2f}"]
-        rows.append([point.name, f"{point.entries:,}", *shown, mean, f"{max(lost):.2f}" if lost else "-"])
-    assert record.dense is not None
-    config, whole = record.config, 100 * record.dense[record.primary]
-    return render.table(
-        ["switched off", "entries", "score", "loss", "random loss", "largest of these"],
-        rows,
-        title=f"{config.task} dev {record.primary} x 100: {render.model_name(config.model)}, {whole:.2f} as it is",
-        notes=[f"Random: mean and standard deviation of {config.draws} draws of as many dimensions or entries."],
-    )

@@ -14,7 +14,7 @@ from normtune.errors import UnknownNameError
 
 def report(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Results folder, with records in runs/ and fisher/.")],
+    folder: Annotated[Path, typer.Argument(help="Results folder, with records in runs/, fisher/ and ablate/.")],
     out: Annotated[Path, typer.Option(help="Folder for the report: absent or empty.")] = Path("report"),
     model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Only runs of this protocol.")] = None,

@@ -19,8 +19,8 @@ class AblationConfig(Strict):
 
     Attributes:
         model: Hub id, folder or packaged name of the base model.
-        delta: The delta on it.
-        suite: The suite that the task is of.
+        delta: The delta on it; empty for a language model as it is.
+        suite: The suite that the task is of; empty for a text file of the user's own.
         task: The task's name.
         parts: Expressions for what is switched off as a whole: components, sub-components, layers.
         norm: The norms whose dimensions are switched off, as an expression.
@@ -86,6 +86,11 @@ class AblationRecord(DevRecord):
 
     config: AblationConfig
     points: tuple[AblationPoint, ...] = ()
+
+    @property
+    def shown(self) -> int:
+        """What its scores are multiplied by in print: 100, but a log-likelihood is shown as it is."""
+        return 1 if self.primary == "log_likelihood" else 100
 
     def loss(self, scores: dict[str, float]) -> float:
         """What the task's first metric loses from the whole model's to these scores."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from normtune.errors import ConfigError, DataError
+from normtune.records.ablation import AblationRecord
 from normtune.records.fisher import FisherRecord
 from normtune.records.run import Record
 from normtune.records.saved import Saved
 from normtune.records.submission import SubmissionRecord
 
-Kind = TypeVar("Kind", Record, FisherRecord)
+Kind = TypeVar("Kind", Record, FisherRecord, AblationRecord)
 
 
 class _Plan(Saved, extra="ignore"):
@@ -34,6 +35,7 @@ class Results:
         fisher: One measurement of Fisher information a task.
         planned: The seeds that ``study.json`` asks for, where there is one.
         submissions: Submissions to the GLUE server (``submission*.json``), with its reply where it was recorded.
+        ablations: What scores lose when parts are switched off.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Results:
     fisher: tuple[FisherRecord, ...]
     planned: tuple[int, ...] = ()
     submissions: tuple[SubmissionRecord, ...] = ()
+    ablations: tuple[AblationRecord, ...] = ()
 
     @property
     def done(self) -> tuple[Record, ...]:
@@ -103,7 +106,7 @@ def load_fisher(folder: Path) -> list[FisherRecord]:
 
 
 def read(folder: Path, *, model: str | None = None, protocol: str | None = None) -> Results:
-    """Read a results folder: ``runs/*.json``, ``fisher/*.json``, and ``study.json`` and ``submission*.json`` if any.
+    """Read a results folder: the JSON files in ``runs``, ``fisher`` and ``ablate``, its study and its submissions.
 
     Args:
         folder: The folder.
@@ -121,8 +124,10 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
         raise DataError(f"There is no results folder at {folder}.")
     runs = [run for run in _all(folder / "runs", Record) if _wanted(run, model, protocol)]
     fisher = [each for each in _all(folder / "fisher", FisherRecord) if model in {None, each.config.model}]
-    if not runs and not fisher:
-        raise DataError(f"There are no records{_words(model, protocol)} in {folder}/runs or {folder}/fisher.")
+    ablations = [each for each in _all(folder / "ablate", AblationRecord) if model in {None, each.config.model}]
+    if not runs and not fisher and not ablations:
+        places = " or ".join(f"{folder}/{name}" for name in ("runs", "fisher", "ablate"))
+        raise DataError(f"There are no records{_words(model, protocol)} in {places}.")
     check_one_setting(runs, fisher)
     return Results(
         folder,
@@ -130,6 +135,7 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
         tuple(_one_each(fisher)),
         _Plan.load(folder / "study.json").seeds if (folder / "study.json").is_file() else (),
         tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
+        tuple(ablations),
     )
 
 

@@ -1,12 +1,22 @@
-"""The picture of an ablation: what the score loses against how much is switched off."""
+"""Ablations: what scores lose against how much is switched off, as a table and as a picture."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, ClassVar
 
 from normtune.files import write_atomically
 from normtune.records.ablation import AblationRecord
-from normtune.report.drawing import SOFT, STYLE, check, grid, laid_out, rendered
+from normtune.report.drawing import SOFT, STYLE, WIDTH, check, grid, laid_out, rendered
+from normtune.report.table import GAP, Entry, Table, group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: By what dimensions were ranked over: how their line is called, its colour and its marker.
 _LOOKS = {
@@ -15,46 +25,115 @@ _LOOKS = {
 }
 
 
+@dataclass(frozen=True)
+class Ablation:
+    """One panel: a line for each ranking of dimensions and a mark for each part, with the range of the random draws.
+
+    Attributes:
+        record: What was measured.
+    """
+
+    record: AblationRecord
+    marks: ClassVar[list[list[str]]] = []
+
+    @property
+    def flat(self) -> list[tuple[object, ...]]:
+        """The points as rows, below the names of their columns; losses are as the metric has them."""
+        record, header = self.record, ("model", "task", "metric", "off", "per", "entries", "loss", "draw")
+        rows = [
+            (_model(record), record.config.task, record.primary, point.name, point.per or "", point.entries, lost, draw)
+            for point in record.points
+            for draw, lost in enumerate(map(record.loss, (point.scores, *point.random)))
+        ]
+        return [header, *rows]
+
+
+def figure(panels: Sequence[Ablation]) -> Figure:
+    """The panels, two beside each other."""
+    import matplotlib as mpl
+
+    wide = min(2, len(panels))
+    with mpl.rc_context(STYLE):
+        drawn, axes = grid(len(panels), wide, (WIDTH * 0.56 * wide, 3.4 * math.ceil(len(panels) / wide)))
+        for place, panel in zip(axes, panels, strict=True):
+            _panel(place, panel.record)
+        return laid_out(drawn)
+
+
 def draw(record: AblationRecord, path: Path) -> None:
-    """Write a line for each ranking of dimensions and a mark for each part, with the range of the random draws.
+    """Write the picture of one ablation.
 
     Raises:
         ConfigError: If matplotlib is missing, or the file's suffix is none of SVG, PNG and PDF.
     """
     check(path)
-    import matplotlib as mpl
+    write_atomically(path, rendered(figure([Ablation(record)]), path.suffix.lower()))
+
+
+def _panel(axes: Axes, record: AblationRecord) -> None:
     from matplotlib.ticker import LogLocator
 
-    with mpl.rc_context(STYLE):
-        figure, (axes,) = grid(1, 1, (5.6, 3.4))
-        for per, (name, colour, marker) in _LOOKS.items():
-            if points := sorted((p for p in record.points if p.per == per), key=lambda point: point.entries):
-                sizes = [point.entries for point in points]
-                lost = [100 * record.loss(point.scores) for point in points]
-                axes.plot(sizes, lost, color=colour, marker=marker, ms=5, lw=1.3, label=name, zorder=3)
-                if record.config.draws:
-                    drawn = [sorted(100 * record.loss(scores) for scores in point.random) for point in points]
-                    label = f"as many at random: {record.config.draws} draws and their mean"
-                    low, high = [own[0] for own in drawn], [own[-1] for own in drawn]
-                    axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0, label=label)
-                    axes.plot(sizes, [sum(own) / len(own) for own in drawn], color=colour, lw=1, ls="--")
-        label = f"as many random entries: {record.config.draws} draws"
+    for per, (name, colour, marker) in _LOOKS.items():
+        if points := sorted((p for p in record.points if p.per == per), key=lambda point: point.entries):
+            sizes = [point.entries for point in points]
+            lost = [record.shown * record.loss(point.scores) for point in points]
+            axes.plot(sizes, lost, color=colour, marker=marker, ms=5, lw=1.3, label=name, zorder=3)
+            if record.config.draws:
+                drawn = [sorted(record.shown * record.loss(scores) for scores in point.random) for point in points]
+                label = f"as many at random: {record.config.draws} draws and their mean"
+                low, high = [own[0] for own in drawn], [own[-1] for own in drawn]
+                axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0, label=label)
+                axes.plot(sizes, [sum(own) / len(own) for own in drawn], color=colour, lw=1, ls="--")
+    label = f"as many random entries: {record.config.draws} draws"
+    for point in record.points:
+        if point.per is None:
+            at, *others = [record.shown * record.loss(scores) for scores in (point.scores, *point.random)]
+            if others:
+                axes.vlines(point.entries, min(others), max(others), color=SOFT, lw=3, alpha=0.4, label=label)
+                label = ""
+            axes.plot(point.entries, at, color=SOFT, marker="D", ms=5, ls="", zorder=3)
+            axes.annotate(point.name, (point.entries, at), (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="entries switched off", ylabel=f"loss of {_metric(record)}")
+    sizes = [point.entries for point in record.points]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    axes.set_title(f"{_model(record)}, {record.config.task} dev")
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
+
+
+def table(records: Sequence[AblationRecord]) -> Table:
+    """What each model scores without some of its parts, what it loses, and what it loses with random ones."""
+    groups = []
+    for record in records:
+        assert record.dense is not None
+        whole = f"{record.shown * record.dense[record.primary]:.2f} as it is"
+        rows = []
         for point in record.points:
-            if point.per is None:
-                at, *others = [100 * record.loss(scores) for scores in (point.scores, *point.random)]
-                if others:
-                    axes.vlines(point.entries, min(others), max(others), color=SOFT, lw=3, alpha=0.4, label=label)
-                    label = ""
-                axes.plot(point.entries, at, color=SOFT, marker="D", ms=5, ls="", zorder=3)
-                axes.annotate(point.name, (point.entries, at), (4, 3), textcoords="offset points", fontsize=7)
-        axes.set(xscale="log", xlabel="entries switched off", ylabel=f"loss of {record.primary} × 100")
-        sizes = [point.entries for point in record.points]
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.minorticks_off()
-        axes.set_title(f"{record.config.task} dev")
-        axes.grid(axis="y")
-        axes.spines["left"].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="best")
-        write_atomically(path, rendered(laid_out(figure), path.suffix.lower()))
+            lost = [record.shown * record.loss(scores) for scores in point.random]
+            spread = f"{stdev(lost):.2f}" if len(lost) > 1 else ""
+            random = (Entry(f"{mean(lost):.2f}", spread), f"{max(lost):.2f}") if lost else (GAP, GAP)
+            own = record.shown * point.scores[record.primary], record.shown * record.loss(point.scores)
+            rows.append((point.name, f"{point.entries:,}", *(f"{value:.2f}" for value in own), *random))
+        name = f"{_model(record)}, {record.config.task} dev, {_metric(record)}: {whole}"
+        draws = f"random ones: {record.config.draws} draws of as many dimensions or entries"
+        groups.append(group(rows, f"{name}; {draws}"))
+    return Table(
+        "ablations",
+        "What scores lose when parts are switched off.",
+        ("switched off", "entries", "score", "loss", "random loss", "largest of these"),
+        tuple(groups),
+        "Dimensions of a norm are off with a weight and a bias of zero, those with the largest weights first; in a"
+        " whole part every entry is zero, but the weight of a norm one. Random losses are mean and standard deviation.",
+    )
+
+
+def _model(record: AblationRecord) -> str:
+    return record.config.model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _metric(record: AblationRecord) -> str:
+    return record.primary if record.shown == 1 else f"{record.primary} × {record.shown}"

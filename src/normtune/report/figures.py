@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from normtune.data.suites import Column
 from normtune.importance.movement import MEASURES, Movement, movement
 from normtune.records.run import Record
-from normtune.report import curves, heatmap, scatter
+from normtune.report import ablation, curves, heatmap, scatter
+from normtune.report.ablation import Ablation
 from normtune.report.cells import Cells, Sums
 from normtune.report.curves import Curves, Look, points
 from normtune.report.drawing import across, inline, rendered
@@ -37,6 +38,9 @@ _OTHERS = (("#766bdc", "v"), ("#cf4f6e", "P"), ("#3a95a5", "*"))
 _SHARED = ("global", "leave-one-out")
 
 
+Panel = HeatMap | Curves | Scatter | Ablation
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure of the report.
@@ -45,19 +49,21 @@ class Drawing:
         key: Its name in files and links.
         title: Its number and what it shows.
         caption: What must be known to read it.
-        panels: Heat maps, curves, or scattered points.
+        panels: Heat maps, curves, scattered points, or ablations.
         notes: What is missing, or strikes.
     """
 
     key: str
     title: str
     caption: str
-    panels: tuple[HeatMap | Curves | Scatter, ...]
+    panels: tuple[Panel, ...]
     notes: tuple[str, ...] = ()
 
     @cached_property
     def figure(self) -> Figure:
         """The figure, for files of every kind and for the page."""
+        if switched := [panel for panel in self.panels if isinstance(panel, Ablation)]:
+            return ablation.figure(switched)
         heats = [panel for panel in self.panels if isinstance(panel, HeatMap)]
         if heats:
             return heatmap.figure(heats, across=across(len(heats)))
@@ -73,7 +79,7 @@ class Drawing:
         return inline(rendered(self.figure, ".svg"), key=self.key, label=self.title, marks=marks)
 
 
-def _curved(panels: Iterable[HeatMap | Curves | Scatter]) -> Iterator[Curves]:
+def _curved(panels: Iterable[Panel]) -> Iterator[Curves]:
     return (panel for panel in panels if isinstance(panel, Curves))
 
 
@@ -214,3 +220,14 @@ def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""
     ends = {0.0: cells.cell("head", column), 1.0: cells.cell("layernorm", column)}
     return Curves(column.title, {**series, ENDS: ends}, note)
+
+
+def ablations(cells: Cells) -> Drawing:
+    """What the scores of models lose against how much of them is switched off."""
+    return Drawing(
+        "switched-off",
+        "Loss against how much is switched off.",
+        "Dimensions of norms, those with the largest weights first, against as many random ones: the band is the range"
+        " of the draws, the dashed line their mean. Whole parts are diamonds, with the range of random entries.",
+        tuple(map(Ablation, cells.results.ablations)),
+    )

@@ -14,11 +14,12 @@ from pathlib import Path
 from normtune.errors import OutputError
 from normtune.files import claim_folder, remove_strays, write_atomically
 from normtune.records.results import Results
+from normtune.report import ablation
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.drawing import FORMATS, rendered
 from normtune.report.evidence import claims_table
-from normtune.report.figures import Drawing, figure1, figure2, figure3, figure4, figure5
+from normtune.report.figures import Drawing, ablations, figure1, figure2, figure3, figure4, figure5
 from normtune.report.methods import methods_figure, methods_table
 from normtune.report.table import Table, as_markdown
 from normtune.report.tables import data_table, findings, setting, table1, table2, table3, table4
@@ -48,13 +49,16 @@ class Report:
     def tables(self) -> dict[str, Table]:
         """The tables by their key."""
         makers = (claims_table, table1, table2, methods_table, table3, table4, ours_table, data_table)
-        shown = (*(make(self.cells) for make in makers), theirs_table())
+        shown = [*(make(self.cells) for make in makers), theirs_table()]
+        if self.results.ablations:
+            shown.append(ablation.table(self.results.ablations))
         return {table.key: table for table in shown}
 
     @cached_property
     def figures(self) -> dict[str, Drawing]:
         """The figures by their key."""
-        drawn = (make(self.cells) for make in (figure1, figure2, figure3, figure4, figure5, methods_figure))
+        makers = (figure1, figure2, figure3, figure4, figure5, methods_figure)
+        drawn = [make(self.cells) for make in (*makers, *([ablations] if self.results.ablations else []))]
         return {drawing.key: drawing for drawing in drawn}
 
 
@@ -136,13 +140,14 @@ def _csv(rows: Iterable[Sequence[object]]) -> str:
 def facts(cells: Cells) -> list[tuple[str, str]]:
     """What was chosen for all of it: model, protocol, seeds and the like."""
     runs, fisher = cells.results.runs, cells.results.fisher
-    first = cells.records[0]
-    config = first.config
-    said = [
-        ("model", f"{config.model}{f', {config.revision}' if config.revision else ''}, {config.dtype}"),
-        ("identity of the base", first.base_identity[:16]),
-        ("norm that closes a layer", cells.closing),
-    ]
+    said = []
+    for first in cells.records[:1]:
+        config = first.config
+        said += [
+            ("model", f"{config.model}{f', {config.revision}' if config.revision else ''}, {config.dtype}"),
+            ("identity of the base", first.base_identity[:16]),
+            ("norm that closes a layer", cells.closing),
+        ]
     if runs:
         counts, protocol = runs[0].counts, runs[0].config.protocol.model_dump()
         ways = dict.fromkeys(way for run in runs for way in run.ways)

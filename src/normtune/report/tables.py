@@ -90,7 +90,8 @@ def table2(cells: Cells) -> Table:
 
 def setting(cells: Cells) -> str:
     """On which model and how, in words."""
-    name = cells.records[0].config.model.rstrip("/").rsplit("/", 1)[-1] if cells.records else "no model"
+    every = [*cells.records, *cells.results.ablations]
+    name = every[0].config.model.rstrip("/").rsplit("/", 1)[-1]
     runs = cells.results.runs
     return f"{name}, protocol {runs[0].config.protocol.name}" if runs else name
 
@@ -221,6 +222,8 @@ def findings(cells: Cells) -> list[str]:
 
 
 def _measured(cells: Cells) -> str:
+    if not cells.records:
+        return f"Only ablations were measured ({setting(cells)}); there are no runs."
     if not cells.results.runs:
         return f"Only Fisher information was measured ({setting(cells)}); there are no runs."
     config = cells.results.runs[0].config
