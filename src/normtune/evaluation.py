@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from normtune.data.encode import Encoded, by_length, by_tokens
-from normtune.data.metrics import compute
 from normtune.data.task import Task
 from normtune.errors import AnswerError
 from normtune.fast.prefix import States
@@ -70,48 +67,24 @@ def _batches(encoded: Encoded, batch_size: int | None, tokens: int | None) -> li
 
 
 def decide(outputs: np.ndarray, task: Task) -> np.ndarray:
-    """Predictions from the head's outputs: class numbers (int64), or numbers (float64) on the targets' own scale.
+    """Predictions from the head's outputs, in the form of labels: class numbers, or numbers on the targets' own scale.
 
     Raises:
         AnswerError: If an output is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        values = outputs[:, 0].astype(np.float64) * task.scale + task.center
-    if not (np.isfinite(outputs).all() and (task.kind == "classification" or np.isfinite(values).all())):
+        decided = task.asks.decide(outputs, task)
+    if not (np.isfinite(outputs).all() and np.isfinite(decided).all()):
         raise AnswerError(f"The task {task.name!r} gives a number that is not finite: its values are too large.")
-    return values if task.kind == "regression" else np.asarray(outputs.argmax(axis=1))
-
-
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Softmax over the labels, float64, of shape (examples, labels)."""
-    result: np.ndarray = torch.from_numpy(outputs).double().softmax(dim=1).numpy()
-    return result
+    return decided
 
 
 def score_outputs(outputs: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     """All the task's metrics from the head's outputs, of shape (examples, outputs), and the true labels."""
-    return compute(task.metrics, decide(outputs, task), labels)
+    return task.asks.score(decide(outputs, task), labels, task)
 
 
 def score(base: Base, encoded: Encoded, task: Task) -> dict[str, float]:
     """All the task's metrics on examples with labels, as the model with its head answers them now."""
     assert encoded.labels is not None
     return score_outputs(logits(base, encoded), encoded.labels.numpy(), task)
-
-
-def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean loss of a batch from float32 outputs and labels.
-
-    Cross entropy with the task's class weights, or the squared error on the target in the task's scale (the raw target
-    where none is given).
-    """
-    weights = None if task.weights is None else torch.tensor(task.weights)
-
-    def squared(outputs: Tensor, labels: Tensor) -> Tensor:
-        return torch.nn.functional.mse_loss(outputs[:, 0], ((labels - task.center) / task.scale).to(outputs.dtype))
-
-    def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-        weight = None if weights is None else weights.to(outputs.device, outputs.dtype)
-        return torch.nn.functional.cross_entropy(outputs, labels, weight=weight)
-
-    return squared if task.kind == "regression" else entropy

@@ -130,8 +130,8 @@ def test_labels_that_only_dev_has(tmp_path: Path) -> None:
 
 def test_wrong_options(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", [("a", "1"), ("b", "2"), ("c", "1"), ("d", "2")])
-    with pytest.raises(ConfigError, match="Class weights need classes"):
-        load(train, regression=True, class_weights=True)
+    with pytest.raises(ConfigError, match="Class weights need one class"):
+        load(train, kind="regression", class_weights=True)
     with pytest.raises(DataError, match=r"has no column 'labels'\. Did you mean 'label'\?"):
         load(train, label="labels")
     with pytest.raises(DataError, match=r"has no column 'second'\. It has: text, label\."):
@@ -254,7 +254,7 @@ def test_a_note_shows_a_few_classes(tmp_path: Path) -> None:
 def test_decimal_commas_of_numbers_are_said(tmp_path: Path) -> None:
     rows = [("a", "1"), ("b", "3,5"), ("c", "-1,250"), ("d", "0,5")]
     train = write(tmp_path, "train.csv", rows)
-    found = load(train, train, regression=True)
+    found = load(train, train, kind="regression")
     assert found.split("dev").labels.tolist() == [1, 3.5, -1.25, 0.5]
     assert found.notes[:2] == ("train.csv: commas in 'label' are decimal: 3,5 is 3.5.",) * 2
     # Labels are names, so that they stay as they are.
@@ -262,7 +262,7 @@ def test_decimal_commas_of_numbers_are_said(tmp_path: Path) -> None:
     assert found.task.labels == ("1", "-1,250", "0,5", "3,5")
     point = write(tmp_path, "point.csv", [*rows, ("e", "1.5")])
     with pytest.raises(DataError, match=r"line 3: the target '3,5' is not a finite number"):
-        load(point, regression=True)
+        load(point, kind="regression")
 
 
 def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> N
 def test_regression(tmp_path: Path, name: str) -> None:
     targets = [0.1, 2, -3.5e-3, 7, 2.25, 1e3, 4, 5, 6, 7.125]
     train = write(tmp_path, name, [(f"text {i}", target) for i, target in enumerate(targets)])
-    found = load(train, train, regression=True)
+    found = load(train, train, kind="regression")
     task = found.task
     assert (task.kind, task.labels, task.outputs) == ("regression", (), 1)
     assert task.metrics == ("spearman", "pearson", "mse")
@@ -296,13 +296,13 @@ def test_regression(tmp_path: Path, name: str) -> None:
 
 def test_regression_split(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", [(f"text {i // 2}", i) for i in range(100)])
-    found = load(train, regression=True, dev_fraction=0.2, seed=3)
+    found = load(train, kind="regression", dev_fraction=0.2, seed=3)
     first, second = found.split("train"), found.split("dev")
     assert (len(first), len(second)) == (80, 20)
     assert sorted([*first.labels, *second.labels]) == list(range(100))
     assert found.task.center == pytest.approx(first.labels.mean())
     assert found.task.scale == pytest.approx(first.labels.std())
-    assert second.identity() == load(train, regression=True, dev_fraction=0.2, seed=3).split("dev").identity()
+    assert second.identity() == load(train, kind="regression", dev_fraction=0.2, seed=3).split("dev").identity()
     assert found.notes == ("train.csv: 100 rows share their texts with others that have another label.",)
 
 
@@ -310,21 +310,21 @@ def test_regression_split(tmp_path: Path) -> None:
 def test_targets_must_be_finite_numbers(tmp_path: Path, value: str) -> None:
     train = write(tmp_path, "train.csv", [("a", "1"), ("b", value)])
     with pytest.raises(DataError, match=rf"train\.csv, line 3: the target '{value}' is not a finite number\."):
-        load(train, regression=True)
+        load(train, kind="regression")
 
 
 def test_targets_that_cannot_be_standardised(tmp_path: Path) -> None:
     same = write(tmp_path, "same.csv", [("a", "0.3"), ("b", "0.3"), ("c", "0.30")])
     with pytest.raises(DataError, match=r"same\.csv: all targets of the train split are 0\.3, so there is nothing to"):
-        load(same, regression=True)
+        load(same, kind="regression")
     huge = write(tmp_path, "huge.csv", [("a", "1e308"), ("b", "-1e308"), ("c", "1.7e308")])
     with pytest.raises(DataError, match=r"huge\.csv: the targets are too large or too small to be standardised\."):
-        load(huge, huge, regression=True)
+        load(huge, huge, kind="regression")
     single = write(tmp_path, "single.csv", [("a", "1"), ("a", "2")])
     with pytest.raises(
         DataError, match=r"No dev split can be made of 2 rows, as there is a single text; give a dev file\."
     ):
-        load(single, regression=True)
+        load(single, kind="regression")
 
 
 @pytest.mark.parametrize(

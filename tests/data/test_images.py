@@ -78,7 +78,7 @@ def test_a_table_of_paths(photos: Path) -> None:
     rows = ["image,label", "photos/cat/a.png,0.5", "photos/dog/a.bmp,1.5", "photos/dog/b.jpg,-1"]
     table = photos.parent / "table.csv"
     table.write_text("\n".join(rows))
-    data = load_files(table, table, regression=True, **NAMES)
+    data = load_files(table, table, kind="regression", **NAMES)
     split = data.split("train")
     assert str(split.columns["picture"][1]) == str(photos / "dog" / "a.bmp")
     assert split.labels is not None

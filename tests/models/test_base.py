@@ -144,8 +144,8 @@ def test_a_configuration_of_no_possible_model_is_refused(fields, load, copy):
 
 def test_a_family_without_a_classifier_is_refused(copy):
     set_config(copy, model_type="detr")
-    assert_refused("is a 'detr' model, of which transformers has no classifier of texts or pictures", str(copy))
-    with pytest.raises(ModelError, match="'detr' model, of which transformers has no classifier"):
+    assert_refused("is a 'detr' model, of which transformers has no AutoModelForSequenceClassification", str(copy))
+    with pytest.raises(ModelError, match="'detr' model, of which transformers has no AutoModelForSeq"):
         skeleton(str(copy))
 
 

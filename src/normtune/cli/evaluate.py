@@ -52,7 +52,6 @@ def evaluate(
     else:
         options.refuse(context, {"text", "label", "read"}, "Only --file has columns to name and to read")
     options.set_threads(threads)
-    from normtune.data.metrics import classification_report
     from normtune.evaluation import decide, logits, score_outputs
 
     loaded = options.open_delta(delta)
@@ -69,11 +68,7 @@ def evaluate(
         outputs = logits(base, encoded)
     assert examples.labels is not None
     scores = score_outputs(outputs, examples.labels, asked)
-    classes = (
-        []
-        if asked.kind == "regression"
-        else classification_report(decide(outputs, asked), examples.labels, asked.labels)
-    )
+    classes = asked.asks.classes(decide(outputs, asked), examples.labels, asked.labels)
     facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
     said = render.metrics(scores, asked.labels)
     parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]

@@ -10,7 +10,6 @@ import numpy as np
 from normtune.cli import render
 from normtune.cli.progress import savings
 from normtune.config import Protocol
-from normtune.data.metrics import compute
 from normtune.data.task import TaskData
 from normtune.records.results import Results
 from normtune.records.run import Record
@@ -208,8 +207,8 @@ def _constant(data: TaskData, rules: Protocol) -> float:
     train, dev = parts.train.labels, parts.dev["dev"].labels
     assert train is not None
     assert dev is not None
-    constant = train.mean() if data.task.kind == "regression" else np.bincount(train).argmax()
-    return compute([data.task.primary], np.full(len(dev), constant), dev)[data.task.primary]
+    guess = np.broadcast_to(data.task.asks.constant(train), dev.shape)
+    return data.task.asks.score(guess, dev, data.task)[data.task.primary]
 
 
 _WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")

@@ -16,7 +16,8 @@ import numpy as np
 from normtune.data.content import PACKED
 from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.images import COLUMN, holds_pictures, pictures_of, read_pictures
-from normtune.data.metrics import own_metrics
+from normtune.data.kind import Kind, KindName
+from normtune.data.kinds import KINDS
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.rows import read_rows
 from normtune.data.table import Rows, places
@@ -42,7 +43,7 @@ def load_files(
     text: str,
     pair: str | None = None,
     label: str,
-    regression: bool = False,
+    kind: KindName = "classification",
     seed: int = 0,
     class_weights: bool = False,
     name: str | None = None,
@@ -65,7 +66,7 @@ def load_files(
         text: Column of the texts.
         pair: Column of the second texts, for a task about pairs.
         label: Column of the labels or, for regression, of the targets.
-        regression: Predict a number; training standardises it by mean and standard deviation of the train split.
+        kind: What the labels are. Training standardises numbers by mean and standard deviation of the train split.
         seed: Seed of that split.
         class_weights: Weigh each class in the loss by examples / (classes * examples of the class).
         name: The task's name; None takes it from the train file's.
@@ -75,37 +76,38 @@ def load_files(
         The task with its ``train`` and ``dev`` splits, and notes.
 
     Raises:
-        ConfigError: If class weights are asked for in regression, or a decimal sign without it.
+        ConfigError: If class weights or a decimal sign are asked for where labels have none.
     """
-    if regression and class_weights:
-        raise ConfigError("Class weights need classes, but this task is regression.")
+    asks, regression = KINDS[kind], kind == "regression"
+    if class_weights and not asks.weighted:
+        raise ConfigError(f"Class weights need one class an example, but this task is {kind}.")
     read = _read(train, text, pair, label, reading, numbers=regression)
     told, bad = read.rows.notes, {"train": len(read.rows.bad)}
-    names = () if regression else _classes(read)
+    names = _classes(read) if asks.named else ()
     whole = _split(read, names, train)
     if dev is None:
-        splits = divide(whole, DEV_FRACTION, seed, names)
+        splits = divide(whole, asks, DEV_FRACTION, seed, names)
     else:
         beside = _read(dev, text, pair, label, reading, numbers=regression)
         told, bad["dev"] = told + beside.rows.notes, len(beside.rows.bad)
         splits = {"train": whole, "dev": _split(beside, names, train)}
-    own = Counter(labels_of(splits["train"]).tolist())
-    counts = {label: own[number] for number, label in enumerate(names)}
+    own = asks.counts(labels_of(splits["train"]), len(names))
+    counts = dict(zip(names, own.tolist(), strict=True))
     center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
     stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
     task = Task(
         name=called,
         title=called,
-        kind="regression" if regression else "classification",
+        kind=kind,
         labels=names,
-        metrics=own_metrics(len(names)),
+        metrics=asks.metrics(names),
         inputs=PICTURE if whole.kind == "picture" else TEXT if pair is None else PAIR,
         center=center,
         scale=scale,
-        weights=tuple(own.total() / (len(names) * count) for count in counts.values()) if class_weights else None,
+        weights=tuple((own.sum() / (len(names) * own)).tolist()) if class_weights else None,
     )
-    notes = (*told, *_notes(whole, splits, counts, train.name, divided=dev is None))
+    notes = (*told, *_notes(asks, whole, splits, counts, train.name, divided=dev is None))
     source = ", ".join(path.name for path in (train, dev) if path is not None)
     dropped = {split: count for split, count in bad.items() if count}
     return TaskData(task, splits, source, dropped, notes=notes, labels_count=counts)
@@ -270,17 +272,16 @@ def _standard(train: Split, source: Path) -> tuple[float, float]:
 
 
 def _notes(
-    whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], file: str, *, divided: bool
+    asks: Kind, whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], file: str, *, divided: bool
 ) -> tuple[str, ...]:
     """What may do harm in a task's data; `divided` says whether dev was split off the train file."""
     labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
-    torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows]) > 0)
+    torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows], axis=0).any())
     seen = alike(train)
     leaked = sum(len(rows) for texts, rows in alike(dev).items() if texts in seen)
     names = list(counts)
     small = [name for name, count in counts.items() if count < SMALL_CLASS]
-    present = set(labels_of(dev).tolist())
-    absent = [name for number, name in enumerate(names) if number not in present]
+    absent = [name for name, count in zip(names, asks.counts(labels_of(dev), len(names)), strict=True) if not count]
     kind, columns = whole.kind, [column for split in splits.values() for column in split.columns.values()]
     long = sum(kind == "text" and len(text) > LONG_TEXT for column in columns for text in column)
     spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)

@@ -181,9 +181,8 @@ def _examples(
                 continue
             labels.append(_label(task, values[-1], codes, f"{place} {number}"))
         texts.append(words)
-    kind = np.int64 if task.kind == "classification" else np.float64
     columns = {name: tuple([words[i] for words in texts]) for i, name in enumerate(task.inputs)}
-    return Split(columns, None if codes is None else np.array(labels, dtype=kind)), dropped
+    return Split(columns, None if codes is None else np.array(labels, dtype=task.asks.dtype)), dropped
 
 
 def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float:
@@ -192,7 +191,7 @@ def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float
     Raises:
         DataError: If it stands for none.
     """
-    if task.kind == "classification":
+    if task.labels:
         if text not in codes:
             raise DataError(f"{place}: the label {text!r} is not one of: {', '.join(codes)}.")
         return codes[text]
@@ -227,7 +226,7 @@ def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
     layout = LAYOUTS[task.name]
     codes = {str(number): number for number in range(len(task.labels))}
     # Scores are float32 there and have three decimals in the files: so both give the same numbers.
-    form = "" if task.kind == "classification" else ".3f"
+    form = "" if task.labels else ".3f"
     read = {}
     for split in layout.files:
         name = layout.hub_split(split)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from normtune.data.kind import Kind
 from normtune.data.task import Split
 from normtune.errors import DataError
 
@@ -30,15 +31,15 @@ def alike(split: Split) -> dict[tuple[Any, ...], list[int]]:
     return found
 
 
-def divide(whole: Split, fraction: float, seed: int, names: Sequence[str]) -> dict[str, Split]:
+def divide(whole: Split, asks: Kind, fraction: float, seed: int, names: Sequence[str]) -> dict[str, Split]:
     """Splits a file's examples into train and dev, both in the file's order.
 
-    What is drawn are groups of identical texts, each as one of its rarest class; regression has one class.
+    What is drawn are groups of identical texts, each as one of its rarest class; numbers are all of one class.
 
     Raises:
         DataError: If there are too few different texts.
     """
-    labels = labels_of(whole).tolist() if names else [0] * len(whole)
+    labels = asks.strata(labels_of(whole)).tolist()
     rarity = Counter(labels)
     groups = list(alike(whole).values())
     kinds = [min((labels[row] for row in rows), key=lambda kind: (rarity[kind], kind)) for rows in groups]

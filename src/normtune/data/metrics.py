@@ -35,13 +35,6 @@ class ClassScore:
     support: int
 
 
-def own_metrics(classes: int) -> tuple[str, ...]:
-    """The metrics of a task in the user's own files with so many classes, or none for regression."""
-    if not classes:
-        return "spearman", "pearson", "mse"
-    return ("accuracy", "macro_f1", "f1", "matthews") if classes == 2 else ("accuracy", "macro_f1")
-
-
 def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Metrics of predictions against labels.
 

@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from normtune.data.kind import Kind, KindName
+from normtune.data.kinds import KINDS
 from normtune.errors import DataError, UnknownNameError
 
-Kind = Literal["classification", "regression"]
 #: The columns of a task that reads one text, of one that reads two, and of one that reads a picture.
 TEXT, PAIR, PICTURE = ("text",), ("text", "pair"), ("picture",)
 
@@ -24,7 +25,7 @@ class Task:
     Attributes:
         name: Short name, as on the hub (``rte``).
         title: The name in print (``RTE``).
-        kind: ``classification`` (one label of several) or ``regression`` (one number).
+        kind: Name of the kind (`normtune.data.kinds.KINDS`): what an answer is.
         labels: Label names in the order of their class numbers; empty for regression.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
         inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, or those of a kind that was added to
@@ -38,7 +39,7 @@ class Task:
 
     name: str
     title: str
-    kind: Kind
+    kind: KindName
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     inputs: tuple[str, ...] = TEXT
@@ -59,9 +60,14 @@ class Task:
         return self.metrics[0]
 
     @property
+    def asks(self) -> Kind:
+        """Its kind."""
+        return KINDS[self.kind]
+
+    @property
     def outputs(self) -> int:
         """Width of the head: the number of labels, or 1 for regression."""
-        return len(self.labels) if self.kind == "classification" else 1
+        return self.asks.outputs(self.labels)
 
 
 def plain(name: str) -> str:

@@ -238,9 +238,8 @@ def _split(task: Task, split: str, size: int, seed: int) -> Split:
                 f"more after {len(examples):,}; ask for at most that many."
             )
         examples[texts] = label
-    kind = np.int64 if task.kind == "classification" else np.float64
     columns = {name: tuple(texts[i] for texts in examples) for i, name in enumerate(task.inputs)}
-    return Split(columns, np.array([*examples.values()], dtype=kind))
+    return Split(columns, np.array([*examples.values()], dtype=task.asks.dtype))
 
 
 def _cells(task: Task, draw: Draw) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from normtune.data.images import Picture
 from normtune.data.task import PAIR, PICTURE, TEXT, Split, Task
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError
-from normtune.evaluation import decide, logits, probabilities
+from normtune.evaluation import decide, logits
 from normtune.models.base import Base
 
 #: A text, a text and its pair, or a picture.
@@ -41,10 +41,7 @@ class Prediction(Strict):
             AnswerError: If an output is not finite.
         """
         (best,) = decide(outputs[None], task)
-        if task.kind == "regression":
-            return cls(value=float(best))
-        shares = probabilities(outputs[None])[0].tolist()
-        return cls(label=task.labels[best], probabilities=dict(zip(task.labels, shares, strict=True)))
+        return cls(**task.asks.answer(outputs, best, task))
 
 
 class Predictor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from normtune.data.kinds import KINDS
 from normtune.deltas.delta import DeltaInfo
 from normtune.records.run import Record
 
@@ -63,7 +64,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
         share=counts.share,
         method=config.method,
         head=counts.head,
-        labels=f"It answers one of: {', '.join(info.labels)}." if info.labels else "It answers a number.",
+        labels=KINDS[info.kind].said(info.labels),
         scores="\n".join(f"| {name} | {value:.4f} |" for name, value in record.scores["dev"].items()),
         protocol=config.protocol.name,
         train=data.train,

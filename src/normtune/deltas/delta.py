@@ -19,8 +19,9 @@ from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from normtune.config import Strict
-from normtune.data.metrics import own_metrics
-from normtune.data.task import PAIR, PICTURE, TEXT, Kind, Task
+from normtune.data.kind import KindName
+from normtune.data.kinds import KINDS
+from normtune.data.task import PAIR, PICTURE, TEXT, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
 from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
@@ -55,7 +56,7 @@ class DeltaInfo(Strict):
             were trained.
         task: The task's name.
         suite: The suite that it is of; empty for files of the user's own, and in deltas from before.
-        kind: ``classification`` or ``regression``.
+        kind: Name of the kind of task (`normtune.data.kinds.KINDS`).
         labels: Label names in class order.
         max_length: Limit in tokens that it was trained with.
         pair: Whether it reads pairs of texts.
@@ -79,7 +80,7 @@ class DeltaInfo(Strict):
     added: dict[str, Any] | None = Field(default=None, exclude_if=lambda value: value is None)
     task: str = ""
     suite: str = Field(default="", exclude_if=lambda value: not value)
-    kind: Kind
+    kind: KindName
     labels: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=5)] = 128  # a pair and its special tokens, one token of each text
     pair: bool = False
@@ -104,7 +105,7 @@ class DeltaInfo(Strict):
             title=self.task,
             kind=self.kind,
             labels=self.labels,
-            metrics=own_metrics(len(self.labels)),
+            metrics=KINDS[self.kind].metrics(self.labels),
             inputs=PICTURE if self.picture else PAIR if self.pair else TEXT,
             center=self.center,
             scale=self.scale,

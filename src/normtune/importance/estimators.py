@@ -12,12 +12,10 @@ Kunstner et al. (2019, "Limitations of the empirical Fisher approximation") tell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.distributions import Categorical, Normal
 
 from normtune.data.task import Task
 from normtune.records.fisher import Estimator
@@ -38,32 +36,13 @@ def passes(
     Yields:
         For each pass one number an example, of shape (B,).
     """
-    known: Normal | Categorical
-    if task.kind == "regression":
-        known = Normal(outputs[:, 0] * task.scale + task.center, 1.0, validate_args=False)
-    else:
-        known = Categorical(logits=outputs, validate_args=False)
-    log_prob: Callable[[Tensor], Tensor] = known.log_prob  # torch leaves it untyped
+    kind = task.asks
     if estimator.name == "empirical":
         assert labels is not None
-        yield log_prob(labels.to(outputs.dtype) if isinstance(known, Normal) else labels)
+        yield kind.log_prob(outputs, labels, task)
     elif estimator.name == "monte-carlo":
-        for drawn in _drawn(estimator, known, numbers).T:
-            yield log_prob(drawn) / estimator.samples**0.5
-    elif isinstance(known, Normal):
-        yield known.mean
+        generators = [np.random.default_rng([estimator.seed, number]) for number in numbers]
+        for drawn in kind.draw(outputs, task, generators, estimator.samples):
+            yield kind.log_prob(outputs, drawn, task) / estimator.samples**0.5
     else:
-        roots = known.probs.detach().sqrt()
-        for label in range(outputs.shape[1]):
-            yield roots[:, label] * known.logits[:, label]
-
-
-def _drawn(estimator: Estimator, known: Normal | Categorical, numbers: Sequence[int]) -> Tensor:
-    """Labels drawn from the model, of shape (B, samples), each example's by a generator of its own."""
-    generators = [np.random.default_rng([estimator.seed, number]) for number in numbers]
-    if isinstance(known, Normal):
-        noise = np.array([own.standard_normal(estimator.samples) for own in generators])
-        return known.mean.detach()[:, None] + torch.from_numpy(noise).to(known.mean)
-    uniform = torch.from_numpy(np.array([own.random(estimator.samples) for own in generators]))
-    below = known.logits.detach().double().exp().cumsum(1)
-    return torch.searchsorted(below, uniform.to(below.device)).clamp(max=below.shape[1] - 1)
+        yield from kind.expected(outputs, task)

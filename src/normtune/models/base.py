@@ -27,8 +27,8 @@ from normtune.models.layout import Layout, layout, statistics
 from normtune.models.sources import (
     at_revision,
     bounded,
-    classifier_of,
     load_weights,
+    loader_of,
     locate,
     quiet,
     read_config,
@@ -237,7 +237,7 @@ def load_base(
         The base model, in evaluation mode, on the CPU.
 
     Raises:
-        ModelError: If there is no such model, it cannot be read, it is none that classifies texts or pictures, or its
+        ModelError: If there is no such model, it cannot be read, transformers has none with such a head, or its
             checkpoint does not hold the encoder.
     """
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
@@ -245,10 +245,10 @@ def load_base(
         raise ModelError(f"Unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
     name, revision = at_revision(name, revision)
     path, packaged_revision = locate(name)
-    config = read_config(name, path, revision)
+    config = read_config(name, path, revision, spec.kind)
     files = weight_files(path, revision)
     outputs = None if keep_head else spec.outputs
-    model, missing = load_weights(name, path, config, outputs, revision, DTYPES[dtype], files)
+    model, missing = load_weights(name, path, config, outputs, revision, DTYPES[dtype], files, spec.kind)
     model.eval()
     model.requires_grad_(False)
     head_names = sorted({*missing, *_outside(model)})
@@ -332,7 +332,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     unusable = f"The configuration of {name!r} cannot be used"
     with refusing(ModelError, unusable), torch.device("meta"), quiet(), bounded():
         config.num_labels = labels
-        model = classifier_of(config).from_config(config, trust_remote_code=False)
+        model = loader_of(config).from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from normtune.data.task import Kind
+from normtune.data.kind import KindName
+from normtune.data.kinds import KINDS, kind_of
 from normtune.errors import DeltaError, ModelError
 from normtune.models.precision import in_float32
 
@@ -25,26 +26,26 @@ class HeadSpec:
     """What a head answers.
 
     Attributes:
-        kind: ``classification`` or ``regression``.
+        kind: Name of the kind of task (`normtune.data.kinds.KINDS`).
         labels: Label names in class order; empty for regression.
     """
 
-    kind: Kind
+    kind: KindName
     labels: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
         """Width of the last layer."""
-        return 1 if self.kind == "regression" else len(self.labels)
+        return KINDS[self.kind].outputs(self.labels)
 
     @classmethod
-    def numbered(cls, outputs: int) -> HeadSpec:
-        """A classifier over `outputs` labels without names of their own."""
-        return cls("classification", tuple(f"LABEL_{i}" for i in range(outputs)))
+    def numbered(cls, outputs: int, kind: KindName = "classification") -> HeadSpec:
+        """A head of `outputs` labels without names of their own."""
+        return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)))
 
     def __post_init__(self) -> None:
-        if self.kind == "classification" and len(self.labels) < 2:
-            raise ModelError(f"A classifier needs at least two labels; got {len(self.labels)}.")
+        if fault := KINDS[self.kind].fault(self.labels):
+            raise ModelError(fault)
         if len(set(self.labels)) != len(self.labels):
             raise ModelError("A classifier's label names must differ from each other.")
 
@@ -112,7 +113,7 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
     names = spec.labels or ("LABEL_0",)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
-    model.config.problem_type = "regression" if spec.kind == "regression" else "single_label_classification"
+    model.config.problem_type = KINDS[spec.kind].problem
     _set_outputs(model)
 
 
@@ -124,9 +125,9 @@ def _set_outputs(model: PreTrainedModel) -> None:
 def read_spec(model: PreTrainedModel) -> HeadSpec:
     """What the model's present head answers, from its configuration."""
     names: dict[Any, str] = model.config.id2label or {}
-    if model.config.problem_type == "regression" or len(names) == 1:
-        return HeadSpec("regression")
-    return HeadSpec("classification", tuple(names[i] for i in range(len(names))))
+    problem = "regression" if len(names) == 1 else model.config.problem_type
+    kind = kind_of(type(model).__name__, problem)
+    return HeadSpec(kind.name, tuple(names[i] for i in range(len(names))) if kind.named else ())
 
 
 def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, seed: int) -> dict[str, nn.Module]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import constants as hub_constants
 from safetensors import safe_open
 from torch import nn
@@ -19,12 +20,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -35,6 +32,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from normtune.data.images import Reader
+from normtune.data.kind import KindName
+from normtune.data.kinds import KINDS
 from normtune.errors import ModelError, refusing
 
 #: Models that an installed package carries: short name -> (package, module, folder inside it).
@@ -91,7 +90,7 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def read_config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
+def read_config(name: str, path: str, revision: str | None, kind: KindName = "classification") -> PreTrainedConfig:
     """The configuration of the model called `name`, which lies at `path`; no code of the model's own is run.
 
     Raises:
@@ -107,17 +106,16 @@ def read_config(name: str, path: str, revision: str | None) -> PreTrainedConfig:
     with refusing(ModelError, f"The folder {name!r} cannot be read" if here else absent):
         _check_sizes(PreTrainedConfig.get_config_dict(path, revision=revision)[0])
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if classifier_of(config) is None:
-        kind = config.model_type
-        raise ModelError(f"{name!r} is a {kind!r} model, of which transformers has no classifier of texts or pictures.")
+    if loader_of(config, kind) is None:
+        classes = " and no ".join(KINDS[kind].models)
+        raise ModelError(f"{name!r} is a {config.model_type!r} model, of which transformers has no {classes}.")
     return config
 
 
-def classifier_of(config: PreTrainedConfig) -> Any:
-    """What makes classifiers of this configuration in transformers, of texts or of pictures; None without one."""
-    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return AutoModelForSequenceClassification
-    return AutoModelForImageClassification if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING else None
+def loader_of(config: PreTrainedConfig, kind: KindName = "classification") -> Any:
+    """The class of transformers that loads models of this configuration for a kind of task; None without one."""
+    classes = (getattr(transformers, name) for name in KINDS[kind].models)
+    return next((each for each in classes if type(config) in each._model_mapping), None)
 
 
 #: What a folder without a configuration may hold instead.
@@ -250,6 +248,7 @@ def load_weights(
     revision: str | None,
     dtype: torch.dtype,
     files: list[Path],
+    kind: KindName = "classification",
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
 
@@ -261,6 +260,7 @@ def load_weights(
         revision: Commit, tag or branch on the hub.
         dtype: What it is loaded in.
         files: The checkpoint's files.
+        kind: What its head is to answer.
 
     Raises:
         ModelError: If the checkpoint cannot be read, or does not hold the encoder.
@@ -277,7 +277,7 @@ def load_weights(
     ):
         if outputs is not None:
             config.num_labels = outputs
-        model, info = classifier_of(config).from_pretrained(
+        model, info = loader_of(config, kind).from_pretrained(
             path,
             config=config,
             revision=revision or "main",

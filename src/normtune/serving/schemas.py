@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from normtune.config import Strict
+from normtune.data.kinds import KINDS
 from normtune.deltas.answers import Prediction, Text
 from normtune.deltas.bank import BankTask
 from normtune.serving.folder import NAME
@@ -57,7 +58,7 @@ class TaskInfo(Strict):
     """What a task answers, and how much memory it takes."""
 
     name: str
-    kind: Annotated[str, Field(description="classification or regression")]
+    kind: Annotated[str, Field(description=f"One of: {', '.join(KINDS)}.")]
     labels: list[str]
     pair: Annotated[bool, Field(description="Whether it reads pairs of texts.")]
     max_length: Annotated[int, Field(description="Limit in tokens.")]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, field_validator
 
 from normtune.config import Memory, Protocol, Pruning, Strict
+from normtune.data.kind import KindName
 from normtune.errors import ConfigError
 from normtune.importance.recipe import kind_of
 from normtune.importance.scores import IMPORTANCES
@@ -44,6 +45,7 @@ class Setup(Strict):
         revision: Commit, tag or branch on the hub.
         dtype: Of the frozen part.
         suite: The suite that tasks are of, unless they are in files of the user's own.
+        kind: What the tasks ask, as far as the model's class in transformers depends on it.
         protocol: How every run is trained; it says how many rates of each method's grid a search tries.
         prune: When clearly lost rates of a search are dropped early; None never does.
         head_seeds: Seeds of the heads that Fisher information is averaged over.
@@ -59,6 +61,7 @@ class Setup(Strict):
     revision: str | None = None
     dtype: str = "float32"
     suite: str = "glue"
+    kind: KindName = "classification"
     protocol: Protocol
     prune: Pruning | None = None
     head_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)

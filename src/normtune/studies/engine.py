@@ -108,6 +108,7 @@ class Engine:
             memory=setup.memory,
             plain=setup.plain,
             masks=self._masks,
+            kind=setup.kind,
             accelerator=accelerator(
                 setup.device, setup.precision, trackers=check_trackers(place.track), folder=place.tracking
             ),

@@ -16,6 +16,7 @@ from pydantic import Field
 from normtune.config import Strict
 from normtune.data.files import load_files
 from normtune.data.images import COLUMN
+from normtune.data.kind import KindName
 from normtune.data.reading import Reading
 from normtune.data.task import PICTURE, TaskData
 from normtune.errors import ConfigError, DataError, known, refusing
@@ -73,7 +74,9 @@ class OwnFiles(Strict):
         Returns:
             The task, which remembers its columns, and what its author should know of the files.
         """
-        found = load_files(**self.model_dump(exclude={"read"}), reading=Reading.of(self.read))
+        asked = self.model_dump(exclude={"read", "regression"})
+        kind: KindName = "regression" if self.regression else "classification"
+        found = load_files(**asked, kind=kind, reading=Reading.of(self.read))
         text = COLUMN if found.task.inputs == PICTURE else self.text
         columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))

@@ -14,7 +14,7 @@ from normtune.config import Memory, Protocol
 from normtune.data.encode import Encoded
 from normtune.data.task import Task
 from normtune.errors import ConfigError
-from normtune.evaluation import logits, loss_of, score_outputs
+from normtune.evaluation import logits, score_outputs
 from normtune.fast.prefix import Kept
 from normtune.fast.ways import choose
 from normtune.models.base import Base
@@ -65,7 +65,7 @@ class Passes:
         self._exact = self.ways if exact else choose(base, dropout=protocol.dropout, **{**options, "kept": None})
         self._train_states, self._pick_states = self.ways.states(train, pick)
         self._model = accelerator.prepare(base.model)
-        self._loss = loss_of(task)
+        self._loss = task.asks.loss(task)
 
     def backward(self, indices: np.ndarray) -> float:
         """Forward and backward over the training examples at `indices`; their mean loss."""

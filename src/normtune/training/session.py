@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded
+from normtune.data.kind import KindName
+from normtune.data.kinds import KINDS
 from normtune.data.task import PICTURE, Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
@@ -54,6 +56,7 @@ class Session:
         memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
         plain: Whether runs are computed by plain torch rather than by the fastest ways that fit.
         masks: Folder for the masks of methods that are measured on a task, so that each is measured once.
+        kind: What the head of the model is to answer: any kind of task that needs the same class of transformers.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -69,8 +72,9 @@ class Session:
         memory: Memory = "plain",
         plain: bool = False,
         masks: Path | None = None,
+        kind: KindName = "classification",
     ) -> None:
-        self.base: Base = load_base(model, revision=revision, dtype=dtype)
+        self.base: Base = load_base(model, HeadSpec.numbered(2, kind), revision=revision, dtype=dtype)
         self.dtype = dtype
         self.accelerator = accelerator or Accelerator()
         self._memory: Memory = memory
@@ -113,12 +117,14 @@ class Session:
 
         Raises:
             SelectionError: If the selection is of another model.
-            ConfigError: If running statistics are to be updated, and cannot be.
+            ConfigError: If the model has a head for another kind of task, or running statistics cannot be updated.
             ModelError: If the method leaves a text too few of the model's positions.
         """
         base = self.base
         if selection is not None and selection.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError(f"The selection {method!r} is of another model than {base.name!r}.")
+        if data.task.asks.models != KINDS[base.head.kind].models:
+            raise ConfigError(f"The task {data.task.name!r} ({data.task.kind}) needs another head; train it apart.")
         config = RunConfig(
             model=base.name,
             revision=base.revision,

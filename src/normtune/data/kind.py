@@ -1,0 +1,116 @@
+"""What a task asks, as one value: its head, its loss, how its labels count, and how outputs become answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from normtune.data.metrics import ClassScore, classification_report, compute
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KindName = Literal["classification", "regression"]
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+class Asked(Protocol):
+    """What a kind needs to know of a `normtune.data.task.Task`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of their numbers."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics to report."""
+
+    @property
+    def center(self) -> float:
+        """What is taken from a target before training."""
+
+    @property
+    def scale(self) -> float:
+        """What the rest is divided by."""
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weight of each class in the loss."""
+
+
+#: A loss from float32 outputs and labels.
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]
+#: A generator of random numbers for each example.
+Generators = Sequence[np.random.Generator]
+
+
+def too_few(labels: Sequence[str]) -> str:
+    """What is wrong with labels of which a head is to tell one from another."""
+    return "" if len(labels) >= 2 else f"A classifier needs at least two labels; got {len(labels)}."
+
+
+def score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, float]:
+    """All of a task's metrics of what was decided, by name."""
+    return compute(task.metrics, decided, labels)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task; `normtune.data.kinds.KINDS` holds them all.
+
+    Below, outputs are those of a batch, of shape (B, outputs), and labels have the examples as their first axis. Torch
+    is imported only where it computes, so that records and reports are read without it.
+
+    Attributes:
+        name: Its name, as tasks and deltas have it.
+        problem: What transformers calls it (``problem_type``).
+        said: What a model with these labels answers, as a sentence.
+        metrics: The metrics of a task in the user's own files with these labels, the primary one first.
+        constant: The one answer that fits these labels best, if every example is given the same.
+        loss: The mean loss of a batch.
+        log_prob: log p(labels | x) of each example, of shape (B,).
+        expected: Numbers of shape (B,), one a pass, whose squared gradients add up to the expectation of the squared
+            gradient of log p(y | x) over the model's own labels y.
+        draw: That many labels drawn from the model for each example, by its own generator: one batch of labels after
+            the other.
+        decide: Predictions in the form of labels.
+        answer: The fields of a `normtune.deltas.answers.Prediction` of one example, from its outputs and its decision.
+        named: Whether the head has an output for each label; otherwise it has one, and the task no labels.
+        fault: What is wrong with the label names; nothing if a head can answer with them.
+        dtype: Type of the labels.
+        strata: The group of each example, of shape (examples,): where a file is divided, each part has its share of
+            every group.
+        counts: How often each class occurs, given the labels and the number of classes.
+        score: All metrics of what was decided, given the labels.
+        classes: How well each class is predicted, given what was decided, the labels and their names.
+        weighted: Whether classes can have weights.
+        models: The classes of transformers that load models of this kind; the first that knows a configuration does.
+    """
+
+    name: KindName
+    problem: Problem
+    said: Callable[[Sequence[str]], str]
+    metrics: Callable[[Sequence[str]], tuple[str, ...]]
+    constant: Callable[[np.ndarray], Any]
+    loss: Callable[[Asked], Loss]
+    log_prob: Callable[[Tensor, Tensor, Asked], Tensor]
+    expected: Callable[[Tensor, Asked], Iterator[Tensor]]
+    draw: Callable[[Tensor, Asked, Generators, int], Iterator[Tensor]]
+    decide: Callable[[np.ndarray, Asked], np.ndarray]
+    answer: Callable[[np.ndarray, Any, Asked], dict[str, Any]]
+    named: bool = True
+    fault: Callable[[Sequence[str]], str] = too_few
+    dtype: type[np.generic] = np.int64
+    strata: Callable[[np.ndarray], np.ndarray] = np.asarray
+    counts: Callable[[np.ndarray, int], np.ndarray] = lambda labels, classes: np.bincount(labels, minlength=classes)
+    score: Callable[[np.ndarray, np.ndarray, Asked], dict[str, float]] = score
+    classes: Callable[[np.ndarray, np.ndarray, Sequence[str]], list[ClassScore]] = classification_report
+    weighted: bool = False
+    models: tuple[str, ...] = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+
+    def outputs(self, labels: Sequence[str]) -> int:
+        """Width of the head."""
+        return len(labels) if self.named else 1

@@ -1,0 +1,147 @@
+"""The kinds of tasks: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normtune.data.kind import Asked, Generators, Kind, KindName, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributions import Categorical, Normal
+
+# One label of several.
+
+
+def _categorical(outputs: Tensor) -> Categorical:
+    from torch.distributions import Categorical
+
+    return Categorical(logits=outputs, validate_args=False)
+
+
+def _entropy(task: Asked) -> Loss:
+    """Cross entropy with the task's class weights."""
+    import torch
+
+    weights = None if task.weights is None else torch.tensor(task.weights)
+
+    def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+        weight = None if weights is None else weights.to(outputs.device, outputs.dtype)
+        return torch.nn.functional.cross_entropy(outputs, labels, weight=weight)
+
+    return entropy
+
+
+def _class_log_prob(outputs: Tensor, labels: Tensor, _: Asked) -> Tensor:
+    found: Tensor = _categorical(outputs).log_prob(labels)
+    return found
+
+
+def _classes_expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
+    known = _categorical(outputs)
+    roots = known.probs.detach().sqrt()
+    for label in range(outputs.shape[1]):
+        yield roots[:, label] * known.logits[:, label]
+
+
+def _drawn_classes(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+    import torch
+
+    uniform = torch.from_numpy(np.array([own.random(samples) for own in generators]))
+    below = _categorical(outputs).logits.detach().double().exp().cumsum(1)
+    yield from torch.searchsorted(below, uniform.to(below.device)).clamp(max=below.shape[1] - 1).T
+
+
+def _label(outputs: np.ndarray, decided: Any, task: Asked) -> dict[str, Any]:
+    import torch
+
+    shares = torch.from_numpy(outputs).double().softmax(0).tolist()
+    return {"label": task.labels[decided], "probabilities": dict(zip(task.labels, shares, strict=True))}
+
+
+_CLASSIFICATION = Kind(
+    name="classification",
+    problem="single_label_classification",
+    said=lambda labels: f"It answers one of: {', '.join(labels)}.",
+    metrics=lambda labels: ("accuracy", "macro_f1", *(("f1", "matthews") if len(labels) == 2 else ())),
+    constant=lambda labels: np.bincount(labels).argmax(),
+    loss=_entropy,
+    log_prob=_class_log_prob,
+    expected=_classes_expected,
+    draw=_drawn_classes,
+    decide=lambda outputs, _: np.asarray(outputs.argmax(axis=1)),
+    answer=_label,
+    weighted=True,
+)
+
+# One number: a Gaussian of unit variance on the target's own scale.
+
+
+def _normal(outputs: Tensor, task: Asked) -> Normal:
+    from torch.distributions import Normal
+
+    return Normal(outputs[:, 0] * task.scale + task.center, 1.0, validate_args=False)
+
+
+def _squared(task: Asked) -> Loss:
+    """The squared error on the target in the task's scale, or on the raw target where the task has none."""
+    import torch
+
+    def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.nn.functional.mse_loss(outputs[:, 0], ((labels - task.center) / task.scale).to(outputs.dtype))
+
+    return squared
+
+
+def _number_log_prob(outputs: Tensor, labels: Tensor, task: Asked) -> Tensor:
+    found: Tensor = _normal(outputs, task).log_prob(labels.to(outputs.dtype))
+    return found
+
+
+def _number_expected(outputs: Tensor, task: Asked) -> Iterator[Tensor]:
+    yield _normal(outputs, task).mean
+
+
+def _drawn_numbers(outputs: Tensor, task: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+    import torch
+
+    mean = _normal(outputs, task).mean.detach()
+    noise = torch.from_numpy(np.array([own.standard_normal(samples) for own in generators]))
+    yield from (mean[:, None] + noise.to(mean)).T
+
+
+def _values(outputs: np.ndarray, task: Asked) -> np.ndarray:
+    values: np.ndarray = outputs[:, 0].astype(np.float64) * task.scale + task.center
+    return values
+
+
+_REGRESSION = Kind(
+    name="regression",
+    problem="regression",
+    said=lambda _: "It answers a number.",
+    metrics=lambda _: ("spearman", "pearson", "mse"),
+    constant=lambda labels: labels.mean(),
+    loss=_squared,
+    log_prob=_number_log_prob,
+    expected=_number_expected,
+    draw=_drawn_numbers,
+    decide=_values,
+    answer=lambda _, decided, __: {"value": float(decided)},
+    named=False,
+    fault=lambda _: "",
+    dtype=np.float64,
+    strata=lambda labels: np.zeros(len(labels), dtype=np.int64),
+    counts=lambda _, __: np.zeros(0, dtype=np.int64),
+    classes=lambda *_: [],
+)
+
+KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in (_CLASSIFICATION, _REGRESSION)}
+
+
+def kind_of(model: str, problem: str | None) -> Kind:
+    """The kind of task that a model answers, by the name of its class in transformers and by its ``problem_type``."""
+    fitting = [kind for kind in KINDS.values() if any(own.removeprefix("AutoModel") in model for own in kind.models)]
+    return next((kind for kind in fitting if kind.problem == problem), (*fitting, _CLASSIFICATION)[0])
