@@ -92,6 +92,31 @@ def test_lists_make_a_table_and_a_folder_a_run(cli: Run, small: list[str], tmp_p
     assert text.splitlines()[3] == "| full | 0 | — |"
 
 
+def test_tasks_of_one_network_train_once_and_leave_a_delta_each(cli: Run, small: list[str], tmp_path: Path) -> None:
+    """`hyper-adapter` on several tasks; another method beside it trains each alone."""
+    out, store = tmp_path / "many", tmp_path / "records"
+    options = ["--task", "stsb,sst2", "--method", "hyper-adapter@2,head", "--records", store, "--out", out, *small]
+    status, text, error = cli("train", *options, "--lr", "1e-3,1e-2")
+    assert status == 0, error
+    assert "hyper-adapter@2:sst2,stsb" in text
+    runs = [Record.load(out / task / "hyper-adapter@2" / "seed-0" / "record.json") for task in ("sst2", "stsb")]
+    assert [(run.config.task, run.config.method) for run in runs] == [
+        ("sst2", "hyper-adapter@2:sst2,stsb"),
+        ("stsb", "hyper-adapter@2:sst2,stsb"),
+    ]
+    one, other = runs  # of one training at one rate: the one whose mean over both tasks is higher
+    assert (one.config.rate, one.seconds, one.steps) == (other.config.rate, other.seconds, other.steps)
+    assert {run.cost for run in runs} == {"extra layers"}
+    assert len(list(store.glob("*.json"))) == 8
+    folder = out / "sst2" / "hyper-adapter@2" / "seed-0"
+    status, text, error = cli("evaluate", folder, "--data", small[3], "--json")
+    assert status == 0, error
+    assert json.loads(text)["scores"] == pytest.approx(one.scores["dev"], abs=1e-5)
+    status, _, error = cli("train", *options, "--lr", "1e-3,1e-2", "--prune", "0.1")
+    assert status == 1
+    assert "--prune is for runs that train alone, and hyper-adapter@2 trains these tasks together." in error
+
+
 def test_what_is_recorded_is_not_run_again(cli: Run, small: list[str], tmp_path: Path) -> None:
     options = ["--task", "sst2", "--method", "head", "--records", tmp_path / "records", *small]
     cli("train", *options)

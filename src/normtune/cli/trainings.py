@@ -11,7 +11,7 @@ from normtune.cli import render
 from normtune.cli.options import notes
 from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
-from normtune.errors import NormtuneError, TrainingError
+from normtune.errors import ConfigError, NormtuneError, TrainingError
 from normtune.fast.linear import bfloat16_pays_off
 from normtune.files import hold
 from normtune.importance.masks import read_info
@@ -84,6 +84,8 @@ class Wanted:
         """
         session = engine.session
         rows = [*method_rows(session, tasks, self.named), *mask_rows(session, tasks, self.masks)]
+        if engine.setup.prune and (shared := [row.method for row, _ in rows if row.together]):
+            raise ConfigError(f"--prune is for runs that train alone, and {shared[0]} trains these tasks together.")
         return trainings(engine.setup, rows, self.seeds, rates=self.rates, search=self.search, folder=folder)
 
 

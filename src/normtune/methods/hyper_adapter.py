@@ -13,6 +13,7 @@ from torch.func import functional_call
 from normtune.methods.adapter import Adapters, both_ends
 from normtune.methods.added import NAME, positive
 from normtune.methods.trainable import Hook, Spec
+from normtune.models.base import Base
 from normtune.models.layout import Layout
 
 #: The width of the embeddings, and of the layer between them and the adapters' embedding.
@@ -24,8 +25,8 @@ _SPREAD = 1e-2
 def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -> HyperAdapter:
     """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021, section 2.4).
 
-    The adapters stand where those of `adapter` do. One task trains, so the task's embedding is a vector that trains.
-    Of the network a delta holds nothing: it holds the adapters that it made.
+    The adapters stand where those of `adapter` do. Each task that trains has an embedding; norms are the same for all.
+    Of the network a task's delta holds nothing: it holds the adapters that it made.
 
     Args:
         layout: The model's parameters.
@@ -48,16 +49,18 @@ class HyperAdapter(Adapters):
 
     Attributes:
         network: Whether one network makes their weights, which a delta does not hold.
+        tasks: How many tasks train together, with such a network.
     """
 
     network: bool = False
+    tasks: int = 1
 
     method = "hyper-adapter"
 
     @property
     def held(self) -> HyperAdapter:
         """The adapters without their network."""
-        return replace(self, network=False)
+        return replace(self, network=False, tasks=1)
 
     def modules(self) -> list[nn.Module]:
         """An adapter for each module, all with one network or each with its weights."""
@@ -67,7 +70,7 @@ class HyperAdapter(Adapters):
 
     def generated(self) -> list[GeneratedBottleneck]:
         """An adapter for each module, all with one network."""
-        network = Network(-(-len(self.targets) // 2), self._shapes)
+        network = Network(-(-len(self.targets) // 2), self._shapes, self.tasks)
         return [GeneratedBottleneck(network, *divmod(number, 2)) for number in range(len(self.targets))]
 
     @property
@@ -80,6 +83,26 @@ class HyperAdapter(Adapters):
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
         """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
         return _Result(self) if self.network else Hook()
+
+    def choose(self, base: Base, task: int) -> None:
+        """Make the adapters on `base`, with their network, those of a task."""
+        network = base.model.get_submodule(f"{self.targets[0]}.{NAME}.network")
+        assert isinstance(network, Network)
+        network.chosen = task
+
+    def made(self, values: Mapping[str, Tensor], task: int = 0) -> tuple[HyperAdapter, dict[str, Tensor]]:
+        """A task's adapters without their network, of these values of what trained: a spec, and its state."""
+        with torch.device("meta"):
+            made = self.generated()
+        made[0].network.chosen = task
+        shared = f"{self.targets[0]}.{NAME}.network."
+        own = {name: values[shared + name].view(p.shape) for name, p in made[0].network.named_parameters()}
+        held = {place.parameter: values[place.parameter] for place in self.places}
+        for target, module in zip(self.targets, made, strict=True):
+            with torch.no_grad():
+                weights = functional_call(module.network, own, (module.layer, module.position))
+            held |= {f"{target}.{NAME}.{name}": value.reshape(-1).clone() for name, value in weights.items()}
+        return self.held, held
 
 
 def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -108,12 +131,17 @@ class Network(nn.Module):
     Args:
         layers: Number of layers, each of which has two adapters.
         shapes: The shapes of an adapter's weights.
+        tasks: Number of tasks.
+
+    Attributes:
+        chosen: The task that the weights are for.
     """
 
-    def __init__(self, layers: int, shapes: Mapping[str, torch.Size]) -> None:
+    def __init__(self, layers: int, shapes: Mapping[str, torch.Size], tasks: int) -> None:
         super().__init__()
-        self.shapes = shapes
-        self.task = nn.Parameter(torch.randn(_EMBEDDING))
+        self.shapes, self.chosen = shapes, 0
+        # The tasks' embeddings one after the other: a vector, which has no weight decay.
+        self.task = nn.Parameter(torch.randn(tasks * _EMBEDDING))
         self.layers = nn.Parameter(torch.randn(layers, _EMBEDDING))
         self.positions = nn.Parameter(torch.randn(2, _EMBEDDING))
         first, second = nn.Linear(3 * _EMBEDDING, _HIDDEN), nn.Linear(_HIDDEN, _EMBEDDING)
@@ -128,7 +156,8 @@ class Network(nn.Module):
 
     def forward(self, layer: int, position: int) -> dict[str, Tensor]:
         """The weights of a layer's adapter after the attention (0) or after the feed-forward block (1)."""
-        joined = torch.cat([self.task, self.layers[layer], self.positions[position]])
+        task = self.task.split(_EMBEDDING)[self.chosen]
+        joined = torch.cat([task, self.layers[layer], self.positions[position]])
         made: Tensor = self.make(self.embed(joined))
         parts = made.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
@@ -155,14 +184,4 @@ class _Result(Hook):
 
     def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
         """The weights that the network makes, and the norms (see `Hook.result`)."""
-        spec = self._spec
-        with torch.device("meta"):
-            made = spec.generated()
-        shared = f"{spec.targets[0]}.{NAME}.network."
-        own = {name: values[shared + name].view(p.shape) for name, p in made[0].network.named_parameters()}
-        held = {place.parameter: values[place.parameter] for place in spec.places}
-        for target, module in zip(spec.targets, made, strict=True):
-            with torch.no_grad():
-                weights = functional_call(module.network, own, (module.layer, module.position))
-            held |= {f"{target}.{NAME}.{name}": value.reshape(-1).clone() for name, value in weights.items()}
-        return spec.held, held
+        return self._spec.made(values)

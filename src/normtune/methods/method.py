@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -55,6 +56,7 @@ class Method:
         read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
         hooked: Whether it trains existing entries in a way of its own (`normtune.methods.hooked`).
         measured: Whether what it trains is measured on the task (`normtune.methods.top`).
+        shared: Whether several tasks train together, where several are asked for (`normtune.training.together`).
         group: Its family.
         cost: What it costs at inference.
     """
@@ -71,6 +73,7 @@ class Method:
     cost: Cost = "none"
     hooked: bool = False
     measured: bool = False
+    shared: bool = False
 
     @property
     def selects(self) -> bool:
@@ -215,6 +218,7 @@ METHODS: dict[str, Method] = {
         hyper_adapter,
         "adapters from one network, and every norm",
         "Mahabadi et al. 2021",
+        shared=True,
         **_bottleneck(HyperAdapter, (1e-4, 3e-5, 3e-4, 1e-5)),
     ),
     "prompt-tuning": Method(prompt_tuning, "20 tokens in every text", "Lester et al. 2021", **_tokens(Prompts)),
@@ -234,8 +238,11 @@ METHODS: dict[str, Method] = {
 
 
 def named(name: str) -> Method | None:
-    """The method of this name, with or without a number after an ``@``; None for an expression or a mask."""
-    return None if {*name} & {"+", "&", " "} else METHODS.get(name.split("@")[0])
+    """The method of this name, None for an expression or a mask.
+
+    After it may stand ``@`` and a number, and a colon and the tasks that trained together.
+    """
+    return None if {*name} & {"+", "&", " "} else METHODS.get(re.split("[@:]", name)[0])
 
 
 def read(layout: Layout, description: Mapping[str, Any]) -> Spec:

@@ -29,6 +29,7 @@ from normtune.studies.pruning import judge, pruned, pruned_identity
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
 from normtune.training.splits import Run
+from normtune.training.together import MEAN, joined
 from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]
@@ -193,8 +194,7 @@ class Engine:
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
         accelerator.wait_for_everyone()  # all that train with this process have looked, before one of them writes
         if record is None or not kept or place.mode == "force":
-            keep = delta if place.deltas or job.out is not None else None
-            record = self._train(run, self._rivals(job, needs), tell, keep)
+            record = self._train(run, self._rivals(job, needs), tell, keep=place.deltas or job.out is not None)
         if job.out is not None and record.status == "done" and accelerator.is_main_process:
             output.write(job.out, record, Delta.load(delta))
         accelerator.wait_for_everyone()
@@ -205,7 +205,7 @@ class Engine:
         left = {file.stem: file for file in self._unfinished.glob("*.safetensors")}
         for job in jobs if left else ():
             done = job.key in needs and needs[job.key].id
-            if isinstance(job, TrainJob) and done and (run := self.setup_run(job, needs).id) in left:
+            if isinstance(job, TrainJob) and done and (run := self.setup_run(job, needs).training) in left:
                 left[run].unlink(missing_ok=True)
 
     def measurement(self, job: FisherJob) -> Measurement:
@@ -231,49 +231,61 @@ class Engine:
         mask = None if file is None else Mask.load(file, self.session.base)
         selection = None if mask is None else mask.selection
         name = job.method if mask is None else mask.info.name_on(job.task)
-        rate, data = rate_of(job, needs), self.data(job)
+        rate, rules = rate_of(job, needs), self.setup.protocol
         assert rate is not None
-        return self.session.prepare(data, name, rate, job.seed, self.setup.protocol, selection)
+        if job.together:
+            tasks = [self.task(task) for task in job.together]
+            runs = joined([self.session.prepare(own, name, rate, job.seed, rules) for own in tasks])
+            return runs[job.together.index(job.task)]
+        return self.session.prepare(self.data(job), name, rate, job.seed, rules, selection)
 
     def _rivals(self, job: TrainJob, needs: Results) -> list[Record]:
         """The whole runs of the same search that came before."""
         found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
         return [record for record in found if record is not None]
 
-    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, keep: Path | None) -> Record:
-        """Train a run; its delta is kept in a file where one is named, and then its record in the store."""
+    def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
+        """Train a run and those together with it; deltas are kept where asked for, and then records in the store."""
         place, rule, accelerator = self.place, self.setup.prune, self.session.accelerator
-        checkpoint = self._unfinished / f"{run.id}.safetensors" if place.checkpoints else None
+        checkpoint = self._unfinished / f"{run.training}.safetensors" if place.checkpoints else None
         if checkpoint is not None and place.mode == "force" and accelerator.is_main_process:
             checkpoint.unlink(missing_ok=True)
         judging = judge(rule, run, rivals) if rule and rivals else None
         try:
-            record, delta = self.session.run(
+            made = self.session.train(
                 run,
                 checkpoint=checkpoint,
                 watch=lambda tick: tell(tick.step, tick.steps, _progress(tick)),
                 judge=judging,
             )
-            if keep is not None and accelerator.is_main_process:
-                keep.unlink(missing_ok=True)
-                delta.save(keep)
+            for record, delta in made if keep and accelerator.is_main_process else ():
+                file = place.results / "deltas" / f"{record.id}.safetensors"
+                file.unlink(missing_ok=True)
+                delta.save(file)
+            records = [record for record, _ in made]
         except TrainingError as error:
-            record = self.session.record(run, status="failed", error=str(error))
+            failed = {"status": "failed", "error": str(error)}
+            records = [self.session.record(own, **failed) for own in run.together or (run,)]
         except PrunedError as error:
             assert rule is not None
-            record = pruned(self.session, run, rule, rivals, error)
+            records = [pruned(self.session, run, rule, rivals, error)]
         if accelerator.is_main_process:
-            self.store.put(record)
+            for record in records:
+                self.store.put(record)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # each finds the record from here on
-        return record
+        return next((record for record in records if record.id == run.id), records[0])
 
 
 def picked(record: Record) -> float:
-    """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on."""
+    """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on.
+
+    Of tasks that trained together it is the mean of theirs, so that they are given one rate.
+    """
     assert record.best_epoch is not None
-    return record.curve[record.best_epoch - 1].scores[record.primary]
+    scores = record.curve[record.best_epoch - 1].scores
+    return scores.get(MEAN, scores[record.primary])
 
 
 def _progress(tick: Tick) -> str:

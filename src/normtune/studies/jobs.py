@@ -87,6 +87,8 @@ class TrainJob(_Named):
         mask_file: A file of the mask, instead.
         rivals: Keys of the runs of the same search that come first, where it may be dropped for being behind them.
         out: Folder for the run's delta, record and model card, where these are wanted.
+        together: The tasks that train together, its own among them, sorted; empty where it trains alone. The first of
+            their jobs trains them all.
     """
 
     kind: Literal["train"] = "train"
@@ -101,6 +103,7 @@ class TrainJob(_Named):
     mask_file: Path | None = None
     rivals: tuple[str, ...] = ()
     out: Path | None = None
+    together: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from normtune.importance.masks import Mask
 from normtune.importance.recipe import kind_of
 from normtune.importance.scores import IMPORTANCES
 from normtune.methods.budget import sized
+from normtune.methods.method import named
 from normtune.records.fisher import Estimator
 from normtune.studies.config import Setup, StudyConfig
 from normtune.studies.importance import CANDIDATES, asked
@@ -172,9 +173,18 @@ Row = tuple[TrainJob, tuple[float, ...]]
 
 
 def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[Row]:
-    """Every task under every method, task by task; `tasks` has a run of each, whatever its method."""
+    """Every task under every method, task by task; `tasks` has a run of each, whatever its method.
+
+    Several tasks of a suite train together where the method can share.
+    """
     grids = {method: session.grid(method) for method in methods}
-    return [(task.model_copy(update={"method": name}), grids[name]) for task in tasks for name in methods]
+    names = tuple(sorted(task.task for task in tasks if task.files is None))
+    together = {name: names for name in methods if (method := named(name)) and method.shared and len(names) > 1}
+    return [
+        (task.model_copy(update={"method": name, "together": together.get(name, ())}), grids[name])
+        for task in tasks
+        for name in methods
+    ]
 
 
 def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[Row]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import math
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normtune.config import Memory, Protocol
-from normtune.data.encode import Encoded
+from normtune.data.encode import Encoded, buckets
 from normtune.data.task import Task
 from normtune.errors import ConfigError
 from normtune.evaluation import logits, score_outputs
@@ -33,6 +35,9 @@ class Passes:
         memory: What is kept for the backward pass; it changes no number.
         plain: Whether it is computed by plain torch, without any faster way.
         kept: Where hidden states are kept from run to run.
+
+    Attributes:
+        columns: Which of the head's outputs are the task's.
 
     Raises:
         ConfigError: If products are to be lowered that are not float32, or in plain torch.
@@ -58,14 +63,37 @@ class Passes:
                 " --plain, or it."
             )
         self.base, self.protocol, self.accelerator = base, protocol, accelerator
-        self.task, self.train, self.pick = task, train, pick
         options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or Kept()}
         self.ways = choose(base, dropout=protocol.dropout, products=protocol.products, **options)
         exact = protocol.products == "float32"
         self._exact = self.ways if exact else choose(base, dropout=protocol.dropout, **{**options, "kept": None})
-        self._train_states, self._pick_states = self.ways.states(train, pick)
         self._model = accelerator.prepare(base.model)
+        self._take(task, train, pick)
+
+    def _take(self, task: Task, train: Encoded, pick: Encoded, columns: slice = slice(None)) -> None:
+        self.task, self.train, self.pick, self.columns = task, train, pick, columns
+        self._train_states, self._pick_states = self.ways.states(train, pick)
         self._loss = task.asks.loss(task)
+
+    def on(self, task: Task, train: Encoded, pick: Encoded, columns: slice) -> Self:
+        """Passes of the same model over another task, whose outputs of the head are those at `columns`."""
+        other = copy.copy(self)
+        other._take(task, train, pick, columns)
+        return other
+
+    @property
+    def primary(self) -> str:
+        """Name of the score that the best epoch has most of."""
+        return self.task.primary
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.train) / self.protocol.batch_size)
+
+    def batches(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """The training examples of each batch of an epoch, by their positions."""
+        return buckets(self.train.lengths, self.protocol.batch_size, seed=seed, epoch=epoch)
 
     def backward(self, indices: np.ndarray) -> float:
         """Forward and backward over the training examples at `indices`; their mean loss."""
@@ -89,19 +117,26 @@ class Passes:
                 outputs: Tensor = self._train_states.logits(self._model, indices, accelerator.device)
             else:
                 outputs = self._model(**self.train.batch(indices, accelerator.device)).logits
-        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        return outputs[..., self.columns].to(torch.promote_types(outputs.dtype, torch.float32))
 
-    def picked(self) -> np.ndarray:
-        """The outputs, of shape (examples, outputs), for the examples that the best epoch is picked on."""
-        return logits(self.base, self.pick, ways=self.ways, states=self._pick_states)
+    def evaluate(self) -> dict[str, float]:
+        """All metrics on the examples that the best epoch is picked on.
+
+        Raises:
+            AnswerError: If an output is not finite.
+        """
+        return self._scores(self.pick, logits(self.base, self.pick, ways=self.ways, states=self._pick_states))
 
     def score(self, encoded: Encoded) -> dict[str, float]:
         """All metrics on `encoded` of the model as it is now, in float32."""
-        assert encoded.labels is not None
         (states,) = self._exact.states(encoded)
         with self._exact.context():
             outputs = logits(self.base, encoded, ways=self._exact, states=states)
-        return score_outputs(outputs, encoded.labels.numpy(), self.task)
+        return self._scores(encoded, outputs)
+
+    def _scores(self, encoded: Encoded, outputs: np.ndarray) -> dict[str, float]:
+        assert encoded.labels is not None
+        return score_outputs(outputs[..., self.columns], encoded.labels.numpy(), self.task)
 
 
 def train_mode(model: nn.Module, *, dropout: bool, statistics: bool = False) -> None:

@@ -12,16 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from normtune.data.encode import buckets
-from normtune.errors import NormtuneError, TrainingError
-from normtune.evaluation import score_outputs
+from normtune.errors import AnswerError, NormtuneError, TrainingError
 from normtune.methods.trainable import Trainable
 from normtune.records.run import EpochScore
 from normtune.training.forward import Passes, train_mode
 from normtune.training.state import Progress, State
+from normtune.training.together import Together
 
 #: Seconds between two checkpoints inside an epoch.
 SAVE_EVERY = 30.0
@@ -71,7 +69,7 @@ class Loop:
 
     Args:
         trainable: What trains.
-        passes: Passes over task and data, as the protocol says.
+        passes: Passes over task and data, or over several, as the protocol says.
         rate: Peak learning rate.
         seed: Seeds the order of the data and dropout.
         run: Identity of the run; a checkpoint of another run is not continued.
@@ -83,7 +81,7 @@ class Loop:
     def __init__(
         self,
         trainable: Trainable,
-        passes: Passes,
+        passes: Passes | Together,
         *,
         rate: float,
         seed: int,
@@ -94,8 +92,7 @@ class Loop:
     ) -> None:
         self.trainable, self.passes, self._seed, self._watch, self._judge = trainable, passes, seed, watch, judge
         self._protocol = passes.protocol
-        self._batches = math.ceil(len(passes.train) / self._protocol.batch_size)
-        self.steps = self._batches * self._protocol.epochs
+        self.steps = passes.steps * self._protocol.epochs
         trainable.hook.start(self.steps, seed)
         self._state = State(
             trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
@@ -132,14 +129,12 @@ class Loop:
     @property
     def step(self) -> int:
         """Steps done."""
-        return self._state.progress.epoch * self._batches + self._state.progress.batch
+        return self._state.progress.epoch * self.passes.steps + self._state.progress.batch
 
     def _epoch(self) -> None:
-        state, train = self._state, self.passes.train
-        rules = self._protocol
+        state, rules = self._state, self._protocol
         train_mode(self.trainable.base.model, dropout=rules.dropout, statistics=rules.statistics == "update")
-        order = buckets(train.lengths, self._protocol.batch_size, seed=self._seed, epoch=state.progress.epoch)
-        for indices in order[state.progress.batch :]:
+        for indices in self.passes.batches(self._seed, state.progress.epoch)[state.progress.batch :]:
             self._learn(self.passes.backward(indices), len(indices))
             if time.monotonic() - state.saved > SAVE_EVERY:
                 state.save()
@@ -162,7 +157,7 @@ class Loop:
         )
 
     def _finish_epoch(self) -> None:
-        state, primary = self._state, self.passes.task.primary
+        state, primary = self._state, self.passes.primary
         scores = self._evaluate()
         state.advance()
         progress = state.progress
@@ -183,11 +178,10 @@ class Loop:
         state.save()
 
     def _evaluate(self) -> dict[str, float]:
-        labels, outputs = self.passes.pick.labels, self.passes.picked()
-        assert labels is not None
-        if not np.isfinite(outputs).all():
-            raise TrainingError(self._not_finite("model's output", self.step))
-        return score_outputs(outputs, labels.numpy(), self.passes.task)
+        try:
+            return self.passes.evaluate()
+        except AnswerError as error:
+            raise TrainingError(self._not_finite("model's output", self.step)) from error
 
     def _not_finite(self, what: str, step: int) -> str:
         for name, values in self.trainable.base.model.named_parameters():
@@ -201,12 +195,12 @@ class Loop:
         Raises:
             PrunedError: If the training is lost.
         """
-        progress, steps = self._state.progress, self._state.progress.epoch * self._batches
+        progress, steps = self._state.progress, self._state.progress.epoch * self.passes.steps
         if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
             raise PrunedError(progress.curve, steps, progress.seconds)
 
     def _tell(self, loss: float, rate: float) -> None:
         if self._watch is not None:
             progress = self._state.progress
-            best = None if progress.best is None else progress.curve[progress.best].scores[self.passes.task.primary]
+            best = None if progress.best is None else progress.curve[progress.best].scores[self.passes.primary]
             self._watch(Tick(self.step + 1, self.steps, progress.epoch + 1, loss, best, rate))

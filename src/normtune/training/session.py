@@ -24,6 +24,7 @@ from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
+from normtune.methods.hyper_adapter import HyperAdapter
 from normtune.methods.method import named
 from normtune.methods.selection import Selection
 from normtune.methods.top import Top
@@ -37,6 +38,7 @@ from normtune.training.loop import Judge, Loop, Tick
 from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.state import Progress
+from normtune.training.together import MEAN, Together, head_of
 from normtune.training.tracking import Log
 from normtune.versions import versions
 
@@ -193,34 +195,46 @@ class Session:
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
     ) -> tuple[Record, Delta]:
-        """Train one run and score it.
+        """Train one run and score it (see `train`)."""
+        return self.train(run, checkpoint=checkpoint, watch=watch, judge=judge)[0]
+
+    def train(
+        self,
+        run: Run,
+        *,
+        checkpoint: Path | None = None,
+        watch: Callable[[Tick], None] | None = None,
+        judge: Judge | None = None,
+    ) -> list[tuple[Record, Delta]]:
+        """Train a run, and all that train together with it, and score them.
 
         Args:
-            run: What `prepare` gave.
-            checkpoint: A file to keep the state in; an unfinished run found there is continued.
+            run: What `prepare` gave, or one of those that `joined` made of several.
+            checkpoint: A file to keep the state in; an unfinished training found there is continued.
             watch: Told after each step.
             judge: Told after each epoch; where it answers no, the training ends.
 
         Returns:
-            The record, and the delta at the best epoch. The base model is left as it was.
+            Of each run the record, and the delta at the best epoch. The base model is left as it was.
 
         Raises:
             TrainingError: If loss or gradient stop being finite.
             PrunedError: If it was judged to be lost.
         """
-        config, task = run.config, run.data.task
-        state = run.id
+        config, runs, state = run.config, run.together or (run,), run.training
         if isinstance(run.spec, Top):
-            run = self.measured(run)
+            runs = ((run := self.measured(run)),)
             state = fingerprint({"run": run.id, "trains": run.spec.fingerprint})  # of other entries none is continued
-        train, pick = self._encode(run, run.parts.train), self._encode(run, run.parts.pick)
-        for split in run.parts.dev.values():  # what cannot be encoded is said before anything is trained
-            self._encode(run, split)
+        encoded = [(self._encode(own, own.parts.train), self._encode(own, own.parts.pick)) for own in runs]
+        for own in runs:  # what cannot be encoded is said before anything is trained
+            for split in own.parts.dev.values():
+                self._encode(own, split)
+        spec = replace(run.spec, tasks=len(runs)) if isinstance(run.spec, HyperAdapter) else run.spec
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
-            undo.callback(self.base.put_head(HeadSpec(task.kind, task.labels), config.seed).undo)
-            trainable = Trainable(self.base, run.spec, statistics=config.protocol.statistics == "update")
+            undo.callback(self.base.put_head(head_of(runs), config.seed).undo)
+            trainable = Trainable(self.base, spec, statistics=config.protocol.statistics == "update")
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
@@ -229,9 +243,8 @@ class Session:
             undo.enter_context(log.open())
             passes = Passes(
                 self.base,
-                task,
-                train,
-                pick,
+                runs[0].data.task,
+                *encoded[0],
                 config.protocol,
                 self.accelerator,
                 memory=self._memory,
@@ -240,7 +253,7 @@ class Session:
             )
             loop = Loop(
                 trainable,
-                passes,
+                Together(trainable, passes, runs, encoded) if run.together else passes,
                 rate=config.rate,
                 seed=config.seed,
                 run=state,
@@ -248,9 +261,10 @@ class Session:
                 watch=log.tick,
                 judge=log.epoch,
             )
-            record, delta = self._finished(run, loop, loop.run(), before)
-            log.best(record)
-        return record, delta
+            end = loop.run()
+            made = [self._finished(own, number, loop, end, before) for number, own in enumerate(runs)]
+            log.best(next(record for record, _ in made if record.id == run.id))
+        return made
 
     def record(self, run: Run, **facts: Any) -> Record:
         """The record of a run: what is known before it is made, and the `facts` of how it went."""
@@ -291,17 +305,12 @@ class Session:
         )
         return replace(run, spec=selection)
 
-    def _finished(self, run: Run, loop: Loop, end: Progress, before: dict[str, Tensor]) -> tuple[Record, Delta]:
-        """Record and delta of a training, while the model has the values of its best epoch."""
-        config, task, passes = run.config, run.data.task, loop.passes
-        dev = {name: self._encode(run, split) for name, split in run.parts.dev.items()}
-        # Where the epoch was picked on these examples in float32, their scores are known.
-        known = passes.pick if config.protocol.products == "float32" else None
-        assert end.best is not None
-        best = end.curve[end.best]
-        scores = {name: best.scores if part is known else passes.score(part) for name, part in dev.items()}
-        delta = Delta.capture(
-            loop.trainable,
+    def _finished(
+        self, run: Run, number: int, loop: Loop, end: Progress, before: dict[str, Tensor]
+    ) -> tuple[Record, Delta]:
+        """Record and delta of a training's run of this number, while the model has the values of its best epoch."""
+        config, task = run.config, run.data.task
+        info = dict[str, object](
             method=config.method,
             task=task.name,
             suite=run.data.suite,
@@ -313,6 +322,18 @@ class Session:
             columns=task.columns,
             note=f"run {run.id}, protocol {config.protocol.name}, rate {config.rate:g}, seed {config.seed}",
         )
+        if isinstance(loop.passes, Together):
+            passes, curve, delta, counts = loop.passes.of_task(number, end.curve, info)
+        else:
+            passes, curve = loop.passes, end.curve
+            delta, counts = Delta.capture(loop.trainable, **info), run.spec.counts(self.base.layout)
+        dev = {name: self._encode(run, split) for name, split in run.parts.dev.items()}
+        # Where the epoch was picked on these examples in float32, their scores are known.
+        known = passes.pick if config.protocol.products == "float32" else None
+        assert end.best is not None
+        best = curve[end.best]
+        picked = {name: value for name, value in best.scores.items() if name != MEAN}
+        scores = {name: picked if part is known else passes.score(part) for name, part in dev.items()}
         record = self.record(
             run,
             status="done",
@@ -320,7 +341,8 @@ class Session:
             score=scores["dev"][task.primary],
             scores=scores,
             best_epoch=best.epoch,
-            curve=end.curve,
+            curve=curve,
+            counts=counts,
             steps=loop.steps,
             ways=passes.ways.names,
             seconds=round(end.seconds, 3),

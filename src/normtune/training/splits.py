@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normtune.config import Protocol, RunConfig
+from normtune.config import Protocol, RunConfig, fingerprint
 from normtune.data.task import Split, TaskData
 from normtune.methods.trainable import Spec
 from normtune.records.run import DataFacts
@@ -54,6 +54,7 @@ class Run:
         parts: The examples, as its protocol cuts them.
         spec: What trains.
         id: Its identity.
+        together: The runs that one training makes, itself among them; empty where it is alone.
     """
 
     config: RunConfig
@@ -61,6 +62,12 @@ class Run:
     parts: Parts
     spec: Spec
     id: str
+    together: tuple[Run, ...] = ()
+
+    @property
+    def training(self) -> str:
+        """The identity of the training that makes it, which a checkpoint has."""
+        return fingerprint({"runs": [run.id for run in self.together]}) if self.together else self.id
 
 
 def identities(parts: Parts) -> dict[str, str]:

@@ -1,0 +1,169 @@
+"""Several tasks that train together: one network makes the adapters of all (HyperFormer++, Mahabadi et al. 2021).
+
+Each step is one of one task. The model has one head, with a part of its last layer for each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from statistics import mean
+from typing import final
+
+import numpy as np
+
+from normtune.config import fingerprint
+from normtune.data.encode import Encoded, buckets
+from normtune.deltas.delta import Delta
+from normtune.errors import SelectionError
+from normtune.methods.hyper_adapter import HyperAdapter
+from normtune.methods.trainable import Trainable
+from normtune.models.head import HeadSpec
+from normtune.records.run import Counts, EpochScore
+from normtune.training.forward import Passes
+from normtune.training.splits import Run
+
+#: The temperature of the tasks' sampling (the authors' configuration).
+TEMPERATURE = 10.0
+#: What the mean of the tasks' primary metrics is called, by which rates are compared and the best epoch is picked.
+MEAN = "mean over tasks"
+
+
+def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs of different tasks as one training makes them, each under an identity of its own.
+
+    Args:
+        runs: Runs that differ in their tasks alone.
+
+    Returns:
+        The runs in the order of their tasks' names, which is the network's order.
+
+    Raises:
+        SelectionError: If their method trains each task alone.
+    """
+    runs = sorted(runs, key=lambda run: run.config.task)
+    if not all(isinstance(run.spec, HyperAdapter) for run in runs):
+        raise SelectionError(f"{runs[0].config.method} trains each task alone; hyper-adapter trains several together.")
+    method = f"{runs[0].config.method}:{','.join(run.config.task for run in runs)}"
+    ids = [run.id for run in runs]
+    alone = tuple(
+        replace(
+            run,
+            config=run.config.model_copy(update={"method": method}),
+            id=fingerprint({"run": run.id, "together": ids}),
+        )
+        for run in runs
+    )
+    return tuple(replace(run, together=alone) for run in alone)
+
+
+def head_of(runs: Sequence[Run]) -> HeadSpec:
+    """The head for one run, or for all of several."""
+    if len(runs) > 1:
+        kinds = [run.data.task.kind for run in runs if run.data.task.asks.named]
+        return HeadSpec.numbered(sum(run.data.task.outputs for run in runs), (*kinds, "classification")[0])
+    return HeadSpec(runs[0].data.task.kind, runs[0].data.task.labels)
+
+
+@final
+class Together:
+    """Passes over several tasks, as a `Loop` asks for them.
+
+    Args:
+        trainable: The adapters with their network.
+        first: Passes over the first task.
+        runs: The runs.
+        encoded: Of each run the examples to learn from, and those to pick the best epoch on.
+    """
+
+    primary = MEAN
+
+    def __init__(
+        self, trainable: Trainable, first: Passes, runs: Sequence[Run], encoded: Sequence[tuple[Encoded, Encoded]]
+    ) -> None:
+        self._trainable, self.ways = trainable, first.ways
+        self.protocol, self.accelerator = first.protocol, first.accelerator
+        self.parts, end = list[Passes](), 0
+        for run, (train, pick) in zip(runs, encoded, strict=True):
+            start, end = end, end + run.data.task.outputs
+            self.parts.append(first.on(run.data.task, train, pick, slice(start, end)))
+        self._sizes = np.array([len(train) for train, _ in encoded])
+        # An example is known by its place among those of all tasks.
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch: as many as there are examples for, of all tasks."""
+        return -(-int(self._sizes.sum()) // self.protocol.batch_size)
+
+    def choose(self, number: int) -> Passes:
+        """The passes over a task, once the model has its adapters."""
+        spec = self._trainable.spec
+        assert isinstance(spec, HyperAdapter)
+        spec.choose(self._trainable.base, number)
+        return self.parts[number]
+
+    def batches(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, each of a task that is drawn with a probability proportional to n^(1/T).
+
+        T is `TEMPERATURE`, and n the number of the task's examples, which come in random order, all of them before any
+        comes again. (The authors draw examples with replacement.)
+        """
+        weights = self._sizes ** (1 / TEMPERATURE)
+        drawn = np.random.default_rng([seed, epoch, 0x7A5C]).choice(
+            len(weights), size=self.steps, p=weights / weights.sum()
+        )
+        streams = [self._stream(number, seed, epoch) for number in range(len(weights))]
+        return [self._starts[number] + next(streams[number]) for number in drawn]
+
+    def _stream(self, number: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+        """Batches of a task, without an end; each time through they are others."""
+        rules, lengths = self.protocol, self.parts[number].train.lengths
+        for lap in count():
+            yield from buckets(lengths, rules.batch_size, seed=seed, epoch=epoch + lap * rules.epochs)
+
+    def backward(self, indices: np.ndarray) -> float:
+        """Forward and backward over a batch of one task; its mean loss."""
+        number = int(np.searchsorted(self._starts, indices[0], "right")) - 1
+        return self.choose(number).backward(indices - self._starts[number])
+
+    def evaluate(self) -> dict[str, float]:
+        """The mean of the tasks' primary metrics, then ``TASK/METRIC`` of every task (see `of_task`)."""
+        found = [self.choose(number).evaluate() for number in range(len(self.parts))]
+        scores = {MEAN: mean(own[part.primary] for part, own in zip(self.parts, found, strict=True))}
+        for part, own in zip(self.parts, found, strict=True):
+            scores |= {f"{part.task.name}/{name}": value for name, value in own.items()}
+        return scores
+
+    def of_task(
+        self, number: int, curve: Sequence[EpochScore], info: Mapping[str, object]
+    ) -> tuple[Passes, tuple[EpochScore, ...], Delta, Counts]:
+        """One task's part of a training, while the model has the values of its best epoch.
+
+        Args:
+            number: The task's number.
+            curve: The training's epochs.
+            info: What the task's delta says of itself.
+
+        Returns:
+            Its passes; its curve, with the mean over all tasks; its delta, with its part of the head alone; and how
+            many entries train for it.
+        """
+        trainable, part = self._trainable, self.choose(number)
+        assert isinstance(trainable.spec, HyperAdapter)
+        base, (spec, values) = trainable.base, trainable.spec.made(trainable.values(), number)
+        shapes = {name: value.shape for name, value in base.meta_head(part.task.outputs).items()}
+        head = {
+            name: value if value.shape == shapes[name] else value[part.columns].clone()
+            for name, value in trainable.head_values().items()
+        }
+        delta = Delta.of(base, spec, values, head, **{"kind": part.task.kind, "labels": part.task.labels, **info})
+        every, size = spec.counts(base.layout), sum(value.numel() for value in head.values())
+        counts = {"head": size, "trained": every.selected + size, "total": every.total - every.head + size}
+        return part, tuple(self._point(part, own) for own in curve), delta, every.model_copy(update=counts)
+
+    def _point(self, part: Passes, point: EpochScore) -> EpochScore:
+        start = f"{part.task.name}/"
+        own = {name.removeprefix(start): score for name, score in point.scores.items() if name.startswith(start)}
+        return point.model_copy(update={"scores": {**own, MEAN: point.scores[MEAN]}})
