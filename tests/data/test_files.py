@@ -273,7 +273,7 @@ def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> N
     )
     notes = load(train).notes
     assert "Classes of their own that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
-    assert "Classes that are lists; a text has one label here: 1 of 6 (\"['a', 'b']\")." in notes
+    assert "Classes that are lists, where --labels several takes each for itself: 1 of 6 (\"['a', 'b']\")." in notes
     long = write(tmp_path, "long.csv", [("a", "x" * 5000), ("b", "y")])
     assert len("".join(load(long, long).notes)) < 300
 

@@ -83,7 +83,7 @@ def test_a_table_of_paths(photos: Path) -> None:
     assert str(split.columns["picture"][1]) == str(photos / "dog" / "a.bmp")
     assert split.labels is not None
     assert split.labels.tolist() == [0.5, 1.5, -1]
-    again, _ = read_split(table, text="image", pair=None, label="label", names=())
+    again, _ = read_split(table, text="image", pair=None, label="label", names=(), kind="regression")
     assert again.identity() == split.identity()
     with pytest.raises(DataError, match="holds pictures, which have no pairs"):
         load_files(table, None, pair="other", **NAMES)

@@ -26,6 +26,7 @@ def test_every_kind_has_the_name_that_tasks_give_it():
     [
         ("BertForSequenceClassification", None, "classification"),
         ("BertForSequenceClassification", "regression", "regression"),
+        ("BertForSequenceClassification", "multi_label_classification", "multilabel"),
         ("DeiTForImageClassificationWithTeacher", "single_label_classification", "classification"),
         ("Whatever", None, "classification"),
     ],

@@ -126,8 +126,9 @@ def test_inputs_may_be_arrays_of_any_number_type() -> None:
 
 
 def test_values_are_plain_numbers_in_the_order_asked_for() -> None:
-    found = compute(["macro_f1", "accuracy", "mse", "f1", "matthews", "spearman", "pearson"], [0, 1, 1], [0, 1, 0])
-    assert list(found) == ["macro_f1", "accuracy", "mse", "f1", "matthews", "spearman", "pearson"]
+    names = ["macro_f1", "accuracy", "mse", "f1", "micro_f1", "matthews", "spearman", "pearson"]
+    found = compute(names, [0, 1, 1], [0, 1, 0])
+    assert list(found) == names
     assert set(found) == set(METRICS)
     assert {type(value) for value in found.values()} == {float}
 

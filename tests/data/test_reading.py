@@ -71,7 +71,7 @@ def test_the_decimal_sign_overrules_what_is_recognised(tmp_path: Path) -> None:
     def targets(cells: str, reading: str = "") -> list[float]:
         rows = "".join(f"text {i};{cell}\n" for i, cell in enumerate(cells.split()))
         (tmp_path / "t.csv").write_text(f"text;label\n{rows}")
-        options = {"text": "text", "pair": None, "label": "label", "names": ()}
+        options = {"text": "text", "pair": None, "label": "label", "names": (), "kind": "regression"}
         split, _ = read_split(tmp_path / "t.csv", **options, reading=Reading.of(reading))  # type: ignore[arg-type]
         assert split.labels is not None
         return split.labels.tolist()
@@ -135,7 +135,9 @@ def test_targets_that_are_no_numbers_are_bad_rows_and_unknown_labels_are_not(tmp
     rows = "".join(f"text {i},{cell}\n" for i, cell in enumerate(["1", "none", "2", "inf", "1e999", "3"]))
     (tmp_path / "t.csv").write_text(f"text,label\n{rows}")
     reading = Reading.of("skip-bad-rows")
-    split, notes = read_split(tmp_path / "t.csv", text="text", pair=None, label="label", names=(), reading=reading)
+    split, notes = read_split(
+        tmp_path / "t.csv", text="text", pair=None, label="label", names=(), kind="regression", reading=reading
+    )
     assert split.labels is not None
     assert split.labels.tolist() == [1, 2, 3]
     assert notes == (f"{tmp_path / 't.csv'}: 3 bad rows are left out: lines 3, 5, 6.",)
@@ -143,4 +145,6 @@ def test_targets_that_are_no_numbers_are_bad_rows_and_unknown_labels_are_not(tmp
         read_split(tmp_path / "t.csv", text="text", pair=None, label="label", names=("1", "2"), reading=reading)
     (tmp_path / "t.csv").write_text("text,label\na,x\nb,y\n")
     with pytest.raises(DataError, match="has no rows that can be used; all 2 are bad"):
-        read_split(tmp_path / "t.csv", text="text", pair=None, label="label", names=(), reading=reading)
+        read_split(
+            tmp_path / "t.csv", text="text", pair=None, label="label", names=(), kind="regression", reading=reading
+        )

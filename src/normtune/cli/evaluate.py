@@ -131,6 +131,7 @@ def _own(delta: Delta, file: Path, text: str | None, label: str | None, reading:
         pair=(pair or known[1]) if delta.info.pair else None,
         label=label or known[-1],
         names=delta.info.labels,
+        kind=delta.info.kind,
         reading=reading,
     )
     for note in told:

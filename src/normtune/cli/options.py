@@ -38,8 +38,8 @@ BaseAt = Annotated[
 Read = Annotated[
     str,
     typer.Option(
-        help="How your file is read, where that is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma;"
-        " skip-bad-rows leaves out rows that cannot be used.",
+        help="How your file is read, where that is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma,"
+        "labels=bar (between several labels in a cell); skip-bad-rows leaves out rows that cannot be used.",
         show_default=False,
     ),
 ]

@@ -59,7 +59,7 @@ def predict(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer with a delta, or each row with its own: label and probabilities for each text, or a number.
+    """Answer with a delta, or each row with its own: label or labels, and probabilities, for each text, or a number.
 
     A file's answers keep its other columns; one that has the name of an answer's becomes `NAME (file)`.
 
@@ -160,7 +160,7 @@ def _inputs(text: Text) -> dict[str, object]:
 
 
 #: The names of an answer's columns, beside a picture's and the probabilities, which are ``p(LABEL)``.
-_OURS = {"text", "text_pair", "task", "label", "probability", "probabilities", "value"}
+_OURS = {"text", "text_pair", "task", "label", "labels", "probability", "probabilities", "value"}
 
 
 def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> list[dict[str, object]]:
@@ -182,20 +182,29 @@ def _whole(answer: Prediction) -> Mapping[str, object]:
     if answer.probabilities is None:
         return {"value": round(answer.value or 0.0, 6)}
     shares = {f"p({name})": round(share, 6) for name, share in answer.probabilities.items()}
-    return {"label": answer.label, **shares}
+    own = {"label": answer.label} if answer.labels is None else {"labels": _listed(answer.labels)}
+    return {**own, **shares}
 
 
 def _brief(answer: Prediction) -> Mapping[str, object]:
     if answer.probabilities is None:
         return {"label": "", "probability": "", "value": round(answer.value or 0.0, 6)}
+    if answer.labels is not None:
+        return {"label": _listed(answer.labels), "probability": "", "value": ""}
     return {"label": answer.label, "probability": round(answer.probabilities[str(answer.label)], 6), "value": ""}
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Several labels in one cell, as `train` reads them again."""
+    return json.dumps(labels, ensure_ascii=False)
 
 
 def _in_words(answer: Prediction) -> str:
     if answer.probabilities is None:
         return f"{answer.value:.4f}\n"
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
-    return f"{answer.label}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
+    said = answer.label if answer.labels is None else ", ".join(answer.labels) or "(no label)"
+    return f"{said}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
 
 
 def _read(file: str | None, reading: Reading) -> Rows:

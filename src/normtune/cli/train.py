@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -11,6 +11,9 @@ from normtune.cli import options
 from normtune.cli.options import Data, Device, Json, Model, Precision, ProtocolText, Prune, Read, Suite, Threads, Track
 from normtune.config import Memory, Pruning, read_protocol
 from normtune.errors import ConfigError, known
+
+if TYPE_CHECKING:
+    from normtune.data.kind import KindName
 
 
 def train(
@@ -32,7 +35,10 @@ def train(
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     labels: Annotated[
         str,
-        typer.Option(help="What the labels are: classes, weighted (rare classes weigh more) or numbers to predict."),
+        typer.Option(
+            help="What the labels are: classes, weighted (rare classes weigh more), several (classes in each cell) or"
+            " numbers to predict."
+        ),
     ] = "classes",
     read: Read = "",
     model: Model = "minilm",
@@ -165,6 +171,14 @@ def _check_source(
 def _columns(text: str, label: str, labels: str) -> dict[str, Any]:
     """The columns of the user's own files, and what their labels are."""
     texts, pair = options.columns(text)
-    kind = known("value of --labels", labels, ("classes", "weighted", "numbers"))
-    how = {"regression": kind == "numbers", "class_weights": kind == "weighted"}
-    return {"text": texts, "pair": pair, "label": label, **how}
+    kind = _LABELS[known("value of --labels", labels, _LABELS)]
+    return {"text": texts, "pair": pair, "label": label, "kind": kind, "class_weights": labels == "weighted"}
+
+
+#: The kinds of tasks that --labels means.
+_LABELS: dict[str, KindName] = {
+    "classes": "classification",
+    "weighted": "classification",
+    "several": "multilabel",
+    "numbers": "regression",
+}

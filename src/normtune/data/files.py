@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.images import COLUMN, holds_pictures, pictures_of, read_pictures
 from normtune.data.kind import Kind, KindName
 from normtune.data.kinds import KINDS
+from normtune.data.labels import several
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.rows import read_rows
 from normtune.data.table import Rows, places
@@ -78,22 +80,22 @@ def load_files(
     Raises:
         ConfigError: If class weights or a decimal sign are asked for where labels have none.
     """
-    asks, regression = KINDS[kind], kind == "regression"
+    asks = KINDS[kind]
     if class_weights and not asks.weighted:
         raise ConfigError(f"Class weights need one class an example, but this task is {kind}.")
-    read = _read(train, text, pair, label, reading, numbers=regression)
+    read = _read(train, text, pair, label, reading, asks)
     told, bad = read.rows.notes, {"train": len(read.rows.bad)}
     names = _classes(read) if asks.named else ()
-    whole = _split(read, names, train)
+    whole = _split(read, asks, names, train)
     if dev is None:
         splits = divide(whole, asks, DEV_FRACTION, seed, names)
     else:
-        beside = _read(dev, text, pair, label, reading, numbers=regression)
+        beside = _read(dev, text, pair, label, reading, asks)
         told, bad["dev"] = told + beside.rows.notes, len(beside.rows.bad)
-        splits = {"train": whole, "dev": _split(beside, names, train)}
+        splits = {"train": whole, "dev": _split(beside, asks, names, train)}
     own = asks.counts(labels_of(splits["train"]), len(names))
     counts = dict(zip(names, own.tolist(), strict=True))
-    center, scale = _standard(splits["train"], train) if regression else (0.0, 1.0)
+    center, scale = (0.0, 1.0) if asks.named else _standard(splits["train"], train)
     stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
     task = Task(
@@ -114,7 +116,14 @@ def load_files(
 
 
 def read_split(
-    path: Path, *, text: str, pair: str | None, label: str, names: Sequence[str], reading: Reading = RECOGNISED
+    path: Path,
+    *,
+    text: str,
+    pair: str | None,
+    label: str,
+    names: Sequence[str],
+    kind: KindName = "classification",
+    reading: Reading = RECOGNISED,
 ) -> tuple[Split, tuple[str, ...]]:
     """Reads a file's examples for a task that is known already.
 
@@ -126,80 +135,85 @@ def read_split(
         pair: Column of the second texts, for a task about pairs.
         label: Column of the labels or, for regression, of the targets.
         names: The task's labels in class order; none for regression.
+        kind: What the labels are.
         reading: How it is read.
 
     Returns:
         All of its examples, and notes on how they were read.
     """
-    read = _read(path, text, pair, label, reading, numbers=not names)
+    asks = KINDS[kind]
+    read = _read(path, text, pair, label, reading, asks)
     # Earlier versions named booleans and whole numbers of JSONL and Parquet so.
-    before = {
-        own: {"True": "true", "False": "false"}.get(own, own.removesuffix(".0")) for own in dict.fromkeys(read.labels)
-    }
+    every = dict.fromkeys(chain(*read.labels))
+    before = {own: {"True": "true", "False": "false"}.get(own, own.removesuffix(".0")) for own in every}
     known = {own: old for own, old in before.items() if own not in names and old in names}
     notes = read.rows.notes
     if known:
         own, old = next(iter(known.items()))
         notes += (f"{path.name}: labels are read as earlier versions wrote them: {own} is {old}.",)
-        read = replace(read, labels=[known.get(own, own) for own in read.labels])
-    return _split(read, names, "the task's labels"), notes
+        read = replace(read, labels=[[known.get(own, own) for own in row] for row in read.labels])
+    return _split(read, asks, names, "the task's labels"), notes
 
 
 @dataclass(frozen=True)
 class _Examples:
-    """The wanted columns of a file, as a split without labels; labels are stripped.
+    """The wanted columns of a file, as a split without labels, and the labels of each example.
 
     `comma` says whether they are numbers with a decimal comma.
     """
 
     rows: Rows
     inputs: Split
-    labels: list[str]
+    labels: list[list[str]]
     comma: bool
 
 
-def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading, *, numbers: bool) -> _Examples:
-    """The wanted columns of a file; if the labels are `numbers`, they may have decimal commas.
+def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading, asks: Kind) -> _Examples:
+    """The wanted columns of a file with labels of a kind; if they are numbers, they may have decimal commas.
 
     Raises:
-        ConfigError: If a decimal sign is asked for, and there are no numbers.
-        DataError: If a text or a label is empty.
+        ConfigError: If a decimal sign is asked for, and there are no numbers, or a separator, and there are no lists.
+        DataError: If a text or a label is empty, or labels are not what they should be.
     """
+    numbers = not asks.named
     if reading.decimal and not numbers:
         raise ConfigError("Only labels that are numbers have a decimal sign; leave decimal out of --read.")
-    names = [name for name in (text, pair, label) if name is not None]
+    if reading.labels and asks.read is not several:
+        raise ConfigError("Only several labels in a cell have a separator; leave labels out of --read.")
+    texts = [text] if pair is None else [text, pair]
     if holds_pictures(path):
         if reading != RECOGNISED:
             raise ConfigError(f"--read says how tables are read, and {path} is none; leave it out.")
-        rows, names = read_pictures(path, labelled=True), [label]
+        rows, texts = read_pictures(path, labelled=True), []
     else:
         rows = read_rows(path, reading)
     pictures = COLUMN in rows.columns and (text == COLUMN or text not in rows.columns)
     if pictures and pair is not None:
         raise DataError(f"{path} holds pictures, which have no pairs; leave out the column {pair!r}.")
-    columns = {name: rows.column(name) for name in (COLUMN if pictures and own == text else own for own in names)}
+    columns = {name: rows.column(name) for name in (COLUMN if pictures else own for own in texts)}
+    given = asks.read(rows, label, reading)
     cells = ((index, name, cell) for name, column in columns.items() for index, cell in enumerate(column))
-    empty = sorted((index, name) for index, name, cell in cells if not cell.strip())
-    if empty and not reading.skip:
-        (first, name), *others = empty
-        found = places([rows.lines[index] for index, _ in empty])
-        every = f" ({len(empty)} empty cells in all: {rows.unit}s {found})" if others else ""
+    faults = [(index, name, f"the column {name!r} is empty") for index, name, cell in cells if not cell.strip()]
+    faults = sorted([*faults, *((index, label, said) for index, said in given.faults.items())])
+    if faults and not reading.skip:
+        (first, _, said), *others = faults
+        what = "empty" if all(said.endswith(" is empty") for *_, said in faults) else "bad"
+        found = places([rows.lines[index] for index, *_ in faults])
+        every = f" ({len(faults)} {what} cells in all: {rows.unit}s {found})" if others else ""
         hint = "Fill in or remove such rows, or leave them out with --read skip-bad-rows."
-        raise DataError(f"{rows.place(first)}: the column {name!r} is empty{every}. {hint}")
-    labels = [value.strip() for value in columns[label]]
-    commas = [own for own in labels if numbers and _COMMA.fullmatch(own)]
+        raise DataError(f"{rows.place(first)}: {said}{every}. {hint}")
+    labels = given.values
+    figures = [own for own, *_ in labels] if numbers else []
+    commas = [own for own in figures if _COMMA.fullmatch(own)]
     # Three digits behind a comma may be thousands, unless other labels show what commas are.
-    guessed = any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in labels)
+    guessed = any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in figures)
     comma = guessed if not reading.decimal else reading.decimal == "comma"
     if reading.skip:
-        bad = {index for index, _ in empty}
-        bad |= {index for index, own in enumerate(labels) if numbers and not math.isfinite(_number(own, comma=comma))}
-        rows = rows.drop(bad)
+        bad = {index for index, *_ in faults}
+        bad |= {index for index, own in enumerate(figures) if not math.isfinite(_number(own, comma=comma))}
+        rows, labels = rows.drop(bad), [own for index, own in enumerate(labels) if index not in bad]
         columns = {name: rows.column(name) for name in columns}
-        labels = [value.strip() for value in columns[label]]
-    notes = (*rows.notes, *rows.left_out)
-    if blanks := sum(own != given for own, given in zip(labels, columns[label], strict=True)):
-        notes += (f"{path.name}: blanks around {blanks} of the labels are left off.",)
+    notes = (*rows.notes, *rows.left_out, *given.notes)
     if guessed and not reading.decimal:
         notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
     if pictures:
@@ -219,40 +233,42 @@ def _classes(read: _Examples) -> tuple[str, ...]:
     """The labels that occur: numbers first, by value, then the others.
 
     Raises:
-        DataError: If there is only one.
+        DataError: If there is only one, or none.
     """
 
     def order(label: str) -> tuple[bool, float, str]:
         number = NUMBER.fullmatch(label)
         return number is None, float(label) if number else 0.0, label
 
-    found = sorted(set(read.labels), key=order)
-    if len(found) == 1:
-        raise DataError(f"{read.rows.source} has only one label, {found[0]!r}, so there is nothing to tell apart.")
+    found = sorted({*chain(*read.labels)}, key=order)
+    if len(found) < 2:
+        one = f"only one label, {found[0]!r}" if found else "no labels"
+        raise DataError(f"{read.rows.source} has {one}, so there is nothing to tell apart.")
     return tuple(found)
 
 
-def _split(read: _Examples, names: Sequence[str], train: Path | str) -> Split:
+def _split(read: _Examples, asks: Kind, names: Sequence[str], train: Path | str) -> Split:
     """All examples of a file, with class numbers or, where there are no `names` of classes, with targets.
 
     Raises:
         DataError: If a label is not one of `names`, which are those of the file `train`, or a target is no number.
     """
-    if not names:
-        targets = [_number(label, comma=read.comma) for label in read.labels]
+    if not asks.named:
+        targets = [_number(label, comma=read.comma) for label, *_ in read.labels]
         for index, target in enumerate(targets):
             if not math.isfinite(target):
                 place = read.rows.place(index)
                 how = " with a decimal comma" if read.comma else ""
-                raise DataError(f"{place}: the target {read.labels[index]!r} is not a finite number{how}.")
+                raise DataError(f"{place}: the target {read.labels[index][0]!r} is not a finite number{how}.")
         return replace(read.inputs, labels=np.array(targets, dtype=np.float64))
     numbers = {label: number for number, label in enumerate(names)}
-    unknown = list(dict.fromkeys(label for label in read.labels if label not in numbers))
+    unknown = list(dict.fromkeys(label for label in chain(*read.labels) if label not in numbers))
     if unknown:
-        place = read.rows.place(read.labels.index(unknown[0]))
+        place = read.rows.place(next(index for index, own in enumerate(read.labels) if unknown[0] in own))
         more = f" (other such labels in this file: {len(unknown) - 1})" if unknown[1:] else ""
         raise DataError(f"{place}: the label {unknown[0]!r} does not occur in {train}{more}.")
-    return replace(read.inputs, labels=np.array([numbers[label] for label in read.labels], dtype=np.int64))
+    classes = [[numbers[label] for label in own] for own in read.labels]
+    return replace(read.inputs, labels=asks.pack(classes, len(names)))
 
 
 def _standard(train: Split, source: Path) -> tuple[float, float]:
@@ -301,7 +317,7 @@ def _notes(
         (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
         (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
         (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
-        (lists, f"Classes that are lists; a {kind} has one label here: {_some(lists, names)}."),
+        (lists, f"Classes that are lists, where --labels several takes each for itself: {_some(lists, names)}."),
         (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
     )
     return tuple(note for found, note in told if found)

@@ -34,7 +34,7 @@ def alike(split: Split) -> dict[tuple[Any, ...], list[int]]:
 def divide(whole: Split, asks: Kind, fraction: float, seed: int, names: Sequence[str]) -> dict[str, Split]:
     """Splits a file's examples into train and dev, both in the file's order.
 
-    What is drawn are groups of identical texts, each as one of its rarest class; numbers are all of one class.
+    What is drawn are groups of identical texts, each as one of its rarest class; `Kind.strata` says what classes are.
 
     Raises:
         DataError: If there are too few different texts.

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from normtune.data.labels import Labels, one
 from normtune.data.metrics import ClassScore, classification_report, compute
+from normtune.data.reading import Reading
+from normtune.data.table import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KindName = Literal["classification", "regression"]
+KindName = Literal["classification", "regression", "multilabel"]
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -81,6 +84,8 @@ class Kind:
         named: Whether the head has an output for each label; otherwise it has one, and the task no labels.
         fault: What is wrong with the label names; nothing if a head can answer with them.
         dtype: Type of the labels.
+        read: The labels of each row of a file, from the column of this name.
+        pack: The labels of a split, from each example's class numbers and the number of classes.
         strata: The group of each example, of shape (examples,): where a file is divided, each part has its share of
             every group.
         counts: How often each class occurs, given the labels and the number of classes.
@@ -104,6 +109,8 @@ class Kind:
     named: bool = True
     fault: Callable[[Sequence[str]], str] = too_few
     dtype: type[np.generic] = np.int64
+    read: Callable[[Rows, str, Reading], Labels] = one
+    pack: Callable[[Sequence[Sequence[int]], int], np.ndarray] = lambda rows, _: np.array([own[0] for own in rows])
     strata: Callable[[np.ndarray], np.ndarray] = np.asarray
     counts: Callable[[np.ndarray, int], np.ndarray] = lambda labels, classes: np.bincount(labels, minlength=classes)
     score: Callable[[np.ndarray, np.ndarray, Asked], dict[str, float]] = score

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from normtune.errors import DataError, known
 
-METRICS = ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "mse")
+METRICS = ("accuracy", "f1", "macro_f1", "micro_f1", "matthews", "pearson", "spearman", "mse")
 
 # Below this spread, relative to the largest value, differences are rounding errors.
 _ROUNDING = 1e-12
@@ -40,7 +40,8 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
 
     Args:
         names: Which ones of `METRICS`; others raise an `UnknownNameError`.
-        predictions: Class numbers or, for regression, real numbers; shape ``(examples,)``.
+        predictions: Class numbers or, for regression, real numbers, of shape ``(examples,)``; of several labels an
+            example whether each applies, of shape ``(examples, labels)``, whose accuracy is that of whole examples.
         labels: What they should have been, of the same shape.
 
     Returns:
@@ -64,8 +65,9 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
             "accuracy": lambda: accuracy_score(truths, guesses),
             # Of class 1.
             "f1": lambda: f1_score(truths == 1, guesses == 1, zero_division=0.0),
-            # Over the classes that occur in the predictions or in the labels.
+            # Over the classes that occur in the predictions or in the labels; of several labels an example over all.
             "macro_f1": lambda: f1_score(truths, guesses, average="macro", zero_division=0.0),
+            "micro_f1": lambda: f1_score(truths, guesses, average="micro", zero_division=0.0),
             "matthews": lambda: 0.0 if constant else matthews_corrcoef(truths, guesses),
             "pearson": lambda: 0.0 if constant else pearsonr(guesses, truths).statistic,
             "spearman": lambda: 0.0 if constant else pearsonr(rankdata(guesses), rankdata(truths)).statistic,

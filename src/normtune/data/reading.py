@@ -9,7 +9,7 @@ from typing import Self
 from normtune.errors import ConfigError, known
 
 #: What can be said, as in ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``.
-FIELDS = ("delimiter", "encoding", "decimal", "skip-bad-rows")
+FIELDS = ("delimiter", "encoding", "decimal", "labels", "skip-bad-rows")
 #: Delimiters that have names, since a comma separates fields and a shell takes blanks away.
 _NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " "}
 
@@ -22,12 +22,14 @@ class Reading:
         delimiter: What separates the cells of CSV and TSV.
         encoding: Of the text, by Python's name for it.
         decimal: The decimal sign of numbers in CSV and TSV: ``point`` or ``comma``.
+        labels: What separates the labels of a cell that has several.
         skip: Whether rows that cannot be used are left out and counted. By default they are refused.
     """
 
     delimiter: str = ""
     encoding: str = ""
     decimal: str = ""
+    labels: str = ""
     skip: bool = False
 
     @classmethod
@@ -73,9 +75,15 @@ def _encoding(value: str) -> str:
     return value
 
 
-_EXAMPLES = {"delimiter": "delimiter=semicolon", "encoding": "encoding=cp1252", "decimal": "decimal=comma"}
+_EXAMPLES = {
+    "delimiter": "delimiter=semicolon",
+    "encoding": "encoding=cp1252",
+    "decimal": "decimal=comma",
+    "labels": "labels=bar",
+}
 _CHECKS: dict[str, Callable[[str], str]] = {
     "delimiter": _delimiter,
     "encoding": _encoding,
     "decimal": lambda value: known("decimal sign", value, ("point", "comma")),
+    "labels": _delimiter,
 }

@@ -42,11 +42,11 @@ class Rows:
         """Where each row is."""
         return [self.place(index) for index in range(len(self))]
 
-    def column(self, name: str) -> list[str]:
-        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
+    def cells(self, name: str) -> Sequence[object]:
+        """The cells of a column.
 
         Raises:
-            DataError: If there is no such column, or if it holds what is neither a text nor a number.
+            DataError: If there is no such column.
         """
         if name not in self.columns:
             known = {other.casefold(): other for other in self.columns}
@@ -55,7 +55,15 @@ class Rows:
             raise DataError(
                 f"{self.source} has no column {name!r}.{guess} It has: {', '.join(self.columns) or 'none'}."
             )
-        cells = self.columns[name]
+        return self.columns[name]
+
+    def column(self, name: str) -> list[str]:
+        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
+
+        Raises:
+            DataError: If there is no such column, or if it holds what is neither a text nor a number.
+        """
+        cells = self.cells(name)
         for index, cell in enumerate(cells):
             if not isinstance(cell, str | int | float | Decimal | None):
                 holds = f"the column {name!r} holds a value of type {type(cell).__name__}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from pydantic import Field
 
 from normtune.config import Strict
 from normtune.data.images import Picture
@@ -24,12 +25,14 @@ class Prediction(Strict):
     """The answer for one text or picture.
 
     Attributes:
-        label: The most probable label, or None for regression.
-        probabilities: Probability by label, or None for regression.
-        value: The number, or None for classification.
+        label: The most probable label, where one of several is asked for.
+        labels: The labels that apply, where several may.
+        probabilities: Probability by label, where there are labels.
+        value: The number, where one is asked for.
     """
 
     label: str | None = None
+    labels: list[str] | None = Field(default=None, exclude_if=lambda value: value is None)
     probabilities: dict[str, float] | None = None
     value: float | None = None
 

@@ -35,7 +35,8 @@ class OwnFiles(Strict):
         text: Column of the texts.
         pair: Column of their pairs.
         label: Column of the labels.
-        regression: Whether the labels are numbers to be predicted.
+        kind: What the labels are.
+        regression: Instead of it, whether they are numbers to be predicted.
         class_weights: Whether rare classes weigh more.
         seed: Seeds the split.
         read: How the files are read (`normtune.data.reading.Reading.of`).
@@ -47,7 +48,8 @@ class OwnFiles(Strict):
     text: str = "text"
     pair: str | None = None
     label: str = "label"
-    regression: bool = False
+    kind: KindName = "classification"
+    regression: bool | None = None
     class_weights: bool = False
     seed: int = 0
     read: str = ""
@@ -68,15 +70,21 @@ class OwnFiles(Strict):
                 f"The name of a task has letters, digits and any of ' .,+@-', and begins with the former; got {name!r}."
             )
 
+    @property
+    def asks(self) -> KindName:
+        """What the labels are."""
+        if self.regression is None:
+            return self.kind
+        return "regression" if self.regression else "classification"
+
     def load(self) -> TaskData:
         """Read the files.
 
         Returns:
             The task, which remembers its columns, and what its author should know of the files.
         """
-        asked = self.model_dump(exclude={"read", "regression"})
-        kind: KindName = "regression" if self.regression else "classification"
-        found = load_files(**asked, kind=kind, reading=Reading.of(self.read))
+        asked = self.model_dump(exclude={"read", "regression", "kind"})
+        found = load_files(**asked, kind=self.asks, reading=Reading.of(self.read))
         text = COLUMN if found.task.inputs == PICTURE else self.text
         columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))
