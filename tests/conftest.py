@@ -86,6 +86,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 48},
     "modernbert": {**_BERT, "global_attn_every_n_layers": 2, "local_attention": 16},
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text"), _LLAMA),
+    "olmo2": _LLAMA,
+    "mixtral": {**_LLAMA, "num_local_experts": 4},
+    "qwen3_moe": {**_LLAMA, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
     "gpt_neox": _BERT,
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
     "opt": {**_BERT, "word_embed_proj_dim": 32, "ffn_dim": 48},
@@ -98,6 +101,16 @@ PICTURES: dict[str, dict[str, Any]] = {
     "vit": {**_COMMON, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 2},
+    "efficientnet": {
+        **{"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320, "image_size": 8},
+        **{"in_channels": [32, 16, 24], "out_channels": [16, 24, 40], "strides": [1, 2, 1]},
+        **{
+            "initializer_range": 0.5,
+            "kernel_sizes": [3, 5, 3],
+            "num_block_repeats": [1, 2, 1],
+            "expand_ratios": [1, 2, 2],
+        },
+    },
 }
 
 

@@ -48,9 +48,7 @@ def test_the_plain_model_gives_the_same_logits_to_the_bit(tiny_base: Base, tmp_p
     }
 
 
-@pytest.mark.parametrize(
-    "family", ["roberta", "distilbert", "albert", "deberta-v2", "modernbert", "xlnet", "llama", "gpt2", "t5", "bart"]
-)
+@pytest.mark.parametrize("family", ["t5", "bart"])
 def test_every_kind_of_family_can_be_merged(make_base: Callable[..., Base], tmp_path: Path, family: str) -> None:
     base = make_base(family)
     delta = moved(base, "all-layernorm")

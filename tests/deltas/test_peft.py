@@ -35,16 +35,11 @@ Bases = Callable[..., Base]
 Folders = Callable[..., Path]
 
 SELECTIONS = [
-    ("bert", "layernorm"),
     ("bert", "attention-layernorm@1-2"),
     ("bert", "all-layernorm"),
     ("roberta", "layernorm@2 + attention-layernorm@0"),
     ("distilbert", "layernorm@0,2"),
-    ("albert", "layernorm"),
-    ("deberta-v2", "layernorm"),
-    ("xlnet", "layernorm"),
     ("modernbert", "layernorm@1-"),
-    ("llama", "layernorm@1-"),
     ("qwen2", "all-layernorm"),
     ("gpt2", "attention-layernorm"),
     ("t5", "all-layernorm"),

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from normtune.data.digits import load_digits
 from normtune.importance.activations import feature_norms
-from normtune.importance.fisher import Request, fisher
-from normtune.methods.selection import everything
 from normtune.models.base import load_base
-from tests.conftest import PICTURES
-from tests.importance.reference import assert_same, by_loop, in_float64
 
 DATA = load_digits("digits")
-#: What has no closed form; norms, linear layers and convolutions over all channels have one.
-SLOW = {"vit": {"cls_token", "position_embeddings"}, "resnet": set(), "convnext": {"dwconv", "layer_scale_parameter"}}
-
-
-@pytest.mark.parametrize("family", PICTURES)
-def test_fisher_is_that_of_a_loop_over_pictures(image_folders: dict[str, Path], family: str) -> None:
-    """Equation 2 of the paper, for every entry of every parameter, depthwise convolutions and class tokens included."""
-    base = load_base(str(image_folders[family]), head=10)
-    encoded = base.encode(DATA.split("train").take(range(4)), 128)
-    encoded = replace(encoded, fields={"pixel_values": [own.double() for own in encoded.fields["pixel_values"]]})
-    base = in_float64(base)
-    everywhere = everything(base.layout)
-    found = fisher(base, DATA.task, encoded, Request(everywhere, everywhere))
-    assert found.scores is not None
-    assert_same(dict(found.scores.values), by_loop(base, DATA.task, encoded), zero=1e-9)
-    assert_same(found.totals, by_loop(base, DATA.task, encoded), zero=1e-9)
-    assert {base.layout.by_name[name].component.split(".")[-1] for name in found.slow} == SLOW[family]
 
 
 def test_what_a_convolution_and_a_batchnorm_multiply(image_folders: dict[str, Path]) -> None:

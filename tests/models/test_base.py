@@ -285,8 +285,8 @@ def test_wrap_names_a_model_by_its_source(tiny_folder):
     assert wrap(load_base(str(tiny_folder)).model).name == str(tiny_folder)
 
 
-def test_a_skeleton_is_the_layout_without_weights(family, make_model, tmp_path, monkeypatch):
-    model = make_model(family)
+def test_a_skeleton_is_the_layout_without_weights(make_model, tmp_path, monkeypatch):
+    model = make_model("bert")
     model.config.save_pretrained(tmp_path)
     built = []
 
@@ -296,8 +296,7 @@ def test_a_skeleton_is_the_layout_without_weights(family, make_model, tmp_path, 
 
     monkeypatch.setattr(base_module, "layout", spy)
     assert skeleton(str(tmp_path)) == layout(model, [place.parameter for place in wrap(model).layout.head])
-    # XLNet makes some of its own with a type's constructor, which lie on the CPU whatever is asked for.
-    assert all(parameter.is_meta for parameter in built[0].parameters()) or family == "xlnet"
+    assert all(parameter.is_meta for parameter in built[0].parameters())
 
 
 def test_a_skeleton_has_the_width_that_is_asked_for(make_model, tmp_path):

@@ -144,7 +144,6 @@ def test_albert_by_hand(make_base):
 
 #: Families that are not listed, the norms that close their layers, and what makes their configurations tiny.
 UNLISTED = {
-    "olmo2": (("post_feedforward_layernorm",), {"num_key_value_heads": 2}),
     "persimmon": (("post_attention_layernorm",), {}),
     "glm": (("post_attention_layernorm",), {"num_key_value_heads": 2, "head_dim": 8}),
     "nystromformer": (("output.LayerNorm",), {}),

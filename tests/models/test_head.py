@@ -88,6 +88,7 @@ def values(modules):
     return torch.cat([p.detach().reshape(-1) for module in modules.values() for p in module.parameters()])
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "xlnet", "modernbert", "llama", "t5", "bart"])
 def test_a_seed_fixes_the_head_whatever_happened_before(family, make_base):
     base = make_base(family)
     with torch.random.fork_rng(devices=[]):

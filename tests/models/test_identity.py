@@ -150,17 +150,20 @@ def test_the_order_in_which_tensors_are_stored_changes_nothing(tiny_folder, tmp_
     assert checkpoint_identity(files, "bert", names) == checkpoint_identity([tiny_folder / WEIGHTS], "bert", names)
 
 
-def test_a_wrapped_model_is_the_one_that_was_loaded(family, make_model, make_folder):
-    model = make_model(family)
-    wrapped = wrap(model)
-    loaded = load_base(str(make_folder(model, tokenizer=False)))
-    assert loaded.layout == wrapped.layout
-    assert loaded.identity == wrapped.identity
-    assert loaded.computes[0] == wrapped.computes[0]
-    # A tokenizer brings a token for padding where the configuration has none, which changes no answer.
-    assert load_base(str(make_folder(model))).computes[0] == wrapped.computes[0]
-    for place in loaded.layout.body:
-        assert torch.equal(loaded.model.get_parameter(place.parameter), model.get_parameter(place.parameter))
+def test_a_checkpoint_that_transformers_renames_is_known_by_its_encoder_and_as_before(image_folders, tmp_path):
+    folder = image_folders["vit"]
+    base, names = load_base(str(folder)), [place.parameter for place in load_base(str(folder)).layout.body]
+    before = checkpoint_identity([folder / WEIGHTS], "vit", [name.removeprefix("vit.") for name in names])
+    assert before == tensors_identity({canonical_name(n, "vit"): v for n, v in load_file(folder / WEIGHTS).items()})
+    assert base.identity != before
+    assert base.is_known_as(base.identity)
+    assert base.is_known_as(before)
+    assert not base.is_known_as("")
+    # Another head in the file is no other base.
+    shutil.copytree(folder, tmp_path / "other")
+    tensors = load_file(folder / WEIGHTS)
+    save_file({**tensors, "classifier.bias": tensors["classifier.bias"] + 1}, tmp_path / "other" / WEIGHTS)
+    assert load_base(str(tmp_path / "other")).identity == base.identity
 
 
 @pytest.mark.parametrize(

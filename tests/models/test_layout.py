@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import re
-from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from normtune.methods.selection import where
 from normtune.models import layout as layouts
 from normtune.models.layout import Layout, is_norm, layout
-from normtune.models.sources import quiet
-from tests.conftest import FAMILIES
 
 BERT_LAYER = {
     "attention.self.query": 32 * 32 + 32,
@@ -49,48 +44,6 @@ class Fake(nn.Module):
 
 def components_of(layout: Layout) -> set[str]:
     return {component.name for component in layout.components}
-
-
-def test_every_parameter_is_in_exactly_one_component(family, make_model):
-    model = make_model(family)
-    prefix = f"{model.base_model_prefix}."
-    head = [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
-    places = layout(model, head)
-
-    assert [place.parameter for place in places] == [name for name, _ in model.named_parameters()]
-    assert {p.parameter: p.shape for p in places} == {n: tuple(p.shape) for n, p in model.named_parameters()}
-    assert [place.parameter for place in places.head] == head
-    assert {*places.body, *places.head} == {*places}
-    assert not {*places.body} & {*places.head}
-    assert len(components_of(places)) == len(places.components)
-    for component in places.components:
-        own = [place for place in places if place.component == component.name]
-        assert component.entries == sum(place.size for place in own)
-        assert {place.head for place in own} == {component.head}
-        assert {place.norm for place in own} == {component.norm}
-        assert {place.sub for place in own} == {*component.subs}
-        assert {place.layer for place in own} - {None} == {*component.layers}
-        # A component has one parameter a layer and sub-component: nothing else hides under its name.
-        assert max(Counter((place.layer, place.sub) for place in own).values()) == 1
-    assert sum(component.entries for component in places.components) == places.size + places.head_size
-
-
-def test_shared_tensors_count_once(family, make_base):
-    base = make_base(family)
-    storages = {
-        parameter.data_ptr(): parameter.numel() for _, parameter in base.model.named_parameters(remove_duplicate=False)
-    }
-    assert base.layout.size + base.layout.head_size == sum(storages.values())
-
-
-def test_layers_are_numbered_and_norms_found_by_their_class(family, make_base):
-    for place in make_base(family).layout:
-        number = re.search(r"\.(\d+)\.", place.parameter)
-        expected = None if number is None or place.head else int(number.group(1))
-        assert place.layer == expected, place
-        # Here by name, there by class.
-        owner = place.parameter.rpartition(".")[0].rpartition(".")[2].lower()
-        assert place.norm == ("norm" in owner or owner.startswith("ln_")), place
 
 
 def test_bert_has_the_components_of_the_papers(make_base):
@@ -286,54 +239,3 @@ def test_is_norm_runs_no_hook_and_takes_any_dtype():
     norm = OwnNorm(6).to(torch.bfloat16)
     norm.register_forward_hook(lambda *_: pytest.fail("a hook ran"))
     assert is_norm(norm)
-
-
-WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-#: Models of pictures.
-PICTURES = {
-    "vit": {**WIDTHS, "image_size": 16, "patch_size": 8},
-    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
-}
-#: Components that are norms, said by hand.
-BY_HAND = {
-    "bert": {"embeddings.LayerNorm", "attention.output.LayerNorm", "output.LayerNorm"},
-    "llama": {"input_layernorm", "post_attention_layernorm", "norm"},
-    "qwen3": {"input_layernorm", "post_attention_layernorm", "norm", "self_attn.q_norm", "self_attn.k_norm"},
-    "gemma3_text": {
-        *("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-        *("norm", "self_attn.q_norm", "self_attn.k_norm"),
-    },
-    "olmo2": {
-        *("post_attention_layernorm", "post_feedforward_layernorm", "norm", "self_attn.q_norm", "self_attn.k_norm")
-    },
-    "modernbert": {"embeddings.norm", "attn_norm", "mlp_norm", "final_norm"},
-    "vit": {"layernorm_before", "layernorm_after", "layernorm"},
-}
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, "olmo2", *PICTURES])
-def test_the_norms_of_every_family(monkeypatch, family):
-    kind = AutoModelForImageClassification if family in PICTURES else AutoModel
-    options = PICTURES.get(family) or FAMILIES.get(family, WIDTHS)
-    config = AutoConfig.for_model(family, **options)
-    found = []
-    for device in ("cpu", "meta"):
-        monkeypatch.setattr(layouts, "_TRIED", {})
-        with torch.device(device), quiet():
-            model = kind.from_config(config)
-        found.append({place.parameter for place in layout(model, []) if place.norm})
-        # Every class of theirs says so in its name, which `is_norm` does not read.
-        named = {
-            f"{name}.{leaf}"
-            for name, module in model.named_modules()
-            if re.search(r"norm(\dd)?$", type(module).__name__, re.IGNORECASE)
-            for leaf, _ in module.named_parameters(recurse=False)
-        }
-        assert found[-1] == named
-        assert named
-        assert not any("embeddings.weight" in name or "layer_scale" in name for name in found[-1])
-    assert found[0] == found[1]
-    components = {place.component for place in layout(model, []) if place.norm}
-    if family in BY_HAND:
-        assert BY_HAND[family] <= components

@@ -226,7 +226,7 @@ class Delta:
         Raises:
             DeltaError: If it is another model, or has another configuration or tokenizer.
         """
-        if self.info.base_identity != base.identity or self.info.layout != base.layout.fingerprint:
+        if not base.is_known_as(self.info.base_identity) or self.info.layout != base.layout.fingerprint:
             raise DeltaError(
                 f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."

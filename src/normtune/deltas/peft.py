@@ -41,15 +41,12 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
         folder: Where to write: absent or empty; written whole or not at all.
 
     Raises:
-        DeltaError: If `base` is another model or reads pictures, or the delta is a regression whose answers have a
-            scale.
+        DeltaError: If `base` is another model, or the delta is a regression whose answers have a scale.
         SelectionError: If PEFT's LN tuning cannot express the selection.
         OutputError: If something is in the folder, or it cannot be written.
     """
     norms = _norms(delta.selection(base), base)
     _check_heads(base, norms)
-    if base.reads == "picture":
-        raise DeltaError("PEFT's LN tuning is exported for models of texts only; merge the delta instead.")
     if is_scaled(delta.info):
         raise DeltaError(
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
@@ -59,7 +56,7 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
         "base_model_name_or_path": str(base.model.config._name_or_path) or None,
         "revision": None if base.name in PACKAGED else base.revision,
         "peft_type": "LN_TUNING",
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if base.reads == "text" else None,  # PEFT has none for pictures
         "inference_mode": True,
         "modules_to_save": list(dict.fromkeys([*base.roots, *_PEFT_HEADS])),
         "target_modules": norms,
@@ -103,8 +100,10 @@ def _norms(selection: Selection, base: Base) -> list[str]:
     """Paths of the selected norms.
 
     Raises:
-        SelectionError: If there are none, or anything else than whole norms is selected.
+        SelectionError: If there are none, or anything else than whole norms is selected, or a BatchNorm.
     """
+    if any(place.batch for place in selection):
+        raise SelectionError("PEFT's LN tuning does not keep BatchNorm's running statistics. Merge the delta instead.")
     norms = list(dict.fromkeys(place.parameter.rpartition(".")[0] for place in selection if place.norm))
     whole = {f"{norm}.{name}" for norm in norms for name, _ in base.model.get_submodule(norm).named_parameters()}
     odd = [name for name in sorted({*selection.chosen} | whole) if name not in whole or not selection.is_whole(name)]

@@ -80,16 +80,19 @@ def _channels_last(values: Tensor) -> Tensor:
 
 
 def _is_patchwise(module: nn.Module) -> bool:
-    """Whether it is a convolution each of whose outputs sees all channels of a patch."""
-    whole = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-    return whole and not isinstance(module.padding, str)
+    """Whether it is a convolution each of whose outputs sees all channels of a patch, padded alike on both sides."""
+    if not isinstance(module, nn.Conv2d) or module.groups != 1 or module.padding_mode != "zeros":
+        return False
+    padding = module._reversed_padding_repeated_twice
+    return padding[::2] == padding[1::2]
 
 
 def _patches(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """What a matrix multiplies: the input, or of a convolution its patches, one a position of the output."""
     if not isinstance(module, nn.Conv2d):
         return _same
-    made = nn.Unfold(module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    padding = module._reversed_padding_repeated_twice[::-2]  # in numbers, where `padding` may say "same"
+    made = nn.Unfold(module.kernel_size, module.dilation, padding, module.stride)  # type: ignore[arg-type]
     return lambda inputs: made(inputs).transpose(1, 2)
 
 

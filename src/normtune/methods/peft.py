@@ -157,7 +157,8 @@ def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
         if wanted is None or place.parameter.endswith(wanted)
     )
     if not found:
-        raise SelectionError(f"This {layout.model_type!r} model has no matrices of the names {', '.join(names or ())}.")
+        called = "" if names is None else f" of the names {', '.join(names)}"
+        raise SelectionError(f"The layers of this {layout.model_type!r} model have no matrices{called}.")
     return found
 
 
@@ -280,8 +281,9 @@ def _inject(model: nn.Module, spec: Peft) -> None:
         torch.manual_seed(spec.seed)
         try:
             PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](model, config, adapter_name=ADAPTER)
-        except TypeError as error:
-            kind = type(next(iter(modules.values()))).__name__
+        except (TypeError, ValueError) as error:  # the router of a mixture of experts is no linear layer
+            kinds = [type(module).__name__ for module in modules.values()]
+            kind = next((kind for kind in kinds if kind not in {"Linear", "Conv1D"}), kinds[0])
             raise SelectionError(f"PEFT has no {spec.method} for the {kind} modules of this model.") from error
     # A constant that PEFT keeps as a parameter is thawed where it is moved to the base's device or dtype.
     for name, parameter in model.named_parameters():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
@@ -54,6 +55,8 @@ class Base:
         roots: Paths of the head's modules.
         head_seed: The seed that the head was drawn from, or None where the head was kept.
         reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
+        former: Gives the identity that earlier versions took, where transformers splits or renames the checkpoint's
+            tensors; they hashed all that the checkpoint holds, a head too.
     """
 
     model: PreTrainedModel
@@ -65,7 +68,12 @@ class Base:
     roots: tuple[str, ...]
     head_seed: int | None
     reader: Reader | None = None
+    former: Callable[[], str] | None = None
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def is_known_as(self, identity: str) -> bool:
+        """Whether a delta or a mask that names this identity is of this base."""
+        return identity == self.identity or (self.former is not None and identity == self.former())
 
     @property
     def device(self) -> torch.device:
@@ -256,6 +264,7 @@ def load_base(
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
     places = layout(model, head_names)
+    stored, before = _stored(model, places, device="meta"), _own_names(model, places)
     texts = model.main_input_name != "pixel_values"
     base = Base(
         model=model,
@@ -263,7 +272,10 @@ def load_base(
         reader=None if texts else read_processor(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=checkpoint_identity(files, model.base_model_prefix, _stored_names(model, places)),
+        identity=checkpoint_identity(files, model.base_model_prefix, stored),
+        former=None
+        if stored.keys() == before.keys()
+        else partial(checkpoint_identity, files, model.base_model_prefix, [*before]),
         layout=places,
         roots=roots,
         head_seed=None,
@@ -298,14 +310,13 @@ def wrap(
         )
     head_names = _outside(model)
     places = layout(model, head_names)
-    stored = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return Base(
         model=model,
         tokenizer=tokenizer,
         reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3), model.dtype),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
-        identity=tensors_identity({own: stored[name] for own, name in _stored_names(model, places).items()}),
+        identity=tensors_identity(_stored(model, places)),
         layout=places,
         roots=head_roots(model, head_names),
         head_seed=None,
@@ -341,7 +352,24 @@ def _outside(model: PreTrainedModel) -> list[str]:
     return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
 
 
-def _stored_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
-    """What makes a base's identity, its body and the statistics of its norms: canonical name -> the model's own."""
+def _stored(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
+    """What makes a base's identity, its body and the statistics of its norms, by canonical name.
+
+    Args:
+        model: The model.
+        places: Its parameters.
+        device: Where the tensors are to lie; ``meta`` where their names are enough.
+
+    Returns:
+        The tensors as transformers stores them, which splits or renames those of some families (mixtures of experts).
+    """
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = _own_names(model, places).values()
+    stored = revert_weight_conversion(model, {n: own[n].detach().to(device or own[n].device) for n in names})
+    return {canonical_name(name, model.base_model_prefix): value for name, value in stored.items()}
+
+
+def _own_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
+    """The same by canonical name as the model itself has it: the model's full names."""
     names = [*(place.parameter for place in places.body), *statistics(model)]
     return {canonical_name(name, model.base_model_prefix): name for name in names}

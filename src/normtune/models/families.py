@@ -36,8 +36,14 @@ FAMILIES: dict[str, Norms] = {
     **dict.fromkeys(
         ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "layoutlm", "ernie"), _BERT
     ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gpt_neox", "phi3", "gemma"), _LLAMA),
-    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
+    **dict.fromkeys(
+        (
+            *("llama", "mistral", "qwen2", "qwen3", "gpt_neox", "phi3", "gemma"),
+            *("mixtral", "qwen3_moe"),
+        ),
+        _LLAMA,
+    ),
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), _GEMMA),
     **dict.fromkeys(("bart", "mbart"), _BART),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     "albert": _norms(("attention.LayerNorm",), ("full_layer_layer_norm",)),
