@@ -19,7 +19,7 @@ TOKENIZER: Any = SimpleNamespace(
     mask_token_id=4, bos_token_id=2, cls_token_id=2, sep_token_id=3, eos_token_id=3, pad_token_id=0
 )
 #: Outer models that call their body in different ways, and heads that differ: of several layers, with capped logits.
-CAUSAL, MASKED = ("llama", "gpt2", "opt", "gemma2"), ("bert", "deberta-v2")
+CAUSAL, MASKED = ("llama", "opt", "gemma2"), ("bert", "deberta-v2")
 LENGTHS = (9, 6, 3)
 
 

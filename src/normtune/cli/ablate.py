@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from normtune.errors import ConfigError, known
 
 def ablate(
     context: typer.Context,
-    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id; or a language model.")],
     parts: Annotated[
         list[str] | None,
         typer.Argument(help="What is switched off as a whole, such as output.LayerNorm.bias, or full@3 for a layer."),
@@ -33,6 +34,9 @@ def ablate(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: DeltaSuite = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of your own to score on, instead of a task; of a language model TXT.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="Which examples are scored, as with normtune train.")] = "reduced",
     model: BaseAt = None,
     out: Annotated[Path | None, typer.Option(help="File for the record. [default: runs/ablate/TASK-ID.json]")] = None,
@@ -54,12 +58,18 @@ def ablate(
     `normtune ablate runs/sst2-full --dimensions 1,2,4,8 --per model,layer --figure ablation.svg`
 
     `normtune ablate runs/sst2-full output.LayerNorm output.LayerNorm@3 attention.self.value full@3`
+
+    `normtune ablate models/smollm2 --file book.txt --dimensions 1,2,4,8`
     """
     form = options.form(as_json=as_json, markdown=markdown)
     if dimensions is None and parts:
         options.refuse(context, {"norm", "per"}, "Only --dimensions are of norms, and ranked")
+    if file is not None:
+        options.refuse(context, {"task", "suite", "data"}, "--file is scored instead of a task")
     options.set_threads(threads)
-    from normtune.cli.evaluate import task_of
+    from normtune.cli.evaluate import own_examples, task_of
+    from normtune.data.reading import RECOGNISED
+    from normtune.data.task import TaskData
     from normtune.records.ablation import PERS, AblationConfig
     from normtune.report.ablation import draw, table
     from normtune.report.drawing import check
@@ -70,10 +80,15 @@ def ablate(
     counts = _counts(dimensions or ("" if parts else "1,2,4,8"))
     ranked = tuple(known("ranking", each, PERS) for each in dict.fromkeys(options.names(per)))
     loaded = options.open_delta(delta)
-    found = task_of(context, loaded, task, suite, data, "name a --task of one")
+    if file is None:
+        found = task_of(context, loaded, task, suite, data, "name a file to score with --file, or a --task")
+    else:
+        asked, examples = own_examples(loaded, file, None, None, RECOGNISED)
+        found = TaskData(replace(asked, name=file.stem), {"train": examples, "dev": examples}, file.name)
+    own_length = {} if "max_length" in protocol else {"max_length": loaded.info.max_length}
     config = AblationConfig(
         model=model or loaded.info.base,
-        delta=delta,
+        delta=delta if loaded.info.method else "",
         suite=found.suite,
         task=found.task.name,
         parts=tuple(dict.fromkeys(parts or ())),
@@ -82,16 +97,16 @@ def ablate(
         per=ranked,
         draws=draws,
         seed=seed,
-        protocol=read_protocol(protocol, max_length=loaded.info.max_length),
+        protocol=read_protocol(protocol, **own_length),
     )
     ablater = Ablater(options.base_of(loaded, model, device), found, config, loaded)
     primary = found.task.primary
     record = ablater.run(
         lambda point: notes.print(f"{point.name}: {primary} {point.scores[primary]:.4f} ({point.seconds:.0f} s)")
     )
-    file = out or Path("runs/ablate") / f"{config.task}-{fingerprint(config)}.json"
-    record.save(file)
-    saved = [f"Saved to {file}"]
+    saved_to = out or Path("runs/ablate") / f"{config.task}-{fingerprint(config)}.json"
+    record.save(saved_to)
+    saved = [f"Saved to {saved_to}"]
     if figure is not None:
         draw(record, figure)
         saved.append(f"Saved to {figure}")

@@ -11,7 +11,7 @@ import typer
 from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Dtype, Json, Markdown, Read, Threads
 from normtune.data.reading import Reading
-from normtune.errors import ConfigError, DeltaError
+from normtune.errors import ConfigError, DataError, DeltaError
 
 if TYPE_CHECKING:
     from normtune.data.task import Split, Task, TaskData
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id.")],
+    delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id; or a language model.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: DeltaSuite = None,
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
-    file: Annotated[Path | None, typer.Option(help="File of your own to score on, instead of a task.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of your own to score on, instead of a task; of a language model TXT.")
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help="Column of its texts, or two, separated by a comma. [default: as in training]")
     ] = None,
@@ -45,6 +47,8 @@ def evaluate(
     `normtune evaluate runs/rte-layernorm --task rte`
 
     `normtune evaluate runs/intents --file later.csv`
+
+    `normtune evaluate models/smollm2 --file book.txt`
     """
     form = options.form(as_json=as_json, markdown=markdown)
     if file is not None:
@@ -56,7 +60,7 @@ def evaluate(
 
     loaded = options.open_delta(delta)
     if file is not None:
-        asked, examples = _own(loaded, file, text, label, Reading.of(read))
+        asked, examples = own_examples(loaded, file, text, label, Reading.of(read))
         where = file.name
     else:
         asked, examples = _suite(context, loaded, task, suite, split, data)
@@ -118,11 +122,23 @@ def task_of(
     return dataclasses.replace(source, task=task)
 
 
-def _own(delta: Delta, file: Path, text: str | None, label: str | None, reading: Reading) -> tuple[Task, Split]:
-    """The delta's own task, and the examples of a file."""
+def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, reading: Reading) -> tuple[Task, Split]:
+    """The delta's own task, and the examples of a file.
+
+    Raises:
+        DataError: If a language model is to be scored on anything but plain text.
+    """
     from normtune.data.files import read_split
+    from normtune.data.lines import is_running_text, language_task, read_lines
     from normtune.data.suites import known_task
 
+    if delta.info.kind == "language":
+        if not is_running_text(file):
+            raise DataError(f"A language model is scored on plain text, and {file.name} is no .txt file.")
+        examples, told = read_lines(file, reading)
+        for note in told:
+            options.notes.print(f"Note: {note}")
+        return language_task(delta.info.task), examples
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
     examples, told = read_split(

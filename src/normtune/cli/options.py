@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli.render import Form, Terminal
-from normtune.errors import ConfigError, ModelError, known
+from normtune.errors import ConfigError, DeltaError, ModelError, known
 
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
@@ -135,10 +135,12 @@ def refuse_data(context: typer.Context, suite: str) -> None:
 
 
 def open_delta(text: str) -> Delta:
-    """The delta at a place: a folder, a file or a hub id.
+    """The delta at a place: a folder, a file or a hub id. A language model's folder gives a delta that changes nothing.
 
     A base that was named by a relative path is looked for here, and then from each folder above the delta.
     """
+    if (Path(text) / "config.json").is_file() and not (Path(text) / "delta.safetensors").is_file():
+        return _unchanged(text)
     from normtune.deltas.delta import Delta
     from normtune.deltas.hub import fetch
     from normtune.models.sources import PACKAGED
@@ -151,6 +153,25 @@ def open_delta(text: str) -> Delta:
     above = (folder / name for folder in (place.resolve(), *place.resolve().parents))
     found = next((str(folder) for folder in above if (folder / "config.json").is_file()), name)
     return replace(delta, info=info.model_copy(update={"base": found}))
+
+
+def _unchanged(model: str) -> Delta:
+    """A delta of a language model as it is, on up to 1,024 tokens, as many as transformers' run_clm takes.
+
+    Raises:
+        DeltaError: If the model is no language model.
+    """
+    from normtune.deltas.delta import Delta
+    from normtune.methods.selection import nothing
+    from normtune.models.base import load_base
+    from normtune.models.head import HeadSpec
+
+    try:
+        base = load_base(model, HeadSpec("language"))
+    except ModelError as error:
+        raise DeltaError(f"{model} holds no delta, and is no language model to be taken as it is: {error}") from error
+    told = {"task": Path(model).name, "columns": ("text",), "max_length": base.limit(1024)}
+    return Delta.of(base, nothing(base.layout), {}, {}, **told)
 
 
 def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "float32") -> Base:

@@ -33,7 +33,9 @@ def predict(
     context: typer.Context,
     deltas: Annotated[
         list[str],
-        typer.Argument(help="Folder or file of a delta, or its hub id; with --task-column many, or folders of them."),
+        typer.Argument(
+            help="Folder or file of a delta, or its hub id, or a language model; with --task-column many, or folders."
+        ),
     ],
     text: Annotated[str | None, typer.Option(help="A text.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Its pair, where the task reads pairs.")] = None,
@@ -60,6 +62,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer with a delta, or each row with its own: label or labels, and probabilities, for each text, or a number.
+
+    A language model, as it is or with a delta, gives each text's mean log-likelihood and its perplexity.
 
     A file's answers keep its other columns; one that has the name of an answer's becomes `NAME (file)`.
 
@@ -160,7 +164,10 @@ def _inputs(text: Text) -> dict[str, object]:
 
 
 #: The names of an answer's columns, beside a picture's and the probabilities, which are ``p(LABEL)``.
-_OURS = {"text", "text_pair", "task", "label", "labels", "probability", "probabilities", "value"}
+_OURS = {
+    *("text", "text_pair", "task", "label", "labels", "probability", "probabilities", "value"),
+    *("log_likelihood", "perplexity"),
+}
 
 
 def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> list[dict[str, object]]:
@@ -180,7 +187,7 @@ def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> li
 
 def _whole(answer: Prediction) -> Mapping[str, object]:
     if answer.probabilities is None:
-        return {"value": round(answer.value or 0.0, 6)}
+        return _numbers(answer)
     shares = {f"p({name})": round(share, 6) for name, share in answer.probabilities.items()}
     own = {"label": answer.label} if answer.labels is None else {"labels": _listed(answer.labels)}
     return {**own, **shares}
@@ -188,7 +195,7 @@ def _whole(answer: Prediction) -> Mapping[str, object]:
 
 def _brief(answer: Prediction) -> Mapping[str, object]:
     if answer.probabilities is None:
-        return {"label": "", "probability": "", "value": round(answer.value or 0.0, 6)}
+        return {"label": "", "probability": "", "value": "", **_numbers(answer)}
     if answer.labels is not None:
         return {"label": _listed(answer.labels), "probability": "", "value": ""}
     return {"label": answer.label, "probability": round(answer.probabilities[str(answer.label)], 6), "value": ""}
@@ -199,7 +206,15 @@ def _listed(labels: Sequence[str]) -> str:
     return json.dumps(labels, ensure_ascii=False)
 
 
+def _numbers(answer: Prediction) -> dict[str, float]:
+    """What an answer without labels consists of: a value, or how likely the text is."""
+    own = {"value": answer.value, "log_likelihood": answer.log_likelihood, "perplexity": answer.perplexity}
+    return {name: round(number, 6) for name, number in own.items() if number is not None}
+
+
 def _in_words(answer: Prediction) -> str:
+    if answer.perplexity is not None:
+        return f"perplexity {answer.perplexity:.4f} (log-likelihood {answer.log_likelihood:.4f} a token)\n"
     if answer.probabilities is None:
         return f"{answer.value:.4f}\n"
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])

@@ -24,7 +24,10 @@ def train(
     suite: Suite = "glue",
     train: Annotated[
         Path | None,
-        typer.Option(help="File of your own: CSV, TSV, JSONL, Excel or Parquet; or YAML, a manifest of many tasks."),
+        typer.Option(
+            help="File of your own: CSV, TSV, JSONL, Excel or Parquet; TXT for a language model; YAML, a manifest of"
+            " many tasks."
+        ),
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(help="File to score on. [default: a seeded, stratified slice of --train]")
@@ -89,6 +92,8 @@ def train(
 
     `normtune train --train pairs.csv --text premise,hypothesis --labels weighted`
 
+    `normtune train --train book.txt --model models/smollm2 --method all-layernorm`
+
     `normtune train --task rte --method "layernorm@3- + pooler.dense" --out runs/mine`
 
     `normtune train --task rte --method masks/rte.safetensors`
@@ -126,7 +131,11 @@ def train(
         tasks = [(name, None) for name in options.names(task or "")]
     if rule is not None and not rates[1] and len(rates[0] or ()) < 2:
         raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
+    texts = [files is not None and files.asks == "language" for _, files in tasks]
+    if any(texts) and not all(texts):
+        raise ConfigError("Plain text is for a language model, and other tasks are not: train them apart.")
     setup = Setup(
+        kind="language" if any(texts) else "classification",
         model=model,
         dtype=dtype,
         suite=suite,
@@ -156,6 +165,8 @@ def _check_source(
     context: typer.Context, task: str | None, suite: str, train: Path | None, manifest: Path | None
 ) -> None:
     """Refuse options that do not go with where the examples come from."""
+    from normtune.data.lines import is_running_text
+
     if (task is None) == (train is None):
         raise ConfigError("Give either --task, for a task of a suite, or --train, for a file of your own.")
     if task is not None:
@@ -166,6 +177,8 @@ def _check_source(
         options.refuse(context, {"overwrite"}, "A manifest's tasks are trained again where they changed")
     else:
         options.refuse(context, {"suite", "data"}, "A file of your own is of no suite")
+        if train is not None and is_running_text(train):
+            options.refuse(context, {"text", "label", "labels"}, "Plain text has no columns")
 
 
 def _columns(text: str, label: str, labels: str) -> dict[str, Any]:

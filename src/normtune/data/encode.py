@@ -86,9 +86,11 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
     """
     if not len(split):
         raise DataError("There are no examples.")
-    with refusing(DataError, f"The {'tokenizer' if split.kind == 'text' else 'model'} cannot encode the examples"):
+    with refusing(DataError, f"The {'model' if split.kind == 'picture' else 'tokenizer'} cannot encode the examples"):
         encoded = ENCODERS[split.kind](split, processor, limit)
-    return replace(encoded, labels=None if split.labels is None else torch.from_numpy(split.labels))
+    if encoded.labels is None and split.labels is not None:
+        encoded = replace(encoded, labels=torch.from_numpy(split.labels))
+    return encoded
 
 
 def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
@@ -127,6 +129,30 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
         side=tokenizer.padding_side,
         cut=tuple(long),
     )
+
+
+def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
+    """The running text of all lines in blocks of `limit` tokens, each with the special tokens that a text has.
+
+    The last block may be shorter; transformers' run_clm leaves it out.
+    """
+    text = "".join(split.columns["lines"])
+    tokens = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    alone, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    start = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+    before, after = whole[:start], whole[start + len(alone) :]
+    size = limit - len(before) - len(after)
+    blocks = [tokens[i : i + size] for i in range(0, len(tokens), size)]
+    if len(blocks) > 1 and len(blocks[-1]) == 1:
+        del blocks[-1]  # without a start token nothing comes before a single one
+    ids = [torch.tensor([*before, *block, *after]) for block in blocks]
+    fills = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0}
+    fields = {
+        name: tuple(ids if fill is None else [torch.full_like(own, fill) for own in ids])
+        for name, fill in fills.items()
+        if name in {"input_ids", "attention_mask", *tokenizer.model_input_names}
+    }
+    return Encoded(fields, torch.zeros(len(ids)), 0, padding(tokenizer), tokenizer.padding_side)
 
 
 #: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
@@ -181,7 +207,11 @@ def _encode_pictures(split: Split, reader: Reader, _: int) -> Encoded:
 
 
 #: How each kind of input is encoded, by the name of its first column.
-ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {"text": _encode_texts, "picture": _encode_pictures}
+ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {
+    "text": _encode_texts,
+    "lines": _encode_lines,
+    "picture": _encode_pictures,
+}
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

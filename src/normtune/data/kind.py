@@ -16,7 +16,7 @@ from normtune.data.table import Rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-KindName = Literal["classification", "regression", "multilabel"]
+KindName = Literal["classification", "regression", "multilabel", "language"]
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -69,7 +69,7 @@ class Kind:
 
     Attributes:
         name: Its name, as tasks and deltas have it.
-        problem: What transformers calls it (``problem_type``).
+        problem: What transformers calls it (``problem_type``); None where there is no head to say it of.
         said: What a model with these labels answers, as a sentence.
         metrics: The metrics of a task in the user's own files with these labels, the primary one first.
         constant: The one answer that fits these labels best, if every example is given the same.
@@ -81,7 +81,8 @@ class Kind:
             the other.
         decide: Predictions in the form of labels.
         answer: The fields of a `normtune.deltas.answers.Prediction` of one example, from its outputs and its decision.
-        named: Whether the head has an output for each label; otherwise it has one, and the task no labels.
+        named: Whether the head has an output for each label; otherwise the task has no labels.
+        width: How many outputs the head has then.
         fault: What is wrong with the label names; nothing if a head can answer with them.
         dtype: Type of the labels.
         read: The labels of each row of a file, from the column of this name.
@@ -96,7 +97,7 @@ class Kind:
     """
 
     name: KindName
-    problem: Problem
+    problem: Problem | None
     said: Callable[[Sequence[str]], str]
     metrics: Callable[[Sequence[str]], tuple[str, ...]]
     constant: Callable[[np.ndarray], Any]
@@ -107,6 +108,7 @@ class Kind:
     decide: Callable[[np.ndarray, Asked], np.ndarray]
     answer: Callable[[np.ndarray, Any, Asked], dict[str, Any]]
     named: bool = True
+    width: int = 1
     fault: Callable[[Sequence[str]], str] = too_few
     dtype: type[np.generic] = np.int64
     read: Callable[[Rows, str, Reading], Labels] = one
@@ -120,4 +122,4 @@ class Kind:
 
     def outputs(self, labels: Sequence[str]) -> int:
         """Width of the head."""
-        return len(labels) if self.named else 1
+        return len(labels) if self.named else self.width

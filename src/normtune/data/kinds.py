@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normtune.data.kind import Asked, Generators, Kind, KindName, Loss
+from normtune.data.language import LANGUAGE
 from normtune.data.multilabel import MULTILABEL
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ _REGRESSION = Kind(
     classes=lambda *_: [],
 )
 
-KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in (_CLASSIFICATION, _REGRESSION, MULTILABEL)}
+KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in (_CLASSIFICATION, _REGRESSION, MULTILABEL, LANGUAGE)}
 
 
 def kind_of(model: str, problem: str | None) -> Kind:

@@ -14,8 +14,8 @@ from normtune.data.kind import Kind, KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import DataError, UnknownNameError
 
-#: The columns of a task that reads one text, of one that reads two, and of one that reads a picture.
-TEXT, PAIR, PICTURE = ("text",), ("text", "pair"), ("picture",)
+#: The columns of a task that reads one text, of one that reads two, of one that reads a picture, and of running text.
+TEXT, PAIR, PICTURE, LINES = ("text",), ("text", "pair"), ("picture",), ("lines",)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Split:
 
     @property
     def kind(self) -> str:
-        """The kind of input, which the name of the first column says: ``text``, or ``picture``."""
+        """The kind of input, which the name of the first column says: ``text``, ``picture``, or ``lines``."""
         return next(iter(self.columns))
 
     @property
@@ -164,11 +164,15 @@ class Split:
     def sample(self, size: int | None, seed: int) -> Split:
         """A seeded sample without replacement of at most `size` examples, in the data's own order.
 
-        The sample depends on `size`, `seed` and the number of examples only. None takes all.
+        Of running text it is a piece: so many lines, one after the other. The sample depends on `size`, `seed` and the
+        number of examples only. None takes all.
         """
         if size is None or size >= len(self):
             return self
-        drawn = np.random.default_rng([seed, 0x5A3]).choice(len(self), size=size, replace=False)
+        rng = np.random.default_rng([seed, 0x5A3])
+        if self.kind == "lines":
+            return self.take(np.arange(size) + rng.integers(len(self) - size + 1))
+        drawn = rng.choice(len(self), size=size, replace=False)
         return self.take(np.sort(drawn))
 
     def identity(self) -> str:

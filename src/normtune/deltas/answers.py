@@ -29,12 +29,16 @@ class Prediction(Strict):
         labels: The labels that apply, where several may.
         probabilities: Probability by label, where there are labels.
         value: The number, where one is asked for.
+        log_likelihood: Of a language model, the mean over the text's tokens.
+        perplexity: Of a language model, the perplexity of the text.
     """
 
     label: str | None = None
     labels: list[str] | None = Field(default=None, exclude_if=lambda value: value is None)
     probabilities: dict[str, float] | None = None
     value: float | None = None
+    log_likelihood: float | None = Field(default=None, exclude_if=lambda value: value is None)
+    perplexity: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(cls, outputs: np.ndarray, task: Task) -> Prediction:

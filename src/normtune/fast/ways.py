@@ -28,7 +28,7 @@ from normtune.fast.memory import again, checkpointed
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.models.base import Base
 
-#: Tokens a batch in evaluation where padding is left out.
+#: Tokens a batch in evaluation where padding is left out, and of language models, whose texts are long.
 _TOKENS = 4096
 
 
@@ -57,7 +57,7 @@ class Ways:
     @property
     def tokens(self) -> int | None:
         """Tokens a batch in evaluation; None where batches are of so many examples."""
-        return _TOKENS if self.layers else None
+        return _TOKENS if self.layers or self.base.language else None
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -114,7 +114,7 @@ def choose(
     model, names = base.model, []
     # Layers that the model itself computes again in the backward pass are left to it.
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    if plain or recomputes:
+    if plain or recomputes or base.language:  # which reads every token's hidden state
         return Ways(base, products, memory)
     on_cpu = base.device.type == "cpu"
     layers, known = None, reads_first_token(model.config)

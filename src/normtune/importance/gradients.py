@@ -87,7 +87,8 @@ class PerExample:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        with frozen(self._base.model), torch.enable_grad(), fast_linear():
+        once = self._base.language.once() if self._base.language else nullcontext()
+        with once, frozen(self._base.model), torch.enable_grad(), fast_linear():
             yield
 
     def _outputs(self, indices: np.ndarray) -> Tensor:

@@ -24,6 +24,7 @@ from normtune.models.identity import (
     tensors_identity,
     tokenizer_identity,
 )
+from normtune.models.language import Likelihood
 from normtune.models.layout import Layout, layout, statistics
 from normtune.models.sources import (
     at_revision,
@@ -57,6 +58,7 @@ class Base:
         reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
         former: Gives the identity that earlier versions took, where transformers splits or renames the checkpoint's
             tensors; they hashed all that the checkpoint holds, a head too.
+        language: What scores texts, where it is a language model, which has no head; None for a classifier.
     """
 
     model: PreTrainedModel
@@ -69,6 +71,7 @@ class Base:
     head_seed: int | None
     reader: Reader | None = None
     former: Callable[[], str] | None = None
+    language: Likelihood | None = None
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def is_known_as(self, identity: str) -> bool:
@@ -82,8 +85,8 @@ class Base:
 
     @property
     def head(self) -> HeadSpec:
-        """What the present head answers."""
-        return read_spec(self.model)
+        """What the present head answers; a language model has none, and answers what `language` does."""
+        return HeadSpec("language") if self.language else read_spec(self.model)
 
     def put_head(self, spec: HeadSpec, seed: int = 0) -> HeadSwap:
         """Put a fresh head on the model; the value returned takes it off again.
@@ -198,6 +201,8 @@ class Base:
             raise DataError(
                 f"The model {self.name!r} reads {self.reads}s, not {split.kind}s; name another with --model."
             )
+        if split.kind == "lines" and not self.language:
+            raise DataError(f"The model {self.name!r} was loaded as a classifier, which does not read running text.")
         if split.kind == "picture":
             encoded = encode(split, self.need_reader(), max_length)
             with refusing(DataError, f"{self.name!r} does not take what its own image processor makes of a picture"):
@@ -212,6 +217,10 @@ class Base:
                         f" of {self.name!r} knows and its embeddings do not; call resize_token_embeddings on the model"
                         " and save it, or take the token out of the tokenizer."
                     )
+        if self.language:
+            for place, numbers in enumerate(encoded.fields["input_ids"]):
+                if not self.language.scored(numbers):
+                    raise DataError(f"{split.place(place)} has too few tokens: of its first, no likelihood is known.")
         return encoded
 
     @torch.no_grad()
@@ -235,7 +244,8 @@ def load_base(
 
     Args:
         name: A hub id, also with ``@REVISION``, a local folder, or a packaged name (``minilm``).
-        head: What the head answers, or a number of labels.
+        head: What the head answers, or a number of labels. Of the kind ``language``, the model is a language model
+            without a head, and gives the log-likelihood of texts (`normtune.models.language`).
         revision: Commit, tag or branch on the hub; what it resolves to is kept in `Base.revision`.
         dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; what trains is float32 always.
         head_seed: Seeds the head's values.
@@ -253,13 +263,15 @@ def load_base(
         raise ModelError(f"Unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
     name, revision = at_revision(name, revision)
     path, packaged_revision = locate(name)
-    config = read_config(name, path, revision, spec.kind)
+    config, language = read_config(name, path, revision, spec.kind), spec.kind == "language"
     files = weight_files(path, revision)
-    outputs = None if keep_head else spec.outputs
+    outputs = None if keep_head or language else spec.outputs
     model, missing = load_weights(name, path, config, outputs, revision, DTYPES[dtype], files, spec.kind)
     model.eval()
     model.requires_grad_(False)
-    head_names = sorted({*missing, *_outside(model)})
+    if language and missing:
+        raise ModelError(f"The checkpoint of {name!r} is no language model's: it lacks {', '.join(missing)}.")
+    head_names = [] if language else sorted({*missing, *_outside(model)})
     roots = head_roots(model, head_names)
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
@@ -280,7 +292,9 @@ def load_base(
         roots=roots,
         head_seed=None,
     )
-    if not keep_head:
+    if language:
+        base.language = Likelihood.put(name, model, base.need_tokenizer())
+    elif not keep_head:
         base.put_head(spec, head_seed)
     return base
 

@@ -53,12 +53,14 @@ class Likelihood:
         mask: The number of its mask token, or None for a causal model.
         special: Numbers of the tokens that a masked model does not score.
         piece: How many tokens' outputs over the vocabulary are computed at a time.
+        again: Whether a backward pass computes these once more rather than keeping them.
     """
 
     model: PreTrainedModel
     mask: int | None = None
     special: tuple[int, ...] = ()
     piece: int = field(init=False)
+    again: bool = True
 
     def __post_init__(self) -> None:
         self.piece = max(1, _PIECE // int(self.model.config.get_text_config().vocab_size))
@@ -86,6 +88,15 @@ class Likelihood:
     def causal(self) -> bool:
         """Whether it is a causal model."""
         return self.mask is None
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Within this context nothing is computed again in the backward pass, for those who watch the modules."""
+        self.again = False
+        try:
+            yield
+        finally:
+            self.again = True
 
     def scored(self, input_ids: Tensor) -> int:
         """How many tokens of a text have a log-likelihood."""
@@ -129,7 +140,7 @@ class Likelihood:
     def _log_likelihoods(self, hidden: Tensor, true: Tensor) -> Tensor:
         """The log-likelihood of the true token after each hidden state, piece by piece."""
         pieces = list(zip(hidden.split(self.piece), true.split(self.piece), strict=True))
-        if torch.is_grad_enabled() and hidden.requires_grad:
+        if self.again and torch.is_grad_enabled() and hidden.requires_grad:
             return torch.cat([checkpoint(self._piece, *each, use_reentrant=False) for each in pieces])
         return torch.cat([self._piece(*each) for each in pieces])
 

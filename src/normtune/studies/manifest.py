@@ -17,6 +17,7 @@ from normtune.config import Strict
 from normtune.data.files import load_files
 from normtune.data.images import COLUMN
 from normtune.data.kind import KindName
+from normtune.data.lines import is_running_text, load_lines
 from normtune.data.reading import Reading
 from normtune.data.task import PICTURE, TaskData
 from normtune.errors import ConfigError, DataError, known, refusing
@@ -30,7 +31,7 @@ class OwnFiles(Strict):
 
     Attributes:
         name: The task's name; by default that of the file.
-        train: File of training examples, or folder of pictures.
+        train: File of training examples, folder of pictures, or plain text (``.txt``) for a language model.
         dev: File of dev examples; without it a seeded, stratified slice of `train` is split off.
         text: Column of the texts.
         pair: Column of their pairs.
@@ -72,7 +73,9 @@ class OwnFiles(Strict):
 
     @property
     def asks(self) -> KindName:
-        """What the labels are."""
+        """What the labels are; of plain text there are none."""
+        if is_running_text(self.train):
+            return "language"
         if self.regression is None:
             return self.kind
         return "regression" if self.regression else "classification"
@@ -83,8 +86,11 @@ class OwnFiles(Strict):
         Returns:
             The task, which remembers its columns, and what its author should know of the files.
         """
+        reading = Reading.of(self.read)
+        if self.asks == "language":
+            return load_lines(self.train, self.dev, name=self.name, reading=reading)
         asked = self.model_dump(exclude={"read", "regression", "kind"})
-        found = load_files(**asked, kind=self.asks, reading=Reading.of(self.read))
+        found = load_files(**asked, kind=self.asks, reading=reading)
         text = COLUMN if found.task.inputs == PICTURE else self.text
         columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))

@@ -119,7 +119,8 @@ class Session:
 
         Raises:
             SelectionError: If the selection is of another model.
-            ConfigError: If the model has a head for another kind of task, or running statistics cannot be updated.
+            ConfigError: If the model has a head for another kind of task, running statistics cannot be updated, or a
+                language model cannot be trained.
             ModelError: If the method leaves a text too few of the model's positions.
         """
         base = self.base
@@ -141,6 +142,8 @@ class Session:
         spec = self.spec(method, seed) if selection is None else selection
         if spec.positions:
             base.limit(protocol.max_length, spec.positions)
+        if base.language:
+            self._check_language(spec)
         parts = parts_of(data, protocol)
         if protocol.statistics == "update":
             self._check_statistics(protocol, len(parts.train))
@@ -153,6 +156,20 @@ class Session:
             **self._unusual(data.task),
         )
         return Run(config, data, parts, spec, own)
+
+    def _check_language(self, spec: Spec) -> None:
+        """Check that a language model can be trained.
+
+        Raises:
+            ConfigError: If it is a masked one, or nothing of it would train.
+        """
+        if not (self.base.language and self.base.language.causal):
+            raise ConfigError(
+                f"{self.base.name!r} is a masked language model: normtune ablate, evaluate and predict score texts with"
+                " it, but only causal ones are trained."
+            )
+        if not isinstance(spec, Top) and not len(spec):
+            raise ConfigError("A language model has no head of its own, so this method trains nothing of it.")
 
     def _check_statistics(self, protocol: Protocol, examples: int) -> None:
         """Check that running statistics can be updated.

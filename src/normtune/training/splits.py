@@ -26,8 +26,8 @@ class Parts:
 def parts_of(data: TaskData, protocol: Protocol) -> Parts:
     """Cut `data` as `protocol` says.
 
-    Under ``held_out`` the training split's seeded slice picks the epoch, and dev is only scored at the end. Samples and
-    slice depend on the protocol's ``sample_seed``, not on the run's seed.
+    Under ``held_out`` the training split's seeded slice (of running text its end) picks the epoch, and dev is only
+    scored at the end. Samples and slice depend on the protocol's ``sample_seed``, not on the run's seed.
 
     Raises:
         DataError: If a split is missing, empty or unlabelled.
@@ -39,6 +39,8 @@ def parts_of(data: TaskData, protocol: Protocol) -> Parts:
     if not protocol.held_out:
         return Parts(train.sample(protocol.max_train, protocol.sample_seed), scored["dev"], scored)
     order = np.random.default_rng([protocol.sample_seed, 0x4E1D]).permutation(len(train))
+    if train.kind == "lines":  # of running text the end is held out, in one piece
+        order = np.arange(len(train))[::-1]
     cut = max(1, round(protocol.held_out * len(train)))
     rest = train.take(np.sort(order[cut:]))
     return Parts(rest.sample(protocol.max_train, protocol.sample_seed), train.take(np.sort(order[:cut])), scored)

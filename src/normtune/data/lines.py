@@ -1,0 +1,78 @@
+"""A plain text file as a task for a language model: running text, cut into blocks of tokens once a model reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from normtune.data.content import PACKED, decode, read_bytes
+from normtune.data.reading import RECOGNISED, Reading
+from normtune.data.task import LINES, Split, Task, TaskData
+from normtune.errors import ConfigError, DataError
+
+#: The part of a file's lines, at its end, that becomes the dev split where there is no dev file.
+DEV_FRACTION = 0.1
+
+
+def is_running_text(path: Path) -> bool:
+    """Whether a file is plain text (``.txt``, also compressed), which as a task is for a language model."""
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    return inner.suffix.lower() == ".txt"
+
+
+def load_lines(train: Path, dev: Path | None, *, name: str | None = None, reading: Reading = RECOGNISED) -> TaskData:
+    """Read a task for a language model: to make a text likely.
+
+    Args:
+        train: A plain text file.
+        dev: Another, or None to take the last tenth of the lines of `train`.
+        name: The task's name; None takes it from the train file's.
+        reading: How both are read.
+
+    Returns:
+        The task with its ``train`` and ``dev`` splits, and notes.
+
+    Raises:
+        ConfigError: If `dev` is another kind of file, or the reading says what plain text does not have.
+        DataError: If a file cannot be read, is blank, or is too short to be divided.
+    """
+    if dev is not None and not is_running_text(dev):
+        raise ConfigError(f"{train.name} is plain text, so {dev.name} must be a .txt file too.")
+    whole, notes = read_lines(train, reading)
+    if dev is None:
+        cut = len(whole) - max(1, round(DEV_FRACTION * len(whole)))
+        splits = {"train": whole.take(range(cut)), "dev": whole.take(range(cut, len(whole)))}
+        if any(not "".join(split.columns["lines"]).strip() for split in splits.values()):
+            raise DataError(f"{train} has too few lines for a part to be scored on; give another file with --dev.")
+    else:
+        beside, more = read_lines(dev, reading)
+        splits, notes = {"train": whole, "dev": beside}, (*notes, *more)
+    stem = train.name.partition(".")[0]
+    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
+    source = ", ".join(path.name for path in (train, dev) if path is not None)
+    return TaskData(language_task(called), splits, source, notes=notes)
+
+
+def language_task(name: str) -> Task:
+    """The task of a language model on plain text."""
+    metrics = ("log_likelihood", "perplexity")
+    return Task(name, name, "language", (), metrics, LINES, "How likely is this text?", columns=("text",))
+
+
+def read_lines(path: Path, reading: Reading = RECOGNISED) -> tuple[Split, tuple[str, ...]]:
+    """The lines of a plain text file, blank ones included, and notes on how it was read.
+
+    Raises:
+        ConfigError: If the reading says what plain text does not have.
+        DataError: If the file cannot be read, or is blank.
+    """
+    if reading.delimiter or reading.decimal or reading.skip:
+        raise ConfigError(f"{path.name} is plain text, of which --read takes the encoding alone.")
+    text, notes = decode(str(path), read_bytes(path), reading.encoding)
+    if not text.strip():
+        raise DataError(f"{path} is empty.")
+    lines = [line + "\n" for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
+    # Nothing is asked of a text but itself, so it has no label of its own.
+    return Split({"lines": tuple(lines)}, np.zeros(len(lines))), notes
