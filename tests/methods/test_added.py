@@ -69,7 +69,7 @@ def check(base: Base, path: str, found: np.ndarray, changed: np.ndarray, residua
 
 
 def test_red_edits_what_the_feed_forward_block_gives(base: Base) -> None:
-    """To scale * h + bias, before the residual (Wu et al. 2024, section 3); what the attention gives is left."""
+    """To scale * h + bias, before the residual (Wu et al. 2024); what the attention gives is left."""
     trainable, leaves = drawn(base, "red")
     found, made, residual = block(base, FEED_FORWARD)
     scale, bias = (leaves[f"{FEED_FORWARD}.dense.added.{name}"] for name in ("scale", "bias"))
@@ -126,7 +126,7 @@ def test_one_network_makes_all_adapters(base: Base, path: str, position: int) ->
     joined = np.concatenate([shared["task"], shared["layers"][1], shared["positions"][position]])
     inner = np.maximum(shared["embed.0.weight"] @ joined + shared["embed.0.bias"], 0)
     embedding = shared["embed.2.weight"] @ inner + shared["embed.2.bias"]
-    embedding = norm(embedding, shared["embed.3.weight"], shared["embed.3.bias"], 1e-6)
+    embedding = norm(embedding, shared["embed.3.weight"], shared["embed.3.bias"], 1e-6) / 64
     weights = shared["make.weight"] @ embedding + shared["make.bias"]
     down, b, up, c, scale, shift = np.split(weights, np.cumsum([96, 3, 96, 32, 32]))
     changed = gelu(made @ down.reshape(3, 32).T + b) @ up.reshape(32, 3).T + c

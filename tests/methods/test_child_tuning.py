@@ -15,7 +15,7 @@ from normtune.models.base import load_base
 
 
 def test_the_gradient_is_kept_with_probability_p_and_divided_by_it(tiny_folder: Path) -> None:
-    """g * M / p with M drawn from Bernoulli(p) for each entry and each step (Xu et al. 2021, equations 2 to 4)."""
+    """g * M / p with M drawn from Bernoulli(p) for each entry and each step (Xu et al. 2021)."""
     base = load_base(str(tiny_folder), head=3)
     trainable = Trainable(base, specify(base.layout, "child-tuning-f@20"))
     trainable.hook.start(2, 7)

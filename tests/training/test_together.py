@@ -85,7 +85,7 @@ def reference(model: nn.Module, spec: HyperAdapter, values: Values, batch: Value
         inner = torch.relu(net["embed.0.weight"] @ joined + net["embed.0.bias"])
         raw = net["embed.2.weight"] @ inner + net["embed.2.bias"]
         scaled = (raw - raw.mean()) / torch.sqrt(raw.var(unbiased=False) + 1e-6)
-        embedding = scaled * net["embed.3.weight"] + net["embed.3.bias"]
+        embedding = (scaled * net["embed.3.weight"] + net["embed.3.bias"]) / 64
         weights = net["make.weight"] @ embedding + net["make.bias"]
 
         def adapt(_: nn.Module, __: object, hidden: Tensor, weights: Tensor = weights) -> Tensor:

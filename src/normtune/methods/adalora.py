@@ -42,8 +42,8 @@ def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
 class AdaLora(Hook):
     """Keeps P and Q orthogonal, and takes rank away from the matrices where it matters least, by PEFT's allocator.
 
-    The schedule is that of the paper's section 3.3, with shares of the steps as its appendix has them for GLUE: all of
-    the rank for the first 15 %, a cubic fall until half of the steps are done, then no change.
+    The schedule is that of the paper's section 3.3, with shares of the steps close to those of the authors' script for
+    RTE: all of the rank for the first 15 %, a cubic fall until half of the steps are done, then no change.
 
     Args:
         config: PEFT's configuration.
@@ -101,7 +101,7 @@ class AdaLora(Hook):
         return torch.stack(norms).mean()
 
     def stepped(self, step: int) -> None:
-        """Update the importances, and set to zero what is beyond the step's budget (equations 5 to 12)."""
+        """Update the importances, and set to zero what is beyond the step's budget (equations 5 to 11)."""
         from peft import AdaLoraModel
 
         tuner: Any = AdaLoraModel

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,12 @@ class Added(Spec):
     Attributes:
         method: The method's name.
         seed: Seeds the values that the parameters begin with.
+        version: A number that rises when the method trains in another way, so that old runs are not taken for new.
     """
 
     method: str
     seed: int
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -46,7 +48,8 @@ class Added(Spec):
     @cached_property
     def fingerprint(self) -> str:
         """A hash over the layout and all that is added, the seed included."""
-        return fingerprint({"layout": self.layout.fingerprint, **self.describe(), "seed": self.seed})
+        later = {"version": self.version} if self.version > 1 else {}
+        return fingerprint({"layout": self.layout.fingerprint, **self.describe(), "seed": self.seed, **later})
 
     def __len__(self) -> int:
         return self.added + sum(place.size for place in self.places)

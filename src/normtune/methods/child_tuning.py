@@ -17,7 +17,7 @@ from normtune.models.layout import Layout
 
 
 def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
-    """Every entry, each step along a random part of the gradient (Child-Tuning-F, Xu et al. 2021, section 2.2).
+    """Every entry, each step along a random part of the gradient (Child-Tuning-F, Xu et al. 2021).
 
     Args:
         layout: The model's parameters.
@@ -36,8 +36,8 @@ def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
 class ChildTuning(Hook):
     """Multiplies the gradient by a mask that is 1 / p with probability p, and 0 otherwise.
 
-    It is drawn anew in each step (the paper's equations 2 to 4). Clipping and AdamW see the masked gradient. The head,
-    which is no part of the pre-trained model, has all of its gradient.
+    It is drawn anew in each step. Clipping and AdamW see the masked gradient; the authors' optimizer masks what is
+    clipped already. The head, which is no part of the pre-trained model, has all of its gradient.
 
     Args:
         selection: What trains.

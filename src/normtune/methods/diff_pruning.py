@@ -19,6 +19,9 @@ from normtune.models.layout import Layout
 #: The authors' constants: the interval that gates are stretched to, what they begin with, their rate, and the weight of
 #: the penalty, for each entry.
 LOWER, UPPER, FIRST, RATE, PENALTY = -1.5, 1.5, 5.0, 0.1, 1.25e-7
+#: How many times as far a step goes in the second half. In the paper that is a training of its own, at 5e-5 where the
+#: first has 1e-5; here it begins when the rate has fallen to a half.
+FASTER = 10
 #: A gate is open at all with the probability of the sigmoid of its logit less this.
 OFFSET = math.log(-LOWER / UPPER)
 
@@ -36,7 +39,7 @@ def diff_pruning(layout: Layout, *, option: int | None = None) -> Hooked:
     size = max(1, round(0.005 * layout.size)) if option is None else option
     if not 1 <= size <= layout.size:
         raise SelectionError(f"diff-pruning takes 1 to {layout.size:,} entries of this model; got {size:,}.")
-    return Hooked(layout, everything(layout), "diff-pruning", size, size, False, partial(DiffPruning, layout, size))
+    return Hooked(layout, everything(layout), "diff-pruning", size, size, False, partial(DiffPruning, layout, size), 2)
 
 
 @final
@@ -46,7 +49,7 @@ class DiffPruning(Hook):
     In the first half of the steps gates are drawn from hard-concrete distributions, anew in each step. Their logits
     alpha are trained to make the loss and the expected number of entries that differ small (the paper's section 3.1,
     with the groups of 3.3). Then the entries that differ most are kept, so many as there are to be (3.2), and their
-    difference trains on alone.
+    difference trains on alone, at a rate of its own (`FASTER`).
 
     The model's own parameters are theta + z_g z w; AdamW's step on them, along w's gradient, is one on w. The logits
     have an Adam of their own at the authors' rate, which falls linearly; their gradient is not clipped.
@@ -76,6 +79,7 @@ class DiffPruning(Hook):
     def gradient(self, step: int) -> None:
         """Train the gates, and make the gradient that of the difference."""
         if self.ready:
+            self._before = [values[self._mask[span]] for _, values, _, span in self._blocks()]
             for _, _, grad, span in self._blocks():
                 grad.mul_(self._mask[span])
             return
@@ -107,8 +111,11 @@ class DiffPruning(Hook):
             mask = torch.zeros_like(now, dtype=torch.bool)
             mask[largest(now - self._origin, self._size)] = True
             self._keep(mask)
-        for _, values, _, span in self._blocks():
-            values.copy_(torch.where(self._mask[span], values, self._origin[span]))
+            self._before = [now[span][mask[span]] for _, _, _, span in self._blocks()]
+        for (_, values, _, span), before in zip(self._blocks(), self._before, strict=True):
+            moved = torch.lerp(before, values[self._mask[span]], FASTER)
+            values.copy_(self._origin[span])
+            values[self._mask[span]] = moved
 
     def state(self) -> dict[str, Tensor]:
         """The differences, the gates' logits and what their optimizer keeps; in the second half, what is kept."""

@@ -31,6 +31,7 @@ class Hooked(Spec):
         size: How many entries the delta has in the end.
         decayed: Whether there is weight decay.
         begin: Makes the hook from the leaves.
+        version: As `normtune.methods.added.Added.version`.
     """
 
     layout: Layout
@@ -40,6 +41,7 @@ class Hooked(Spec):
     size: int
     decayed: bool
     begin: Callable[[Mapping[str, nn.Parameter]], Hook] = field(compare=False)
+    version: int = 1
 
     def __len__(self) -> int:
         return self.size
@@ -47,7 +49,8 @@ class Hooked(Spec):
     @property
     def fingerprint(self) -> str:
         """A hash over the selection, the method and its number."""
-        return fingerprint({"selection": self.selection.fingerprint, "method": self.method, "option": self.option})
+        own = {"selection": self.selection.fingerprint, "method": self.method, "option": self.option}
+        return fingerprint({**own, "version": self.version} if self.version > 1 else own)
 
     @property
     def places(self) -> tuple[Place, ...]:

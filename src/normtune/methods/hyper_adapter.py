@@ -23,7 +23,7 @@ _SPREAD = 1e-2
 
 
 def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -> HyperAdapter:
-    """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021, section 2.4).
+    """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021).
 
     The adapters stand where those of `adapter` do. Each task that trains has an embedding; norms are the same for all.
     Of the network a task's delta holds nothing: it holds the adapters that it made.
@@ -56,6 +56,7 @@ class HyperAdapter(Adapters):
     tasks: int = 1
 
     method = "hyper-adapter"
+    version = 2
 
     @property
     def held(self) -> HyperAdapter:
@@ -106,7 +107,7 @@ class HyperAdapter(Adapters):
 
 
 def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """What an adapter gives: h + norm(up(GELU(down(h)))) (equations 1 and 2)."""
+    """What an adapter gives: h + norm(up(GELU(down(h))))."""
     inner = torch.nn.functional.gelu(hidden @ weights["down"].T + weights["down_bias"])
     outer, scale = inner @ weights["up"].T + weights["up_bias"], weights["scale"]
     return hidden + torch.nn.functional.layer_norm(outer, scale.shape, scale, weights["shift"])
@@ -150,6 +151,9 @@ class Network(nn.Module):
         for linear in (first, second, self.make):
             nn.init.normal_(linear.weight, std=_SPREAD)
             nn.init.zeros_(linear.bias)
+        # The last layer's weights are so much larger and its inputs so much smaller, so that a step of an optimizer
+        # moves an adapter's weights about as far as the head's, and one rate suits both.
+        self.make.weight.detach().mul_(_EMBEDDING)
         # The norms begin at zero, so that the model begins as the base. Small draws, as the authors' code has for T5,
         # are not small beside what the blocks of a BERT give.
         nn.init.zeros_(self.make.weight.detach()[-shapes["scale"].numel() - shapes["shift"].numel() :])
@@ -158,7 +162,7 @@ class Network(nn.Module):
         """The weights of a layer's adapter after the attention (0) or after the feed-forward block (1)."""
         task = self.task.split(_EMBEDDING)[self.chosen]
         joined = torch.cat([task, self.layers[layer], self.positions[position]])
-        made: Tensor = self.make(self.embed(joined))
+        made: Tensor = self.make(self.embed(joined) / _EMBEDDING)
         parts = made.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 

@@ -219,7 +219,7 @@ METHODS: dict[str, Method] = {
         "adapters from one network, and every norm",
         "Mahabadi et al. 2021",
         shared=True,
-        **_bottleneck(HyperAdapter, (1e-4, 3e-5, 3e-4, 1e-5)),
+        **_bottleneck(HyperAdapter, (1e-3, 3e-4, 3e-3, 1e-4)),
     ),
     "prompt-tuning": Method(prompt_tuning, "20 tokens in every text", "Lester et al. 2021", **_tokens(Prompts)),
     "residual-prompt-tuning": Method(

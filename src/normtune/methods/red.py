@@ -20,7 +20,7 @@ from normtune.models.layout import Layout
 
 
 def red(layout: Layout) -> Red:
-    """A scale and a bias for the outputs of each layer's feed-forward block (RED, Wu et al. 2024, section 3).
+    """A scale and a bias for the outputs of each layer's feed-forward block (RED, Wu et al. 2024).
 
     They edit what the block's last matrix gives, before dropout and the residual.
 

@@ -33,7 +33,9 @@ def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
 def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
     """A share of the model by Fisher information on all training examples (Child-Tuning_D, Xu et al. 2021).
 
-    The child network stays the same for the whole training (section 2.3), and every other entry stays as it is.
+    The entries of the whole model are ranked together; those that are taken stay the same for the whole training, and
+    every other entry stays as it is. The authors' code ranks the entries of the layers together, by the squares of
+    clipped mean gradients, and trains embeddings and pooler whole.
 
     Args:
         layout: The model's parameters.
