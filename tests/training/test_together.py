@@ -223,3 +223,20 @@ def test_runs_of_one_task_keep_their_identity_and_joint_ones_have_their_own(tiny
     assert len({run.training for run in runs}) == 1
     with pytest.raises(SelectionError, match=r"^bitfit trains each task alone; hyper-adapter trains several together"):
         joined([session.prepare(own, "bitfit", 3e-3, 0, RULES) for own in three()])
+
+
+@pytest.mark.slow
+def test_tasks_that_train_together_end_above_their_heads_alone(tiny_folder: Path) -> None:
+    """Two tasks on the words of a text, each against its head alone at the better of two rates."""
+    session, rules = Session(str(tiny_folder)), protocol("small", epochs=15, batch_size=8)
+    dogs = Task("dogs", "Dogs", "classification", ("no", "yes"), ("accuracy",))
+    tasks = [TaskData(TASK, {"train": split(120, 1), "dev": split(100, 2)}, "memory")]
+    with_dogs = {
+        name: replace(own, labels=np.array([int("dog" in text) for text in own.texts]))
+        for name, own in (("train", split(120, 5)), ("dev", split(100, 6)))
+    }
+    tasks.append(TaskData(dogs, with_dogs, "memory"))
+    made = session.train(joined([session.prepare(own, "hyper-adapter", 3e-3, 0, rules) for own in tasks])[0])
+    for own, (record, _) in zip(tasks, made, strict=True):
+        heads = [session.run(session.prepare(own, "head", rate, 0, rules))[0].score for rate in (3e-2, 1e-1)]
+        assert (record.score or 0) > max(score or 0 for score in heads)

@@ -40,11 +40,13 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
         The runs in the order of their tasks' names, which is the network's order.
 
     Raises:
-        SelectionError: If their method trains each task alone.
+        SelectionError: If their method trains each task alone, or a task has no head.
     """
     runs = sorted(runs, key=lambda run: run.config.task)
     if not all(isinstance(run.spec, HyperAdapter) for run in runs):
         raise SelectionError(f"{runs[0].config.method} trains each task alone; hyper-adapter trains several together.")
+    if headless := [run.config.task for run in runs if run.data.task.asks.problem is None]:
+        raise SelectionError(f"The task {headless[0]!r} has no head that tasks could have parts of; train it alone.")
     method = f"{runs[0].config.method}:{','.join(run.config.task for run in runs)}"
     ids = [run.id for run in runs]
     alone = tuple(
