@@ -110,7 +110,9 @@ def ablate(
     if figure is not None:
         draw(record, figure)
         saved.append(f"Saved to {figure}")
-    render.show([table([record]), *saved], form, plain=record.model_dump(mode="json"))
+    shown = table([record])
+    titled = replace(shown, title=shown.groups[0].name)  # a terminal shows no groups
+    render.show([titled, *saved], form, plain=record.model_dump(mode="json"))
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -52,5 +52,6 @@ def report(
         render.write(rows_as_markdown(made.tables[table]) + "\n")
         return
     page = write(made, out, force=force)
-    notes.print(f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information")
+    switched = f", and {len(results.ablations)} ablations" if results.ablations else ""
+    notes.print(f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information{switched}")
     print(page)
