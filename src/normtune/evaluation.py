@@ -39,7 +39,7 @@ def logits(
         states: Hidden states of the examples at the end of a frozen prefix, to go on from.
 
     Returns:
-        Float32, of shape (examples, outputs).
+        Float32, of shape (examples, outputs) or, where each word is answered, (examples, most words, outputs).
     """
     if ways is None:
         ways = choose(base, plain=batch_size is not None or int(encoded.lengths.sum()) < _WORTH)
@@ -48,14 +48,15 @@ def logits(
     model = base.model
     was_training = model.training
     model.eval()
-    results = np.empty((len(encoded), base.head.outputs), dtype=np.float32)
+    results = np.zeros((len(encoded), *encoded.words, base.head.outputs), dtype=np.float32)
     with torch.inference_mode():
         for indices in _batches(encoded, batch_size, ways.tokens):
             if states is not None:
                 output: Tensor = states.logits(model, indices, base.device)
             else:
                 output = model(**encoded.batch(indices, base.device)).logits
-            results[indices] = output.float().cpu().numpy()
+            answered = encoded.answered(output, indices)
+            results[indices, : answered.shape[1]] = answered.float().cpu().numpy()
     model.train(was_training)
     return results
 

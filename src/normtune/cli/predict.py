@@ -42,8 +42,8 @@ def predict(
     file: Annotated[
         str | None,
         typer.Option(
-            help="CSV, TSV, JSONL, Excel, Parquet or TXT file of texts, or - for standard input, a text a line; or a"
-            " picture, a folder of them, an IDX file, or a table with a column image of paths."
+            help="CSV, TSV, JSONL, Excel, Parquet, CoNLL or TXT file of texts, or - for standard input, a text a line;"
+            " or a picture, a folder of them, an IDX file, or a table with a column image of paths."
         ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of its texts. [default: as in training]")] = None,
@@ -61,7 +61,7 @@ def predict(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer with a delta, or each row with its own: label or labels, and probabilities, for each text, or a number.
+    """Answer with a delta, or each row with its own: labels with their probabilities, a number, or spans of words.
 
     A language model, as it is or with a delta, gives each text's mean log-likelihood and its perplexity.
 
@@ -165,7 +165,7 @@ def _inputs(text: Text) -> dict[str, object]:
 
 #: The names of an answer's columns, beside a picture's and the probabilities, which are ``p(LABEL)``.
 _OURS = {
-    *("text", "text_pair", "task", "label", "labels", "probability", "probabilities", "value"),
+    *("text", "text_pair", "task", "label", "labels", "spans", "probability", "probabilities", "value"),
     *("log_likelihood", "perplexity"),
 }
 
@@ -186,24 +186,28 @@ def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> li
 
 
 def _whole(answer: Prediction) -> Mapping[str, object]:
+    if answer.spans is not None:
+        return {"spans": _in_json([span.model_dump() for span in answer.spans])}
     if answer.probabilities is None:
         return _numbers(answer)
     shares = {f"p({name})": round(share, 6) for name, share in answer.probabilities.items()}
-    own = {"label": answer.label} if answer.labels is None else {"labels": _listed(answer.labels)}
+    own = {"label": answer.label} if answer.labels is None else {"labels": _in_json(answer.labels)}
     return {**own, **shares}
 
 
 def _brief(answer: Prediction) -> Mapping[str, object]:
+    if answer.spans is not None:
+        return {"label": _whole(answer)["spans"], "probability": "", "value": ""}
     if answer.probabilities is None:
         return {"label": "", "probability": "", "value": "", **_numbers(answer)}
     if answer.labels is not None:
-        return {"label": _listed(answer.labels), "probability": "", "value": ""}
+        return {"label": _in_json(answer.labels), "probability": "", "value": ""}
     return {"label": answer.label, "probability": round(answer.probabilities[str(answer.label)], 6), "value": ""}
 
 
-def _listed(labels: Sequence[str]) -> str:
-    """Several labels in one cell, as `train` reads them again."""
-    return json.dumps(labels, ensure_ascii=False)
+def _in_json(values: Sequence[object]) -> str:
+    """Several values in one cell; labels are read again by `train`."""
+    return json.dumps(values, ensure_ascii=False)
 
 
 def _numbers(answer: Prediction) -> dict[str, float]:
@@ -215,6 +219,8 @@ def _numbers(answer: Prediction) -> dict[str, float]:
 def _in_words(answer: Prediction) -> str:
     if answer.perplexity is not None:
         return f"perplexity {answer.perplexity:.4f} (log-likelihood {answer.log_likelihood:.4f} a token)\n"
+    if answer.spans is not None:
+        return "".join(f"{span.type}  {span.text}\n" for span in answer.spans) or "(no span)\n"
     if answer.probabilities is None:
         return f"{answer.value:.4f}\n"
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
@@ -303,11 +309,14 @@ def _texts(
         from normtune.data.images import COLUMN, pictures_of
 
         return [*pictures_of(rows)], {COLUMN}
+    from normtune.data.kinds import KINDS
+    from normtune.data.labels import words
+
     read: dict[str, list[str]] = {}
 
     def cell(name: str, number: int) -> str:
         if name not in read:
-            read[name] = rows.column(name)
+            read[name] = words(rows, name) if KINDS[infos[0].kind].words else rows.column(name)
         return read[name][number]
 
     texts: list[Text | None] = []

@@ -140,7 +140,7 @@ def study(
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
-    from normtune.studies.manifest import read_manifest
+    from normtune.studies.manifest import joint_kind, read_manifest
 
     parts = STUDIES[known("study", what, STUDIES)]
     files = read_manifest(Path(tasks), {}, {}).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
@@ -161,6 +161,7 @@ def study(
         dtype=dtype,
         suite=suite,
         tasks=task_names,
+        kind=joint_kind(files),
         files=files,
         entries=entries,
         methods=METHODS if method is None else tuple(methods(method)),

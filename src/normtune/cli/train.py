@@ -25,8 +25,8 @@ def train(
     train: Annotated[
         Path | None,
         typer.Option(
-            help="File of your own: CSV, TSV, JSONL, Excel or Parquet; TXT for a language model; YAML, a manifest of"
-            " many tasks."
+            help="File of your own: CSV, TSV, JSONL, Excel, Parquet, CoNLL; TXT for a language model; YAML, a manifest"
+            " of many tasks."
         ),
     ] = None,
     dev: Annotated[
@@ -39,8 +39,8 @@ def train(
     labels: Annotated[
         str,
         typer.Option(
-            help="What the labels are: classes, weighted (rare classes weigh more), several (classes in each cell) or"
-            " numbers to predict."
+            help="What the labels are: classes, weighted (rare classes weigh more), several (classes in each cell),"
+            " tags (one for each word) or numbers to predict."
         ),
     ] = "classes",
     read: Read = "",
@@ -110,7 +110,7 @@ def train(
     from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
-    from normtune.studies.manifest import OwnFiles, read_manifest
+    from normtune.studies.manifest import OwnFiles, joint_kind, read_manifest
 
     columns = {**_columns(text, label, labels), "read": read}
     if manifest is not None:
@@ -131,11 +131,8 @@ def train(
         tasks = [(name, None) for name in options.names(task or "")]
     if rule is not None and not rates[1] and len(rates[0] or ()) < 2:
         raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
-    texts = [files is not None and files.asks == "language" for _, files in tasks]
-    if any(texts) and not all(texts):
-        raise ConfigError("Plain text is for a language model, and other tasks are not: train them apart.")
     setup = Setup(
-        kind="language" if any(texts) else "classification",
+        kind=joint_kind(own for _, own in tasks),
         model=model,
         dtype=dtype,
         suite=suite,
@@ -193,5 +190,6 @@ _LABELS: dict[str, KindName] = {
     "classes": "classification",
     "weighted": "classification",
     "several": "multilabel",
+    "tags": "tokens",
     "numbers": "regression",
 }

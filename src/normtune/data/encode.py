@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from normtune.data.images import Picture, Reader
 from normtune.data.task import Split
+from normtune.data.tokens import NONE
 from normtune.errors import DataError, refusing
 from normtune.modes import unwatched
 
@@ -32,6 +33,7 @@ class Encoded:
         pad: The number that fills up each field of vectors, by field.
         side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
         cut: Positions of the examples that were longer than the limit.
+        firsts: Where each word is answered for itself, the places of the words' first pieces among an example's tokens.
     """
 
     fields: Mapping[str, Sequence[Tensor]]
@@ -40,6 +42,7 @@ class Encoded:
     pad: dict[str, int]
     side: str = "right"
     cut: tuple[int, ...] = ()
+    firsts: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -65,6 +68,33 @@ class Encoded:
             for name, values in self.fields.items()
         }
 
+    @unwatched
+    def answered(self, outputs: Tensor, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """The outputs that count of those for the examples at `indices`: all, or the words' first pieces.
+
+        Args:
+            outputs: Of shape (examples, outputs) or, for words, (examples, tokens, outputs).
+            indices: The examples.
+
+        Returns:
+            The outputs, or those of words, of shape (examples, most words, outputs), with zeros after the last word.
+        """
+        if self.firsts is None:
+            return outputs
+        firsts = [self.firsts[i] for i in indices]
+        places = pad_sequence(firsts, batch_first=True, padding_value=-1).to(outputs.device)[..., None]
+        found = outputs.gather(1, places.clamp(min=0).expand(-1, -1, outputs.shape[-1]))
+        return found.masked_fill(places < 0, 0.0)
+
+    def own(self, outputs: np.ndarray, index: int) -> np.ndarray:
+        """The outputs of the example at `index` without what fills up words after its last one."""
+        return outputs if self.firsts is None else outputs[: len(self.firsts[index])]
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The most words of an example, where each is answered for itself; otherwise nothing."""
+        return () if self.firsts is None else (max(map(len, self.firsts)),)
+
 
 #: Pixels that count as a token.
 _PATCH = 256
@@ -88,9 +118,13 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
         raise DataError("There are no examples.")
     with refusing(DataError, f"The {'model' if split.kind == 'picture' else 'tokenizer'} cannot encode the examples"):
         encoded = ENCODERS[split.kind](split, processor, limit)
-    if encoded.labels is None and split.labels is not None:
-        encoded = replace(encoded, labels=torch.from_numpy(split.labels))
-    return encoded
+    labels = encoded.labels
+    if labels is None and split.labels is not None:
+        labels = torch.from_numpy(split.labels)
+    if labels is not None and encoded.firsts is not None:  # a word that is cut off has no answer
+        seen = torch.tensor([len(own) for own in encoded.firsts])
+        labels = labels.masked_fill(torch.arange(labels.shape[1]) >= seen[:, None], NONE)
+    return replace(encoded, labels=labels)
 
 
 def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
@@ -155,6 +189,31 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     return Encoded(fields, torch.zeros(len(ids)), 0, padding(tokenizer), tokenizer.padding_side)
 
 
+def _encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
+    """Tokenize texts and find each word's first piece, which is where the word is answered.
+
+    Raises:
+        DataError: If a text is empty, or the tokenizer does not tell where pieces are, or makes none of a word.
+    """
+    texts = [" ".join(text.split()) for text in split.columns["sentence"]]
+    if not tokenizer.is_fast:
+        raise DataError("Words are told apart by fast tokenizers alone; add tokenizer.json to the model's folder.")
+    encoded = _encode_texts(replace(split, columns={"text": tuple(texts)}), tokenizer, limit)
+    options = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
+    firsts = []
+    for number, (text, offsets) in enumerate(zip(texts, tokenizer(texts, **options)["offset_mapping"], strict=True)):
+        # The blank before a word may count as a part of its first piece, so that a piece is known by its end.
+        of = np.cumsum([sign == " " for sign in text])
+        words = [int(of[end - 1]) if end > start and text[end - 1] != " " else -1 for start, end in offsets]
+        places = {word: place for place, word in reversed([*enumerate(words)]) if word >= 0}
+        lost = [word for word in range(of[-1] + 1) if word not in places]
+        if lost and (number not in encoded.cut or lost[0] < max(places, default=-1)):
+            gone = text.split()[lost[0]]
+            raise DataError(f"{split.place(number)}: the tokenizer makes nothing of the word {gone!r}; leave it out.")
+        firsts.append(torch.tensor([places[word] for word in sorted(places)]))
+    return replace(encoded, side="right", firsts=tuple(firsts))
+
+
 #: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
 BUDGET = 1 << 30
 
@@ -210,6 +269,7 @@ def _encode_pictures(split: Split, reader: Reader, _: int) -> Encoded:
 ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {
     "text": _encode_texts,
     "lines": _encode_lines,
+    "sentence": _encode_words,
     "picture": _encode_pictures,
 }
 

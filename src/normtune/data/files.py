@@ -19,11 +19,11 @@ from normtune.data.holdout import NUMBER, alike, divide, labels_of
 from normtune.data.images import COLUMN, holds_pictures, pictures_of, read_pictures
 from normtune.data.kind import Kind, KindName
 from normtune.data.kinds import KINDS
-from normtune.data.labels import several
+from normtune.data.labels import several, words
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.rows import read_rows
 from normtune.data.table import Rows, places
-from normtune.data.task import PAIR, PICTURE, TEXT, Split, Task, TaskData
+from normtune.data.task import Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
 
 #: The part of a train file that becomes the dev split where there is no dev file.
@@ -104,7 +104,7 @@ def load_files(
         kind=kind,
         labels=names,
         metrics=asks.metrics(names),
-        inputs=PICTURE if whole.kind == "picture" else TEXT if pair is None else PAIR,
+        inputs=tuple(whole.columns),
         center=center,
         scale=scale,
         weights=tuple((own.sum() / (len(names) * own)).tolist()) if class_weights else None,
@@ -190,10 +190,17 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     pictures = COLUMN in rows.columns and (text == COLUMN or text not in rows.columns)
     if pictures and pair is not None:
         raise DataError(f"{path} holds pictures, which have no pairs; leave out the column {pair!r}.")
-    columns = {name: rows.column(name) for name in (COLUMN if pictures else own for own in texts)}
+    if asks.words and (pictures or pair is not None or holds_pictures(path)):
+        raise DataError(f"Words have tags, and neither pairs nor pictures do; look at {path}.")
+    read = words if asks.words else Rows.column
+    columns = {name: read(rows, name) for name in (COLUMN if pictures else own for own in texts)}
     given = asks.read(rows, label, reading)
     cells = ((index, name, cell) for name, column in columns.items() for index, cell in enumerate(column))
     faults = [(index, name, f"the column {name!r} is empty") for index, name, cell in cells if not cell.strip()]
+    if asks.words:
+        counts = [(len(own.split()), len(tags)) for own, tags in zip(columns[text], given.values, strict=True)]
+        ragged = ((index, *both) for index, both in enumerate(counts) if len({*both}) > 1)
+        faults += [(index, text, f"{own} words have {tags} tags") for index, own, tags in ragged]
     faults = sorted([*faults, *((index, label, said) for index, said in given.faults.items())])
     if faults and not reading.skip:
         (first, _, said), *others = faults
@@ -212,12 +219,14 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
         bad = {index for index, *_ in faults}
         bad |= {index for index, own in enumerate(figures) if not math.isfinite(_number(own, comma=comma))}
         rows, labels = rows.drop(bad), [own for index, own in enumerate(labels) if index not in bad]
-        columns = {name: rows.column(name) for name in columns}
+        columns = {name: read(rows, name) for name in columns}
     notes = (*rows.notes, *rows.left_out, *given.notes)
     if guessed and not reading.decimal:
         notes += (f"{path.name}: commas in {label!r} are decimal: {commas[0]} is {commas[0].replace(',', '.')}.",)
     if pictures:
         inputs = Split({"picture": pictures_of(rows)})
+    elif asks.words:
+        inputs = Split({"sentence": tuple(columns[text])})
     else:
         inputs = Split.of_texts(columns[text], None if pair is None else columns[pair])
     return _Examples(replace(rows, notes=notes), replace(inputs, places=rows.places), labels, comma)

@@ -16,7 +16,7 @@ from normtune.data.table import Rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-KindName = Literal["classification", "regression", "multilabel", "language"]
+KindName = Literal["classification", "regression", "multilabel", "tokens", "language"]
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -69,7 +69,7 @@ class Kind:
 
     Attributes:
         name: Its name, as tasks and deltas have it.
-        problem: What transformers calls it (``problem_type``); None where there is no head to say it of.
+        problem: What transformers calls it (``problem_type``), or None where the class of the model says it.
         said: What a model with these labels answers, as a sentence.
         metrics: The metrics of a task in the user's own files with these labels, the primary one first.
         constant: The one answer that fits these labels best, if every example is given the same.
@@ -80,7 +80,8 @@ class Kind:
         draw: That many labels drawn from the model for each example, by its own generator: one batch of labels after
             the other.
         decide: Predictions in the form of labels.
-        answer: The fields of a `normtune.deltas.answers.Prediction` of one example, from its outputs and its decision.
+        answer: The fields of a `normtune.deltas.answers.Prediction` of one example, from its outputs, its decision,
+            the task and its text.
         named: Whether the head has an output for each label; otherwise the task has no labels.
         width: How many outputs the head has then.
         fault: What is wrong with the label names; nothing if a head can answer with them.
@@ -93,6 +94,7 @@ class Kind:
         score: All metrics of what was decided, given the labels.
         classes: How well each class is predicted, given what was decided, the labels and their names.
         weighted: Whether classes can have weights.
+        words: Whether there is an output for each word of a text, rather than one for the whole.
         models: The classes of transformers that load models of this kind; the first that knows a configuration does.
     """
 
@@ -106,7 +108,7 @@ class Kind:
     expected: Callable[[Tensor, Asked], Iterator[Tensor]]
     draw: Callable[[Tensor, Asked, Generators, int], Iterator[Tensor]]
     decide: Callable[[np.ndarray, Asked], np.ndarray]
-    answer: Callable[[np.ndarray, Any, Asked], dict[str, Any]]
+    answer: Callable[[np.ndarray, Any, Asked, Any], dict[str, Any]]
     named: bool = True
     width: int = 1
     fault: Callable[[Sequence[str]], str] = too_few
@@ -118,6 +120,7 @@ class Kind:
     score: Callable[[np.ndarray, np.ndarray, Asked], dict[str, float]] = score
     classes: Callable[[np.ndarray, np.ndarray, Sequence[str]], list[ClassScore]] = classification_report
     weighted: bool = False
+    words: bool = False
     models: tuple[str, ...] = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 
     def outputs(self, labels: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from normtune.data.kind import Asked, Generators, Kind, KindName, Loss
 from normtune.data.language import LANGUAGE
 from normtune.data.multilabel import MULTILABEL
+from normtune.data.tokens import TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def _drawn_classes(outputs: Tensor, _: Asked, generators: Generators, samples: i
     yield from torch.searchsorted(below, uniform.to(below.device)).clamp(max=below.shape[1] - 1).T
 
 
-def _label(outputs: np.ndarray, decided: Any, task: Asked) -> dict[str, Any]:
+def _label(outputs: np.ndarray, decided: Any, task: Asked, _: Any) -> dict[str, Any]:
     import torch
 
     shares = torch.from_numpy(outputs).double().softmax(0).tolist()
@@ -131,7 +132,7 @@ _REGRESSION = Kind(
     expected=_number_expected,
     draw=_drawn_numbers,
     decide=_values,
-    answer=lambda _, decided, __: {"value": float(decided)},
+    answer=lambda _, decided, *__: {"value": float(decided)},
     named=False,
     fault=lambda _: "",
     dtype=np.float64,
@@ -140,7 +141,8 @@ _REGRESSION = Kind(
     classes=lambda *_: [],
 )
 
-KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in (_CLASSIFICATION, _REGRESSION, MULTILABEL, LANGUAGE)}
+_ALL = (_CLASSIFICATION, _REGRESSION, MULTILABEL, TOKENS, LANGUAGE)
+KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in _ALL}
 
 
 def kind_of(model: str, problem: str | None) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from normtune.data.reading import Reading
 from normtune.data.table import Rows
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, DataError
 
 #: What may separate the labels of a cell.
 _SEPARATORS = (",", ";", "|")
@@ -86,3 +87,48 @@ def _lists(cells: Sequence[object]) -> Labels:
             faults[number] = f'the labels are {reprlib.repr(cell)}, not a list of labels such as ["a", "b"]'
         values.append(texts)
     return Labels(values, faults)
+
+
+def tags(rows: Rows, name: str, _: Reading) -> Labels:
+    """A tag for each word: a list, or a text with blanks in between."""
+    values, faults = list[list[str]](), dict[int, str]()
+    for number, cell in enumerate(_split_cells(rows, name)):
+        odd = [tag for tag in cell if not re.fullmatch(r"O|[BI]-\S+", tag)]
+        if odd or not cell:
+            faults[number] = (
+                f"the tag {odd[0]!r} is none of O, B-TYPE and I-TYPE" if odd else f"the column {name!r} is empty"
+            )
+        values.append(cell)
+    return Labels(values, faults)
+
+
+def words(rows: Rows, name: str) -> list[str]:
+    """The words of each row, with a blank in between.
+
+    Raises:
+        DataError: If a word is empty or has a blank in it.
+    """
+    cells = _split_cells(rows, name)
+    for number, cell in enumerate(cells):
+        for word in cell:
+            if len(word.split()) != 1:
+                raise DataError(f"{rows.place(number)}: the word {word!r} is empty or has a blank in it.")
+    return [" ".join(cell) for cell in cells]
+
+
+def _split_cells(rows: Rows, name: str) -> list[list[str]]:
+    """The parts of each cell: those of a list, or of a text those between blanks.
+
+    Raises:
+        DataError: If a cell holds something else.
+    """
+    cells = rows.cells(name)
+    if not any(isinstance(cell, list) for cell in cells):
+        texts = rows.column(name)
+        cells = [_parsed(text) if text.lstrip().startswith("[") else text for text in texts]
+        cells = [cell if isinstance(cell, list) else text.split() for cell, text in zip(cells, texts, strict=True)]
+    for number, cell in enumerate(cells):
+        if not isinstance(cell, list) or not all(isinstance(part, str | int | float) for part in cell):
+            held = reprlib.repr(cell)
+            raise DataError(f"{rows.place(number)}: the column {name!r} holds {held}, not a list of words or tags.")
+    return [[str(part) for part in cell] for cell in cells if isinstance(cell, list)]

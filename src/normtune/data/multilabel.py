@@ -62,7 +62,7 @@ def _drawn(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> I
         yield torch.from_numpy((uniform[:, number] < shares).astype(np.int64)).to(outputs.device)
 
 
-def _answer(outputs: np.ndarray, decided: Any, task: Asked) -> dict[str, Any]:
+def _answer(outputs: np.ndarray, decided: Any, task: Asked, _: Any) -> dict[str, Any]:
     import torch
 
     shares = torch.from_numpy(outputs).double().sigmoid().tolist()

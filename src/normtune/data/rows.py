@@ -270,6 +270,34 @@ def _parquet(source: str, raw: bytes, _: Reading = RECOGNISED) -> Rows:
     return Rows(source, columns, range(1, count + 1), "row")
 
 
+def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
+    """Texts with a word a line and blank lines between them: the first column holds the words, the last one the tags.
+
+    Raises:
+        DataError: If a line has more or fewer columns than the first.
+    """
+    text, notes = decode(source, raw, reading.encoding)
+    texts, starts, width = list[list[list[str]]](), list[int](), 0
+    inside = False
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = line.split()
+        if not parts or parts[0] == "-DOCSTART-":
+            inside = False
+            continue
+        width = width or len(parts)
+        if len(parts) != width:
+            raise DataError(f"{source}, line {number}: the line has {len(parts)} of {width} columns.")
+        if not inside:
+            texts.append([])
+            starts.append(number)
+        inside = True
+        texts[-1].append(parts)
+    columns: dict[str, list[list[str]]] = {"text": [[parts[0] for parts in own] for own in texts]}
+    if width > 1:
+        columns["label"] = [[parts[-1] for parts in own] for own in texts]
+    return Rows(source, columns, starts, notes=notes)
+
+
 #: The readers by a file's ending; each takes the source, for messages, all bytes, and how they are read.
 READERS: Mapping[str, Callable[..., Rows]] = {
     ".csv": _delimited,
@@ -279,4 +307,5 @@ READERS: Mapping[str, Callable[..., Rows]] = {
     ".xlsx": _excel,
     ".parquet": _parquet,
     ".txt": _plain,
+    ".conll": _conll,
 }

@@ -14,8 +14,9 @@ from normtune.data.kind import Kind, KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import DataError, UnknownNameError
 
-#: The columns of a task that reads one text, of one that reads two, of one that reads a picture, and of running text.
-TEXT, PAIR, PICTURE, LINES = ("text",), ("text", "pair"), ("picture",), ("lines",)
+#: The columns of a task that reads one text, of one that reads two, of one that reads a picture, of one that reads a
+#: sentence whose words are known, with a blank between them, and of running text.
+TEXT, PAIR, PICTURE, SENTENCE, LINES = ("text",), ("text", "pair"), ("picture",), ("sentence",), ("lines",)
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Task:
         kind: Name of the kind (`normtune.data.kinds.KINDS`): what an answer is.
         labels: Label names in the order of their class numbers; empty for regression.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
-        inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, or those of a kind that was added to
-            `normtune.data.encode.ENCODERS`.
+        inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, `SENTENCE`, or those of a kind that
+            was added to `normtune.data.encode.ENCODERS`.
         about: One line that says what is asked.
         center: For regression, what is taken from a target before training and added to a prediction.
         scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
@@ -135,7 +136,7 @@ class Split:
 
     @property
     def kind(self) -> str:
-        """The kind of input, which the name of the first column says: ``text``, ``picture``, or ``lines``."""
+        """The kind of input, by the name of the first column: ``text``, ``picture``, ``sentence`` or ``lines``."""
         return next(iter(self.columns))
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from normtune.config import Strict
 from normtune.data.images import Picture
-from normtune.data.task import PAIR, PICTURE, TEXT, Split, Task
+from normtune.data.task import PAIR, PICTURE, SENTENCE, TEXT, Split, Task
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError
 from normtune.evaluation import decide, logits
@@ -21,13 +21,30 @@ from normtune.models.base import Base
 Text = str | tuple[str, str] | Picture
 
 
+class Span(Strict):
+    """Words of a text that belong together.
+
+    Attributes:
+        type: What they are.
+        start: Position of the first word, from 0.
+        end: Position behind the last word.
+        text: The words.
+    """
+
+    type: str
+    start: int
+    end: int
+    text: str
+
+
 class Prediction(Strict):
     """The answer for one text or picture.
 
     Attributes:
         label: The most probable label, where one of several is asked for.
         labels: The labels that apply, where several may.
-        probabilities: Probability by label, where there are labels.
+        spans: The spans that are marked, where words have tags.
+        probabilities: Probability by label, where a text as a whole has labels.
         value: The number, where one is asked for.
         log_likelihood: Of a language model, the mean over the text's tokens.
         perplexity: Of a language model, the perplexity of the text.
@@ -35,20 +52,26 @@ class Prediction(Strict):
 
     label: str | None = None
     labels: list[str] | None = Field(default=None, exclude_if=lambda value: value is None)
+    spans: list[Span] | None = Field(default=None, exclude_if=lambda value: value is None)
     probabilities: dict[str, float] | None = None
     value: float | None = None
     log_likelihood: float | None = Field(default=None, exclude_if=lambda value: value is None)
     perplexity: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @classmethod
-    def of(cls, outputs: np.ndarray, task: Task) -> Prediction:
-        """The answer of `task` that the outputs of its head, a float32 vector, stand for.
+    def of(cls, outputs: np.ndarray, task: Task, text: Text = "") -> Prediction:
+        """The answer of `task` that the outputs of its head stand for.
+
+        Args:
+            outputs: A float32 vector or, where words have tags, one for each word.
+            task: What is asked.
+            text: Of what.
 
         Raises:
             AnswerError: If an output is not finite.
         """
         (best,) = decide(outputs[None], task)
-        return cls(**task.asks.answer(outputs, best, task))
+        return cls(**task.asks.answer(outputs, best, task, text))
 
 
 class Predictor:
@@ -87,7 +110,8 @@ class Predictor:
         split = replace(examples(listed(texts), self.task), places=places)
         encoded = self._base.encode(split, self.delta.info.max_length)
         self.truncated += encoded.truncated
-        return [Prediction.of(outputs, self.task) for outputs in logits(self._base, encoded)]
+        outputs = map(encoded.own, logits(self._base, encoded), range(len(encoded)))
+        return [Prediction.of(own, self.task, text) for own, text in zip(outputs, texts, strict=True)]
 
     def close(self) -> None:
         """Take the delta off; the base is as it was before, to the bit."""
@@ -112,6 +136,8 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
             raise DataError(f"The task {task.name!r} reads {wanted}, not {reprlib.repr(text)}.")
     if task.inputs == PICTURE:
         return Split({"picture": tuple(texts)})
+    if task.inputs == SENTENCE:
+        return Split({"sentence": tuple(map(str, texts))})
     if not task.pair:
         return Split.of_texts(str(text) for text in texts)
     pairs = [text for text in texts if isinstance(text, tuple | list)]
@@ -125,6 +151,7 @@ def _is_pair(text: object) -> bool:
 #: What the examples of a task are, and whether something is one. A string is never a path: it may come from a stranger.
 _WANTED: dict[tuple[str, ...], tuple[str, Callable[[object], bool]]] = {
     TEXT: ("single texts", lambda text: isinstance(text, str)),
+    SENTENCE: ("texts with a blank between words", lambda text: isinstance(text, str)),
     PAIR: ("pairs of texts", _is_pair),
     PICTURE: ("pictures", lambda text: isinstance(text, Picture)),
 }

@@ -61,11 +61,15 @@ class Prepared:
         entry: The task.
         fields: The model's inputs: of a text vectors of int64, of a picture its pixels.
         truncated: Whether the text was longer than the task's limit and was cut.
+        text: What it is of.
+        firsts: Where each word is answered, the places of the words' first pieces; otherwise None.
     """
 
     entry: BankTask
     fields: dict[str, Tensor]
     truncated: bool
+    text: Text = ""
+    firsts: Tensor | None = None
 
 
 class Bank:
@@ -185,13 +189,15 @@ class Bank:
                 encoded = self._base.encode(split, limit)
             for at, number in enumerate(numbers):
                 fields = {name: values[at] for name, values in encoded.fields.items()}
-                prepared[number] = Prepared(entries[number], fields, at in encoded.cut)
+                firsts = None if encoded.firsts is None else encoded.firsts[at]
+                prepared[number] = Prepared(entries[number], fields, at in encoded.cut, texts[number], firsts)
         return [prepared[number] for number in range(len(texts))]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         """The answers for what `prepare_many` gave, in its order."""
         return [
-            Prediction.of(outputs, one.entry.task) for outputs, one in zip(self.logits(prepared), prepared, strict=True)
+            Prediction.of(outputs, one.entry.task, one.text)
+            for outputs, one in zip(self.logits(prepared), prepared, strict=True)
         ]
 
     def logits(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
@@ -201,7 +207,7 @@ class Bank:
             prepared: Texts and their tasks.
 
         Returns:
-            For each a float32 vector, as long as its task has outputs.
+            For each a float32 vector, as long as its task has outputs; of words one each.
 
         Raises:
             DeltaError: If somebody put a delta on the base.
@@ -251,13 +257,15 @@ class Bank:
 
     def _encoded(self, prepared: Sequence[Prepared]) -> Encoded:
         fields = {name: tuple(one.fields[name] for one in prepared) for name in prepared[0].fields}
-        return Encoded(fields, None, 0, self._pad, self._side)
+        firsts = tuple(one.firsts for one in prepared if one.firsts is not None)
+        return Encoded(fields, None, 0, self._pad, "right" if firsts else self._side, firsts=firsts or None)
 
     def _apart(self, entry: BankTask, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows of one task, with its delta on the base."""
         assert isinstance(entry.values, Delta)
         with self._alone(), entry.values.apply(self._base):
-            return list(logits(self._base, self._encoded(prepared), self.max_batch))
+            encoded = self._encoded(prepared)
+            return [*map(encoded.own, logits(self._base, encoded, self.max_batch), range(len(encoded)))]
 
     def _mixed(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows that share batches."""
@@ -267,9 +275,9 @@ class Bank:
             inputs = encoded.batch(batch, self._base.device)
             rows = [row for number in batch if isinstance(row := prepared[number].entry.values, Row)]
             with self._alone():
-                outputs = self._model.logits(rows, inputs).cpu().numpy()
+                outputs = encoded.answered(self._model.logits(rows, inputs), batch).cpu().numpy()
             for number, row in zip(batch, outputs, strict=True):
-                results[number] = row[: prepared[number].entry.task.outputs]
+                results[number] = encoded.own(row, number)[..., : prepared[number].entry.task.outputs]
         return [results[number] for number in range(len(prepared))]
 
     @contextmanager

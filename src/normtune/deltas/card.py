@@ -41,7 +41,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
     config, counts, data = record.config, record.counts, record.data
     results = [
         EvalResult(
-            task_type="image-classification" if info.picture else "text-classification",
+            task_type=f"{'image' if info.picture else 'token' if KINDS[info.kind].words else 'text'}-classification",
             dataset_type=config.task,
             dataset_name=config.task,
             metric_type=name,

@@ -21,7 +21,7 @@ from torch import Tensor
 from normtune.config import Strict
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
-from normtune.data.task import PAIR, PICTURE, TEXT, Task
+from normtune.data.task import PAIR, PICTURE, SENTENCE, TEXT, Task
 from normtune.errors import DeltaError, OutputError, UnknownNameError
 from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
@@ -100,13 +100,14 @@ class DeltaInfo(Strict):
     @property
     def as_task(self) -> Task:
         """The task that the delta answers, as far as the delta itself knows it."""
+        asks, text = KINDS[self.kind], PAIR if self.pair else TEXT
         return Task(
             name=self.task,
             title=self.task,
             kind=self.kind,
             labels=self.labels,
-            metrics=KINDS[self.kind].metrics(self.labels),
-            inputs=PICTURE if self.picture else PAIR if self.pair else TEXT,
+            metrics=asks.metrics(self.labels),
+            inputs=PICTURE if self.picture else SENTENCE if asks.words else text,
             center=self.center,
             scale=self.scale,
         )
@@ -224,8 +225,13 @@ class Delta:
         """Check that `base` is this delta's base, and computes what that computed.
 
         Raises:
-            DeltaError: If it is another model, or has another configuration or tokenizer.
+            DeltaError: If it is another model, or has another head, configuration or tokenizer.
         """
+        if KINDS[self.info.kind].models != KINDS[base.head.kind].models:
+            raise DeltaError(
+                f"This delta is for {KINDS[self.info.kind].models[0]}, and {base.name!r} was loaded for another head;"
+                " in Python: load_base(NAME, delta.info.head)."
+            )
         if not base.is_known_as(self.info.base_identity) or self.info.layout != base.layout.fingerprint:
             raise DeltaError(
                 f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from normtune.data.kinds import KINDS
 from normtune.deltas.delta import Delta
 from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError, refusing
@@ -52,11 +53,12 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
             " Merge the delta instead, or train on targets as they are."
         )
+    words = KINDS[delta.info.kind].words
     config = {
         "base_model_name_or_path": str(base.model.config._name_or_path) or None,
         "revision": None if base.name in PACKAGED else base.revision,
         "peft_type": "LN_TUNING",
-        "task_type": "SEQ_CLS" if base.reads == "text" else None,  # PEFT has none for pictures
+        "task_type": None if base.reads == "picture" else "TOKEN_CLS" if words else "SEQ_CLS",  # none for pictures
         "inference_mode": True,
         "modules_to_save": list(dict.fromkeys([*base.roots, *_PEFT_HEADS])),
         "target_modules": norms,

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from normtune.deltas.sites import HeadSite, LinearSite, Site, site_of
 from normtune.errors import ModelError
-from normtune.fast.first_token import first_token, reads_first_token
+from normtune.fast.first_token import classifies_texts, first_token, reads_first_token
 from normtune.models.layout import Layout
 
 #: Height and width of a made-up picture for a model that takes any.
@@ -61,7 +61,7 @@ class RowModel:
         self._vectors: dict[str, Tensor] = {}
         self._heads: dict[str, HeadSite] = {}
         self._place_sites()
-        if reads_first_token(model.config):
+        if reads_first_token(model.config) and classifies_texts(model):
             last = self._twin.base_model.encoder.layer[-1]
             last.forward = partial(first_token, last)
         self._proven: set[str] = set()

@@ -23,6 +23,11 @@ def reads_first_token(config: PretrainedConfig) -> bool:
     return config.model_type in FAMILIES and not config.is_decoder and config._attn_implementation == "sdpa"
 
 
+def classifies_texts(model: PreTrainedModel) -> bool:
+    """Whether the head answers for a whole text, rather than for each of its tokens."""
+    return "ForSequenceClassification" in type(model).__name__
+
+
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
     """A layer's output for each example's first token, which looks at all tokens: of shape (batch, 1, width).
 
@@ -53,7 +58,7 @@ def can_shorten(model: PreTrainedModel) -> bool:
 
     `first_token` calls the parts of the layer's attention itself, so that a hook on the whole would not run.
     """
-    if not reads_first_token(model.config):
+    if not (reads_first_token(model.config) and classifies_texts(model)):
         return False
     last = last_of(model)
     return not any(is_changed(module) for module in (last, last.attention, last.attention.self))

@@ -93,6 +93,7 @@ class PerExample:
 
     def _outputs(self, indices: np.ndarray) -> Tensor:
         outputs: Tensor = self._base.model(**self._encoded.batch(indices, self._base.device)).logits
+        outputs = self._encoded.answered(outputs, indices)
         return outputs if outputs.dtype == torch.float64 else outputs.float()
 
     def _ordered(self, names: Collection[str]) -> tuple[str, ...]:
@@ -256,8 +257,8 @@ def _working(values: Tensor) -> Tensor:
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:
     """Some fixed function of the outputs in which every one of them takes part."""
-    weights = torch.linspace(1.0, 2.0, outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
-    yield (outputs * weights).tanh().sum(1) + (outputs * weights).sum(1)
+    weights = torch.linspace(1.0, 2.0, outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+    yield (outputs * weights).tanh().flatten(1).sum(1) + (outputs * weights).flatten(1).sum(1)
 
 
 def _differing(

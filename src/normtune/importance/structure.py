@@ -82,7 +82,7 @@ def first_order(base: Base, task: Task, encoded: Encoded, structure: Structure) 
     try:
         with frozen(base.model), torch.enable_grad():
             for number in range(len(encoded)):
-                outputs = base.model(**encoded.batch([number], base.device)).logits.float()
+                outputs = encoded.answered(base.model(**encoded.batch([number], base.device)).logits.float(), [number])
                 for log_p in passes(Estimator(), outputs, task, labels[[number]].to(outputs.device), [number]):
                     log_p.sum().backward()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from normtune.config import Strict
 from normtune.data.files import load_files
 from normtune.data.images import COLUMN
 from normtune.data.kind import KindName
+from normtune.data.kinds import KINDS
 from normtune.data.lines import is_running_text, load_lines
 from normtune.data.reading import Reading
 from normtune.data.task import PICTURE, TaskData
@@ -94,6 +95,18 @@ class OwnFiles(Strict):
         text = COLUMN if found.task.inputs == PICTURE else self.text
         columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))
+
+
+def joint_kind(files: Iterable[OwnFiles | None]) -> KindName:
+    """The kind of tasks that are done on one model, each in files of the user's own, or None for a suite's.
+
+    Raises:
+        ConfigError: If they need models of different classes.
+    """
+    kinds: list[KindName] = sorted({"classification" if own is None else own.asks for own in files})
+    if len({KINDS[kind].models for kind in kinds}) > 1:
+        raise ConfigError(f"Tasks of the kinds {' and '.join(kinds)} need different heads; train them apart.")
+    return kinds[0] if kinds else "classification"
 
 
 class Manifest(Strict):

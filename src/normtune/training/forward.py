@@ -110,13 +110,14 @@ class Passes:
         return float(accelerator.reduce(share.detach(), "mean"))
 
     def _outputs(self, indices: np.ndarray) -> Tensor:
-        """Outputs for the training examples at `indices`, float32 or better, of shape (examples, outputs)."""
+        """Outputs for the training examples at `indices`, float32 or better, as `Encoded.answered` gives them."""
         accelerator = self.accelerator
         with accelerator.autocast():
             if self._train_states is not None:
                 outputs: Tensor = self._train_states.logits(self._model, indices, accelerator.device)
             else:
                 outputs = self._model(**self.train.batch(indices, accelerator.device)).logits
+        outputs = self.train.answered(outputs, indices)
         return outputs[..., self.columns].to(torch.promote_types(outputs.dtype, torch.float32))
 
     def evaluate(self) -> dict[str, float]:
