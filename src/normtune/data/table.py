@@ -67,7 +67,8 @@ class Rows:
         for index, cell in enumerate(cells):
             if not isinstance(cell, str | int | float | Decimal | None):
                 holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
-                raise DataError(f"{self.place(index)}: {holds}, not a text or a number.")
+                hint = "; lists are for train --labels several or tags" if isinstance(cell, list) else ""
+                raise DataError(f"{self.place(index)}: {holds}, not a text or a number{hint}.")
         return ["" if cell is None or cell != cell else str(cell) for cell in cells]
 
     def drop(self, bad: Collection[int]) -> Rows:
