@@ -13,6 +13,7 @@ from normtune.config import protocol
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, UnknownNameError
 from normtune.evaluation import logits, score_outputs
+from normtune.importance import gates
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
 from normtune.models.head import HeadSpec
@@ -92,7 +93,10 @@ def test_every_importance_and_structure_prunes_and_puts_back(
     importances = ("obd", "obs", "wanda", "random", "least-fisher")
     made = Pruner(session, data(), config(importances=importances, per="set"), delta).run()
     heads = Pruner(session, data(), config(structure="heads"), delta).run()
-    assert [update for _, update in seen] == [False, True, False, False, False, False]
+    monkeypatch.setattr(gates, "EPOCHS", 1)
+    learnt = Pruner(session, data(), config(structure="heads", importances=("learnt",)), delta).run()
+    assert (seen[6][0], learnt.points[0].importance) == (heads.points[0].of // 2, "learnt")
+    assert [update for _, update in seen] == [False, True, *[False] * 5]
     assert {count for count, _ in seen[:5]} == {made.points[0].of // 2}
     assert seen[5][0] == heads.points[0].zeros == heads.points[0].of // 2
     assert all(torch.equal(before[name], value) for name, value in base.model.state_dict().items())
@@ -120,6 +124,7 @@ def test_what_cannot_be_pruned_is_refused_before_anything_runs(session: Session,
         (delta, {"importances": ("change",)}, "read off runs"),
         (delta, {"importances": ("wandah",)}, "Did you mean 'wanda'"),
         (delta, {"structure": "layers"}, "Unknown structure 'layers'"),
+        (delta, {"structure": "heads", "importances": ("learned",)}, "Did you mean 'learnt'"),
         (delta, {"importances": ("wanda",), "per": "matrix"}, "Unknown comparison 'matrix'"),
     ):
         with pytest.raises((ConfigError, UnknownNameError), match=said):

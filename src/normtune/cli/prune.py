@@ -27,11 +27,12 @@ def prune(
     suite: DeltaSuite = None,
     importance: Annotated[
         str | None,
-        typer.Option(help="magnitude, wanda, obd, obs, fisher, random; several by commas. [default: magnitude]"),
+        typer.Option(
+            help="magnitude, wanda, obd, obs, fisher, random; several by commas. [default: magnitude] With --structured"
+            " first-order or learnt. [default: first-order]"
+        ),
     ] = None,
-    structured: Annotated[
-        str | None, typer.Option(help="heads or units: whole ones go, by a first-order score, instead of entries.")
-    ] = None,
+    structured: Annotated[str | None, typer.Option(help="heads or units: whole ones go instead of entries.")] = None,
     per: Annotated[
         str, typer.Option(help="row takes the same share of every output row, set ranks all matrices together.")
     ] = "row",
@@ -65,7 +66,7 @@ def prune(
     """
     form = options.form(as_json=as_json, markdown=markdown)
     if structured is not None:
-        options.refuse(context, {"importance", "per"}, "Whole heads and units are ranked by their first-order score")
+        options.refuse(context, {"per"}, "Whole heads and units are ranked all together")
     if not retrain:
         options.refuse(context, {"lr"}, "Only --retrain trains")
     threads = options.set_threads(threads)
@@ -98,7 +99,7 @@ def prune(
         delta=None if delta is None else source,
         suite=found.suite,
         task=found.task.name,
-        importances=() if structured else tuple(options.names(importance or "magnitude")),
+        importances=() if structured and importance is None else tuple(options.names(importance or "magnitude")),
         structure=structured,
         per=per,
         sparsities=_sparsities(sparsity),

@@ -21,7 +21,7 @@ class PruneConfig(Strict):
         delta: The delta on it, where a trained model is pruned.
         suite: The suite that the task is of.
         task: The task's name.
-        importances: What the entries are ranked by; empty where whole structures go.
+        importances: What is ranked by; empty for whole structures by their first-order score.
         structure: ``heads`` or ``units``, where they do.
         per: ``row`` takes the same share of every output row; ``set`` ranks all matrices together.
         sparsities: Which parts of the entries become zero.

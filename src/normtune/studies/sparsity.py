@@ -18,9 +18,10 @@ from normtune.errors import ConfigError, known
 from normtune.evaluation import score
 from normtune.importance.activations import transposed
 from normtune.importance.fisher import Request, fisher
+from normtune.importance.gates import learnt
 from normtune.importance.masks import Per, top
 from normtune.importance.scores import IMPORTANCES, Given
-from normtune.importance.structure import STRUCTURES, first_order, lowest
+from normtune.importance.structure import STRUCTURES, ends, first_order, lowest
 from normtune.machine import machine
 from normtune.methods.selection import Selection, where
 from normtune.methods.trainable import copy_values
@@ -31,8 +32,8 @@ from normtune.training.session import Session
 from normtune.training.splits import identities, parts_of
 from normtune.versions import versions
 
-#: What whole structures are ranked by.
-FIRST_ORDER = "first-order"
+#: What whole structures are ranked by, the default first.
+RANKED = FIRST_ORDER, LEARNT = "first-order", "learnt"
 
 
 class Pruner:
@@ -51,12 +52,14 @@ class Pruner:
     def __init__(self, session: Session, data: TaskData, config: PruneConfig, delta: Delta | None) -> None:
         if delta is None and not config.retrain:
             raise ConfigError("A model without a delta has no trained head to score; add --retrain, or name a delta.")
-        for name in config.importances:
-            if IMPORTANCES[known("importance", name, IMPORTANCES)].needs == "runs":
-                raise ConfigError(f"The importance {name!r} is read off runs, which say nothing of what to prune.")
-        known("comparison", config.per, get_args(Per))
         if config.structure is not None:
             known("structure", config.structure, STRUCTURES)
+        for name in config.importances:
+            if config.structure is not None:
+                known("ranking of heads or units", name, RANKED)
+            elif IMPORTANCES[known("importance", name, IMPORTANCES)].needs == "runs":
+                raise ConfigError(f"The importance {name!r} is read off runs, which say nothing of what to prune.")
+        known("comparison", config.per, get_args(Per))
         self.session, self.base, self.config = session, session.base, config
         self._data, self._delta, self._parts = data, delta, parts_of(data, config.protocol)
 
@@ -95,7 +98,7 @@ class Pruner:
         length = self.config.protocol.max_length
         sample = self.base.encode(self._parts.train.sample(self.config.examples, self.config.seed), length)
         for name in self.config.importances or (FIRST_ORDER,):
-            rank = self._ranked(name, sample) if self.config.structure is None else self._structured(sample)
+            rank = self._ranked(name, sample) if self.config.structure is None else self._structured(name, sample)
             for sparsity in self.config.sparsities:
                 started, (gone, of, update) = time.monotonic(), rank(sparsity)
                 with pruned(self.base, gone, update):
@@ -126,12 +129,15 @@ class Pruner:
         apply = None if update is None else lambda gone: update(given, gone)
         return lambda sparsity: (top(worst, fraction=sparsity), len(within), apply)
 
-    def _structured(self, sample: Encoded) -> Ranked:
+    def _structured(self, name: str, sample: Encoded) -> Ranked:
         """Gives for a sparsity what belongs to the heads or units that are ranked lowest."""
+        base, task, seed = self.base, self._data.task, self.config.seed
         structure = known("structure", self.config.structure or "", STRUCTURES)
-        scores = first_order(self.base, self._data.task, sample, structure)
-        of = sum(self.base.layout.by_name[name].size for name in scores)
-        return lambda sparsity: (lowest(self.base, scores, sparsity), of, None)
+        of = sum(base.layout.by_name[name].size for name in ends(base, structure))
+        if name == LEARNT:
+            return lambda part: (lowest(base, learnt(base, task, sample, structure, part, seed=seed), part), of, None)
+        scores = first_order(base, task, sample, structure)
+        return lambda part: (lowest(base, scores, part), of, None)
 
     def _scored(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
         """All metrics on dev as the model is now, where it has a trained head; and with LayerNorm retrained."""
