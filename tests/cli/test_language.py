@@ -40,8 +40,12 @@ def saved(family: str, make_folder: FolderFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def causal(make_folder: FolderFactory) -> Path:
-    """A tiny Llama without a pad token in its configuration."""
-    return saved("llama", make_folder)
+    """A tiny Llama without a pad token, in its configuration and its tokenizer."""
+    folder = saved("llama", make_folder)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    del tokenizer["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
 
 
 @pytest.fixture
