@@ -19,7 +19,6 @@ from normtune.data.tokens import NONE, spans
 from normtune.deltas.answers import Prediction, Predictor
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
-from normtune.deltas.merge import merge
 from normtune.errors import ConfigError, DataError, DeltaError
 from normtune.evaluation import logits, score_outputs
 from normtune.fast.ways import Ways, choose
@@ -230,9 +229,13 @@ def test_from_training_to_answers(cli: Run, tiny_folder: Path, tmp_path: Path) -
     status, text, _ = cli("predict", tmp_path / "out", "--file", file)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [json.loads(row["spans"]) for row in rows] == [[own.model_dump() for own in a.spans or ()] for a in wanted]
-    merge(delta, base, tmp_path / "merged")
+    status, text, _ = cli("merge", tmp_path / "out", "--out", tmp_path / "merged")
+    assert "AutoModelForTokenClassification.from_pretrained" in text
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "merged").eval()
     assert model.config.id2label[0] == "B-ANIMAL"
+    pieces = base.need_tokenizer()(texts[:1], return_tensors="pt")
+    with torch.no_grad(), delta.apply(base):
+        assert torch.equal(model(**pieces).logits, base.model(**pieces).logits)
     with pytest.raises(DeltaError, match="loaded for another head"):
         delta.apply(load_base(str(tiny_folder)))
     manifest = written(

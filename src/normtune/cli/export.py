@@ -28,9 +28,11 @@ def export(
     """
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
+    from normtune.data.kinds import KINDS
     from normtune.deltas.peft import export_peft
 
     loaded = options.open_delta(delta)
     export_peft(loaded, options.base_of(loaded, model), out)
     call = f"from_pretrained({str(out)!r}, num_labels={loaded.info.head.outputs})"
-    print(f"Saved to {out}. Load it with peft.AutoPeftModelForSequenceClassification.{call}")
+    head = KINDS[loaded.info.kind].models[0].removeprefix("AutoModel")
+    print(f"Saved to {out}. Load it with peft.AutoPeftModel{head}.{call}")

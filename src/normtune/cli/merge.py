@@ -27,9 +27,10 @@ def merge(
 
     `normtune merge me/rte-delta --model ./bert-large-cased --out rte-model`
     """
+    from normtune.data.kinds import KINDS
     from normtune.deltas.merge import merge as write
 
     loaded = options.open_delta(delta)
     write(loaded, options.base_of(loaded, model, dtype=dtype), out)
-    kind = "Image" if loaded.info.picture else "Sequence"
-    print(f'Saved to {out}: AutoModelFor{kind}Classification.from_pretrained("{out}")')
+    made = KINDS[loaded.info.kind].models[1 if loaded.info.picture else 0]
+    print(f'Saved to {out}: {made}.from_pretrained("{out}")')
