@@ -3,8 +3,8 @@ r"""Fashion-MNIST (70,000 grey pictures of clothes, 28 by 28 pixels) as files th
 It needs ``apt-get`` and ``dpkg-deb``; nothing is installed::
 
     python examples/fashion_mnist.py data/fashion
-    normtune train --train data/fashion/train-images-idx3-ubyte.gz --dev data/fashion/t10k-images-idx3-ubyte.gz \
-        --model models/lite0 --method batchnorm --protocol reduced --out runs/fashion
+    normtune train --train data/fashion/fashion.yaml --model models/lite0 --method batchnorm --protocol reduced \
+        --out runs/fashion
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
+#: The task, for a study.
+MANIFEST = """\
+tasks:
+  - {name: fashion-mnist, train: train-images-idx3-ubyte.gz, dev: t10k-images-idx3-ubyte.gz}
+"""
 
 
 def main() -> None:
-    """Fetch, check and copy.
+    """Fetch, check and copy, with a manifest of the task.
 
     Raises:
         SystemExit: If a file is not the one expected.
@@ -45,6 +50,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHA256:
             shutil.copyfile(found / name, folder / name)
+    (folder / "fashion.yaml").write_text(MANIFEST, encoding="utf-8")
     print(f"Saved to {folder}")
 
 

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.core_model_loading import revert_weight_conversion
 
 from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
@@ -17,15 +16,16 @@ from normtune.data.task import Split
 from normtune.errors import DataError, ModelError, refusing
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
 from normtune.models.identity import (
-    canonical_name,
     checkpoint_identity,
     config_identity,
+    encoder_tensors,
+    own_names,
     processor_identity,
     tensors_identity,
     tokenizer_identity,
 )
 from normtune.models.language import Likelihood
-from normtune.models.layout import Layout, layout, statistics
+from normtune.models.layout import Layout, layout
 from normtune.models.sources import (
     at_revision,
     bounded,
@@ -276,7 +276,7 @@ def load_base(
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
     places = layout(model, head_names)
-    stored, before = _stored(model, places, device="meta"), _own_names(model, places)
+    kept, before = encoder_tensors(model, places, device="meta"), own_names(model, places)
     texts = model.main_input_name != "pixel_values"
     base = Base(
         model=model,
@@ -284,9 +284,9 @@ def load_base(
         reader=None if texts else read_processor(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=checkpoint_identity(files, model.base_model_prefix, stored),
+        identity=checkpoint_identity(files, model.base_model_prefix, kept),
         former=None
-        if stored.keys() == before.keys()
+        if kept.keys() == before.keys()
         else partial(checkpoint_identity, files, model.base_model_prefix, [*before]),
         layout=places,
         roots=roots,
@@ -330,7 +330,7 @@ def wrap(
         reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3), model.dtype),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
-        identity=tensors_identity(_stored(model, places)),
+        identity=tensors_identity(encoder_tensors(model, places)),
         layout=places,
         roots=head_roots(model, head_names),
         head_seed=None,
@@ -364,26 +364,3 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
 def _outside(model: PreTrainedModel) -> list[str]:
     """Names of the parameters outside the encoder."""
     return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
-
-
-def _stored(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
-    """What makes a base's identity, its body and the statistics of its norms, by canonical name.
-
-    Args:
-        model: The model.
-        places: Its parameters.
-        device: Where the tensors are to lie; ``meta`` where their names are enough.
-
-    Returns:
-        The tensors as transformers stores them, which splits or renames those of some families (mixtures of experts).
-    """
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    names = _own_names(model, places).values()
-    stored = revert_weight_conversion(model, {n: own[n].detach().to(device or own[n].device) for n in names})
-    return {canonical_name(name, model.base_model_prefix): value for name, value in stored.items()}
-
-
-def _own_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
-    """The same by canonical name as the model itself has it: the model's full names."""
-    names = [*(place.parameter for place in places.body), *statistics(model)]
-    return {canonical_name(name, model.base_model_prefix): name for name in names}

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from normtune.config import fingerprint
 from normtune.errors import ModelError, refusing
 from normtune.files import add_tensors
+from normtune.models.layout import Layout, statistics
 
 # Names that checkpoints from before LayerNorm was called weight and bias still hold.
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
@@ -25,6 +27,29 @@ def canonical_name(stored: str, prefix: str) -> str:
     path, _, leaf = stored.removeprefix(f"{prefix}.").rpartition(".")
     leaf = _OLD_LEAVES.get(leaf, leaf)
     return f"{path}.{leaf}" if path else leaf
+
+
+def own_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
+    """What makes a base's identity, its body and the statistics of its norms: the model's names by canonical name."""
+    names = [*(place.parameter for place in places.body), *statistics(model)]
+    return {canonical_name(name, model.base_model_prefix): name for name in names}
+
+
+def encoder_tensors(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
+    """The tensors that make a base's identity, by canonical name.
+
+    Args:
+        model: The model.
+        places: Its parameters.
+        device: Where the tensors are to lie; ``meta`` where their names are enough.
+
+    Returns:
+        The tensors as transformers stores them, which splits or renames those of some families (mixtures of experts).
+    """
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = own_names(model, places).values()
+    found = revert_weight_conversion(model, {n: own[n].detach().to(device or own[n].device) for n in names})
+    return {canonical_name(name, model.base_model_prefix): value for name, value in found.items()}
 
 
 def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
