@@ -14,9 +14,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from normtune.data.task import Split
+from normtune.deltas.delta import Delta
 from normtune.importance.gradients import PerExample
 from normtune.importance.tally import Tally
-from normtune.models.base import load_base
+from normtune.methods.expression import tune
+from normtune.models.base import load_base, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.language import language_model_of
 from normtune.models.sources import quiet
@@ -160,3 +162,24 @@ def test_fisher_information_of_texts_is_that_of_a_slow_loop(causal: Path) -> Non
         for name, grad in zip(names, torch.autograd.grad(own, [*map(model.get_parameter, names)]), strict=True):
             expected[name] += grad.square().sum().item()
     assert tally.totals() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_in_a_loop_of_ones_own(causal: Path) -> None:
+    """Its forward pass stays transformers' own, nothing but the norms trains, and the delta is a language model's."""
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    tuning = tune(base := wrap(model), "all-layernorm")
+    ids = torch.tensor([[2, 10, 11, 12, 3]])
+    loss = model(input_ids=ids, labels=ids).loss
+    assert sum(leaf.numel() for leaf in tuning.parameters()) == 5 * 32
+    torch.autograd.grad(loss, [*tuning.parameters()])
+    with torch.no_grad():
+        for leaf in tuning.parameters():
+            leaf.add_(0.3)
+    after = model(input_ids=ids).logits
+    delta = Delta.capture(tuning, method="all-layernorm")
+    assert delta.info.kind == "language"
+    loaded = load_base(str(causal), delta.info.head)
+    assert loaded.identity == base.identity
+    with delta.apply(loaded):
+        total = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0]
+    assert total == pytest.approx(after[0, :-1].log_softmax(1).gather(1, ids[0, 1:, None]).sum().item(), rel=1e-5)

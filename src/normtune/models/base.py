@@ -24,7 +24,7 @@ from normtune.models.identity import (
     tensors_identity,
     tokenizer_identity,
 )
-from normtune.models.language import Likelihood
+from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
 from normtune.models.sources import (
     at_revision,
@@ -86,7 +86,7 @@ class Base:
     @property
     def head(self) -> HeadSpec:
         """What the present head answers; a language model has none, and answers what `language` does."""
-        return HeadSpec("language") if self.language else read_spec(self.model)
+        return HeadSpec("language") if self.language or not self.roots else read_spec(self.model)
 
     def put_head(self, spec: HeadSpec, seed: int = 0) -> HeadSwap:
         """Put a fresh head on the model; the value returned takes it off again.
@@ -304,7 +304,7 @@ def wrap(
     tokenizer: PreTrainedTokenizerBase | None = None,
     processor: BaseImageProcessor | None = None,
 ) -> Base:
-    """Make a base of a classifier that the caller loaded; its head stays as it is.
+    """Make a base of a classifier that the caller loaded; its head stays as it is. A language model has none.
 
     Args:
         model: The model. Its identity is taken from its values as they are now, so wrap it before training it.
@@ -322,7 +322,7 @@ def wrap(
             f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (of pictures"
             " AutoModelForImageClassification), or with load_base."
         )
-    head_names = _outside(model)
+    head_names = [] if is_language_model(model) else _outside(model)
     places = layout(model, head_names)
     return Base(
         model=model,

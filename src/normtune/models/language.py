@@ -37,11 +37,17 @@ _PIECE = 1 << 24
 
 def language_model_of(config: PreTrainedConfig) -> Any:
     """What makes language models of this configuration in transformers, masked or causal; None without one."""
-    if config.is_encoder_decoder:
+    if getattr(config, "is_encoder_decoder", False):
         return None
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         return AutoModelForMaskedLM
     return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+
+
+def is_language_model(model: PreTrainedModel) -> bool:
+    """Whether a model is of the class that `language_model_of` makes of its configuration."""
+    maker = language_model_of(model.config)
+    return maker is not None and type(model) is maker._model_mapping[type(model.config)]
 
 
 @dataclass
