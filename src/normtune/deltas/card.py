@@ -51,7 +51,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
     ]
     card_data = ModelCardData(
         library_name="normtune",
-        tags=["normtune", "parameter-efficient", config.method.split("@")[0]],
+        tags=["normtune", "parameter-efficient", config.method.split("@")[0].split(":")[0]],
         metrics=list(record.scores["dev"]),
         model_name=f"{config.task} {config.method}",
         eval_results=results,
