@@ -407,7 +407,7 @@ def test_bfloat16_that_does_not_pay_off_is_said(
     [
         ("--precision", "Unknown precision 'int8'; known: float32, bf16, fp16, bfloat16, float16."),
         ("--memory", "Unknown value of --memory 'int8'. Known: low, plain."),
-        ("--labels", "Unknown value of --labels 'int8'. Known: classes, numbers, weighted."),
+        ("--labels", "Unknown value of --labels 'int8'. Known: classes, numbers, several, tags, weighted."),
     ],
 )
 def test_an_unknown_choice_is_refused_in_a_sentence(
