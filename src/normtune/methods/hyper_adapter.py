@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from normtune.methods.adapter import Adapters, both_ends
 from normtune.methods.added import NAME, positive
+from normtune.methods.shared import Shared
 from normtune.methods.trainable import Hook, Spec
 from normtune.models.base import Base
 from normtune.models.layout import Layout
@@ -44,7 +45,7 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
 
 @final
 @dataclass(frozen=True)
-class HyperAdapter(Adapters):
+class HyperAdapter(Adapters, Shared):
     """Bottlenecks with a norm of their own; the modules come in pairs, two a layer.
 
     Attributes:
@@ -84,6 +85,10 @@ class HyperAdapter(Adapters):
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
         """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
         return _Result(self) if self.network else Hook()
+
+    def of_tasks(self, count: int) -> HyperAdapter:
+        """A network with an embedding for each of so many tasks."""
+        return replace(self, tasks=count)
 
     def choose(self, base: Base, task: int) -> None:
         """Make the adapters on `base`, with their network, those of a task."""

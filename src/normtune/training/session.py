@@ -24,7 +24,6 @@ from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
-from normtune.methods.hyper_adapter import HyperAdapter
 from normtune.methods.method import named
 from normtune.methods.selection import Selection
 from normtune.methods.top import Top
@@ -246,12 +245,11 @@ class Session:
         for own in runs:  # what cannot be encoded is said before anything is trained
             for split in own.parts.dev.values():
                 self._encode(own, split)
-        spec = replace(run.spec, tasks=len(runs)) if isinstance(run.spec, HyperAdapter) else run.spec
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(head_of(runs), config.seed).undo)
-            trainable = Trainable(self.base, spec, statistics=config.protocol.statistics == "update")
+            trainable = Trainable(self.base, run.spec, statistics=config.protocol.statistics == "update")
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)

@@ -1,4 +1,4 @@
-"""Several tasks that train together: one network makes the adapters of all (HyperFormer++, Mahabadi et al. 2021).
+"""Several tasks that train together, such as adapters that one network makes (HyperFormer++, Mahabadi et al. 2021).
 
 Each step is one of one task. The model has one head, with a part of its last layer for each task.
 """
@@ -17,7 +17,7 @@ from normtune.config import fingerprint
 from normtune.data.encode import Encoded, buckets
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
-from normtune.methods.hyper_adapter import HyperAdapter
+from normtune.methods.shared import Shared
 from normtune.methods.trainable import Trainable
 from normtune.models.head import HeadSpec
 from normtune.records.run import Counts, EpochScore
@@ -43,8 +43,9 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
         SelectionError: If their method trains each task alone, or a task has no head.
     """
     runs = sorted(runs, key=lambda run: run.config.task)
-    if not all(isinstance(run.spec, HyperAdapter) for run in runs):
-        raise SelectionError(f"{runs[0].config.method} trains each task alone; hyper-adapter trains several together.")
+    specs = [run.spec.of_tasks(len(runs)) for run in runs if isinstance(run.spec, Shared)]
+    if len(specs) < len(runs):
+        raise SelectionError(f"{runs[0].config.method} trains each task alone.")
     if headless := [run.config.task for run in runs if run.data.task.asks.problem is None]:
         raise SelectionError(f"The task {headless[0]!r} has no head that tasks could have parts of; train it alone.")
     method = f"{runs[0].config.method}:{','.join(run.config.task for run in runs)}"
@@ -53,9 +54,10 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
         replace(
             run,
             config=run.config.model_copy(update={"method": method}),
+            spec=spec,
             id=fingerprint({"run": run.id, "together": ids}),
         )
-        for run in runs
+        for run, spec in zip(runs, specs, strict=True)
     )
     return tuple(replace(run, together=alone) for run in alone)
 
@@ -73,7 +75,7 @@ class Together:
     """Passes over several tasks, as a `Loop` asks for them.
 
     Args:
-        trainable: The adapters with their network.
+        trainable: What all of them train, of a `Shared` spec.
         first: Passes over the first task.
         runs: The runs.
         encoded: Of each run the examples to learn from, and those to pick the best epoch on.
@@ -100,9 +102,9 @@ class Together:
         return -(-int(self._sizes.sum()) // self.protocol.batch_size)
 
     def choose(self, number: int) -> Passes:
-        """The passes over a task, once the model has its adapters."""
+        """The passes over a task, once the model computes for it."""
         spec = self._trainable.spec
-        assert isinstance(spec, HyperAdapter)
+        assert isinstance(spec, Shared)
         spec.choose(self._trainable.base, number)
         return self.parts[number]
 
@@ -153,7 +155,7 @@ class Together:
             many entries train for it.
         """
         trainable, part = self._trainable, self.choose(number)
-        assert isinstance(trainable.spec, HyperAdapter)
+        assert isinstance(trainable.spec, Shared)
         base, (spec, values) = trainable.base, trainable.spec.made(trainable.values(), number)
         shapes = {name: value.shape for name, value in base.meta_head(part.task.outputs).items()}
         head = {
