@@ -5,7 +5,7 @@ al., 2019) and CheckList (Ribeiro et al., 2020); frames and words are not theirs
 
 A *frame* is an example with gaps. In a frame
 
-- ``{city}`` is a word of that kind (see `toy_words.SENTENCE`), the same one wherever it stands; ``{city2}`` is another
+- ``{city}`` is a word of that kind (see `toy_words.WORDS`), the same one wherever it stands; ``{city2}`` is another
   one, ``{act.past}`` a form of one; ``{w}``, ``{x}``, ``{y}`` and ``{z}`` are people;
 - ``[a|b]`` has one part for each label, in the order of the class numbers;
 - ``(a/b)`` is any of its parts;
@@ -24,7 +24,7 @@ import numpy as np
 
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
-from normtune.data.toy_words import APART, ELSEWHERE, SENTENCE, Word
+from normtune.data.toy_words import APART, ELSEWHERE, WORDS, Word
 from normtune.errors import ConfigError, DataError, known
 
 T = TypeVar("T")
@@ -283,10 +283,10 @@ def _sentence(text: str) -> str:
 
 def _words_of(split: str) -> dict[str, Sequence[Word]]:
     """The words of a split: of every kind in `APART` train has two thirds and dev the rest."""
-    found: dict[str, Sequence[Word]] = dict(SENTENCE)
+    found: dict[str, Sequence[Word]] = dict(WORDS)
     for kind in APART:
-        held = SENTENCE[kind][::_DEV_EVERY]
-        found[kind] = [word for word in SENTENCE[kind] if word not in held] if split == "train" else held
+        held = WORDS[kind][::_DEV_EVERY]
+        found[kind] = [word for word in WORDS[kind] if word not in held] if split == "train" else held
     found["name"] = [*found["woman"], *found["man"]]
     return {**found, **ELSEWHERE} if split == "dev_mismatched" else found
 

@@ -47,7 +47,7 @@ def _words(text: str) -> tuple[Word, ...]:
 APART = ("woman", "man", "person", "city", "surname", "hobby", "work")
 
 #: The words of each kind. A sentence may use any word of a kind, so that all of them must fit wherever the kind does.
-SENTENCE: Mapping[str, tuple[Word, ...]] = {
+WORDS: Mapping[str, tuple[Word, ...]] = {
     "woman": _words(
         """Anna|Maria|Julia|Clara|Nora|Emma|Sophie|Laura|Helen|Alice|Grace|Ruth|Diana|Martha|Rosa|Ingrid|Lucy|Irene
         |Eva|Paula|Sarah|Hannah|Olivia|Claire|Monica|Vera|Edith|Judith|Carmen|Elena|Amelia|Sylvia|Teresa|Margaret
