@@ -32,7 +32,7 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
     """A layer's output for each example's first token, which looks at all tokens: of shape (batch, 1, width).
 
     Args:
-        layer: The layer.
+        layer: The layer; in training mode its dropout is on.
         hidden: Of shape (batch, tokens, width).
         mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
     """
@@ -47,6 +47,7 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
         heads(own.key(hidden)),
         heads(own.value(hidden)),
         attn_mask=None if mask is None else mask[:, :, :1],
+        dropout_p=own.dropout.p if own.dropout.training else 0.0,
         scale=own.scaling,
     )
     output: Tensor = layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
