@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from normtune.fast.dropout import FastDropout
 from normtune.fast.first_token import FAMILIES, first_token, last_layer
-from normtune.fast.fused import Unfused, fusable, fused
+from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer, fits
 from normtune.fast.linear import fast_linear
 from normtune.fast.unpadded import Unpadded
-from normtune.methods.expression import select, specify
+from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
@@ -66,43 +66,20 @@ def test_in_float64_outputs_and_gradients_are_torchs(
     assert_near(*both_ways(base, chosen, inputs(base, tokens, padded=padded)), 1e-10)
 
 
-FUSED = ["layernorm", "attention-layernorm", "layernorm@1-", "head", "mask"]
-UNFUSED = ["bitfit", "output.dense@1", "full", "random", "lora", "adapter", "red", "ia3", "hyper-adapter"]
+METHODS = ["layernorm", "attention-layernorm", "layernorm@1-", "bitfit", "output.dense@1", "full", "head"]
 
 
-@pytest.mark.parametrize("method", [*FUSED, *UNFUSED])
+@pytest.mark.parametrize("method", [*METHODS, "mask"])
 def test_in_float32_they_are_to_rounding_whatever_trains(tiny_base: Base, method: str) -> None:
+    selection = select(tiny_base.layout, "layernorm" if method == "mask" else method)
     if method == "mask":
-        norms = select(tiny_base.layout, "layernorm")
-        taken = {place.parameter: norms.indices(place.parameter)[::3] for place in norms}
-        tuning = Trainable(tiny_base, Selection(tiny_base.layout, taken))
-    else:
-        tuning = Trainable(tiny_base, specify(tiny_base.layout, method))
-    layers = fusable(tiny_base.model).values()
-    assert len(layers) == 3
-    assert any(isinstance(layer, Unfused) for layer in layers) == (method in UNFUSED)
+        taken = {place.parameter: selection.indices(place.parameter)[::3] for place in selection}
+        selection = Selection(tiny_base.layout, taken)
+    tuning = Trainable(tiny_base, selection)
     batch = inputs(tiny_base, 9, padded=True)
     assert_near(*both_ways(tiny_base, list(tuning.parameters()), batch), 1e-5)
     tuning.undo()
     assert "forward" not in vars(tiny_base.model.bert.encoder)
-
-
-def test_a_layer_with_what_nobody_knows_stays_padded(tiny_base: Base) -> None:
-    class Averaging(torch.nn.Linear):
-        """Mixes tokens."""
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            return super().forward(inputs).mean(1, keepdim=True).expand(*inputs.shape[:2], -1)
-
-    mixing, hooked, free = tiny_base.model.bert.encoder.layer
-    mixing.output.dense = Averaging(48, 32)
-    hooked.output.dropout.register_forward_hook(lambda module, given, outputs: outputs - outputs.mean(1, keepdim=True))
-    assert list(fusable(tiny_base.model)) == [free]
-    with torch.inference_mode():
-        batch = inputs(tiny_base, 9, padded=True)
-        plain = tiny_base.model(**batch).logits
-        with fused(tiny_base.model, fusable(tiny_base.model)):
-            torch.testing.assert_close(tiny_base.model(**batch).logits, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_is_torchs(tiny_base: Base) -> None:
@@ -128,14 +105,11 @@ def test_weights_are_those_of_now(tiny_base: Base) -> None:
 
 
 @pytest.mark.parametrize("tokens", [5, 17])
-@pytest.mark.parametrize("stands", [Layer.of, Unfused])
-def test_gradients_with_dropout_are_the_differences_of_outputs(
-    make_base: BaseFactory, tokens: int, stands: Callable[[Any], Layer | Unfused]
-) -> None:
+def test_gradients_with_dropout_are_the_differences_of_outputs(make_base: BaseFactory, tokens: int) -> None:
     base = make_base("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.4)
     module = base.model.double().train().bert.encoder.layer[0]
     lower, upper = module.attention.output.LayerNorm, module.output.LayerNorm
-    layer, hidden = stands(module), torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
+    layer, hidden = Layer.of(module), torch.randn(2, tokens, 32, dtype=torch.float64, requires_grad=True)
     values = [hidden, *(p.requires_grad_() for norm in (lower, upper) for p in norm.parameters())]
     own = torch.ones(2, tokens, dtype=torch.bool)
     own[1, 3:] = False
@@ -143,14 +117,13 @@ def test_gradients_with_dropout_are_the_differences_of_outputs(
 
     def run(*_: Tensor) -> Tensor:
         torch.manual_seed(0)  # the same masks every time
-        with FastDropout():
-            return batch.pad(layer(batch.strip(hidden), batch))
+        return batch.pad(layer(batch.strip(hidden), batch))
 
     assert torch.autograd.gradcheck(run, values, fast_mode=True)
 
 
-@pytest.mark.parametrize("way", ["fused", "unfused", "last_layer", "first_token"])
-def test_dropout_has_torchs_statistics(make_base: BaseFactory, way: str) -> None:
+@pytest.mark.parametrize("last", [None, last_layer, first_token])
+def test_dropout_has_torchs_statistics(make_base: BaseFactory, last: Callable[..., Tensor] | None) -> None:
     base = make_base("bert", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
     module = base.model.train().bert.encoder.layer[0]
     count = 8000
@@ -159,13 +132,8 @@ def test_dropout_has_torchs_statistics(make_base: BaseFactory, way: str) -> None
     with torch.no_grad():
         plain = module(hidden)[:, 0]
         batch = Unpadded.of(hidden, None)
-        if way == "last_layer":
-            other = last_layer(module, hidden)[:, 0]
-        elif way == "first_token":
-            other = first_token(module, hidden)[:, 0]
-        else:
-            layer = Layer.of(module) if way == "fused" else Unfused(module)
-            other = batch.pad(layer(batch.strip(hidden), batch))[:, 0]
+        found = last(module, hidden) if last else batch.pad(Layer.of(module)(batch.strip(hidden), batch))
+        other = found[:, 0]
     deviation = plain.std(0)
     assert bool((deviation > 0).all())
     assert float(((plain.mean(0) - other.mean(0)).abs() / deviation).max()) < 5 * (2 / count) ** 0.5

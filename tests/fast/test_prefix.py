@@ -13,8 +13,7 @@ from normtune.config import Products
 from normtune.data.encode import Encoded, encode
 from normtune.fast import layer as layer_module
 from normtune.fast.first_token import FAMILIES
-from normtune.fast.fused import Unfused, fusable
-from normtune.fast.layer import Layer
+from normtune.fast.fused import fusable
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
@@ -91,7 +90,7 @@ def test_layers_that_do_not_fit_are_torchs(tiny_base: Base) -> None:
     wanted = states_of(tiny_base, encoded, point).kept
     tiny_base.model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.GELU()
     layers = fusable(tiny_base.model)
-    assert [type(layer) for layer in layers.values()] == [Layer, Unfused, Layer]
+    assert len(layers) == 2
     torch.testing.assert_close(states_of(tiny_base, encoded, point, layers=layers).kept, wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -28,9 +28,9 @@ WAYS = {
     ("bert", "layernorm", False): (*FUSED, "prefix below the closing norm of layer 0"),
     ("bert", "layernorm@1-", False): (*FUSED, "prefix below the closing norm of layer 1"),
     ("roberta", "attention-layernorm@2", False): (*FUSED, "prefix below layer 2"),
-    ("bert", "bitfit", False): ("no padding", "first token"),
+    ("bert", "bitfit", False): ("first token",),
     ("bert", "bitfit@2", True): (*FUSED, "fast dropout"),
-    ("bert", "full", True): ("no padding", "first token", "fast dropout"),
+    ("bert", "full", True): ("first token", "fast dropout"),
     ("gpt2", "layernorm", True): ("fast dropout",),
     ("gpt2", "layernorm", False): (),
 }

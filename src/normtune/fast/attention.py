@@ -1,18 +1,16 @@
-"""Attention over the rows of a batch without padding, group by group, with a backward pass of its own."""
+"""Attention over the rows of a batch without padding, group by group, with a backward pass that is called by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from normtune.fast.dropout import Rate, draw_bits, dropped
 from normtune.fast.unpadded import Group, Unpadded
-from normtune.modes import unwatched
 
 
 @dataclass(frozen=True)
@@ -28,11 +26,6 @@ class Heads:
     count: int
     scale: float
     rate: Rate | None
-
-    @classmethod
-    def of(cls, own: Any) -> Self:
-        """How the self-attention of a BERT-like layer is computed now."""
-        return cls(int(own.num_attention_heads), float(own.scaling), Rate.now(own.dropout))
 
 
 def attend(qkv: Tensor, batch: Unpadded, how: Heads) -> tuple[Tensor, list[Tensor | None]]:
@@ -84,22 +77,3 @@ def _scaled(scores: Tensor, group: Group, how: Heads) -> Tensor:
     each = scores.view(-1, how.count, group.room, group.room)
     torch.add(group.mask, each, alpha=how.scale, out=each)
     return scores
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, batch: Unpadded, how: Heads) -> Tensor:
-        ctx.batch, ctx.how = batch, how
-        joined, kept = attend(qkv, batch, how)
-        ctx.save_for_backward(*kept)
-        return joined
-
-    @staticmethod
-    @once_differentiable
-    @unwatched
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return attend_back(grads[0], ctx.batch, ctx.how, ctx.saved_tensors), None, None
-
-
-#: `attend`'s outputs, with a gradient; torch leaves `apply` untyped.
-attention: Callable[[Tensor, Unpadded, Heads], Tensor] = _Attention.apply

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
@@ -41,11 +41,6 @@ class Rate:
         """The nearest to `p`, a probability below 1."""
         dropped = min(round(p * _LEVELS), _LEVELS - 1)
         return cls(dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped))
-
-    @classmethod
-    def now(cls, module: nn.Dropout) -> Rate | None:
-        """The rate at which `module` drops out now; None where it does not."""
-        return cls.of(module.p) if module.training and module.p > 0.0 else None
 
     def apply(self, values: Tensor, bits: Tensor) -> Tensor:
         """`values`, with zero where `bits` say so and the rest scaled; both of one shape.

@@ -1,12 +1,10 @@
-"""The encoder of BERT-like families without padding, and a layer in which only normalisations train as one operation.
+"""The encoder of BERT-like families with each layer as one operation, where only normalisations train in it.
 
 torch's layers are dozens of operations, each of which reads and writes memory and keeps what any gradient could need.
 Here a layer is one function with a backward pass of its own: queries, keys and values are one product over weights that
 were laid out once (`normtune.fast.layer`), dropout is joined with the sum after it, padding is left out
 (`normtune.fast.unpadded`), and only what the gradients of normalisations and of the layer's input need is kept. The
 last layer is computed for the first token alone (`normtune.fast.first_token`).
-
-A layer in which more trains, or to which a method has added something, is torch's own, over the texts' own tokens too.
 
 The numbers are those of torch's layers but for rounding. With dropout on, rates and places are the same, but fewer
 masks are drawn, and in another order.
@@ -16,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,49 +23,23 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from normtune.config import Products
-from normtune.fast.attention import Heads, attention
 from normtune.fast.first_token import shorter_layer
 from normtune.fast.layer import Layer, fits
 from normtune.fast.memory import keep_freed
-from normtune.fast.modules import by_tokens, replaced
+from normtune.fast.modules import replaced
 from normtune.fast.unpadded import Unpadded
 
-
-@dataclass(frozen=True)
-class Unfused:
-    """torch's own layer over a batch without padding.
-
-    Attributes:
-        module: The layer, which treats each token by itself but in its attention.
-    """
-
-    module: Any
-
-    def __call__(self, rows: Tensor, batch: Unpadded) -> Tensor:
-        """Outputs of shape (rows, width) for such inputs, which lie as `batch` says."""
-        own = self.module.attention.self
-
-        def attend(rows: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
-            qkv = torch.cat([own.query(rows), own.key(rows), own.value(rows)], -1)
-            return attention(qkv[0], batch, Heads.of(own))[None], None
-
-        with replaced(own, attend):
-            outputs: Tensor = self.module(rows[None])
-        return outputs[0]
-
-
-#: What stands for layers: a function of rows and where they lie, which gives rows.
+#: What stands for each of the layers that are fused: a function of rows and where they lie, which gives rows.
 Fused = Mapping[nn.Module, Callable[[Tensor, Unpadded], Tensor]]
 
 
-def fusable(model: PreTrainedModel, products: Products = "float32") -> dict[nn.Module, Layer | Unfused]:
-    """The layers of a BERT-like `model` that can do without padding, and what stands for each, with weights as now.
+def fusable(model: PreTrainedModel, products: Products = "float32") -> dict[nn.Module, Layer]:
+    """The layers of a BERT-like `model` that can be fused, with weights as they are now.
 
-    `products` is what the products of fused ones are computed in.
+    `products` is what their products are computed in.
     """
     encoder: Any = model.base_model.encoder
-    fused = {layer: Layer.of(layer, products) for layer in encoder.layer if fits(layer)}
-    return {layer: fused.get(layer) or Unfused(layer) for layer in encoder.layer if layer in fused or by_tokens(layer)}
+    return {layer: Layer.of(layer, products) for layer in encoder.layer if fits(layer)}
 
 
 @contextmanager
@@ -77,8 +48,8 @@ def fused(model: PreTrainedModel, layers: Fused) -> Iterator[None]:
 
     Args:
         model: The model, whose head reads the first token alone.
-        layers: As `fusable` gave them; the frozen weights of fused ones must not change. All others are torch's own,
-            over a padded batch. Of the last one only the first token is computed where `shorter_layer` can.
+        layers: As `fusable` gave them; their frozen weights must not change. All others are torch's own, but for the
+            last one, of which only the first token is computed where `shorter_layer` can.
 
     Yields:
         Nothing.

@@ -139,12 +139,18 @@ class Layer:
     @property
     def heads(self) -> Heads:
         """How attention is computed now."""
-        return Heads.of(self.module.attention.self)
+        own = self.module.attention.self
+        return Heads(int(own.num_attention_heads), float(own.scaling), _rate(own.dropout))
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
         """Of dropout now, before the lower and the upper normalisation."""
-        return Rate.now(self.module.attention.output.dropout), Rate.now(self.module.output.dropout)
+        return _rate(self.module.attention.output.dropout), _rate(self.module.output.dropout)
+
+
+def _rate(module: nn.Dropout) -> Rate | None:
+    """The rate at which `module` drops out now."""
+    return Rate.of(module.p) if module.training and module.p > 0.0 else None
 
 
 class _Layer(torch.autograd.Function):

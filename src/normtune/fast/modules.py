@@ -42,20 +42,6 @@ def is_plain(layer: nn.Module) -> bool:
     )
 
 
-def by_tokens(layer: nn.Module) -> bool:
-    """Whether a BERT-like layer, changed as it may be, treats each token by itself but in its attention.
-
-    So do the modules of torch and PEFT that stand in layers, and those that methods add; of others nobody knows.
-    """
-    known = ("torch.", "transformers.", "peft.", "normtune.")
-    return (
-        getattr(layer, "chunk_size_feed_forward", None) == 0
-        and not any(is_changed(layer.get_submodule(path)) for path in ("", "attention", "attention.self"))
-        and all(type(module).__module__.startswith(known) for module in layer.modules())
-        and all(hook.__module__.startswith(known) for module in layer.modules() for hook in _hooks(module))
-    )
-
-
 def is_changed(module: nn.Module) -> bool:
     """Whether somebody hooked a module of transformers, or put a class or a forward pass of their own in its place."""
     return is_hooked(module) or not type(module).__module__.startswith("transformers.")
@@ -63,12 +49,8 @@ def is_changed(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether a module has hooks, or a forward pass other than its class's."""
-    return bool(_hooks(module)) or "forward" in vars(module)
-
-
-def _hooks(module: nn.Module) -> list[Callable[..., Any]]:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return [hook for each in hooks for hook in each.values()]
+    return any(hooks) or "forward" in vars(module)
 
 
 @contextmanager

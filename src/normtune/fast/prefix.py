@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from normtune.config import Products
 from normtune.data.encode import Encoded, by_length
 from normtune.fast.first_token import FAMILIES, can_shorten, shortened
-from normtune.fast.fused import Unfused, one_layer, unpadded
+from normtune.fast.fused import one_layer, unpadded
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
 from normtune.fast.modules import is_plain, replaced
@@ -114,7 +114,7 @@ class Prefix:
         base: The base model.
         point: Where the prefix ends.
         kept: Where hidden states are kept.
-        layers: What stands for layers, by the layer.
+        layers: Fused layers, which it is computed by where there are any.
         products: What its products are computed in.
     """
 
@@ -123,7 +123,7 @@ class Prefix:
         base: Base,
         point: Point,
         kept: Kept | None = None,
-        layers: Mapping[nn.Module, Layer | Unfused] | None = None,
+        layers: Mapping[nn.Module, Layer] | None = None,
         products: Products = "float32",
     ) -> None:
         self._base, self.point, self._products = base, point, products
@@ -143,7 +143,7 @@ class Prefix:
         It is computed anew each time, since torch does not count changes made through ``.data``.
         """
         below = self._body.encoder.layer[: self.point.layer + self.point.last_norm]
-        ways = self.point, [type(self._layers.get(layer)) for layer in below], self._products, torch.get_num_threads()
+        ways = self.point, [layer in self._layers for layer in below], self._products, torch.get_num_threads()
         digest = hashlib.sha256(" ".join(map(str, ways)).encode())
         for part in (self._body.embeddings, *below):
             for parameter in (value for value in part.parameters() if not value.requires_grad):
@@ -173,9 +173,8 @@ class Prefix:
             hidden = one_layer(layer, self._layers, hidden, batch, attention_mask)
         if point.last_norm:
             layer = encoder.layer[point.layer]
-            stands = self._layers.get(layer)
-            if isinstance(stands, Layer):
-                hidden = stands.before_last_norm(batch.strip(hidden), batch)
+            if layer in self._layers:
+                hidden = self._layers[layer].before_last_norm(batch.strip(hidden), batch)
             else:
                 with replaced(layer.output.LayerNorm, lambda inputs: inputs):
                     hidden = layer(batch.pad(hidden), attention_mask)

@@ -21,7 +21,7 @@ from normtune.config import Memory, Products
 from normtune.data.encode import Encoded
 from normtune.fast.dropout import FastDropout
 from normtune.fast.first_token import can_shorten, last_of, reads_first_token
-from normtune.fast.fused import Unfused, fusable, fused
+from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
 from normtune.fast.memory import again, checkpointed
@@ -41,7 +41,7 @@ class Ways:
         products: What the products of frozen linear layers are computed in.
         memory: What is kept for the backward pass.
         dropout: Whether dropout is drawn from the fast generator.
-        layers: What stands for layers, by the layer; None where the encoder is torch's own.
+        layers: The fused layers, by the layer that each stands for; None where the encoder is torch's own.
         prefix: What is computed once an example.
         names: The ways for a record, in words.
     """
@@ -50,7 +50,7 @@ class Ways:
     products: Products = "float32"
     memory: Memory = "plain"
     dropout: bool = False
-    layers: Mapping[nn.Module, Layer | Unfused] | None = None
+    layers: Mapping[nn.Module, Layer] | None = None
     prefix: Prefix | None = None
     names: tuple[str, ...] = ()
 
@@ -120,8 +120,7 @@ def choose(
     layers, known = None, reads_first_token(model.config)
     if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:
         layers = fusable(model, products)
-        names += ["fused layers"] if any(isinstance(layer, Layer) for layer in layers.values()) else []
-        names += ["no padding"] if layers else []
+        names += ["fused layers", "no padding"] if layers else []
     point = None if dropout or kept is None else Point.of(base)
     prefix = None if point is None else Prefix(base, point, kept, layers, products)
     if (layers is not None or prefix is not None) and can_shorten(model):
