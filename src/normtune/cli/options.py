@@ -44,7 +44,7 @@ Read = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
-Dtype = Annotated[str, typer.Option(help="Of the frozen model: float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="Of the frozen model: float32, bfloat16, float16, int8 or nf4.")]
 ProtocolText = Annotated[
     str | None,
     typer.Option(
@@ -86,7 +86,7 @@ Prune = Annotated[
 
 Precision = Annotated[
     str,
-    typer.Option(help="float32; bf16 or fp16: mixed; bfloat16 or float16: the frozen part is loaded so."),
+    typer.Option(help="float32; bf16 or fp16: mixed; bfloat16, float16, int8 or nf4: the frozen part is loaded so."),
 ]
 
 
@@ -189,9 +189,9 @@ def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "
     Raises:
         ModelError: If it cannot be loaded.
     """
-    from normtune.models.base import DTYPES, load_base
+    from normtune.models.base import load_base
     from normtune.models.device import accelerator
-    from normtune.models.sources import PACKAGED
+    from normtune.models.sources import DTYPES, PACKAGED
 
     info, dtype = delta.info, known("dtype", dtype, DTYPES)
     # A packaged model's revision is the package's version, which cannot be asked for.
@@ -215,9 +215,7 @@ def precision_of(text: str) -> tuple[str, str]:
     """
     if text in {"bf16", "fp16"}:
         return "float32", text
-    if text not in {"float32", "bfloat16", "float16"}:
-        raise ConfigError(f"Unknown precision {text!r}; known: float32, bf16, fp16, bfloat16, float16.")
-    return text, "no"
+    return known("precision", text, ("float32", "bf16", "fp16", "bfloat16", "float16", "int8", "nf4")), "no"
 
 
 def names(text: str) -> list[str]:

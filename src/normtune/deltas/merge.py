@@ -37,9 +37,12 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
         folder: Where to write: absent or empty; written whole or not at all.
 
     Raises:
-        DeltaError: If `base` is another model or carries a delta already, or the head cannot take a regression's scale.
+        DeltaError: If `base` is another model, carries a delta already or is quantised, or the head cannot take a
+            regression's scale.
         OutputError: If something is in the folder, or it cannot be written.
     """
+    if getattr(base.model, "is_quantized", False):
+        raise DeltaError("A quantised base stays quantised; merge into the same model in float32 or bfloat16.")
     with delta.apply(base, merge=True):
         if is_scaled(delta.info):
             _absorb_scale(base, delta.info)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from normtune.errors import ModelError
 from normtune.models.layout import is_norm
 
 
@@ -98,7 +99,13 @@ def _patches(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within this context `model` is frozen and has no dropout; afterwards it is as it was."""
+    """Within this context `model` is frozen and has no dropout; afterwards it is as it was.
+
+    Raises:
+        ModelError: If it is quantised, so that its matrices have no gradients.
+    """
+    if getattr(model, "is_quantized", False):
+        raise ModelError("Importance is measured by gradients, which a quantised model has not: load it in bfloat16.")
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     modes = {module: module.training for module in model.modules()}
     model.eval().requires_grad_(False)

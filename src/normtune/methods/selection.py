@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normtune.errors import SelectionError
+from normtune.errors import ModelError, SelectionError
 from normtune.methods.entries import Entries
 from normtune.methods.packed import Packed
 from normtune.methods.trainable import Spec, copy_values, decays
@@ -122,6 +122,7 @@ class Selection(Spec):
         """The selected entries as leaves (see `Spec.put`)."""
         _raise_norms(base.model, self, undo)
         parameters = dict(base.model.named_parameters())
+        _refuse_quantised(parameters, self.chosen)
         return {name: _leaf(base.model, parameters[name], indices, undo) for name, indices in self.chosen.items()}
 
     def decays(self, name: str, _: nn.Parameter) -> bool:
@@ -131,6 +132,7 @@ class Selection(Spec):
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The values in the base's own parameters (see `Spec.apply`)."""
         _raise_norms(base.model, self, undo)
+        _refuse_quantised(dict(base.model.named_parameters()), state)
         for name, values in state.items():
             parameter, at = base.model.get_parameter(name), torch.from_numpy(self.indices(name))
             undo.callback(_place, parameter, at, parameter.detach().reshape(-1)[at.to(parameter.device)])
@@ -250,6 +252,20 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
         parametrizations: Any = module.parametrizations
         parametrizations[attribute].original0 = packed.leaf
     return packed.leaf
+
+
+def _refuse_quantised(parameters: Mapping[str, nn.Parameter], names: Iterable[str]) -> None:
+    """Check that entries of these parameters can be set.
+
+    Raises:
+        ModelError: If one is quantised.
+    """
+    for name in names:
+        if not parameters[name].is_floating_point():
+            raise ModelError(
+                f"{name} is quantised, so its entries cannot change: load the model in bfloat16 or float32, or train"
+                " norms, biases or what is added."
+            )
 
 
 def _place(parameter: nn.Parameter, at: Tensor, values: Tensor) -> None:

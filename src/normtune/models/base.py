@@ -27,6 +27,7 @@ from normtune.models.identity import (
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
 from normtune.models.sources import (
+    DTYPES,
     at_revision,
     bounded,
     load_weights,
@@ -38,8 +39,6 @@ from normtune.models.sources import (
     read_tokenizer,
     weight_files,
 )
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -247,7 +246,8 @@ def load_base(
         head: What the head answers, or a number of labels. Of the kind ``language``, the model is a language model
             without a head, and gives the log-likelihood of texts (`normtune.models.language`).
         revision: Commit, tag or branch on the hub; what it resolves to is kept in `Base.revision`.
-        dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; what trains is float32 always.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; or ``int8`` or ``nf4``, for its matrices,
+            with the rest in bfloat16. What trains is float32 always.
         head_seed: Seeds the head's values.
         keep_head: Keep the classifier that the checkpoint brings. By default it is reset.
 
@@ -266,7 +266,7 @@ def load_base(
     config, language = read_config(name, path, revision, spec.kind), spec.kind == "language"
     files = weight_files(path, revision)
     outputs = None if keep_head or language else spec.outputs
-    model, missing = load_weights(name, path, config, outputs, revision, DTYPES[dtype], files, spec.kind)
+    model, missing = load_weights(name, path, config, outputs, revision, dtype, files, spec.kind)
     model.eval()
     model.requires_grad_(False)
     if language and missing:

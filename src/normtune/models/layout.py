@@ -159,7 +159,10 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
         Every parameter of the model with the one component that it belongs to.
     """
     head_names = set(head)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    # A matrix of four bits an entry is stored as a column of bytes.
+    shapes = {
+        name: tuple(getattr(parameter, "quant_state", parameter).shape) for name, parameter in model.named_parameters()
+    }
     body = [name for name in shapes if name not in head_names]
     prefix = f"{model.base_model_prefix}."
     paths = {name: _Path(name.removeprefix(prefix)) for name in body}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -243,13 +245,49 @@ def weight_files(path: str, revision: str | None) -> list[Path]:
     return [Path(shard) for shard in shards]
 
 
+# It would warn at each product what it is computed in, and where it is installed, at every start what else could be.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+#: What the frozen part can be loaded in, and the dtype of all in it that is not quantised.
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+    "nf4": torch.bfloat16,
+}
+
+
+def _quantisation(dtype: str, prefix: str) -> BitsAndBytesConfig | None:
+    """How the encoder's matrices are quantised: by LLM.int8() (Dettmers et al. 2022), to NF4 (2023), or not.
+
+    Args:
+        dtype: One of `DTYPES`.
+        prefix: The family's base prefix. What stands outside, and a pooler, belongs to the head or may do so.
+
+    Raises:
+        ModelError: If the library is not installed.
+    """
+    if dtype not in {"int8", "nf4"}:
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(f"{dtype} needs the library bitsandbytes: pip install 'normtune[quantised]'.")
+    return BitsAndBytesConfig(
+        load_in_8bit=dtype == "int8",
+        load_in_4bit=dtype == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=DTYPES[dtype],
+        llm_int8_skip_modules=[rf"(?!{re.escape(prefix)}\.)", r".*\bpooler\b"],
+    )
+
+
 def load_weights(
     name: str,
     path: str,
     config: PreTrainedConfig,
     outputs: int | None,
     revision: str | None,
-    dtype: torch.dtype,
+    dtype: str,
     files: list[Path],
     kind: KindName = "classification",
 ) -> tuple[PreTrainedModel, list[str]]:
@@ -261,7 +299,7 @@ def load_weights(
         config: Its configuration.
         outputs: Width of its head, or None for the checkpoint's own.
         revision: Commit, tag or branch on the hub.
-        dtype: What it is loaded in.
+        dtype: What it is loaded in, one of `DTYPES`.
         files: The checkpoint's files.
         kind: What its head is to answer.
 
@@ -280,16 +318,22 @@ def load_weights(
     ):
         if outputs is not None:
             config.num_labels = outputs
-        model, info = loader_of(config, kind).from_pretrained(
+        loader = loader_of(config, kind)
+        own = loader if issubclass(loader, PreTrainedModel) else loader._model_mapping[type(config)]
+        model, info = loader.from_pretrained(
             path,
             config=config,
             revision=revision or "main",
-            dtype=dtype,
+            dtype=DTYPES[dtype],
+            quantization_config=_quantisation(dtype, own.base_model_prefix),
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
         )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # by a copy that is rounded again and hands back no gradient
+            module.support_avx512bf16_for_cpu = False
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}
     missing = sorted(parameters & {*info["missing_keys"], *mismatched})
