@@ -98,7 +98,7 @@ def windows(bank: Bank, tokens: int = TOKENS, *, seed: int = 0, count: int = 16)
 def encoded_of(window: Sequence[Prepared]) -> Encoded:
     """A window's token numbers as one set of examples."""
     fields = window[0].fields
-    return Encoded({n: tuple(one.fields[n] for one in window) for n in fields}, None, 0, dict.fromkeys(fields, 0))
+    return Encoded({n: tuple(one.fields[n] for one in window) for n in fields}, None, dict.fromkeys(fields, 0))
 
 
 def groups_of(window: Sequence[Prepared]) -> dict[str, list[int]]:

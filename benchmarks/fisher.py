@@ -130,7 +130,7 @@ def spread(encoded: Encoded, count: int) -> Encoded:
     chosen = order[((np.arange(count) + 0.5) * len(order) / count).astype(int)]
     assert encoded.labels is not None
     fields = {name: tuple(values[i] for i in chosen) for name, values in encoded.fields.items()}
-    return replace(encoded, fields=fields, labels=encoded.labels[chosen], cut=(), truncated=0)
+    return replace(encoded, fields=fields, labels=encoded.labels[chosen], cut=())
 
 
 def compare(setting: Setting, wanted: str, against: list[str], rounds: int) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def texts(size: Size, lengths: str) -> Encoded:
     ids = tuple(torch.from_numpy(generator.integers(1000, 20000, n)) for n in each)
     fields = {"input_ids": ids, "attention_mask": tuple(torch.ones_like(row) for row in ids)}
     labels = torch.from_numpy(generator.integers(0, 2, count))
-    return Encoded(fields, labels, 0, dict.fromkeys(fields, 0))
+    return Encoded(fields, labels, dict.fromkeys(fields, 0))
 
 
 def own(size: Size, examples: Encoded, device: str) -> Way:

@@ -154,8 +154,8 @@ def epoch(examples: int) -> Case:
     texts = [torch.from_numpy(generator.integers(1000, 20000, n)) for n in generator.integers(8, 65, examples)]
     fields = {"input_ids": tuple(texts), "attention_mask": tuple(torch.ones_like(text) for text in texts)}
     labels = torch.from_numpy(generator.integers(0, 2, examples))
-    train = Encoded(fields, labels, 0, {"input_ids": 0, "attention_mask": 0})
-    one = Encoded({name: values[:1] for name, values in fields.items()}, labels[:1], 0, train.pad)
+    train = Encoded(fields, labels, {"input_ids": 0, "attention_mask": 0})
+    one = Encoded({name: values[:1] for name, values in fields.items()}, labels[:1], train.pad)
     return lambda: ours.train(base, task, "default", train, one, epochs=1, rate=1e-3, seed=0)
 
 

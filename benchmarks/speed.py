@@ -265,4 +265,4 @@ def take(encoded: Encoded, numbers: np.ndarray) -> Encoded:
     """The examples at `numbers`."""
     fields = {name: tuple(values[int(i)] for i in numbers) for name, values in encoded.fields.items()}
     labels = None if encoded.labels is None else encoded.labels[torch.from_numpy(numbers)]
-    return Encoded(fields, labels, encoded.truncated, encoded.pad, encoded.side)
+    return Encoded(fields, labels, encoded.pad, encoded.side)

@@ -243,7 +243,7 @@ def test_batches_by_tokens_hold_every_example_once_within_the_budget():
 def test_a_kind_of_input_adds_its_encoder(monkeypatch):
     def pictures(split, processor, limit):
         pixels = tuple(processor * torch.full((3, 2, 2), float(value[0])) for value in split.columns["picture"])
-        return Encoded({"pixel_values": pixels}, None, 0, {})
+        return Encoded({"pixel_values": pixels}, None, {})
 
     monkeypatch.setitem(ENCODERS, "picture", pictures)
     encoded = encode(Split({"picture": (b"\x01", b"\x02", b"\x03")}, np.array([0, 1, 0])), 10.0, 64)

@@ -173,7 +173,7 @@ def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, f
     lengths = (9, 4, 7)
     ids = tuple(torch.randint(4, 30, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths)
     pad = {"input_ids": base.model.config.pad_token_id, "attention_mask": 0}
-    encoded = Encoded({"input_ids": ids, "attention_mask": tuple(torch.ones_like(i) for i in ids)}, None, 0, pad)
+    encoded = Encoded({"input_ids": ids, "attention_mask": tuple(torch.ones_like(i) for i in ids)}, None, pad)
     rows = np.arange(3)
     for method in ("layernorm", "layernorm@1-", "layernorm@2", "head"):
         point = tuned(base, method)

@@ -40,7 +40,7 @@ def texts(
         labels = torch.from_numpy(generator.normal(3, 2, len(ids)))
     else:
         labels = torch.from_numpy(generator.integers(0, task.outputs, len(ids)))
-    return Encoded(fields, labels, truncated=0, pad=dict.fromkeys(fields, 0), side=side)
+    return Encoded(fields, labels, pad=dict.fromkeys(fields, 0), side=side)
 
 
 class Float64(Base):

@@ -136,7 +136,7 @@ def test_two_by_two_by_hand(turned: bool) -> None:
     with torch.no_grad():
         layer.weight.copy_(weight.t() if turned else weight)
     base = cast(Base, SimpleNamespace(model=Tiny(layer), device="cpu"))
-    sample = Encoded({"input_ids": (torch.tensor([0, 1]), torch.tensor([0, 0]))}, None, 0, {"input_ids": 0})
+    sample = Encoded({"input_ids": (torch.tensor([0, 1]), torch.tensor([0, 0]))}, None, {"input_ids": 0})
     # Three tokens (3, 0) and one (4, 1): norms sqrt(27 + 16) and 1, and four tokens for a bias.
     norms = feature_norms(base, sample, ["layer.weight", "layer.bias"])
     expected = np.array([[43**0.5, 1.0], [43**0.5, 1.0]])

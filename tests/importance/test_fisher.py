@@ -277,7 +277,7 @@ def test_without_labels(name, bert):
 @pytest.mark.parametrize("examples", [None, np.array([], np.int64), []], ids=["no data", "none of them", "empty list"])
 def test_without_examples(examples, bert):
     task = TASKS["two"]
-    encoded = texts(task) if examples is not None else Encoded({"input_ids": ()}, None, 0, {"input_ids": 0})
+    encoded = texts(task) if examples is not None else Encoded({"input_ids": ()}, None, {"input_ids": 0})
     with pytest.raises(DataError, match="Task 'two' has no examples"):
         fisher(bert, task, encoded, Request(layernorm(bert), estimator=Estimator(name="exact")), examples=examples)
 

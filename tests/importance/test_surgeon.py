@@ -48,7 +48,7 @@ def base(request: pytest.FixtureRequest) -> Base:
     return cast(Base, SimpleNamespace(model=model, device="cpu"))
 
 
-SAMPLE = Encoded({"input_ids": (torch.tensor([0, 1, 5, 2]), torch.tensor([3, 4, 6, 7, 8, 8]))}, None, 0, {})
+SAMPLE = Encoded({"input_ids": (torch.tensor([0, 1, 5, 2]), torch.tensor([3, 4, 6, 7, 8, 8]))}, None, {})
 
 
 def parts(base: Base) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from normtune.data.images import Picture, Reader
+from normtune.data.images import Pixels, Reader
 from normtune.data.task import Split
 from normtune.data.tokens import NONE
 from normtune.errors import DataError, refusing
@@ -29,7 +29,6 @@ class Encoded:
             it is a vector of int64, as long as the text; other tensors have one shape for all examples, and may be made
             when they are asked for.
         labels: Class numbers (int64) or targets (float64), or None.
-        truncated: How many examples were longer than the limit.
         pad: The number that fills up each field of vectors, by field.
         side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
         cut: Positions of the examples that were longer than the limit.
@@ -38,7 +37,6 @@ class Encoded:
 
     fields: Mapping[str, Sequence[Tensor]]
     labels: Tensor | None
-    truncated: int
     pad: dict[str, int]
     side: str = "right"
     cut: tuple[int, ...] = ()
@@ -91,6 +89,11 @@ class Encoded:
         return outputs if self.firsts is None else outputs[: len(self.firsts[index])]
 
     @property
+    def truncated(self) -> int:
+        """How many examples were longer than the limit."""
+        return len(self.cut)
+
+    @property
     def words(self) -> tuple[int, ...]:
         """The most words of an example, where each is answered for itself; otherwise nothing."""
         return () if self.firsts is None else (max(map(len, self.firsts)),)
@@ -103,13 +106,8 @@ _PATCH = 256
 def encode(split: Split, processor: Any, limit: int) -> Encoded:
     """Encode `split` by its kind of input, which the name of its first column says.
 
-    Args:
-        split: The examples.
-        processor: What the base model brings for its inputs: its tokenizer, or a `normtune.data.images.Reader`.
-        limit: The most tokens that an example may have, which the model takes (`normtune.models.base.Base.encode`).
-
-    Returns:
-        The model's inputs and labels.
+    The processor is the base model's tokenizer, or its `normtune.data.images.Reader`; the limit is the most tokens that
+    an example may have, which the model takes (`normtune.models.base.Base.encode`).
 
     Raises:
         DataError: If there are no examples, or one cannot be encoded.
@@ -158,7 +156,6 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     return Encoded(
         fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},
         labels=None,
-        truncated=len(long),
         pad=pad,
         side=tokenizer.padding_side,
         cut=tuple(long),
@@ -186,7 +183,7 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
         for name, fill in fills.items()
         if name in {"input_ids", "attention_mask", *tokenizer.model_input_names}
     }
-    return Encoded(fields, torch.zeros(len(ids)), 0, padding(tokenizer), tokenizer.padding_side)
+    return Encoded(fields, torch.zeros(len(ids)), padding(tokenizer), tokenizer.padding_side)
 
 
 def _encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
@@ -214,55 +211,9 @@ def _encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     return replace(encoded, side="right", firsts=tuple(firsts))
 
 
-#: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
-BUDGET = 1 << 30
-
-
-class Pixels(Sequence[Tensor]):
-    """The pixels of pictures, all of which are read once: those that there is room for are kept.
-
-    Args:
-        pictures: The pictures.
-        reader: Makes their pixels.
-        budget: Bytes that may be kept.
-
-    Raises:
-        DataError: If one is no picture, or they come out in different sizes.
-    """
-
-    def __init__(self, pictures: Sequence[Picture], reader: Reader, budget: int = BUDGET) -> None:
-        self._pictures, self._reader = pictures, reader
-        self._kept: list[Tensor] = []
-        shape: Sequence[int] = ()
-        for picture in pictures:
-            pixels = reader(picture)
-            shape = shape or pixels.shape
-            if pixels.shape != shape:
-                sizes = [" x ".join(map(str, own[1:])) for own in (pixels.shape, shape)]
-                raise DataError(
-                    f"{picture} is read as {sizes[0]} pixels and {pictures[0]} as {sizes[1]}: the model's image"
-                    " processor must bring all pictures to one size (size and crop_size in preprocessor_config.json)."
-                )
-            if (len(self._kept) + 1) * pixels.nbytes <= budget:
-                self._kept.append(pixels)
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, at: int | slice) -> Tensor | Sequence[Tensor]:
-        """The pixels of a picture, or of some of them."""
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        return self._kept[at] if at < len(self._kept) else self._reader(self._pictures[at])
-
-
 def _encode_pictures(split: Split, reader: Reader, _: int) -> Encoded:
     """The pixels of pictures; one that cannot be read is a `DataError`."""
-    return Encoded({"pixel_values": Pixels(split.columns["picture"], reader)}, None, 0, {})
+    return Encoded({"pixel_values": Pixels(split.columns["picture"], reader)}, None, {})
 
 
 #: How each kind of input is encoded, by the name of its first column.
@@ -284,25 +235,14 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def buckets(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Batches of one epoch of training: every example once, batches of like length, in random order.
+    """Batches of one epoch of training, by positions: every example once, batches of like length, in random order.
 
-    Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and the batches shuffled.
-
-    Args:
-        lengths: Number of tokens of each example.
-        size: Examples a batch; the last one may hold fewer.
-        seed: Seeds the order, together with `epoch`.
-        epoch: Number of the epoch.
-
-    Returns:
-        Positions of the examples of each batch.
+    Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches of `size` (one may be
+    smaller), and the batches shuffled.
     """
     generator = np.random.default_rng([seed, epoch, 0xB0C])
-    order = generator.permutation(len(lengths))
-    batches: list[np.ndarray] = []
-    for start in range(0, len(order), size * POOL):
-        pool = order[start : start + size * POOL]
-        batches.extend(_cut(pool[np.argsort(lengths[pool], kind="stable")], size))
+    pools = _cut(generator.permutation(len(lengths)), size * POOL)
+    batches = [own for pool in pools for own in _cut(pool[np.argsort(lengths[pool], kind="stable")], size)]
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
@@ -312,19 +252,16 @@ POOL = 64
 
 def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
     """Batches for evaluation, sorted by length: the longest first, so that memory runs out at once or never."""
-    return list(_cut(np.argsort(-lengths, kind="stable"), size))
+    return _cut(np.argsort(-lengths, kind="stable"), size)
 
 
 def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Batches for evaluation, sorted by length, the longest first: as many examples as fit in `budget` tokens.
+    """Batches for evaluation, the longest first: as many examples as fit in `budget` tokens, padding included.
 
-    Args:
-        lengths: Number of tokens of each example.
-        budget: Tokens a batch, padding included; an example that is longer is a batch by itself.
+    An example that is longer is a batch by itself.
     """
-    order = np.argsort(-lengths, kind="stable")
+    order, start = np.argsort(-lengths, kind="stable"), 0
     batches: list[np.ndarray] = []
-    start = 0
     while start < len(order):
         size = max(1, budget // int(lengths[order[start]]))
         batches.append(order[start : start + size])
@@ -332,6 +269,5 @@ def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return batches
 
 
-def _cut(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order), size)]

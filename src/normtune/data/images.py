@@ -109,6 +109,41 @@ class Reader:
         return pixels if self._dtype is None else pixels.to(self._dtype)
 
 
+#: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
+BUDGET = 1 << 30
+
+
+class Pixels(Sequence[Any]):
+    """The pixels of pictures, all of which are read once; those that fit into a budget of bytes are kept.
+
+    Raises:
+        DataError: If one is no picture, or they come out in different sizes.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], reader: Reader, budget: int = BUDGET) -> None:
+        self._pictures, self._reader = pictures, reader
+        self._kept: list[Tensor] = []
+        shape: Sequence[int] = ()
+        for picture in pictures:
+            pixels = reader(picture)
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                sizes = [" x ".join(map(str, own[1:])) for own in (pixels.shape, shape)]
+                raise DataError(
+                    f"{picture} is read as {sizes[0]} pixels and {pictures[0]} as {sizes[1]}: the model's image"
+                    " processor must bring all pictures to one size (size and crop_size in preprocessor_config.json)."
+                )
+            if (len(self._kept) + 1) * pixels.nbytes <= budget:
+                self._kept.append(pixels)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, at: Any) -> Any:
+        """The pixels of a picture, by its number."""
+        return self._kept[at] if at < len(self._kept) else self._reader(self._pictures[at])
+
+
 def holds_pictures(path: Path) -> bool:
     """Whether a path is a folder, a picture or an IDX file, rather than a table."""
     return path.is_dir() or path.suffix.lower() in ENDINGS or _IDX.fullmatch(path.name) is not None

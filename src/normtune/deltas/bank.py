@@ -258,7 +258,7 @@ class Bank:
     def _encoded(self, prepared: Sequence[Prepared]) -> Encoded:
         fields = {name: tuple(one.fields[name] for one in prepared) for name in prepared[0].fields}
         firsts = tuple(one.firsts for one in prepared if one.firsts is not None)
-        return Encoded(fields, None, 0, self._pad, "right" if firsts else self._side, firsts=firsts or None)
+        return Encoded(fields, None, self._pad, "right" if firsts else self._side, firsts=firsts or None)
 
     def _apart(self, entry: BankTask, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows of one task, with its delta on the base."""
