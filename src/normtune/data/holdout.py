@@ -1,10 +1,12 @@
-"""Dividing one file's examples into train and dev."""
+"""Dividing one file's examples into train and dev, and what may do harm in either."""
 
 from __future__ import annotations
 
 import re
+import reprlib
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from normtune.errors import DataError
 
 #: A label that is a plain decimal number.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+LONG_TEXT = 20_000
+SMALL_CLASS = 5
 
 
 def labels_of(split: Split) -> np.ndarray:
@@ -72,3 +76,45 @@ def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
     kept, drawn = train_test_split(items, test_size=size, random_state=seed, stratify=[kinds[item] for item in items])
     last = {kinds[item]: item for item in kept}
     return {*drawn, *(last[kind] for kind in set(last) - {kinds[item] for item in drawn})}
+
+
+def notes_on(
+    asks: Kind, whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], file: str, fraction: float | None
+) -> tuple[str, ...]:
+    """What may do harm in a task's data, of whose train file this fraction became the dev split, if any."""
+    labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
+    torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows], axis=0).any())
+    seen = alike(train)
+    leaked = sum(len(rows) for texts, rows in alike(dev).items() if texts in seen)
+    names = list(counts)
+    small = [name for name, count in counts.items() if count < SMALL_CLASS]
+    absent = [name for name, count in zip(names, asks.counts(labels_of(dev), len(names)), strict=True) if not count]
+    kind, columns = whole.kind, [column for split in splits.values() for column in split.columns.values()]
+    long = sum(kind == "text" and len(text) > LONG_TEXT for column in columns for text in column)
+    spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)
+    twins = [name for name in names if spelt[unicodedata.normalize("NFKC", name).casefold()] > 1]
+    lists = [name for name in names if name.startswith("[") and name.endswith("]")]
+    wanted = len(dev) if fraction is None else fraction * len(whole)
+    moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
+    why = "" if fraction is None else f", as they have too few different {whole.kind}s to share"
+    told = (
+        (torn, f"{file}: {torn} rows share their {kind}s with others that have another label."),
+        (leaked, f"Dev rows whose {kind}s are in train too, which flatters the scores: {leaked} of {len(dev)}."),
+        (
+            moved,
+            f"Dev takes {len(dev)} of {len(whole)} rows, not the fraction {fraction or 0:g}, as identical {kind}s stay "
+            "together and small classes are shared out.",
+        ),
+        (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
+        (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
+        (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
+        (lists, f"Classes that are lists, where --labels several takes each for itself: {_some(lists, names)}."),
+        (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
+    )
+    return tuple(note for found, note in told if found)
+
+
+def _some(labels: Sequence[str], names: Sequence[str]) -> str:
+    """How many labels, and the first few of them."""
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return f"{len(labels)} of {len(names)} ({', '.join(map(reprlib.repr, labels[:5]))}{more})"

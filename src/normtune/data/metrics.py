@@ -60,7 +60,7 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
         guesses = check_array(predictions, dtype=np.float64, ensure_2d=False, input_name="predictions")
         truths = check_array(labels, dtype=np.float64, ensure_2d=False, input_name="labels")
         check_consistent_length(guesses, truths)
-        constant = _constant(guesses) or _constant(truths)
+        constant = is_constant(guesses) or is_constant(truths)
         scorers: dict[str, Callable[[], float]] = {
             "accuracy": lambda: accuracy_score(truths, guesses),
             # Of class 1.
@@ -79,15 +79,9 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
 
 
 def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequence[str]) -> list[ClassScore]:
-    """Precision, recall and F1 of every class.
+    """Precision, recall and F1 of every class, also of one that does not occur, in the order of their numbers.
 
-    Args:
-        predictions: Class numbers; shape ``(examples,)``.
-        labels: What they should have been, of the same shape.
-        names: The classes' names, in the order of their numbers.
-
-    Returns:
-        One score a class, in that order, also for classes that do not occur.
+    Predictions and labels are class numbers, of shape ``(examples,)``.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -98,6 +92,6 @@ def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequ
     ]
 
 
-def _constant(column: np.ndarray) -> bool:
+def is_constant(column: np.ndarray) -> bool:
     """Whether all values are the same, but for rounding."""
     return bool(np.ptp(column) <= _ROUNDING * np.abs(column).max())
