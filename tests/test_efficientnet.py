@@ -61,7 +61,7 @@ def test_the_converted_model_is_lite0(script: ModuleType, weights: dict[str, Ten
         script.renamed(f"{name}.weight").removesuffix(".weight")
         for name in {name.rpartition(".")[0] for name in weights if name.endswith("running_mean")}
     }
-    pixels = base.need_reader().processor(torch.zeros(3, 28, 28, dtype=torch.uint8), return_tensors="pt")
+    pixels = base.reader.processor(torch.zeros(3, 28, 28, dtype=torch.uint8), return_tensors="pt")
     assert pixels["pixel_values"].shape == (1, 3, 64, 64)
     torch.testing.assert_close(pixels["pixel_values"], torch.full((1, 3, 64, 64), -127 / 128))
 

@@ -252,7 +252,7 @@ def test_models_and_examples_that_do_not_fit_are_told(
         ModelError, match=r"has no image processor that can be read here: add preprocessor_config\.json"
     ):
         load_base(str(folder)).encode(pictures, 16)
-    assert wrap(base.model, processor=base.need_reader().processor).encode(pictures, 16).lengths.tolist() == [1] * 9
+    assert wrap(base.model, processor=base.reader.processor).encode(pictures, 16).lengths.tolist() == [1] * 9
 
 
 def test_another_image_processor_is_another_base(image_folders: dict[str, Path], sessions: dict[str, Session]) -> None:

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
 from normtune.data.task import Split
-from normtune.errors import DataError, ModelError, refusing
+from normtune.errors import DataError, ModelError, known, refusing
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
 from normtune.models.identity import (
     checkpoint_identity,
@@ -37,6 +37,7 @@ from normtune.models.sources import (
     read_config,
     read_processor,
     read_tokenizer,
+    reader_of,
     weight_files,
 )
 
@@ -88,12 +89,7 @@ class Base:
         return HeadSpec("language") if self.language or not self.roots else read_spec(self.model)
 
     def put_head(self, spec: HeadSpec, seed: int = 0) -> HeadSwap:
-        """Put a fresh head on the model; the value returned takes it off again.
-
-        Args:
-            spec: What the new head answers.
-            seed: Seeds the head's values.
-        """
+        """Put a fresh head on the model, with values drawn from `seed`; what is returned takes it off again."""
         swap = HeadSwap(self.model, self.roots, spec, seed=seed)
         self.head_seed = seed
         self.refresh()
@@ -120,19 +116,6 @@ class Base:
     def reads(self) -> str:
         """The kind of input that it takes: ``text``, or ``picture``."""
         return "picture" if self.model.main_input_name == "pixel_values" else "text"
-
-    def need_reader(self) -> Reader:
-        """What reads pictures.
-
-        Raises:
-            ModelError: If there is nothing.
-        """
-        if self.reader is None:
-            raise ModelError(
-                f"The model {self.name!r} has no image processor that can be read here: add preprocessor_config.json to"
-                " its folder; for most of them Pillow must be installed too (pip install 'normtune[images]')."
-            )
-        return self.reader
 
     @cached_property
     def computes(self) -> tuple[str, str]:
@@ -164,11 +147,7 @@ class Base:
     def limit(self, asked: int, taken: int = 0) -> int:
         """The most tokens of a text: the smallest of what is asked, what the tokenizer takes and what the model takes.
 
-        Of pictures it is what is asked.
-
-        Args:
-            asked: The most that are wanted.
-            taken: Positions of the model that are not the text's.
+        Of pictures it is what is asked. So many of the model's positions are `taken` and not the text's.
 
         Raises:
             ModelError: If there is no tokenizer, or less is left than a pair of texts and their special tokens need.
@@ -188,6 +167,7 @@ class Base:
         rows = len(self.model.get_input_embeddings().get_parameter("weight"))
         return {number: token for token, number in self.need_tokenizer().get_vocab().items() if number >= rows}
 
+    @torch.no_grad()
     def encode(self, split: Split, max_length: int) -> Encoded:
         """Encode examples for this model, texts cut to the `limit` that `max_length` comes to.
 
@@ -203,9 +183,17 @@ class Base:
         if split.kind == "lines" and not self.language:
             raise DataError(f"The model {self.name!r} was loaded as a classifier, which does not read running text.")
         if split.kind == "picture":
-            encoded = encode(split, self.need_reader(), max_length)
+            if self.reader is None:
+                raise ModelError(
+                    f"The model {self.name!r} has no image processor that can be read here: add"
+                    " preprocessor_config.json to its folder; for most of them Pillow must be installed too"
+                    " (pip install 'normtune[images]')."
+                )
+            encoded = encode(split, self.reader, max_length)
+            training = self.model.training
             with refusing(DataError, f"{self.name!r} does not take what its own image processor makes of a picture"):
-                self._try(encoded)
+                self.model.eval()(**encoded.batch([0], self.device))
+            self.model.train(training)
             return encoded
         encoded = encode(split, self.need_tokenizer(), self.limit(max_length))
         for place, numbers in enumerate(encoded.fields.get("input_ids", ()) if self._strange else ()):
@@ -221,13 +209,6 @@ class Base:
                 if not self.language.scored(numbers):
                     raise DataError(f"{split.place(place)} has too few tokens: of its first, no likelihood is known.")
         return encoded
-
-    @torch.no_grad()
-    def _try(self, encoded: Encoded) -> None:
-        """Compute one example, in evaluation mode."""
-        training = self.model.training
-        self.model.eval()(**encoded.batch([0], self.device))
-        self.model.train(training)
 
 
 def load_base(
@@ -255,12 +236,12 @@ def load_base(
         The base model, in evaluation mode, on the CPU.
 
     Raises:
+        UnknownNameError: If there is no such dtype.
         ModelError: If there is no such model, it cannot be read, transformers has none with such a head, or its
             checkpoint does not hold the encoder.
     """
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
-    if dtype not in DTYPES:
-        raise ModelError(f"Unknown dtype {dtype!r}; known: {', '.join(DTYPES)}.")
+    known("dtype", dtype, DTYPES)
     name, revision = at_revision(name, revision)
     path, packaged_revision = locate(name)
     config, language = read_config(name, path, revision, spec.kind), spec.kind == "language"
@@ -327,7 +308,7 @@ def wrap(
     return Base(
         model=model,
         tokenizer=tokenizer,
-        reader=None if processor is None else Reader(processor, getattr(model.config, "num_channels", 3), model.dtype),
+        reader=None if processor is None else reader_of(processor, model),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
         identity=tensors_identity(encoder_tensors(model, places)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from normtune.errors import ConfigError
+from normtune.errors import ConfigError, known
 
 
 def accelerator(
@@ -22,16 +22,12 @@ def accelerator(
         trackers: Trackers that every run is logged by (`normtune.training.tracking.check_trackers`).
         folder: Where those of them write that write to a folder.
 
-    Returns:
-        The accelerator.
-
     Raises:
-        ConfigError: If the device or the precision is not known, or not here.
+        UnknownNameError: If the device or the precision is not known.
+        ConfigError: If it is not here.
     """
-    if device not in {"auto", "cpu", "cuda"}:
-        raise ConfigError(f"Unknown device {device!r}; known: auto, cpu, cuda.")
-    if precision not in {"no", "bf16", "fp16"}:
-        raise ConfigError(f"Unknown precision {precision!r}; known: no, bf16, fp16.")
+    known("device", device, ("auto", "cpu", "cuda"))
+    known("precision", precision, ("no", "bf16", "fp16"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("There is no CUDA device here; use --device cpu.")
     if precision == "fp16" and not torch.cuda.is_available():

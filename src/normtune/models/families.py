@@ -19,7 +19,9 @@ def _norms(attention: tuple[str, ...], closing: tuple[str, ...]) -> Norms:
     return Norms(attention=attention, closing=closing)
 
 
+_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "layoutlm", "ernie")
 _BERT = _norms(("attention.output.LayerNorm",), ("output.LayerNorm",))
+_LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma")
 _LLAMA = _norms(("input_layernorm",), ("post_attention_layernorm",))
 _GEMMA = _norms(("post_attention_layernorm",), ("post_feedforward_layernorm",))
 _BART = _norms(
@@ -33,16 +35,8 @@ _T5 = _norms(
 )
 
 FAMILIES: dict[str, Norms] = {
-    **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "layoutlm", "ernie"), _BERT
-    ),
-    **dict.fromkeys(
-        (
-            *("llama", "mistral", "qwen2", "qwen3", "gpt_neox", "phi3", "gemma"),
-            *("mixtral", "qwen3_moe"),
-        ),
-        _LLAMA,
-    ),
+    **dict.fromkeys(_BERTS, _BERT),
+    **dict.fromkeys((*_LLAMAS, "gpt_neox", "mixtral", "qwen3_moe"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), _GEMMA),
     **dict.fromkeys(("bart", "mbart"), _BART),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
@@ -61,11 +55,8 @@ FAMILIES: dict[str, Norms] = {
 
 #: The matrices that end a layer's attention and its feed-forward block; what they give is added to the residual.
 BLOCK_ENDS: dict[str, tuple[str, str]] = {
-    **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "layoutlm", "ernie"),
-        ("attention.output.dense", "output.dense"),
-    ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"), ("self_attn.o_proj", "mlp.down_proj")),
+    **dict.fromkeys(_BERTS, ("attention.output.dense", "output.dense")),
+    **dict.fromkeys(_LLAMAS, ("self_attn.o_proj", "mlp.down_proj")),
     "distilbert": ("attention.out_lin", "ffn.lin2"),
     "mpnet": ("attention.attn.o", "output.dense"),
     "gpt2": ("attn.c_proj", "mlp.c_proj"),
@@ -83,13 +74,19 @@ FUSED = ("c_attn", "query_key_value")
 WORDS = ("word_embeddings", "embed_tokens", "wte", "embed_in")
 #: Families that answer from a text's first token, [CLS], and those that read to the right and answer from its last.
 FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "distilbert")
-LAST_TOKEN = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma")
+LAST_TOKEN = ("gpt2", "gpt_neox", "opt", *_LLAMAS)
 
 
 def norms_of(layout: Layout) -> Norms:
     """The norms of the layers of `layout`; of a family that is not listed a guess, and none for the attention."""
-    norms = FAMILIES.get(layout.model_type)
-    return norms or Norms(closing=tuple(dict.fromkeys(_last_norms(layout).values())))
+    if layout.model_type in FAMILIES:
+        return FAMILIES[layout.model_type]
+    last = {  # by stack and layer
+        (re.split(r"\.\d+\.", place.parameter)[0], place.layer): place.component
+        for place in layout.body
+        if place.norm and place.layer is not None
+    }
+    return Norms(closing=tuple(dict.fromkeys(last.values())))
 
 
 def closing_norms(layout: Layout) -> tuple[str, ...]:
@@ -148,12 +145,3 @@ def block_ends(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for name in BLOCK_ENDS[layout.model_type]
     )
     return attention, feed_forward
-
-
-def _last_norms(layout: Layout) -> dict[tuple[str, int], str]:
-    """By stack and layer the last norm among its modules."""
-    found = {}
-    for place in layout.body:
-        if place.norm and place.layer is not None:
-            found[re.split(r"\.\d+\.", place.parameter)[0], place.layer] = place.component
-    return found

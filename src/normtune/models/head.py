@@ -44,8 +44,8 @@ class HeadSpec:
         return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)))
 
     def __post_init__(self) -> None:
-        if fault := KINDS[self.kind].fault(self.labels):
-            raise ModelError(fault)
+        if KINDS[self.kind].named and len(self.labels) < 2:
+            raise ModelError(f"A classifier needs at least two labels; got {len(self.labels)}.")
         if len(set(self.labels)) != len(self.labels):
             raise ModelError("A classifier's label names must differ from each other.")
 
@@ -63,14 +63,9 @@ def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
 
 
 class HeadSwap:
-    """A head put on a model, which `undo` takes off again.
+    """A head put on a model in place, with its modules at the paths `roots`, which `undo` takes off again.
 
-    Args:
-        model: The model; it is changed in place.
-        roots: Paths of the head's modules (see `head_roots`).
-        spec: What the new head answers.
-        seed: Seeds the new head's values.
-        tensors: The new head's values by parameter name; without them they are drawn from `seed`.
+    Its values are `tensors`, by parameter name, or are drawn from `seed`.
 
     Raises:
         DeltaError: If `tensors` are not this head's: a name or a shape differs.
@@ -131,16 +126,9 @@ def read_spec(model: PreTrainedModel) -> HeadSpec:
 
 
 def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, seed: int) -> dict[str, nn.Module]:
-    """Fresh head modules for `model`, with values that depend on `seed` and the shapes alone.
+    """Fresh head modules for `model` by path, float32, on its device; their values depend on seed and shapes alone.
 
-    Args:
-        model: The model that they are for; it is not changed.
-        roots: Paths of the head's modules.
-        spec: What the head answers.
-        seed: Seeds the values; the global random state is left as it was.
-
-    Returns:
-        Modules by path, float32, on the model's device.
+    Neither the model nor the global random state is changed.
     """
     twin = _without_values(model, spec.outputs)
     device = next(model.parameters()).device

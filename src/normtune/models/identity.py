@@ -36,15 +36,9 @@ def own_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
 
 
 def encoder_tensors(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
-    """The tensors that make a base's identity, by canonical name.
+    """The tensors that make a base's identity, by canonical name; on the device ``meta`` where names are enough.
 
-    Args:
-        model: The model.
-        places: Its parameters.
-        device: Where the tensors are to lie; ``meta`` where their names are enough.
-
-    Returns:
-        The tensors as transformers stores them, which splits or renames those of some families (mixtures of experts).
+    They are as transformers stores them, which splits or renames those of some families (mixtures of experts).
     """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = own_names(model, places).values()

@@ -149,14 +149,9 @@ class Layout:
 
 
 def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
-    """The layout of `model`, whose parameters named in `head` are its head.
+    """Every parameter of `model`, those named in `head` its head, with the one component that it belongs to.
 
-    Args:
-        model: A classifier; its weights are not read, so it may lie on the meta device.
-        head: Names of the head's parameters.
-
-    Returns:
-        Every parameter of the model with the one component that it belongs to.
+    No weights are read, so it may lie on the meta device.
     """
     head_names = set(head)
     # A matrix of four bits an entry is stored as a column of bytes.
@@ -195,9 +190,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
 def statistics(model: nn.Module, *, counted: bool = False) -> list[str]:
     """Names of the buffers in which norms keep statistics of what they saw (BatchNorm's running mean and variance).
 
-    Args:
-        model: The model.
-        counted: Whether the number of batches that they saw is among them.
+    Where it is `counted`, the number of batches that they saw is among them.
     """
     kept = {"running_mean", "running_var", *(["num_batches_tracked"] if counted else [])}
     return [f"{path}.{name}" for path, module in model.named_modules() for name in module._buffers if name in kept]

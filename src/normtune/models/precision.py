@@ -20,10 +20,7 @@ def in_float32(module: nn.Module) -> nn.Module:
 class RaisedNorm:
     """A normalisation of a lower-precision model, made to hold its values and statistics and compute in float32.
 
-    Its output is lowered to the dtype that its parameters had. `undo` puts the module back to the bit.
-
-    Args:
-        module: The normalisation; it is changed in place.
+    It is changed in place. Its output is lowered to the dtype that its parameters had. `undo` puts it back to the bit.
     """
 
     def __init__(self, module: nn.Module) -> None:

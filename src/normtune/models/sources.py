@@ -24,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
+    BaseImageProcessor,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -156,9 +157,6 @@ def bounded(files: Iterable[Path] | None = None) -> Iterator[None]:
 
     Args:
         files: The checkpoint's files, which are to fill it; None for a model that stays without values.
-
-    Yields:
-        Nothing.
     """
     # The least that stores an entry is half a byte. A head, a pooler or a tied tensor may come beside it.
     most = _MOST_ENTRIES if files is None else 2 * sum(file.stat().st_size for file in files) + 2**26
@@ -178,21 +176,9 @@ def bounded(files: Iterable[Path] | None = None) -> Iterator[None]:
 
 
 def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer, or None where there is none.
-
-    Raises:
-        ModelError: If its file is there but cannot be read.
-    """
-    try:
-        with quiet(), refusing(ModelError, f"{path}/tokenizer.json cannot be read"):
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                path, revision=revision or "main", trust_remote_code=False
-            )
-    except ModelError:
-        if (Path(path) / "tokenizer.json").is_file():
-            raise
-        return None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    """The model's tokenizer, or None where there is none; a file that cannot be read is a `ModelError`."""
+    tokenizer: PreTrainedTokenizerBase | None = _read(AutoTokenizer, path, "tokenizer.json", revision)
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         return None  # made up by transformers where the folder holds none
     # XLNet reads its answer off the last token; the others find it themselves, and count positions from the left.
     tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
@@ -204,24 +190,30 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
 
 
 def read_processor(path: str, revision: str | None, model: PreTrainedModel) -> Reader | None:
-    """What reads pictures for the model, with its image processor, or None where there is none.
-
-    Raises:
-        ModelError: If its file is there but cannot be read.
-    """
+    """What reads pictures for the model, or None where it has no image processor, as in `read_tokenizer`."""
     # One back end, so that pixels are the same whether or not torchvision is installed.
-    options = {"revision": revision or "main", "trust_remote_code": False, "backend": "pil"}
-    try:
-        with quiet(), refusing(ModelError, f"{path}/{_PROCESSOR} cannot be read"):
-            processor = AutoImageProcessor.from_pretrained(path, **options)
-    except ModelError:
-        if (Path(path) / _PROCESSOR).is_file():
-            raise
-        return None
+    processor = _read(AutoImageProcessor, path, "preprocessor_config.json", revision, backend="pil")
+    return None if processor is None else reader_of(processor, model)
+
+
+def reader_of(processor: BaseImageProcessor, model: PreTrainedModel) -> Reader:
+    """What reads pictures for a model by its image processor."""
     return Reader(processor, getattr(model.config, "num_channels", 3), model.dtype)
 
 
-_PROCESSOR = "preprocessor_config.json"
+def _read(loader: Any, path: str, file: str, revision: str | None, **options: str) -> Any:
+    """What a class of transformers loads from a model's file, or None where there is none.
+
+    Raises:
+        ModelError: If the file is there but cannot be read.
+    """
+    try:
+        with quiet(), refusing(ModelError, f"{path}/{file} cannot be read"):
+            return loader.from_pretrained(path, revision=revision or "main", trust_remote_code=False, **options)
+    except ModelError:
+        if (Path(path) / file).is_file():
+            raise
+        return None
 
 
 def weight_files(path: str, revision: str | None) -> list[Path]:
@@ -289,19 +281,11 @@ def load_weights(
     revision: str | None,
     dtype: str,
     files: list[Path],
-    kind: KindName = "classification",
+    kind: KindName,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
 
-    Args:
-        name: What its user called it.
-        path: Where it lies.
-        config: Its configuration.
-        outputs: Width of its head, or None for the checkpoint's own.
-        revision: Commit, tag or branch on the hub.
-        dtype: What it is loaded in, one of `DTYPES`.
-        files: The checkpoint's files.
-        kind: What its head is to answer.
+    Its head has so many `outputs`, or None for the checkpoint's own.
 
     Raises:
         ModelError: If the checkpoint cannot be read, or does not hold the encoder.
