@@ -151,7 +151,7 @@ def _resumed(world: World, file: Path, *, step: bool = False) -> Any:
                 parameter.grad = torch.full_like(parameter, 0.5)
             state.step(1)
             state.best = state.present()
-            state.advance(epoch=1, batch=2, loss_sum=0.5, seen=3)
+            state.progress = Progress(run="r", epoch=1, batch=2, loss_sum=0.5, seen=3)
             state.save()
         else:
             state.resume()

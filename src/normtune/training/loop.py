@@ -47,13 +47,7 @@ class Tick:
 
 
 class PrunedError(NormtuneError):
-    """A training that was ended after an epoch since it was judged to be lost.
-
-    Args:
-        curve: Its epochs.
-        steps: Steps done.
-        seconds: Time spent.
-    """
+    """A training that was ended after the epochs of `curve`, and so many steps and seconds, as it was judged lost."""
 
     def __init__(self, curve: tuple[EpochScore, ...], steps: int, seconds: float) -> None:
         super().__init__(f"The training was ended after {len(curve)} epochs, since it was judged to be lost.")
@@ -136,7 +130,7 @@ class Loop:
         train_mode(self.trainable.base.model, dropout=rules.dropout, statistics=rules.statistics == "update")
         for indices in self.passes.batches(self._seed, state.progress.epoch)[state.progress.batch :]:
             self._learn(self.passes.backward(indices), len(indices))
-            if time.monotonic() - state.saved > SAVE_EVERY:
+            if time.monotonic() - state.counted > SAVE_EVERY:
                 state.save()
 
     def _learn(self, loss: float, examples: int) -> None:
@@ -151,31 +145,27 @@ class Loop:
             what = "gradient" if math.isfinite(loss) else "loss"
             raise TrainingError(self._not_finite(what, step))
         self._tell(loss, state.step(step))
-        progress = state.progress
-        state.advance(
-            batch=progress.batch + 1, loss_sum=progress.loss_sum + loss * examples, seen=progress.seen + examples
-        )
+        state.progress.batch += 1
+        state.progress.loss_sum += loss * examples
+        state.progress.seen += examples
 
     def _finish_epoch(self) -> None:
-        state, primary = self._state, self.passes.primary
+        state, progress, best = self._state, self._state.progress, self._best
         scores = self._evaluate()
-        state.advance()
-        progress = state.progress
-        point = EpochScore(
-            epoch=progress.epoch + 1,
-            loss=progress.loss_sum / progress.seen,
-            scores=scores,
-            seconds=round(progress.seconds, 3),
-        )
-        best = progress.best
-        better = best is None or scores[primary] > progress.curve[best].scores[primary]
-        if better and self.trainable.hook.ready:
-            best = progress.epoch
-            state.best = state.present()
-        state.advance(
-            epoch=progress.epoch + 1, batch=0, loss_sum=0.0, seen=0, curve=(*progress.curve, point), best=best
-        )
+        state.count()
+        if (best is None or scores[self.passes.primary] > best) and self.trainable.hook.ready:
+            progress.best, state.best = progress.epoch, state.present()
+        progress.epoch += 1
+        loss, seconds = progress.loss_sum / progress.seen, round(progress.seconds, 3)
+        progress.curve += (EpochScore(epoch=progress.epoch, loss=loss, scores=scores, seconds=seconds),)
+        progress.batch, progress.loss_sum, progress.seen = 0, 0.0, 0
         state.save()
+
+    @property
+    def _best(self) -> float | None:
+        """The best epoch's primary metric; None before the first."""
+        progress = self._state.progress
+        return None if progress.best is None else progress.curve[progress.best].scores[self.passes.primary]
 
     def _evaluate(self) -> dict[str, float]:
         try:
@@ -201,6 +191,4 @@ class Loop:
 
     def _tell(self, loss: float, rate: float) -> None:
         if self._watch is not None:
-            progress = self._state.progress
-            best = None if progress.best is None else progress.curve[progress.best].scores[self.passes.primary]
-            self._watch(Tick(self.step + 1, self.steps, progress.epoch + 1, loss, best, rate))
+            self._watch(Tick(self.step + 1, self.steps, self._state.progress.epoch + 1, loss, self._best, rate))

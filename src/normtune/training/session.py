@@ -203,16 +203,9 @@ class Session:
             unusual["names"] = [task.labels, task.columns]
         return unusual
 
-    def run(
-        self,
-        run: Run,
-        *,
-        checkpoint: Path | None = None,
-        watch: Callable[[Tick], None] | None = None,
-        judge: Judge | None = None,
-    ) -> tuple[Record, Delta]:
-        """Train one run and score it (see `train`)."""
-        return self.train(run, checkpoint=checkpoint, watch=watch, judge=judge)[0]
+    def run(self, run: Run, **options: Any) -> tuple[Record, Delta]:
+        """Train one run and score it; takes and raises what `train` does."""
+        return self.train(run, **options)[0]
 
     def train(
         self,
@@ -304,9 +297,7 @@ class Session:
     def measured(self, run: Run, *, keep: bool = True) -> Run:
         """A run with the entries that it trains, where its method is measured on the task; any other as it is.
 
-        Args:
-            run: What `prepare` gave.
-            keep: Whether what is measured is kept in the folder of masks.
+        What is measured is kept in the folder of masks, unless `keep` says otherwise.
         """
         if not isinstance(run.spec, Top):
             return run

@@ -23,7 +23,7 @@ from normtune.records.run import EpochScore
 _log = logging.getLogger(__name__)
 
 
-class Progress(Strict):
+class Progress(Strict, frozen=False):
     """How far a training is.
 
     Attributes:
@@ -54,14 +54,7 @@ class Progress(Strict):
 class State:
     """AdamW, warm-up and linear decay, how far they are, the best epoch's values, and the checkpoint of all of it.
 
-    Args:
-        trainable: What trains.
-        protocol: Weight decay, warm-up and clipping.
-        accelerator: Where it runs.
-        rate: Peak learning rate.
-        steps: Steps in all.
-        run: Identity of the run; a checkpoint of another run is not continued.
-        file: The checkpoint, or None to keep none.
+    `steps` are all of the training's; the checkpoint is kept in `file`, if any, and goes on with the same `run` alone.
     """
 
     def __init__(
@@ -83,7 +76,8 @@ class State:
         self.progress = Progress(run=run)
         #: The best epoch's values.
         self.best: dict[str, Tensor] = {}
-        self.saved = self._counted = time.monotonic()
+        #: When the time was last counted, as it is with each checkpoint.
+        self.counted = time.monotonic()
 
     @unwatched
     def clipped(self, number: int) -> Tensor:
@@ -102,12 +96,11 @@ class State:
         self._optimizer.zero_grad()
         return rate
 
-    def advance(self, **changes: object) -> None:
-        """Change the progress, and count the time since it was last counted."""
+    def count(self) -> None:
+        """Count the time since it was last counted."""
         now = time.monotonic()
-        seconds = self.progress.seconds + now - self._counted
-        self._counted = now
-        self.progress = self.progress.model_copy(update={"seconds": seconds, **changes})
+        self.progress.seconds += now - self.counted
+        self.counted = now
 
     def present(self) -> dict[str, Tensor]:
         """The values as they are now."""
@@ -121,20 +114,20 @@ class State:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, if there is to be one."""
-        self.saved = time.monotonic()
+        self.count()
         if self._file is None or not self._accelerator.is_main_process:
             return
         tensors = {**pack("now", self.present()), **pack("best", self.best), **pack("random", _random_states())}
         tensors |= pack("hook", self._trainable.hook.state())
         for number, parameter in enumerate(self._parameters):
             tensors.update(pack(f"optimizer/{number}", self._optimizer.state[parameter]))
-        self.progress = self.progress.model_copy(update={"schedule": self._schedule.state_dict()})
+        self.progress.schedule = self._schedule.state_dict()
         content = {name: value.contiguous() for name, value in tensors.items()}
         write_tensors(self._file, "state", self.progress, content)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this run."""
-        self.saved = self._counted = time.monotonic()
+        self.counted = time.monotonic()
         stored = None if self._file is None else _read(self._file, self.progress.run)
         if stored is None:
             return

@@ -31,13 +31,9 @@ MEAN = "mean over tasks"
 
 
 def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Runs of different tasks as one training makes them, each under an identity of its own.
+    """Runs that differ in their tasks alone as one training makes them, each under an identity of its own.
 
-    Args:
-        runs: Runs that differ in their tasks alone.
-
-    Returns:
-        The runs in the order of their tasks' names, which is the network's order.
+    They come in the order of their tasks' names, which is the network's order.
 
     Raises:
         SelectionError: If their method trains each task alone, or a task has no head.
@@ -143,16 +139,11 @@ class Together:
     def of_task(
         self, number: int, curve: Sequence[EpochScore], info: Mapping[str, object]
     ) -> tuple[Passes, tuple[EpochScore, ...], Delta, Counts]:
-        """One task's part of a training, while the model has the values of its best epoch.
-
-        Args:
-            number: The task's number.
-            curve: The training's epochs.
-            info: What the task's delta says of itself.
+        """One task's part of a training with this curve, while the model has the values of its best epoch.
 
         Returns:
-            Its passes; its curve, with the mean over all tasks; its delta, with its part of the head alone; and how
-            many entries train for it.
+            Its passes; its curve, with the mean over all tasks; its delta, which says `info` of itself, with its part
+            of the head alone; and how many entries train for it.
         """
         trainable, part = self._trainable, self.choose(number)
         assert isinstance(trainable.spec, Shared)
