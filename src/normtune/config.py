@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from normtune.errors import ConfigError, UnknownNameError
+from normtune.errors import ConfigError, known
 
 
 class Strict(BaseModel):
@@ -92,25 +92,17 @@ def protocol(name: str, **changes: Any) -> Protocol:
     Raises:
         UnknownNameError: If there is no such protocol.
     """
-    if name not in PROTOCOLS:
-        raise UnknownNameError("protocol", name, PROTOCOLS)
-    return _changed(PROTOCOLS[name], {key: value for key, value in changes.items() if value is not None})
+    given = {key: value for key, value in changes.items() if value is not None}
+    return _changed(PROTOCOLS[known("protocol", name, PROTOCOLS)], given)
 
 
-def _changed(known: Protocol, fields: dict[str, Any]) -> Protocol:
-    changed = Protocol.model_validate({**known.model_dump(), **fields})
-    return known if changed == known else changed.model_copy(update={"name": f"{known.name}*"})
+def _changed(base: Protocol, fields: dict[str, Any]) -> Protocol:
+    changed = Protocol.model_validate({**base.model_dump(), **fields})
+    return base if changed == base else changed.model_copy(update={"name": f"{base.name}*"})
 
 
 def read_protocol(text: str, **changes: Any) -> Protocol:
-    """The protocol that ``NAME[,FIELD=VALUE...]`` describes, such as ``small,epochs=1,max_train=none``.
-
-    Args:
-        text: The name of a protocol, and fields of it to change.
-        changes: Further fields to change; None changes nothing.
-
-    Returns:
-        The protocol, called ``small*`` where a field was changed.
+    """The `protocol` that ``NAME[,FIELD=VALUE...]`` describes, such as ``small,epochs=1,max_train=none``.
 
     Raises:
         UnknownNameError: If there is no such protocol or field.
@@ -121,9 +113,7 @@ def read_protocol(text: str, **changes: Any) -> Protocol:
     given = {field: value for field, value in changes.items() if value is not None}
     for part in parts:
         field, _, value = (each.strip() for each in part.partition("="))
-        if field not in fields:
-            raise UnknownNameError("field of a protocol", field, fields)
-        if field in given:
+        if known("field of a protocol", field, fields) in given:
             raise ConfigError(f"The protocol's {field} is given twice; leave out one of the two.")
         given[field] = None if value == "none" else value
     base = protocol(name)

@@ -25,13 +25,7 @@ class ConfigError(NormtuneError):
 
 
 class UnknownNameError(ConfigError):
-    """A name that is not among the known ones; the message lists them and guesses what was meant.
-
-    Args:
-        kind: What was looked up, such as ``"task"``; it starts the sentence.
-        name: The name that is not known.
-        known: The names that are.
-    """
+    """A name of some kind (``"task"``) that is not among the known ones; it lists them and guesses what was meant."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
@@ -73,9 +67,6 @@ def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
     Args:
         error: The class of what is raised instead.
         sentence: What is wrong and where; what the library says is put behind it.
-
-    Yields:
-        Nothing.
 
     Raises:
         NormtuneError: If anything else is raised inside.

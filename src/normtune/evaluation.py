@@ -48,9 +48,13 @@ def logits(
     model = base.model
     was_training = model.training
     model.eval()
+    if batch_size is None and ways.tokens is not None:
+        batches = by_tokens(encoded.lengths, ways.tokens)
+    else:
+        batches = by_length(encoded.lengths, batch_size or EVAL_BATCH)
     results = np.zeros((len(encoded), *encoded.words, base.head.outputs), dtype=np.float32)
     with torch.inference_mode():
-        for indices in _batches(encoded, batch_size, ways.tokens):
+        for indices in batches:
             if states is not None:
                 output: Tensor = states.logits(model, indices, base.device)
             else:
@@ -59,12 +63,6 @@ def logits(
             results[indices, : answered.shape[1]] = answered.float().cpu().numpy()
     model.train(was_training)
     return results
-
-
-def _batches(encoded: Encoded, batch_size: int | None, tokens: int | None) -> list[np.ndarray]:
-    if batch_size is None and tokens is not None:
-        return by_tokens(encoded.lengths, tokens)
-    return by_length(encoded.lengths, batch_size or EVAL_BATCH)
 
 
 def decide(outputs: np.ndarray, task: Task) -> np.ndarray:

@@ -65,13 +65,7 @@ def claim_folder(path: Path) -> None:
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
-
-    Args:
-        folder: Where the files are to be: absent or empty.
-
-    Yields:
-        The folder aside.
+    """A folder aside to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
 
     Raises:
         OutputError: If something is in `folder`, or it cannot be written.
@@ -99,9 +93,6 @@ def hold(folder: Path) -> Iterator[None]:
 
     A process that dies holds nothing. Where the file system has no locks, nothing is held.
 
-    Yields:
-        Nothing.
-
     Raises:
         OutputError: If another holds it, or it cannot be made.
     """
@@ -128,14 +119,9 @@ def remove_strays(folder: Path) -> None:
 
 @contextmanager
 def _aside(folder: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Something to write to, under a name of its own in `folder`. It is held meanwhile, and gone afterwards.
+    """Something to write to, which `make` makes under a name of its own in `folder`.
 
-    Args:
-        folder: Where it is made.
-        make: Makes it.
-
-    Yields:
-        It, to be given its right name.
+    It is to be given its right name; it is held until then, and gone afterwards.
     """
     remove_strays(folder)
     while True:

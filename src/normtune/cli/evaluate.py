@@ -129,7 +129,7 @@ def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, 
         DataError: If a language model is to be scored on anything but plain text.
     """
     from normtune.data.files import read_split
-    from normtune.data.lines import is_running_text, language_task, read_lines
+    from normtune.data.lines import is_running_text, read_lines
     from normtune.data.suites import known_task
 
     if delta.info.kind == "language":
@@ -138,7 +138,7 @@ def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, 
         examples, told = read_lines(file, reading)
         for note in told:
             options.notes.print(f"Note: {note}")
-        return language_task(delta.info.task), examples
+        return delta.info.as_task, examples
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
     examples, told = read_split(

@@ -44,18 +44,10 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
-    """Turns whatever a library raises over a file into one sentence.
-
-    Args:
-        source: The file, for the message.
-        kind: What kind of file it should be.
-        package: What may have to be installed to read it.
-
-    Yields:
-        Nothing.
+    """Turns whatever a library raises over the file `source` into one sentence.
 
     Raises:
-        DataError: If the package is missing, or the library does not take the file.
+        DataError: If the package that reads it is missing, or the library does not take it for a file of this kind.
     """
     with refusing(DataError, f"{source} is not a readable {kind} file"):
         try:
@@ -65,16 +57,9 @@ def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
 
 
 def decode(source: str, raw: bytes, asked: str = "", *, guess: bool = True) -> tuple[str, tuple[str, ...]]:
-    """The text of bytes, without a byte-order mark.
+    """The text of bytes, without a byte-order mark, and a note if their encoding is guessed.
 
-    Args:
-        source: What the bytes are of, for messages.
-        raw: The bytes: UTF-8, UTF-16 with a mark or, if that may be guessed, Windows-1252.
-        asked: Their encoding, if it is another.
-        guess: Whether it may.
-
-    Returns:
-        The text, and a note if the encoding is guessed.
+    They are UTF-8, UTF-16 with a mark, in the encoding `asked` for or, if that may be guessed, Windows-1252.
 
     Raises:
         DataError: If they are in no such encoding, or hold a NUL character, as binary files do.

@@ -160,11 +160,8 @@ def _examples(
 ) -> _Read:
     """The split that rows hold, and how many of them were dropped.
 
-    Args:
-        task: The task.
-        place: Where the rows are, to be followed by the number of one.
-        rows: For each row its number, its texts and, unless `codes` is None, its label.
-        codes: The class numbers by what stands for them in the rows; None for a split without labels.
+    A row has its number, which follows `place` in messages, its texts and its label, of which `codes` gives the class
+    number; in a split without labels these are None.
 
     Raises:
         DataError: If a text is empty or a label is not one of the task's.
@@ -229,7 +226,7 @@ def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
     form = "" if task.labels else ".3f"
     read = {}
     for split in layout.files:
-        name = layout.hub_split(split)
+        name = Path(layout.files[split][0]).stem.replace("dev", "validation")
         columns = [[str(text).strip() for text in fetched[name][key]] for key in layout.hub_texts or layout.texts]
         if _labelled(split):
             columns.append([format(label, form) for label in fetched[name]["label"]])

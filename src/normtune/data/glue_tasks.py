@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from normtune.data.task import PAIR, TEXT, Task
 
@@ -73,10 +72,6 @@ class Layout:
     )
     flawed: bool = False
     unsettled: str | None = None
-
-    def hub_split(self, split: str) -> str:
-        """The name of a split on the hub."""
-        return Path(self.files[split][0]).stem.replace("dev", "validation")
 
 
 _SENTENCES = ("sentence1", "sentence2")

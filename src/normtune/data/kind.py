@@ -50,11 +50,6 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 Generators = Sequence[np.random.Generator]
 
 
-def too_few(labels: Sequence[str]) -> str:
-    """What is wrong with labels of which a head is to tell one from another."""
-    return "" if len(labels) >= 2 else f"A classifier needs at least two labels; got {len(labels)}."
-
-
 def score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, float]:
     """All of a task's metrics of what was decided, by name."""
     return compute(task.metrics, decided, labels)
@@ -84,7 +79,6 @@ class Kind:
             the task and its text.
         named: Whether the head has an output for each label; otherwise the task has no labels.
         width: How many outputs the head has then.
-        fault: What is wrong with the label names; nothing if a head can answer with them.
         dtype: Type of the labels.
         read: The labels of each row of a file, from the column of this name.
         pack: The labels of a split, from each example's class numbers and the number of classes.
@@ -111,7 +105,6 @@ class Kind:
     answer: Callable[[np.ndarray, Any, Asked, Any], dict[str, Any]]
     named: bool = True
     width: int = 1
-    fault: Callable[[Sequence[str]], str] = too_few
     dtype: type[np.generic] = np.int64
     read: Callable[[Rows, str, Reading], Labels] = one
     pack: Callable[[Sequence[Sequence[int]], int], np.ndarray] = lambda rows, _: np.array([own[0] for own in rows])

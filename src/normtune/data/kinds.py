@@ -38,11 +38,6 @@ def _entropy(task: Asked) -> Loss:
     return entropy
 
 
-def _class_log_prob(outputs: Tensor, labels: Tensor, _: Asked) -> Tensor:
-    found: Tensor = _categorical(outputs).log_prob(labels)
-    return found
-
-
 def _classes_expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
     known = _categorical(outputs)
     roots = known.probs.detach().sqrt()
@@ -72,7 +67,7 @@ _CLASSIFICATION = Kind(
     metrics=lambda labels: ("accuracy", "macro_f1", *(("f1", "matthews") if len(labels) == 2 else ())),
     constant=lambda labels: np.bincount(labels).argmax(),
     loss=_entropy,
-    log_prob=_class_log_prob,
+    log_prob=lambda outputs, labels, _: _categorical(outputs).log_prob(labels),
     expected=_classes_expected,
     draw=_drawn_classes,
     decide=lambda outputs, _: np.asarray(outputs.argmax(axis=1)),
@@ -99,26 +94,12 @@ def _squared(task: Asked) -> Loss:
     return squared
 
 
-def _number_log_prob(outputs: Tensor, labels: Tensor, task: Asked) -> Tensor:
-    found: Tensor = _normal(outputs, task).log_prob(labels.to(outputs.dtype))
-    return found
-
-
-def _number_expected(outputs: Tensor, task: Asked) -> Iterator[Tensor]:
-    yield _normal(outputs, task).mean
-
-
 def _drawn_numbers(outputs: Tensor, task: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
     import torch
 
     mean = _normal(outputs, task).mean.detach()
     noise = torch.from_numpy(np.array([own.standard_normal(samples) for own in generators]))
     yield from (mean[:, None] + noise.to(mean)).T
-
-
-def _values(outputs: np.ndarray, task: Asked) -> np.ndarray:
-    values: np.ndarray = outputs[:, 0].astype(np.float64) * task.scale + task.center
-    return values
 
 
 _REGRESSION = Kind(
@@ -128,13 +109,12 @@ _REGRESSION = Kind(
     metrics=lambda _: ("spearman", "pearson", "mse"),
     constant=lambda labels: labels.mean(),
     loss=_squared,
-    log_prob=_number_log_prob,
-    expected=_number_expected,
+    log_prob=lambda outputs, labels, task: _normal(outputs, task).log_prob(labels.to(outputs.dtype)),
+    expected=lambda outputs, task: iter([_normal(outputs, task).mean]),
     draw=_drawn_numbers,
-    decide=_values,
+    decide=lambda outputs, task: outputs[:, 0].astype(np.float64) * task.scale + task.center,
     answer=lambda _, decided, *__: {"value": float(decided)},
     named=False,
-    fault=lambda _: "",
     dtype=np.float64,
     strata=lambda labels: np.zeros(len(labels), dtype=np.int64),
     counts=lambda _, __: np.zeros(0, dtype=np.int64),

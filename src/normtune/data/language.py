@@ -50,7 +50,6 @@ LANGUAGE = Kind(
     answer=lambda _, decided, *__: _per_token(decided),
     named=False,
     width=2,
-    fault=lambda _: "",
     dtype=np.float64,
     strata=lambda labels: np.zeros(len(labels), dtype=np.int64),
     counts=lambda _, __: np.zeros(0, dtype=np.int64),

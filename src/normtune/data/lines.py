@@ -23,16 +23,9 @@ def is_running_text(path: Path) -> bool:
 
 
 def load_lines(train: Path, dev: Path | None, *, name: str | None = None, reading: Reading = RECOGNISED) -> TaskData:
-    """Read a task for a language model: to make a text likely.
+    """Read a task for a language model, to make a text likely, from one or two plain text files.
 
-    Args:
-        train: A plain text file.
-        dev: Another, or None to take the last tenth of the lines of `train`.
-        name: The task's name; None takes it from the train file's.
-        reading: How both are read.
-
-    Returns:
-        The task with its ``train`` and ``dev`` splits, and notes.
+    Without `dev` the last tenth of the lines of `train` becomes the dev split; without a name it is that of `train`.
 
     Raises:
         ConfigError: If `dev` is another kind of file, or the reading says what plain text does not have.
@@ -52,13 +45,9 @@ def load_lines(train: Path, dev: Path | None, *, name: str | None = None, readin
     stem = train.name.partition(".")[0]
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
     source = ", ".join(path.name for path in (train, dev) if path is not None)
-    return TaskData(language_task(called), splits, source, notes=notes)
-
-
-def language_task(name: str) -> Task:
-    """The task of a language model on plain text."""
     metrics = ("log_likelihood", "perplexity")
-    return Task(name, name, "language", (), metrics, LINES, "How likely is this text?", columns=("text",))
+    task = Task(called, called, "language", (), metrics, LINES, "How likely is this text?", columns=("text",))
+    return TaskData(task, splits, source, notes=notes)
 
 
 def read_lines(path: Path, reading: Reading = RECOGNISED) -> tuple[Split, tuple[str, ...]]:

@@ -8,8 +8,6 @@ from typing import Self
 
 from normtune.errors import ConfigError, known
 
-#: What can be said, as in ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``.
-FIELDS = ("delimiter", "encoding", "decimal", "labels", "skip-bad-rows")
 #: Delimiters that have names, since a comma separates fields and a shell takes blanks away.
 _NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " "}
 
@@ -34,7 +32,7 @@ class Reading:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Reads `FIELDS`, separated by commas; nothing in an empty text.
+        """Reads fields as in ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``; nothing in an empty text.
 
         Raises:
             ConfigError: If a field stands twice, or its value does not fit.
@@ -45,15 +43,15 @@ class Reading:
             raise ConfigError(f"--read {text!r} has an empty part; a comma as delimiter is delimiter=comma.")
         for part in parts:
             name, equals, value = (each.strip() for each in part.partition("="))
-            field = known("field of --read", name, FIELDS)
+            field = known("field of --read", name, (*_FIELDS, "skip-bad-rows"))
             if field in given:
                 raise ConfigError(f"--read has {field} twice; leave out one of the two.")
             if bool(equals) == (field == "skip-bad-rows") or (equals and not value):
-                wanted = field if field == "skip-bad-rows" else f"{field}=VALUE, such as {_EXAMPLES[field]}"
+                wanted = field if field == "skip-bad-rows" else f"{field}=VALUE, such as {field}={_FIELDS[field][0]}"
                 raise ConfigError(f"--read takes {wanted}; got {part!r}.")
             given[field] = value
         skip = given.pop("skip-bad-rows", None) is not None
-        return cls(**{field: _CHECKS[field](value) for field, value in given.items()}, skip=skip)
+        return cls(**{field: _FIELDS[field][1](value) for field, value in given.items()}, skip=skip)
 
 
 #: Everything is recognised, and a bad row is refused.
@@ -75,15 +73,10 @@ def _encoding(value: str) -> str:
     return value
 
 
-_EXAMPLES = {
-    "delimiter": "delimiter=semicolon",
-    "encoding": "encoding=cp1252",
-    "decimal": "decimal=comma",
-    "labels": "labels=bar",
-}
-_CHECKS: dict[str, Callable[[str], str]] = {
-    "delimiter": _delimiter,
-    "encoding": _encoding,
-    "decimal": lambda value: known("decimal sign", value, ("point", "comma")),
-    "labels": _delimiter,
+#: What can be said of a file: an example of a value, and what checks one.
+_FIELDS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "delimiter": ("semicolon", _delimiter),
+    "encoding": ("cp1252", _encoding),
+    "decimal": ("comma", lambda value: known("decimal sign", value, ("point", "comma"))),
+    "labels": ("bar", _delimiter),
 }

@@ -56,29 +56,16 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     if ending not in READERS:
         known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
         raise DataError(f"{source} ends in none of: {known}.")
-    _check_reading(source, ending, reading)
+    cells, text = ending in {".csv", ".tsv"}, ending not in {".xlsx", ".parquet"}
+    for name, fits in (("delimiter", cells), ("decimal", cells), ("encoding", text)):
+        if getattr(reading, name) and not fits:
+            raise ConfigError(f"{source} has no {name} to choose; leave {name} out of --read.")
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
     _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
     rows = READERS[ending](source, raw, reading)
     if not len(rows) and not rows.left_out:
         raise DataError(f"{source} has no rows.")
     return rows
-
-
-def _check_reading(source: str, ending: str, reading: Reading) -> None:
-    """Refuse what has no effect on a file of this kind.
-
-    Raises:
-        ConfigError: If something has none.
-    """
-    cells, text = ending in {".csv", ".tsv"}, ending not in {".xlsx", ".parquet"}
-    for name, given, fits in (
-        ("delimiter", reading.delimiter, cells),
-        ("decimal", reading.decimal, cells),
-        ("encoding", reading.encoding, text),
-    ):
-        if given and not fits:
-            raise ConfigError(f"{source} has no {name} to choose; leave {name} out of --read.")
 
 
 #: What ends a cell or a row of a text.
@@ -277,8 +264,7 @@ def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
         DataError: If a line has more or fewer columns than the first.
     """
     text, notes = decode(source, raw, reading.encoding)
-    texts, starts, width = list[list[list[str]]](), list[int](), 0
-    inside = False
+    texts, starts, width, inside = list[list[list[str]]](), list[int](), 0, False
     for number, line in enumerate(text.splitlines(), 1):
         parts = line.split()
         if not parts or parts[0] == "-DOCSTART-":

@@ -131,15 +131,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def spelled(name: str, known: Iterable[str]) -> str:
-    """The one of some tasks' names that is `name` in another spelling, such as ``SST-2`` for ``sst2``.
-
-    Args:
-        name: A task's name in any case, with or without hyphens.
-        known: Names of tasks of any suite, or of the user's own.
-
-    Returns:
-        The known name; `name` itself where it is known, or none of them is meant.
-    """
+    """The one of some tasks' names that `name` means in any spelling, such as ``sst2`` by ``SST-2``; else itself."""
     names, meant = [*known], {plain(name)}
     for suite in SUITES.values():
         with suppress(UnknownNameError):

@@ -77,19 +77,10 @@ def plain(name: str) -> str:
 
 
 def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[str, str] | None = None) -> str:
-    """The name of a task in any spelling, such as ``SST-2`` for ``sst2``.
-
-    Args:
-        name: The task's name or title, in any case, with or without hyphens.
-        tasks: The tasks that there are, by name.
-        kind: What an unknown name is called in the error.
-        aliases: Further names, as `plain` gives them, of tasks that may be among them.
-
-    Returns:
-        A key of `tasks`.
+    """The key of `tasks` that `name` means: a name or a title in any spelling (``SST-2`` for ``sst2``), or an alias.
 
     Raises:
-        UnknownNameError: If there is no such task.
+        UnknownNameError: If it means none; `kind` says what of.
     """
     known = {given: own for given, own in (aliases or {}).items() if own in tasks}
     known |= {plain(given): own for own, task in tasks.items() for given in (own, task.title)}

@@ -25,7 +25,7 @@ import numpy as np
 from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.data.toy_words import APART, ELSEWHERE, WORDS, Word
-from normtune.errors import ConfigError, DataError, known
+from normtune.errors import DataError, known
 
 T = TypeVar("T")
 
@@ -194,28 +194,17 @@ def load_toy(name: str, _: Path | None) -> TaskData:
 
 
 def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
-    """Makes a task's data in memory.
+    """Makes the data of a task, a key of `TOY`, in memory, with so many examples in train and in each dev split.
 
     The same arguments give the same examples on every platform. A smaller train split is the start of a larger one.
     Every frame gives equally many examples of every label. No sentence of train is in a dev split: names and other
     words are divided between them. Texts are distinct within a split (pairs as pairs).
 
-    Args:
-        name: A key of `TOY`; other names raise an `UnknownNameError`.
-        train: Number of train examples.
-        dev: Number of examples in each dev split.
-        seed: Seed of all draws.
-
-    Returns:
-        The task with ``train`` and ``dev``, for ``mnli`` also ``dev_mismatched``.
-
     Raises:
-        ConfigError: If a size is negative.
+        UnknownNameError: If there is no such task.
         DataError: If the frames cannot give so many examples.
     """
     known("task of the toy suite", name, TOY)
-    if min(train, dev) < 0:
-        raise ConfigError(f"The sizes of splits cannot be negative: train {train}, dev {dev}.")
     sizes = {"train": train, "dev": dev, **({"dev_mismatched": dev} if name == "mnli" else {})}
     splits = {split: _split(TOY[name], split, size, seed) for split, size in sizes.items()}
     return TaskData(TOY[name], splits, f"toy (seed {seed})")
@@ -309,10 +298,8 @@ class _Gaps(dict[str, Word]):
 class Draw:
     """A stream of random choices that is the same on every platform and Python.
 
-    Only `random.Random.random` is used, since it alone is documented never to change for a seed.
-
-    Args:
-        key: The seed; streams of different keys are independent.
+    Only `random.Random.random` is used, since it alone is documented never to change for a seed. Streams of different
+    keys are independent.
     """
 
     def __init__(self, key: str) -> None:
