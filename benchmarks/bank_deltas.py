@@ -41,7 +41,6 @@ def short_training(base: Base, method: str) -> Delta:
     delta = Delta.capture(tuning, task="sentiment", method=method)
     tuning.undo()
     swap.undo()
-    base.refresh()
     return delta
 
 

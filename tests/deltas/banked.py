@@ -35,7 +35,6 @@ def changed(base: Base, selection: Selection | str, spec: HeadSpec = TWO, seed: 
     delta = Delta.capture(tuning, **{"task": f"task-{seed}", **info})
     tuning.undo()
     swap.undo()
-    base.refresh()
     return delta
 
 

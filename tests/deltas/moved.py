@@ -27,7 +27,6 @@ def moved(base: Base, method: str, spec: HeadSpec = THREE, **info: object) -> De
     delta = Delta.capture(tuning, **{"method": method, "task": "mine", **info})
     tuning.undo()
     swap.undo()
-    base.refresh()
     return delta
 
 

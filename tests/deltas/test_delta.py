@@ -42,7 +42,6 @@ def trained(base: Base, method: str, seed: int = 0) -> Delta:
     delta = Delta.capture(tuning, method=method, task="mine")
     tuning.undo()
     swap.undo()
-    base.refresh()
     return delta
 
 
@@ -262,7 +261,6 @@ def test_outputs_that_are_not_finite_are_no_answer(tiny_base: Base) -> None:
         delta = Delta.capture(tuning, task="loud", scale=scale)
         tuning.undo()
         swap.undo()
-        tiny_base.refresh()
         loud = replace(delta, head={name: torch.full_like(value, 3e38) for name, value in delta.head.items()})
         with (
             Predictor(tiny_base, loud) as predictor,

@@ -133,7 +133,6 @@ def by_loop(
     for parameter, flag in zip(own.values(), flags, strict=True):
         parameter.requires_grad_(flag)
     swap.undo()
-    base.refresh()
     return {name: total / len(numbers) for name, total in sums.items()}
 
 

@@ -290,7 +290,7 @@ def picture(base):
         "modes": {name: module.training for name, module in model.named_modules()},
         "modules": {name: id(module) for name, module in model.named_modules()},
         "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
-        "labels": (model.config.id2label, model.config.problem_type, model.num_labels, base.head, base.head_seed),
+        "labels": (model.config.id2label, model.config.problem_type, model.num_labels, base.head),
         "layout": base.layout.fingerprint,
     }
 

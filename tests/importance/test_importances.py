@@ -69,7 +69,6 @@ def moved(base: Base, method: str) -> tuple[Delta, dict[str, torch.Tensor]]:
             parameter += torch.randn(parameter.shape, generator=generator)
     delta = Delta.capture(tuning, method=method)
     tuning.undo()
-    base.refresh()
     with delta.apply(base):
         after = {name: value.detach().clone() for name, value in base.model.named_parameters()}
     return delta, after

@@ -54,7 +54,6 @@ def test_what_is_loaded(tiny_folder):
     assert base.revision is None
     assert base.roots == ("classifier",)
     assert base.head == HeadSpec.numbered(3)
-    assert base.head_seed == 7
     assert base.device == torch.device("cpu")
     assert not any(module.training for module in base.model.modules())
     assert not any(base.model.get_parameter(place.parameter).requires_grad for place in base.layout.body)
@@ -259,7 +258,6 @@ def test_a_tokenizer_without_padding_pads_with_the_end(make_model, make_folder, 
 def test_a_new_head_shows_in_the_layout(tiny_base):
     before = tiny_base.layout
     tiny_base.put_head(HeadSpec.numbered(4), seed=2)
-    assert tiny_base.head_seed == 2
     assert tiny_base.layout.by_name["classifier.weight"].shape == (4, 32)
     assert tiny_base.layout.body == before.body
     assert tiny_base.layout.head_size == 4 * 32 + 4

@@ -46,7 +46,6 @@ def delta(session: Session) -> Delta:
     made = Delta.capture(trainable, method="full", task=TASK.name, max_length=16)
     trainable.undo()
     swap.undo()
-    base.refresh()
     return made
 
 

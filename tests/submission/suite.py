@@ -88,7 +88,6 @@ def make_delta(base: Base, name: str, given: Sequence[Text], /, **info: object) 
     found = outputs(base, given, delta.info.max_length)
     tuning.undo()
     swap.undo()
-    base.refresh()
     bias = next(name for name in delta.head if name.endswith("classifier.bias"))
     spread = {} if asked.labels else {"scale": 4 / float(found.std()), "center": 2.5}
     head = {**delta.head, bias: delta.head[bias] - found.mean(0)}

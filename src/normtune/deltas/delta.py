@@ -29,7 +29,7 @@ from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec, Trainable, copy_values, refuse_sharded
 from normtune.models.base import Base
-from normtune.models.head import HeadSpec, HeadSwap, check_head
+from normtune.models.head import HeadSpec, check_head
 from normtune.models.identity import tensors_identity
 from normtune.models.layout import statistics as running
 from normtune.versions import versions
@@ -309,9 +309,7 @@ class AppliedDelta:
         spec = delta.spec(base)
         self._model = base.model
         with ExitStack() as stack:
-            stack.callback(base.refresh)
-            stack.callback(HeadSwap(base.model, base.roots, delta.info.head, tensors=delta.head).undo)
-            base.refresh()
+            stack.callback(base.put_head(delta.info.head, tensors=delta.head).undo)
             (spec.merge if merge else spec.apply)(base, delta.values, stack)
             for name, values in delta.statistics.items():
                 buffer = base.model.get_buffer(name)

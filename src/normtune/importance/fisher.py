@@ -154,14 +154,11 @@ class Estimation:
         if seed is None:
             yield
             return
-        before = self._base.head_seed
         swap = self._base.put_head(HeadSpec(self._task.kind, self._task.labels), seed)
         try:
             yield
         finally:
             swap.undo()
-            self._base.head_seed = before
-            self._base.refresh()
 
     def tally(self) -> Tally:
         """Sums of no examples yet."""

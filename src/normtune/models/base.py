@@ -54,7 +54,6 @@ class Base:
         identity: Content hash of the encoder (see `normtune.models.identity`).
         layout: Every parameter and its component, head included.
         roots: Paths of the head's modules.
-        head_seed: The seed that the head was drawn from, or None where the head was kept.
         reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
         former: Gives the identity that earlier versions took, where transformers splits or renames the checkpoint's
             tensors; they hashed all that the checkpoint holds, a head too.
@@ -68,7 +67,6 @@ class Base:
     identity: str
     layout: Layout
     roots: tuple[str, ...]
-    head_seed: int | None
     reader: Reader | None = None
     former: Callable[[], str] | None = None
     language: Likelihood | None = None
@@ -88,12 +86,12 @@ class Base:
         """What the present head answers; a language model has none, and answers what `language` does."""
         return HeadSpec("language") if self.language or not self.roots else read_spec(self.model)
 
-    def put_head(self, spec: HeadSpec, seed: int = 0) -> HeadSwap:
-        """Put a fresh head on the model, with values drawn from `seed`; what is returned takes it off again."""
-        swap = HeadSwap(self.model, self.roots, spec, seed=seed)
-        self.head_seed = seed
-        self.refresh()
-        return swap
+    def put_head(self, spec: HeadSpec, seed: int = 0, tensors: Mapping[str, Tensor] | None = None) -> HeadSwap:
+        """Put a head on the model; what is returned takes it off again.
+
+        Its values are `tensors`, by parameter name (a `DeltaError` says what does not fit), or are drawn from `seed`.
+        """
+        return HeadSwap(self.model, self.roots, spec, self.refresh, seed=seed, tensors=tensors)
 
     def refresh(self) -> None:
         """Read the layout again after the head's shape has changed."""
@@ -271,7 +269,6 @@ def load_base(
         else partial(checkpoint_identity, files, model.base_model_prefix, [*before]),
         layout=places,
         roots=roots,
-        head_seed=None,
     )
     if language:
         base.language = Likelihood.put(name, model, base.need_tokenizer())
@@ -314,7 +311,6 @@ def wrap(
         identity=tensors_identity(encoder_tensors(model, places)),
         layout=places,
         roots=head_roots(model, head_names),
-        head_seed=None,
     )
 
 

@@ -7,7 +7,7 @@ where the checkpoint has none. It computes in float32 whatever the base's dtype.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
 class HeadSwap:
     """A head put on a model in place, with its modules at the paths `roots`, which `undo` takes off again.
 
-    Its values are `tensors`, by parameter name, or are drawn from `seed`.
+    Its values are `tensors`, by parameter name, or are drawn from `seed`. After either change `changed` is called.
 
     Raises:
         DeltaError: If `tensors` are not this head's: a name or a shape differs.
@@ -76,9 +76,10 @@ class HeadSwap:
         model: PreTrainedModel,
         roots: tuple[str, ...],
         spec: HeadSpec,
+        changed: Callable[[], None],
         *,
-        seed: int = 0,
-        tensors: Mapping[str, Tensor] | None = None,
+        seed: int,
+        tensors: Mapping[str, Tensor] | None,
     ) -> None:
         modules = new_head(model, roots, spec, seed)
         if tensors is not None:
@@ -87,12 +88,13 @@ class HeadSwap:
             with torch.no_grad():
                 for name, value in own.items():
                     value.copy_(tensors[name])
-        self._model = model
+        self._model, self._changed = model, changed
         self._modules = {path: model.get_submodule(path) for path in roots}
         self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
         set_labels(model, spec)
         for path, module in modules.items():
             model.set_submodule(path, module.train(model.training), strict=True)
+        changed()
 
     def undo(self) -> None:
         """Put back the head, the labels and the problem type that the model had."""
@@ -101,6 +103,7 @@ class HeadSwap:
         for name, value in self._config.items():
             setattr(self._model.config, name, value)
         _set_outputs(self._model)
+        self._changed()
 
 
 def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:

@@ -144,7 +144,9 @@ class Loop:
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise TrainingError(self._not_finite(what, step))
-        self._tell(loss, state.step(step))
+        rate = state.step(step)
+        if self._watch is not None:
+            self._watch(Tick(step, self.steps, state.progress.epoch + 1, loss, self._best, rate))
         state.progress.batch += 1
         state.progress.loss_sum += loss * examples
         state.progress.seen += examples
@@ -188,7 +190,3 @@ class Loop:
         progress, steps = self._state.progress, self._state.progress.epoch * self.passes.steps
         if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
             raise PrunedError(progress.curve, steps, progress.seconds)
-
-    def _tell(self, loss: float, rate: float) -> None:
-        if self._watch is not None:
-            self._watch(Tick(self.step + 1, self.steps, self._state.progress.epoch + 1, loss, self._best, rate))

@@ -240,7 +240,6 @@ class Session:
                 self._encode(own, split)
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
-            undo.callback(self.base.refresh)
             undo.callback(self.base.put_head(head_of(runs), config.seed).undo)
             trainable = Trainable(self.base, run.spec, statistics=config.protocol.statistics == "update")
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
