@@ -235,21 +235,16 @@ def write_tensors(file: Path, key: str, info: BaseModel, tensors: Mapping[str, T
 def read_tensors(
     file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError], *, bare: str = ""
 ) -> tuple[Info, dict[str, Tensor]]:
-    """Read a safetensors file whose header says as JSON what it holds.
+    """Read a safetensors file, a `noun`, in whose header JSON under `key` says what `schema` has.
 
-    Args:
-        file: The file.
-        noun: What it holds, for messages.
-        key: Under which name the JSON stands in the header.
-        schema: Its fields; the default of ``format`` is the version that is read.
-        error: What is raised.
-        bare: In files from before that hold a text in place of JSON, the field that this is.
+    The default of the schema's ``format`` is the version that is read. Where a file from before holds a text in place
+    of JSON, it is the field `bare`.
 
     Returns:
         What the file says of itself, and its tensors by name.
 
     Raises:
-        NormtuneError: If there is none, or it is truncated, damaged or of a later version.
+        NormtuneError: The `error`, if there is none, or it is truncated, damaged or of a later version.
     """
     if not file.is_file():
         raise error(f"There is no {noun} at {file}.")

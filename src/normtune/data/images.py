@@ -150,15 +150,11 @@ def holds_pictures(path: Path) -> bool:
 
 
 def read_pictures(path: Path, *, labelled: bool) -> Rows:
-    """The pictures at a path, as a table with the column ``image`` and, where they are labelled, ``label``.
+    """The pictures at a path, as a table with the column ``image`` and, where labels are wanted, ``label``.
 
-    Args:
-        path: A folder, with a folder for each class in it if the pictures are labelled; a single picture; or an IDX
-            file as of MNIST, whose labels are in the file beside it (``train-labels-idx1-ubyte``).
-        labelled: Whether labels are wanted.
-
-    Returns:
-        The rows, in the order of names and, of IDX, of the file.
+    The path is a folder, with a folder for each class in it if the pictures are labelled; a single picture; or an IDX
+    file as of MNIST, whose labels are in the file beside it (``train-labels-idx1-ubyte``). The rows are in the order of
+    names and, of IDX, of the file.
 
     Raises:
         DataError: If there are none, or no labels where they are wanted.

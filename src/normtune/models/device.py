@@ -16,11 +16,7 @@ def accelerator(
 ) -> Accelerator:
     """An accelerator for ``auto``, ``cpu`` or ``cuda``, in mixed precision ``no``, ``bf16`` or ``fp16``.
 
-    Args:
-        device: Where it runs.
-        precision: Mixed precision.
-        trackers: Trackers that every run is logged by (`normtune.training.tracking.check_trackers`).
-        folder: Where those of them write that write to a folder.
+    Its trackers log every run (`normtune.training.tracking.check_trackers`), some of them to files in `folder`.
 
     Raises:
         UnknownNameError: If the device or the precision is not known.

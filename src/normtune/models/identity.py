@@ -52,15 +52,10 @@ def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
 
 
 def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) -> str:
-    """Hash of the encoder's tensors as `files` store them, independent of the dtype they are loaded in.
+    """Hash of the encoder's tensors as safetensors files store them, independent of the dtype they are loaded in.
 
-    Args:
-        files: The checkpoint's safetensors files.
-        prefix: The family's base prefix (``bert``).
-        own: Canonical names of what the loaded encoder took from the checkpoint: parameters, and norms' statistics.
-
-    Returns:
-        A hexadecimal SHA-256.
+    `own` are the canonical names of what the loaded encoder took from them: parameters, and norms' statistics; `prefix`
+    is the family's (``bert``).
 
     Raises:
         ModelError: If a file cannot be read.

@@ -141,13 +141,10 @@ class Passes:
 
 
 def train_mode(model: nn.Module, *, dropout: bool, statistics: bool = False) -> None:
-    """Put a model into the mode that it trains in.
+    """Put a model into the mode that it trains in, with dropout on, in every module that has any, or off.
 
-    Args:
-        model: The model.
-        dropout: Whether dropout is on, in every module that has any.
-        statistics: Whether BatchNorm normalises by the batch and updates its running statistics; by default it
-            normalises by these and leaves them alone.
+    BatchNorm normalises by its running statistics and leaves them alone, or it normalises by the batch and updates them
+    (`statistics`).
     """
     model.train(dropout)
     for module in model.modules():
