@@ -96,8 +96,8 @@ def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytes
     texts = [cli("predict", delta, "--text", "the cat", "--dtype", dtype)[1] for dtype in ("float32", "bfloat16")]
     assert loaded == ["float32", "bfloat16"]
     assert [text.split()[0] for text in texts] == [texts[0].split()[0]] * 2
-    status, _, error = cli("predict", delta, "--text", "the cat", "--dtype", "int8")
-    assert (status, "Unknown dtype 'int8'. Known: bfloat16, float16, float32." in error) == (1, True)
+    status, _, error = cli("predict", delta, "--text", "the cat", "--dtype", "fp8")
+    assert (status, "Unknown dtype 'fp8'. Known: bfloat16, float16, float32, int8, nf4." in error) == (1, True)
 
 
 def test_a_base_that_is_not_found_may_be_elsewhere_now(

@@ -98,8 +98,8 @@ def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytes
         assert cli("serve", delta, "--dtype", dtype, "--device", "cpu")[0] == 0
     assert cli("serve", "--model", Delta.load(delta).info.base, "--dtype", "float16", "--device", "cpu")[0] == 0
     assert found == [torch.float32, torch.bfloat16, torch.float16]
-    status, _, error = cli("serve", delta, "--dtype", "int8")
-    assert (status, "Unknown dtype 'int8'" in error) == (1, True)
+    status, _, error = cli("serve", delta, "--dtype", "fp8")
+    assert (status, "Unknown dtype 'fp8'" in error) == (1, True)
 
 
 def test_loopback() -> None:

@@ -405,16 +405,16 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--precision", "Unknown precision 'int8'; known: float32, bf16, fp16, bfloat16, float16."),
-        ("--memory", "Unknown value of --memory 'int8'. Known: low, plain."),
-        ("--labels", "Unknown value of --labels 'int8'. Known: classes, numbers, several, tags, weighted."),
+        ("--precision", "Unknown precision 'none'. Known: bf16, bfloat16, float16, float32, fp16, int8, nf4."),
+        ("--memory", "Unknown value of --memory 'none'. Known: low, plain."),
+        ("--labels", "Unknown value of --labels 'none'. Known: classes, numbers, several, tags, weighted."),
     ],
 )
 def test_an_unknown_choice_is_refused_in_a_sentence(
     cli: Run, small: list[str], tmp_path: Path, option: str, said: str
 ) -> None:
     source = ["--train", "x.csv"] if option == "--labels" else ["--task", "rte", *small]
-    status, text, error = cli("train", *source, option, "int8", "--out", tmp_path / "run")
+    status, text, error = cli("train", *source, option, "none", "--out", tmp_path / "run")
     assert (status, text) == (1, "")
     assert error.startswith(f"Error: {said}")
     assert not (tmp_path / "run").exists()
