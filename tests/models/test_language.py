@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from normtune.errors import ModelError
+from normtune.models import language
 from normtune.models.language import Likelihood, language_model_of
 from normtune.models.sources import quiet
 from tests.conftest import _IDS, FAMILIES, VOCABULARY
@@ -54,15 +55,15 @@ def one_by_one(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("family", CAUSAL + MASKED)
-def test_sums_and_gradients_are_those_of_each_text_alone(family):
+def test_sums_and_gradients_are_those_of_each_text_alone(family, monkeypatch):
     model, (ids, mask) = model_of(family), texts()
     rows = [row[:size] for row, size in zip(ids, LENGTHS, strict=True)]
     expected = torch.stack([one_by_one(model, row) for row in rows])
     losses = [model(input_ids=row[None], labels=row[None]).loss.item() for row in rows] if family in CAUSAL else []
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     wanted = torch.autograd.grad((expected * weights).sum(), [*model.parameters()], allow_unused=True)
-    own = Likelihood.put(family, model, TOKENIZER)
-    own.piece = 4  # so that a text's tokens are in several pieces, and a piece's in several texts
+    Likelihood.put(family, model, TOKENIZER)
+    monkeypatch.setattr(language, "_PIECE", 4 * len(VOCABULARY))  # a text has several pieces, a piece several texts
     outputs = model(input_ids=ids, attention_mask=mask).logits
     assert outputs[:, 1].tolist() == [size - (family in CAUSAL) for size in LENGTHS]
     torch.testing.assert_close(outputs[:, 0], expected, rtol=1e-12, atol=1e-10)
@@ -74,10 +75,10 @@ def test_sums_and_gradients_are_those_of_each_text_alone(family):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)  # Gemma's norms compute in float32
 
 
-def test_outputs_over_the_vocabulary_are_never_kept():
-    model, (ids, mask) = model_of("llama"), texts()
-    own, seen = Likelihood.put("tiny", model, TOKENIZER), list[int]()
-    own.piece = 4
+def test_outputs_over_the_vocabulary_are_never_kept(monkeypatch):
+    model, (ids, mask), seen = model_of("llama"), texts(), list[int]()
+    Likelihood.put("tiny", model, TOKENIZER)
+    monkeypatch.setattr(language, "_PIECE", 4 * len(VOCABULARY))
     model.lm_head.register_forward_hook(lambda _, __, outputs: seen.append(outputs.shape[-2]))
     outputs = model(input_ids=ids, attention_mask=mask).logits
     assert seen == [4, 4, 4, 3]

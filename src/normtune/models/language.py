@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,18 +58,13 @@ class Likelihood:
         model: The model, whose own forward pass gives outputs over the vocabulary.
         mask: The number of its mask token, or None for a causal model.
         special: Numbers of the tokens that a masked model does not score.
-        piece: How many tokens' outputs over the vocabulary are computed at a time.
         again: Whether a backward pass computes these once more rather than keeping them.
     """
 
     model: PreTrainedModel
     mask: int | None = None
     special: tuple[int, ...] = ()
-    piece: int = field(init=False)
     again: bool = True
-
-    def __post_init__(self) -> None:
-        self.piece = max(1, _PIECE // int(self.model.config.get_text_config().vocab_size))
 
     @classmethod
     def put(cls, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
@@ -145,7 +140,8 @@ class Likelihood:
 
     def _log_likelihoods(self, hidden: Tensor, true: Tensor) -> Tensor:
         """The log-likelihood of the true token after each hidden state, piece by piece."""
-        pieces = list(zip(hidden.split(self.piece), true.split(self.piece), strict=True))
+        tokens = max(1, _PIECE // int(self.model.config.get_text_config().vocab_size))
+        pieces = list(zip(hidden.split(tokens), true.split(tokens), strict=True))
         if self.again and torch.is_grad_enabled() and hidden.requires_grad:
             return torch.cat([checkpoint(self._piece, *each, use_reentrant=False) for each in pieces])
         return torch.cat([self._piece(*each) for each in pieces])
