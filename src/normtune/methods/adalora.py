@@ -21,15 +21,8 @@ from normtune.models.layout import Layout
 def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     """W + P diag(lambda) Q beside every matrix of the layers (AdaLoRA, Zhang et al. 2023, equation 3).
 
-    They begin with half as much rank again as they have in the end. The delta holds the rows whose lambda is zero too.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds P and Q; lambda starts at zero.
-        option: The mean rank in the end.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no matrices.
+    P and Q are drawn, and lambda starts at zero. `option` is their mean rank in the end; they begin with half as much
+    again. The delta holds the rows whose lambda is zero too.
     """
     first = -(-3 * positive("adalora", "a rank", option) // 2)
     # PEFT wants a number of steps; the hook knows it.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from normtune.errors import DeltaError
 from normtune.methods.added import Around, positive
 from normtune.methods.selection import Selection, where
-from normtune.models.base import Base
 from normtune.models.families import block_ends
 from normtune.models.layout import Layout
 
@@ -24,26 +20,14 @@ _SPREAD = 1e-2
 def adapter(layout: Layout, *, seed: int = 0, option: int = 64) -> Adapter:
     """Bottlenecks after the attention and the feed-forward block of each layer, and every norm (Houlsby et al. 2019).
 
-    As in section 2.1 and figure 2 a bottleneck takes what the block's last matrix gives, and its own outputs go on to
-    the residual sum. The model's norms train with it.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the first weights.
-        option: The width of the bottleneck.
-
-    Raises:
-        SelectionError: If the width is not positive, or the family's blocks are not known.
+    As in section 2.1 and figure 2 a bottleneck, `option` wide, takes what the block's last matrix gives, and its own
+    outputs go on to the residual sum. The model's norms train with it.
     """
     return Adapter(layout, both_ends(layout), positive("adapter", "a width", option), seed)
 
 
 def both_ends(layout: Layout) -> tuple[str, ...]:
-    """The modules that end the blocks of `layout`, layer by layer, the attention's first.
-
-    Raises:
-        SelectionError: If the family's blocks are not known.
-    """
+    """The modules that end the blocks of `layout`, layer by layer, the attention's first."""
     return tuple(name for pair in zip(*block_ends(layout), strict=True) for name in pair)
 
 
@@ -54,14 +38,6 @@ class Adapters(Around):
     def selection(self) -> Selection:
         """Every norm."""
         return where(self.layout, lambda place: place.norm)
-
-    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Never: no plain model has such layers.
-
-        Raises:
-            DeltaError: Always.
-        """
-        raise DeltaError(f"{self.method} adds layers to the model, so it cannot be merged into it.")
 
 
 @final

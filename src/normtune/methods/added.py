@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from normtune.config import fingerprint
 from normtune.errors import DeltaError, ModelError, SelectionError, refusing
-from normtune.methods.selection import Selection
+from normtune.methods.selection import Selection, nothing
 from normtune.methods.trainable import Spec
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
@@ -54,6 +54,10 @@ class Added(Spec):
     def __len__(self) -> int:
         return self.added + sum(place.size for place in self.places)
 
+    def decays(self, name: str, leaf: nn.Parameter) -> bool:
+        """Matrices have weight decay; vectors have none."""
+        return leaf.ndim > 1
+
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The parameters with these values (see `Spec.apply`).
 
@@ -70,6 +74,14 @@ class Added(Spec):
                 raise DeltaError(f"What the delta adds does not fit this model: the size of {name} differs.")
             leaf.data.copy_(state[name].reshape(leaf.shape))
 
+    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
+        """Never, unless a method says how: no plain model has such layers or tokens.
+
+        Raises:
+            DeltaError: Always.
+        """
+        raise DeltaError(f"{self.method} adds what no plain model has, so it cannot be merged into one.")
+
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Never: the rows of a batch share the base's modules.
 
@@ -84,10 +96,8 @@ class Around(Added):
     """Modules of our own, each around the outputs of a module of the base.
 
     Attributes:
-        layout: The model's parameters.
         targets: The modules of the base.
         size: The width inside a module of our own; 0 where there is none.
-        seed: Seeds the values that they begin with.
     """
 
     layout: Layout
@@ -100,9 +110,9 @@ class Around(Added):
         """A module for each target: it takes the target's outputs and gives as many. They may share parameters."""
 
     @property
-    @abstractmethod
     def selection(self) -> Selection:
-        """The entries of the base that train too."""
+        """The entries of the base that train too; none, unless a method says which."""
+        return nothing(self.layout)
 
     @property
     def held(self) -> Self:
@@ -155,10 +165,6 @@ class Around(Added):
             undo.callback(own.register_forward_hook(_run).remove)
         added = {*made.parameters()}
         return leaves | {name: value for name, value in base.model.named_parameters() if value in added}
-
-    def decays(self, name: str, leaf: nn.Parameter) -> bool:
-        """Matrices have weight decay; vectors have none."""
-        return leaf.ndim > 1
 
 
 def _run(module: Any, _: Any, outputs: Tensor) -> Tensor:

@@ -14,16 +14,11 @@ _LARGEST = 1 << 40
 
 
 def sized(layout: Layout, names: Iterable[str], entries: int) -> tuple[str, ...]:
-    """Methods under a budget.
-
-    Args:
-        layout: The model's parameters.
-        names: Names of methods, or expressions.
-        entries: How many entries each may train beside the head.
+    """Methods under a budget of entries that each may train beside the head.
 
     Returns:
         For a method that takes a size its name with the largest size that keeps to the budget, such as ``lora@2``, or
-        its bare name where that is its own size. What has no size, or was given one, stays as it is.
+        its bare name where that is its own size. What has no size, or was given one, stays as it is; so do expressions.
 
     Raises:
         ConfigError: If a method takes more at its smallest size.

@@ -7,21 +7,17 @@ from functools import partial
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normtune.errors import SelectionError
 from normtune.methods.hooked import Hooked, generator_of
-from normtune.methods.selection import Selection, everything
-from normtune.methods.trainable import Hook, Spec
+from normtune.methods.selection import everything
+from normtune.methods.trainable import Hook
 from normtune.models.layout import Layout
 
 
 def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
-    """Every entry, each step along a random part of the gradient (Child-Tuning-F, Xu et al. 2021).
-
-    Args:
-        layout: The model's parameters.
-        option: How many per cent of the gradient's entries are kept; 100 is full fine-tuning.
+    """Every entry, each step along a random `option` per cent of the gradient (Child-Tuning-F, Xu et al. 2021).
 
     Raises:
         SelectionError: If it is not 1 to 100.
@@ -29,7 +25,7 @@ def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
     if not 1 <= option <= 100:
         raise SelectionError(f"child-tuning-f keeps 1 to 100 per cent of the gradient; got {option}.")
     whole = everything(layout)
-    return Hooked(layout, whole, "child-tuning-f", option, len(whole), True, partial(ChildTuning, whole, option / 100))
+    return Hooked(layout, whole, "child-tuning-f", option, len(whole), True, partial(ChildTuning, option / 100))
 
 
 @final
@@ -40,13 +36,12 @@ class ChildTuning(Hook):
     clipped already. The head, which is no part of the pre-trained model, has all of its gradient.
 
     Args:
-        selection: What trains.
         share: The probability p.
-        leaves: Its leaves.
+        leaves: What trains.
     """
 
-    def __init__(self, selection: Selection, share: float, leaves: Mapping[str, nn.Parameter]) -> None:
-        self._selection, self._share, self._leaves, self._seed = selection, share, leaves, 0
+    def __init__(self, share: float, leaves: Mapping[str, nn.Parameter]) -> None:
+        self._share, self._leaves, self._seed = share, leaves, 0
         self.ready = False
 
     def start(self, steps: int, seed: int) -> None:
@@ -59,7 +54,3 @@ class ChildTuning(Hook):
         generator = generator_of(grads[0].device, self._seed, step)
         for grad in grads:
             grad.mul_(torch.empty_like(grad).bernoulli_(self._share, generator=generator).div_(self._share))
-
-    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
-        """All values, as full fine-tuning has them."""
-        return self._selection, dict(values)

@@ -13,48 +13,28 @@ from normtune.models.layout import Layout
 
 
 def bitfit(layout: Layout) -> Selection:
-    """Every bias, those of norms and pooler included (Zaken et al., 2021).
-
-    Raises:
-        SelectionError: If the model has no biases.
-    """
+    """Every bias, those of norms and pooler included (Zaken et al., 2021)."""
     return _not_empty(where(layout, lambda place: place.sub == "bias"), "biases")
 
 
 def value_bias(layout: Layout) -> Selection:
-    """The bias of each attention's values (BEFT, Huang et al. 2025).
-
-    Raises:
-        SelectionError: If the model has no such biases.
-    """
+    """The bias of each attention's values (BEFT, Huang et al. 2025)."""
     biases = tuple(f"{name}.bias" for name in VALUES)
     return _not_empty(where(layout, lambda place: f".{place.parameter}".endswith(biases)), "biases of values")
 
 
 def layernorm(layout: Layout) -> Selection:
-    """The norm that closes each layer, weight and bias: the paper's method; for BERT ``output.LayerNorm``.
-
-    Raises:
-        SelectionError: If the model's layers have no norms.
-    """
+    """The norm that closes each layer, weight and bias: the paper's method; for BERT ``output.LayerNorm``."""
     return _components(layout, closing_norms(layout))
 
 
 def attention_layernorm(layout: Layout) -> Selection:
-    """The norm of each layer's attention; for BERT ``attention.output.LayerNorm``.
-
-    Raises:
-        SelectionError: If the family's norms are not known.
-    """
+    """The norm of each layer's attention; for BERT ``attention.output.LayerNorm``."""
     return _components(layout, attention_norms(layout))
 
 
 def all_layernorm(layout: Layout) -> Selection:
-    """Every normalisation of the model, those of the embeddings and at the end included.
-
-    Raises:
-        SelectionError: If the model has no normalisation with parameters.
-    """
+    """Every normalisation of the model, those of the embeddings and at the end included."""
     return _not_empty(where(layout, lambda place: place.norm), "normalisations")
 
 
@@ -62,23 +42,14 @@ def batchnorm(layout: Layout) -> Selection:
     """The weight and bias of every BatchNorm (Frankle et al., 2021), as section 6 of the paper proposes.
 
     Their running statistics are no parameters: `normtune.config.Protocol.statistics` says what becomes of them.
-
-    Raises:
-        SelectionError: If the model has no BatchNorm with parameters.
     """
     return _not_empty(where(layout, lambda place: place.batch), "BatchNorm")
 
 
 def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection:
-    """As many entries as `layernorm` selects, drawn uniformly without replacement over all pre-trained entries.
+    """As many entries as `layernorm` selects, or `option`, drawn over all pre-trained ones, a shared tensor once.
 
-    Args:
-        layout: The model's parameters, a shared tensor once.
-        seed: Seeds the draw.
-        option: How many entries instead.
-
-    Returns:
-        The drawn entries.
+    The draw is uniform and without replacement.
 
     Raises:
         SelectionError: If the model's layers have no norms, or it has fewer entries.
@@ -94,14 +65,9 @@ def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selec
 
 
 def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
-    """Everything from the last layers up, a pooler included (Lee et al., 2019, "What would ELSA do?").
+    """The whole of the last layers, and of a pooler in the checkpoint (Lee et al., 2019, "What would ELSA do?").
 
-    Args:
-        layout: The model's parameters.
-        option: How many layers; a quarter of them, rounded up, unless given.
-
-    Returns:
-        The whole of these layers, and of the pooler where the checkpoint holds one.
+    They are `option`, or a quarter of all layers, rounded up.
 
     Raises:
         SelectionError: If the model does not have that many layers.

@@ -29,9 +29,7 @@ OFFSET = math.log(-LOWER / UPPER)
 def diff_pruning(layout: Layout, *, option: int | None = None) -> Hooked:
     """A sparse difference from the pre-trained entries, found as all of them train (Guo et al. 2021).
 
-    Args:
-        layout: The model's parameters.
-        option: How many entries may differ in the end; 0.5 % of all unless given, as in the paper.
+    In the end `option` entries may differ, or 0.5 % of all, as in the paper.
 
     Raises:
         SelectionError: If the model does not have that many entries.

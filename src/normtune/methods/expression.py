@@ -50,15 +50,7 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
 
 
 def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
-    """What a method's name or an expression trains.
-
-    Args:
-        layout: The model's parameters.
-        text: A method's name, with ``@`` and a number where it takes one, or an expression (see the module).
-        seed: Seeds what the method draws.
-
-    Returns:
-        Its spec.
+    """What a method's name, with ``@`` and a number where it takes one, or an expression (see the module) trains.
 
     Raises:
         UnknownNameError: If a name is neither a method nor a component of this model.
@@ -83,15 +75,7 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
 
 
 def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
-    """The selection that `expression` describes.
-
-    Args:
-        layout: The model's parameters.
-        expression: A method's name or an expression (see the module).
-        seed: Seeds `random`.
-
-    Returns:
-        The selection.
+    """The selection that a method's name or an expression (see the module) describes; `seed` is for `random`.
 
     Raises:
         UnknownNameError: If a name is neither a method nor a component of this model.

@@ -24,7 +24,6 @@ class Hooked(Spec):
     """Entries that train with a hook. Its delta is a selection's, so it is read, merged and served as one.
 
     Attributes:
-        layout: The model's parameters.
         selection: What trains.
         method: The method's name.
         option: Its number.
@@ -57,11 +56,6 @@ class Hooked(Spec):
         """The parameters with selected entries."""
         return self.selection.places
 
-    @property
-    def added(self) -> int:
-        """None is added."""
-        return 0
-
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
         """The selection's entries as leaves (see `Spec.put`)."""
         return self.selection.put(base, undo)
@@ -86,8 +80,9 @@ class Hooked(Spec):
         """The selection's entries and their values (see `Spec.vectors`)."""
         return self.selection.vectors(state)
 
-    def describe(self) -> None:
-        """Nothing, as with every selection."""
+    def made(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
+        """The selection, with all of the values (see `Spec.made`)."""
+        return self.selection, dict(values)
 
 
 def generator_of(device: torch.device, seed: int, step: int) -> torch.Generator:

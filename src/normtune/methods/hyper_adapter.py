@@ -12,8 +12,6 @@ from torch.func import functional_call
 
 from normtune.methods.adapter import Adapters, both_ends
 from normtune.methods.added import NAME, positive
-from normtune.methods.shared import Shared
-from normtune.methods.trainable import Hook, Spec
 from normtune.models.base import Base
 from normtune.models.layout import Layout
 
@@ -27,15 +25,8 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
     """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021).
 
     The adapters stand where those of `adapter` do. Each task that trains has an embedding; norms are the same for all.
-    Of the network a task's delta holds nothing: it holds the adapters that it made.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the network.
-        option: The width of the bottleneck; a 32nd of the model's unless given.
-
-    Raises:
-        SelectionError: If the width is not positive, or the family's blocks are not known.
+    Of the network a task's delta holds nothing: it holds the adapters that it made. They are `option` wide, or a 32nd
+    of the model's width.
     """
     targets = both_ends(layout)
     made = HyperAdapter(layout, targets, seed=seed, network=True)
@@ -45,7 +36,7 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
 
 @final
 @dataclass(frozen=True)
-class HyperAdapter(Adapters, Shared):
+class HyperAdapter(Adapters):
     """Bottlenecks with a norm of their own; the modules come in pairs, two a layer.
 
     Attributes:
@@ -82,22 +73,16 @@ class HyperAdapter(Adapters, Shared):
         matrices = {"down": (size, width), "down_bias": (size,), "up": (width, size), "up_bias": (width,)}
         return {name: torch.Size(shape) for name, shape in {**matrices, "scale": (width,), "shift": (width,)}.items()}
 
-    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
-        """Nothing happens in a step; a delta holds what the network makes (see `Spec.hook`)."""
-        return _Result(self) if self.network else Hook()
-
-    def of_tasks(self, count: int) -> HyperAdapter:
-        """A network with an embedding for each of so many tasks."""
-        return replace(self, tasks=count)
-
     def choose(self, base: Base, task: int) -> None:
-        """Make the adapters on `base`, with their network, those of a task."""
+        """Make the adapters on `base`, on which this trains, those of the task of this number."""
         network = base.model.get_submodule(f"{self.targets[0]}.{NAME}.network")
         assert isinstance(network, Network)
         network.chosen = task
 
     def made(self, values: Mapping[str, Tensor], task: int = 0) -> tuple[HyperAdapter, dict[str, Tensor]]:
-        """A task's adapters without their network, of these values of what trained: a spec, and its state."""
+        """The adapters of the task of this number, and the norms, without the network (see `Spec.made`)."""
+        if not self.network:
+            return self, dict(values)
         with torch.device("meta"):
             made = self.generated()
         made[0].network.chosen = task
@@ -182,15 +167,3 @@ class GeneratedBottleneck(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """The adapted `hidden`, of the same shape."""
         return adapt(hidden, self.network(self.layer, self.position))
-
-
-@final
-class _Result(Hook):
-    """The adapters without their network."""
-
-    def __init__(self, spec: HyperAdapter) -> None:
-        self._spec = spec
-
-    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
-        """The weights that the network makes, and the norms (see `Hook.result`)."""
-        return self._spec.made(values)

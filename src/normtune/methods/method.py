@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 from normtune.errors import UnknownNameError
 from normtune.methods.adalora import adalora
 from normtune.methods.adapter import Adapter, adapter
-from normtune.methods.added import Around
 from normtune.methods.child_tuning import child_tuning_f
 from normtune.methods.components import (
     all_layernorm,
@@ -24,9 +24,9 @@ from normtune.methods.components import (
 )
 from normtune.methods.diff_pruning import diff_pruning
 from normtune.methods.hyper_adapter import HyperAdapter, hyper_adapter
-from normtune.methods.peft import Peft, dora, ia3, loha, lora, lora_all, vera
+from normtune.methods.peft import Peft, ia3, low_rank
 from normtune.methods.prefixes import Prefixes, prefix_tuning
-from normtune.methods.prompts import Prompts, Tokens, prompt_tuning, residual_prompt_tuning
+from normtune.methods.prompts import Prompts, prompt_tuning, residual_prompt_tuning
 from normtune.methods.red import Red, red
 from normtune.methods.selection import everything, nothing
 from normtune.methods.top import child_tuning_d, fish_mask
@@ -81,12 +81,9 @@ class Method:
         return self.read is None and not self.hooked and not self.measured
 
     def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
-        """What trains of a model with this layout.
+        """What trains of a model; `option` is the number after an ``@``, or None for the method's own.
 
-        Args:
-            layout: The model's parameters.
-            seed: Seeds what is drawn.
-            option: The number after an ``@``, or None for the method's own.
+        A model that lacks what the method trains, and a number out of range, are a `SelectionError`.
         """
         given: dict[str, Any] = {"seed": seed} if self.seeded else {}
         if option is not None:
@@ -95,50 +92,27 @@ class Method:
 
 
 #: The paper's rates for BERT-large, and those measured on MiniLM (``docs/rates.md``).
-_WIDE_FULL, _NARROW_FULL = (3e-5, 2e-5, 5e-5, 1e-5), (3e-5, 1e-4, 1e-5, 3e-4)
-
-_NARROW_BIAS, _NARROW_SCALE = (3e-3, 1e-3, 1e-2, 3e-4), (1e-2, 3e-2, 3e-3, 1e-1)
-
-
-def _rank(narrow: tuple[float, ...]) -> dict[str, Any]:
-    """What the methods share that PEFT adds parameters of a rank for."""
-    return {"option": "rank", "seeded": True, "narrow": narrow, "read": Peft.read, "group": "low rank"}
-
-
-def _bottleneck(kind: type[Around], narrow: tuple[float, ...]) -> dict[str, Any]:
-    """What the methods share that add layers with a bottleneck."""
-    own: dict[str, Any] = {"read": kind.read, "group": "adapters", "cost": "extra layers"}
-    return {"option": "width", "seeded": True, "narrow": narrow, **own}
-
-
-def _tokens(kind: type[Tokens], narrow: tuple[float, ...] = _NARROW_SCALE) -> dict[str, Any]:
-    """What the methods share that add tokens."""
-    own: dict[str, Any] = {"read": kind.read, "group": "prompts", "cost": "extra tokens"}
-    return {"option": "tokens", "seeded": True, "narrow": narrow, **own}
+_FULL: dict[str, Any] = {"wide": (3e-5, 2e-5, 5e-5, 1e-5), "narrow": (3e-5, 1e-4, 1e-5, 3e-4)}
+_BIAS: dict[str, Any] = {"narrow": (3e-3, 1e-3, 1e-2, 3e-4)}
+_SCALE: dict[str, Any] = {"narrow": (1e-2, 3e-2, 3e-3, 1e-1)}
+_NETWORK: dict[str, Any] = {"narrow": (3e-2, 1e-1, 1e-2, 3e-1)}
+#: What the methods share that PEFT adds parameters of a rank for, that add layers with a bottleneck, and tokens.
+_RANK: dict[str, Any] = {"option": "rank", "seeded": True, "read": Peft.read, "group": "low rank", **_BIAS}
+_WIDTH: dict[str, Any] = {"option": "width", "seeded": True, "group": "adapters", "cost": "extra layers"}
+_TOKENS: dict[str, Any] = {"option": "tokens", "seeded": True, "group": "prompts", "cost": "extra tokens"}
 
 
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
-    "full": Method(everything, "every entry", wide=_WIDE_FULL, narrow=_NARROW_FULL, group="baselines"),
-    "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", narrow=_NARROW_BIAS),
+    "full": Method(everything, "every entry", group="baselines", **_FULL),
+    "bitfit": Method(bitfit, "every bias", "Zaken et al. 2021", **_BIAS),
     "layernorm": Method(layernorm, "the norm that closes each layer", "ValizadehAslani and Liang 2024"),
     "attention-layernorm": Method(attention_layernorm, "the norm of each layer's attention"),
     "all-layernorm": Method(all_layernorm, "every norm"),
     "random": Method(
-        random,
-        "as many random entries as layernorm has",
-        option="entries",
-        seeded=True,
-        narrow=(1e-1, 3e-2, 3e-1, 1e-2),
+        random, "as many random entries as layernorm has", "", "entries", seeded=True, narrow=(1e-1, 3e-2, 3e-1, 1e-2)
     ),
-    "last-layers": Method(
-        last_layers,
-        "the last layers, a quarter of them",
-        "Lee et al. 2019",
-        "layers",
-        wide=_WIDE_FULL,
-        narrow=_NARROW_FULL,
-    ),
+    "last-layers": Method(last_layers, "the last layers, a quarter of them", "Lee et al. 2019", "layers", **_FULL),
     "fish-mask": Method(
         fish_mask,
         "as many entries as layernorm has, by Fisher information",
@@ -151,88 +125,101 @@ METHODS: dict[str, Method] = {
         "a fifth of the model, by Fisher information",
         "Xu et al. 2021",
         "per cent",
-        wide=_WIDE_FULL,
-        narrow=_NARROW_FULL,
         measured=True,
+        **_FULL,
     ),
     "batchnorm": Method(batchnorm, "every BatchNorm, in image models", "Frankle et al. 2021"),
-    "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", narrow=_NARROW_BIAS),
+    "value-bias": Method(value_bias, "the bias of each attention's values", "Huang et al. 2025", **_BIAS),
     "child-tuning-f": Method(
         child_tuning_f,
         "every entry, along a random 30 % of each gradient",
         "Xu et al. 2021",
         "per cent",
-        wide=_WIDE_FULL,
-        narrow=_NARROW_FULL,
         hooked=True,
+        **_FULL,
     ),
     "diff-pruning": Method(
-        diff_pruning,
-        "a sparse difference, in 0.5 % of the entries",
-        "Guo et al. 2021",
-        "entries",
-        wide=_WIDE_FULL,
-        narrow=_NARROW_FULL,
-        hooked=True,
+        diff_pruning, "a sparse difference, in 0.5 % of the entries", "Guo et al. 2021", "entries", hooked=True, **_FULL
     ),
     "lora": Method(
-        lora, "low-rank matrices beside those of the attention, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
+        partial(low_rank, method="lora"),
+        "low-rank matrices beside those of the attention, of rank 8",
+        "Hu et al. 2021",
+        **_RANK,
     ),
     "lora-all": Method(
-        lora_all, "low-rank matrices beside all of the layers, of rank 8", "Hu et al. 2021", **_rank(_NARROW_BIAS)
+        partial(low_rank, method="lora-all"),
+        "low-rank matrices beside all of the layers, of rank 8",
+        "Hu et al. 2021",
+        **_RANK,
     ),
-    "dora": Method(dora, "lora, with lengths and directions apart", "Liu et al. 2024", **_rank(_NARROW_BIAS)),
+    "dora": Method(
+        partial(low_rank, method="dora"), "lora, with lengths and directions apart", "Liu et al. 2024", **_RANK
+    ),
     "adalora": Method(
         adalora,
         "low-rank matrices beside all of the layers, their ranks by importance",
         "Zhang et al. 2023",
-        **_rank(_NARROW_BIAS),
+        **_RANK,
     ),
-    "loha": Method(loha, "products of two low-rank matrices", "Hyeon-Woo et al. 2022", **_rank(_NARROW_BIAS)),
+    "loha": Method(
+        partial(low_rank, method="loha"),
+        "products of two low-rank matrices",
+        "Hyeon-Woo et al. 2022",
+        **_RANK,
+    ),
     "vera": Method(
-        vera, "scales of shared random matrices, of rank 256", "Kopiczko et al. 2024", **_rank(_NARROW_SCALE)
+        partial(low_rank, method="vera", option=256),
+        "scales of shared random matrices, of rank 256",
+        "Kopiczko et al. 2024",
+        **{**_RANK, **_SCALE},
     ),
     "ia3": Method(
-        ia3,
-        "factors of keys, values and inner units",
-        "Liu et al. 2022",
-        narrow=_NARROW_SCALE,
-        read=Peft.read,
-        group="adapters",
+        ia3, "factors of keys, values and inner units", "Liu et al. 2022", read=Peft.read, group="adapters", **_SCALE
     ),
     "red": Method(
         red,
         "a scale and a bias after each feed-forward block",
         "Wu et al. 2024",
-        narrow=_NARROW_SCALE,
         read=Red.read,
         group="adapters",
+        **_SCALE,
     ),
     "adapter": Method(
         adapter,
         "bottlenecks of 64 after each block, and every norm",
         "Houlsby et al. 2019",
-        **_bottleneck(Adapter, (3e-4, 1e-4, 1e-3, 3e-5)),
+        read=Adapter.read,
+        narrow=(3e-4, 1e-4, 1e-3, 3e-5),
+        **_WIDTH,
     ),
     "hyper-adapter": Method(
         hyper_adapter,
         "adapters from one network, and every norm",
         "Mahabadi et al. 2021",
+        read=HyperAdapter.read,
+        narrow=(1e-3, 3e-4, 3e-3, 1e-4),
         shared=True,
-        **_bottleneck(HyperAdapter, (1e-3, 3e-4, 3e-3, 1e-4)),
+        **_WIDTH,
     ),
-    "prompt-tuning": Method(prompt_tuning, "20 tokens in every text", "Lester et al. 2021", **_tokens(Prompts)),
+    "prompt-tuning": Method(
+        prompt_tuning, "20 tokens in every text", "Lester et al. 2021", read=Prompts.read, **_TOKENS, **_SCALE
+    ),
     "residual-prompt-tuning": Method(
         residual_prompt_tuning,
         "10 tokens in every text, trained through a network",
         "Razdaibiedina et al. 2023",
-        **_tokens(Prompts, (3e-2, 1e-1, 1e-2, 3e-1)),
+        read=Prompts.read,
+        **_TOKENS,
+        **_NETWORK,
     ),
     "prefix-tuning": Method(
         prefix_tuning,
         "keys and values of 10 tokens in every layer",
         "Li and Liang 2021",
-        **_tokens(Prefixes, (3e-2, 1e-1, 1e-2, 3e-1)),
+        read=Prefixes.read,
+        **_TOKENS,
+        **_NETWORK,
     ),
 }
 
@@ -247,10 +234,6 @@ def named(name: str) -> Method | None:
 
 def read(layout: Layout, description: Mapping[str, Any]) -> Spec:
     """The spec that `Spec.describe` described.
-
-    Args:
-        layout: The parameters of the model that it is for.
-        description: What `Spec.describe` gave.
 
     Raises:
         UnknownNameError: If there is no such method in this version.

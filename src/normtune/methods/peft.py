@@ -21,90 +21,41 @@ from normtune.methods.added import Added, known_targets, positive, refuse_roundi
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
-from normtune.models.layout import Layout, Place
+from normtune.models.layout import Layout
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
 ADAPTER = "default"
 
 
-def lora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
-    """Low-rank matrices beside those of the attention (LoRA, Hu et al. 2021, section 4).
+def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> Peft:
+    """Low-rank matrices beside those of the attention, by one of five methods.
 
-    The matrices are those that PEFT takes for the family by default (for BERT query and value); in a family that PEFT
-    has no default for, every matrix of the layers. The update is scaled by alpha over rank, with alpha twice the rank.
+    They stand beside the matrices that PEFT takes for the family by default (for BERT query and value); in a family
+    that PEFT has no default for, and for ``lora-all``, beside every matrix of the layers.
 
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the first of the two matrices; the second starts at zero.
-        option: The rank.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no such matrices.
+    ``lora``, ``lora-all``: two matrices, the second zero in the beginning; their product is scaled by alpha over rank,
+    with alpha twice the rank (Hu et al. 2021, section 4). ``dora``: as lora, with the length of each column of the
+    matrix apart (Liu et al. 2024, equation 5). ``loha``: the elementwise product of two low-rank matrices, which starts
+    at zero (FedPara, Hyeon-Woo et al. 2022). ``vera``: scales of random matrices that all layers share and that do not
+    train (Kopiczko et al. 2024, equation 2). `option` is the rank.
     """
-    return _ranked(layout, "lora", option, seed)
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-
-def lora_all(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
-    """Low-rank matrices beside every matrix of the layers, otherwise as `lora`.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the first of the two matrices.
-        option: The rank.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no matrices.
-    """
-    return _ranked(layout, "lora-all", option, seed, everywhere=True)
-
-
-def dora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
-    """As `lora`, with the length of each column of the matrix apart (DoRA, Liu et al. 2024, equation 5).
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the first of the two matrices.
-        option: The rank.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no such matrices.
-    """
-    return _ranked(layout, "dora", option, seed, use_dora=True)
-
-
-def loha(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
-    """The elementwise product of two low-rank matrices beside those of the attention (FedPara, Hyeon-Woo et al. 2022).
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the matrices; the product starts at zero.
-        option: The rank of each of the two.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no such matrices.
-    """
-    return _ranked(layout, "loha", option, seed, "LOHA", alpha=option)
-
-
-def vera(layout: Layout, *, seed: int = 0, option: int = 256) -> Peft:
-    """Scales of random low-rank matrices that all layers share (VeRA, Kopiczko et al. 2024, equation 2).
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the shared matrices, which do not train.
-        option: The rank.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no such matrices.
-    """
-    return _ranked(layout, "vera", option, seed, "VERA", vera_dropout=0.0, projection_prng_key=seed)
+    lora = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0}
+    configs = {
+        "lora": lora,
+        "lora-all": lora,
+        "dora": {**lora, "use_dora": True},
+        "loha": {"peft_type": "LOHA", "alpha": option},
+        "vera": {"peft_type": "VERA", "vera_dropout": 0.0, "projection_prng_key": seed},
+    }
+    config = json.dumps({**configs[method], "r": positive(method, "a rank", option)}, sort_keys=True)
+    targets = matrices(layout, None if method == "lora-all" else KNOWN.get(layout.model_type))
+    return Peft(layout, method, config, targets, seed)
 
 
 def ia3(layout: Layout) -> Peft:
     """A factor for each key, value and input of a layer's last matrix (IA3, Liu et al. 2022, section 3.3).
-
-    Args:
-        layout: The model's parameters.
 
     Raises:
         SelectionError: If PEFT does not know the family's keys and values, or they are part of a larger matrix.
@@ -122,29 +73,8 @@ def ia3(layout: Layout) -> Peft:
     return Peft(layout, "ia3", json.dumps({"peft_type": "IA3"}), targets)
 
 
-def _ranked(
-    layout: Layout, method: str, rank: int, seed: int, kind: str = "LORA", *, everywhere: bool = False, **more: Any
-) -> Peft:
-    """What PEFT calls `kind`, of a rank and with `more`, beside the matrices of the attention, or `everywhere`.
-
-    Raises:
-        SelectionError: If the rank is not positive, or the model has no such matrices.
-    """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    positive(method, "a rank", rank)
-    targets = matrices(layout, None if everywhere else KNOWN.get(layout.model_type))
-    if kind == "LORA":
-        more |= {"lora_alpha": 2 * rank, "lora_dropout": 0.0}
-    return Peft(layout, method, json.dumps({"peft_type": kind, "r": rank, **more}, sort_keys=True), targets, seed)
-
-
 def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
-    """Modules of the layers with a matrix for a weight.
-
-    Args:
-        layout: The model's parameters.
-        names: How their names end; None takes all.
+    """Modules of the layers with a matrix for a weight, and with a name that ends as one of `names`; None takes all.
 
     Raises:
         SelectionError: If there are none.
@@ -168,11 +98,8 @@ class Peft(Added):
     """Parameters that PEFT adds to some modules.
 
     Attributes:
-        layout: The model's parameters.
-        method: The method's name.
         config: PEFT's configuration as JSON, without the modules.
         targets: The modules.
-        seed: Seeds the values that the parameters begin with.
         begin: Makes the method's hook from the leaves, where it has one.
     """
 
@@ -212,11 +139,6 @@ class Peft(Added):
         _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """None: the pre-trained entries stay as they are."""
-        return ()
-
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
         """The added parameters as leaves, float32 (see `Spec.put`)."""
         model = base.model
@@ -240,7 +162,7 @@ class Peft(Added):
 
     def decays(self, name: str, leaf: nn.Parameter) -> bool:
         """Matrices have weight decay; vectors and factors, which PEFT may keep as a row or a column, have none."""
-        return leaf.ndim > 1 and ".ia3_l" not in name and ".lora_E" not in name
+        return super().decays(name, leaf) and ".ia3_l" not in name and ".lora_E" not in name
 
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
         """The base's own matrices with what the added parameters contribute (see `Spec.merge`).

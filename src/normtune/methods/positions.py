@@ -13,11 +13,7 @@ PACKED = ("mask", "index")
 
 
 def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
-    """Positions of a parameter as one tensor under its name.
-
-    Args:
-        name: The parameter's name.
-        indices: Sorted positions in the flattened parameter, at least one.
+    """Positions in a flattened parameter, sorted and at least one, as a tensor under the parameter's name.
 
     Returns:
         ``mask/NAME`` (bits, up to the last position) or ``index/NAME`` (int32; int64 where that does not suffice).
@@ -32,14 +28,7 @@ def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
 
 
 def unpack(part: str, stored: Tensor) -> np.ndarray:
-    """Positions as `pack` stored them.
-
-    Args:
-        part: ``mask`` or ``index``: what stands before the parameter's name.
-        stored: The tensor.
-
-    Returns:
-        Positions in the flattened parameter, int64.
+    """Positions as `pack` stored them, int64; `part` is ``mask`` or ``index``, which stands before the name.
 
     Raises:
         SelectionError: If no positions are stored in this way.

@@ -27,16 +27,9 @@ _ATTENTION, _MARK = "normtune_prefix", "_normtune_prefix"
 def prefix_tuning(layout: Layout, *, seed: int = 0, option: int = 10) -> Prefixes:
     """Trained keys and values that every layer's attention sees before the text's (Li and Liang 2021, section 4.2).
 
-    They begin as those of random words (section 7.4), and train as themselves, without the paper's network in between,
-    as PEFT has it by default. In a decoder the text's positions begin after them; in an encoder they have none.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the draw of the words.
-        option: How many tokens.
-
-    Raises:
-        SelectionError: If there are to be none, or the family is not known to take them.
+    They begin as those of `option` random words (section 7.4), and train as themselves, without the paper's network in
+    between, as PEFT has it by default. In a decoder the text's positions begin after them; in an encoder they have
+    none.
     """
     return Prefixes.of(layout, "prefix-tuning", option, seed)
 

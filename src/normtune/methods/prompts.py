@@ -21,10 +21,9 @@ from torch.func import functional_call
 
 from normtune.errors import DataError, DeltaError, SelectionError, refusing
 from normtune.methods.added import Added, positive
-from normtune.methods.trainable import Hook, Spec
 from normtune.models.base import Base
 from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
-from normtune.models.layout import Layout, Place
+from normtune.models.layout import Layout
 
 #: What the module of added parameters is called in a model.
 _MODULE = "normtune_tokens"
@@ -33,13 +32,7 @@ _MODULE = "normtune_tokens"
 def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
     """Trained tokens among those of the text (Lester et al. 2021, section 2), which begin as random words.
 
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the draw of the words (section 3.2, "sampled vocabulary", over the whole of it).
-        option: How many tokens.
-
-    Raises:
-        SelectionError: If there are to be none, or the family is not known to take them.
+    They are `option` many, drawn from the whole vocabulary (section 3.2, "sampled vocabulary").
     """
     return Prompts.of(layout, "prompt-tuning", option, seed)
 
@@ -49,14 +42,6 @@ def residual_prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 10) -
 
     The network is shared by all prompts and gone after training: two layers with ReLU between them, the inner one as
     wide as the embeddings, and a normalisation.
-
-    Args:
-        layout: The model's parameters.
-        seed: Seeds the draw of the words, and the network.
-        option: How many tokens.
-
-    Raises:
-        SelectionError: If there are to be none, or the family is not known to take them.
     """
     return replace(Prompts.of(layout, "residual-prompt-tuning", option, seed), network=True)
 
@@ -66,10 +51,7 @@ class Tokens(Added):
     """Trained vectors for some tokens that are no text.
 
     Attributes:
-        layout: The model's parameters.
-        method: The method's name.
         tokens: How many tokens.
-        seed: Seeds what they begin as.
     """
 
     layout: Layout
@@ -123,11 +105,6 @@ class Tokens(Added):
         """Make a base compute with `module`."""
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """None: the pre-trained entries stay as they are."""
-        return ()
-
-    @property
     def decoder(self) -> bool:
         """Whether the model answers from the text's last token."""
         return self.layout.model_type in LAST_TOKEN
@@ -155,18 +132,6 @@ class Tokens(Added):
         base.model.add_module(_MODULE, module)
         self.place(base, module, undo)
         return dict(module.named_parameters())
-
-    def decays(self, name: str, leaf: nn.Parameter) -> bool:
-        """Tokens and matrices have weight decay; vectors have none."""
-        return leaf.ndim > 1
-
-    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Never: the tokens are read with every text.
-
-        Raises:
-            DeltaError: Always.
-        """
-        raise DeltaError(f"{self.method} adds tokens to every text: they cannot be merged into a model.")
 
     def change_inputs(self, base: Base, change: Callable[[dict[str, Any]], dict[str, Any]], undo: ExitStack) -> None:
         """Let `change` change what the body of a model is given, by name, once it is checked that it fits."""
@@ -259,23 +224,13 @@ class Prompts(Tokens):
         if self.decoder:  # whose head looks for the text's last token
             undo.callback(body.register_forward_hook(shorter).remove)
 
-    def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
-        """Nothing happens in a step; a delta holds what comes out of the network (see `Spec.hook`)."""
-        return _Result(self) if self.network else Hook()
-
-
-@final
-class _Result(Hook):
-    """Prompts as the model reads them, without their network."""
-
-    def __init__(self, spec: Prompts) -> None:
-        self._spec = spec
-
-    def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
-        """The prompts that come out of the network (see `Hook.result`)."""
+    def made(self, values: Mapping[str, Tensor]) -> tuple[Prompts, dict[str, Tensor]]:
+        """The prompts as they come out of the network, without it (see `Spec.made`)."""
+        if not self.network:
+            return self, dict(values)
         with torch.device("meta"):
-            module = self._spec.module()
+            module = self.module()
         own = {name: values[name].view(parameter.shape) for name, parameter in module.named_parameters()}
         with torch.no_grad():
             prompts: Tensor = functional_call(module, own, ())
-        return replace(self._spec, network=False), {"prompts": prompts.reshape(-1)}
+        return replace(self, network=False), {"prompts": prompts.reshape(-1)}

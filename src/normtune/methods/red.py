@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from normtune.errors import DeltaError
 from normtune.methods.added import NAME, Around, refuse_rounding
-from normtune.methods.selection import Selection, nothing
 from normtune.methods.trainable import copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED, block_ends
@@ -23,12 +22,6 @@ def red(layout: Layout) -> Red:
     """A scale and a bias for the outputs of each layer's feed-forward block (RED, Wu et al. 2024).
 
     They edit what the block's last matrix gives, before dropout and the residual.
-
-    Args:
-        layout: The model's parameters.
-
-    Raises:
-        SelectionError: If the family's feed-forward blocks are not known.
     """
     _, feed_forward = block_ends(layout)
     return Red(layout, feed_forward)
@@ -40,11 +33,6 @@ class Red(Around):
     """A scale and a bias for the outputs of some modules."""
 
     method = "red"
-
-    @property
-    def selection(self) -> Selection:
-        """None: the base's own entries stay as they are."""
-        return nothing(self.layout)
 
     def modules(self) -> list[nn.Module]:
         """A scale and a bias for each module."""

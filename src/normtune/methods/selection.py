@@ -113,11 +113,6 @@ class Selection(Spec):
         """The parameters with selected entries."""
         return tuple(self)
 
-    @property
-    def added(self) -> int:
-        """None is added."""
-        return 0
-
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
         """The selected entries as leaves (see `Spec.put`)."""
         _raise_norms(base.model, self, undo)
@@ -143,9 +138,6 @@ class Selection(Spec):
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The selected entries and their values (see `Spec.vectors`)."""
         return {name: (torch.from_numpy(self.indices(name)), values) for name, values in state.items()}
-
-    def describe(self) -> None:
-        """Nothing: a delta holds the positions themselves."""
 
     # Whole parameters are common and large, so that none of these spells out their positions.
 

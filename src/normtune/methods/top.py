@@ -9,20 +9,14 @@ from normtune.config import fingerprint
 from normtune.errors import SelectionError
 from normtune.methods.trainable import Spec
 from normtune.models.families import closing_norms
-from normtune.models.layout import Layout, Place
+from normtune.models.layout import Layout
 
 
 def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
     """The entries with the most Fisher information on 1,024 training examples (FISH Mask, Sung et al. 2021).
 
-    The Fisher information is the empirical one, with the true labels (section 3).
-
-    Args:
-        layout: The model's parameters.
-        option: How many entries; as many as `layernorm` has unless given.
-
-    Raises:
-        SelectionError: If there are not that many entries, or the layers have no norms to count.
+    They are `option`, or as many as `layernorm` has, by the empirical Fisher information, with the true labels
+    (section 3).
     """
     if option is None:
         closing = closing_norms(layout)
@@ -31,15 +25,11 @@ def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
 
 
 def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
-    """A share of the model by Fisher information on all training examples (Child-Tuning_D, Xu et al. 2021).
+    """`option` per cent of the model by Fisher information on all training examples (Child-Tuning_D, Xu et al. 2021).
 
     The entries of the whole model are ranked together; those that are taken stay the same for the whole training, and
     every other entry stays as it is. The authors' code ranks the entries of the layers together, by the squares of
     clipped mean gradients, and trains embeddings and pooler whole.
-
-    Args:
-        layout: The model's parameters.
-        option: The share in per cent.
 
     Raises:
         SelectionError: If it is not between 1 and 100.
@@ -58,7 +48,6 @@ class Top(Spec):
     a `normtune.training.session.Session` measures it before a run. It is the same for every seed and rate of a run.
 
     Attributes:
-        layout: The model's parameters.
         method: The method's name.
         entries: How many entries.
         importance: A name in `normtune.importance.scores.IMPORTANCES`.
@@ -89,16 +78,6 @@ class Top(Spec):
         own = {name: getattr(self, name) for name in ("entries", "importance", "examples")}
         return fingerprint({"layout": self.layout.fingerprint, "top": own})
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """None is known yet."""
-        return ()
-
-    @property
-    def added(self) -> int:
-        """None is added."""
-        return 0
-
     def put(self, *_: Any, **__: Any) -> NoReturn:
         """Never.
 
@@ -110,4 +89,4 @@ class Top(Spec):
             " train it with `normtune train`, or tune a mask's selection (`normtune mask`)."
         )
 
-    decays = apply = merge = vectors = describe = put
+    decays = apply = merge = vectors = put

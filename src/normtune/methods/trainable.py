@@ -56,7 +56,7 @@ class Hook:
         """Go on from what `state` gave, in a hook that was started and whose trained values are as they were then."""
 
     def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]] | None:
-        """What a delta holds of these values of what trained; None for all of them, as they are."""
+        """What a delta holds of these values of what trained; None for what the spec says (`Spec.made`)."""
 
 
 class Spec(ABC):
@@ -80,33 +80,25 @@ class Spec(ABC):
         """A hash over the layout and all that says what trains; equal specs have equal ones."""
 
     @property
-    @abstractmethod
     def places(self) -> tuple[Place, ...]:
-        """The pre-trained parameters that train, for equation 1; empty where parameters are added."""
+        """The pre-trained parameters that train, for equation 1; none, unless a method says which."""
+        return ()
 
     @property
-    @abstractmethod
     def added(self) -> int:
-        """Number of entries that are not the pre-trained model's."""
+        """Number of entries that are not the pre-trained model's; none, unless a method adds some."""
+        return 0
 
     @abstractmethod
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """Put it on a base whose parameters are frozen; a `Trainable` calls it.
-
-        Args:
-            base: The base model, which is changed in place.
-            undo: Takes what puts the base back, to the bit, as it was before.
+        """Put it on a base whose parameters are frozen, in place; a `Trainable` calls it.
 
         Returns:
-            What an optimizer is to see, by name.
+            What an optimizer is to see, by name; `undo` takes what puts the base back, to the bit.
         """
 
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
-        """What the method does in each step beside the optimizer; nothing, unless a method has a hook of its own.
-
-        Args:
-            leaves: What `put` gave.
-        """
+        """What the method does to the leaves in each step beside the optimizer; nothing, unless it has its own hook."""
         return Hook()
 
     @abstractmethod
@@ -115,13 +107,7 @@ class Spec(ABC):
 
     @abstractmethod
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Make a base compute with `state`, nothing of which trains.
-
-        Args:
-            base: The base model, which is changed in place.
-            state: The values, as `Trainable.values` gave them.
-            undo: Takes what puts the base back, to the bit, as it was before.
-        """
+        """Make a base compute with what `Trainable.values` gave, nothing of which trains; `undo` is as in `put`."""
 
     @abstractmethod
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
@@ -142,9 +128,13 @@ class Spec(ABC):
             ModelError: If its rows cannot share a batch with others.
         """
 
-    @abstractmethod
     def describe(self) -> dict[str, Any] | None:
         """What makes it again from a delta, with its name in METHODS as ``method``; None for a selection."""
+        return None
+
+    def made(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
+        """What a delta holds of these values of what trained: a spec, and its state; here all of them, as they are."""
+        return self, dict(values)
 
     @property
     def positions(self) -> int:
@@ -157,11 +147,7 @@ class Spec(ABC):
         return len(self) / self.layout.size
 
     def counts(self, layout: Layout) -> Counts:
-        """How many entries train.
-
-        Args:
-            layout: The model's parameters, with the head of the task.
-        """
+        """How many entries train of a model with this layout, which has the head of the task."""
         return Counts(
             selected=len(self),
             head=layout.head_size,
@@ -244,7 +230,7 @@ class Trainable:
                 "This method is not done: its hook is to be started, and called in each step until it is ready."
             )
         values = self.values()
-        return self.hook.result(values) or (self.spec, values)
+        return self.hook.result(values) or self.spec.made(values)
 
     def head_values(self) -> dict[str, Tensor]:
         """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""

@@ -17,7 +17,7 @@ from normtune.config import fingerprint
 from normtune.data.encode import Encoded, buckets
 from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
-from normtune.methods.shared import Shared
+from normtune.methods.hyper_adapter import HyperAdapter
 from normtune.methods.trainable import Trainable
 from normtune.models.head import HeadSpec
 from normtune.records.run import Counts, EpochScore
@@ -39,7 +39,7 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
         SelectionError: If their method trains each task alone, or a task has no head.
     """
     runs = sorted(runs, key=lambda run: run.config.task)
-    specs = [run.spec.of_tasks(len(runs)) for run in runs if isinstance(run.spec, Shared)]
+    specs = [replace(run.spec, tasks=len(runs)) for run in runs if isinstance(run.spec, HyperAdapter)]
     if len(specs) < len(runs):
         raise SelectionError(f"{runs[0].config.method} trains each task alone.")
     if headless := [run.config.task for run in runs if run.data.task.asks.problem is None]:
@@ -71,7 +71,7 @@ class Together:
     """Passes over several tasks, as a `Loop` asks for them.
 
     Args:
-        trainable: What all of them train, of a `Shared` spec.
+        trainable: What all of them train, of a `HyperAdapter`.
         first: Passes over the first task.
         runs: The runs.
         encoded: Of each run the examples to learn from, and those to pick the best epoch on.
@@ -100,7 +100,7 @@ class Together:
     def choose(self, number: int) -> Passes:
         """The passes over a task, once the model computes for it."""
         spec = self._trainable.spec
-        assert isinstance(spec, Shared)
+        assert isinstance(spec, HyperAdapter)
         spec.choose(self._trainable.base, number)
         return self.parts[number]
 
@@ -146,7 +146,7 @@ class Together:
             of the head alone; and how many entries train for it.
         """
         trainable, part = self._trainable, self.choose(number)
-        assert isinstance(trainable.spec, Shared)
+        assert isinstance(trainable.spec, HyperAdapter)
         base, (spec, values) = trainable.base, trainable.spec.made(trainable.values(), number)
         shapes = {name: value.shape for name, value in base.meta_head(part.task.outputs).items()}
         head = {
