@@ -20,11 +20,6 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
 
     An entry's input is what it is multiplied by (see `normtune.importance.uses`).
 
-    Args:
-        base: The base model; it is left as it was.
-        texts: The sample.
-        names: The parameters.
-
     Returns:
         For each parameter one number an entry, flattened, float64.
 
@@ -39,18 +34,10 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
 def over_texts(
     base: Base, texts: Encoded, names: Collection[str], of: Callable[[Use, Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Sums over the uses of some parameters in every text.
+    """For each of some parameters the sum over its uses, in every text, of what `of` gives.
 
-    Each text goes through the model by itself, without padding and with dropout off.
-
-    Args:
-        base: The base model; it is left as it was.
-        texts: The sample.
-        names: The parameters.
-        of: Gives, from a use and its module's input and output, what is added up.
-
-    Returns:
-        The sum for each parameter.
+    `of` takes a use and its module's input and output. Each text goes through the model by itself, without padding and
+    with dropout off; the model is left as it was.
 
     Raises:
         ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.

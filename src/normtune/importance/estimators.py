@@ -30,7 +30,7 @@ def passes(
         estimator: Which labels the gradients are taken at.
         outputs: The head's outputs, of shape (B, outputs) or (B, words, outputs), with their graph.
         task: Says what they mean.
-        labels: The true labels of these examples, in the form of the kind, where the estimator needs them.
+        labels: The true labels, where the estimator needs them.
         numbers: Numbers of these examples in the data, which seed the draws.
 
     Yields:

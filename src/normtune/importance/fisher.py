@@ -111,10 +111,7 @@ def fisher(
         encoded: The examples.
         request: What is wanted.
         examples: Numbers of the examples to take the mean over; all of them by default.
-        progress: Told how many further examples are done; each head seed counts them anew.
-
-    Returns:
-        The Fisher information.
+        progress: Called with how many further examples are done; each head seed counts them anew.
 
     Raises:
         ImportanceError: If a gradient is not finite; the example is named.

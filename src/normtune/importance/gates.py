@@ -29,15 +29,8 @@ def learnt(
     The outputs of each are multiplied by a hard-concrete gate, drawn anew in each step as those of diff pruning are.
     The gates' logits are trained by Adam to make ``loss + a (s - t) + b (s - t)^2`` small: s is the expected part of
     the gates that are shut, and t rises to `fraction` in the first half of the steps. The Lagrange multipliers a and b
-    begin at zero and are trained to make it large. The model stays as it is; CoFi trains it too, with distillation.
-
-    Args:
-        base: The model, with the head of the task; it is left as it was.
-        task: What the examples ask.
-        encoded: The examples, with labels.
-        structure: What has gates.
-        fraction: How much of it is to go.
-        seed: Seeds the order of the examples and the gates.
+    begin at zero and are trained to make it large. The model, which has the head of the task, stays as it is; CoFi
+    trains it too, with distillation. `seed` is for the order of the examples and the gates.
 
     Returns:
         For each matrix that heads or units are the inputs of, the logit of each of these, float64.

@@ -64,13 +64,7 @@ class PerExample:
             self._probe()
 
     def add(self, indices: np.ndarray, passes: Passes, tally: Tally) -> None:
-        """Add the examples at `indices`, one batch, to `tally`.
-
-        Args:
-            indices: Their numbers in the data.
-            passes: What to differentiate.
-            tally: Where the sums are kept.
-        """
+        """Add the examples at `indices`, one batch, to `tally`."""
         with self._frozen():
             late = self._together(indices, passes, tally).irregular
             if late:  # a use that the first examples did not show

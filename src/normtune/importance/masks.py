@@ -36,15 +36,8 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
     """The candidates with the highest scores, ranked jointly over layers, weight and bias.
 
     Of equal scores the one that comes first in the layout's order is taken first: by parameter, then by position. So
-    the same scores give the same mask on every machine.
-
-    Args:
-        scores: One number for each candidate.
-        fraction: How many of them (see `size_of`).
-        entries: How many, instead of a fraction.
-
-    Returns:
-        The chosen entries; none at all for 0.
+    the same scores give the same mask on every machine. How many are taken is said by `fraction` or `entries` (see
+    `size_of`).
     """
     count, within = size_of(len(scores), fraction, entries), scores.within
     if not count:
@@ -168,17 +161,14 @@ class Mask:
     def make(
         cls, base: Base, scores: Scores, *, fraction: float | None = None, entries: int | None = None, **info: object
     ) -> Mask:
-        """The mask of the highest `scores`.
+        """The mask of the highest `scores`, which were measured on `base`; negated ones give a mask of the least.
 
         Args:
-            base: The base model that they were measured on.
-            scores: One number for each candidate; negated for a mask of the least.
+            base: The base model.
+            scores: One number for each candidate.
             fraction: How many candidates to take (see `size_of`).
             entries: How many, instead of a fraction.
             **info: Fields of `MaskInfo` that the scores do not know: ``importance``, ``scope``, ``target``, ...
-
-        Returns:
-            The mask.
 
         Raises:
             SelectionError: If the scores are of another model.

@@ -135,11 +135,7 @@ class Measurement:
         return found
 
     def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> Measured:
-        """Measure it, whether or not it is there, and keep it.
-
-        Args:
-            progress: Told how many further examples are done.
-        """
+        """Measure it, whether or not it is there, and keep it."""
         base, data, config, started = self.base, self.data, self.config, time.monotonic()
         encoded = base.encode(self.sample, config.max_length)
         both = self.within if self.entries is None else self.within | self.entries

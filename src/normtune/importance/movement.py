@@ -33,13 +33,8 @@ MEASURES: Mapping[Measure, str] = {
 def changes(places: Iterable[Place], before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[Change]:
     """Equation 1: how far each parameter's selected entries moved, in the model's order, the head left out.
 
-    Args:
-        places: The parameters whose entries were trained.
-        before: Their pre-trained values, packed, by parameter name.
-        after: Their fine-tuned values, likewise.
-
-    Returns:
-        One entry a parameter, summed in float64.
+    `before` and `after` hold their pre-trained and their fine-tuned values, packed, by parameter name. Sums are in
+    float64.
     """
 
     def change(place: Place) -> Change:
@@ -91,7 +86,6 @@ class Movement:
 
     Attributes:
         measure: By what measure.
-        seeds: Over how many runs the values are averaged.
         layers: Numbers of the layers, ascending.
         inside: The components of the layers, in the model's order.
         outside: The components outside the layers, likewise.
@@ -100,7 +94,6 @@ class Movement:
     """
 
     measure: Measure
-    seeds: int
     layers: tuple[int, ...]
     inside: tuple[str, ...]
     outside: tuple[str, ...]
@@ -118,9 +111,6 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
         runs: Each run's changes, as its record has them.
         measure: ``mean`` (equation 1), ``relative``, ``l0`` or ``l1``.
         sub: Only this sub-component, or None for both together.
-
-    Returns:
-        The movement.
 
     Raises:
         UnknownNameError: If there is no such measure.
@@ -141,7 +131,6 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
 
     return Movement(
         measure=chosen,
-        seeds=len(runs),
         layers=tuple(sorted({layer for _, layer in spots if layer is not None})),
         inside=inside,
         outside=tuple(name for name in names if name not in inside),

@@ -12,12 +12,7 @@ from normtune.records.fisher import Information
 def component_means(information: Iterable[Information], head: int | None = None) -> dict[str, float]:
     """Mean Fisher information of each component over all of its entries: all layers, weight and bias together.
 
-    Args:
-        information: One entry a parameter.
-        head: Position of one head seed, for its values alone; None for their mean.
-
-    Returns:
-        By component, those inside the layers only: embeddings, pooler and head have no part in table 1.
+    Embeddings, pooler and head have no part in table 1. `head` is the position of one head seed, for its values alone.
     """
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)

@@ -136,13 +136,7 @@ def kind_of(kind: str) -> tuple[str, str]:
 
 
 class Sources(TypedDict, total=False):
-    """Where an importance finds what it needs of a task, by `Needs`. Only what is asked for is called.
-
-    Attributes:
-        fisher: Gives a task's Fisher information of every candidate: measures it, or reads it from a folder.
-        runs: Gives what a task's runs left.
-        texts: Gives a sample of a task's training texts.
-    """
+    """What gives, for a task, what an importance needs of it (see `Given`). Only what is asked for is called."""
 
     fisher: Callable[[str], Measured]
     runs: Callable[[str], Sequence[Delta]]
@@ -150,15 +144,7 @@ class Sources(TypedDict, total=False):
 
 
 def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) -> Mask:
-    """The mask of a recipe.
-
-    Args:
-        base: The base model, as it was loaded.
-        recipe: What the mask is to be.
-        sources: Where its importance finds what it needs.
-
-    Returns:
-        The mask.
+    """The mask of a recipe, on a base as it was loaded; `sources` say where its importance finds what it needs.
 
     Raises:
         SelectionError: If there are no candidates, or their scores cannot be put together.

@@ -84,12 +84,9 @@ class Scores:
     def by_row(self, columns: Collection[str] = ()) -> Scores:
         """The rank of each candidate in its output row, from 0 to 1, so that a mask takes like shares of all rows.
 
-        Args:
-            columns: Parameters whose rows are their columns, since they are stored with their inputs first.
-
-        Returns:
-            For the highest of n candidates of a row 1 - 1 / 2n, for the next 1 - 3 / 2n, and so on; of equal ones the
-            first is the higher. A parameter of one dimension is one row.
+        The highest of n candidates of a row gets 1 - 1 / 2n, the next 1 - 3 / 2n, and so on; of equal ones the first is
+        the higher. A parameter of one dimension is one row; the rows of those in `columns`, which are stored with their
+        inputs first, are their columns.
         """
         ranked = {}
         for place in self.within:

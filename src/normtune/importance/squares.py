@@ -17,15 +17,11 @@ _CHUNK = 256 << 20
 
 
 def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
-    """For each entry of a linear weight the sum over examples of its squared gradient.
+    """For each entry of a linear weight, (O, I), the sum over examples of its squared gradient.
 
-    Args:
-        inputs: What the layer saw, of shape (B, T, I).
-        grad: The gradient of its outputs, of shape (B, T, O).
-
-    Returns:
-        Of shape (O, I). A bounded number of per-example gradients is held at once; on the CPU a single one, which stays
-        in the processor's cache; of one token none, since the square of a product is the product of the squares.
+    It takes what the layer saw, (B, T, I), and the gradient of its outputs, (B, T, O). A bounded number of per-example
+    gradients is held at once; on the CPU a single one, which stays in the processor's cache; of one token none, since
+    the square of a product is the product of the squares.
     """
     if inputs.shape[1] == 1:
         return torch.mm(grad[:, 0].square().t(), inputs[:, 0].square())
@@ -43,17 +39,10 @@ def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
 
 
 def linear_total(inputs: Tensor, grad: Tensor) -> Tensor:
-    """The sum of `linear_entries` over all entries, in the cheaper of two ways.
+    """The sum of `linear_entries` over all entries, in float64, in the cheaper of two ways.
 
     The squared Frobenius norm of ``G^T X`` is the sum of ``(X X^T) * (G G^T)``, two matrices of T by T, so that no
     gradient of the weight is formed. For long texts through a narrow layer the gradient is the smaller matrix.
-
-    Args:
-        inputs: What the layer saw, of shape (B, T, I).
-        grad: The gradient of its outputs, of shape (B, T, O).
-
-    Returns:
-        A number, in float64.
     """
     if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
         return linear_entries(inputs, grad).sum(dtype=torch.float64)

@@ -64,12 +64,6 @@ def rounds(
 ) -> Iterator[tuple[np.ndarray, list[Tally]]]:
     """Add examples in an order by `seed`, and stop to look whenever their number has doubled, and at the end.
 
-    Args:
-        estimation: Adds them up, with a head on the model.
-        available: How many examples there are.
-        seed: Seeds their order.
-        progress: Told how many further examples are done.
-
     Yields:
         The numbers of the examples so far, in their order, and the sums of each group.
     """

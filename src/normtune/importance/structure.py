@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -47,13 +48,8 @@ def first_order(base: Base, task: Task, encoded: Encoded, structure: Structure) 
     """How far the loss of an example changes where a head or a unit goes, to first order.
 
     This is ``I = E |xi dL / d xi|`` for a factor xi = 1 on its outputs (Michel et al. 2019, section 4.1), which is
-    ``E |h . dL / dh|`` for the outputs h of all tokens; the scores of a layer are divided by their L2 norm.
-
-    Args:
-        base: The model, with the head of the task; it is left as it was.
-        task: What the examples ask.
-        encoded: The examples, with labels.
-        structure: What is scored.
+    ``E |h . dL / dh|`` for the outputs h of all tokens; the scores of a layer are divided by their L2 norm. The model,
+    which has the head of the task, is left as it was.
 
     Returns:
         For each matrix that heads or units are the inputs of, one number for each of these, float64.
@@ -78,29 +74,20 @@ def first_order(base: Base, task: Task, encoded: Encoded, structure: Structure) 
         return before
 
     modules = {name: base.model.get_submodule(name.removesuffix(".weight")) for name in counts}
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in modules.items()]
-    try:
-        with frozen(base.model), torch.enable_grad():
-            for number in range(len(encoded)):
-                outputs = encoded.answered(base.model(**encoded.batch([number], base.device)).logits.float(), [number])
-                for log_p in passes(Estimator(), outputs, task, labels[[number]].to(outputs.device), [number]):
-                    log_p.sum().backward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo, frozen(base.model), torch.enable_grad():
+        for name, module in modules.items():
+            undo.callback(module.register_forward_pre_hook(watch(name)).remove)
+        for number in range(len(encoded)):
+            outputs = encoded.answered(base.model(**encoded.batch([number], base.device)).logits.float(), [number])
+            for log_p in passes(Estimator(), outputs, task, labels[[number]].to(outputs.device), [number]):
+                log_p.sum().backward()
     return {name: own / (np.linalg.norm(own) or 1.0) for name, own in sums.items()}
 
 
 def lowest(base: Base, scores: dict[str, np.ndarray], fraction: float) -> Selection:
-    """The inputs of the matrices that belong to the heads or units with the lowest scores, of all layers together.
+    """The inputs of the matrices that belong to a fraction of the heads or units, with the lowest scores of all layers.
 
-    Args:
-        base: The model.
-        scores: What `first_order` gave.
-        fraction: How many of them, as a fraction.
-
-    Returns:
-        The entries: whole columns of the matrices, or rows where these are stored with their inputs first.
+    They are whole columns of the matrices, or rows where these are stored with their inputs first.
     """
     within = where(base.layout, lambda place: place.parameter in scores)
     # Ranks, so that no two are equal, of which a part would be taken.

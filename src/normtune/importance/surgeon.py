@@ -29,11 +29,6 @@ _BLOCK = 128
 def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Tensor]:
     """The Hessians of some parameters' layers over a sample.
 
-    Args:
-        base: The base model; it is left as it was.
-        texts: The sample.
-        names: The parameters.
-
     Returns:
         Of a matrix its damped Hessian, of shape (inputs, inputs), float64; of anything else the diagonal, which is all
         there is, with one number an input feature.
@@ -45,13 +40,9 @@ def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Te
 
 
 def freed_curvatures(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, np.ndarray]:
-    """What the square of each entry is multiplied by in `normtune.importance.scores.obs`: 1 / 2 [H^-1].
+    """What the square of each entry is multiplied by in `normtune.importance.scores.obs`: 1 / 2 [H^-1], float64.
 
-    It is half the curvature of the error along the entry, with the others of its row free to follow. The arguments are
-    those of `hessians`.
-
-    Returns:
-        For each parameter one number an entry, flattened, float64.
+    It is half the curvature of the error along the entry, with the others of its row free to follow.
     """
     half = {}
     for name, own in hessians(base, texts, names).items():
@@ -65,11 +56,6 @@ def prune(base: Base, texts: Encoded | None, gone: Selection) -> None:
 
     Input by input, as SparseGPT does it (algorithm 1): the weights of the inputs before stay, and those of the inputs
     after become the best that is left.
-
-    Args:
-        base: The model, which is changed in place.
-        texts: The sample.
-        gone: The entries.
     """
     assert texts is not None
     turned = transposed(base.model)

@@ -65,16 +65,9 @@ class TaskMasks:
 
 
 def measure(base: Base, top: Top, data: TaskData, train: Split, max_length: int) -> Mask:
-    """The mask of the top entries by an importance, measured on a task.
+    """The mask of the top entries by an importance, measured on a task (see `TaskMasks.selection`).
 
     Fisher information is that of the head of seed 0, so that every seed of a run trains the same entries.
-
-    Args:
-        base: The base model, as it was loaded.
-        top: The method.
-        data: The task.
-        train: Those of its training examples that may be looked at.
-        max_length: Limit in tokens.
 
     Raises:
         ConfigError: If the importance needs runs, which nothing gives.

@@ -147,9 +147,7 @@ class _LookUps(TorchFunctionMode):
         super().__init__()
         self._tables, self._hook = tables, hook
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if func is not functional.embedding or id(args[1]) not in self._tables:
             return output
