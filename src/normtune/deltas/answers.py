@@ -60,12 +60,7 @@ class Prediction(Strict):
 
     @classmethod
     def of(cls, outputs: np.ndarray, task: Task, text: Text = "") -> Prediction:
-        """The answer of `task` that the outputs of its head stand for.
-
-        Args:
-            outputs: A float32 vector or, where words have tags, one for each word.
-            task: What is asked.
-            text: Of what.
+        """The answer of `task` that the outputs of its head stand for: a float32 vector, or one for each tagged word.
 
         Raises:
             AnswerError: If an output is not finite.
@@ -95,14 +90,9 @@ class Predictor:
         self.truncated = 0
 
     def predict(self, texts: Sequence[Text], places: Sequence[str] = ()) -> list[Prediction]:
-        """The answers for `texts`, in their order.
+        """The answers for `texts` (pairs or pictures where the task reads such), in their order.
 
-        Args:
-            texts: Texts; pairs of texts or pictures where the task reads such.
-            places: Where each of them is, for messages.
-
-        Returns:
-            One prediction for each.
+        `places` say where each of them is, for messages.
 
         Raises:
             DataError: If there are none, one is empty or unreadable, or the task does not read such.

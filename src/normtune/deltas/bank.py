@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from normtune.data.encode import Encoded, by_length, padding
-from normtune.data.images import Picture
 from normtune.data.task import Task
 from normtune.deltas.answers import Prediction, Text, examples, listed
 from normtune.deltas.delta import Delta, DeltaInfo, is_applied
@@ -151,15 +150,12 @@ class Bank:
     def prepare_many(
         self, texts: Sequence[Text], tasks: Sequence[str] | str, places: Sequence[str] = ()
     ) -> list[Prepared]:
-        """Check and tokenize texts.
+        """Check and tokenize texts for `answer`, which keeps the tasks as they are now, whatever becomes of them.
 
         Args:
             texts: Texts, or pairs of texts where their task reads pairs.
             tasks: The task of each text, or one for all.
             places: Where each text is, for messages.
-
-        Returns:
-            What `answer` takes. It keeps the tasks as they are now, even if they are replaced or removed before then.
 
         Raises:
             UnknownNameError: If there is no such task.
@@ -177,9 +173,6 @@ class Bank:
         alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
         for number, (text, entry) in enumerate(zip(texts, entries, strict=True)):
             examples([text], entry.task)
-            parts = (text,) if isinstance(text, str | Picture) else text
-            if any(isinstance(part, str) and not part.strip() for part in parts):
-                raise DataError(f"{places[number]} is empty.")
             alike[entry.task.pair, entry.info.max_length].append(number)
         prepared: dict[int, Prepared] = {}
         for (_, limit), numbers in alike.items():
@@ -203,11 +196,7 @@ class Bank:
     def logits(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The head's outputs for what `prepare_many` gave, in its order.
 
-        Args:
-            prepared: Texts and their tasks.
-
-        Returns:
-            For each a float32 vector, as long as its task has outputs; of words one each.
+        For each that is a float32 vector, as long as its task has outputs; of words one each.
 
         Raises:
             DeltaError: If somebody put a delta on the base.

@@ -8,33 +8,6 @@ from normtune.data.kinds import KINDS
 from normtune.deltas.delta import DeltaInfo
 from normtune.records.run import Record
 
-_BODY = """---
-{data}
----
-
-# {title}
-
-A [normtune](https://pypi.org/project/normtune/) delta: {selected:,} entries of `{base}` ({share:.4%} of it),
-selected by `{method}`, and a head of {head:,}. {labels}
-
-| | dev |
-| --- | --- |
-{scores}
-
-Trained under the protocol `{protocol}` on {train:,} of {train_of:,} examples (rate {rate:g}, seed {seed},
-best epoch {best} of {epochs}, picked on {picked}). `record.json` holds everything about the run.
-
-## How to load it
-
-```python
-import normtune as nt
-
-base = nt.load_base("{base}")
-predictor = nt.Predictor(base, nt.Delta.load("PATH_TO_THIS_FOLDER"))
-print(predictor.predict([{example}]))
-```
-"""
-
 
 def model_card(info: DeltaInfo, record: Record) -> str:
     """The card of a delta and its run's record, as Markdown with metadata for the hub."""
@@ -56,24 +29,35 @@ def model_card(info: DeltaInfo, record: Record) -> str:
         model_name=f"{config.task} {config.method}",
         eval_results=results,
     )
-    text = _BODY.format(
-        data=card_data.to_yaml(),
-        title=f"{config.task} by {config.method}",
-        selected=counts.selected,
-        base=info.base,
-        share=counts.share,
-        method=config.method,
-        head=counts.head,
-        labels=KINDS[info.kind].said(info.labels),
-        scores="\n".join(f"| {name} | {value:.4f} |" for name, value in record.scores["dev"].items()),
-        protocol=config.protocol.name,
-        train=data.train,
-        train_of=data.train_of,
-        rate=config.rate,
-        seed=config.seed,
-        best=record.best_epoch,
-        epochs=config.protocol.epochs,
-        picked=f"{data.held_out:,} held-out training examples" if data.held_out else "dev",
-        example='nt.Picture("a.png")' if info.picture else '("a text", "its pair")' if info.pair else '"a text"',
-    )
+    picked = f"{data.held_out:,} held-out training examples" if data.held_out else "dev"
+    example = 'nt.Picture("a.png")' if info.picture else '("a text", "its pair")' if info.pair else '"a text"'
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.scores["dev"].items())
+    text = f"""---
+{card_data.to_yaml()}
+---
+
+# {config.task} by {config.method}
+
+A [normtune](https://pypi.org/project/normtune/) delta: {counts.selected:,} entries of `{info.base}`
+({counts.share:.4%} of it), selected by `{config.method}`, and a head of {counts.head:,}.
+{KINDS[info.kind].said(info.labels)}
+
+| | dev |
+| --- | --- |
+{scores}
+
+Trained under the protocol `{config.protocol.name}` on {data.train:,} of {data.train_of:,} examples (rate
+{config.rate:g}, seed {config.seed}, best epoch {record.best_epoch} of {config.protocol.epochs}, picked on {picked}).
+`record.json` holds everything about the run.
+
+## How to load it
+
+```python
+import normtune as nt
+
+base = nt.load_base("{info.base}")
+predictor = nt.Predictor(base, nt.Delta.load("PATH_TO_THIS_FOLDER"))
+print(predictor.predict([{example}]))
+```
+"""
     return str(ModelCard(text, ignore_metadata_errors=True))

@@ -134,14 +134,11 @@ class Delta:
 
     @classmethod
     def capture(cls, trainable: Trainable, **info: object) -> Delta:
-        """The delta of a model as it is trained now.
+        """The delta of a model as it is trained now: a copy of what trains, as far as the method keeps it.
 
         Args:
             trainable: The model in training.
             **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``method``, ``note``, ...
-
-        Returns:
-            A copy of what trains, as far as the method keeps it.
 
         Raises:
             ModelError: If the method is not done (see `Trainable.result`).
@@ -247,11 +244,9 @@ class Delta:
                 )
 
     def apply(self, base: Base, *, merge: bool = False) -> AppliedDelta:
-        """Put the delta on `base`: its values, the head, its labels and its problem type.
+        """Put the delta on `base`, in place: its values, the head, its labels and its problem type.
 
-        Args:
-            base: The delta's base model; its model is changed in place.
-            merge: Whether added parameters go into the base's own, so that its modules and their names stay.
+        With `merge`, added parameters go into the base's own, so that its modules and their names stay.
 
         Returns:
             A handle whose `remove` puts back what was there, to the bit.

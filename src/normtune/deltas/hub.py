@@ -70,13 +70,7 @@ def _name(path: Path) -> str:
 
 
 def prepare_push(folder: str | Path) -> list[Path]:
-    """The files of a delta's folder that `push` uploads; whatever else is in it stays here.
-
-    Args:
-        folder: The folder of a delta.
-
-    Returns:
-        Their paths: the delta, then those of record, model card and curve that are there.
+    """The files of a delta's folder that `push` uploads: the delta, and of record, card and curve those that are there.
 
     Raises:
         DeltaError: If there is no delta in the folder, or it is damaged.
@@ -89,16 +83,13 @@ def prepare_push(folder: str | Path) -> list[Path]:
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload the delta in `folder` to the hub.
+    """Upload the delta in `folder` to the hub; the repository's address.
 
     Args:
         folder: The folder of a delta.
         repo: The repository, ``USER/NAME``; it is created if it is missing.
         private: Make a new repository private; an existing one stays as it is.
         token: A token with write access; by default that of ``hf auth login`` or HF_TOKEN.
-
-    Returns:
-        The repository's address.
 
     Raises:
         OutputError: If the hub cannot be reached or refuses.
@@ -119,14 +110,7 @@ def push(folder: str | Path, repo: str, *, private: bool = False, token: str | N
 
 
 def fetch(name: str | Path, revision: str | None = None) -> Path:
-    """The path of a delta, which is downloaded from the hub unless it is a local folder or file.
-
-    Args:
-        name: A folder, a file, or a hub id.
-        revision: Commit, tag or branch on the hub.
-
-    Returns:
-        A folder or a file for `Delta.load`.
+    """The folder or file of a delta for `Delta.load`; a hub id is downloaded, at `revision`, a commit, tag or branch.
 
     Raises:
         DeltaError: If there is none; the message says where it was looked for.

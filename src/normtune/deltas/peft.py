@@ -77,9 +77,6 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
         **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Without names the
             labels are called LABEL_0, LABEL_1, ...
 
-    Returns:
-        A delta that gives the logits of the adapter.
-
     Raises:
         DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or does not fit `base`;
             or if `base` carries a delta.

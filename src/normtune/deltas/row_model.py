@@ -83,11 +83,7 @@ class RowModel:
                     self._vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
 
     def row(self, entries: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor]) -> Row:
-        """A row's values, copied to the model's device.
-
-        Args:
-            entries: The entries that it changes: by parameter their positions, and their values.
-            head: The head's values by parameter name.
+        """A row's values, copied to the model's device, from those of `Spec.vectors` and of the head.
 
         Raises:
             ModelError: If anything but vectors is changed.
