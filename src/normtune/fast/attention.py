@@ -29,16 +29,10 @@ class Heads:
 
 
 def attend(qkv: Tensor, batch: Unpadded, how: Heads) -> tuple[Tensor, list[Tensor | None]]:
-    """Attention's outputs, of shape (rows, width), and what its backward pass needs.
+    """Attention's outputs, (rows, width), of queries, keys and values side by side, (rows, three widths).
 
-    Args:
-        qkv: Queries, keys and values side by side, of shape (rows, three widths).
-        batch: Where the rows lie.
-        how: Heads, scale and dropout.
-
-    Returns:
-        The outputs; and three tensors for each group: its heads, of shape (3, texts times heads, room, width of a
-        head), the probabilities, of shape (texts times heads, room, room), and the bits that dropped some of them.
+    Its backward pass needs three tensors for each group: its heads, of shape (3, texts times heads, room, width of a
+    head), the probabilities, of shape (texts times heads, room, room), and the bits that dropped some of them.
     """
     joined = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     kept: list[Tensor | None] = []

@@ -10,7 +10,7 @@ dropout governs this one: ``torch.manual_seed``, forked and restored random stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,7 @@ def dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
 def dropout(inputs: Tensor, p: float) -> Tensor:
     """Each element zero with probability `p`, else scaled so that its expectation is what it was.
 
-    Args:
-        inputs: Of any shape, floating-point. On another device than the CPU torch's own dropout is taken.
-        p: From 0 to 1.
+    On another device than the CPU torch's own dropout is taken.
     """
     if p <= 0.0:
         return inputs
@@ -101,13 +99,7 @@ _apply: Callable[..., Tensor] = _Dropout.apply
 class FastDropout(TorchFunctionMode):
     """Within this context the dropout of any model on the CPU comes from the fast generator."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.dropout:
             return _dropout_call(*args, **kwargs)
@@ -135,22 +127,7 @@ def _attention_call(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor | None:
-    """`torch.nn.functional.scaled_dot_product_attention` written out, with dropout of the probabilities.
-
-    Args:
-        query: Of shape (batch, heads, queries, width).
-        key: Of shape (batch, heads, keys, width).
-        value: Of shape (batch, heads, keys, width).
-        attn_mask: True where a query may look at a key, or a number to add to each score; broadcast to (batch, heads,
-            queries, keys).
-        dropout_p: From 0 to 1.
-        is_causal: Whether a query looks at no later key; then there is no mask.
-        scale: Factor of the scores; one over the root of the width by default.
-        enable_gqa: Whether groups of queries' heads share keys and values.
-
-    Returns:
-        Of shape (batch, heads, queries, width); None where torch's own is to be used.
-    """
+    """`torch.nn.functional.scaled_dot_product_attention` written out; None where torch's own is to be used."""
     if not 0.0 < dropout_p < 1.0 or query.ndim != 4 or query.device.type != "cpu":
         return None
     if enable_gqa:

@@ -31,10 +31,8 @@ def classifies_texts(model: PreTrainedModel) -> bool:
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
     """A layer's output for each example's first token, which looks at all tokens: of shape (batch, 1, width).
 
-    Args:
-        layer: The layer; in training mode its dropout is on.
-        hidden: Of shape (batch, tokens, width).
-        mask: Broadcast to (batch, heads, tokens, tokens), as `scaled_dot_product_attention` takes it.
+    `hidden` is of shape (batch, tokens, width); `mask` is as `scaled_dot_product_attention` takes it. In training mode
+    dropout is on.
     """
     own, first = layer.attention.self, hidden[:, :1]
 
@@ -90,12 +88,8 @@ def last_layer(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor
     """As `first_token`, for a plain layer, at a cost for each example rather than for each of its tokens.
 
     The first token's query q scores a token's hidden state h by q . (K h) = (K' q) . h, and its sum of values is
-    V (sum of p h), so keys and values of the other tokens are never computed.
-
-    Args:
-        layer: The layer; in training mode its dropout is on, from the fast generator on a CPU.
-        hidden: Of shape (batch, tokens, width).
-        mask: Added to scores, of shape (batch, 1, 1, tokens).
+    V (sum of p h), so keys and values of the other tokens are never computed. `mask`, of shape (batch, 1, 1, tokens),
+    is added to scores. In training mode dropout is on, from the fast generator on a CPU.
     """
     own, first = layer.attention.self, hidden[:, 0]
     heads = own.num_attention_heads

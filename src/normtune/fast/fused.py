@@ -44,15 +44,10 @@ def fusable(model: PreTrainedModel, products: Products = "float32") -> dict[nn.M
 
 @contextmanager
 def fused(model: PreTrainedModel, layers: Fused) -> Iterator[None]:
-    """Within this context the encoder of a BERT-like `model` is computed as this module says.
+    """Within this context the encoder of a BERT-like `model`, whose head reads the first token, is computed as above.
 
-    Args:
-        model: The model, whose head reads the first token alone.
-        layers: As `fusable` gave them; their frozen weights must not change. All others are torch's own, but for the
-            last one, of which only the first token is computed where `shorter_layer` can.
-
-    Yields:
-        Nothing.
+    The frozen weights of `layers`, which `fusable` gave, must not change. All others are torch's own, but for the last
+    one, of which only the first token is computed where `shorter_layer` can.
     """
     keep_freed(True)
     encoder: Any = model.base_model.encoder
@@ -93,9 +88,7 @@ def one_layer(layer: Any, layers: Fused, hidden: Tensor, batch: Unpadded, attent
 def unpadded(hidden: Tensor, mask: Tensor | None) -> Unpadded:
     """The rows of a batch of shape (texts, tokens, width).
 
-    Args:
-        hidden: The batch.
-        mask: Which tokens may be looked at, as a model gives it to its encoder, or added to scores; None where all may.
+    `mask` says which tokens may be looked at, as a model gives it to its encoder, or is added to scores.
     """
     return Unpadded.of(hidden, None if mask is None else _added(mask, hidden.dtype)[:, 0, 0] == 0.0)
 

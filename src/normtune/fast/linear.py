@@ -10,7 +10,7 @@ with anything that trains is left alone. ``benchmarks/training.py`` measures the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -49,10 +49,7 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
 
     On the CPU that is oneDNN where `prefers_onednn`. On every device, a weight of which only some entries train (see
     `normtune.methods.selection`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
-
-    Args:
-        products: What the products of frozen float32 layers are computed in; ``bfloat16`` rounds inputs, weights and
-            outputs, and what is frozen must not change within the context.
+    With `products` in ``bfloat16``, what is frozen must not change within the context.
     """
     return _FastLinear(prefers_onednn(), products == "bfloat16")
 
@@ -69,13 +66,7 @@ class _FastLinear(TorchFunctionMode):
         #: bfloat16 copies by the identity of what was copied; each goes with its tensor.
         self._copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.backward and _of_a_loss(*args, **(kwargs or {})):
             # torch switches the mode off while it handles a call, but layers that are computed again in the backward
             # pass must go the same way as before. An edge stands for the loss, which would call the mode again.
@@ -207,8 +198,7 @@ def _lookup(
 ) -> Tensor | None:
     """`torch.nn.functional.embedding`, with the gradient of the entries that train and no other.
 
-    Returns:
-        What torch's own function returns; None if this is no such embedding, or has an option that is left to torch.
+    None if this is no such embedding, or has an option that is left to torch.
     """
     packed = marked(weight)
     if packed is None or max_norm is not None or scale_grad_by_freq or sparse:

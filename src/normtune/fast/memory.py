@@ -25,15 +25,9 @@ Modes = Callable[[], AbstractContextManager[Any]]
 def checkpointed(model: nn.Module, but: set[nn.Module], modes: Modes) -> Iterator[None]:
     """Within this context the layers of `model` keep only their inputs, and are computed again in the backward pass.
 
-    The numbers are the same to the bit. It holds in evaluation mode too, since dropout may be off in training.
-
-    Args:
-        model: The model.
-        but: Layers that are left alone, since they are computed in another way.
-        modes: Makes the context in which layers are computed again, as they were before.
-
-    Yields:
-        Nothing.
+    The numbers are the same to the bit. It holds in evaluation mode too, since dropout may be off in training. Layers
+    in `but`, which are computed in another way, are left alone; `modes` makes the context in which layers are computed
+    again, as they were before.
     """
     keep_freed(False)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in but]

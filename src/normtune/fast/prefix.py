@@ -77,10 +77,7 @@ class Point:
 
 
 class Kept:
-    """The hidden states of the last few sets of examples, for all runs on one base.
-
-    Args:
-        budget: Bytes that one set of examples may take.
+    """The hidden states of the last few sets of examples, each of at most `budget` bytes, for all runs on one base.
 
     Attributes:
         computed: How many examples were computed rather than found.

@@ -82,12 +82,8 @@ class Group:
     def spread(self, rows: Tensor, parts: int, heads: int) -> Tensor:
         """The heads of the group's texts, of shape (parts, texts times heads, room, width of a head).
 
-        Padding is filled with arbitrary finite numbers.
-
-        Args:
-            rows: The rows of the whole batch, of shape (rows, parts times heads times width of a head).
-            parts: How many lie side by side, such as 3 for queries, keys and values.
-            heads: Number of attention heads.
+        Padding is filled with arbitrary finite numbers. `rows` are those of the whole batch, of shape (rows, parts
+        times heads times width of a head), with parts side by side, such as queries, keys and values.
         """
         own, texts = rows[self.start : self.stop], len(self.lengths)
         if self.sources is not None:
@@ -130,41 +126,32 @@ class Unpadded:
 
     Attributes:
         shape: Texts and tokens of the padded batch.
-        texts: The texts in the order of their rows.
-        lengths: Rows of each of them, in that order.
         rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
             those.
         groups: The texts that attention takes together.
     """
 
     shape: tuple[int, int]
-    texts: tuple[int, ...]
-    lengths: tuple[int, ...]
     rows: Tensor | None
     groups: tuple[Group, ...]
 
     @classmethod
     @unwatched
     def of(cls, hidden: Tensor, own: Tensor | None) -> Self:
-        """The rows of a batch.
-
-        Args:
-            hidden: The padded batch, of shape (texts, tokens, width).
-            own: Of shape (texts, tokens): true at a text's own tokens; None where all are.
-        """
+        """The rows of a padded batch of shape (texts, tokens, width); `own`, (texts, tokens), is true at its tokens."""
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
         like = hidden.new_empty(0)
         if own is None or count * tokens - sum(known) <= WASTE * count * tokens:
             padding = None if own is None or sum(known) == count * tokens else own
             group = Group.padded((count, tokens), padding, like)
-            return cls((count, tokens), tuple(range(count)), (tokens,) * count, None, (group,))
+            return cls((count, tokens), None, (group,))
         order = sorted(range(count), key=lambda text: -known[text])
         lengths, places = tuple(known[text] for text in order), torch.tensor(order, device=hidden.device)
         rows = torch.arange(count * tokens, device=hidden.device).view(count, tokens)[places][own[places]]
         starts = [0, *accumulate(lengths)]
         groups = tuple(Group.of(starts[first], lengths[first:last], like) for first, last in _alike(lengths))
-        return cls((count, tokens), tuple(order), lengths, rows, groups)
+        return cls((count, tokens), rows, groups)
 
     @unwatched
     def strip(self, hidden: Tensor) -> Tensor:

@@ -107,9 +107,6 @@ def choose(
         plain: Whether to take none: transformers' layers, torch's dropout, padded batches, no prefix. Linear layers
             still go through the faster of torch's two libraries (`normtune.fast.linear`).
         kept: Where the prefix's hidden states are kept from run to run; None keeps no prefix.
-
-    Returns:
-        The ways, to be used until the model is changed.
     """
     model, names = base.model, []
     # Layers that the model itself computes again in the backward pass are left to it.
