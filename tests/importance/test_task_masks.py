@@ -111,10 +111,10 @@ def test_without_a_task_it_is_refused_in_a_sentence(tiny_base: Base) -> None:
     assert all(torch.equal(before[name], value) for name, value in tiny_base.model.state_dict().items())
     for text, said in (
         ("fish-mask & layernorm", "stands alone"),
-        ("fish-mask@0", "fish-mask takes 1 to"),
-        ("fish-mask@999999999", "fish-mask takes 1 to"),
-        ("child-tuning-d@0", "takes 1 to 100 per cent"),
-        ("child-tuning-d@101", "takes 1 to 100 per cent"),
+        ("fish-mask@0", "fish-mask takes a number of entries of 1 to"),
+        ("fish-mask@999999999", "fish-mask takes a number of entries of 1 to"),
+        ("child-tuning-d@0", "takes a percentage of 1 to 100"),
+        ("child-tuning-d@101", "takes a percentage of 1 to 100"),
         ("ia3@2", "ia3 takes no number"),
     ):
         with pytest.raises(SelectionError, match=said):

@@ -39,5 +39,5 @@ def test_the_gradient_is_kept_with_probability_p_and_divided_by_it(tiny_folder: 
 
 @pytest.mark.parametrize("option", [0, 101])
 def test_a_share_outside_is_refused(tiny_folder: Path, option: int) -> None:
-    with pytest.raises(SelectionError, match="keeps 1 to 100 per cent"):
+    with pytest.raises(SelectionError, match="takes a percentage of 1 to 100"):
         child_tuning_f(load_base(str(tiny_folder)).layout, option=option)

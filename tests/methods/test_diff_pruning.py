@@ -144,5 +144,5 @@ def test_its_size_is_half_a_per_cent_unless_given(tiny_folder: Path) -> None:
     assert len(diff_pruning(layout)) == round(0.005 * layout.size)
     assert len(diff_pruning(layout, option=7)) == 7
     for size in (0, layout.size + 1):
-        with pytest.raises(SelectionError, match="entries of this model"):
+        with pytest.raises(SelectionError, match="takes a number of entries of 1 to"):
             diff_pruning(layout, option=size)

@@ -118,7 +118,7 @@ def test_what_selects_nothing_is_refused_but_for_the_head(expression, layout):
 def test_the_number_of_last_layers(layout):
     assert select(layout, "last-layers@3") == last_layers(layout, option=3)
     assert select(layout, "last-layers") == last_layers(layout)
-    with pytest.raises(SelectionError, match="1 to 6 layers"):
+    with pytest.raises(SelectionError, match="layers of 1 to 6"):
         select(layout, "last-layers@7")
 
 

@@ -151,7 +151,7 @@ def test_last_layers(bert):
     assert {place.component.split(".")[0] for place in ~last_layers(bert, option=3)} == {"embeddings"}
     assert all(place.component == "pooler.dense" for place in last_layers(bert) if place.layer is None)
     for count in (0, 4, -1):
-        with pytest.raises(SelectionError, match=f"1 to 3 layers of this model; got {count}"):
+        with pytest.raises(SelectionError, match=f"a number of layers of 1 to 3; got {count}"):
             last_layers(bert, option=count)
 
 

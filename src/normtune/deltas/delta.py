@@ -344,22 +344,15 @@ def _file(path: Path) -> Path:
 
 
 def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
-    indices: dict[str, np.ndarray | None] = {}
-    values: dict[str, Tensor] = {}
-    head: dict[str, Tensor] = {}
-    statistics: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {"values": {}, "head": {}, "statistics": {}}
+    packed: dict[str, np.ndarray] = {}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
-        if part == "values":
-            values[name] = tensor
-            if info.added is None:
-                indices.setdefault(name, None)
-        elif part in PACKED:
-            indices[name] = unpack(part, tensor)
-        elif part == "head":
-            head[name] = tensor
-        elif part == "statistics":
-            statistics[name] = tensor
+        if part in PACKED:
+            packed[name] = unpack(part, tensor)
+        elif part in parts:
+            parts[part][name] = tensor
         else:
             raise DeltaError(f"The delta holds a tensor {key!r} that this version does not know.")
-    return Delta(info, indices, values, head, statistics)
+    whole = dict.fromkeys(parts["values"]) if info.added is None else {}
+    return Delta(info, {**whole, **packed}, **parts)

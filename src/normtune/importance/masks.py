@@ -138,12 +138,7 @@ class MaskInfo(Strict):
 
 @dataclass(frozen=True)
 class Mask:
-    """A selection and where it comes from.
-
-    Attributes:
-        selection: The chosen entries.
-        info: What the mask says of itself.
-    """
+    """A selection, and what it says of where it comes from."""
 
     selection: Selection
     info: MaskInfo

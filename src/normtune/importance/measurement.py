@@ -41,12 +41,7 @@ WHOLE = "full"
 
 
 class Entries(Strict):
-    """What the file of a measurement's single entries says of itself.
-
-    Attributes:
-        format: Version of the file's layout.
-        id: The measurement's identity.
-    """
+    """What the file of a measurement's single entries says of itself."""
 
     format: int = 1
     id: str
@@ -54,13 +49,7 @@ class Entries(Strict):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
-
-    Attributes:
-        record: Its record.
-        scores: Fisher information of every entry asked for, or None.
-        cached: Whether it was there before.
-    """
+    """What was measured, with the Fisher information of every entry asked for; `cached` if it was there before."""
 
     record: FisherRecord
     scores: Scores | None
@@ -72,10 +61,7 @@ class Measurement:
     """A measurement of Fisher information on one task.
 
     Attributes:
-        base: The base model.
-        data: The task.
-        train: Those of its training examples that may be looked at.
-        config: What is measured.
+        train: Those of the task's training examples that may be looked at.
         folder: Where measurements lie, or None to keep none.
     """
 

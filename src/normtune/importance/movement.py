@@ -85,7 +85,6 @@ class Movement:
     """How far each component moved, in each layer and as a whole.
 
     Attributes:
-        measure: By what measure.
         layers: Numbers of the layers, ascending.
         inside: The components of the layers, in the model's order.
         outside: The components outside the layers, likewise.

@@ -23,7 +23,6 @@ class TaskMasks:
     """The masks of one base model: each is measured once, whatever the seeds and rates of the runs that train it.
 
     Attributes:
-        base: The base model, as it was loaded.
         folder: Where masks are kept, or None to keep none beyond this process.
     """
 
@@ -36,13 +35,8 @@ class TaskMasks:
     ) -> Selection:
         """What a method trains on a task.
 
-        Args:
-            top: The method.
-            data: The task.
-            train: Those of its training examples that may be looked at.
-            max_length: Limit in tokens.
-            threads: Threads of the runs, which may change last bits, and with them a mask.
-            keep: Whether this process writes to the folder.
+        `train` are those of its training examples that may be looked at. The `threads` of the runs may change last
+        bits, and with them a mask. This process writes to the folder only if it is to `keep` masks.
         """
         task = data.task
         key = fingerprint({

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from normtune.errors import SelectionError
-from normtune.methods.added import positive
 from normtune.methods.peft import ADAPTER, Peft, matrices
+from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook
 from normtune.models.layout import Layout
 
@@ -24,7 +24,7 @@ def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     P and Q are drawn, and lambda starts at zero. `option` is their mean rank in the end; they begin with half as much
     again. The delta holds the rows whose lambda is zero too.
     """
-    first = -(-3 * positive("adalora", "a rank", option) // 2)
+    first = -(-3 * in_range("adalora", "a rank", option) // 2)
     # PEFT wants a number of steps; the hook knows it.
     config = {"peft_type": "ADALORA", "target_r": option, "init_r": first, "lora_alpha": 2 * first, "total_step": 1}
     targets = matrices(layout, None)

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from normtune.methods.added import Around, positive
-from normtune.methods.selection import Selection, where
+from normtune.methods.added import Around
+from normtune.methods.selection import Selection, in_range, where
 from normtune.models.families import block_ends
 from normtune.models.layout import Layout
 
@@ -23,7 +23,7 @@ def adapter(layout: Layout, *, seed: int = 0, option: int = 64) -> Adapter:
     As in section 2.1 and figure 2 a bottleneck, `option` wide, takes what the block's last matrix gives, and its own
     outputs go on to the residual sum. The model's norms train with it.
     """
-    return Adapter(layout, both_ends(layout), positive("adapter", "a width", option), seed)
+    return Adapter(layout, both_ends(layout), in_range("adapter", "a width", option), seed)
 
 
 def both_ends(layout: Layout) -> tuple[str, ...]:

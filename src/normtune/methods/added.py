@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.config import fingerprint
-from normtune.errors import DeltaError, ModelError, SelectionError, refusing
+from normtune.errors import DeltaError, ModelError, refusing
 from normtune.methods.selection import Selection, nothing
 from normtune.methods.trainable import Spec
 from normtune.models.base import Base
@@ -171,17 +171,6 @@ def _run(module: Any, _: Any, outputs: Tensor) -> Tensor:
     """What the module of our own makes of the outputs; it computes in float32."""
     made: Tensor = module.added(outputs.float())
     return made.to(outputs.dtype)
-
-
-def positive(method: str, what: str, number: int) -> int:
-    """The number that a method takes.
-
-    Raises:
-        SelectionError: If it is not positive.
-    """
-    if number < 1:
-        raise SelectionError(f"{method} takes {what} of 1 or more; got {number}.")
-    return number
 
 
 def known_targets(layout: Layout, description: Mapping[str, Any]) -> tuple[str, ...]:

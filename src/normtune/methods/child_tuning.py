@@ -9,23 +9,16 @@ from typing import final
 import torch
 from torch import nn
 
-from normtune.errors import SelectionError
 from normtune.methods.hooked import Hooked, generator_of
-from normtune.methods.selection import everything
+from normtune.methods.selection import everything, in_range
 from normtune.methods.trainable import Hook
 from normtune.models.layout import Layout
 
 
 def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
-    """Every entry, each step along a random `option` per cent of the gradient (Child-Tuning-F, Xu et al. 2021).
-
-    Raises:
-        SelectionError: If it is not 1 to 100.
-    """
-    if not 1 <= option <= 100:
-        raise SelectionError(f"child-tuning-f keeps 1 to 100 per cent of the gradient; got {option}.")
-    whole = everything(layout)
-    return Hooked(layout, whole, "child-tuning-f", option, len(whole), True, partial(ChildTuning, option / 100))
+    """Every entry, each step along a random `option` per cent of the gradient (Child-Tuning-F, Xu et al. 2021)."""
+    whole, share = everything(layout), in_range("child-tuning-f", "a percentage", option, 100) / 100
+    return Hooked(layout, whole, "child-tuning-f", option, len(whole), True, partial(ChildTuning, share))
 
 
 @final

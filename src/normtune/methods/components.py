@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from normtune.errors import SelectionError
-from normtune.methods.selection import Selection, at, where
+from normtune.methods.selection import Selection, at, in_range, where
 from normtune.models.families import VALUES, attention_norms, closing_norms
 from normtune.models.layout import Layout
 
@@ -58,8 +58,7 @@ def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selec
         size = len(layernorm(layout)) if option is None else option
     except SelectionError as error:
         raise SelectionError(f"random draws as many entries as layernorm has. {error}") from error
-    if not 1 <= size <= layout.size:
-        raise SelectionError(f"random takes 1 to {layout.size:,} entries; got {size:,}.")
+    in_range("random", "a number of entries", size, layout.size)
     generator = np.random.default_rng([seed, 0x7A4D])
     return at(layout, generator.choice(layout.size, size=size, replace=False, shuffle=False))
 
@@ -68,14 +67,9 @@ def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
     """The whole of the last layers, and of a pooler in the checkpoint (Lee et al., 2019, "What would ELSA do?").
 
     They are `option`, or a quarter of all layers, rounded up.
-
-    Raises:
-        SelectionError: If the model does not have that many layers.
     """
     count = math.ceil(layout.layers / 4) if option is None else option
-    if not 1 <= count <= layout.layers:
-        raise SelectionError(f"last-layers takes 1 to {layout.layers} layers of this model; got {count}.")
-    first = layout.layers - count
+    first = layout.layers - in_range("last-layers", "a number of layers", count, layout.layers)
     return where(
         layout,
         lambda place: place.layer >= first if place.layer is not None else place.component.split(".")[0] == "pooler",

@@ -10,9 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from normtune.errors import SelectionError
 from normtune.methods.hooked import Hooked, generator_of
-from normtune.methods.selection import at, everything
+from normtune.methods.selection import at, everything, in_range
 from normtune.methods.trainable import Hook, Spec
 from normtune.models.layout import Layout
 
@@ -30,13 +29,9 @@ def diff_pruning(layout: Layout, *, option: int | None = None) -> Hooked:
     """A sparse difference from the pre-trained entries, found as all of them train (Guo et al. 2021).
 
     In the end `option` entries may differ, or 0.5 % of all, as in the paper.
-
-    Raises:
-        SelectionError: If the model does not have that many entries.
     """
     size = max(1, round(0.005 * layout.size)) if option is None else option
-    if not 1 <= size <= layout.size:
-        raise SelectionError(f"diff-pruning takes 1 to {layout.size:,} entries of this model; got {size:,}.")
+    in_range("diff-pruning", "a number of entries", size, layout.size)
     return Hooked(layout, everything(layout), "diff-pruning", size, size, False, partial(DiffPruning, layout, size), 2)
 
 

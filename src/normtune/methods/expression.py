@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from operator import and_, or_, sub
 
 from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.method import METHODS
@@ -26,6 +27,7 @@ from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 
 _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
+_JOINED = {"+": or_, "&": and_, "-": sub}
 _LAYERS = re.compile(r"\d{1,30}(-\d{0,30})?(,\d{1,30}(-\d{0,30})?)*", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
@@ -83,14 +85,8 @@ def select(layout: Layout, expression: str, *, seed: int = 0) -> Selection:
     """
     parts = [part for part in _OPERATOR.split(expression.strip()) if part is not None]
     selection = _term(layout, parts[0], seed)
-    for operator, text in zip(parts[1::2], parts[2::2], strict=True):
-        term = _term(layout, text, seed)
-        if operator == "+":
-            selection |= term
-        elif operator == "&":
-            selection &= term
-        else:
-            selection -= term
+    for sign, text in zip(parts[1::2], parts[2::2], strict=True):
+        selection = _JOINED[sign](selection, _term(layout, text, seed))
     if len(parts) > 1 and not len(selection):
         raise SelectionError(f"{expression.strip()!r} selects nothing. If the head alone is to train, write head.")
     return selection

@@ -24,9 +24,6 @@ class Hooked(Spec):
     """Entries that train with a hook. Its delta is a selection's, so it is read, merged and served as one.
 
     Attributes:
-        selection: What trains.
-        method: The method's name.
-        option: Its number.
         size: How many entries the delta has in the end.
         decayed: Whether there is weight decay.
         begin: Makes the hook from the leaves.
@@ -72,9 +69,7 @@ class Hooked(Spec):
         """The values in the base's own parameters (see `Spec.apply`)."""
         self.selection.apply(base, state, undo)
 
-    def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The same (see `Spec.merge`)."""
-        self.selection.merge(base, state, undo)
+    merge = apply
 
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The selection's entries and their values (see `Spec.vectors`)."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normtune.methods.adapter import Adapters, both_ends
-from normtune.methods.added import NAME, positive
+from normtune.methods.added import NAME
+from normtune.methods.selection import in_range
 from normtune.models.base import Base
 from normtune.models.layout import Layout
 
@@ -31,7 +32,7 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
     targets = both_ends(layout)
     made = HyperAdapter(layout, targets, seed=seed, network=True)
     size = max(1, made.width(targets[0]) // 32) if option is None else option
-    return replace(made, size=positive(made.method, "a width", size))
+    return replace(made, size=in_range(made.method, "a width", size))
 
 
 @final

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from normtune.errors import DeltaError, SelectionError, refusing
-from normtune.methods.added import Added, known_targets, positive, refuse_rounding
+from normtune.methods.added import Added, known_targets, refuse_rounding
+from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED
@@ -49,7 +50,7 @@ def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> 
         "loha": {"peft_type": "LOHA", "alpha": option},
         "vera": {"peft_type": "VERA", "vera_dropout": 0.0, "projection_prng_key": seed},
     }
-    config = json.dumps({**configs[method], "r": positive(method, "a rank", option)}, sort_keys=True)
+    config = json.dumps({**configs[method], "r": in_range(method, "a rank", option)}, sort_keys=True)
     targets = matrices(layout, None if method == "lora-all" else KNOWN.get(layout.model_type))
     return Peft(layout, method, config, targets, seed)
 
@@ -99,7 +100,6 @@ class Peft(Added):
 
     Attributes:
         config: PEFT's configuration as JSON, without the modules.
-        targets: The modules.
         begin: Makes the method's hook from the leaves, where it has one.
     """
 

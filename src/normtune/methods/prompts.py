@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normtune.errors import DataError, DeltaError, SelectionError, refusing
-from normtune.methods.added import Added, positive
+from normtune.methods.added import Added
+from normtune.methods.selection import in_range
 from normtune.models.base import Base
 from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
 from normtune.models.layout import Layout
@@ -66,7 +67,7 @@ class Tokens(Added):
         Raises:
             SelectionError: If there are no tokens, or the family is not known to take them.
         """
-        positive(method, "a number of tokens", tokens)
+        in_range(method, "a number of tokens", tokens)
         if layout.model_type not in FIRST_TOKEN + LAST_TOKEN:
             known = ", ".join(FIRST_TOKEN + LAST_TOKEN)
             raise SelectionError(f"{method} is for {known}; this is a {layout.model_type!r}.")

@@ -191,6 +191,18 @@ def _tidy(place: Place, indices: Indices | None) -> Indices | None:
     return None if unique.size == place.size else unique
 
 
+def in_range(method: str, what: str, number: int, most: int | None = None) -> int:
+    """The number that a method takes, such as a rank.
+
+    Raises:
+        SelectionError: If it is not 1 to `most`.
+    """
+    if number < 1 or (most is not None and number > most):
+        limit = "or more" if most is None else f"to {most:,}"
+        raise SelectionError(f"{method} takes {what} of 1 {limit}; got {number:,}.")
+    return number
+
+
 def everything(layout: Layout) -> Selection:
     """Every pre-trained entry of `layout`."""
     return Selection(layout, {place.parameter: None for place in layout.body})

@@ -7,8 +7,9 @@ from typing import Any, NoReturn, final
 
 from normtune.config import fingerprint
 from normtune.errors import SelectionError
+from normtune.methods.components import layernorm
+from normtune.methods.selection import in_range
 from normtune.methods.trainable import Spec
-from normtune.models.families import closing_norms
 from normtune.models.layout import Layout
 
 
@@ -18,10 +19,7 @@ def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
     They are `option`, or as many as `layernorm` has, by the empirical Fisher information, with the true labels
     (section 3).
     """
-    if option is None:
-        closing = closing_norms(layout)
-        option = sum(place.size for place in layout.body if place.component in closing)
-    return Top(layout, "fish-mask", option, examples=1024)
+    return Top(layout, "fish-mask", len(layernorm(layout)) if option is None else option, examples=1024)
 
 
 def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
@@ -30,12 +28,8 @@ def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
     The entries of the whole model are ranked together; those that are taken stay the same for the whole training, and
     every other entry stays as it is. The authors' code ranks the entries of the layers together, by the squares of
     clipped mean gradients, and trains embeddings and pooler whole.
-
-    Raises:
-        SelectionError: If it is not between 1 and 100.
     """
-    if not 1 <= option <= 100:
-        raise SelectionError(f"child-tuning-d takes 1 to 100 per cent of the model; got {option}.")
+    in_range("child-tuning-d", "a percentage", option, 100)
     return Top(layout, "child-tuning-d", round(option / 100 * layout.size))
 
 
@@ -61,13 +55,8 @@ class Top(Spec):
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of entries.
-
-        Raises:
-            SelectionError: If the model does not have so many.
-        """
-        if not 1 <= self.entries <= self.layout.size:
-            raise SelectionError(f"{self.method} takes 1 to {self.layout.size:,} entries; got {self.entries:,}.")
+        """Check that the model has so many entries."""
+        in_range(self.method, "a number of entries", self.entries, self.layout.size)
 
     def __len__(self) -> int:
         return self.entries
