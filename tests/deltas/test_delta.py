@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from normtune.data.encode import encode
 from normtune.data.task import Split
 from normtune.deltas.answers import Predictor
+from normtune.deltas.bank import Bank
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
-from normtune.errors import DeltaError, OutputError
+from normtune.errors import DeltaError, ModelError, OutputError
 from normtune.evaluation import logits
-from normtune.methods.expression import select
+from normtune.methods.expression import select, specify
 from normtune.methods.selection import at
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
@@ -145,6 +146,19 @@ def test_a_second_delta_is_refused_until_the_first_is_off(tiny_folder: Path) -> 
         pass
     with pytest.raises(DeltaError, match="not on the base"):
         applied.remove()
+
+
+@pytest.mark.parametrize("method", ["layernorm", "lora"])
+def test_a_base_in_training_takes_neither_a_delta_nor_a_bank(tiny_folder: Path, method: str) -> None:
+    base = load_base(str(tiny_folder))
+    delta = trained(base, "layernorm")
+    tuning = Trainable(base, specify(base.layout, method))
+    for use in (lambda: delta.apply(base), lambda: Bank(base)):
+        with pytest.raises(ModelError, match="being tuned already"):
+            use()
+    tuning.undo()
+    with delta.apply(base):
+        pass
 
 
 def test_a_delta_of_another_base_is_refused(tiny_folder: Path, minilm: Base) -> None:

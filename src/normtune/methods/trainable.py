@@ -269,14 +269,13 @@ def copy_values(parameter: Tensor, values: Tensor) -> None:
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Check that every parameter lies whole on this process.
+    """Check that every parameter lies whole on this process, and that none is being tuned.
 
     Raises:
         ModelError: If one is sharded, or its model is being tuned already.
     """
-    for module in model.modules():
-        if parametrize.is_parametrized(module):
-            raise ModelError("This model is being tuned already; undo that first.")
+    if hasattr(model, _MARK) or any(map(parametrize.is_parametrized, model.modules())):
+        raise ModelError("This model is being tuned already; undo that first.")
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
             raise ModelError(
@@ -285,14 +284,8 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-    """Freeze a model but for its head, whose parameters are returned; `undo` takes what puts all of it back.
-
-    Raises:
-        ModelError: If the model is being tuned already.
-    """
+    """Freeze a model but for its head, whose parameters are returned; `undo` takes what puts all of it back."""
     model = base.model
-    if hasattr(model, _MARK):
-        raise ModelError("This model is being tuned already; undo that first.")
     setattr(model, _MARK, True)
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
