@@ -105,15 +105,7 @@ class RowModel:
         return Row(names, packed.to(device, copy=True), head)
 
     def logits(self, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
-        """The outputs of a batch.
-
-        Args:
-            rows: The values of each row.
-            inputs: The model's inputs, each of shape (rows, tokens), or the pixels of pictures.
-
-        Returns:
-            Float32, of shape (rows, most outputs of a row); a row with fewer is filled up.
-        """
+        """The outputs of a batch, float32, of shape (rows, most outputs of a row); a row with fewer is filled up."""
         with torch.inference_mode():
             try:
                 self._bind(rows)

@@ -55,13 +55,9 @@ def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
 
 
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared per-example gradients of the rows of an embedding that a batch meets.
+    """The squared per-example gradients of the rows of an embedding, of which a batch looks `ids` (B, T) up.
 
     A token that stands twice in a text is one row: its gradients add before they are squared.
-
-    Args:
-        ids: Row numbers, of shape (B, T).
-        grad: The gradient of what was looked up, of shape (B, T, O).
 
     Returns:
         Row numbers, of shape (N,), where a row stands once for each example that meets it, and the squared gradients,

@@ -28,10 +28,7 @@ class Tally:
     def add(self, name: str, squares: Tensor, rows: Tensor | None = None) -> None:
         """Add squares of the parameter called `name`, in its shape, or, where its total is kept, their sum.
 
-        Args:
-            name: The parameter.
-            squares: The squares.
-            rows: Of a table, the numbers (N,) of the rows whose squares (N, O) these are; one may stand there twice.
+        Of a table, `rows` are the numbers (N,) of the rows whose squares (N, O) these are; one may stand there twice.
         """
         total = squares.sum(dtype=torch.float64)
         self._all = self._all.to(total.device) + total

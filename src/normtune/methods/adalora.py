@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, final
@@ -61,10 +61,10 @@ class AdaLora(Hook):
         own = {name: value for name, value in self._config.items() if name != "peft_type"}
         schedule = {"tinit": round(0.15 * steps), "tfinal": min(steps // 2, steps - 2), "total_step": steps}
         self._schedule: Any = AdaLoraConfig(**{**own, **schedule})
-        allocator: Any = tuner.RankAllocator
-        model = _Named(self._leaves)
-        self._allocator = allocator(model, self._schedule, ADAPTER)
-        # What PEFT's method reads of its own model.
+        # What PEFT's allocator and method read of their models.
+        named = [(f"{name}.{ADAPTER}", leaf) for name, leaf in self._leaves.items()]
+        model: Any = SimpleNamespace(named_parameters=lambda: named)
+        self._allocator: Any = tuner.RankAllocator(model, self._schedule, ADAPTER)
         self._model: Any = SimpleNamespace(
             model=model,
             peft_config={ADAPTER: self._schedule},
@@ -122,13 +122,3 @@ class AdaLora(Hook):
         self._schedule.rank_pattern = kept or None
         # PEFT forgets the importances once the budget is final.
         self.ready = bool(kept) and not self._allocator.exp_avg_ipt
-
-
-class _Named:
-    """What PEFT's allocator asks of a model: the added parameters under PEFT's names."""
-
-    def __init__(self, leaves: Mapping[str, nn.Parameter]) -> None:
-        self._leaves = leaves
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((f"{name}.{ADAPTER}", leaf) for name, leaf in self._leaves.items())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from functools import cache
 
 from normtune.errors import ConfigError, SelectionError
 from normtune.methods.method import METHODS, Method
@@ -32,7 +32,6 @@ def _fitted(layout: Layout, name: str, entries: int, method: Method | None) -> s
         return name
     least = len(method(layout, option=1))
 
-    @cache
     def fits(size: int) -> bool:
         try:
             return len(method(layout, option=size)) <= min(entries, layout.size)
@@ -49,11 +48,8 @@ def _fitted(layout: Layout, name: str, entries: int, method: Method | None) -> s
     high = 2
     while fits(high) and high < _LARGEST:
         high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return name if len(method(layout)) == len(method(layout, option=low)) else f"{name}@{low}"
+    most = bisect_left(range(high), True, high // 2 + 1, key=lambda size: not fits(size)) - 1
+    return name if len(method(layout)) == len(method(layout, option=most)) else f"{name}@{most}"
 
 
 def _same(layout: Layout, method: Method, least: int) -> bool:

@@ -60,16 +60,10 @@ class Entries:
         return inputs if self._needed is None else inputs.index_select(1, self._needed)
 
     def of_product(self, grad: Tensor, seen: Tensor) -> Tensor:
-        """Gradients of the entries of a linear weight.
+        """Gradients of the entries of a linear weight, in float32 or better.
 
-        For entry (o, i) this is the sum over tokens of ``grad[:, o] * inputs[:, i]``.
-
-        Args:
-            grad: Gradient of the layer's outputs, of shape (tokens, outputs).
-            seen: What `seen` gave of its inputs.
-
-        Returns:
-            One number an entry, in float32 or better.
+        For entry (o, i) this is the sum over tokens of ``grad[:, o] * inputs[:, i]``; `grad` is that of the layer's
+        outputs, of shape (tokens, outputs), and `seen` what the method of that name gave of its inputs.
         """
         dtype = torch.promote_types(grad.dtype, torch.float32)
         step = max(1, (_BLOCK if grad.device.type == "cpu" else _BLOCK_ELSEWHERE) // len(self))
@@ -82,15 +76,9 @@ class Entries:
     def of_lookup(self, grad: Tensor, tokens: Tensor, padding: int | None) -> Tensor:
         """Gradients of the entries of an embedding: for entry (t, i) the sum of ``grad[..., i]`` where the token is t.
 
-        Tokens without a selected entry are passed over, so that nothing as large as the embedding is made.
-
-        Args:
-            grad: Gradient of what was looked up, of shape (..., width).
-            tokens: Token numbers, of shape (...).
-            padding: A token that has no gradient, or None.
-
-        Returns:
-            One number an entry, in float32 or better.
+        They are in float32 or better. `grad` is that of what was looked up, of shape (..., width), and the token
+        `padding` has none. Tokens without a selected entry are passed over, so that nothing as large as the embedding
+        is made.
         """
         dtype = torch.promote_types(grad.dtype, torch.float32)
         result = torch.zeros(len(self), dtype=dtype, device=grad.device)

@@ -121,13 +121,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """The attention of torch with the module's keys and values before the text's, or with a list to note these in.
 
-    Args:
-        module: The attention.
-        query: Of shape (texts, heads, tokens, width), as key and value, which may have fewer heads.
-        key: The text's keys.
-        value: The text's values.
-        attention_mask: Of shape (texts, 1, tokens, tokens), true where a query may look; None for everywhere.
-        **more: As transformers gives it.
+    Query, key and value are of shape (texts, heads, tokens, width); the last two may have fewer heads. The mask, of
+    shape (texts, 1, tokens, tokens), is true where a query may look.
     """
     own = vars(module)[_MARK]
     if isinstance(own, list):
