@@ -44,10 +44,10 @@ def fusable(model: PreTrainedModel, products: Products = "float32") -> dict[nn.M
 
 @contextmanager
 def fused(model: PreTrainedModel, layers: Fused) -> Iterator[None]:
-    """Within this context the encoder of a BERT-like `model`, whose head reads the first token, is computed as above.
+    """Within this context the encoder of a BERT-like `model` is computed as this module says.
 
-    The frozen weights of `layers`, which `fusable` gave, must not change. All others are torch's own, but for the last
-    one, of which only the first token is computed where `shorter_layer` can.
+    Its head reads the first token alone. The frozen weights of `layers`, which `fusable` gave, must not change. All
+    others are torch's own, but for the last one, of which only the first token is computed where `shorter_layer` can.
     """
     keep_freed(True)
     encoder: Any = model.base_model.encoder

@@ -138,7 +138,7 @@ class Unpadded:
     @classmethod
     @unwatched
     def of(cls, hidden: Tensor, own: Tensor | None) -> Self:
-        """The rows of a padded batch of shape (texts, tokens, width); `own`, (texts, tokens), is true at its tokens."""
+        """The rows of a batch of shape (texts, tokens, width); `own` is true at a text's own tokens."""
         count, tokens = hidden.shape[:2]
         known = [tokens] * count if own is None else own.sum(1).tolist()
         like = hidden.new_empty(0)

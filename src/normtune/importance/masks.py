@@ -36,7 +36,7 @@ def top(scores: Scores, *, fraction: float | None = None, entries: int | None = 
     """The candidates with the highest scores, ranked jointly over layers, weight and bias.
 
     Of equal scores the one that comes first in the layout's order is taken first: by parameter, then by position. So
-    the same scores give the same mask on every machine. How many are taken is said by `fraction` or `entries` (see
+    the same scores give the same mask on every machine. `fraction` or `entries` says how many are taken (see
     `size_of`).
     """
     count, within = size_of(len(scores), fraction, entries), scores.within

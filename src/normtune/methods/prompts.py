@@ -33,7 +33,7 @@ _MODULE = "normtune_tokens"
 def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
     """Trained tokens among those of the text (Lester et al. 2021, section 2), which begin as random words.
 
-    They are `option` many, drawn from the whole vocabulary (section 3.2, "sampled vocabulary").
+    There are `option` of them, drawn from the whole vocabulary (section 3.2, "sampled vocabulary").
     """
     return Prompts.of(layout, "prompt-tuning", option, seed)
 
