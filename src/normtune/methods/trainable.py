@@ -35,11 +35,9 @@ class Hook:
     ready: bool = True
 
     def start(self, steps: int, seed: int) -> None:
-        """Called once, before the first step.
+        """Called once, before the first of `steps` steps.
 
-        Args:
-            steps: Steps in all.
-            seed: The run's seed. What is drawn in a step follows from the two, so that no generator is kept.
+        What is drawn in a step follows from its number and the run's seed, so that no generator is kept.
         """
 
     def gradient(self, step: int) -> None:
@@ -91,10 +89,9 @@ class Spec(ABC):
 
     @abstractmethod
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """Put it on a base whose parameters are frozen, in place; a `Trainable` calls it.
+        """Put it on a base whose parameters are frozen, in place, and give what an optimizer is to see, by name.
 
-        Returns:
-            What an optimizer is to see, by name; `undo` takes what puts the base back, to the bit.
+        `undo` takes what puts the base back, to the bit. A `Trainable` calls this.
         """
 
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
@@ -121,8 +118,7 @@ class Spec(ABC):
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The values that replace the base's for this task's rows, in a batch that several tasks share.
 
-        Returns:
-            By parameter the positions of the entries in the flattened parameter, and their values.
+        They are by parameter the positions of the entries in the flattened parameter, and their values.
 
         Raises:
             ModelError: If its rows cannot share a batch with others.
@@ -209,11 +205,8 @@ class Trainable:
             decayed[self.spec.decays(name, leaf)].append(leaf)
         for name, parameter in self.head.items():
             decayed[decays(by_name[name])].append(parameter)
-        groups = [
-            {"params": decayed[True], "weight_decay": weight_decay},
-            {"params": decayed[False], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        rates = {True: weight_decay, False: 0.0}
+        return [{"params": own, "weight_decay": rates[decay]} for decay, own in decayed.items() if own]
 
     def values(self) -> dict[str, Tensor]:
         """The spec's state as it is now: copies, float32 vectors on the CPU, by name."""
@@ -242,10 +235,7 @@ class Trainable:
         return {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
 
     def load(
-        self,
-        values: Mapping[str, Tensor],
-        head: Mapping[str, Tensor],
-        statistics: Mapping[str, Tensor] | None = None,
+        self, values: Mapping[str, Tensor], head: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> None:
         """Set what trains to what `values`, `head_values` and `statistics_values` gave."""
         with torch.no_grad():
