@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,8 @@ class AdaLora(Hook):
         self._schedule: Any = AdaLoraConfig(**{**own, **schedule})
         # What PEFT's allocator and method read of their models.
         named = [(f"{name}.{ADAPTER}", leaf) for name, leaf in self._leaves.items()]
-        model: Any = SimpleNamespace(named_parameters=lambda: named)
-        self._allocator: Any = tuner.RankAllocator(model, self._schedule, ADAPTER)
+        model, allocator = SimpleNamespace(named_parameters=lambda: named), cast(Any, tuner.RankAllocator)
+        self._allocator = allocator(model, self._schedule, ADAPTER)
         self._model: Any = SimpleNamespace(
             model=model,
             peft_config={ADAPTER: self._schedule},

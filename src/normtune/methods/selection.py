@@ -229,13 +229,8 @@ def at(layout: Layout, positions: Iterable[int] | Indices) -> Selection:
         raise SelectionError(f"A position lies outside the model's {layout.size} pre-trained entries.")
     starts = np.cumsum([0] + [place.size for place in layout.body])
     bounds = np.searchsorted(flat, starts)
-    return Selection(
-        layout,
-        {
-            place.parameter: flat[low:high] - start
-            for place, start, low, high in zip(layout.body, starts, bounds, bounds[1:], strict=False)
-        },
-    )
+    parts = zip(layout.body, starts, bounds, bounds[1:], strict=False)
+    return Selection(layout, {place.parameter: flat[low:high] - start for place, start, low, high in parts})
 
 
 def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, undo: ExitStack) -> nn.Parameter:
