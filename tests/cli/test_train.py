@@ -185,7 +185,7 @@ BAD = [
     (["--task", "sst2", "--method", "layernrom"], r"Did you mean 'layernorm'\?"),
     (["--task", "sst2", "--method", "output.LayerNrom"], r"Did you mean 'output.LayerNorm'\?"),
     (["--task", "sst2", "--method", "layernorm@9"], "names layers that are not there"),
-    (["--task", "sst2", "--lr", "fast"], "'auto' or positive numbers"),
+    (["--task", "sst2", "--lr", "fast"], "different positive numbers, or auto"),
     (["--task", "sst2", "--lr", "-1"], "positive numbers"),
     (["--task", "sst2", "--seed", "0,0"], "different whole numbers"),
     (["--task", "sst2", "--protocol", "tiny"], r"Unknown protocol 'tiny'"),

@@ -11,7 +11,7 @@ import typer
 from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
 from normtune.config import fingerprint, read_protocol
-from normtune.errors import ConfigError, known
+from normtune.errors import known
 
 
 def ablate(
@@ -77,7 +77,10 @@ def ablate(
 
     if figure is not None:
         check(figure)
-    counts = _counts(dimensions or ("" if parts else "1,2,4,8"))
+    dimensions = dimensions or (None if parts else "1,2,4,8")
+    counts: tuple[int, ...] = ()
+    if dimensions is not None:
+        counts = options.numbers(dimensions, "--dimensions", "whole numbers from 1", int, lambda count: count > 0)
     ranked = tuple(known("ranking", each, PERS) for each in dict.fromkeys(options.names(per)))
     loaded = options.open_delta(delta)
     if file is None:
@@ -113,15 +116,3 @@ def ablate(
     shown = table([record])
     titled = replace(shown, title=shown.groups[0].name)  # a terminal shows no groups
     render.show([titled, *saved], form, plain=record.model_dump(mode="json"))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """Reads ``--dimensions``.
-
-    Raises:
-        ConfigError: If one is no whole number from 1, or stands twice.
-    """
-    values = tuple(int(part) if part.isdecimal() else 0 for part in options.names(text)) if text else ()
-    if not all(values) or len({*values}) < len(values):
-        raise ConfigError(f"--dimensions takes different whole numbers from 1, by commas; got {text!r}.")
-    return values

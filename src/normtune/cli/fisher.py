@@ -10,26 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import (
-    Csv,
-    Data,
-    Device,
-    Dtype,
-    Estimate,
-    Examples,
-    HeadSeeds,
-    Json,
-    Markdown,
-    Measurements,
-    Model,
-    Samples,
-    Suite,
-    Threads,
-    Tolerated,
-    UntilStable,
-    Whose,
-    notes,
-)
+from normtune.cli.options import notes
 from normtune.config import read_protocol
 from normtune.data.suites import in_order, title_of
 from normtune.errors import ConfigError, DataError, SelectionError
@@ -53,7 +34,7 @@ def fisher(
             "--tasks", "--task", help="Tasks separated by commas, all that tables show, or a manifest (YAML)."
         ),
     ] = "all",
-    model: Model = "minilm",
+    model: options.Model = "minilm",
     within: Annotated[
         str, typer.Option(help="Sum over these: a method or an expression (normtune methods lists them).")
     ] = "full",
@@ -61,28 +42,28 @@ def fisher(
         str | None,
         typer.Option(help="Keep every single entry of these, for masks. [default: layernorm, if summed]"),
     ] = None,
-    examples: Examples = None,
-    until_stable: UntilStable = False,
-    tolerance: Tolerated = 0.1,
-    estimator: Estimate = "empirical",
-    samples: Samples = 1,
-    head_seeds: HeadSeeds = "0",
-    protocol: Whose = "paper",
-    suite: Suite = "glue",
-    data: Data = None,
-    records: Measurements = Path("runs/fisher"),
+    examples: options.Examples = None,
+    until_stable: options.UntilStable = False,
+    tolerance: options.Tolerated = 0.1,
+    estimator: options.Estimate = "empirical",
+    samples: options.Samples = 1,
+    head_seeds: options.HeadSeeds = "0",
+    protocol: options.Whose = "paper",
+    suite: options.Suite = "glue",
+    data: options.Data = None,
+    records: options.Measurements = Path("runs/fisher"),
     figure: Annotated[
         Path | None, typer.Option(help="Draw the closing norm's sums by task and layer to this SVG, PNG or PDF file.")
     ] = None,
     normalised: Annotated[
         bool, typer.Option("--normalised", help="With --figure: each task divided by its own sum, and their mean.")
     ] = False,
-    markdown: Markdown = False,
-    as_csv: Csv = False,
-    as_json: Json = False,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    threads: Threads = None,
+    markdown: options.Markdown = False,
+    as_csv: options.Csv = False,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Rank the components of a model by their mean Fisher information (the paper's table 1).
 
@@ -122,7 +103,7 @@ def fisher(
         within=within,
         entries=entries,
         estimator=Estimator(name=estimator, samples=samples),
-        head_seeds=tuple(options.seeds(head_seeds, "--head-seeds")),
+        head_seeds=options.seeds(head_seeds, "--head-seeds"),
         examples=examples,
         stable=Tolerance(of="ranking", tolerance=tolerance) if until_stable else None,
     )

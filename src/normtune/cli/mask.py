@@ -9,22 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normtune.cli import options, render
-from normtune.cli.options import (
-    Data,
-    Device,
-    Dtype,
-    Examples,
-    HeadSeeds,
-    Json,
-    Measurements,
-    Model,
-    Samples,
-    Suite,
-    Threads,
-    Tolerated,
-    UntilStable,
-    Whose,
-)
 from normtune.config import read_protocol
 from normtune.data.suites import suite_of
 from normtune.errors import ConfigError, OutputError, known
@@ -70,23 +54,23 @@ def mask(
         str | None, typer.Option(help="For change: folders of full fine-tunings, separated by commas.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For random, and for a sample of texts.")] = 0,
-    model: Model = "minilm",
-    examples: Examples = None,
-    until_stable: UntilStable = False,
-    tolerance: Tolerated = 0.1,
+    model: options.Model = "minilm",
+    examples: options.Examples = None,
+    until_stable: options.UntilStable = False,
+    tolerance: options.Tolerated = 0.1,
     estimator: Annotated[
         str | None, typer.Option(help="empirical, exact or monte-carlo. [default: exact for obd, else empirical]")
     ] = None,
-    samples: Samples = 1,
-    head_seeds: HeadSeeds = "0",
-    protocol: Whose = "paper",
-    suite: Suite = "glue",
-    data: Data = None,
-    records: Measurements = Path("runs/fisher"),
-    as_json: Json = False,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    threads: Threads = None,
+    samples: options.Samples = 1,
+    head_seeds: options.HeadSeeds = "0",
+    protocol: options.Whose = "paper",
+    suite: options.Suite = "glue",
+    data: options.Data = None,
+    records: options.Measurements = Path("runs/fisher"),
+    as_json: options.Json = False,
+    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
 ) -> None:
     """Choose the entries that matter most, and save them as a mask for `normtune train --method`.
 
@@ -146,7 +130,7 @@ def mask(
         within=within,
         entries=within,
         estimator=Estimator(name=estimator, samples=samples),
-        head_seeds=tuple(options.seeds(head_seeds, "--head-seeds")),
+        head_seeds=options.seeds(head_seeds, "--head-seeds"),
         examples=examples,
         stable=stable,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,6 +17,8 @@ from normtune.errors import ConfigError, DeltaError, ModelError, known
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
     from normtune.models.base import Base
+
+N = TypeVar("N", int, float)
 
 #: For people: progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Terminal(stderr=True, highlight=False, markup=False)
@@ -208,11 +212,7 @@ def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "
 
 
 def precision_of(text: str) -> tuple[str, str]:
-    """Reads ``--precision``: the dtype of the frozen part, and the mixed precision.
-
-    Raises:
-        ConfigError: If it is neither.
-    """
+    """Reads ``--precision``: the dtype of the frozen part, and the mixed precision."""
     if text in {"bf16", "fp16"}:
         return "float32", text
     return known("precision", text, ("float32", "bf16", "fp16", "bfloat16", "float16", "int8", "nf4")), "no"
@@ -253,33 +253,37 @@ def columns(text: str) -> tuple[str, str | None]:
     return first, others[0] if others else None
 
 
-def seeds(text: str, option: str = "--seed") -> list[int]:
-    """The seeds of a comma-separated list.
+def numbers(text: str, option: str, what: str, read: Callable[[str], N], fits: Callable[[N], bool]) -> tuple[N, ...]:
+    """The numbers of a comma-separated list.
+
+    Args:
+        text: The list.
+        option: The option that it is given to.
+        what: What it takes, in words.
+        read: ``int`` or ``float``.
+        fits: Whether it takes a number.
 
     Raises:
-        ConfigError: If one is no whole number from 0, or stands twice.
+        ConfigError: If one is no such number, or stands twice.
     """
-    parts = names(text)
-    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
-        raise ConfigError(f"{option} takes different whole numbers from 0, separated by commas; got {text!r}.")
-    return [int(part) for part in parts]
+    values: tuple[N, ...] = ()
+    with suppress(ValueError):
+        values = tuple(map(read, names(text)))
+    if not values or not all(map(fits, values)) or len({*values}) < len(values):
+        raise ConfigError(f"{option} takes different {what}, separated by commas; got {text!r}.")
+    return values
+
+
+def seeds(text: str, option: str = "--seed") -> tuple[int, ...]:
+    """The seeds of a comma-separated list."""
+    return numbers(text, option, "whole numbers from 0", int, lambda seed: seed >= 0)
 
 
 def rates(text: str | None) -> tuple[tuple[float, ...] | None, bool]:
-    """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid).
-
-    Raises:
-        ConfigError: If it is neither ``auto`` nor positive numbers.
-    """
+    """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid)."""
     if text is None or text == "auto":
         return None, text == "auto"
-    try:
-        values = tuple(float(part) for part in names(text))
-    except ValueError as error:
-        raise ConfigError(f"--lr takes 'auto' or positive numbers separated by commas; got {text!r}.") from error
-    if not all(0 < value < float("inf") for value in values):
-        raise ConfigError(f"--lr takes positive numbers; got {text!r}.")
-    return values, False
+    return numbers(text, "--lr", "positive numbers, or auto", float, lambda rate: 0 < rate < math.inf), False
 
 
 def trackers(given: list[str] | None) -> tuple[str, ...]:

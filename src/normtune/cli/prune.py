@@ -102,7 +102,9 @@ def prune(
         importances=() if structured and importance is None else tuple(options.names(importance or "magnitude")),
         structure=structured,
         per=per,
-        sparsities=_sparsities(sparsity),
+        sparsities=options.numbers(
+            sparsity, "--sparsity", "numbers from 0 to below 1", float, lambda share: 0 <= share < 1
+        ),
         examples=examples,
         retrain=retrain,
         rate=lr,
@@ -116,21 +118,6 @@ def prune(
     file = out or Path("runs/prune") / f"{found.task.name}-{fingerprint(config)}.json"
     record.save(file)
     render.show([_table(record), f"Saved to {file}"], form, plain=record.model_dump(mode="json"))
-
-
-def _sparsities(text: str) -> tuple[float, ...]:
-    """Reads ``--sparsity``.
-
-    Raises:
-        ConfigError: If one is no number from 0 to below 1, or stands twice.
-    """
-    try:
-        values = tuple(float(part) for part in options.names(text))
-    except ValueError:
-        values = ()
-    if not values or not all(0 <= value < 1 for value in values) or len({*values}) < len(values):
-        raise ConfigError(f"--sparsity takes different numbers from 0 to below 1, by commas; got {text!r}.")
-    return values
 
 
 def _said(point: PrunePoint, primary: str) -> str:

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normtune.cli.options import (
-    Data,
-    Device,
-    Examples,
-    HeadSeeds,
-    Json,
-    Model,
-    Precision,
-    Prune,
-    Threads,
-    Track,
-    form,
-    methods,
-    names,
-    precision_of,
-    refuse,
-    refuse_data,
-    seeds,
-    trackers,
-)
+from normtune.cli import options
 from normtune.config import Pruning, read_protocol
 from normtune.errors import ConfigError, TrainingError, known
 
@@ -50,7 +30,7 @@ def study(
             " of your own a first look without any data."
         ),
     ] = FIRST,
-    model: Model = "minilm",
+    model: options.Model = "minilm",
     suite: Annotated[
         str | None, typer.Option(help="Suite of the tasks: glue, toy and others. [default: glue; for methods toy]")
     ] = None,
@@ -93,9 +73,9 @@ def study(
     search_masks: Annotated[
         bool, typer.Option("--search-masks", help="Search a rate for each mask, rather than take LayerNorm's.")
     ] = False,
-    prune: Prune = None,
-    head_seeds: HeadSeeds = "0,1,2",
-    examples: Examples = None,
+    prune: options.Prune = None,
+    head_seeds: options.HeadSeeds = "0,1,2",
+    examples: options.Examples = None,
     results: Annotated[
         Path | None,
         typer.Option(
@@ -114,12 +94,12 @@ def study(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
     gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
-    track: Track = None,
-    data: Data = None,
-    precision: Precision = "float32",
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
+    track: options.Track = None,
+    data: options.Data = None,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare methods, or run the paper's study or one of its parts, on any model; what is done is never done again.
 
@@ -136,7 +116,7 @@ def study(
     `normtune study table2 --tasks rte,mrpc --protocol small --results runs/small --executor pool --workers 2`
     """
     own, count, share = _executor(executor, workers, address, cpus, gpus)
-    tracked, (dtype, mixed) = trackers(track), precision_of(precision)
+    tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
@@ -145,13 +125,13 @@ def study(
     parts = STUDIES[known("study", what, STUDIES)]
     files = read_manifest(Path(tasks), {}, {}).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
     if files:
-        refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
+        options.refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
     first = what == FIRST and not files and suite in {None, _SUITE}
     suite = suite or (_SUITE if first else "glue")
     chosen = suite_of(suite)
-    refuse_data(context, suite)
+    options.refuse_data(context, suite)
     if files or tasks is not None:
-        task_names = tuple(str(own.name) for own in files) or tuple(map(chosen.resolve, names(tasks or "")))
+        task_names = tuple(str(own.name) for own in files) or tuple(map(chosen.resolve, options.names(tasks or "")))
     else:
         task_names = _TASKS if first else chosen.reported
     _refuse_unused(context, what, {*parts}, plan=plan, mode=mode)
@@ -164,15 +144,17 @@ def study(
         kind=joint_kind(files),
         files=files,
         entries=entries,
-        methods=METHODS if method is None else tuple(methods(method)),
-        seeds=tuple(seeds(seed, "--seeds")),
-        fractions=FRACTIONS if fractions is None else _fractions(fractions),
-        masks=tuple(names(masks)),
-        sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, names(fisher_tasks))),
+        methods=METHODS if method is None else tuple(options.methods(method)),
+        seeds=options.seeds(seed, "--seeds"),
+        fractions=FRACTIONS
+        if fractions is None
+        else options.numbers(fractions, "--fractions", "numbers from 0 to 1", float, lambda part: 0 <= part <= 1),
+        masks=tuple(options.names(masks)),
+        sources=chosen.reported if fisher_tasks is None else tuple(map(chosen.resolve, options.names(fisher_tasks))),
         protocol=read_protocol(protocol or (_PROTOCOL if first else "own" if files else "paper")),
         prune=None if prune is None else Pruning(margin=prune),
         search_masks=search_masks,
-        head_seeds=tuple(seeds(head_seeds, "--head-seeds")),
+        head_seeds=options.seeds(head_seeds, "--head-seeds"),
         examples=examples,
         device=device,
         precision=mixed,
@@ -184,7 +166,9 @@ def study(
         mode=known("mode", mode, MODES),
         track=tracked,
     )
-    _conduct(config, place, own, plan_only=plan, workers=count, shown=form(as_json=as_json), methods=what == FIRST)
+    _conduct(
+        config, place, own, plan_only=plan, workers=count, shown=options.form(as_json=as_json), methods=what == FIRST
+    )
 
 
 def _conduct(
@@ -234,25 +218,15 @@ def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: 
         **dict.fromkeys(("seed", "prune", "track"), bool(trained)),
         **dict.fromkeys(("head_seeds", "examples"), bool(masked or parts - trained)),
     }
-    refuse(context, {name for name, has_effect in used.items() if not has_effect}, f"{what} makes no use of this")
+    options.refuse(
+        context, {name for name, has_effect in used.items() if not has_effect}, f"{what} makes no use of this"
+    )
     if plan:
-        refuse(context, {"track"}, "--plan only plans")
+        options.refuse(context, {"track"}, "--plan only plans")
     elif mode == "read-only":
-        refuse(context, {"track", "executor", "workers", "address", "cpus", "gpus"}, "The mode read-only runs nothing")
-
-
-def _fractions(text: str) -> tuple[float, ...]:
-    """Reads ``--fractions``.
-
-    Raises:
-        ConfigError: If one is no number from 0 to 1.
-    """
-    values: tuple[float, ...] = ()
-    with suppress(ValueError):
-        values = tuple(float(part) for part in names(text))
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise ConfigError(f"--fractions takes numbers from 0 to 1, separated by commas; got {text!r}.")
-    return values
+        options.refuse(
+            context, {"track", "executor", "workers", "address", "cpus", "gpus"}, "The mode read-only runs nothing"
+        )
 
 
 def _executor(

@@ -121,7 +121,7 @@ def train(
         overruled = {name for name, value in given.items() if getattr(found, name) != value}
         options.refuse(context, overruled, f"{manifest.name} says otherwise")
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
-        model, methods, seeds = found.model, [found.method], [found.seed]
+        model, methods, seeds = found.model, [found.method], (found.seed,)
         rules = read_protocol(found.protocol, epochs=found.epochs)
         rates = options.rates(None if found.lr is None else str(found.lr))
     elif train is not None:
@@ -144,7 +144,7 @@ def train(
         memory=known("value of --memory", memory, get_args(Memory)),
         plain=plain,
     )
-    wanted = Wanted(tuple(tasks), tuple(methods), tuple(seeds), *rates)
+    wanted = Wanted(tuple(tasks), tuple(methods), seeds, *rates)
     if manifest is not None:
         root = out or Path("runs") / manifest.stem
         place = place_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})
