@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.cli.options import protocol_of
 from normtune.models.base import Base
 from tests.deltas.banked import changed
 
@@ -89,6 +90,14 @@ def test_a_field_of_a_protocol_that_is_tried_as_an_option(cli: Run) -> None:
         assert f"--protocol small,{field}=VALUE." in error
     for call in (("train", "--name", "a"), ("runs", "--epochs", "1")):
         assert cli(*call)[0] == 2
+
+
+def test_a_delta_says_how_long_texts_are_unless_the_user_does(tiny_base: Base) -> None:
+    delta = changed(tiny_base, "layernorm")
+    own = delta.info.max_length
+    lengths = [protocol_of(text, delta).max_length for text in ("small", "small,epochs=1", "small,max_length=9")]
+    assert lengths == [own, own, 9]
+    assert protocol_of("small", None).max_length == 128
 
 
 def test_a_delta_to_prune_that_is_not_there(cli: Run) -> None:

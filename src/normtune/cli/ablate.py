@@ -10,7 +10,7 @@ import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
-from normtune.config import fingerprint, read_protocol
+from normtune.config import fingerprint
 from normtune.errors import known
 
 
@@ -88,7 +88,6 @@ def ablate(
     else:
         asked, examples = own_examples(loaded, file, None, None, RECOGNISED)
         found = TaskData(replace(asked, name=file.stem), {"train": examples, "dev": examples}, file.name)
-    own_length = {} if "max_length" in protocol else {"max_length": loaded.info.max_length}
     config = AblationConfig(
         model=model or loaded.info.base,
         delta=delta if loaded.info.method else "",
@@ -100,7 +99,7 @@ def ablate(
         per=ranked,
         draws=draws,
         seed=seed,
-        protocol=read_protocol(protocol, **own_length),
+        protocol=options.protocol_of(protocol, loaded),
     )
     ablater = Ablater(options.base_of(loaded, model, device), found, config, loaded)
     primary = found.task.primary

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from normtune.cli.render import Form, Terminal
+from normtune.config import Protocol, read_protocol
 from normtune.errors import ConfigError, DeltaError, ModelError, known
 
 if TYPE_CHECKING:
@@ -209,6 +210,11 @@ def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "
     delta.check(base)
     base.model.to(accelerator(device).device)
     return base
+
+
+def protocol_of(text: str, delta: Delta | None) -> Protocol:
+    """Reads ``--protocol``; texts are as long as those that a delta was trained on, unless it says otherwise."""
+    return read_protocol(text, max_length=None if delta is None or "max_length" in text else delta.info.max_length)
 
 
 def precision_of(text: str) -> tuple[str, str]:

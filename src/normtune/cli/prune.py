@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
-from normtune.config import fingerprint, read_protocol
+from normtune.config import fingerprint
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def prune(
         options.refuse(context, {"per"}, "Whole heads and units are ranked all together")
     if not retrain:
         options.refuse(context, {"lr"}, "Only --retrain trains")
-    threads = options.set_threads(threads)
+    options.set_threads(threads)
     from normtune.cli.evaluate import task_of
     from normtune.data.suites import load_task
     from normtune.deltas.delta import FILE
@@ -93,7 +93,6 @@ def prune(
             )
         options.refuse_data(context, suite or "glue")
         found, model = load_task(task, suite or "glue", data), source
-    limit: dict[str, Any] = {} if delta is None else {"max_length": delta.info.max_length}
     config = PruneConfig(
         model=model,
         delta=None if delta is None else source,
@@ -109,7 +108,7 @@ def prune(
         retrain=retrain,
         rate=lr,
         seed=seed,
-        protocol=read_protocol(protocol, **limit),
+        protocol=options.protocol_of(protocol, delta),
     )
     session = Session(model, revision=revision, accelerator=accelerator(device))
     if delta is not None:
