@@ -12,7 +12,7 @@ from pathlib import Path
 from normtune.records.results import read
 from normtune.report.cells import Cells
 from normtune.report.drawing import HAIR, INK, SHEET, SOFT, rendered
-from normtune.report.methods import entries_panel
+from normtune.report.methods import panels
 from normtune.report.scatter import figure
 
 ROOT = Path(__file__).parent.parent
@@ -28,10 +28,10 @@ def main() -> None:
     given = parser.parse_args()
     cells = Cells(read(given.results, protocol=given.protocol))
     wanted = given.tasks.split(",") if given.tasks else cells.tasks
-    panels = [entries_panel(cells, column) for column in cells.ran if column.task in wanted]
-    crowded = max(len(panel.dots) for panel in panels) > 8
+    shown = [panels(cells, column)[0] for column in cells.ran if column.task in wanted]
+    crowded = max(len(panel.dots) for panel in shown) > 8
     target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
-    target.write_text(either(rendered(figure(panels, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
+    target.write_text(either(rendered(figure(shown, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
     print(target)
 
 

@@ -47,13 +47,13 @@ def options(tiny_folder: Path, records: Path) -> list[object]:
 def panels(monkeypatch: pytest.MonkeyPatch) -> list[list[HeatMap]]:
     """What was drawn, figure by figure."""
     drawn: list[list[HeatMap]] = []
-    real = heatmap.draw
+    real = heatmap.figure
 
-    def noting(maps: Sequence[HeatMap], path: Path, **more: Any) -> None:
+    def noting(maps: Sequence[HeatMap], **more: Any) -> Any:
         drawn.append([*maps])
-        real(maps, path, **more)
+        return real(maps, **more)
 
-    monkeypatch.setattr(heatmap, "draw", noting)
+    monkeypatch.setattr(heatmap, "figure", noting)
     return drawn
 
 

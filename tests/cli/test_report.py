@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from normtune.errors import DataError
 from normtune.records.results import read
 from normtune.report import page as pages
@@ -89,5 +91,7 @@ def test_bad_input_is_one_sentence(cli, tmp_path):
 def test_little_is_enough(tmp_path):
     made.fisher("rte").save(tmp_path / "information" / "fisher" / "a.json")
     made.results(tmp_path / "runs-only", methods={"head": 0.0}, tasks=["rte"], seeds=[0], measured=())
-    for name, notes in (("information", "there are no runs"), ("runs-only", "No Fisher information was measured")):
-        assert notes in page(Report(read(tmp_path / name)))
+    for name, wanted in (("information", ["where"]), ("runs-only", ["scores", "tests"])):
+        text = page(Report(read(tmp_path / name)))
+        assert re.findall(r'<section id="(.*?)"', text) == ["findings", *wanted, "how"]
+        assert ("there are no runs" in text) is (name == "information")

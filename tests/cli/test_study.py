@@ -185,6 +185,6 @@ def test_without_an_argument_it_is_the_methods_side_by_side(
         "study", "--model", tiny_folder, "--tasks", "rte", "--method", "head", "--protocol", rules, "--threads", "1"
     )
     assert status == 0, error
-    assert "Methods: scores and costs." in out
+    assert "Methods. Scores and costs." in out
     [record] = (tmp_path / "runs" / "methods" / "runs").iterdir()
     assert json.loads(record.read_text())["data"]["suite"] == "toy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_a_folder_of_ablations_alone(tmp_path: Path) -> None:
     shown = Report(read(tmp_path))
     text = page(shown)
     assert "Only ablations were measured (tiny)" in text
-    assert 'id="ablation"' in text
+    assert re.findall(r'<section id="(.*?)"', text) == ["findings", "ablation", "how"]
+    assert "<dt>model</dt><dd>models/tiny</dd>" in text
     assert 'href="figures/switched-off.svg"' in text
     rows = rows_as_markdown(shown.tables["ablations"])
     assert "log_likelihood: -3.50 as it is" in rows

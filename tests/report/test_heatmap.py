@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError, OutputError
-from normtune.report.heatmap import HeatMap, draw, figure
+from normtune.report.drawing import check, save
+from normtune.report.heatmap import HeatMap, figure
 
 LONG = ("attention.self.query", "attention.output.LayerNorm", "output.LayerNorm")
 
@@ -29,7 +30,7 @@ def heat(
 def test_it_is_written_as_the_suffix_says_and_twice_the_same(suffix: str, start: bytes, tmp_path: Path) -> None:
     one, two = tmp_path / f"new/one{suffix}", tmp_path / f"two{suffix.upper()}"
     for path in (one, two):
-        draw([heat()], path, title="Change")
+        save(figure([heat()], title="Change"), path)
     assert one.read_bytes().startswith(start)
     assert one.read_bytes() == two.read_bytes()
 
@@ -68,7 +69,7 @@ def test_the_first_row_is_at_the_top_and_each_map_has_its_own_range() -> None:
     "values", [((None, None), (None, 1.0)), ((None, None), (None, None)), ((0.0, 0.0), (0.0, 0.0)), ((2.0, 2.0),) * 2]
 )
 def test_gaps_and_constants_draw(values: tuple[tuple[float | None, ...], ...], tmp_path: Path) -> None:
-    draw([HeatMap("a $b_ task", ("0", "1"), ("x", "y"), values, "|d|")], tmp_path / "map.png")
+    save(figure([HeatMap("a $b_ task", ("0", "1"), ("x", "y"), values, "|d|")]), tmp_path / "map.png")
 
 
 def test_no_label_is_cut_off() -> None:
@@ -89,16 +90,16 @@ def test_the_range_of_colours_is_that_of_the_values() -> None:
 def test_a_file_that_cannot_be_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     for name in ("map.jpg", "map", "map.svg.txt"):
         with pytest.raises(ConfigError, match=r"\.svg, \.png, \.pdf"):
-            draw([], tmp_path / name)
+            check(tmp_path / name)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        draw([heat()], tmp_path / "file" / "map.svg")
+        save(figure([heat()]), tmp_path / "file" / "map.svg")
 
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'normtune\[report\]'"):
-        draw([heat()], tmp_path / "map.svg")
+        check(tmp_path / "map.svg")
     assert not any(tmp_path.iterdir())
 
 
@@ -106,9 +107,10 @@ def test_drawing_loads_no_torch_and_opens_no_window(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from normtune.report.heatmap import HeatMap, draw
+from normtune.report.drawing import save
+from normtune.report.heatmap import HeatMap, figure
 assert not {"matplotlib", "numpy", "torch"} & {*sys.modules}
-draw([HeatMap("RTE", ("0",), ("x",), ((1.0,),))], Path("map.svg"))
+save(figure([HeatMap("RTE", ("0",), ("x",), ((1.0,),))]), Path("map.svg"))
 assert not {"torch", "transformers", "matplotlib.pyplot"} & {*sys.modules}
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

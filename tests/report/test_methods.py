@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from normtune.records.results import Results
 from normtune.records.run import Record
 from normtune.report import scatter
 from normtune.report.cells import Cells
-from normtune.report.methods import LAYERS, MERGED, OWN, TOKENS, added, entries_panel, interval, look, methods_table
+from normtune.report.methods import LAYERS, MERGED, OWN, TOKENS, added, interval, look, methods_table, panels
 from tests.report import made
 
 SIZE = 22_713_216
@@ -93,12 +94,13 @@ def test_a_row_has_score_interval_and_all_that_a_method_costs(crowd: Cells) -> N
 
 
 def test_names_cover_no_other_name_and_no_point(crowd: Cells) -> None:
-    panel = entries_panel(crowd, crowd.ran[0])
+    panel, _ = panels(crowd, crowd.ran[0])
     assert panel.line is not None  # the head alone has no entries, so it is no point
     figure = scatter.figure([panel, panel])
     axes = figure.axes[0]
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    names = {text.get_text(): text.get_window_extent(renderer) for text in axes.texts if text.get_text()}
+    figure.draw_without_rendering()  # gives the names their places
+    names = {text.get_text(): Text.get_window_extent(text, renderer) for text in axes.texts}  # without leader lines
     assert {*names} >= {dot.name for dot, _ in panel.dots}
     for one, other in itertools.combinations(names, 2):
         assert not names[one].overlaps(names[other]), (one, other)

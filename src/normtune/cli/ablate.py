@@ -71,8 +71,9 @@ def ablate(
     from normtune.data.reading import RECOGNISED
     from normtune.data.task import TaskData
     from normtune.records.ablation import PERS, AblationConfig
-    from normtune.report.ablation import draw, table
-    from normtune.report.drawing import check
+    from normtune.report.ablation import Ablation, table
+    from normtune.report.ablation import figure as drawn
+    from normtune.report.drawing import check, save
     from normtune.studies.ablation import Ablater
 
     if figure is not None:
@@ -110,7 +111,7 @@ def ablate(
     record.save(saved_to)
     saved = [f"Saved to {saved_to}"]
     if figure is not None:
-        draw(record, figure)
+        save(drawn([Ablation(record)]), figure)
         saved.append(f"Saved to {figure}")
     shown = table([record])
     titled = replace(shown, title=shown.groups[0].name)  # a terminal shows no groups

@@ -19,7 +19,9 @@ from normtune.importance.movement import MEASURES, Average, Measure, Movement, a
 from normtune.records.aggregate import chosen
 from normtune.records.results import check_one_setting, load_runs
 from normtune.records.run import Record
-from normtune.report.heatmap import check, draw
+from normtune.report.drawing import check, save
+from normtune.report.heatmap import figure as heat_maps
+from normtune.report.table import model_name
 
 METHOD = "full"
 NONE = Average(None)
@@ -65,8 +67,11 @@ def change(
         for name, group in runs.items()
         for sub in apart
     ]
-    places = _places(panels)
-    parts = [*(f"{name}: {_setting(group)}" for name, group in runs.items()), *_ranking(panels, places, by)]
+    inside: dict[str, dict[str, float | None]] = defaultdict(dict)
+    for panel in panels:
+        inside[panel.task] |= {panel.named(name): panel.moved.whole[name].mean for name in panel.moved.inside}
+    places = {name: ranks(values) for name, values in inside.items()}
+    parts = [*(f"{name}: {', '.join(_setting(group))}" for name, group in runs.items()), *_ranking(panels, places, by)]
     plain = [_plain(panel, places[panel.task]) for panel in panels]
     render.show(parts, form, plain=plain, rows=[*_rows(panels)])
     if figure is not None:
@@ -77,12 +82,7 @@ def change(
 def _recorded(
     folder: Path, tasks: Sequence[str] | None, model: str | None, protocol: str | None
 ) -> dict[str, list[Record]]:
-    """Of each task the full fine-tunings to show: one a seed, at the task's best rate.
-
-    Raises:
-        DataError: If there is no such folder, no full fine-tuning of a task in it, or one without changes.
-        UnknownNameError: If no record and no suite has such a task.
-    """
+    """Of each task the full fine-tunings to show: one a seed, at the task's best rate."""
     every = load_runs(folder, model=model, protocol=protocol)
     full = [record for record in every if record.config.method == METHOD and record.status == "done"]
     hint = f"run it with `normtune train --method {METHOD} --records {folder}`"
@@ -119,14 +119,6 @@ class Panel:
         return component if self.sub is None else f"{component}.{self.sub}"
 
 
-def _places(panels: Sequence[Panel]) -> dict[str, dict[str, int]]:
-    """By task, the rank of each component among those of the layers."""
-    inside: dict[str, dict[str, float | None]] = defaultdict(dict)
-    for panel in panels:
-        inside[panel.task] |= {panel.named(name): panel.moved.whole[name].mean for name in panel.moved.inside}
-    return {task: ranks(values) for task, values in inside.items()}
-
-
 def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], measure: Measure) -> list[render.Part]:
     """The unit, and the components: those of the layers first, and of these the one that moved most."""
     whole: dict[str, dict[str, Average]] = defaultdict(dict)
@@ -147,11 +139,11 @@ def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], m
     return [f"Change: {MEASURES[measure]}{over}.", table]
 
 
-def _setting(runs: Sequence[Record]) -> str:
-    """On which model and how, in words."""
+def _setting(runs: Sequence[Record]) -> tuple[str, str]:
+    """On which model under which protocol, and how many seeds at which rate, in words."""
     config, count = runs[0].config, len(runs)
-    setting = f"{render.model_name(config.model)}, protocol {config.protocol.name}"
-    return f"{setting}, {count} seed{'s' * (count > 1)}, rate {config.rate:g}"
+    seeds = f"{count} seed{'s' * (count > 1)}, rate {config.rate:g}"
+    return f"{model_name(config.model)}, protocol {config.protocol.name}", seeds
 
 
 def number(value: float | None) -> str:
@@ -202,21 +194,15 @@ def _rows(panels: Sequence[Panel]) -> Iterator[dict[str, object]]:
 
 
 def _draw(panels: Sequence[Panel], path: Path, subs: bool) -> None:
-    """Draw the heat maps: the paper's figure 1.
-
-    Raises:
-        ConfigError: If the model has no layers to draw.
-    """
+    """Draw the heat maps: the paper's figure 1."""
     from normtune.report.figures import change_map
 
     if not all(panel.moved.layers for panel in panels):
         raise ConfigError("This model has no numbered layers, so there is no heat map to draw.")
-    maps = []
+    maps, title = [], ""
     for panel in panels:
-        name, count = title_of(panel.task) + (f", {panel.sub}" if panel.sub else ""), len(panel.runs)
-        seeds = f"{count} seed{'s' * (count > 1)}"
-        maps.append(change_map(f"{name} ({seeds}, rate {panel.runs[0].config.rate:g})", panel.moved))
-    config = panels[0].runs[0].config
-    setting = f"{render.model_name(config.model)}, protocol {config.protocol.name}"
-    title = f"Change of each component in full fine-tuning: {setting}"
-    draw(maps, path, title=title, across=2 if subs else None)
+        setting, seeds = _setting(panel.runs)
+        name = title_of(panel.task) + (f", {panel.sub}" if panel.sub else "")
+        maps.append(change_map(f"{name} ({seeds})", panel.moved))
+        title = f"Change of each component in full fine-tuning: {setting}"
+    save(heat_maps(maps, title=title, across=2 if subs else None), path)

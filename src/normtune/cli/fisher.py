@@ -17,7 +17,8 @@ from normtune.errors import ConfigError, DataError, SelectionError
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
 from normtune.records.results import Results, load_fisher
-from normtune.report import heatmap
+from normtune.report.drawing import check, save
+from normtune.report.table import model_name
 
 if TYPE_CHECKING:
     from normtune.models.layout import Layout
@@ -83,15 +84,13 @@ def fisher(
     own = own_tasks(tasks)
     chosen = [*own] or task_names(tasks, suite)
     if figure is not None:
-        heatmap.check(figure)
+        check(figure)
     elif normalised:
         raise ConfigError("--normalised is about the figure; name its file with --figure.")
     if folder is not None:
         reading = {"folder", "tasks", "figure", "normalised", "markdown", "as_csv", "as_json"}
         options.only(context, reading, "A folder of records is read, and nothing is measured")
-        found = _recorded(folder, None if tasks == "all" else chosen)
-        show(found, form)
-        _draw(found, figure, normalised)
+        _show(_recorded(folder, None if tasks == "all" else chosen), form, figure, normalised)
         return
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     from normtune.studies.config import Setup
@@ -113,11 +112,9 @@ def fisher(
     if entries is None:
         config = _with_norms(config, engine.session.base.layout)
     of = measure(engine, config, chosen)
-    found = [of(task).record for task in chosen]
-    show(found, form)
+    _show([of(task).record for task in chosen], form, figure, normalised)
     if form == "text":
         notes.print(f"Records are in {records}.", soft_wrap=True)
-    _draw(found, figure, normalised)
 
 
 def _with_norms(config: FisherConfig, layout: Layout) -> FisherConfig:
@@ -131,32 +128,24 @@ def _with_norms(config: FisherConfig, layout: Layout) -> FisherConfig:
     return config
 
 
-def _draw(records: Sequence[FisherRecord], file: Path | None, normalised: bool) -> None:
-    """Draw the paper's figure 3, or 4 with each task divided by its own sum, if a file is named.
-
-    Raises:
-        ConfigError: If there is nothing to draw.
-    """
+def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None, normalised: bool) -> None:
+    """Print table 1, and draw figure 3, or 4 with each task divided by its own sum, if a file is named."""
+    show(records, form)
     if file is None:
         return
     from normtune.report.cells import Cells
     from normtune.report.figures import figure3, figure4
 
     cells = Cells(Results(file.parent, (), tuple(records)))
-    maps = [panel for panel in (figure4 if normalised else figure3)(cells).panels if isinstance(panel, heatmap.HeatMap)]
-    if not maps:
+    drawing = (figure4 if normalised else figure3)(cells)
+    if not drawing.panels:
         raise ConfigError("There is no figure: the information of no layer's closing norm was measured.")
-    heatmap.draw(maps, file)
+    save(drawing.figure, file)
     notes.print(f"Saved to {file}", soft_wrap=True)
 
 
 def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
-    """The measurements in a folder, one a task, in the order of their suites.
-
-    Raises:
-        DataError: If a task has no record in it.
-        ConfigError: If they were not all measured in the same way.
-    """
+    """The measurements in a folder, one a task, in the order of their suites, all made in the same way."""
     every = load_fisher(folder)
     found = {record.config.task: record for record in every if tasks is None or record.config.task in tasks}
     for task in tasks or ():
@@ -177,7 +166,7 @@ def show(records: Sequence[FisherRecord], form: render.Form) -> None:
         for place, (name, total) in enumerate(ranked.items(), 1)
     ]
     config = records[0].config
-    model = render.model_name(config.model)
+    model = model_name(config.model)
     title = f"Mean Fisher information of the components of {model}, {config.estimator.name}"
     shown = render.table(
         ["", "component", "sum", *by_task],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,10 @@ from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Data, DeltaSuite, Device, Json, Markdown, Threads, notes
 from normtune.config import fingerprint
 from normtune.errors import ConfigError
+from normtune.report.table import Table, model_name
 
 if TYPE_CHECKING:
     from normtune.records.sparsity import PrunePoint, PruneRecord
-    from normtune.report.table import Table
 
 
 def prune(
@@ -134,14 +135,11 @@ def _table(record: PruneRecord) -> Table:
         scores = [f"{100 * own[record.primary]:.2f}" for own in found if own is not None]
         return [name, sparsity, f"{zeros:,}", *scores]
 
-    header = ["ranked by", "sparsity", "zeros", *(name for name, there in zip(_SCORES, both, strict=True) if there)]
+    header = ["ranked by", "sparsity", "zeros", *compress(("score", "LayerNorm retrained"), both)]
     rows = [row("nothing pruned", "0", 0, record.dense, record.retrained)]
     rows += [row(p.importance, f"{p.sparsity:g}", p.zeros, p.scores, p.retrained) for p in record.points]
     config, of = record.config, f"{record.points[0].of:,} entries of matrices"
     what = f"{of}, whole {config.structure}" if config.structure else f"{of}, per {config.per}"
     scored = f"{config.task} of {config.suite}, dev {record.primary} x 100"
-    title = f"{scored}; {render.model_name(config.model)}, {what}"
+    title = f"{scored}; {model_name(config.model)}, {what}"
     return render.table(header, rows, title=title)
-
-
-_SCORES = ("score", "LayerNorm retrained")

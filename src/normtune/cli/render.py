@@ -59,18 +59,7 @@ def table(
     texts: int = 1,
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table of one group.
-
-    Args:
-        header: Names of the columns.
-        rows: The cells of each row.
-        title: What it shows.
-        texts: How many columns, from the left, hold words rather than numbers.
-        notes: Sentences that stand below it.
-
-    Returns:
-        The table.
-    """
+    """A table of one group; as many columns as `texts` says hold words rather than numbers."""
     return Table("", title, tuple(header), (group(rows),), notes=tuple(notes), texts=texts)
 
 
@@ -169,13 +158,7 @@ def _rich(shown: Table, columns: Sequence[int]) -> RichTable:
 def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> Table:
     """Scores of runs: a row a method, a column a task, mean and standard deviation over seeds.
 
-    Args:
-        cells: The scores by method and task.
-        methods: The rows; by default all that there are.
-        tasks: The columns; by default all that there are.
-
-    Returns:
-        The table; a cell that lacks seeds says how many it has.
+    By default all methods and tasks that there are; a cell that lacks seeds says how many it has.
     """
     methods = methods or [*dict.fromkeys(method for method, _ in cells)]
     tasks = tasks or [*dict.fromkeys(task for _, task in cells)]
@@ -199,8 +182,3 @@ def metrics(scores: Mapping[str, float], labels: Sequence[str]) -> str:
 def shortened(label: str) -> str:
     """As much of a label as a line has room for."""
     return label if len(label) < 60 else f"{label:.57}..."
-
-
-def model_name(model: str) -> str:
-    """A model's name in print: the last part of a path or a hub id."""
-    return model.rstrip("/").rsplit("/", 1)[-1]

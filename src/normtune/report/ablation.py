@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, ClassVar
 
-from normtune.files import write_atomically
 from normtune.records.ablation import AblationRecord
-from normtune.report.drawing import SOFT, STYLE, WIDTH, check, grid, laid_out, rendered
-from normtune.report.table import GAP, Entry, Table, group
+from normtune.report.drawing import SOFT, STYLE, WIDTH, grid, laid_out
+from normtune.report.table import GAP, Entry, Table, group, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from normtune.report.cells import Cells
 
 #: By what dimensions were ranked over: how their line is called, its colour and its marker.
 _LOOKS = {
@@ -27,11 +27,7 @@ _LOOKS = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """One panel: a line for each ranking of dimensions and a mark for each part, with the range of the random draws.
-
-    Attributes:
-        record: What was measured.
-    """
+    """One panel: a line for each ranking of dimensions and a mark for each part, with the range of the random draws."""
 
     record: AblationRecord
     marks: ClassVar[list[list[str]]] = []
@@ -39,9 +35,10 @@ class Ablation:
     @property
     def flat(self) -> list[tuple[object, ...]]:
         """The points as rows, below the names of their columns; losses are as the metric has them."""
-        record, header = self.record, ("model", "task", "metric", "off", "per", "entries", "loss", "draw")
+        record, model = self.record, model_name(self.record.config.model)
+        header = ("model", "task", "metric", "off", "per", "entries", "loss", "draw")
         rows = [
-            (_model(record), record.config.task, record.primary, point.name, point.per or "", point.entries, lost, draw)
+            (model, record.config.task, record.primary, point.name, point.per or "", point.entries, lost, draw)
             for point in record.points
             for draw, lost in enumerate(map(record.loss, (point.scores, *point.random)))
         ]
@@ -58,16 +55,6 @@ def figure(panels: Sequence[Ablation]) -> Figure:
         for place, panel in zip(axes, panels, strict=True):
             _panel(place, panel.record)
         return laid_out(drawn)
-
-
-def draw(record: AblationRecord, path: Path) -> None:
-    """Write the picture of one ablation.
-
-    Raises:
-        ConfigError: If matplotlib is missing, or the file's suffix is none of SVG, PNG and PDF.
-    """
-    check(path)
-    write_atomically(path, rendered(figure([Ablation(record)]), path.suffix.lower()))
 
 
 def _panel(axes: Axes, record: AblationRecord) -> None:
@@ -98,11 +85,16 @@ def _panel(axes: Axes, record: AblationRecord) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
-    axes.set_title(f"{_model(record)}, {record.config.task} dev")
+    axes.set_title(f"{model_name(record.config.model)}, {record.config.task} dev")
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best")
+
+
+def ablations_table(cells: Cells) -> Table:
+    """The table of all ablations."""
+    return table(cells.results.ablations)
 
 
 def table(records: Sequence[AblationRecord]) -> Table:
@@ -118,7 +110,7 @@ def table(records: Sequence[AblationRecord]) -> Table:
             random = (Entry(f"{mean(lost):.2f}", spread), f"{max(lost):.2f}") if lost else (GAP, GAP)
             own = record.shown * point.scores[record.primary], record.shown * record.loss(point.scores)
             rows.append((point.name, f"{point.entries:,}", *(f"{value:.2f}" for value in own), *random))
-        name = f"{_model(record)}, {record.config.task} dev, {_metric(record)}: {whole}"
+        name = f"{model_name(record.config.model)}, {record.config.task} dev, {_metric(record)}: {whole}"
         draws = f"random ones: {record.config.draws} draws of as many dimensions or entries"
         groups.append(group(rows, f"{name}; {draws}"))
     return Table(
@@ -129,10 +121,6 @@ def table(records: Sequence[AblationRecord]) -> Table:
         "Dimensions of a norm are off with a weight and a bias of zero, those with the largest weights first; in a"
         " whole part every entry is zero, but the weight of a norm one. Random losses are mean and standard deviation.",
     )
-
-
-def _model(record: AblationRecord) -> str:
-    return record.config.model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _metric(record: AblationRecord) -> str:

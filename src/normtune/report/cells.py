@@ -39,11 +39,7 @@ _MASK = re.compile(r"(.+)@(0?\.\d+)")
 
 
 class Cells:
-    """Every cell of a results folder, the columns that they stand in, and what the model calls its norms.
-
-    Args:
-        results: The records.
-    """
+    """Every cell of a results folder, the columns that they stand in, and what the model calls its norms."""
 
     def __init__(self, results: Results) -> None:
         self.results = results

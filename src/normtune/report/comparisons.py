@@ -7,7 +7,7 @@ from normtune.report.table import Entry, Kind, Table, group, remark, signed
 from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare, warnings
 from normtune.statistics.paired import LEAST, p_value
-from normtune.statistics.scores import Scores, grouped
+from normtune.statistics.scores import grouped
 
 AGAINST = "layernorm"
 _HEADER = (
@@ -49,18 +49,18 @@ def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]
     notes = remark("Left out, since a compared method lacks runs there", left)
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
-    comparison = _against(cells.scores(methods, tasks))
+    comparison = compare(cells.scores(methods, tasks), AGAINST)
     return comparison, (*notes, *warnings(comparison))
 
 
-def theirs_table() -> Table:
+def theirs_table(_: Cells | None = None) -> Table:
     """The paper's methods on its own scores: each split with nine values and with one a task, and both pooled."""
     sets = {}
     for split in ("dev", "test"):
         scores = published.scores(split)
-        sets[f"{split}, nine values"] = _against(scores)
-        sets[f"{split}, one value a task"] = _against(grouped(scores))
-    sets["dev and test pooled, as in the paper (not independent)"] = _against(published.scores("pooled"))
+        sets[f"{split}, nine values"] = compare(scores, AGAINST)
+        sets[f"{split}, one value a task"] = compare(grouped(scores), AGAINST)
+    sets["dev and test pooled, as in the paper (not independent)"] = compare(published.scores("pooled"), AGAINST)
     return Table(
         "statistics-paper",
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
@@ -70,10 +70,6 @@ def theirs_table() -> Table:
         tuple(warnings(sets["dev, nine values"])),
         texts=2,
     )
-
-
-def _against(scores: Scores) -> Comparison:
-    return compare(scores, AGAINST)
 
 
 CAPTION = (

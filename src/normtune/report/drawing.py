@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normtune.errors import ConfigError
+from normtune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,6 +111,11 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     with mpl.rc_context(STYLE):
         figure.savefig(target, format=suffix[1:], dpi=200, metadata=dict(FORMATS[suffix]))
     return target.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file that `check` allows."""
+    write_atomically(path, rendered(figure, path.suffix.lower()))
 
 
 def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[str]]) -> str:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normtune.data.suites import Column
 from normtune.importance.movement import MEASURES, Movement, movement
 from normtune.records.run import Record
 from normtune.report import ablation, curves, heatmap, scatter
-from normtune.report.ablation import Ablation
 from normtune.report.cells import Cells, Sums
 from normtune.report.curves import Curves, Look, points
 from normtune.report.drawing import across, inline, rendered
-from normtune.report.heatmap import HeatMap
-from normtune.report.scatter import Scatter
 from normtune.report.table import remark
 
 if TYPE_CHECKING:
@@ -37,8 +34,14 @@ LOOKS = {
 _OTHERS = (("#766bdc", "v"), ("#cf4f6e", "P"), ("#3a95a5", "*"))
 _SHARED = ("global", "leave-one-out")
 
-
-Panel = HeatMap | Curves | Scatter | Ablation
+Panel = heatmap.HeatMap | Curves | scatter.Scatter | ablation.Ablation
+#: What draws the panels of each kind, all of one figure.
+_FIGURES: Mapping[type[Panel], Callable[[Any], Figure]] = {
+    heatmap.HeatMap: lambda panels: heatmap.figure(panels, across=across(len(panels))),
+    Curves: curves.figure,
+    scatter.Scatter: scatter.figure,
+    ablation.Ablation: ablation.figure,
+}
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,7 @@ class Drawing:
     @cached_property
     def figure(self) -> Figure:
         """The figure, for files of every kind and for the page."""
-        if switched := [panel for panel in self.panels if isinstance(panel, Ablation)]:
-            return ablation.figure(switched)
-        heats = [panel for panel in self.panels if isinstance(panel, HeatMap)]
-        if heats:
-            return heatmap.figure(heats, across=across(len(heats)))
-        scatters = [panel for panel in self.panels if isinstance(panel, Scatter)]
-        return scatter.figure(scatters) if scatters else curves.figure([*_curved(self.panels)])
+        return _FIGURES[type(self.panels[0])](self.panels)
 
     @property
     def inline(self) -> str:
@@ -77,10 +74,6 @@ class Drawing:
             f"mark-{n}-{place}": own for n, panel in enumerate(self.panels) for place, own in enumerate(panel.marks)
         }
         return inline(rendered(self.figure, ".svg"), key=self.key, label=self.title, marks=marks)
-
-
-def _curved(panels: Iterable[Panel]) -> Iterator[Curves]:
-    return (panel for panel in panels if isinstance(panel, Curves))
 
 
 def figure1(cells: Cells) -> Drawing:
@@ -96,19 +89,19 @@ def figure1(cells: Cells) -> Drawing:
     )
 
 
-def _change(cells: Cells, task: str, runs: Sequence[Record]) -> HeatMap:
+def _change(cells: Cells, task: str, runs: Sequence[Record]) -> heatmap.HeatMap:
     moved = movement([run.changes for run in runs])
     wanted = max(len(cells.seeds), len(runs))
     count = f"{len(runs)} of {wanted} seeds" if len(runs) < wanted else f"{wanted} seed{'s' * (wanted > 1)}"
     return change_map(f"{cells.title(task)} ({count})", moved)
 
 
-def change_map(title: str, moved: Movement) -> HeatMap:
+def change_map(title: str, moved: Movement) -> heatmap.HeatMap:
     """How far the components of the layers moved, a row each."""
     found = {spot: cell.mean for spot, cell in moved.cells.items()}
     values = tuple(tuple(found.get((name, layer)) for layer in moved.layers) for name in moved.inside)
     layers, unit = tuple(map(str, moved.layers)), MEASURES[moved.measure]
-    return HeatMap(title, moved.inside, layers, values, unit, row_name="component", column_name="layer")
+    return heatmap.HeatMap(title, moved.inside, layers, values, unit, row_name="component", column_name="layer")
 
 
 def figure3(cells: Cells) -> Drawing:
@@ -153,7 +146,7 @@ def _sums(cells: Cells) -> dict[str, Sums]:
 
 def _fisher(
     cells: Cells, columns: Mapping[str, Sums], unit: str, log: bool
-) -> tuple[tuple[HeatMap, ...], tuple[str, ...]]:
+) -> tuple[tuple[heatmap.HeatMap, ...], tuple[str, ...]]:
     """A map of the weights and one of the biases, where there are any, with one range of colours; and the notes."""
     layers = sorted({layer for sums in columns.values() for layer, _ in sums}, reverse=True)
     every = [value for sums in columns.values() for value in sums.values() if value > 0 or not log]
@@ -162,7 +155,7 @@ def _fisher(
     for sub in sorted({sub for sums in columns.values() for _, sub in sums}, reverse=True):
         values = tuple(tuple(sums.get((layer, sub)) for sums in columns.values()) for layer in layers)
         span = min(every), max(every)
-        maps.append(HeatMap(sub, rows, names, values, unit, column_name="task", span=span, log=log))
+        maps.append(heatmap.HeatMap(sub, rows, names, values, unit, column_name="task", span=span, log=log))
     missing = remark("Not measured", cells.without(cells.fisher))
     return tuple(maps), (*filter(None, [cells.no_bias]), *missing)
 
@@ -229,5 +222,5 @@ def ablations(cells: Cells) -> Drawing:
         "Loss against how much is switched off.",
         "Dimensions of norms, those with the largest weights first, against as many random ones: the band is the range"
         " of the draws, the dashed line their mean. Whole parts are diamonds, with the range of random entries.",
-        tuple(map(Ablation, cells.results.ablations)),
+        tuple(map(ablation.Ablation, cells.results.ablations)),
     )

@@ -6,18 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normtune.files import write_atomically
-from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, check, grid, laid_out, rendered
+from normtune.report.drawing import HOLE, SHEET, STYLE, WIDTH, grid, laid_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-
-__all__ = ["HeatMap", "check", "draw", "figure"]
 
 _CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
 _MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
@@ -74,21 +70,14 @@ class HeatMap:
         return [("panel", self.row_name, self.column_name, self.unit), *rows]
 
 
-def draw(panels: Sequence[HeatMap], path: Path, *, title: str = "", across: int | None = None) -> None:
-    """Draw heat maps side by side and write them to one file.
+def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = None) -> Figure:
+    """Heat maps side by side; the cells of each are a group called ``mark-PLACE-0``.
 
     Args:
         panels: The maps, from left to right and from top to bottom.
-        path: The file: SVG, PNG or PDF, by its suffix.
         title: What stands over all of them.
         across: How many stand in a row; by default they fill a block that is about as wide as high.
     """
-    check(path)
-    write_atomically(path, rendered(figure(panels, title=title, across=across), path.suffix.lower()))
-
-
-def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = None) -> Figure:
-    """The figure that `draw` writes; the cells of each map are a group called ``mark-PLACE-0``."""
     import matplotlib as mpl
 
     first, count = panels[0], len(panels)

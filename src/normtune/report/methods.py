@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
 
 from rich.filesize import decimal
@@ -15,7 +16,7 @@ from normtune.report.cells import Cells, named
 from normtune.report.curves import Look
 from normtune.report.figures import Drawing
 from normtune.report.scatter import Dot, Scatter
-from normtune.report.table import GAP, Entry, Table, group, remark, says
+from normtune.report.table import Entry, Table, group, remark, says, score
 
 #: How a method is drawn, by what it trains and what that costs at inference (`Record.cost`).
 OWN = Look("entries of the model", "#2a87c8", "o")
@@ -23,7 +24,6 @@ MERGED = Look("added, merged after training", "#dd6a1f", "s")
 TOKENS = Look("added, extra tokens at inference", "#1d9a74", "D")
 LAYERS = Look("added, extra layers at inference", "#b565a8", "^")
 _BY_COST = {"none": MERGED, "extra tokens": TOKENS}
-HEAD = "head"
 
 
 def look(run: Record) -> Look:
@@ -50,10 +50,14 @@ def methods_table(cells: Cells) -> Table:
     """A row a method: its score on every task, and all that it costs."""
     titles = [column.title for column in cells.ran]
     cost = ("entries", "delta", "seconds", "peak memory", "at inference")
-    rows = {method: _runs(cells, method) for method in cells.whole}
+    rows = {
+        method: [run for task in cells.tasks for run in cells.chosen.get((method, task), {}).values()]
+        for method in cells.whole
+    }
+    ordered = sorted(rows, key=lambda method: rows[method][0].counts.selected)
     looks = {method: look(runs[0]) for method, runs in rows.items()}
     groups = tuple(
-        group([_row(cells, method, rows[method]) for method in _ordered(rows) if looks[method] == kind], kind.name)
+        group([_row(cells, method, rows[method]) for method in ordered if looks[method] == kind], kind.name)
         for kind in (OWN, MERGED, TOKENS, LAYERS)
         if kind in looks.values()
     )
@@ -64,7 +68,7 @@ def methods_table(cells: Cells) -> Table:
     ]
     return Table(
         "methods",
-        "Methods: scores and costs.",
+        "Methods. Scores and costs.",
         ("method", *titles, *cost),
         groups,
         "Dev score × 100, mean over seeds ± half the width of its 95 % interval (Student’s t; none with one seed)."
@@ -73,14 +77,6 @@ def methods_table(cells: Cells) -> Table:
         " all that can be merged is merged.",
         remark("Missing", gaps),
     )
-
-
-def _runs(cells: Cells, method: str) -> list[Record]:
-    return [run for task in cells.tasks for run in cells.chosen.get((method, task), {}).values()]
-
-
-def _ordered(rows: dict[str, list[Record]]) -> list[str]:
-    return sorted(rows, key=lambda method: rows[method][0].counts.selected)
 
 
 def _row(cells: Cells, method: str, runs: Sequence[Record]) -> tuple[str | Entry, ...]:
@@ -97,62 +93,44 @@ def _row(cells: Cells, method: str, runs: Sequence[Record]) -> tuple[str | Entry
 
 
 def _score(cell: Cell) -> Entry:
-    if cell.mean is None:
-        return GAP
     half = interval(cell)
-    return Entry(
-        f"{100 * cell.mean:.1f}",
-        spread="" if half is None else f"{100 * half:.1f}",
-        badge="" if cell.complete else cell.count,
-        kind="" if cell.complete else "partial",
-        tip=says(cell),
-    )
+    return score(cell) if half is None else replace(score(cell), spread=f"{100 * half:.1f}")
 
 
 def methods_figure(cells: Cells) -> Drawing:
     """The score on each task against the entries trained, and against the time of a training."""
-    panels = [panel for column in cells.ran for panel in (entries_panel(cells, column), time_panel(cells, column))]
+    both = [panel for column in cells.ran for panel in panels(cells, column)]
     return Drawing(
         "costs",
-        "Methods: score against entries trained, and against time.",
+        "Costs. Score against entries trained, and against time.",
         "Entries are those trained beside the head, on a logarithmic axis; time is the mean of a training. Bars are the"
         " 95 % interval of the mean over seeds, where there are several; hollow points lack seeds. The dashed line is"
         " the head alone.",
-        tuple(panel for panel in panels if panel.dots),
+        tuple(panel for panel in both if panel.dots),
     )
 
 
-def entries_panel(cells: Cells, column: Column) -> Scatter:
-    """The score against the entries trained beside the head; the head alone, which has none, is a line."""
-    dots = _dots(cells, column)
-    shown = tuple((dot, float(runs[0].counts.selected)) for dot, runs in dots if dot.name != named(HEAD))
-    return Scatter(_title(cells, column), "entries trained beside the head", shown, _line(dots), log=True)
+def panels(cells: Cells, column: Column) -> tuple[Scatter, Scatter]:
+    """The score on a task against the entries trained beside the head, and against the seconds of a training.
 
-
-def time_panel(cells: Cells, column: Column) -> Scatter:
-    """The score against the seconds of a training."""
-    dots = _dots(cells, column)
-    shown = tuple((dot, mean(run.seconds for run in runs)) for dot, runs in dots if dot.name != named(HEAD))
-    return Scatter("", "seconds of a training", shown, _line(dots))
-
-
-def _title(cells: Cells, column: Column) -> str:
-    return f"{column.title} ({cells.metric(column)})"
-
-
-def _line(dots: Sequence[tuple[Dot, Sequence[Record]]]) -> Dot | None:
-    return next((dot for dot, _ in dots if dot.name == named(HEAD)), None)
-
-
-def _dots(cells: Cells, column: Column) -> list[tuple[Dot, tuple[Record, ...]]]:
-    """A dot for each method with runs on a task, and these."""
-    found = []
+    The head alone, which has no such entries, is a line.
+    """
+    entries, seconds, line = [], [], None
     for method in cells.whole:
         cell = cells.cell(method, column)
-        if cell.mean is not None:
-            dot = Dot(
-                named(method), look(cell.runs[0]), 100 * cell.mean, 100 * (interval(cell) or 0.0), cell.complete,
-                says(cell), strong=method == "layernorm",
-            )  # fmt: skip
-            found.append((dot, cell.runs))
-    return found
+        if cell.mean is None:
+            continue
+        dot = Dot(
+            named(method), look(cell.runs[0]), 100 * cell.mean, 100 * (interval(cell) or 0.0), cell.complete,
+            says(cell), strong=method == "layernorm",
+        )  # fmt: skip
+        if method == "head":
+            line = dot
+        else:
+            entries.append((dot, float(cell.runs[0].counts.selected)))
+            seconds.append((dot, mean(run.seconds for run in cell.runs)))
+    title = f"{column.title} ({cells.metric(column)})"
+    return (
+        Scatter(title, "entries trained beside the head", tuple(entries), line, log=True),
+        Scatter("", "seconds of a training", tuple(seconds), line),
+    )

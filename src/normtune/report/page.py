@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
 
 from normtune.errors import OutputError
 from normtune.files import claim_folder, remove_strays, write_atomically
 from normtune.records.results import Results
-from normtune.report import ablation
+from normtune.report.ablation import ablations_table
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.drawing import FORMATS, rendered
@@ -30,36 +29,40 @@ MARKER = ".normtune-report"
 _ASSETS = files("normtune.report") / "assets"
 
 
-@dataclass(frozen=True)
+#: The parts of the page: their names in links; their titles, which the contents have up to a colon; what makes their
+#: tables and figures; and whether these have anything to show.
+SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...], Callable[[Cells], object]], ...] = (
+    ("findings", "What came out", (claims_table,), attrgetter("records")),
+    (
+        "where",
+        "Where it matters: change and Fisher information",
+        (figure1, table1, figure3, figure4),
+        lambda cells: cells.fisher or any(map(cells.full_runs, cells.tasks)),
+    ),
+    ("scores", "Scores", (table2, methods_table, methods_figure, table3, table4), attrgetter("results.runs")),
+    ("masks", "A part of LayerNorm", (figure2, figure5), Cells.masks),
+    ("ablation", "Switched off", (ablations, ablations_table), attrgetter("results.ablations")),
+    ("tests", "Statistics", (ours_table, theirs_table), attrgetter("results.runs")),
+    ("how", "How it was run", (data_table,), attrgetter("records")),
+)
+#: Those that have words of their own, too.
+_WORDED = {"findings", "how"}
+
+
 class Report:
-    """Everything that a report shows.
+    """Everything that a report of some records shows."""
 
-    Attributes:
-        results: The records.
-    """
-
-    results: Results
-
-    @cached_property
-    def cells(self) -> Cells:
-        """The scores of the runs, and what they are of."""
-        return Cells(self.results)
-
-    @cached_property
-    def tables(self) -> dict[str, Table]:
-        """The tables by their key."""
-        makers = (claims_table, table1, table2, methods_table, table3, table4, ours_table, data_table)
-        shown = [*(make(self.cells) for make in makers), theirs_table()]
-        if self.results.ablations:
-            shown.append(ablation.table(self.results.ablations))
-        return {table.key: table for table in shown}
-
-    @cached_property
-    def figures(self) -> dict[str, Drawing]:
-        """The figures by their key."""
-        makers = (figure1, figure2, figure3, figure4, figure5, methods_figure)
-        drawn = [make(self.cells) for make in (*makers, *([ablations] if self.results.ablations else []))]
-        return {drawing.key: drawing for drawing in drawn}
+    def __init__(self, results: Results) -> None:
+        self.cells = Cells(results)
+        #: Name, title, tables and figures of each section that has something to show.
+        self.sections = [
+            (key, title, [make(self.cells) for make in makers] if has(self.cells) else [])
+            for key, title, makers, has in SECTIONS
+            if has(self.cells) or key in _WORDED
+        ]
+        shown = [item for *_, items in self.sections for item in items]
+        self.tables = {item.key: item for item in shown if isinstance(item, Table)}
+        self.figures = {item.key: item for item in shown if isinstance(item, Drawing)}
 
 
 def page(report: Report) -> str:
@@ -70,8 +73,7 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html.j2")).render(
         heading=f"LayerNorm study: {setting(report.cells)}",
-        tables=report.tables,
-        figures=report.figures,
+        sections=report.sections,
         drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
         findings=findings(report.cells),
         facts=facts(report.cells),
@@ -85,15 +87,9 @@ def _asset(name: str) -> str:
 
 
 def write(report: Report, out: Path, *, force: bool = False) -> Path:
-    """Write a report's folder; nothing is written before all of it is made.
+    """Write a report to a folder that is absent or empty, after all of it is made; returns the page's file.
 
-    Args:
-        report: The report.
-        out: The folder: absent or empty.
-        force: Whether an earlier report in `out` is replaced; one that was left unfinished always is.
-
-    Returns:
-        The page's file.
+    With `force` an earlier report in `out` is replaced; one that was left unfinished always is.
 
     Raises:
         OutputError: If something else is in `out`, or it cannot be written.
@@ -126,28 +122,22 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
         if drawing.panels:
             for suffix in FORMATS:
                 yield f"figures/{key}{suffix}", rendered(drawing.figure, suffix)
-            rows = [row for panel in drawing.panels for row in panel.flat]
-            yield f"figures/{key}.csv", _csv(dict.fromkeys(rows))  # the panels have one header
+            rows = dict.fromkeys(row for panel in drawing.panels for row in panel.flat)  # the panels have one header
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            yield f"figures/{key}.csv", text.getvalue()
     yield PAGE, page(report)
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def facts(cells: Cells) -> list[tuple[str, str]]:
     """What was chosen for all of it: model, protocol, seeds and the like."""
-    runs, fisher = cells.results.runs, cells.results.fisher
-    said = []
-    for first in cells.records[:1]:
-        config = first.config
-        said += [
-            ("model", f"{config.model}{f', {config.revision}' if config.revision else ''}, {config.dtype}"),
-            ("identity of the base", first.base_identity[:16]),
-            ("norm that closes a layer", cells.closing),
-        ]
+    runs, fisher, off = cells.results.runs, cells.results.fisher, cells.results.ablations
+    every = [*cells.records, *off]
+    config = every[0].config
+    model = (config.model, getattr(config, "revision", None), getattr(config, "dtype", None))
+    said = [("model", ", ".join(filter(None, model))), ("identity of the base", every[0].base_identity[:16])]
+    if cells.records:
+        said.append(("norm that closes a layer", cells.closing))
     if runs:
         counts, protocol = runs[0].counts, runs[0].config.protocol.model_dump()
         ways = dict.fromkeys(way for run in runs for way in run.ways)
@@ -161,14 +151,15 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
     if fisher:
         heads = sorted({seed for each in fisher for seed in each.config.head_seeds})
         said.append(("seeds of the heads, for Fisher information", ", ".join(map(str, heads))))
-    hours = sum(each.seconds for each in cells.records) / 3600
+    hours = sum(each.seconds for each in (*cells.records, *(point for each in off for point in each.points))) / 3600
     statuses: Counter[str] = Counter(run.status for run in runs)
-    words = {"failed": "failed", "pruned": "dropped early"}
-    unfinished = "".join(f", {statuses[name]} {word}" for name, word in words.items() if statuses[name])
-    measured = f"{len(fisher)} measurements of Fisher information; {hours:.1f} hours in all"
-    said.append(("records", f"{len(runs)} runs{unfinished}; {measured}"))
+    ends = {"failed": "failed", "pruned": "dropped early"}
+    unfinished = "".join(f", {statuses[name]} {word}" for name, word in ends.items() if statuses[name])
+    made = {f"runs{unfinished}": runs, "measurements of Fisher information": fisher, "ablations": off}
+    words = [f"{len(own)} {what}" for what, own in made.items() if own]
+    said.append(("records", "; ".join([*words, f"{hours:.1f} hours in all"])))
     for name in ("machine", "versions"):
-        texts = (", ".join(f"{key} {value}" for key, value in getattr(each, name).items()) for each in cells.records)
+        texts = (", ".join(f"{key} {value}" for key, value in getattr(each, name).items()) for each in every)
         said += [(name, text) for text in dict.fromkeys(texts)]
     return said
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,8 @@ def figure(panels: Sequence[Scatter], wide: int = 2) -> Figure:
 
 
 def _panel(axes: Axes, panel: Scatter, number: int) -> None:
+    from matplotlib.ticker import EngFormatter
+
     for place, (dot, x) in enumerate(panel.dots):
         colour = dot.look.colour
         if dot.half:
@@ -109,7 +111,7 @@ def _panel(axes: Axes, panel: Scatter, number: int) -> None:
     if panel.log:
         axes.set_xscale("log")
         axes.minorticks_off()
-        axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 10k, 1M
     xs = [x for _, x in panel.dots]
     low, high = min(xs), max(xs)
     axes.set_xlim((low / 10, high * 4) if panel.log else (0, 1.15 * high))
@@ -118,11 +120,6 @@ def _panel(axes: Axes, panel: Scatter, number: int) -> None:
     axes.set_xlabel(panel.unit)
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
-
-
-def _short(count: float) -> str:
-    """A count as an axis has it: ``10k``, ``1M``."""
-    return next((f"{count / unit:g}{name}" for unit, name in ((1e6, "M"), (1e3, "k")) if count >= unit), f"{count:g}")
 
 
 def _heights(axes: Axes, panel: Scatter) -> None:
@@ -148,6 +145,7 @@ def _heights(axes: Axes, panel: Scatter) -> None:
 def _name(axes: Axes, panel: Scatter) -> None:
     """Write each point's name beside it, where it covers no point, no bar and no other name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     figure = axes.get_figure()
@@ -175,50 +173,35 @@ def _name(axes: Axes, panel: Scatter) -> None:
     crowd = [sum(math.dist(one, other) < 60 for other in centres) for one in centres]
     for number in sorted(range(len(centres)), key=lambda number: (not panel.dots[number][0].strong, -crowd[number])):
         dot, x = panel.dots[number]
-        text = axes.annotate(
+        text: Any = axes.annotate(
             dot.name, (x, dot.score), (0, 0), textcoords="offset points", fontsize=_POINTS, color=INK,
             ha="center", va="center", weight="bold" if dot.strong else "normal", zorder=4,
+            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5, "shrinkA": 0, "shrinkB": 3, "zorder": 2},
         )  # fmt: skip
-        own = text.get_window_extent(renderer).padded(1.5)
-        (dx, dy), far, box = _free(centres[number], own.width, own.height, taken, inside)
-        text.set_position((dx * pixels, dy * pixels))
+        own = Text.get_window_extent(text, renderer).padded(1.5)
+        box, far = _free(centres[number], own.width, own.height, taken, inside)
+        text.set_position(tuple((box.get_points().mean(0) - centres[number]) * pixels))
+        text.arrow_patch.set_visible(far >= _LONG)
         taken.append(box)
-        if far >= _LONG:
-            (left, low), (across, up) = _near(box, centres[number]), centres[number]
-            axes.annotate(
-                "", (x, dot.score), ((left - across) * pixels, (low - up) * pixels), textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}, zorder=2,
-            )  # fmt: skip
 
 
 def _free(
     centre: Sequence[float], width: float, height: float, taken: Sequence[Bbox], inside: Bbox
-) -> tuple[tuple[float, float], float, Bbox]:
-    """The nearest place for a name of this size: its offset, its distance from the point, and its box."""
-    best: tuple[float, tuple[tuple[float, float], float, Bbox]] | None = None
-    for far, offset, box in _places(centre, width, height):
-        covered = sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside)
-        if best is None or covered < best[0] - 0.5:
-            best = covered, (offset, far, box)
-        if covered < 0.5:
-            break
-    assert best is not None
-    return best[1]
-
-
-def _places(centre: Sequence[float], width: float, height: float) -> Iterator[tuple[float, tuple[float, float], Bbox]]:
-    """Where a name may stand: the nearest first."""
+) -> tuple[Bbox, float]:
+    """The nearest place for a name of this size that covers least, and its distance from the point."""
     from matplotlib.transforms import Bbox
 
+    def covered(place: tuple[Bbox, float]) -> int:
+        box, _ = place
+        return round(sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside))
+
+    places = []
     for far in _REACH:
-        for turn in _TURNS:
-            across, up = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-            dx, dy = across * (far + width / 2), up * (far + height / 2)
-            yield (
-                far,
-                (dx, dy),
-                Bbox.from_bounds(centre[0] + dx - width / 2, centre[1] + dy - height / 2, width, height),
-            )
+        for turn in map(math.radians, _TURNS):
+            x = centre[0] + math.cos(turn) * (far + width / 2) - width / 2
+            y = centre[1] + math.sin(turn) * (far + height / 2) - height / 2
+            places.append((Bbox.from_bounds(x, y, width, height), far))
+    return next((place for place in places if not covered(place)), None) or min(places, key=covered)
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:
@@ -226,8 +209,3 @@ def _overlap(one: Bbox, other: Bbox) -> float:
     across = min(one.x1, other.x1) - max(one.x0, other.x0)
     up = min(one.y1, other.y1) - max(one.y0, other.y0)
     return across * up if across > 0 and up > 0 else 0.0
-
-
-def _near(box: Bbox, centre: Sequence[float]) -> tuple[float, float]:
-    """The point of a box that is nearest to a centre."""
-    return min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1)

@@ -137,5 +137,10 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
+def model_name(model: str) -> str:
+    """A model's name in print: the last part of a path or a hub id."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
 def _bar(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -7,10 +7,9 @@ from collections import defaultdict
 from normtune.data.glue_tasks import GLUE
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
-from normtune.records.run import DataFacts
 from normtune.records.submission import SubmissionRecord
 from normtune.report.cells import NAMES, NEAR, PRINTED, Cells, named
-from normtune.report.table import GAP, Entry, Group, Table, group, remark, score
+from normtune.report.table import GAP, Entry, Group, Table, group, model_name, remark, score
 from normtune.statistics import published
 
 OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in level"
@@ -91,7 +90,7 @@ def table2(cells: Cells) -> Table:
 def setting(cells: Cells) -> str:
     """On which model and how, in words."""
     every = [*cells.records, *cells.results.ablations]
-    name = every[0].config.model.rstrip("/").rsplit("/", 1)[-1]
+    name = model_name(every[0].config.model)
     runs = cells.results.runs
     return f"{name}, protocol {runs[0].config.protocol.name}" if runs else name
 
@@ -191,6 +190,7 @@ def data_table(cells: Cells) -> Table:
     rows = []
     for task in cells.order({*by_task, *cells.fisher}):
         data, fisher = by_task.get(task), cells.fisher.get(task)
+        same = data and fisher and data.identity.get("train") == fisher.identity
         rows.append((
             cells.title(task),
             data.source if data else fisher.source if fisher else "",
@@ -198,18 +198,12 @@ def data_table(cells: Cells) -> Table:
             _sizes(data.dev, data.dev_of) if data else GAP,
             f"{sum(data.truncated.values()):,}" if data else GAP,
             # A measurement may have been given a sample already.
-            _sizes(fisher.examples, data.train_of if data and _same(data, fisher) else fisher.available)
-            if fisher
-            else GAP,
+            _sizes(fisher.examples, data.train_of if data and same else fisher.available) if fisher else GAP,
             (data.identity.get("train", "") if data else fisher.identity if fisher else "")[:8],
         ))
     header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
     caption = "Examples; where a sample was taken, of how many. The same samples for every run."
     return Table("data", "Data.", header, (group(rows),), caption, texts=2)
-
-
-def _same(data: DataFacts, fisher: FisherRecord) -> bool:
-    return data.identity.get("train") == fisher.identity
 
 
 def _sizes(size: int, of: int) -> str:
