@@ -141,19 +141,17 @@ def _use_utf8() -> None:
 @contextmanager
 def _noted_guesses() -> Iterator[None]:
     """Within this context a `GuessWarning` is printed as a note."""
-    show: Any = warnings.showwarning
+    with warnings.catch_warnings():
+        show: Any = warnings.showwarning
 
-    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, GuessWarning):
-            notes.print(f"Note: {message}", soft_wrap=True)
-        else:
-            show(message, category, *where, **more)
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, GuessWarning):
+                notes.print(f"Note: {message}", soft_wrap=True)
+            else:
+                show(message, category, *where, **more)
 
-    warnings.showwarning = note
-    try:
+        warnings.showwarning = note
         yield
-    finally:
-        warnings.showwarning = show
 
 
 class _StoppedError(BaseException):

@@ -53,29 +53,20 @@ def compare(
     `normtune compare results/runs --protocol small --tasks stsb,cola,mrpc`
     """
     from normtune.data.rows import read_rows
-    from normtune.statistics.scores import from_rows
+    from normtune.records.results import check_one_setting, load_runs
+    from normtune.statistics.scores import from_records, from_rows
 
     form = options.form(as_json=as_json, markdown=markdown)
     names = options.methods(methods) if methods else None
     task_names = options.names(tasks) if tasks else None
-    if scores.is_dir():
-        found = _recorded(scores, model, protocol, names, task_names)
+    if scores.is_dir():  # of records, at the rates that `normtune table` shows
+        runs = load_runs(scores, model=model, protocol=protocol)
+        check_one_setting([run for run in runs if task_names is None or run.config.task in task_names])
+        found = from_records(runs, methods=names, tasks=task_names)
     else:
         options.refuse(context, {"model", "protocol"}, f"{scores} is no folder of records")
         found = from_rows(read_rows(scores), methods=names, tasks=task_names)
     _show(found, *_compared(found, against, group or (), margin, alpha), form)
-
-
-def _recorded(
-    folder: Path, model: str | None, protocol: str | None, methods: Sequence[str] | None, tasks: Sequence[str] | None
-) -> Scores:
-    """The scores in a folder of records, at the rates that `normtune table` shows."""
-    from normtune.records.results import check_one_setting, load_runs
-    from normtune.statistics.scores import from_records
-
-    found = load_runs(folder, model=model, protocol=protocol)
-    check_one_setting([run for run in found if tasks is None or run.config.task in tasks])
-    return from_records(found, methods=methods, tasks=tasks)
 
 
 def _compared(

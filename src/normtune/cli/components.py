@@ -31,18 +31,15 @@ def components(
 
     form = options.form(as_json=as_json, markdown=markdown)
     layout = skeleton(model, labels)
-    render.show([_components(model, layout)], form, plain=_plain(model, layout))
-
-
-def _plain(model: str, layout: Layout) -> dict[str, object]:
     fields = ("name", "subs", "layers", "entries", "head", "norm")
-    return {
+    plain = {
         "model": model,
         "family": layout.model_type,
         "layers": layout.layers,
         "entries": {"pretrained": layout.size, "head": layout.head_size},
         "components": [{name: getattr(each, name) for name in fields} for each in layout.components],
     }
+    render.show([_components(model, layout)], form, plain=plain)
 
 
 def _components(model: str, layout: Layout) -> Table:

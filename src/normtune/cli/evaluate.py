@@ -63,8 +63,8 @@ def evaluate(
         asked, examples = own_examples(loaded, file, text, label, Reading.of(read))
         where = file.name
     else:
-        asked, examples = _suite(context, loaded, task, suite, split, data)
-        where = split
+        source = task_of(context, loaded, task, suite, data, "name a file to score with --file, or a --task")
+        asked, examples, where = source.task, source.labelled(split), split
     examples = examples.sample(max_dev, 0)
     base = options.base_of(loaded, model, device, dtype)
     encoded = base.encode(examples, loaded.info.max_length)
@@ -84,30 +84,12 @@ def evaluate(
     render.show(parts, form, plain={**facts, "scores": scores, "classes": [*map(dataclasses.asdict, classes)]})
 
 
-def _suite(
-    context: typer.Context, delta: Delta, name: str | None, suite: str | None, split: str, data: Path | None
-) -> tuple[Task, Split]:
-    """The task of a suite, by default the delta's own, and its examples."""
-    source = task_of(context, delta, name, suite, data, "name a file to score with --file, or a --task")
-    return source.task, source.labelled(split)
-
-
 def task_of(
     context: typer.Context, delta: Delta, name: str | None, suite: str | None, data: Path | None, instead: str
 ) -> TaskData:
     """The task of a suite, by default the delta's own, as the delta answers it.
 
-    Args:
-        context: The command's; ``--data`` is refused for a suite that lies in no folder.
-        delta: The delta.
-        name: The task's name, or None.
-        suite: The suite; None takes the delta's own, and GLUE where it has none.
-        data: The suite's folder.
-        instead: What to do where the delta's own is in no suite.
-
-    Raises:
-        ConfigError: If the delta's own is in no suite.
-        DeltaError: If its labels are not the delta's.
+    Without a suite it is the delta's own, or GLUE. `instead` says what to do where the delta's own task is in none.
     """
     from normtune.data.suites import load_task, suite_of
 
@@ -123,11 +105,7 @@ def task_of(
 
 
 def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, reading: Reading) -> tuple[Task, Split]:
-    """The delta's own task, and the examples of a file.
-
-    Raises:
-        DataError: If a language model is to be scored on anything but plain text.
-    """
+    """The delta's own task, and the examples of a file."""
     from normtune.data.files import read_split
     from normtune.data.lines import is_running_text, read_lines
     from normtune.data.suites import known_task
@@ -136,8 +114,7 @@ def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, 
         if not is_running_text(file):
             raise DataError(f"A language model is scored on plain text, and {file.name} is no .txt file.")
         examples, told = read_lines(file, reading)
-        for note in told:
-            options.notes.print(f"Note: {note}")
+        options.tell(told)
         return delta.info.as_task, examples
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
@@ -150,8 +127,7 @@ def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, 
         kind=delta.info.kind,
         reading=reading,
     )
-    for note in told:
-        options.notes.print(f"Note: {note}")
+    options.tell(told)
     own, suited = delta.info.as_task, None if delta.info.columns else known_task(delta.info.task)
     fits = suited is not None and (suited.kind, suited.labels) == (own.kind, own.labels)
     return dataclasses.replace(own, metrics=suited.metrics) if suited and fits else own, examples

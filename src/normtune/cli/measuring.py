@@ -49,19 +49,7 @@ def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_s
 
 
 def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], Measured]:
-    """Measure Fisher information on every task, unless it was measured before.
-
-    Args:
-        engine: The base model, and where measurements are kept.
-        config: What is measured and how.
-        tasks: The tasks.
-
-    Returns:
-        What gives the measurement on a task.
-
-    Raises:
-        ImportanceError: If one cannot be made.
-    """
+    """Measure Fisher information on every task, unless it was measured before; returns what gives that on a task."""
     jobs = {task: FisherJob(task=task, config=config) for task in tasks}
     for result in run_jobs([*jobs.values()], engine).values():
         if result.error is not None:

@@ -95,12 +95,14 @@ Precision = Annotated[
 ]
 
 
-def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False) -> Form:
-    """How results are printed.
+def tell(said: Iterable[str]) -> None:
+    """Print what a user should know of their files."""
+    for note in said:
+        notes.print(f"Note: {note}")
 
-    Raises:
-        ConfigError: If more than one way is asked for.
-    """
+
+def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False) -> Form:
+    """How results are printed; no more than one way may be asked for."""
     asked: dict[Form, bool] = {"json": as_json, "csv": as_csv, "markdown": markdown}
     chosen = [name for name, wanted in asked.items() if wanted]
     if len(chosen) > 1:
@@ -161,11 +163,7 @@ def open_delta(text: str) -> Delta:
 
 
 def _unchanged(model: str) -> Delta:
-    """A delta of a language model as it is, on up to 1,024 tokens, as many as transformers' run_clm takes.
-
-    Raises:
-        DeltaError: If the model is no language model.
-    """
+    """A delta of a language model as it is, on up to 1,024 tokens, as many as transformers' run_clm takes."""
     from normtune.deltas.delta import Delta
     from normtune.methods.selection import nothing
     from normtune.models.base import load_base
@@ -180,19 +178,9 @@ def _unchanged(model: str) -> Delta:
 
 
 def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "float32") -> Base:
-    """The base model that a delta asks for.
+    """The base model that a delta asks for, from `model` if not from where the delta says, on its device.
 
-    Args:
-        delta: The delta, which knows its base by name and by content.
-        model: Where the base is, if not where the delta says.
-        device: Where it is to run: ``auto``, ``cpu`` or ``cuda``.
-        dtype: Of what the delta leaves as it is.
-
-    Returns:
-        The base model, which the delta fits.
-
-    Raises:
-        ModelError: If it cannot be loaded.
+    `dtype` is that of what the delta leaves as it is.
     """
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
@@ -225,11 +213,7 @@ def precision_of(text: str) -> tuple[str, str]:
 
 
 def names(text: str) -> list[str]:
-    """The parts of a comma-separated list.
-
-    Raises:
-        ConfigError: If it is empty, or a part is.
-    """
+    """The parts of a comma-separated list, none of them empty."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ConfigError(f"{text!r} is no comma-separated list of names.")
@@ -248,11 +232,7 @@ def methods(text: str) -> list[str]:
 
 
 def columns(text: str) -> tuple[str, str | None]:
-    """Reads ``--text``: the column of the texts, and that of their pairs, if there is one.
-
-    Raises:
-        ConfigError: If there are more.
-    """
+    """Reads ``--text``: the column of the texts, and that of their pairs, if there is one."""
     first, *others = names(text)
     if len(others) > 1:
         raise ConfigError(f"--text takes one column, or two separated by a comma for pairs; got {text!r}.")
@@ -260,7 +240,7 @@ def columns(text: str) -> tuple[str, str | None]:
 
 
 def numbers(text: str, option: str, what: str, read: Callable[[str], N], fits: Callable[[N], bool]) -> tuple[N, ...]:
-    """The numbers of a comma-separated list.
+    """The numbers of a comma-separated list, each once.
 
     Args:
         text: The list.
@@ -268,9 +248,6 @@ def numbers(text: str, option: str, what: str, read: Callable[[str], N], fits: C
         what: What it takes, in words.
         read: ``int`` or ``float``.
         fits: Whether it takes a number.
-
-    Raises:
-        ConfigError: If one is no such number, or stands twice.
     """
     values: tuple[N, ...] = ()
     with suppress(ValueError):
@@ -293,11 +270,7 @@ def rates(text: str | None) -> tuple[tuple[float, ...] | None, bool]:
 
 
 def trackers(given: list[str] | None) -> tuple[str, ...]:
-    """Reads ``--track``, given several times or separated by commas.
-
-    Raises:
-        ConfigError: If there is no such tracker, or its library is not installed.
-    """
+    """Reads ``--track``, given several times or separated by commas."""
     if not given:
         return ()
     from normtune.training.tracking import check_trackers

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from normtune.cli import render
-from normtune.cli.progress import savings
+from normtune.cli.progress import is_tried, savings
 from normtune.config import Protocol
 from normtune.data.task import TaskData
 from normtune.records.results import Results
@@ -31,40 +31,24 @@ def unanswered(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
 
     A rate that was dropped early was tried, and lost.
     """
-    done = {_search(job) for job in jobs if _state(job, results) == "done"}
+    done = {_search(job) for job in jobs if _word(job, results) in _DONE}
     return [
         job
         for job in jobs
-        if (state := _state(job, results)) not in {"done", "pruned", "skipped"}
-        and not (state == "failed" and _is_tried(job) and _search(job) in done)
+        if (word := _word(job, results)) not in {*_DONE, "pruned", "skipped"}
+        and not (word == "failed" and is_tried(job) and _search(job) in done)
     ]
-
-
-def _is_tried(job: Job) -> bool:
-    """Whether a job tries a rate of a search."""
-    return isinstance(job, TrainJob) and (job.rate is not None or job.beyond)
 
 
 def _search(job: Job) -> object:
     return (job.task, job.method, job.seed, job.mask) if isinstance(job, TrainJob) else job.key
 
 
-def _state(job: Job, results: Mapping[str, Result]) -> str:
-    return results[job.key].state if job.key in results else "missing"
-
-
 # The plan
 
 
 def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: render.Form) -> None:
-    """Print what a study takes.
-
-    Args:
-        study: The study.
-        seconds: How long its missing jobs take, by key, as far as that is known.
-        workers: How many jobs run at a time.
-        form: How it is printed.
-    """
+    """Print what a study takes with so many workers; `seconds` has those of its missing jobs, as far as known."""
     total, config = _total(study.missing, seconds), study.config
     jobs = _needed(study.jobs, study.known)
     known = len(jobs) - len(study.missing)
@@ -72,10 +56,15 @@ def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: re
     facts = {"jobs": len(jobs), "known": known, "seconds": total, "workers": workers}
     plain = {**facts, "config": config.model_dump(mode="json"), "plan": plan}
     count = Counter(job.kind for job in jobs)
-    bound = "up to " if any(map(_is_beyond, study.missing)) else ""
+    bound = "up to " if any(isinstance(job, TrainJob) and job.beyond for job in study.missing) else ""
     made = f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks"
     counted = f"{made}: {known} of {len(jobs)} known in {study.engine.place.results}."
-    render.show([_plan_table(study, jobs, seconds), counted, *_remarks(study, workers, total)], form, plain=plain)
+    each = f"{config.threads} thread{'s' if config.threads > 1 else ''} each"
+    lines = [f"Protocol {config.protocol.name}; {each}, which are part of a record's identity (--threads)."]
+    if study.missing:
+        time = "unknown" if total is None else f"about {_time(total / workers)}"
+        lines.append(f"Time left: {time} with {workers} worker{'s' if workers > 1 else ''} on this machine.")
+    render.show([_plan_table(study, jobs, seconds), counted, *lines], form, plain=plain)
 
 
 def _total(jobs: Sequence[Job], seconds: Mapping[str, float]) -> float | None:
@@ -85,11 +74,7 @@ def _total(jobs: Sequence[Job], seconds: Mapping[str, float]) -> float | None:
 
 def _needed(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
     """The jobs but for rates that turned out not to be needed."""
-    return [job for job in jobs if _state(job, results) != "skipped"]
-
-
-def _is_beyond(job: Job) -> bool:
-    return isinstance(job, TrainJob) and job.beyond
+    return [job for job in jobs if _word(job, results) != "skipped"]
 
 
 def _plain(job: Job, known: Result | None, seconds: float | None) -> dict[str, object]:
@@ -106,7 +91,8 @@ def _plain(job: Job, known: Result | None, seconds: float | None) -> dict[str, o
 def _plan_table(study: Study, every: Sequence[Job], seconds: Mapping[str, float]) -> Table:
     groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
     for job in every:
-        groups[job.kind, job.task or "all", job.about.split("@")[0] if _is_masked(job) else job.about].append(job)
+        masked = isinstance(job, MaskJob) or (isinstance(job, TrainJob) and job.mask is not None)
+        groups[job.kind, job.task or "all", job.about.split("@")[0] if masked else job.about].append(job)
     rows = []
     for (kind, task, about), jobs in groups.items():
         todo = [job for job in jobs if job.key not in study.known]
@@ -114,20 +100,6 @@ def _plan_table(study: Study, every: Sequence[Job], seconds: Mapping[str, float]
         time = _time(_total(todo, seconds)) if todo else ""
         rows.append((kind, task, about, *(f"{n:,}" for n in counts), time))
     return render.table(("kind", "task", "method", "jobs", "known", "to do", "time"), rows, texts=3)
-
-
-def _is_masked(job: Job) -> bool:
-    return isinstance(job, MaskJob) or (isinstance(job, TrainJob) and job.mask is not None)
-
-
-def _remarks(study: Study, workers: int, total: float | None) -> list[str]:
-    config = study.config
-    each = f"{config.threads} thread{'s' if config.threads > 1 else ''} each"
-    lines = [f"Protocol {config.protocol.name}; {each}, which are part of a record's identity (--threads)."]
-    if study.missing:
-        time = "unknown" if total is None else f"about {_time(total / workers)}"
-        lines.append(f"Time left: {time} with {workers} worker{'s' if workers > 1 else ''} on this machine.")
-    return lines
 
 
 def _time(seconds: float | None) -> str:
@@ -142,14 +114,7 @@ def _time(seconds: float | None) -> str:
 
 
 def show_summary(study: Study, results: Mapping[str, Result], form: render.Form, *, methods: bool = False) -> None:
-    """Print what became of a study.
-
-    Args:
-        study: The study.
-        results: What became of its jobs, by key.
-        form: How it is printed.
-        methods: Whether its scores are shown, as a table of methods.
-    """
+    """Print what became of a study's jobs and, where `methods` is set, its scores as a table of methods."""
     every, rule = _needed(study.jobs, results), study.config.prune
     counts = Counter(_word(job, results) for job in every)
     errors = {key: result.error for key, result in results.items()}
@@ -168,7 +133,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
     if len(lost) > _REASONS:
         lines.append(f"and {len(lost) - _REASONS} more")
     if methods:
-        runs = [job for job in every if isinstance(job, TrainJob) and _word(job, results) in {"done", "known"}]
+        runs = [job for job in every if isinstance(job, TrainJob) and _word(job, results) in _DONE]
         records = {results[job.key].id: study.engine.record(job, results[job.key]) for job in runs}
         plain["records"] = [record.model_dump(mode="json", exclude={"changes"}) for record in records.values()]
         lines += _methods(study, tuple(records.values())) if records else []
@@ -181,7 +146,9 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     cells = Cells(Results(engine.place.results, records, (), config.seeds))
     table = methods_table(cells)
     comparison, notes = against_layernorm(cells)
-    floors = [f"{data.task.name} {100 * _constant(data, config.protocol):.1f}" for data in _data(study)]
+    files = {str(own.name): own for own in config.files}
+    tasks = [engine.task(task, files.get(task)) for task in config.tasks]
+    floors = [f"{data.task.name} {100 * _constant(data, config.protocol):.1f}" for data in tasks]
     said: list[render.Part] = [table, table.caption, f"One answer for every example scores: {', '.join(floors)}."]
     if config.entries is not None:
         over = [
@@ -196,11 +163,6 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     return [*said, f"The picture and more: normtune report {engine.place.results}"]
 
 
-def _data(study: Study) -> list[TaskData]:
-    files = {str(own.name): own for own in study.config.files}
-    return [study.engine.task(task, files.get(task)) for task in study.config.tasks]
-
-
 def _constant(data: TaskData, rules: Protocol) -> float:
     """The primary metric on dev of always answering train's commonest label, or train's mean."""
     parts = parts_of(data, rules)
@@ -211,7 +173,8 @@ def _constant(data: TaskData, rules: Protocol) -> float:
     return data.task.asks.score(guess, dev, data.task)[data.task.primary]
 
 
-_WORDS = ("done", "known", "pruned", "failed", "blocked", "missing")
+_DONE = ("done", "known")
+_WORDS = (*_DONE, "pruned", "failed", "blocked", "missing")
 
 
 def _word(job: Job, results: Mapping[str, Result]) -> str:

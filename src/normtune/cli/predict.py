@@ -78,12 +78,10 @@ def predict(
     """
     if (text is None) == (file is None):
         raise ConfigError("Give either --text or --file.")
-    if file is None and task_column is not None:
-        raise ConfigError("--task-column names a column of --file.")
     if file is not None:
         options.refuse(context, {"text_pair"}, "A file has columns")
     else:
-        options.refuse(context, {"column", "pair_column", "read"}, "A text has no column")
+        options.refuse(context, {"column", "pair_column", "task_column", "read"}, "A text has no column")
     reading = Reading.of(read)
     if reading.decimal:
         raise ConfigError("No numbers are read here: leave decimal out of --read.")
@@ -102,29 +100,28 @@ def predict(
     options.set_threads(threads)
     kind = out.suffix.lower() if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
     open_base = partial(options.base_of, model=model, device=device, dtype=dtype)
-    tasks: list[str] | None = None
-    if text is not None:
-        texts: list[Text] = [text if text_pair is None else (text, text_pair)]
+    if file is None:
+        texts: list[Text] = [str(text) if text_pair is None else (str(text), text_pair)]
         inputs = [_inputs(each) for each in texts]
         answers = _single(options.open_delta(deltas[0]), texts, open_base)
     else:
-        named, rows = {"": deltas[0]} if task_column is None else named_places(deltas), _read(file, reading)
-        tasks = None if task_column is None else _tasks(rows, task_column, named)
-        loaded = {name: options.open_delta(named[name]) for name in dict.fromkeys(tasks or [""])}
-        infos = [loaded[name].info for name in tasks or [""] * len(rows)]
+        rows, named = _read(file, reading), {"": deltas[0]} if task_column is None else named_places(deltas)
+        tasks = [""] * len(rows) if task_column is None else _tasks(rows, task_column, named)
+        loaded = {name: options.open_delta(named[name]) for name in dict.fromkeys(tasks)}
+        infos = [loaded[name].info for name in tasks]
         if not any(info.pair for info in infos):
             options.refuse(context, {"pair_column"}, "No pairs are read")
         found, used = _texts(rows, infos, column, pair_column, skip=reading.skip)
         texts, bad = [each for each in found if each is not None], {i for i, each in enumerate(found) if each is None}
-        rows, tasks = rows.drop(bad), tasks and [task for i, task in enumerate(tasks) if i not in bad]
-        for note in rows.left_out:
-            notes.print(f"Note: {note}")
-        inputs, places = _kept(rows, texts, {*used, task_column}), rows.places
-        if tasks is None:
-            answers = _single(loaded[""], texts, open_base, places)
+        rows, tasks = rows.drop(bad), [task for i, task in enumerate(tasks) if i not in bad]
+        options.tell(rows.left_out)
+        inputs = _kept(rows, texts, {*used, task_column})
+        if task_column is None:
+            answers = _single(loaded[""], texts, open_base, rows.places)
         else:
-            answers = _banked(loaded, texts, tasks, open_base, places)
-    content = _content(kind, inputs, answers, tasks)
+            inputs = [{**own, "task": task} for own, task in zip(inputs, tasks, strict=True)]
+            answers = _banked(loaded, texts, tasks, open_base, rows.places)
+    content = _content(kind, inputs, answers, many=task_column is not None)
     if out is None:
         render.write(content)
     else:
@@ -132,9 +129,7 @@ def predict(
         notes.print(f"Wrote {len(texts):,} answers to {out}.")
 
 
-def _content(
-    kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[Prediction], tasks: Sequence[str] | None
-) -> str:
+def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[Prediction], *, many: bool) -> str:
     """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
 
     In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, where each row
@@ -142,13 +137,11 @@ def _content(
     """
     if not kind:
         return "".join(map(_in_words, answers))
-    if tasks is not None:
-        inputs = [{**own, "task": task} for own, task in zip(inputs, tasks, strict=True)]
     both = list(zip(inputs, answers, strict=True))
     if kind == ".jsonl":
         rows = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    if tasks is None:
+    if not many:
         rows = [{**own, **_whole(answer)} for own, answer in both]
     else:
         gaps = {name: "" for name in ("text", "text_pair") if any(name in own for own in inputs)}
@@ -177,37 +170,33 @@ def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> li
         for name, cells in rows.columns.items()
         if name not in used
     }
-
-    def row(number: int) -> dict[str, object]:
-        cells = ((name, column[number]) for name, column in others.items())
-        return {name: cell if cell == cell else None for name, cell in cells}  # no NaN, which no JSON has
-
-    return [{**_inputs(text), **row(number)} for number, text in enumerate(texts)]
+    # No NaN, which no JSON has.
+    known = {name: [cell if cell == cell else None for cell in column] for name, column in others.items()}
+    return [
+        {**_inputs(text), **{name: column[number] for name, column in known.items()}}
+        for number, text in enumerate(texts)
+    ]
 
 
 def _whole(answer: Prediction) -> Mapping[str, object]:
     if answer.spans is not None:
-        return {"spans": _in_json([span.model_dump() for span in answer.spans])}
+        return {"spans": _label(answer)}
     if answer.probabilities is None:
         return _numbers(answer)
     shares = {f"p({name})": round(share, 6) for name, share in answer.probabilities.items()}
-    own = {"label": answer.label} if answer.labels is None else {"labels": _in_json(answer.labels)}
-    return {**own, **shares}
+    return {"label" if answer.labels is None else "labels": _label(answer), **shares}
 
 
 def _brief(answer: Prediction) -> Mapping[str, object]:
-    if answer.spans is not None:
-        return {"label": _whole(answer)["spans"], "probability": "", "value": ""}
-    if answer.probabilities is None:
-        return {"label": "", "probability": "", "value": "", **_numbers(answer)}
-    if answer.labels is not None:
-        return {"label": _in_json(answer.labels), "probability": "", "value": ""}
-    return {"label": answer.label, "probability": round(answer.probabilities[str(answer.label)], 6), "value": ""}
+    label, shares = answer.label, answer.probabilities
+    probability = "" if label is None or shares is None else round(shares[label], 6)
+    return {"label": _label(answer), "probability": probability, "value": "", **_numbers(answer)}
 
 
-def _in_json(values: Sequence[object]) -> str:
-    """Several values in one cell; labels are read again by `train`."""
-    return json.dumps(values, ensure_ascii=False)
+def _label(answer: Prediction) -> str:
+    """The label, or in JSON several labels, which `train` reads again, or spans."""
+    several = answer.labels if answer.spans is None else [span.model_dump() for span in answer.spans]
+    return (answer.label or "") if several is None else json.dumps(several, ensure_ascii=False)
 
 
 def _numbers(answer: Prediction) -> dict[str, float]:
@@ -228,21 +217,20 @@ def _in_words(answer: Prediction) -> str:
     return f"{said}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])
 
 
-def _read(file: str | None, reading: Reading) -> Rows:
+def _read(file: str, reading: Reading) -> Rows:
     """The rows of a file, or of standard input; what was guessed of it is told on standard error."""
     from normtune.data.images import holds_pictures, read_pictures
     from normtune.data.reading import RECOGNISED
     from normtune.data.rows import read_rows
 
-    path = None if file is None or file == "-" else Path(file)
+    path = None if file == "-" else Path(file)
     if path and holds_pictures(path):
         if reading != RECOGNISED:
             raise ConfigError(f"--read says how tables are read, and {path} is none; leave it out.")
         rows = read_pictures(path, labelled=False)
     else:
         rows = read_rows(path, reading)
-    for note in rows.notes:
-        notes.print(f"Note: {note}")
+    options.tell(rows.notes)
     return rows
 
 
@@ -259,11 +247,7 @@ def _single(delta: Delta, texts: list[Text], open_base: OpenBase, places: Sequen
 
 
 def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
-    """The task of each row.
-
-    Raises:
-        DataError: If a row names a task that there is no delta for.
-    """
+    """The task of each row, for each of which there must be a delta."""
     names = rows.column(column)
     for number, name in enumerate(names):
         if name not in places:
@@ -272,11 +256,7 @@ def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
 
 
 def _banked(
-    deltas: Mapping[str, Delta],
-    texts: Sequence[Text],
-    names: Sequence[str],
-    open_base: OpenBase,
-    places: Sequence[str],
+    deltas: Mapping[str, Delta], texts: list[Text], names: Sequence[str], open_base: OpenBase, places: Sequence[str]
 ) -> list[Prediction]:
     """The answers of several deltas, which share batches where they can."""
     from normtune.deltas.bank import Bank
@@ -301,9 +281,6 @@ def _texts(
 
     Returns:
         The texts, with None for those that are empty, or the pictures, and the names of the columns that they are from.
-
-    Raises:
-        DataError: If a text is empty, and such are not to be left out (`skip`).
     """
     if infos[0].picture:
         from normtune.data.images import COLUMN, pictures_of

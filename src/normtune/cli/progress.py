@@ -95,9 +95,14 @@ class Progress:
         self._bars.console.print(text, style=style, soft_wrap=True)
 
 
+def is_tried(job: Job) -> bool:
+    """Whether a job tries a rate of a search."""
+    return isinstance(job, TrainJob) and (job.rate is not None or job.beyond)
+
+
 def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, epochs: int) -> str:
     """How much searches were shortened, in words."""
-    runs = [job for job in jobs if isinstance(job, TrainJob) and (job.rate is not None or job.beyond)]
+    runs = filter(is_tried, jobs)
     tried = [own for job in runs if (own := results.get(job.key)) is not None and own.state != "skipped"]
     lost = [own for own in tried if own.state == "pruned"]
     return (
@@ -107,14 +112,9 @@ def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, e
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
-    """Do jobs in this process, and show how they go; of several processes that train together, one speaks.
+    """Do jobs in this process, each after those that it needs, and show how they go; gives what became of each by key.
 
-    Args:
-        jobs: The jobs, each after those that it needs.
-        engine: What does them.
-
-    Returns:
-        What became of every job, by key.
+    Of several processes that train together, one speaks.
     """
     speaks = engine.session.accelerator.is_main_process
     with Progress(jobs, silent=not speaks) as progress:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from normtune.report.table import Table
 
 SHOWN = ("id", "status", "task", "method", "rate", "seed", "score")
-_FORMATS = {"rate": "{:g}", "score": "{:.4f}"}
 
 
 def runs(
@@ -81,14 +80,9 @@ def listed(found: Sequence[Row]) -> Table:
     several = [name for name in ("protocol", "model") if len({row[name] for row in found}) > 1]
     ids = {row["id"] for row in found}
     length = next(count for count in range(8, 65) if len({own[:count] for own in ids}) == len(ids))
-    names = [*SHOWN[:4], *several, *SHOWN[4:]]
-    return render.table(names, [[_cell(name, row, length) for name in names] for row in found], texts=4 + len(several))
-
-
-def _cell(name: str, row: Row, length: int) -> str:
-    value = row[name]
-    text = "" if value is None else _FORMATS.get(name, "{}").format(value)
-    return text[:length] if name == "id" else text
+    names, formats = [*SHOWN[:4], *several, *SHOWN[4:]], {"id": f".{length}", "rate": "g", "score": ".4f"}
+    rows = [["" if row[name] is None else f"{row[name]:{formats.get(name, '')}}" for name in names] for row in found]
+    return render.table(names, rows, texts=4 + len(several))
 
 
 def compared(folder: Path, ids: tuple[str, str], form: render.Form) -> None:

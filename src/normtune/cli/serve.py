@@ -14,7 +14,6 @@ from normtune.errors import ConfigError
 if TYPE_CHECKING:
     from normtune.deltas.delta import Delta
     from normtune.serving.batcher import Batcher
-    from normtune.serving.settings import Settings
 
 
 def serve(
@@ -106,48 +105,32 @@ def serve(
         fixed=fixed,
         token=token,
     )
+    from normtune.models.base import load_base
+    from normtune.models.device import accelerator
+    from normtune.serving.batcher import Batcher
+    from normtune.serving.folder import DeltaFolder
     from normtune.serving.server import Server
+    from normtune.serving.tasks import Catalogue
 
-    batcher = _batcher(deltas or [], model, deltas_folder, follow, settings, device, dtype)
+    named = _named(deltas or [])
+    if named:
+        base = options.base_of(next(iter(named.values())), model, device, dtype)
+    else:
+        base = load_base(str(model), dtype=dtype)
+        base.model.to(accelerator(device).device)
+    folder = None if deltas_folder is None else DeltaFolder(deltas_folder)
+    catalogue = Catalogue(base, settings, folder, follow=follow)
+    for name, delta in named.items():
+        catalogue.give(name, delta)
+    batcher = Batcher(catalogue)
     server = Server(batcher, host, port, lambda address: _welcome(address, batcher, open_=not fixed))
     server.run()
     cut = f"{server.cut:,} connections were cut off before their clients had the whole answer"
     notes.print(f"Stopped; {cut if server.cut else 'every accepted request was answered'}.")
 
 
-def _batcher(
-    deltas: list[str],
-    model: str | None,
-    folder: Path | None,
-    follow: bool,
-    settings: Settings,
-    device: str,
-    dtype: str,
-) -> Batcher:
-    from normtune.models.base import load_base
-    from normtune.models.device import accelerator
-    from normtune.serving.batcher import Batcher
-    from normtune.serving.folder import DeltaFolder
-    from normtune.serving.tasks import Catalogue
-
-    named = _named(deltas)
-    if named:
-        base = options.base_of(next(iter(named.values())), model, device, dtype)
-    else:
-        base = load_base(str(model), dtype=dtype)
-        base.model.to(accelerator(device).device)
-    catalogue = Catalogue(base, settings, None if folder is None else DeltaFolder(folder), follow=follow)
-    for name, delta in named.items():
-        catalogue.give(name, delta)
-    return Batcher(catalogue)
-
-
 def _named(deltas: list[str]) -> dict[str, Delta]:
-    """The deltas by the names of their tasks.
-
-    Raises:
-        ConfigError: If a name cannot be that of a task.
-    """
+    """The deltas by the names of their tasks."""
     import re
 
     from normtune.deltas.hub import named_places

@@ -13,9 +13,8 @@ from normtune.errors import ConfigError, TrainingError, known
 
 if TYPE_CHECKING:
     from normtune.cli.render import Form
-    from normtune.studies.config import StudyConfig
-    from normtune.studies.engine import Place
     from normtune.studies.executors.executor import Executor
+    from normtune.studies.study import Study
 
 #: What is run without an argument, and, without a suite or tasks of one's own, on what: a first look without any data.
 FIRST, _SUITE, _TASKS, _PROTOCOL = "methods", "toy", ("sst2", "stsb", "rte"), "small,max_train=1000,rates=1"
@@ -117,10 +116,14 @@ def study(
     """
     own, count, share = _executor(executor, workers, address, cpus, gpus)
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
+    from normtune.cli.overview import show_plan
+    from normtune.cli.trainings import load
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, METHODS, STUDIES, StudyConfig
     from normtune.studies.engine import MODES, Place
+    from normtune.studies.estimate import estimate
     from normtune.studies.manifest import joint_kind, read_manifest
+    from normtune.studies.study import Study
 
     parts = STUDIES[known("study", what, STUDIES)]
     files = read_manifest(Path(tasks), {}, {}).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
@@ -166,43 +169,30 @@ def study(
         mode=known("mode", mode, MODES),
         track=tracked,
     )
-    _conduct(
-        config, place, own, plan_only=plan, workers=count, shown=options.form(as_json=as_json), methods=what == FIRST
-    )
+    form = options.form(as_json=as_json)
+    opened = Study.open(config, place)
+    for each in files:  # what its author should know is said before all else
+        load(opened.engine, str(each.name), each)
+    if plan:
+        show_plan(opened, estimate(opened), count, form)
+    else:
+        _run(opened, own, form, methods=what == FIRST)
 
 
-def _conduct(
-    config: StudyConfig,
-    place: Place,
-    executor: Executor | None,
-    *,
-    plan_only: bool,
-    workers: int,
-    shown: Form,
-    methods: bool,
-) -> None:
-    """Plan a study and, unless only the plan is wanted, run it, by default in this process."""
-    from normtune.cli.overview import show_plan, show_summary, unanswered
+def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) -> None:
+    """Run a study, by default in this process, and show what came of it."""
+    from normtune.cli.overview import show_summary, unanswered
     from normtune.cli.progress import Progress
-    from normtune.cli.trainings import load
-    from normtune.studies.estimate import estimate, sizes
+    from normtune.studies.estimate import sizes
     from normtune.studies.jobs import describe
-    from normtune.studies.study import Study
 
-    # The trial runs behind an estimate are nobody's, so a plan logs nothing.
-    study = Study.open(config, place.model_copy(update={"track": ()}) if plan_only else place)
-    for own in config.files:  # what its author should know is said before all else
-        load(study.engine, str(own.name), own)
-    if plan_only:
-        show_plan(study, estimate(study), workers, shown)
-        return
     results = study.known
-    if place.mode != "read-only":
+    if study.engine.place.mode != "read-only":
         with Progress(study.missing, sizes(study)) as progress:
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)
-    show_summary(study, results, shown, methods=methods)
+    show_summary(study, results, form, methods=methods)
     gaps = unanswered(study.jobs, results)
     if gaps:
         raise TrainingError(f"{len(gaps)} of {len(study.jobs)} jobs have no result, such as: {describe(gaps[0])}.")
@@ -232,11 +222,7 @@ def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: 
 def _executor(
     name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
 ) -> tuple[Executor | None, int, int]:
-    """Who does the jobs (None for this process), how many at a time, and the threads of each where none are named.
-
-    Raises:
-        ConfigError: If there is no such executor, an option belongs to another one, or its library is missing.
-    """
+    """Who does the jobs (None for this process), how many at a time, and the threads of each where none are named."""
     from normtune.studies.executors.executor import fair_threads
 
     if workers is not None and name != "pool":

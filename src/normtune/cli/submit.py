@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from normtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from normtune.records.submission import Answered, SubmissionRecord
-    from normtune.submission.answers import Part
 
 
 def submit(
@@ -62,8 +62,9 @@ def submit(
     if method is not None and runs is None:
         raise ConfigError("--method chooses among the runs of --runs.")
     options.set_threads(threads)
+    from normtune.cli.progress import bars
     from normtune.submission import archive
-    from normtune.submission.answers import best_runs, named, plan
+    from normtune.submission.answers import answer, best_runs, named, plan
 
     if scores is not None:
         _show_scores(archive.add_reply(out, scores), form)
@@ -76,29 +77,16 @@ def submit(
         raise DataError(f"The GLUE server would not take this submission: {reason} (--allow-missing for a trial).")
     if all(part.source is None for part in parts):
         raise DataError(f"There is nothing to answer: {reason}.")
-    record = archive.write(out, _answers(parts, data, model, device), problems)
-    _show(record, out, form)
-
-
-def _answers(parts: list[Part], data: Path | None, model: str | None, device: str) -> list[tuple[Answered, str]]:
-    from normtune.cli.progress import bars
-    from normtune.submission.answers import answer
-
-    total = sum(part.rows for part in parts if part.source is not None)
+    base_of = partial(options.base_of, model=model, device=device)
     with bars(MofNCompleteColumn()) as bar:
-        line = bar.add_task("texts answered", total=total)
-        return answer(
-            parts, data, lambda delta: options.base_of(delta, model, device), lambda done: bar.advance(line, done)
-        )
+        line = bar.add_task("texts answered", total=sum(part.rows for part in parts if part.source is not None))
+        answered = answer(parts, data, base_of, lambda done: bar.advance(line, done))
+    _show(archive.write(out, answered, problems), out, form)
 
 
 def _show(record: SubmissionRecord, out: Path, form: render.Form) -> None:
     # The remarks stand below, where a narrow terminal cuts none of them.
-    shown = render.table(
-        ("file", "answered by", "dev", "rows"),
-        list(map(_cells, record.answers)),
-        texts=3,
-    )
+    shown = render.table(("file", "answered by", "dev", "rows"), map(_cells, record.answers), texts=3)
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
     if cut := sum(answered.truncated for answered in record.answers):
         lines.append(f"{cut:,} texts were cut to their delta's limit of tokens")

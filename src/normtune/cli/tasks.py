@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from normtune.cli import options, render
 from normtune.cli.options import Data, Json, Markdown
 from normtune.report.table import Entry
@@ -25,15 +23,14 @@ def tasks(data: Data = None, markdown: Markdown = False, as_json: Json = False) 
         rows = []
         for task, (place, sizes) in suite.found(data).items():
             about = {"name": task, "title": suite.tasks[task].title, "primary": suite.tasks[task].primary}
-            cells = [*about.values(), place.name if place else missing, *(_size(sizes, split) for split in _SPLITS)]
+            counts = [
+                " + ".join(f"{n:,}" for each, n in sizes.items() if each == split or each.startswith(f"{split}_"))
+                for split in _SPLITS
+            ]
+            cells = [*about.values(), place.name if place else missing, *counts]
             rows.append([Entry(cell, kind="" if sizes else "missing") for cell in cells])
             plain.append({"suite": name, **about, "found": place, "sizes": sizes})
         head = ["task", "title", "metric", "found in", *_SPLITS]
         shown.append(render.table(head, rows, title=f"--suite {name}", texts=4))
     lines = [] if data else ["What lies on the hub is fetched when it is used; --data or NORMTUNE_DATA names a folder."]
     render.show([*shown, *lines], form, plain=plain)
-
-
-def _size(sizes: Mapping[str, int], split: str) -> str:
-    found = [f"{count:,}" for name, count in sizes.items() if name == split or name.startswith(f"{split}_")]
-    return " + ".join(found)

@@ -112,7 +112,10 @@ def train(
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, joint_kind, read_manifest
 
-    columns = {**_columns(text, label, labels), "read": read}
+    first, pair = options.columns(text)
+    columns: dict[str, Any] = {"text": first, "pair": pair, "label": label, "read": read}
+    columns["kind"] = _LABELS[known("value of --labels", labels, _LABELS)]
+    columns["class_weights"] = labels == "weighted"
     if manifest is not None:
         if len(methods) > 1 or len(seeds) > 1:
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
@@ -176,13 +179,6 @@ def _check_source(
         options.refuse(context, {"suite", "data"}, "A file of your own is of no suite")
         if train is not None and is_running_text(train):
             options.refuse(context, {"text", "label", "labels"}, "Plain text has no columns")
-
-
-def _columns(text: str, label: str, labels: str) -> dict[str, Any]:
-    """The columns of the user's own files, and what their labels are."""
-    texts, pair = options.columns(text)
-    kind = _LABELS[known("value of --labels", labels, _LABELS)]
-    return {"text": texts, "pair": pair, "label": label, "kind": kind, "class_weights": labels == "weighted"}
 
 
 #: The kinds of tasks that --labels means.

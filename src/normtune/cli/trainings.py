@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normtune.cli import render
-from normtune.cli.options import notes
+from normtune.cli.options import notes, tell
 from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
 from normtune.errors import ConfigError, NormtuneError, TrainingError
@@ -77,10 +77,7 @@ class Wanted:
     ) -> tuple[tuple[Job, ...], list[tuple[TrainJob, ...]]]:
         """The jobs of the table, and for each of its cells the runs that give its results.
 
-        Args:
-            engine: What will do them.
-            tasks: For each task a run of it, whatever its method.
-            folder: Gives the folder for the result of a run.
+        `tasks` has a run of each task, whatever its method, and `folder` gives the folder for the result of a run.
         """
         session = engine.session
         rows = [*method_rows(session, tasks, self.named), *mask_rows(session, tasks, self.masks)]
@@ -112,17 +109,9 @@ def holding(engine: Engine, out: Path | None) -> AbstractContextManager[None]:
 def train_table(
     engine: Engine, wanted: Wanted, out: Path | None, form: render.Form, *, overwrite: bool = False
 ) -> None:
-    """Train a table, and show it.
+    """Train a table, and show it; if a run has no result, that is an error at the end.
 
-    Args:
-        engine: The base model, and how it is trained.
-        wanted: What is trained.
-        out: The output folder, or None to keep records only.
-        form: How results are printed.
-        overwrite: Whether another training that the output folder holds is replaced.
-
-    Raises:
-        TrainingError: At the end, if a run has no result.
+    Without an output folder only records are kept; with `overwrite` another training that it holds is replaced.
     """
     tasks = [load(engine, name, files) for name, files in wanted.tasks]  # what is missing is said before all else
     many, main = wanted.many, engine.session.accelerator.is_main_process
@@ -141,7 +130,9 @@ def train_table(
     if main and not finished:  # of several processes, one writes and speaks
         if out is not None and output.claim(out, training, runs, overwrite=overwrite):
             notes.print(f"Continuing what was left unfinished in {out}.")
-        _warn(engine)
+        rules, device = engine.setup.protocol, engine.session.accelerator.device
+        if rules.products == "bfloat16" and device.type == "cpu" and not bfloat16_pays_off():
+            notes.print("This processor has no products of bfloat16: float32 ones would be faster.")
     engine.session.accelerator.wait_for_everyone()
     results = {} if finished else run_jobs(jobs, engine)
     done = [[job for job in cell if finished or results[job.key].state == "done"] for cell in cells]
@@ -166,16 +157,8 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     """Train every task of a manifest into a folder of its own.
 
     A task whose folder holds the very run that is asked for is not trained again, so a call that was killed is
-    continued by the same call. A task that fails is listed with its reason, and the others are trained.
-
-    Args:
-        engine: The base model, and how it is trained.
-        wanted: The tasks, and one method and seed.
-        out: The output folder.
-        form: How results are printed.
-
-    Raises:
-        TrainingError: At the end, if any task failed.
+    continued by the same call. A task that fails is listed with its reason, the others are trained, and then it is an
+    error.
     """
     wanted.plan(engine, [])  # a method that does not exist is refused once, not for every task
     why, tasks = dict[str, str](), list[TrainJob]()
@@ -229,17 +212,9 @@ def load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
         shown = ", ".join(f"{render.shortened(name)} ({count:,})" for name, count in named)
         more = f" and {len(found.labels_count) - 8} more" if len(found.labels_count) > 8 else ""
         notes.print(f"{len(found.labels_count)} classes: {shown}{more}")
-    for note in found.notes:
-        notes.print(f"Note: {note}")
+    tell(found.notes)
     parts_of(found, engine.setup.protocol)
     return TrainJob(task=found.task.name, files=files, method="", seed=0)
-
-
-def _warn(engine: Engine) -> None:
-    """Say that products of bfloat16 are no faster here, where that is so."""
-    rules, device = engine.setup.protocol, engine.session.accelerator.device
-    if rules.products == "bfloat16" and device.type == "cpu" and not bfloat16_pays_off():
-        notes.print("This processor has no products of bfloat16: float32 ones would be faster.")
 
 
 def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, tuple[str, ...]]:

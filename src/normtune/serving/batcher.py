@@ -197,7 +197,11 @@ class Batcher:
                 continue
             began = time.monotonic()
             await self._answer(batch)
-            self._note(len(batch), time.monotonic() - began)
+            seconds = time.monotonic() - began
+            pace = seconds / len(batch)
+            self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
+            self.metrics.batch_rows.observe(len(batch))
+            self.metrics.batch_seconds.observe(seconds)
 
     async def _answer(self, batch: list[_Row]) -> None:
         """Answer a batch. One that fails is answered in halves, so that a row that fails does so alone."""
@@ -237,9 +241,3 @@ class Batcher:
             if not row.answer.done():
                 batch.append(row)
         return batch
-
-    def _note(self, rows: int, seconds: float) -> None:
-        pace = seconds / rows
-        self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
-        self.metrics.batch_rows.observe(rows)
-        self.metrics.batch_seconds.observe(seconds)

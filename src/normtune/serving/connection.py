@@ -16,12 +16,7 @@ from normtune.serving.settings import Settings
 
 
 class Connection(H11Protocol):
-    """A connection that refuses what is no HTTP in JSON; of too many, the one goes whose client acts slowest.
-
-    Args:
-        settings: The limits.
-        **given: What uvicorn gives.
-    """
+    """A connection that refuses what is no HTTP in JSON; of too many, the one goes whose client acts slowest."""
 
     def __init__(self, settings: Settings, **given: Any) -> None:
         super().__init__(**given)
@@ -44,12 +39,9 @@ class Connection(H11Protocol):
         """Take a connection, and drop one where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self._settings.max_connections:
-            slow = [one for one in self.connections if isinstance(one, Connection) and one._keeps_waiting]
+            there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+            slow = [one for one in there if one.due or one.conn.their_state is h11.SEND_BODY]
             min(slow, key=lambda one: one.since).transport.abort()
-
-    @property
-    def _keeps_waiting(self) -> bool:
-        return not self.transport.is_closing() and (self.due or self.conn.their_state is h11.SEND_BODY)
 
     def on_response_complete(self) -> None:
         """Wait for the client."""

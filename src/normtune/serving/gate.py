@@ -18,12 +18,7 @@ _PATIENCE = 4
 
 
 class Gate:
-    """ASGI middleware that lets in calls to this server, with a body within limits, and counts what is answered.
-
-    Args:
-        app: The application.
-        batcher: Holds the limits and the metrics.
-    """
+    """ASGI middleware that lets in calls to this server, with a body within limits, and counts what is answered."""
 
     def __init__(self, app: ASGIApp, batcher: Batcher) -> None:
         self._app, self._settings, self._metrics = app, batcher.settings, batcher.metrics

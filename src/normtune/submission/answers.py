@@ -30,13 +30,7 @@ _RECORD = "record.json"
 
 
 def named(given: Iterable[str]) -> dict[str, Source]:
-    """The deltas that a user lists: folders, files or hub ids.
-
-    Args:
-        given: The deltas.
-
-    Returns:
-        Deltas by task.
+    """The deltas that a user lists (folders, files or hub ids), by task.
 
     Raises:
         ConfigError: If two are of one task.
@@ -53,14 +47,11 @@ def named(given: Iterable[str]) -> dict[str, Source]:
 
 
 def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
-    """The delta of the best run on each task: the best score on dev, and of equal ones the first seed.
+    """By task the delta of the best run on dev, and of equal ones the first seed; tasks outside GLUE are ignored.
 
     Args:
         folder: The output of ``normtune train``: records with their deltas beside them, at any depth.
         method: The method of the runs, needed if there are several.
-
-    Returns:
-        Deltas by task; runs on tasks outside GLUE are ignored.
 
     Raises:
         DataError: If there are no runs.

@@ -41,9 +41,6 @@ def write(path: Path, answers: Sequence[tuple[Answered, str]], problems: Sequenc
         path: The zip.
         answers: For each file its part of the record, and its text.
         problems: Why the server would refuse it.
-
-    Returns:
-        The record.
     """
     claim(path)
     packed = pack({answered.file: text for answered, text in answers})
@@ -65,14 +62,7 @@ def write(path: Path, answers: Sequence[tuple[Answered, str]], problems: Sequenc
 
 
 def add_reply(path: Path, reply: Path) -> SubmissionRecord:
-    """Put the server's reply into the record of a submission, in place of an earlier one.
-
-    Args:
-        path: The zip.
-        reply: The file with the scores.
-
-    Returns:
-        The record, as it is now on disk.
+    """Put the server's reply into the record of the submission at `path`, in place of an earlier one.
 
     Raises:
         DataError: If the zip has changed since its record was written, or holds no file that has a score.
@@ -96,9 +86,6 @@ def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
 
     Tasks are called as their files (``MNLI-m``), the average over tasks ``overall``. Scores are the server's, times
     100; two scores of one task are in the server's order: ``MRPC,88.9/84.8``.
-
-    Args:
-        path: The file.
 
     Returns:
         Scores by file and metric, and the average or None, as fractions of 1.

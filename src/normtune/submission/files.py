@@ -85,7 +85,7 @@ TASKS = tuple(dict.fromkeys(file.model for file in FILES if file.model is not No
 
 
 def content(file: AnswerFile, answers: np.ndarray) -> str:
-    """The text of a file.
+    """The text of a file: a header and a line for each row, with tabs.
 
     Rows are numbered from 0 in the order of the test file. Scores are clipped to 0..5 and have three decimals, as those
     of GLUE's own baselines.
@@ -93,9 +93,6 @@ def content(file: AnswerFile, answers: np.ndarray) -> str:
     Args:
         file: Which one.
         answers: Class numbers, or scores, of shape (rows,).
-
-    Returns:
-        A header and a line for each row, with tabs.
     """
     if file.words:
         cells = [file.words[int(answer)] for answer in answers]
