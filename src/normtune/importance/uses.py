@@ -105,7 +105,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
         ModelError: If it is quantised, so that its matrices have no gradients.
     """
     if getattr(model, "is_quantized", False):
-        raise ModelError("Importance is measured by gradients, which a quantised model has not: load it in bfloat16.")
+        raise ModelError("Importance is measured by gradients, which a quantised model lacks: load it in bfloat16.")
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     modes = {module: module.training for module in model.modules()}
     model.eval().requires_grad_(False)
