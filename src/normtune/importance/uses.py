@@ -102,10 +102,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Within this context `model` is frozen and has no dropout; afterwards it is as it was.
 
     Raises:
-        ModelError: If it is quantised, so that its matrices have no gradients.
+        ModelError: If it is quantised: its matrices have no gradients.
     """
     if getattr(model, "is_quantized", False):
-        raise ModelError("Importance is measured by gradients, which a quantised model lacks: load it in bfloat16.")
+        raise ModelError("Importances are not measured on a quantised model; load it in bfloat16 or float32.")
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     modes = {module: module.training for module in model.modules()}
     model.eval().requires_grad_(False)
