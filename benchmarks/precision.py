@@ -1,6 +1,6 @@
-"""What a bfloat16 base learns by its norms: ours, in float32, against PEFT's LN tuning in one loop at the same rate.
+"""What a base of few bits learns by its norms: ours, in float32, against PEFT's LN tuning in one loop at the same rate.
 
-Run ``python benchmarks/precision.py``: about ten minutes of one core. It writes ``results/benchmarks/precision.json``.
+Run ``python benchmarks/precision.py``: about half an hour of one core. It writes ``results/benchmarks/precision.json``.
 
 SST-2 on MiniLM, the norm that closes each layer. All begin with the same head, which is float32 in all of them, and see
 the same batches; there is no dropout. PEFT keeps its norms in the dtype of the base.
@@ -27,10 +27,13 @@ from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 
 TASK, EXAMPLES, DEV, LENGTH = "sst2", 2000, 400, 48
-BATCH, EPOCHS, SEEDS, RATES = 16, 3, (0, 1), (1e-3,)
+BATCH, EPOCHS, SEEDS, RATES = 16, 3, (0, 1, 2), (1e-3,)
 PLURAL = {"weight": "weights", "bias": "biases"}
 #: Who trains the norms, and the dtype of the base.
-CASES = {"ours, float32 base": "float32", "ours, bfloat16 base": "bfloat16", "PEFT, bfloat16 base": "bfloat16"}
+CASES = {
+    **{f"ours, {dtype} base": dtype for dtype in ("float32", "bfloat16", "int8", "nf4")},
+    "PEFT, bfloat16 base": "bfloat16",
+}
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def report(
     """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
 
     The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown).
-    Records are not changed, and missing runs are shown as missing.
+    Records are not changed. Missing runs are shown as missing, and what no record belongs to is left out.
 
     Examples:
     `normtune report results --out report`

@@ -10,7 +10,7 @@ from normtune.importance.movement import movement
 from normtune.importance.ranking import component_means
 from normtune.records.run import Record
 from normtune.report.cells import Cells, Sums, named
-from normtune.report.table import GAP, Entry, Kind, Table, group, signed
+from normtune.report.table import GAP, Entry, Kind, Table, group, remark, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Measured, Verdict
 
 #: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
@@ -135,13 +135,14 @@ def _log(one: float, other: float) -> float:
 def claims_table(cells: Cells) -> Table:
     """The paper's claims, each confirmed, refuted or undecided here."""
     measured = evidence(cells)
-    rows = []
+    rows, silent = [], []
     for place, claim in enumerate(CLAIMS, 1):
         parts = [measured[name] for name in claim.parts if name in measured]
         first = (str(place), claim.text, claim.where, _entry(claim.judged(parts)))
-        if not parts:
-            why = (cells.no_bias if claim.parts == ("bias",) else "") or "no runs yet"
-            rows.append((*first, Entry(why, kind="missing"), GAP, GAP, GAP, GAP))
+        if not parts and claim.parts == ("bias",) and cells.no_bias:
+            rows.append((*first, Entry(cells.no_bias, kind="missing"), GAP, GAP, GAP, GAP))
+        elif not parts:
+            silent.append(str(place))
         rows += [(*(first if part is parts[0] else ("",) * 4), *_part(cells, part)) for part in parts]
         if any(part.floored for part in parts):
             clear = [part.clear for part in parts]
@@ -154,7 +155,7 @@ def claims_table(cells: Cells) -> Table:
             *("", "claim", "in the paper", "here", "measured"),
             *("value", "95 % interval", "agree × seeds", "would take"),
         ),
-        (group(rows),),
+        (group(rows),) if rows else (),
         "Confirmed where the whole 95 % interval is on the claim’s side (a ratio above 1; a difference of scores,"
         f" × 100, above −{100 * MARGIN:g}, or above 0 where the claim is that the other is worse), refuted where it is"
         " on the other, else undecided. Intervals are bootstrapped over tasks and seeds, seeds of the head for Fisher"
@@ -162,6 +163,7 @@ def claims_table(cells: Cells) -> Table:
         " side. A task is at its floor where neither method is five points above one answer for all. Would take: so"
         " many tasks like these, or seeds of these where they are enough, decide an undecided claim four times in"
         " five, if means and spreads are those measured.",
+        remark("Nothing was measured here for the paper’s claims", silent),
         texts=5,
     )
 

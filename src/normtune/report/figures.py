@@ -62,6 +62,11 @@ class Drawing:
     panels: tuple[Panel, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def filled(self) -> bool:
+        """Whether it has any panels; one without is not shown."""
+        return bool(self.panels)
+
     @cached_property
     def figure(self) -> Figure:
         """The figure, for files of every kind and for the page."""
@@ -194,7 +199,7 @@ def _with(*kinds: str, others: Iterable[str]) -> dict[str, Look]:
 def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:
     """A panel a task, and what is missing."""
     masks = cells.masks()
-    panels = [_curves(cells, column, looks) for column in cells.ran]
+    panels = [_curves(cells, column, looks) for column in cells.ran if looks.keys() & masks.keys()]
     absent = [look.name for kind, look in looks.items() if kind not in masks]
     found = sorted({x for kind in looks for x in masks.get(kind, {})})
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []

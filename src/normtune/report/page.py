@@ -7,7 +7,6 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from operator import attrgetter
 from pathlib import Path
 
 from normtune.errors import OutputError
@@ -29,21 +28,16 @@ MARKER = ".normtune-report"
 _ASSETS = files("normtune.report") / "assets"
 
 
-#: The parts of the page: their names in links; their titles, which the contents have up to a colon; what makes their
-#: tables and figures; and whether these have anything to show.
-SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...], Callable[[Cells], object]], ...] = (
-    ("findings", "What came out", (claims_table,), attrgetter("records")),
-    (
-        "where",
-        "Where it matters: change and Fisher information",
-        (figure1, table1, figure3, figure4),
-        lambda cells: cells.fisher or any(map(cells.full_runs, cells.tasks)),
-    ),
-    ("scores", "Scores", (table2, methods_table, methods_figure, table3, table4), attrgetter("results.runs")),
-    ("masks", "A part of LayerNorm", (figure2, figure5), Cells.masks),
-    ("ablation", "Switched off", (ablations, ablations_table), attrgetter("results.ablations")),
-    ("tests", "Statistics", (ours_table, theirs_table), attrgetter("results.runs")),
-    ("how", "How it was run", (data_table,), attrgetter("records")),
+#: The parts of the page: their names in links; their titles, which the contents have up to a colon; and what makes
+#: their tables and figures, of which those are shown that records have anything for.
+SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...]], ...] = (
+    ("findings", "What came out", (claims_table,)),
+    ("where", "Where it matters: change and Fisher information", (figure1, table1, figure3, figure4)),
+    ("scores", "Scores", (table2, methods_table, methods_figure, table3, table4)),
+    ("masks", "A part of LayerNorm", (figure2, figure5)),
+    ("ablation", "Switched off", (ablations, ablations_table)),
+    ("tests", "Statistics", (ours_table, theirs_table)),
+    ("how", "How it was run", (data_table,)),
 )
 #: Those that have words of their own, too.
 _WORDED = {"findings", "how"}
@@ -54,15 +48,16 @@ class Report:
 
     def __init__(self, results: Results) -> None:
         self.cells = Cells(results)
+        made = [(key, title, [make(self.cells) for make in makers]) for key, title, makers in SECTIONS]
         #: Name, title, tables and figures of each section that has something to show.
         self.sections = [
-            (key, title, [make(self.cells) for make in makers] if has(self.cells) else [])
-            for key, title, makers, has in SECTIONS
-            if has(self.cells) or key in _WORDED
+            (key, title, shown)
+            for key, title, items in made
+            if (shown := [item for item in items if item.filled]) or key in _WORDED
         ]
-        shown = [item for *_, items in self.sections for item in items]
-        self.tables = {item.key: item for item in shown if isinstance(item, Table)}
-        self.figures = {item.key: item for item in shown if isinstance(item, Drawing)}
+        every = [item for *_, items in self.sections for item in items]
+        self.tables = {item.key: item for item in every if isinstance(item, Table)}
+        self.figures = {item.key: item for item in every if isinstance(item, Drawing)}
 
 
 def page(report: Report) -> str:
@@ -74,7 +69,7 @@ def page(report: Report) -> str:
     return environment.from_string(_asset("page.html.j2")).render(
         heading=f"LayerNorm study: {setting(report.cells)}",
         sections=report.sections,
-        drawings={key: Markup(each.inline) for key, each in report.figures.items() if each.panels},
+        drawings={key: Markup(each.inline) for key, each in report.figures.items()},
         findings=findings(report.cells),
         facts=facts(report.cells),
         style=Markup(_asset("style.css")),
@@ -119,13 +114,12 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
     for key, table in report.tables.items():
         yield f"tables/{key}.md", as_markdown(table)
     for key, drawing in report.figures.items():
-        if drawing.panels:
-            for suffix in FORMATS:
-                yield f"figures/{key}{suffix}", rendered(drawing.figure, suffix)
-            rows = dict.fromkeys(row for panel in drawing.panels for row in panel.flat)  # the panels have one header
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            yield f"figures/{key}.csv", text.getvalue()
+        for suffix in FORMATS:
+            yield f"figures/{key}{suffix}", rendered(drawing.figure, suffix)
+        rows = dict.fromkeys(row for panel in drawing.panels for row in panel.flat)  # the panels have one header
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        yield f"figures/{key}.csv", text.getvalue()
     yield PAGE, page(report)
 
 

@@ -83,6 +83,11 @@ class Table:
     texts: int = 1
 
     @property
+    def filled(self) -> bool:
+        """Whether it has any rows; one without is not shown."""
+        return bool(self.groups)
+
+    @property
     def rows(self) -> tuple[tuple[Entry, ...], ...]:
         """All rows."""
         return tuple(row for group in self.groups for row in group.rows)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from normtune.data.glue_tasks import GLUE
+from normtune.data.suites import Column
 from normtune.importance.ranking import component_means, ranking, shares
 from normtune.records.fisher import FisherRecord
 from normtune.records.submission import SubmissionRecord
-from normtune.report.cells import NAMES, NEAR, PRINTED, Cells, named
+from normtune.report.cells import NEAR, PRINTED, Cells, named
 from normtune.report.table import GAP, Entry, Group, Table, group, model_name, remark, score
 from normtune.statistics import published
 
@@ -35,7 +37,6 @@ def table1(cells: Cells) -> Table:
         )
         for place, (name, total) in enumerate(table1_sums(cells).items(), 1)
     ]
-    missing = remark("Not measured here, so not in the mean", cells.without(own))
     return Table(
         "table1",
         "Table 1. Components by normalised Fisher information.",
@@ -43,7 +44,7 @@ def table1(cells: Cells) -> Table:
         (group(rows),) if rows else (),
         "For each task the mean Fisher information of a component over all of its entries, as a share of the sum over"
         " components, in %; ranked by the mean over tasks, which orders as the paper’s sum does.",
-        missing if rows else ("No Fisher information was measured.",),
+        remark("Not measured here, so not in the mean", cells.without(own)),
     )
 
 
@@ -67,21 +68,20 @@ def _share(cells: Cells, value: float | None, fisher: FisherRecord, name: str) -
 
 def table2(cells: Cells) -> Table:
     """Dev scores, a row a method, with the head-only control and the paper's rows below."""
-    names = dict.fromkeys((*NAMES, *cells.whole))
-    found = [cells.cell(name, column) for name in names for column in cells.ran]
+    found = [cells.cell(name, column) for name in cells.whole for column in cells.ran]
     gaps = [f"{named(cell.method)} on {cell.title} ({cell.count} seeds)" for cell in found if not cell.complete]
     absent = [column.title for column in cells.columns if column not in cells.ran]
     other = [column.title for column in cells.ran if column in PRINTED and cells.floor(column) is None]
-    rows = [*(_row(name, cells) for name in names), *_floors(cells)]
+    rows = [*(_row(name, cells) for name in cells.whole), *_floors(cells)]
     return Table(
         "table2",
         "Table 2. Dev scores.",
-        ("method", "% of full", *(column.title for column in cells.columns)),
-        (group(rows, f"Measured here: {setting(cells)}"), *_paper("dev", cells)),
+        ("method", "% of full", *(column.title for column in cells.ran)),
+        (group(rows, f"Measured here: {setting(cells)}"), *_paper("dev", cells.ran)) if cells.ran else (),
         f"{metrics(cells)}, × 100; mean ± standard deviation over seeds {', '.join(map(str, cells.seeds)) or '—'}.",
         (
             *remark("Missing", gaps),
-            *remark(f"Not run here (0 of {len(cells.seeds)} seeds)", absent),
+            *remark("Not run here", absent),
             *remark("Not GLUE’s whole dev set, so not to be compared with anyone’s", other),
         ),
     )
@@ -98,28 +98,25 @@ def setting(cells: Cells) -> str:
 def metrics(cells: Cells) -> str:
     """The columns' metrics in words."""
     by_metric: dict[str, list[str]] = defaultdict(list)
-    for column in cells.columns:
-        by_metric[cells.metric(column) or "their own metrics"].append(column.title)
+    for column in cells.ran:
+        by_metric[cells.metric(column)].append(column.title)
     text = "; ".join(f"{_WORDS.get(name, name)} ({', '.join(titles)})" for name, titles in by_metric.items())
     return text[:1].upper() + text[1:]
 
 
 def _row(method: str, cells: Cells) -> tuple[str | Entry, ...]:
     every = [run.counts for run in cells.results.done if run.config.method == method]
-    percent = Entry("—")
-    if every:
-        trained = sorted({counts.trained for counts in every})
-        span = " to ".join(f"{count:,}" for count in dict.fromkeys((trained[0], trained[-1])))
-        share = max(counts.selected / (counts.total - counts.head) for counts in every)
-        tip = f"{span} entries trained, head included; without it {share:.4%} of the pre-trained"
-        percent = Entry(_percent(every[0].trained / every[0].total), tip=tip)
-    scores = (score(cells.cell(method, each)) if each in cells.ran else GAP for each in cells.columns)
-    return named(method), percent, *scores
+    trained = sorted({counts.trained for counts in every})
+    span = " to ".join(f"{count:,}" for count in dict.fromkeys((trained[0], trained[-1])))
+    share = max(counts.selected / (counts.total - counts.head) for counts in every)
+    tip = f"{span} entries trained, head included; without it {share:.4%} of the pre-trained"
+    percent = Entry(_percent(every[0].trained / every[0].total), tip=tip)
+    return named(method), percent, *(score(cells.cell(method, column)) for column in cells.ran)
 
 
 def _floors(cells: Cells) -> list[tuple[Entry, ...]]:
     """A row of what one answer for all examples scores, where that is known of any column."""
-    lows = [cells.floor(column) for column in cells.columns]
+    lows = [cells.floor(column) for column in cells.ran]
     tip = "The score of giving every example the same answer, the one that scores most."
     row = (Entry("" if low is None else f"{100 * low:.1f}", kind="missing", tip=tip) for low in lows)
     return [(Entry("One answer for all", kind="missing"), GAP, *row)] if any(low is not None for low in lows) else []
@@ -130,14 +127,14 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share > 0.995 else f"{share:.3%}" if share < 0.01 else f"{share:.2%}"
 
 
-def _paper(split: str, cells: Cells) -> list[Group]:
+def _paper(split: str, columns: Sequence[Column]) -> list[Group]:
     """The paper's rows, where it has any of the columns."""
-    if not {*cells.columns} & {*PRINTED}:
+    if not {*columns} & {*PRINTED}:
         return []
     rows = []
     for method, row in published.TABLES[split].items():
         by_column = dict(zip(PRINTED, row, strict=True))
-        values = (by_column.get(column) for column in cells.columns)
+        values = (by_column.get(column) for column in columns)
         decimals = 2 if split == "dev" else 1
         scores = ("—" if value is None else f"{100 * value:.{decimals}f}" for value in values)
         rows.append((named(method), _percent(published.TRAINED[method] / published.TRAINED["full"]), *scores))
@@ -149,16 +146,14 @@ def table3(cells: Cells) -> Table:
     submissions = cells.results.submissions
     rows = [_submitted(each, cells) for each in submissions if each.scores]
     unscored = len(submissions) - len(rows)
-    notes = ["No submission with the server’s scores yet."] if not rows else []
-    if unscored:
-        notes.append(f"{unscored} submission{'s' * (unscored > 1)} made, for which no reply of the server is recorded.")
+    made = f"{unscored} submission{'s' * (unscored > 1)} made, for which no reply of the server is recorded."
     return Table(
         "table3",
         "Table 3. Test scores, as the GLUE server gives them.",
         ("method", "% of full", *(column.title for column in cells.columns)),
-        (*([group(rows, f"Measured here: {setting(cells)}")] if rows else []), *_paper("test", cells)),
+        (group(rows, f"Measured here: {setting(cells)}"), *_paper("test", cells.columns)) if submissions else (),
         "The metrics of table 2, × 100.",
-        tuple(notes),
+        (made,) if unscored else (),
     )
 
 
@@ -173,14 +168,16 @@ def _submitted(record: SubmissionRecord, cells: Cells) -> tuple[str | Entry, ...
 def table4(cells: Cells) -> Table:
     """The metric of each task."""
     rows = []
-    for task in cells.order(column.task for column in cells.columns):
-        own = [column for column in cells.columns if column.task == task]
-        metric = _WORDS.get(cells.metric(own[0]), cells.metric(own[0])) or "—"
+    for task in cells.order(cells.tasks):
+        own = [column for column in cells.ran if column.task == task]
+        metric = _WORDS.get(cells.metric(own[0]), cells.metric(own[0]))
         both = f"matched {metric} / mismatched {metric}" if len(own) > 1 else metric
         rows.append((cells.title(task), both, GLUE[task].about if own[0] in PRINTED else "—"))
-    caption = "The same as the paper’s (its appendix C)." if {*cells.columns} & {*PRINTED} else ""
+    caption = "The same as the paper’s (its appendix C)." if {*cells.ran} & {*PRINTED} else ""
     header = ("task", "metric", "the question")
-    return Table("table4", "Table 4. The metric of each task.", header, (group(rows),), caption, texts=3)
+    return Table(
+        "table4", "Table 4. The metric of each task.", header, (group(rows),) if rows else (), caption, texts=3
+    )
 
 
 def data_table(cells: Cells) -> Table:
@@ -203,7 +200,7 @@ def data_table(cells: Cells) -> Table:
         ))
     header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
     caption = "Examples; where a sample was taken, of how many. The same samples for every run."
-    return Table("data", "Data.", header, (group(rows),), caption, texts=2)
+    return Table("data", "Data.", header, (group(rows),) if rows else (), caption, texts=2)
 
 
 def _sizes(size: int, of: int) -> str:
