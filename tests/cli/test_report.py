@@ -20,7 +20,7 @@ def test_a_report_is_written_with_its_files(cli, tmp_path):
     figures = {f"{name}{suffix}" for name in names for suffix in (".svg", ".pdf", ".png", ".csv")}
     assert {file.name for file in (out / "figures").iterdir()} == figures
     assert all(file.stat().st_size > 100 for file in (out / "figures").iterdir())
-    keys = ("claims", "table1", "table2", "methods", "table4", "statistics", "statistics-paper", "data")
+    keys = ("claims", "table1", "table2", "methods", "table4", "statistics-paper", "data")
     assert {f.name for f in (out / "tables").iterdir()} == {f"{key}.md" for key in keys}
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "http" not in page.replace("https://arxiv.org/abs/2403.20284", "")
