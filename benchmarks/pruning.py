@@ -16,7 +16,6 @@ from harness import RESULTS, markdown, write
 from normtune.config import Pruning
 from normtune.records.results import Store
 from normtune.records.run import Record
-from normtune.studies.engine import picked
 from normtune.studies.pruning import trial_order, verdict
 
 RUNS = RESULTS.parent / "runs"
@@ -44,7 +43,7 @@ def replay(rule: Pruning, runs: dict[float, Record]) -> tuple[int, int, float]:
             whole.append(run)
         else:
             saved += lost.of - lost.epoch
-    return len(runs) - len(whole), saved, max(map(picked, runs.values())) - max(map(picked, whole))
+    return len(runs) - len(whole), saved, max(run.picked for run in runs.values()) - max(run.picked for run in whole)
 
 
 def table() -> str:

@@ -51,6 +51,18 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
     assert (len(cell.values), cell.mean) == (2, pytest.approx(0.55))
 
 
+def test_under_held_out_dev_picks_no_rate() -> None:
+    one, other = (record("head", "rte", 0, rate, score) for rate, score in ((1e-2, 0.5), (3e-2, 0.6)))
+    worse = EpochScore(epoch=1, loss=1.0, scores={"accuracy": 0.4}, seconds=1.0)  # on the slice held out
+    cell = tabulate([one, other.model_copy(update={"curve": (worse,)})])["head", "rte"]
+    assert (cell.rate, cell.mean) == (1e-2, 0.5)
+
+
+def test_of_equal_rates_the_lowest_is_taken_as_in_a_search() -> None:
+    runs = [record("head", "rte", 0, rate, 0.5) for rate in (1e-1, 1e-3, 1e-2)]
+    assert tabulate(runs)["head", "rte"].rate == 1e-3
+
+
 def test_a_search_is_read_as_it_was_made_best_first_seed_then_its_other_seeds() -> None:
     runs = [record("head", "rte", 0, rate, score) for rate, score in ((1e-3, 0.5), (1e-2, 0.7), (1e-1, 0.9))]
     assert tabulate(runs)["head", "rte"].rate == 1e-1

@@ -15,7 +15,7 @@ from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.results import Store
 from normtune.records.run import EpochScore, Record
 from normtune.studies.config import FILE, StudyConfig
-from normtune.studies.engine import Place, picked
+from normtune.studies.engine import Place
 from normtune.studies.executors.executor import Here
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, TrainJob
@@ -119,7 +119,7 @@ def test_a_dropped_run_is_the_start_of_the_whole_one_and_has_an_identity_of_its_
     # Tried and lost: the best of the others is taken, and no table shows what was dropped.
     left = [r for r in some if r.status == "done" and r.config.seed == 0]
     best = engine.record(first, results[first.key])
-    assert picked(best) == max(map(picked, left))
+    assert best.picked == max(run.picked for run in left)
     assert len(left) + len(dropped) == 3
     assert tabulate(some)["full", "animals"].rate == best.config.rate
     assert set(by_rate(some, ["animals"], ["full"])["full on animals"]) == {r.config.rate for r in left}

@@ -21,12 +21,13 @@ from normtune.methods.hyper_adapter import HyperAdapter
 from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 from normtune.models.head import HeadSpec
+from normtune.records.run import MEAN
 from normtune.training import loop
 from normtune.training.forward import Passes
 from normtune.training.loop import Tick
 from normtune.training.session import Session
 from normtune.training.splits import Run
-from normtune.training.together import MEAN, Together, head_of, joined
+from normtune.training.together import Together, head_of, joined
 from tests.training.test_session import (
     NUMBER,
     TASK,

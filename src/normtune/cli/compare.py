@@ -53,6 +53,7 @@ def compare(
     `normtune compare results/runs --protocol small --tasks stsb,cola,mrpc`
     """
     from normtune.data.rows import read_rows
+    from normtune.data.suites import spelled
     from normtune.records.results import check_one_setting, load_runs
     from normtune.statistics.scores import from_records, from_rows
 
@@ -61,6 +62,9 @@ def compare(
     task_names = options.names(tasks) if tasks else None
     if scores.is_dir():  # of records, at the rates that `normtune table` shows
         runs = load_runs(scores, model=model, protocol=protocol)
+        if task_names is not None:
+            trained = {run.config.task for run in runs}
+            task_names = [spelled(name, trained) for name in task_names]
         check_one_setting([run for run in runs if task_names is None or run.config.task in task_names])
         found = from_records(runs, methods=names, tasks=task_names)
     else:

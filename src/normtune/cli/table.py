@@ -35,15 +35,17 @@ def table(
     `normtune table results/runs --rates --tasks stsb --methods head,layernorm`
     """
     from normtune.data.suites import spelled
+    from normtune.errors import known
     from normtune.records.aggregate import tabulate
     from normtune.records.results import check_one_setting, load_runs
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
     runs = load_runs(records, model=model, protocol=protocol)
-    known = [*dict.fromkeys(run.config.task for run in runs)]
-    task_names = [spelled(name, known) for name in options.names(tasks)] if tasks else known
+    every = [*dict.fromkeys(run.config.task for run in runs)]
+    task_names = [known("task", spelled(name, every), every) for name in options.names(tasks)] if tasks else every
     check_one_setting([run for run in runs if run.config.task in task_names])
-    method_names = options.methods(methods) if methods else [*dict.fromkeys(run.config.method for run in runs)]
+    trained = [*dict.fromkeys(run.config.method for run in runs)]
+    method_names = [known("method", name, trained) for name in options.methods(methods)] if methods else trained
     if rates:
         show_rates(runs, task_names, method_names, form)
         return

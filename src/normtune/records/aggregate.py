@@ -58,8 +58,9 @@ class Cell:
 def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]]:
     """The runs that stand for each method and task: those at one rate, by seed.
 
-    The rate is the one with the most seeds; among those with equally many the one with the best first seed, which is
-    how a search picks it. Of runs that differ in threads, device or versions only, the first stands for its seed.
+    The rate is the one with the most seeds; among those with equally many the one that a search picks, which compares
+    the first seed on the data that the epoch was picked on, and of equals takes the lowest. Of runs that differ in
+    threads, device or versions only, the first stands for its seed.
 
     Args:
         records: Runs of one base model and protocol.
@@ -76,8 +77,9 @@ def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]
     return {cell: dict(sorted(group.items())) for cell, group in best.items()}
 
 
-def _rank(group: dict[int, Record]) -> tuple[int, float]:
-    return len(group), group[min(group)].score or 0.0
+def _rank(group: dict[int, Record]) -> tuple[int, float, float]:
+    first = group[min(group)]
+    return len(group), first.picked, -first.config.rate
 
 
 def tabulate(records: Iterable[Record]) -> dict[tuple[str, str], Cell]:

@@ -194,6 +194,10 @@ def without_ways(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in protocol.items() if name not in _WAYS}
 
 
+#: What the mean of the primary metrics of tasks that train together is called.
+MEAN = "mean over tasks"
+
+
 class Record(Saved):
     """Everything about one run.
 
@@ -253,6 +257,15 @@ class Record(Saved):
     versions: dict[str, str]
     # Left out where it is None, so that records of whole runs are what they were before there was pruning.
     pruned: Pruned | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @property
+    def picked(self) -> float:
+        """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on.
+
+        Of tasks that trained together it is the mean of theirs, so that they are given one rate.
+        """
+        scores = next(point.scores for point in self.curve if point.epoch == self.best_epoch)
+        return scores.get(MEAN, scores[self.primary])
 
     @model_validator(mode="before")
     @classmethod

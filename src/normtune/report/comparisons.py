@@ -5,7 +5,7 @@ from __future__ import annotations
 from normtune.report.cells import PRINTED, Cells, named
 from normtune.report.table import Entry, Kind, Table, group, remark, signed
 from normtune.statistics import published
-from normtune.statistics.comparison import Comparison, Pair, compare, warnings
+from normtune.statistics.comparison import Comparison, Pair, compare, upwards, warnings
 from normtune.statistics.paired import LEAST, p_value
 from normtune.statistics.scores import grouped
 
@@ -97,5 +97,5 @@ def _row(pair: Pair) -> tuple[str | Entry, ...]:
         *map(p_value, (pair.signed_rank.p, pair.holm, pair.signed_rank.smallest)),
         p_value(pair.unpaired, 5),
         p_value(pair.equivalence_holm),
-        f"{100 * pair.smallest_margin_holm:.1f}",
+        upwards(100 * pair.smallest_margin_holm, 1),
     )

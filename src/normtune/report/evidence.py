@@ -161,8 +161,7 @@ def claims_table(cells: Cells) -> Table:
         " on the other, else undecided. Intervals are bootstrapped over tasks and seeds, seeds of the head for Fisher"
         " information; tasks that lack a run take no part. Agree: the tasks whose mean over seeds is on the claim’s"
         " side. A task is at its floor where neither method is five points above one answer for all. Would take: so"
-        " many tasks like these, or seeds of these where they are enough, decide an undecided claim four times in"
-        " five, if means and spreads are those measured.",
+        " many tasks like these decide an undecided claim four times in five, if means and spreads are those measured.",
         remark("Nothing was measured here for the paper’s claims", silent),
         texts=5,
     )
@@ -188,7 +187,5 @@ def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
 
 
 def _takes(part: Measured) -> str | Entry:
-    tasks, seeds = part.takes()
-    if part.verdict != "undecided" or tasks is None:
-        return GAP
-    return f"{tasks:,} tasks" if seeds is None else f"{seeds:,} seeds"
+    tasks = part.takes()
+    return GAP if part.verdict != "undecided" or tasks is None else f"{tasks:,} tasks"

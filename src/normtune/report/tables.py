@@ -110,7 +110,7 @@ def _row(method: str, cells: Cells) -> tuple[str | Entry, ...]:
     span = " to ".join(f"{count:,}" for count in dict.fromkeys((trained[0], trained[-1])))
     share = max(counts.selected / (counts.total - counts.head) for counts in every)
     tip = f"{span} entries trained, head included; without it {share:.4%} of the pre-trained"
-    percent = Entry(_percent(every[0].trained / every[0].total), tip=tip)
+    percent = Entry(_percent(max(counts.trained / counts.total for counts in every)), tip=tip)
     return named(method), percent, *(score(cells.cell(method, column)) for column in cells.ran)
 
 

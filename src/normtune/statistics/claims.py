@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, mean, variance
+from statistics import mean, variance
 from typing import Literal
+
+from scipy import stats
 
 from normtune.statistics.paired import LEAST, bootstrap_interval
 
@@ -23,8 +25,8 @@ Kind = Literal["ratio", "difference"]
 
 #: A difference of scores below it counts as none.
 MARGIN = 0.01
-#: Standard errors that a mean must be away from its bound for a 95 % interval to leave it out four times in five.
-_POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+#: Four times in five a mean lies no more than so many of its standard errors nearer to a bound than is expected.
+_NEARER = float(stats.norm.ppf(0.8))
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,30 @@ class Measured:
         """On how many tasks the mean over seeds is on the claim's side."""
         return sum(mean(each) > -self.margin for each in self.values.values())
 
-    def takes(self) -> tuple[int | None, int | None]:
-        """How many tasks like these, or else how many seeds of these, would decide it four times in five.
+    def takes(self) -> int | None:
+        """How many tasks like these, with as many seeds, would decide it four times in five.
 
         The mean over n tasks of k seeds has the variance (s_t^2 + s_k^2 / k) / n, with s_t the spread of tasks and s_k
-        that of seeds, and must lie `_POWER` of its roots away from the bound (the sample size of a z-test).
+        that of seeds. The bootstrap draws the seeds of a task once more, which adds (k - 1) s_k^2 / k^2 to the bracket,
+        and has the tails of Student's t.
 
         Returns:
-            Tasks with as many seeds as now, and seeds of the tasks there are; None where no number is enough, or the
-            spread is not known.
+            The tasks; None where no number is enough, or the spread is not known.
         """
-        means, away = [mean(each) for each in self.values.values()], abs(self._average + self.margin)
-        if len(means) < LEAST or self.seeds < 2 or away == 0:
-            return None, None
-        wanted = (away / _POWER) ** 2
-        of_seeds = mean(variance(each) for each in self.values.values())
-        of_tasks = max(0.0, variance(means) - of_seeds / self.seeds)
-        room = len(means) * wanted - of_tasks
-        tasks = math.ceil((of_tasks + of_seeds / self.seeds) / wanted)
-        return tasks, math.ceil(of_seeds / room) if room > 0 else None
+        means, away, seeds = [mean(each) for each in self.values.values()], abs(self._average + self.margin), self.seeds
+        if len(means) < LEAST or seeds < 2 or away == 0:
+            return None
+        of_seeds = mean(variance(each) for each in self.values.values()) / seeds
+        of_mean = max(variance(means), of_seeds)
+        of_interval = of_mean + of_seeds * (seeds - 1) / seeds
+
+        def least(tail: float) -> int:
+            return math.ceil(((tail * math.sqrt(of_interval) + _NEARER * math.sqrt(of_mean)) / away) ** 2)
+
+        tasks = max(LEAST, least(float(stats.norm.ppf(0.975))))
+        while tasks < least(float(stats.t.ppf(0.975, tasks - 1))):
+            tasks += 1
+        return tasks
 
     @property
     def _average(self) -> float:

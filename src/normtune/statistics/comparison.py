@@ -170,9 +170,9 @@ def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01,
     return Comparison(scores, tuple(compared))
 
 
-def upwards(margin: float) -> str:
+def upwards(margin: float, digits: int = 4) -> str:
     """A margin that passes, rounded up, since one rounded down would not."""
-    return f"{math.ceil(margin * 1e4 - 1e-9) / 1e4:.4f}"
+    return f"{math.ceil(margin * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
 def interval(pair: Pair) -> str:

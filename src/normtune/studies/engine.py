@@ -29,7 +29,7 @@ from normtune.studies.pruning import judge, pruned, pruned_identity
 from normtune.training.loop import PrunedError, Tick
 from normtune.training.session import Session
 from normtune.training.splits import Run
-from normtune.training.together import MEAN, joined
+from normtune.training.together import joined
 from normtune.training.tracking import check_trackers
 
 Mode = Literal["cached", "retry", "force", "read-only"]
@@ -278,16 +278,6 @@ class Engine:
         return next((record for record in records if record.id == run.id), records[0])
 
 
-def picked(record: Record) -> float:
-    """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on.
-
-    Of tasks that trained together it is the mean of theirs, so that they are given one rate.
-    """
-    assert record.best_epoch is not None
-    scores = record.curve[record.best_epoch - 1].scores
-    return scores.get(MEAN, scores[record.primary])
-
-
 def _progress(tick: Tick) -> str:
     return f"loss {tick.loss:.3f}" + ("" if tick.score is None else f"  best {tick.score:.4f}")
 
@@ -311,4 +301,4 @@ def _result(job: TrainJob, record: Record, *, known: bool = False) -> Result:
         return own
     cut = sum(record.data.truncated.values())
     note = f"{record.primary} {record.score:.4f} at epoch {record.best_epoch}" + (f", {cut:,} texts cut" if cut else "")
-    return own.model_copy(update={"picked": picked(record), "note": note})
+    return own.model_copy(update={"picked": record.picked, "note": note})

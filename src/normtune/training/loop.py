@@ -69,7 +69,8 @@ class Loop:
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Told after each step.
-        judge: Told after each epoch, and when a training is continued; where it answers no, the training ends.
+        judge: Told after each epoch, and when a training is continued; where it answers no, the training ends. It is
+            not asked where the method's first epochs cannot be its best: curves do not say which these are.
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class Loop:
         watch: Callable[[Tick], None] | None = None,
         judge: Judge | None = None,
     ) -> None:
-        self.trainable, self.passes, self._seed, self._watch, self._judge = trainable, passes, seed, watch, judge
+        self.trainable, self.passes, self._seed, self._watch = trainable, passes, seed, watch
         self._protocol = passes.protocol
         self.steps = passes.steps * self._protocol.epochs
         trainable.hook.start(self.steps, seed)
+        self._judge = judge if trainable.hook.ready else None
         self._state = State(
             trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )

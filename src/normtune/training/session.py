@@ -31,13 +31,13 @@ from normtune.methods.trainable import Spec, Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.families import norms_of
 from normtune.models.head import HeadSpec
-from normtune.records.run import Record, identity
+from normtune.records.run import MEAN, Record, identity
 from normtune.training.forward import Passes
 from normtune.training.loop import Judge, Loop, Tick
 from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.state import Progress
-from normtune.training.together import MEAN, Together, head_of
+from normtune.training.together import Together, head_of
 from normtune.training.tracking import Log
 from normtune.versions import versions
 

@@ -20,14 +20,12 @@ from normtune.errors import SelectionError
 from normtune.methods.hyper_adapter import HyperAdapter
 from normtune.methods.trainable import Trainable
 from normtune.models.head import HeadSpec
-from normtune.records.run import Counts, EpochScore
+from normtune.records.run import MEAN, Counts, EpochScore
 from normtune.training.forward import Passes
 from normtune.training.splits import Run
 
 #: The temperature of the tasks' sampling (the authors' configuration).
 TEMPERATURE = 10.0
-#: What the mean of the tasks' primary metrics is called, by which rates are compared and the best epoch is picked.
-MEAN = "mean over tasks"
 
 
 def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
