@@ -9,7 +9,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, ClassVar
 
 from normtune.records.ablation import AblationRecord
+from normtune.report.curves import Look
 from normtune.report.drawing import SOFT, STYLE, WIDTH, grid, laid_out
+from normtune.report.scatter import Dot, name
 from normtune.report.table import GAP, Entry, Table, group, model_name
 
 if TYPE_CHECKING:
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
 
     from normtune.report.cells import Cells
 
-#: By what dimensions were ranked over: how their line is called, its colour and its marker.
+#: How dimensions are drawn, by what they were ranked over, and whole parts.
 _LOOKS = {
-    "model": ("largest weights, the same in every layer", "#1f77b4", "o"),
-    "layer": ("largest weights of each layer", "#d95f02", "s"),
+    "model": Look("dimensions with the largest weights, the same in every layer", "#1f77b4", "o"),
+    "layer": Look("dimensions with the largest weights of each layer", "#d95f02", "s"),
+    None: Look("whole parts", SOFT, "D", line=False),
 }
 
 
@@ -46,40 +49,50 @@ class Ablation:
 
 
 def figure(panels: Sequence[Ablation]) -> Figure:
-    """The panels, two beside each other."""
+    """The panels, two beside each other, with one legend."""
     import matplotlib as mpl
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    wide = min(2, len(panels))
+    wide, points = min(2, len(panels)), [point for panel in panels for point in panel.record.points]
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=look.colour, marker=look.marker, ms=5, lw=1.3 * look.line, label=look.name)
+        for per, look in _LOOKS.items()
+        if per in {point.per for point in points}
+    ]
+    if any(point.random for point in points):
+        label = "as many at random: all draws, and their mean (dashed)"
+        handles.append(Patch(color=SOFT, alpha=0.3, lw=0, label=label))
     with mpl.rc_context(STYLE):
         drawn, axes = grid(len(panels), wide, (WIDTH * 0.56 * wide, 3.4 * math.ceil(len(panels) / wide)))
-        for place, panel in zip(axes, panels, strict=True):
-            _panel(place, panel.record)
-        return laid_out(drawn)
+        named = [_panel(place, panel.record) for place, panel in zip(axes, panels, strict=True)]
+        drawn.legend(handles=handles, loc="outside upper left", ncols=2)
+        laid_out(drawn)
+        for place, dots in zip(axes, named, strict=True):
+            name(place, dots)
+        return drawn
 
 
-def _panel(axes: Axes, record: AblationRecord) -> None:
+def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
+    """Draw a panel; returns its parts, whose names are still to be written."""
     from matplotlib.ticker import LogLocator
 
-    for per, (name, colour, marker) in _LOOKS.items():
-        if points := sorted((p for p in record.points if p.per == per), key=lambda point: point.entries):
-            sizes = [point.entries for point in points]
-            lost = [record.shown * record.loss(point.scores) for point in points]
-            axes.plot(sizes, lost, color=colour, marker=marker, ms=5, lw=1.3, label=name, zorder=3)
-            if record.config.draws:
-                drawn = [sorted(record.shown * record.loss(scores) for scores in point.random) for point in points]
-                label = f"as many at random: {record.config.draws} draws and their mean"
-                low, high = [own[0] for own in drawn], [own[-1] for own in drawn]
-                axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0, label=label)
-                axes.plot(sizes, [sum(own) / len(own) for own in drawn], color=colour, lw=1, ls="--")
-    label = f"as many random entries: {record.config.draws} draws"
-    for point in record.points:
-        if point.per is None:
-            at, *others = [record.shown * record.loss(scores) for scores in (point.scores, *point.random)]
-            if others:
-                axes.vlines(point.entries, min(others), max(others), color=SOFT, lw=3, alpha=0.4, label=label)
-                label = ""
-            axes.plot(point.entries, at, color=SOFT, marker="D", ms=5, ls="", zorder=3)
-            axes.annotate(point.name, (point.entries, at), (4, 3), textcoords="offset points", fontsize=7)
+    parts = []
+    for per, look in _LOOKS.items():
+        points = sorted((point for point in record.points if point.per == per), key=lambda point: point.entries)
+        sizes = [point.entries for point in points]
+        lost = [record.shown * record.loss(point.scores) for point in points]
+        drawn = [[record.shown * record.loss(scores) for scores in point.random] or [math.nan] for point in points]
+        low, high, middle = ([*map(of, drawn)] for of in (min, max, mean))
+        if per is None:
+            axes.scatter(sizes, lost, color=look.colour, marker=look.marker, s=25, zorder=3)
+            axes.vlines(sizes, low, high, color=SOFT, lw=3, alpha=0.4)
+            named = zip(points, lost, sizes, strict=True)
+            parts = [(Dot(point.name, look, at, 0.0, True, ""), float(size)) for point, at, size in named]
+        elif points:
+            axes.plot(sizes, lost, color=look.colour, marker=look.marker, ms=5, lw=1.3, zorder=3)
+            axes.fill_between(sizes, low, high, color=look.colour, alpha=0.2, lw=0)
+            axes.plot(sizes, middle, color=look.colour, lw=1, ls="--")
     axes.set(xscale="log", xlabel="entries switched off", ylabel=f"loss of {_metric(record)}")
     sizes = [point.entries for point in record.points]
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
@@ -88,8 +101,7 @@ def _panel(axes: Axes, record: AblationRecord) -> None:
     axes.set_title(f"{model_name(record.config.model)}, {record.config.task} dev")
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best")
+    return parts
 
 
 def ablations_table(cells: Cells) -> Table:

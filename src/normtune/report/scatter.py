@@ -92,7 +92,7 @@ def figure(panels: Sequence[Scatter], wide: int = 2) -> Figure:
         drawn.supylabel("score × 100", fontsize=8, color=SOFT)
         laid_out(drawn)
         for place, panel in zip(axes, panels, strict=True):
-            _name(place, panel)
+            name(place, panel.dots)
         return drawn
 
 
@@ -142,7 +142,7 @@ def _heights(axes: Axes, panel: Scatter) -> None:
         )  # fmt: skip
 
 
-def _name(axes: Axes, panel: Scatter) -> None:
+def name(axes: Axes, dots: Sequence[tuple[Dot, float]]) -> None:
     """Write each point's name beside it, where it covers no point, no bar and no other name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
@@ -152,9 +152,9 @@ def _name(axes: Axes, panel: Scatter) -> None:
     assert figure is not None
     canvas: Any = FigureCanvasAgg(figure)  # type: ignore[arg-type]
     renderer = canvas.get_renderer()
-    centres = [tuple(map(float, axes.transData.transform((x, dot.score)))) for dot, x in panel.dots]
+    centres = [tuple(map(float, axes.transData.transform((x, dot.score)))) for dot, x in dots]
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
-    for dot, x in panel.dots:
+    for dot, x in dots:
         if dot.half:
             (left, low), (_, high) = axes.transData.transform([(x, dot.score - dot.half), (x, dot.score + dot.half)])
             taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
@@ -167,12 +167,13 @@ def _name(axes: Axes, panel: Scatter) -> None:
         taken.append(label.get_window_extent(renderer).padded(1))
     line: Any
     for line in axes.lines:
-        height = float(axes.transData.transform((1, line.get_ydata()[0]))[1])
-        taken.append(Bbox.from_bounds(inside.x0, height - 1, inside.width, 2))
+        if len({*line.get_ydata()}) == 1:  # it lies across
+            height = float(axes.transData.transform((1, line.get_ydata()[0]))[1])
+            taken.append(Bbox.from_bounds(inside.x0, height - 1, inside.width, 2))
     pixels = 72 / figure.dpi
     crowd = [sum(math.dist(one, other) < 60 for other in centres) for one in centres]
-    for number in sorted(range(len(centres)), key=lambda number: (not panel.dots[number][0].strong, -crowd[number])):
-        dot, x = panel.dots[number]
+    for number in sorted(range(len(centres)), key=lambda number: (not dots[number][0].strong, -crowd[number])):
+        dot, x = dots[number]
         text: Any = axes.annotate(
             dot.name, (x, dot.score), (0, 0), textcoords="offset points", fontsize=_POINTS, color=INK,
             ha="center", va="center", weight="bold" if dot.strong else "normal", zorder=4,
