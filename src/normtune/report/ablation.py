@@ -83,7 +83,7 @@ def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
         sizes = [point.entries for point in points]
         lost = [record.shown * record.loss(point.scores) for point in points]
         drawn = [[record.shown * record.loss(scores) for scores in point.random] or [math.nan] for point in points]
-        low, high, middle = ([*map(of, drawn)] for of in (min, max, mean))
+        low, high = [min(own) for own in drawn], [max(own) for own in drawn]
         if per is None:
             axes.scatter(sizes, lost, color=look.colour, marker=look.marker, s=25, zorder=3)
             axes.vlines(sizes, low, high, color=SOFT, lw=3, alpha=0.4)
@@ -92,7 +92,7 @@ def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
         elif points:
             axes.plot(sizes, lost, color=look.colour, marker=look.marker, ms=5, lw=1.3, zorder=3)
             axes.fill_between(sizes, low, high, color=look.colour, alpha=0.2, lw=0)
-            axes.plot(sizes, middle, color=look.colour, lw=1, ls="--")
+            axes.plot(sizes, [mean(own) for own in drawn], color=look.colour, lw=1, ls="--")
     axes.set(xscale="log", xlabel="entries switched off", ylabel=f"loss of {_metric(record)}")
     sizes = [point.entries for point in record.points]
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))
