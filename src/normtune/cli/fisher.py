@@ -209,4 +209,4 @@ def _notes(records: Sequence[FisherRecord]) -> Iterator[str]:
         yield f"Still changing when the examples ran out: {', '.join(late)}."
     slow = max((record.slow for record in records), key=len)
     if slow:
-        yield f"{len(slow)} parameters had to be computed example by example, such as {slow[0]}."
+        yield f"{len(slow)} parameter{'s' * (len(slow) > 1)} had to be computed example by example, such as {slow[0]}."
