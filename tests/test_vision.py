@@ -24,6 +24,7 @@ from normtune.evaluation import logits
 from normtune.importance.measurement import Measurement
 from normtune.importance.recipe import MaskRecipe, make_mask
 from normtune.methods.expression import select
+from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
 from normtune.records.fisher import FisherConfig
@@ -63,6 +64,17 @@ def trained(session: Session, method: str, task: str = "odd", **changes: object)
 @pytest.fixture(scope="module")
 def sessions(image_folders: dict[str, Path]) -> dict[str, Session]:
     return {family: Session(str(image_folders[family])) for family in NORMS}
+
+
+def test_a_delta_of_a_model_of_ones_own_reads_pictures(image_folders: dict[str, Path]) -> None:
+    loaded = load_base(str(image_folders["vit"]))
+    base = wrap(loaded.model, processor=loaded.reader.processor if loaded.reader else None)
+    tuning = Trainable(base, select(base.layout, "layernorm"))
+    delta = Delta.capture(tuning, task="odd")
+    tuning.undo()
+    with Predictor(base, delta) as predictor:
+        (answer,) = predictor.predict([load_digits("odd").split("dev").columns["picture"][0]])
+    assert answer.label in delta.info.labels
 
 
 @pytest.mark.parametrize("family", NORMS)

@@ -389,6 +389,19 @@ def test_a_folder_of_records_is_shown_without_a_model(cli: Run, options: list[ob
     assert (status, list(json.loads(one)["tasks"])) == (0, ["rte"])
 
 
+def test_tags_of_ones_own(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.conll").write_text("the O\ncat B-A\n\na O\ndog B-A\n\n" * 8)
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"cat {i},{i % 2}\n" for i in range(20)))
+    tags, classes = "{name: a, train: t.conll, kind: tokens}", "{name: b, train: t.csv}"
+    call = ("fisher", "--model", tiny_folder, "--examples", 4, "--records", tmp_path / "records", "--json", "--tasks")
+    for tasks, wanted in ((f"[{tags}]", 0), (f"[{tags}, {classes}]", 1)):
+        (tmp_path / "m.yaml").write_text(f"tasks: {tasks}")
+        status, text, error = cli(*call, tmp_path / "m.yaml")
+        assert status == wanted, error
+        assert wanted or json.loads(text)["tasks"]["a"]["examples"] == 4
+    assert "need different heads" in error
+
+
 def test_a_folder_that_cannot_be_shown(cli: Run, options: list[object], records: Path, tmp_path: Path) -> None:
     def refused(*words: object) -> str:
         status, out, error = cli("fisher", *words)

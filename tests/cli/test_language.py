@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -86,6 +87,7 @@ def test_a_model_as_it_is(cli: Run, causal: Path, text: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT's, of every norm that it wraps
 def test_trained_on_text_it_is_more_likely(cli: Run, causal: Path, text: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> Any:
         status, out, err = cli(*arguments, "--json")
@@ -109,6 +111,12 @@ def test_trained_on_text_it_is_more_likely(cli: Run, causal: Path, text: Path, t
     assert record["data"]["train"] + record["data"]["dev"] == len(LINES) + 1
     before, after = (run("evaluate", place, "--file", text) for place in (causal, tmp_path / "out"))
     assert after["scores"]["log_likelihood"] > before["scores"]["log_likelihood"]
+    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(card.replace("PATH_TO_THIS_FOLDER", str(tmp_path / "out")), {})
+    status, out, err = cli("export", tmp_path / "out", "--out", tmp_path / "adapter")
+    assert status == 0, err
+    loaded = eval(out.partition("Load it with ")[2], {"peft": peft})
+    assert type(loaded).__name__ == "PeftModelForCausalLM"
     assert cli("merge", tmp_path / "out", "--out", tmp_path / "merged")[0] == 0
     asked = [run("predict", tmp_path / place, "--text", LINES[0])["log_likelihood"] for place in ("out", "merged")]
     assert asked == pytest.approx([by_blocks(tmp_path / "merged", LINES[0], 64)] * 2, rel=1e-5)

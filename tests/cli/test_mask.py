@@ -20,7 +20,8 @@ from normtune.importance.masks import Mask, top
 from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores, magnitude, wanda
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
-from normtune.models.base import Base
+from normtune.models.base import Base, load_base
+from normtune.models.head import HeadSpec
 from normtune.records.fisher import Estimator, FisherRecord
 from normtune.records.run import Record
 from normtune.studies import engine
@@ -531,6 +532,14 @@ def test_a_mask_of_tasks_in_ones_own_files(cli: Run, options: list[object], tiny
     status, text, error = cli("fisher", "--model", options[2], "--tasks", "m.yaml", "--json")
     assert status == 0, error
     assert {name: task["examples"] for name, task in json.loads(text)["tasks"].items()} == {"a": 27, "rte": 27}
+
+
+def test_a_mask_of_tags(cli: Run, options: list[object], tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.conll").write_text("the O\ncat B-A\n\na O\ndog B-A\n\n" * 8)
+    (tmp_path / "m.yaml").write_text("tasks: [{name: a, train: t.conll, kind: tokens}]")
+    status, _, error = cli(*options, "--tasks", "m.yaml", *TENTH, "--out", "one.safetensors")
+    assert status == 0, error
+    assert Mask.load(tmp_path / "one.safetensors", load_base(str(tiny_folder), HeadSpec.numbered(2, "tokens")))
 
 
 def test_a_file_that_is_there_stays(cli: Run, options: list[object], tmp_path: Path) -> None:

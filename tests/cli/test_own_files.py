@@ -288,11 +288,25 @@ def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folde
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
+def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "n.csv").write_text("text,label\n" + "".join(f"the cat {i},{i}.5\n" for i in range(20)))
+    tasks = "[{name: one, train: n.csv, kind: regression}]"
+    (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\nepochs: 1\ntasks: {tasks}")
+    status, text, error = cli("train", "--train", tmp_path / "m.yaml", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 0, error
+    [row] = [line.split() for line in text.splitlines() if line.split()[:1] == ["one"]]
+    assert (len(row), row[1], row[3]) == (4, "spearman", "18")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("tasks: []", "tasks"),
         ("tasks:\n- {name: a, train: a.csv, txt: body}", "Unknown key of a task 'txt'. Did you mean 'text'?"),
+        (
+            "tasks:\n- {name: a, train: a.csv, labels: several}",
+            "a 'kind' in place of 'labels': classification, regression",
+        ),
         ("task:\n- {name: a, train: a.csv}", "Unknown key of a manifest 'task'. Did you mean 'tasks'?"),
         ("tasks:\n- {name: a}", "does not fit at tasks.0.train: it is missing."),
         ("seed: many\ntasks:\n- {name: a, train: a.csv}", "does not fit at seed: it should be a valid integer"),

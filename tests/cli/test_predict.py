@@ -43,6 +43,14 @@ def test_the_other_columns_are_kept(cli: Run, delta: Path, table: Path) -> None:
     assert {row["label"] for row in rows} <= {"no", "yes"}
 
 
+def test_a_file_of_answers_is_answered_without_losing_a_column(cli: Run, delta: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("body,label (file),label\nthe cat,yes,no\n")
+    status, text, error = cli("predict", delta, "--file", tmp_path / "t.csv", "--device", "cpu")
+    assert status == 0, error
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["label (file)"], row["label (file) (file)"]) == ("yes", "no")
+
+
 def test_the_other_columns_of_jsonl_are_kept_too(cli: Run, delta: Path, tmp_path: Path) -> None:
     lines = [{"body": "the cat", "of": {"id": 7}, "tags": ["a"]}, {"body": "a dog", "note": "x"}]
     (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))

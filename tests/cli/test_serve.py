@@ -76,6 +76,12 @@ def test_a_delta_of_another_base_is_told(cli: Run, delta: Path, make_folder, mak
     assert (status, "belongs to the base model" in error) == (1, True), error
 
 
+def test_pictures_are_refused(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
+    changed(tiny_base, "layernorm", picture=True).save(tmp_path / "photos")
+    status, _, error = cli("serve", tmp_path / "photos")
+    assert (status, "The task 'photos' reads pictures, and a server takes texts only" in error) == (1, True), error
+
+
 def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from normtune.serving import server
 

@@ -13,7 +13,7 @@ import torch
 from peft import LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
 
 from normtune.deltas.answers import Predictor
 from normtune.deltas.delta import Delta
@@ -275,6 +275,42 @@ def test_adapters_without_a_head_and_of_other_kinds_are_refused(tiny_folder: Pat
     lora.save_pretrained(tmp_path / "lora")
     with pytest.raises(DeltaError, match="holds a LORA adapter"):
         import_peft(tmp_path / "lora", base)
+
+
+@pytest.mark.parametrize("kind", ["classification", "tokens", "picture"])
+def test_the_line_that_is_printed_loads_the_adapter(
+    cli: Callable[..., tuple[int, str, str]],
+    tiny_folder: Path,
+    image_folders: dict[str, Path],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    spec = HeadSpec.numbered(3, "tokens" if kind == "tokens" else "classification")
+    base = load_base(str(image_folders["vit"] if kind == "picture" else tiny_folder), spec)
+    delta = moved(base, "layernorm", spec, picture=kind == "picture")
+    delta.save(tmp_path / "delta")
+    status, text, error = cli("export", tmp_path / "delta", "--out", tmp_path / "out")
+    assert status == 0, error
+    known = {"peft": peft, "AutoModelForImageClassification": AutoModelForImageClassification}
+    with quiet():
+        loaded = eval(text.partition("Load it with ")[2], known)
+    fields = inputs(base.model)
+    if kind == "picture":
+        fields = {"pixel_values": torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
+    with delta.apply(base):
+        assert torch.equal(answers(loaded, fields), answers(base.model, fields))
+
+
+def test_an_adapter_of_another_task_type_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+    export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    for task, fits in ((None, True), ("TOKEN_CLS", False), ("CAUSAL_LM", False)):
+        (tmp_path / "out" / CONFIG).write_text(json.dumps({**config, "task_type": task}))
+        if fits:
+            import_peft(tmp_path / "out", tiny_base)
+        else:
+            with pytest.raises(DeltaError, match=f"has the task_type {task}; normtune imports SEQ_CLS only"):
+                import_peft(tmp_path / "out", tiny_base)
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -280,6 +280,13 @@ def test_a_hook_that_was_not_called_is_said(base: Base, method: str) -> None:
     trainable.undo()
 
 
+def test_what_was_undone_gives_no_delta(base: Base) -> None:
+    trainable = Trainable(base, specify(base.layout, "layernorm"))
+    trainable.undo()
+    with pytest.raises(ModelError, match="capture the delta before undo"):
+        Delta.capture(trainable)
+
+
 @pytest.mark.parametrize("method", ADDING)
 def test_added_parameters_that_do_not_fit_are_refused_and_leave_the_base(base: Base, method: str) -> None:
     delta, _ = captured(base, method)

@@ -7,18 +7,24 @@ import shutil
 import time
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel
+from transformers import AutoModelForCausalLM, BertModel
 from transformers.utils import logging as transformers_logging
 
 import normtune.models.base as base_module
 from normtune.data.task import Split
+from normtune.deltas.answers import Predictor
+from normtune.deltas.bank import Bank
+from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, DataError, ModelError
+from normtune.methods.expression import specify
 from normtune.methods.selection import everything
+from normtune.methods.trainable import Trainable
 from normtune.models import sources
 from normtune.models.base import load_base, skeleton, wrap
 from normtune.models.head import HeadSpec
@@ -280,6 +286,38 @@ def test_wrap_takes_the_model_itself(make_model, tiny_tokenizer):
 def test_wrap_wants_a_head(make_model, tiny_tokenizer):
     with pytest.raises(ModelError, match="BertModel has no head; load it with AutoModelForSequenceClassification"):
         wrap(make_model("bert").base_model, tiny_tokenizer)
+
+
+def test_what_stands_around_a_model_is_not_wrapped(make_model):
+    with pytest.raises(ModelError, match="not OptimizedModule: give it the model that is inside"):
+        wrap(torch.compile(make_model("bert")))
+
+
+def test_a_wrapped_language_model_answers_nothing(make_model, tiny_tokenizer):
+    causal = AutoModelForCausalLM.from_config(make_model("gpt2").config)
+    base = wrap(causal, tiny_tokenizer)
+    tuning = Trainable(base, specify(base.layout, "layernorm"))
+    delta = Delta.capture(tuning)
+    tuning.undo()
+    for refused in (partial(Bank, base), partial(Predictor, base, delta)):
+        with pytest.raises(ModelError, match="was wrapped as a language model"):
+            refused()
+
+
+def test_the_head_of_a_wrapped_model_of_lower_precision_trains_in_float32(make_model):
+    model = make_model("bert").to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    base, tokens = wrap(model), torch.arange(5, 29).view(3, 8)
+    tuning = Trainable(base, specify(base.layout, "layernorm"))
+    assert {parameter.dtype for parameter in tuning.parameters()} == {torch.float32}
+    old = {name: value.detach().clone() for name, value in tuning.head.items()}
+    optimizer = torch.optim.SGD(tuning.parameters(), lr=1e-4)
+    model(input_ids=tokens, labels=torch.tensor([0, 1, 0])).loss.backward()
+    optimizer.step()
+    assert all((old[name] != value).all() for name, value in tuning.head.items())
+    tuning.undo()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
 
 
 def test_wrap_names_a_model_by_its_source(tiny_folder):

@@ -27,7 +27,8 @@ TOKENS = torch.arange(5, 29).view(3, 8)
 def folders(make_folder: FolderFactory, make_model: ModelFactory) -> dict[str, str]:
     """A model of each family as wide as a block of NF4, which has one scale, has entries."""
     sizes = {"hidden_size": 64, "intermediate_size": 128}
-    return {name: str(make_folder(make_model(name, **sizes).base_model)) for name in ("bert", "roberta", "llama")}
+    wide = {name: make_model(name, **sizes) for name in ("bert", "roberta", "llama")}
+    return {name: str(make_folder(model.base_model)) for name, model in {**wide, "gpt2": make_model("gpt2")}.items()}
 
 
 @pytest.fixture(params=["int8", "nf4"])
@@ -99,6 +100,11 @@ def test_what_cannot_be_is_one_sentence(folders: dict[str, str], tmp_path: Path,
     base = load_base(folders["bert"], dtype=dtype)
     with pytest.raises(ModelError, match=r"query\.weight is quantised, so its entries cannot change"):
         Trainable(base, specify(base.layout, "full"))
+    for method in ("dora", "ia3", "loha", "adalora"):
+        with pytest.raises(ModelError, match=f"{method} does not train on a quantised model"):
+            Trainable(base, specify(base.layout, method))
+    with pytest.raises(ModelError, match="A 'gpt2' model is not quantised here"):
+        load_base(folders["gpt2"], dtype=dtype)
     tuning = Trainable(base, specify(base.layout, "layernorm"))
     delta = Delta.capture(tuning, task="x")
     tuning.undo()

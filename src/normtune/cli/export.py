@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normtune.cli import options
 from normtune.cli.options import BaseAt
+from normtune.data.kinds import KINDS
 from normtune.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from normtune.deltas.delta import Delta
+    from normtune.models.base import Base
 
 _FORMATS = ("peft",)
 
@@ -28,11 +33,28 @@ def export(
     """
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
-    from normtune.data.kinds import KINDS
     from normtune.deltas.peft import export_peft
 
     loaded = options.open_delta(delta)
-    export_peft(loaded, options.base_of(loaded, model), out)
-    call = f"from_pretrained({str(out)!r}, num_labels={loaded.info.head.outputs})"
-    head = KINDS[loaded.info.kind].models[0].removeprefix("AutoModel")
-    print(f"Saved to {out}. Load it with peft.AutoPeftModel{head}.{call}")
+    base = options.base_of(loaded, model)
+    export_peft(loaded, base, out)
+    call = _call(loaded, base, str(out))
+    print(f"Saved to {out}.{f' Load it with {call}' if call else ''}")
+
+
+def _call(delta: Delta, base: Base, out: str) -> str | None:
+    """What loads the adapter in PEFT; None for a masked language model, which PEFT has no task for."""
+    from normtune.deltas.peft import task_type
+
+    task, outputs = task_type(delta, base), delta.info.head.outputs
+    if task == "CAUSAL_LM":
+        return f"peft.AutoPeftModelForCausalLM.from_pretrained({out!r})"
+    if task is not None:
+        head = KINDS[delta.info.kind].models[0].removeprefix("AutoModel")
+        return f"peft.AutoPeftModel{head}.from_pretrained({out!r}, num_labels={outputs})"
+    if base.reads != "picture":
+        return None
+    # Models of pictures mostly bring a head of another width.
+    sizes = f"num_labels={outputs}, ignore_mismatched_sizes=True"
+    plain = f"AutoModelForImageClassification.from_pretrained({str(base.model.config._name_or_path)!r}, {sizes})"
+    return f"peft.PeftModel.from_pretrained({plain}, {out!r})"

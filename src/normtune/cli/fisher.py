@@ -95,6 +95,7 @@ def fisher(
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
+    from normtune.studies.manifest import one_kind
 
     config = FisherConfig(
         model=model,
@@ -107,7 +108,8 @@ def fisher(
         stable=Tolerance(of="ranking", tolerance=tolerance) if until_stable else None,
     )
     rules, threads = read_protocol(protocol), options.set_threads(threads)
-    setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
+    kind = one_kind(found.task.kind for found in own.values())
+    setup = Setup(model=model, dtype=dtype, suite=suite, kind=kind, protocol=rules, device=device, threads=threads)
     engine = Engine(setup, Place(results=records, measured=records, data=data), own)
     if entries is None:
         config = _with_norms(config, engine.session.base.layout)

@@ -89,6 +89,7 @@ def mask(
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Place
+    from normtune.studies.manifest import one_kind
     from normtune.training.splits import parts_of
 
     rules, threads = read_protocol(protocol), options.set_threads(threads)
@@ -116,7 +117,8 @@ def mask(
         per=per,
         seed=seed,
     )
-    setup = Setup(model=model, dtype=dtype, suite=suite, protocol=rules, device=device, threads=threads)
+    kind = one_kind([own[task].task.kind for task in own] + [run.info.kind for runs in deltas.values() for run in runs])
+    setup = Setup(model=model, dtype=dtype, suite=suite, kind=kind, protocol=rules, device=device, threads=threads)
     engine = Engine(setup, Place(results=records, measured=records, data=data), own)
     base = engine.session.base
     candidates = recipe.candidates(base)

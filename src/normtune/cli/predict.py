@@ -165,11 +165,13 @@ _OURS = {
 
 def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> list[dict[str, object]]:
     """Each text, and what the other columns of its row hold."""
-    others = {
-        f"{name} (file)" if name in _OURS or name.startswith("p(") else name: cells
-        for name, cells in rows.columns.items()
-        if name not in used
-    }
+    others: dict[str, Sequence[object]] = {}
+    for name, cells in rows.columns.items():
+        if name not in used:
+            shown = name
+            while shown in _OURS or shown.startswith("p(") or (shown != name and shown in rows.columns):
+                shown += " (file)"
+            others[shown] = cells
     # No NaN, which no JSON has.
     known = {name: [cell if cell == cell else None for cell in column] for name, column in others.items()}
     return [

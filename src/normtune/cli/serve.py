@@ -113,6 +113,9 @@ def serve(
     from normtune.serving.tasks import Catalogue
 
     named = _named(deltas or [])
+    for name, delta in named.items():
+        if delta.info.picture:
+            raise ConfigError(f"The task {name!r} reads pictures, and a server takes texts only.")
     if named:
         base = options.base_of(next(iter(named.values())), model, device, dtype)
     else:

@@ -11,6 +11,7 @@ from normtune.cli import render
 from normtune.cli.options import notes, tell
 from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
+from normtune.data.kinds import KINDS
 from normtune.errors import ConfigError, NormtuneError, TrainingError
 from normtune.fast.linear import bfloat16_pays_off
 from normtune.files import hold
@@ -183,13 +184,14 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
         else:
             why[job.task] = result.error or ""
     rows, plain = list[list[str | Entry]](), list[dict[str, object]]()
-    for name, _ in wanted.tasks:
+    for name, files in wanted.tasks:
         own = records.get(name)
         plain.append({"name": name, "error": why.get(name), "record": None if own is None else plain_record(own)})
         if own is None:
             rows.append([name, "", Entry(why[name], kind="bad"), Entry("failed", kind="bad"), "", ""])
         else:
-            counts = (f"{own.score:.4f}", str(own.outputs), f"{own.data.train:,}")
+            classes = str(own.outputs) if files and KINDS[files.asks].named else ""
+            counts = (f"{own.score:.4f}", classes, f"{own.data.train:,}")
             rows.append([name, own.primary, "done before" if name in earlier else "", *counts])
     header = ("task", "metric", "", "dev", "classes", "examples")
     shown = render.table(header, rows, title=f"{len(rows)} tasks in {out}", texts=3)

@@ -80,9 +80,11 @@ class Predictor:
 
     Raises:
         DeltaError: If `base` is another model, or carries a delta already.
+        ModelError: If `base` is a language model that was wrapped.
     """
 
     def __init__(self, base: Base, delta: Delta) -> None:
+        base.need_answers()
         self._base, self.delta = base, delta
         self._applied = delta.apply(base)
         self.task = delta.info.as_task

@@ -84,13 +84,15 @@ class Bank:
 
     Raises:
         DeltaError: If the base carries a delta.
-        ModelError: If it is being tuned, its parameters are sharded, or it has no tokenizer.
+        ModelError: If it is being tuned, its parameters are sharded, it has no tokenizer, or it is a language model
+            that was wrapped.
     """
 
     def __init__(self, base: Base, *, max_batch: int = EVAL_BATCH) -> None:
         self._base, self.max_batch = base, max_batch
         self._refuse_applied()
         refuse_sharded(base.model)
+        base.need_answers()
         self._model = RowModel(base.model, base.layout)
         # How batches are filled up, which those of pictures are not.
         tokenizer = base.need_tokenizer() if base.reads == "text" else None

@@ -55,8 +55,9 @@ Trained under the protocol `{config.protocol.name}` on {data.train:,} of {data.t
 ```python
 import normtune as nt
 
-base = nt.load_base("{info.base}")
-predictor = nt.Predictor(base, nt.Delta.load("PATH_TO_THIS_FOLDER"))
+delta = nt.Delta.load("PATH_TO_THIS_FOLDER")
+base = nt.load_base("{info.base}", delta.info.head)
+predictor = nt.Predictor(base, delta)
 print(predictor.predict([{example}]))
 ```
 """

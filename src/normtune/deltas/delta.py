@@ -163,6 +163,7 @@ class Delta:
             "added": spec.describe(),
             "kind": answers.kind,
             "labels": answers.labels,
+            "picture": base.reads == "picture",
             "versions": versions(),
         }
         indices = dict(spec.chosen) if isinstance(spec, Selection) else {}

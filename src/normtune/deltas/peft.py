@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from normtune.data.kinds import KINDS
 from normtune.deltas.delta import Delta
@@ -22,6 +23,7 @@ from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 from normtune.models.head import HeadSpec
+from normtune.models.language import language_model_of
 from normtune.models.sources import PACKAGED
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -53,12 +55,11 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
             " Merge the delta instead, or train on targets as they are."
         )
-    words = KINDS[delta.info.kind].words
     config = {
         "base_model_name_or_path": str(base.model.config._name_or_path) or None,
         "revision": None if base.name in PACKAGED else base.revision,
         "peft_type": "LN_TUNING",
-        "task_type": None if base.reads == "picture" else "TOKEN_CLS" if words else "SEQ_CLS",  # none for pictures
+        "task_type": task_type(delta, base),
         "inference_mode": True,
         "modules_to_save": list(dict.fromkeys([*base.roots, *_PEFT_HEADS])),
         "target_modules": norms,
@@ -66,6 +67,15 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def task_type(delta: Delta, base: Base) -> str | None:
+    """What PEFT calls the delta's kind of task; None for pictures and masked language models."""
+    if base.reads == "picture":
+        return None
+    if delta.info.kind == "language":
+        return "CAUSAL_LM" if language_model_of(base.model.config) is AutoModelForCausalLM else None
+    return "TOKEN_CLS" if KINDS[delta.info.kind].words else "SEQ_CLS"
 
 
 def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
@@ -145,9 +155,12 @@ def _check_kind(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
     with refusing(DeltaError, f"{folder / CONFIG} is damaged: it tells no peft_type"):
-        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind, task = config["peft_type"], config.get("task_type")
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
+    if task not in {None, "SEQ_CLS"}:
+        raise DeltaError(f"The adapter in {folder} has the task_type {task}; normtune imports SEQ_CLS only.")
 
 
 def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

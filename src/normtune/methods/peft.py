@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from normtune.errors import DeltaError, SelectionError, refusing
+from normtune.errors import DeltaError, ModelError, SelectionError, refusing
 from normtune.methods.added import Added, known_targets, refuse_rounding
 from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
@@ -26,6 +26,8 @@ from normtune.models.layout import Layout
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
 ADAPTER = "default"
+#: The methods that PEFT computes beside a quantised matrix, on a CPU too.
+_ON_QUANTISED = {"lora", "lora-all", "vera"}
 
 
 def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> Peft:
@@ -140,8 +142,16 @@ class Peft(Added):
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """The added parameters as leaves, float32 (see `Spec.put`)."""
+        """The added parameters as leaves, float32 (see `Spec.put`).
+
+        Raises:
+            ModelError: If the model is quantised, and PEFT's way to add them needs its matrices as they are.
+        """
         model = base.model
+        if getattr(model, "is_quantized", False) and self.method.partition("@")[0] not in _ON_QUANTISED:
+            raise ModelError(
+                f"{self.method} does not train on a quantised model; load it in bfloat16 or float32, or take lora."
+            )
         modules = {name: model.get_submodule(name) for name in self.targets}
         flags, buffers = {parameter: parameter.requires_grad for parameter in model.parameters()}, {*model.buffers()}
         undo.callback(model.__dict__.pop, "peft_config", None)

@@ -19,6 +19,7 @@ from normtune.errors import ModelError, SelectionError
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
 from normtune.models.layout import statistics as running
+from normtune.models.precision import Raised
 from normtune.records.run import Counts
 
 
@@ -186,11 +187,12 @@ class Trainable:
             self.hook = spec.hook(self.leaves)
             names = running(base.model, counted=True) if statistics else ()
             self.statistics = {name: base.model.get_buffer(name) for name in names}
-            self._undo = undo.pop_all()
+            self._undo, self._undone = undo.pop_all(), False
 
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
         self._undo.close()
+        self._undone = True
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything that trains: the leaves, then the head."""
@@ -216,8 +218,10 @@ class Trainable:
         """What a delta holds of the values as they are now: its spec, and that one's state.
 
         Raises:
-            ModelError: If the method has not done yet what its hook is to do.
+            ModelError: If the method has not done yet what its hook is to do, or everything was undone.
         """
+        if self._undone:
+            raise ModelError("This was undone, so nothing of it is left: capture the delta before undo.")
         if not self.hook.ready:
             raise ModelError(
                 "This method is not done: its hook is to be started, and called in each step until it is ready."
@@ -293,6 +297,10 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
 
     undo.callback(thaw)
     model.requires_grad_(False)
+    # The head of a model that was wrapped may be of lower precision, in which small steps are lost.
+    for path in dict.fromkeys(name.rpartition(".")[0] for name, own in head.items() if own.dtype.itemsize < 4):
+        undo.callback(Raised(model.get_submodule(path)).undo)
+    head = {name: model.get_parameter(name) for name in head}
     for parameter in head.values():
         parameter.requires_grad_()
     return head

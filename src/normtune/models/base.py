@@ -106,9 +106,22 @@ class Base:
         if self.tokenizer is None:
             raise ModelError(
                 f"The model {self.name!r} has no tokenizer that can be read here: add tokenizer.json to its folder, or"
-                " install what reads its *.model file (pip install sentencepiece tiktoken protobuf)."
+                " install what reads its *.model file (pip install sentencepiece tiktoken protobuf); a model that is"
+                " wrapped is given its tokenizer there."
             )
         return self.tokenizer
+
+    def need_answers(self) -> None:
+        """Check that what it puts out answers a task.
+
+        Raises:
+            ModelError: If it is a language model that was wrapped, whose outputs are transformers' own.
+        """
+        if self.language is None and self.head.kind == "language":
+            raise ModelError(
+                f"{self.name!r} was wrapped as a language model, whose outputs stay its own; to score texts, load it:"
+                " load_base(NAME, HeadSpec('language'))."
+            )
 
     @property
     def reads(self) -> str:
@@ -293,8 +306,13 @@ def wrap(
         The base model around `model` itself, not a copy.
 
     Raises:
-        ModelError: If it has no head.
+        ModelError: If it is no model of transformers, or has no head.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"wrap takes a model of transformers, not {type(model).__name__}: give it the model that is inside (of"
+            " PEFT's what merge_and_unload() gives), and compile afterwards."
+        )
     if model.base_model is model:
         raise ModelError(
             f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (of pictures"

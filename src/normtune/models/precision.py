@@ -17,8 +17,8 @@ def in_float32(module: nn.Module) -> nn.Module:
     return module
 
 
-class RaisedNorm:
-    """A normalisation of a lower-precision model, made to hold its values and statistics and compute in float32.
+class Raised:
+    """A norm or head of a lower-precision model, made to hold its values and statistics and compute in float32.
 
     It is changed in place. Its output is lowered to the dtype that its parameters had. `undo` puts it back to the bit.
     """

@@ -38,6 +38,7 @@ from normtune.data.images import Reader
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import ModelError, refusing
+from normtune.models.families import TRANSPOSED
 from normtune.models.language import language_model_of
 
 #: Models that an installed package carries: short name -> (package, module, folder inside it).
@@ -250,18 +251,22 @@ DTYPES = {
 }
 
 
-def _quantisation(dtype: str, prefix: str) -> BitsAndBytesConfig | None:
+def _quantisation(dtype: str, prefix: str, family: str) -> BitsAndBytesConfig | None:
     """How the encoder's matrices are quantised: by LLM.int8() (Dettmers et al. 2022), to NF4 (2023), or not.
 
     Args:
         dtype: One of `DTYPES`.
         prefix: The family's base prefix. What stands outside, and a pooler, belongs to the head or may do so.
+        family: The family.
 
     Raises:
-        ModelError: If the library is not installed.
+        ModelError: If the library is not installed, or the family's matrices lie the other way round than it stores
+            them.
     """
     if dtype not in {"int8", "nf4"}:
         return None
+    if family in TRANSPOSED:
+        raise ModelError(f"A {family!r} model is not quantised here; load it in bfloat16 or float32.")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"{dtype} needs the library bitsandbytes: pip install 'normtune[quantised]'.")
     return BitsAndBytesConfig(
@@ -309,7 +314,7 @@ def load_weights(
             config=config,
             revision=revision or "main",
             dtype=DTYPES[dtype],
-            quantization_config=_quantisation(dtype, own.base_model_prefix),
+            quantization_config=_quantisation(dtype, own.base_model_prefix, config.model_type),
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,

@@ -103,7 +103,16 @@ def joint_kind(files: Iterable[OwnFiles | None]) -> KindName:
     Raises:
         ConfigError: If they need models of different classes.
     """
-    kinds: list[KindName] = sorted({"classification" if own is None else own.asks for own in files})
+    return one_kind("classification" if own is None else own.asks for own in files)
+
+
+def one_kind(of: Iterable[KindName]) -> KindName:
+    """The kind that stands for these, of tasks that are done on one model.
+
+    Raises:
+        ConfigError: If they need models of different classes.
+    """
+    kinds: list[KindName] = sorted({*of})
     if len({KINDS[kind].models for kind in kinds}) > 1:
         raise ConfigError(f"Tasks of the kinds {' and '.join(kinds)} need different heads; train them apart.")
     return kinds[0] if kinds else "classification"
@@ -170,7 +179,11 @@ def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, An
 
 
 def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
-    """What a manifest says, and what was given beside it where the manifest does not say otherwise."""
+    """What a manifest says, and what was given beside it where the manifest does not say otherwise.
+
+    Raises:
+        ConfigError: If a key is unknown.
+    """
     if not isinstance(raw, dict):
         return raw
     whole = {**given, **raw}
@@ -179,6 +192,8 @@ def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -
     tasks = whole.get("tasks")
     if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
         for key in chain.from_iterable(tasks):
+            if key == "labels":
+                raise ConfigError(f"A task of a manifest has a 'kind' in place of 'labels': {', '.join(KINDS)}.")
             known("key of a task", str(key), OwnFiles.model_fields)
         whole["tasks"] = [{**columns, **task} for task in tasks]
     return whole

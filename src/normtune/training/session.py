@@ -16,7 +16,7 @@ from normtune.config import Memory, Protocol, RunConfig, fingerprint
 from normtune.data.encode import Encoded
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
-from normtune.data.task import PICTURE, Split, Task, TaskData
+from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
 from normtune.fast.prefix import Kept
@@ -321,7 +321,6 @@ class Session:
             suite=run.data.suite,
             max_length=self._limit(run),
             pair=task.pair,
-            picture=task.inputs == PICTURE,
             center=task.center,
             scale=task.scale,
             columns=task.columns,
