@@ -1,4 +1,4 @@
-"""A ViT of the size of scikit-learn's digits, untrained, as a folder that ``--model`` takes.
+r"""A ViT of the size of scikit-learn's digits, untrained, as a folder that ``--model`` takes.
 
 Train it on digits that stand upright, and then only parts of it on those that lie on their side::
 
