@@ -87,6 +87,7 @@ def test_a_model_as_it_is(cli: Run, causal: Path, text: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT's, of every norm that it wraps
 def test_trained_on_text_it_is_more_likely(cli: Run, causal: Path, text: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> Any:
