@@ -118,10 +118,10 @@ def table(records: Sequence[AblationRecord]) -> Table:
         rows = []
         for point in record.points:
             lost = [record.shown * record.loss(scores) for scores in point.random]
-            spread = f"{stdev(lost):.2f}" if len(lost) > 1 else ""
-            random = (Entry(f"{mean(lost):.2f}", spread), f"{max(lost):.2f}") if lost else (GAP, GAP)
+            spread = _two(stdev(lost)) if len(lost) > 1 else ""
+            random = (Entry(_two(mean(lost)), spread), _two(max(lost))) if lost else (GAP, GAP)
             own = record.shown * point.scores[record.primary], record.shown * record.loss(point.scores)
-            rows.append((point.name, f"{point.entries:,}", *(f"{value:.2f}" for value in own), *random))
+            rows.append((point.name, f"{point.entries:,}", *map(_two, own), *random))
         name = f"{model_name(record.config.model)}, {record.config.task} dev, {_metric(record)}: {whole}"
         draws = f"random ones: {record.config.draws} draws of as many dimensions or entries"
         groups.append(group(rows, f"{name}; {draws}"))
@@ -133,6 +133,11 @@ def table(records: Sequence[AblationRecord]) -> Table:
         "Dimensions of a norm are off with a weight and a bias of zero, those with the largest weights first; in a"
         " whole part every entry is zero, but the weight of a norm one. Random losses are mean and standard deviation.",
     )
+
+
+def _two(value: float) -> str:
+    """A number with two digits; nothing is no less than nothing."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _metric(record: AblationRecord) -> str:
