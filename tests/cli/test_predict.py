@@ -44,11 +44,11 @@ def test_the_other_columns_are_kept(cli: Run, delta: Path, table: Path) -> None:
 
 
 def test_a_file_of_answers_is_answered_without_losing_a_column(cli: Run, delta: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("body,label (file),label\nthe cat,yes,no\n")
+    (tmp_path / "t.csv").write_text("body,label (file),label,p(no)\nthe cat,yes,no,0.25\n")
     status, text, error = cli("predict", delta, "--file", tmp_path / "t.csv", "--device", "cpu")
     assert status == 0, error
     (row,) = csv.DictReader(io.StringIO(text))
-    assert (row["label (file)"], row["label (file) (file)"]) == ("yes", "no")
+    assert (row["label (file)"], row["label (file) (file)"], row["p(no) (file)"]) == ("yes", "no", "0.25")
 
 
 def test_the_other_columns_of_jsonl_are_kept_too(cli: Run, delta: Path, tmp_path: Path) -> None:

@@ -168,8 +168,8 @@ def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> li
     others: dict[str, Sequence[object]] = {}
     for name, cells in rows.columns.items():
         if name not in used:
-            shown = name
-            while shown in _OURS or shown.startswith("p(") or (shown != name and shown in rows.columns):
+            shown = f"{name} (file)" if name in _OURS or name.startswith("p(") else name
+            while shown != name and shown in rows.columns:
                 shown += " (file)"
             others[shown] = cells
     # No NaN, which no JSON has.
