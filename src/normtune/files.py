@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import reprlib
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from normtune.errors import NormtuneError, OutputError, refusing
 
@@ -176,6 +177,8 @@ def _make(folder: Path, sentence: str) -> None:
 # A hash over all that is read of a file: the JSON that describes it, or is it, and the tensors.
 
 _HASH = "hash"
+#: Bytes of the largest header of a safetensors file that is read, since JSON takes thirty times its size in memory.
+_LARGEST = 16 << 20
 #: The first file of this process that was read without a hash.
 _OLD: list[Path] = []
 
@@ -201,7 +204,9 @@ def unsealed(raw: Any, file: Path, noun: str, error: type[NormtuneError], tensor
 
     Raises:
         NormtuneError: If the hash is another.
+        UnicodeEncodeError: If a text in it is none, since half of a pair of surrogates stands alone.
     """
+    json.dumps(raw, ensure_ascii=False).encode()
     if not isinstance(raw, dict) or _HASH not in raw:
         if not _OLD:
             _OLD.append(file)
@@ -246,11 +251,17 @@ def read_tensors(
     Raises:
         NormtuneError: The `error`, if there is none, or it is truncated, damaged or of a later version.
     """
+    from safetensors.torch import load
+
     if not file.is_file():
         raise error(f"There is no {noun} at {file}.")
-    with refusing(error, f"The {noun} {file} is truncated or corrupt"), safe_open(file, "pt") as stored:
-        metadata = stored.metadata() or {}
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    with refusing(error, f"The {noun} {file} is truncated or corrupt"):
+        content = file.read_bytes()  # not mapped, so that the tensors stay if somebody writes over the file
+        size = int.from_bytes(content[:8], "little")
+        if _LARGEST < size < len(content):
+            raise error(f"The {noun} {file} has a header of {size:,} bytes; at most {_LARGEST:,} are read.")
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     wanted = schema.model_fields["format"].default
     try:
         text = metadata[key]
@@ -259,6 +270,6 @@ def read_tensors(
     except (KeyError, TypeError, ValueError, RecursionError) as bad:
         raise error(f"{file} is no normtune {noun}: its header holds none of our metadata.") from bad
     if found != wanted:
-        raise error(f"{file} has format {found!r}; this version of normtune reads format {wanted}.")
+        raise error(f"{file} has format {reprlib.repr(found)}; this version of normtune reads format {wanted}.")
     with refusing(error, f"The metadata of {file} is damaged"):
         return schema.model_validate(unsealed(raw, file, noun, error, tensors)), tensors

@@ -56,6 +56,25 @@ def test_a_number_is_on_its_targets_scale():
     assert float(loss) == pytest.approx(((1 - 2) ** 2 + (-1 - 0) ** 2) / 2)
 
 
+def best(task: Task, labels: np.ndarray) -> float | None:
+    """What one answer for all scores at most, by the first metric."""
+    guesses = (np.broadcast_to(answer, labels.shape) for answer in task.asks.constants(labels))
+    return max((task.asks.score(guess, labels, task)[task.metrics[0]] for guess in guesses), default=None)
+
+
+def test_one_answer_for_all_is_the_one_that_scores_most():
+    few = np.array([0, 0, 0, 1])
+    assert best(TWO, few) == 0.75
+    # All yes: a precision of 1/4 and a recall of 1. All no has no F1.
+    assert best(Task("f", "F", "classification", ("no", "yes"), ("f1",)), few) == pytest.approx(2 * 0.25 / 1.25)
+    assert best(NUMBER, np.array([1.0, 3.0])) == 1.0
+    several = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    topics = Task("topics", "Topics", "multilabel", ("a", "b", "c"), ("micro_f1",))
+    # The first alone: 3 of 4 right, 3 of 5 found; the first two: 5 of 8 right, all found.
+    assert best(topics, several) == pytest.approx(max(2 * 3 / (4 + 5), 2 * 5 / (8 + 5)))
+    assert best(Task("text", "Text", "language", (), ("perplexity",)), np.zeros(2)) is None
+
+
 @pytest.mark.parametrize("task", [TWO, NUMBER])
 def test_outputs_that_are_not_finite_are_no_answer(task):
     for value in (np.nan, np.inf):

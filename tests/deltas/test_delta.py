@@ -21,11 +21,13 @@ from normtune.deltas.bank import Bank
 from normtune.deltas.delta import FILE, Delta, DeltaInfo
 from normtune.errors import DeltaError, ModelError, OutputError
 from normtune.evaluation import logits
+from normtune.files import _hash, write_tensors
 from normtune.methods.expression import select, specify
 from normtune.methods.selection import at
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
+from normtune.models.identity import tensors_identity
 
 SPEC = HeadSpec("classification", ("no", "maybe", "yes"))
 METHODS = ["layernorm", "random", "bitfit", "head", "full", "layernorm.bias@1 + pooler.dense.weight"]
@@ -256,6 +258,61 @@ def test_values_that_cannot_be_are_refused_before_the_base_is_touched(tiny_base:
         with pytest.raises(DeltaError, match=r"is damaged: |has the shape \(4,\) instead of"):
             use(tiny_base)
         assert tiny_base.model.get_submodule("classifier") is own
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.complex64, torch.bool, "matrix"])
+@pytest.mark.parametrize("part", ["values", "head"])
+def test_values_that_are_no_vectors_of_float32_are_refused(tiny_base: Base, tmp_path: Path, part: str, dtype) -> None:
+    delta = trained(tiny_base, "layernorm")
+    parts = {"values": dict(delta.values), "head": dict(delta.head)}
+    name = next(iter(parts[part]))
+    parts[part][name] = parts[part][name].to(torch.float64 if dtype == "matrix" else dtype)
+    tensors = replace(delta, **parts)._tensors()
+    if dtype == "matrix":
+        key = f"values/{next(iter(delta.values))}"
+        tensors |= {f"head/{name}": value.float() for name, value in parts["head"].items()}
+        tensors |= {f"values/{name}": value.float() for name, value in parts["values"].items()}
+        tensors[key] = tensors[key].view(2, -1)
+    file = tmp_path / FILE
+    write_tensors(file, "normtune", delta.info.model_copy(update={"content": tensors_identity(tensors)}), tensors)
+    with pytest.raises(DeltaError, match="and no vector of float32"):
+        Delta.load(file)
+
+
+def test_a_loaded_delta_stays_whatever_becomes_of_its_file(tiny_base: Base, tmp_path: Path) -> None:
+    file = trained(tiny_base, "full").save(tmp_path)
+    loaded = Delta.load(file)
+    kept = {name: value.clone() for name, value in loaded.values.items()}
+    file.write_bytes(bytes(file.stat().st_size))  # over it in place, as cp does
+    assert_same(kept, dict(loaded.values))
+
+
+def test_a_text_that_is_none_and_a_header_beyond_measure_are_refused(tiny_base: Base, tmp_path: Path) -> None:
+    delta = trained(tiny_base, "head")
+    for number, changes in enumerate(({"labels": ("\ud800", "b", "c")}, {"note": "x" * (17 << 20)})):
+        info = json.loads(delta.info.model_dump_json()) | changes | {"content": tensors_identity(delta._tensors())}
+        info["hash"] = _hash(info, delta._tensors())
+        file = tmp_path / f"{number}.safetensors"
+        save_file(delta._tensors(), file, {"normtune": json.dumps(info)})
+        with pytest.raises(DeltaError, match=["is damaged: .*surrogates", "has a header of 17,8"][number]):
+            Delta.load(file)
+
+
+def test_what_a_stranger_wrote_is_not_repeated_at_length(tiny_base: Base, minilm: Base, tmp_path: Path) -> None:
+    delta = trained(tiny_base, "head")
+    with pytest.raises(DeltaError) as caught:
+        replace(delta, info=delta.info.model_copy(update={"base": "x" * 10_000})).check(minilm)
+    assert len(str(caught.value)) < 200
+    save_file({}, tmp_path / "a.safetensors", {"normtune": json.dumps({"format": "x" * 10_000})})
+    with pytest.raises(DeltaError, match="has format 'xxx") as caught:
+        Delta.load(tmp_path / "a.safetensors")
+    assert len(str(caught.value)) < 300
+
+
+def test_the_same_weights_with_other_parameters_are_told_as_that(tiny_base: Base) -> None:
+    delta = trained(tiny_base, "head")
+    with pytest.raises(DeltaError, match=r"trained on .* with other parameters than"):
+        replace(delta, info=delta.info.model_copy(update={"layout": "other"})).check(tiny_base)
 
 
 @pytest.mark.parametrize("field", ["center", "scale"])

@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, RepoUrl, errors
 
 from normtune.deltas import hub
 from normtune.deltas.delta import FILE, Delta
-from normtune.deltas.hub import fetch, prepare_push, push
-from normtune.errors import DeltaError, OutputError
+from normtune.deltas.hub import fetch, named_places, prepare_push, push
+from normtune.errors import ConfigError, DeltaError, OutputError
 from normtune.models.base import Base
 from tests.deltas.moved import moved
 
@@ -30,6 +30,13 @@ def folder(tiny_base: Base, tmp_path: Path) -> Path:
         (folder / inner / "record.json").write_text("inner")
         (folder / inner / FILE).write_text("inner")
     return folder
+
+
+def test_two_deltas_of_one_name_in_a_folder_are_told(tiny_base: Base, tmp_path: Path) -> None:
+    for place in ("a", "a.safetensors"):
+        moved(tiny_base, "layernorm").save(tmp_path / place)
+    with pytest.raises(ConfigError, match="Two deltas are called 'a'"):
+        named_places([str(tmp_path)])
 
 
 def test_only_the_delta_and_its_papers_are_uploaded(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from normtune.errors import SelectionError
 from normtune.methods.expression import specify
-from normtune.methods.method import METHODS
+from normtune.methods.method import METHODS, read
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from tests.conftest import BaseFactory
@@ -158,3 +158,10 @@ def _same_draws() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def test_a_rank_beyond_measure_is_counted_without_memory(base: Base) -> None:
+    described = specify(base.layout, "lora@1").describe()
+    assert described is not None
+    described["config"]["r"] = rank = 10**9  # as a delta of somebody else's may have it
+    assert len(read(base.layout, described)) == rank * 3 * 2 * (32 + 32)

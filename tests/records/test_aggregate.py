@@ -6,7 +6,7 @@ import pytest
 
 from normtune.cli import render
 from normtune.config import RunConfig, protocol
-from normtune.records.aggregate import tabulate
+from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.run import Counts, DataFacts, EpochScore, Record
 from normtune.report.table import score
 
@@ -69,6 +69,17 @@ def test_a_search_is_read_as_it_was_made_best_first_seed_then_its_other_seeds() 
     runs.append(record("head", "rte", 1, 1e-2, 0.1))
     cell = tabulate(runs)["head", "rte"]
     assert (cell.rate, len(cell.values), cell.mean) == (1e-2, 2, pytest.approx(0.4))
+
+
+def test_the_rates_shown_are_those_of_the_seed_that_was_searched_on() -> None:
+    runs = [record("head", "rte", 0, 1e-2, 0.1)]
+    runs += [record("head", "rte", 1, rate, score) for rate, score in ((1e-2, 0.7), (1e-3, 0.5))]
+    assert by_rate(runs, ["rte"], ["head", "full"]) == {"head on rte": {1e-3: 0.5, 1e-2: 0.7}, "full on rte": {}}
+
+
+def test_a_method_without_a_finished_run_has_no_number_of_entries() -> None:
+    lost = record("head", "rte", 0, 1.0, 0.5).model_copy(update={"status": "failed", "score": None})
+    assert [str(cell) for cell in render.scores(tabulate([lost]), ["head"], ["rte"]).rows[0][:2]] == ["head", "—"]
 
 
 def test_a_gap_is_shown() -> None:

@@ -46,7 +46,7 @@ def record(task: str, method: str, seed: int, below: float = 0.0, *, bias: bool 
         "trains": "s" * 64,
         "counts": Counts(selected=selected, head=66, trained=selected + 66, total=20_066, share=selected / 20_000),
         "data": DataFacts(
-            source=task, train=2000, train_of=5000, dev=dev, dev_of=dev, held_out=0,
+            source=task, suite="glue", train=2000, train_of=5000, dev=dev, dev_of=dev, held_out=0,
             identity={"train": f"{task}-train", "dev": f"{task}-dev"}, truncated={"train": 3, "dev": 0}, dropped={},
         ),
         "primary": metric,
@@ -102,7 +102,8 @@ def fisher(
             )  # fmt: skip
     config = FisherConfig(model="tiny", task=task, head_seeds=heads)
     fields: dict[str, Any] = {
-        "id": fingerprint(config), "config": config, "base_identity": "b" * 64, "selection": "s" * 64, "source": task,
+        "id": fingerprint(config), "config": config, "base_identity": "b" * 64, "suite": "glue",
+        "selection": "s" * 64, "source": task,
         "examples": 2000, "available": 2000, "identity": f"{task}-train", "truncated": 0, "information": tuple(rows),
         "seconds": 3.0, "machine": MACHINE, "versions": VERSIONS,
     }  # fmt: skip
@@ -120,7 +121,7 @@ def results(
     tasks: Iterable[str] = METRICS,
     seeds: Iterable[int] = (0, 1, 2),
     measured: Iterable[str] = MEASURED,
-    suite: str = "",
+    suite: str = "glue",
     bias: bool = True,
     **changes: Any,
 ) -> Path:

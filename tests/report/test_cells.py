@@ -21,6 +21,19 @@ def test_the_columns_are_the_papers():
     assert [c.title.replace("-B", "B").replace("SST-2", "SST2") for c in PRINTED] == [*published.TASKS]
 
 
+def test_a_task_of_ones_own_that_is_called_like_one_of_glue_is_none_of_its_columns(tmp_path):
+    made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], measured=(), suite="")
+    cells = Cells(read(tmp_path))
+    assert cells.columns == (Column("rte", "rte"),)
+    assert not {*cells.columns} & {*PRINTED}
+
+
+def test_masks_of_few_entries_are_masks(tmp_path):
+    made.results(tmp_path, methods={"fisher-individual@1e-05": 0.0, "head": 0.0}, tasks=["rte"], measured=())
+    cells = Cells(read(tmp_path))
+    assert (cells.whole, cells.masks()) == (("head",), {"fisher-individual": {1e-5: "fisher-individual@1e-05"}})
+
+
 def test_cells_are_those_that_normtune_table_shows(folder, cells):
     for (method, task), known in tabulate(Store(folder / "runs")).items():
         assert cells.cell(method, column(task)) == replace(known, title=cells.title(task))

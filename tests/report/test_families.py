@@ -55,7 +55,7 @@ def other(monkeypatch, tmp_path):
     made.results(
         tmp_path, methods=methods, tasks=["wic", "cb", "boolq"], measured=("wic", "cb", "boolq"), suite="super"
     )
-    made.results(tmp_path, methods=methods, tasks=["mine"], measured=())
+    made.results(tmp_path, methods=methods, tasks=["mine"], measured=(), suite="")
     return read(tmp_path)
 
 

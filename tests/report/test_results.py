@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from normtune.config import fingerprint
 from normtune.errors import ConfigError, DataError
+from normtune.records.fisher import Estimator
 from normtune.records.results import read
 from normtune.records.run import Record
 from tests.report import made
@@ -63,6 +65,19 @@ def test_other_data_is_refused(tmp_path):
     own.model_copy(update={"id": "b", "data": other}).save(tmp_path / "runs" / "b.json")
     with pytest.raises(ConfigError, match="rte are on different data"):
         read(tmp_path)
+
+
+def test_of_two_estimates_the_one_by_the_labels_is_shown(tmp_path):
+    for task in ("rte", "cola", "sst2"):  # the order of their files is that of hashes
+        for estimator in ("empirical", "exact"):
+            own = made.fisher(task)
+            own = own.model_copy(
+                update={"config": own.config.model_copy(update={"estimator": Estimator(name=estimator)})}
+            )
+            own.save(tmp_path / "fisher" / f"{task}-{fingerprint(own.config)}.json")
+    assert [(each.config.task, each.config.estimator.name) for each in read(tmp_path).fisher] == [
+        (task, "empirical") for task in ("cola", "rte", "sst2")
+    ]
 
 
 def test_the_plan_says_which_seeds_there_should_be(tmp_path):

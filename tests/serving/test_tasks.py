@@ -83,9 +83,13 @@ def test_a_damaged_file_leaves_the_old_task(tiny_folder: Path, lone: Base, known
     assert same(answer(catalogue, "mine"), alone(lone, known["number"], "a dog"))
 
 
-def test_a_damaged_file_of_an_unknown_task_is_told(tiny_folder: Path, folder: Path, clock: Clock):
-    with pytest.raises(DeltaError, match="hash"):
-        followed(tiny_folder, folder, clock).prepare([("broken", "a dog")])
+def test_a_damaged_file_of_an_unknown_task_is_told_and_read_once_a_while(tiny_folder: Path, folder: Path, clock: Clock):
+    catalogue = followed(tiny_folder, folder, clock)
+    for now, refused in ((0.0, 1), (0.5, 1), (1.5, 2)):
+        clock.now = now
+        with pytest.raises(DeltaError, match="hash"):
+            catalogue.prepare([("broken", "a dog")])
+        assert catalogue.refused == refused
 
 
 def test_more_tasks_than_fit(tiny_folder: Path, lone: Base, tmp_path, clock):

@@ -106,6 +106,11 @@ def test_none_of_layernorm_is_the_head_and_all_of_it_the_method(session: Session
     assert {job.key for job in figure} == {job.key for job in table}
 
 
+def test_a_mask_without_entries_is_refused(session: Session, tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"A mask of 0.001 of the \d+ entries has none"):
+        plan(config(tiny_folder, parts=("figure2",), fractions=(0.001, 1.0)), session)
+
+
 def test_studies_share_their_jobs_and_nothing_is_there_twice(session: Session, tiny_folder: Path) -> None:
     paper = plan(config(tiny_folder, methods=METHODS), session)
     keys = [job.key for job in paper]

@@ -148,8 +148,12 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     comparison, notes = against_layernorm(cells)
     files = {str(own.name): own for own in config.files}
     tasks = [engine.task(task, files.get(task)) for task in config.tasks]
-    floors = [f"{data.task.name} {100 * _constant(data, config.protocol):.1f}" for data in tasks]
-    said: list[render.Part] = [table, table.caption, f"One answer for every example scores: {', '.join(floors)}."]
+    floors = [
+        f"{data.task.name} {100 * low:.1f}" for data in tasks if (low := _floor(data, config.protocol)) is not None
+    ]
+    said: list[render.Part] = [table, table.caption]
+    if floors:
+        said.append(f"One answer for every example scores at most: {', '.join(floors)}.")
     if config.entries is not None:
         over = [
             f"{run.config.method} ({run.counts.selected:,})"
@@ -163,14 +167,14 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     return [*said, f"The picture and more: normtune report {engine.place.results}"]
 
 
-def _constant(data: TaskData, rules: Protocol) -> float:
-    """The primary metric on dev of always answering train's commonest label, or train's mean."""
-    parts = parts_of(data, rules)
+def _floor(data: TaskData, rules: Protocol) -> float | None:
+    """The primary metric on dev of the best of train's answers, given to every example; None without answers."""
+    parts, asks = parts_of(data, rules), data.task.asks
     train, dev = parts.train.labels, parts.dev["dev"].labels
     assert train is not None
     assert dev is not None
-    guess = np.broadcast_to(data.task.asks.constant(train), dev.shape)
-    return data.task.asks.score(guess, dev, data.task)[data.task.primary]
+    guesses = (np.broadcast_to(answer, dev.shape) for answer in asks.constants(train))
+    return max((asks.score(guess, dev, data.task)[data.task.primary] for guess in guesses), default=None)
 
 
 _DONE = ("done", "known")

@@ -165,7 +165,7 @@ def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), t
     entries = {method: cell.runs[-1].counts.selected for (method, _), cell in cells.items()}
     seeds = max((len(cell.wanted) for cell in cells.values()), default=0)
     rows = [
-        [method, f"{entries.get(method, 0):,}"]
+        [method, f"{entries[method]:,}" if method in entries else GAP]
         + [score(cells[method, task]) if (method, task) in cells else GAP for task in tasks]
         for method in methods
     ]

@@ -119,7 +119,7 @@ def study(
     from normtune.cli.overview import show_plan
     from normtune.cli.trainings import load
     from normtune.data.suites import suite_of
-    from normtune.studies.config import FRACTIONS, METHODS, STUDIES, StudyConfig
+    from normtune.studies.config import FRACTIONS, METHODS, STUDIES, TRAINED, StudyConfig
     from normtune.studies.engine import MODES, Place
     from normtune.studies.estimate import estimate
     from normtune.studies.manifest import joint_kind, read_manifest
@@ -148,7 +148,7 @@ def study(
         files=files,
         entries=entries,
         methods=METHODS if method is None else tuple(options.methods(method)),
-        seeds=options.seeds(seed, "--seeds"),
+        seeds=options.seeds(seed, "--seeds") if {*parts} & {*TRAINED} else (),
         fractions=FRACTIONS
         if fractions is None
         else options.numbers(fractions, "--fractions", "numbers from 0 to 1", float, lambda part: 0 <= part <= 1),
@@ -200,7 +200,9 @@ def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) 
 
 def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: bool, mode: str) -> None:
     """Refuse options that no part of the study, or nothing of what is done, makes use of."""
-    trained, masked = parts & {"table2", "figure1", "figure2", "figure5"}, parts & {"figure2", "figure5"}
+    from normtune.studies.config import TRAINED
+
+    trained, masked = parts & {*TRAINED}, parts & {"figure2", "figure5"}
     used = {
         **dict.fromkeys(("method", "entries"), "table2" in parts),
         **dict.fromkeys(("fractions", "search_masks"), bool(masked)),

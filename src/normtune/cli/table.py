@@ -59,7 +59,7 @@ def table(
 
 
 def show_rates(runs: Sequence[Record], tasks: Sequence[str], methods: Sequence[str], form: render.Form) -> None:
-    """Print the first seed's score at every rate tried."""
+    """Print the score at every rate tried, of the seed that most were tried on."""
     from normtune.records.aggregate import by_rate
 
     scores = by_rate(runs, tasks, methods)
@@ -68,5 +68,7 @@ def show_rates(runs: Sequence[Record], tasks: Sequence[str], methods: Sequence[s
         [name, *(f"{100 * row[rate]:.1f}" if rate in row else "" for rate in columns)] for name, row in scores.items()
     ]
     flat = [{"runs": name, "rate": rate, "score": value} for name, row in scores.items() for rate, value in row.items()]
-    shown = render.table(["", *(f"{rate:g}" for rate in columns)], cells, title="Dev score x 100 of the first seed")
+    shown = render.table(
+        ["", *(f"{rate:g}" for rate in columns)], cells, title="Dev score x 100 of the seed with most rates"
+    )
     render.show([shown], form, plain=flat, rows=flat)

@@ -67,7 +67,7 @@ class Kind:
         problem: What transformers calls it (``problem_type``), or None where the class of the model says it.
         said: What a model with these labels answers, as a sentence.
         metrics: The metrics of a task in the user's own files with these labels, the primary one first.
-        constant: The one answer that fits these labels best, if every example is given the same.
+        constants: The answers that may score most if every example is given the same one, by these labels.
         loss: The mean loss of a batch.
         log_prob: log p(labels | x) of each example, of shape (B,).
         expected: Numbers of shape (B,), one a pass, whose squared gradients add up to the expectation of the squared
@@ -96,7 +96,7 @@ class Kind:
     problem: Problem | None
     said: Callable[[Sequence[str]], str]
     metrics: Callable[[Sequence[str]], tuple[str, ...]]
-    constant: Callable[[np.ndarray], Any]
+    constants: Callable[[np.ndarray], Sequence[Any]]
     loss: Callable[[Asked], Loss]
     log_prob: Callable[[Tensor, Tensor, Asked], Tensor]
     expected: Callable[[Tensor, Asked], Iterator[Tensor]]

@@ -139,7 +139,7 @@ TOKENS = Kind(
     problem=None,
     said=lambda labels: f"It marks spans: {', '.join(sorted({name.partition('-')[2] for name in labels} - {''}))}.",
     metrics=lambda _: ("span_f1", "span_precision", "span_recall", "accuracy"),
-    constant=lambda labels: np.bincount(labels[labels >= 0]).argmax(),
+    constants=lambda labels: [*np.unique(labels[labels >= 0])],
     loss=_loss,
     log_prob=_log_prob,
     expected=_expected,

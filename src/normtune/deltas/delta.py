@@ -8,6 +8,7 @@ and ``statistics/NAME`` of running statistics, where training updated them. Its 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
@@ -230,17 +232,23 @@ class Delta:
                 f"This delta is for {KINDS[self.info.kind].models[0]}, and {base.name!r} was loaded for another head;"
                 " in Python: load_base(NAME, delta.info.head)."
             )
-        if not base.is_known_as(self.info.base_identity) or self.info.layout != base.layout.fingerprint:
+        own = reprlib.repr(self.info.base)
+        if not base.is_known_as(self.info.base_identity):
             raise DeltaError(
-                f"This delta belongs to the base model {self.info.base!r} ({self.info.base_identity[:12]}),"
+                f"This delta belongs to the base model {own} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."
+            )
+        if self.info.layout != base.layout.fingerprint:
+            raise DeltaError(
+                f"This delta was trained on {own} with other parameters than {base.name!r} has here, such as those of"
+                " another version of transformers."
             )
         reader = "image processor" if self.info.picture else "tokenizer"
         known = (("config.json", self.info.base_config), (reader, self.info.base_tokenizer))
-        for (what, own), found in zip(known, base.computes, strict=True):
-            if own and found and own != found:
+        for (what, wanted), found in zip(known, base.computes, strict=True):
+            if wanted and found and wanted != found:
                 raise DeltaError(
-                    f"This delta was trained on {self.info.base!r} with another {what}: {base.name!r} has the same"
+                    f"This delta was trained on {own} with another {what}: {base.name!r} has the same"
                     f" weights, but would answer otherwise. Use the {what} that it was trained with."
                 )
 
@@ -350,8 +358,12 @@ def _unpack(info: DeltaInfo, tensors: dict[str, Tensor]) -> Delta:
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         if part in PACKED:
-            packed[name] = unpack(part, tensor)
+            packed[name] = unpack(part, tensor, tensors[f"values/{name}"].numel() if f"values/{name}" in tensors else 0)
         elif part in parts:
+            counts = part == "statistics" and tensor.dtype == torch.int64
+            if not (tensor.dtype == torch.float32 or counts) or (part == "values" and tensor.ndim != 1):
+                kind = f"{str(tensor.dtype).removeprefix('torch.')} of {tensor.ndim} dimensions"
+                raise DeltaError(f"The delta is damaged: its {key} is {kind}, and no vector of float32.")
             parts[part][name] = tensor
         else:
             raise DeltaError(f"The delta holds a tensor {key!r} that this version does not know.")

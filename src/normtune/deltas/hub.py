@@ -35,7 +35,7 @@ def named_places(listed: Iterable[str]) -> dict[str, str]:
     """
     places: dict[str, str] = {}
     for text in listed:
-        for name, place in _places(text).items():
+        for name, place in _places(text):
             if places.setdefault(name, place) != place:
                 raise ConfigError(
                     f"Two deltas are called {name!r}: {places[name]} and {place}. Rename one of them with NAME=PLACE."
@@ -43,19 +43,19 @@ def named_places(listed: Iterable[str]) -> dict[str, str]:
     return places
 
 
-def _places(text: str) -> dict[str, str]:
+def _places(text: str) -> list[tuple[str, str]]:
     name, equals, place = text.partition("=")
     if equals and name and "/" not in name and not Path(text).exists():
-        return {name: place}
+        return [(name, place)]
     path = Path(text).expanduser()
     if not path.exists() and not _on_hub(text):
         raise DeltaError(f"There is no delta at {text}.")
     if not path.is_dir() or (path / FILE).is_file():
-        return {_name(path): text}
+        return [(_name(path), text)]
     inside = [child for child in sorted(path.iterdir()) if (child / FILE).is_file() or child.suffix == ".safetensors"]
     if not inside:
         raise DeltaError(f"There is no delta in the folder {text}.")
-    return {_name(child): str(child) for child in inside}
+    return [(_name(child), str(child)) for child in inside]
 
 
 def _on_hub(text: str) -> bool:

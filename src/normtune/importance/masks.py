@@ -23,6 +23,7 @@ from normtune.importance.scores import Scores
 from normtune.methods.positions import pack, unpack
 from normtune.methods.selection import Indices, Selection, nothing
 from normtune.models.base import Base
+from normtune.models.layout import Layout
 from normtune.versions import versions
 
 FORMAT = 1
@@ -218,7 +219,7 @@ class Mask:
                 f" not to {base.name!r} ({base.identity[:12]})."
             )
         try:
-            chosen = dict(_unpack(name, stored) for name, stored in tensors.items())
+            chosen = dict(_unpack(name, stored, base.layout) for name, stored in tensors.items())
             return cls(Selection(base.layout, chosen), info)
         except SelectionError as error:
             raise SelectionError(f"The mask {path} is corrupt: {error}") from error
@@ -233,6 +234,7 @@ def read_info(path: str | Path) -> MaskInfo:
     return read_tensors(Path(path), "mask", _KEY, MaskInfo, SelectionError)[0]
 
 
-def _unpack(key: str, stored: Tensor) -> tuple[str, Indices | None]:
+def _unpack(key: str, stored: Tensor, layout: Layout) -> tuple[str, Indices | None]:
     part, _, name = key.partition("/")
-    return name, None if part == "whole" else unpack(part, stored)
+    most = layout.by_name[name].size if name in layout.by_name else 0
+    return name, None if part == "whole" else unpack(part, stored, most)

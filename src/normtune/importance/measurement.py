@@ -123,6 +123,7 @@ class Measurement:
     def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> Measured:
         """Measure it, whether or not it is there, and keep it."""
         base, data, config, started = self.base, self.data, self.config, time.monotonic()
+        every = data.split("train")
         encoded = base.encode(self.sample, config.max_length)
         both = self.within if self.entries is None else self.within | self.entries
         request = Request(both, self.entries, config.estimator, config.head_seeds)
@@ -140,7 +141,7 @@ class Measurement:
             selection=both.fingerprint,
             source=Path(data.source).name,
             examples=len(measured.examples),
-            available=len(data.split("train")),
+            available=len(base.encode(every, config.max_length) if base.language else every),  # blocks of lines
             identity=self.sample.identity()[:16],
             truncated=encoded.truncated,
             information=information(both, measured.by_seed),

@@ -27,14 +27,17 @@ def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
     return {f"mask/{name}": torch.from_numpy(np.packbits(bits))}
 
 
-def unpack(part: str, stored: Tensor) -> np.ndarray:
+def unpack(part: str, stored: Tensor, most: int) -> np.ndarray:
     """Positions as `pack` stored them, int64; `part` is ``mask`` or ``index``, which stands before the name.
 
     Raises:
-        SelectionError: If no positions are stored in this way.
+        SelectionError: If no positions are stored in this way, or more than `most`.
     """
     if part == "mask" and stored.dtype == torch.uint8:
-        return np.flatnonzero(np.unpackbits(stored.numpy()))
+        bits = np.unpackbits(stored.numpy()).view(bool)
+        if np.count_nonzero(bits) > most:  # a number takes sixty-four times the room of a bit
+            raise SelectionError(f"There are more positions than the {most:,} that there can be.")
+        return np.flatnonzero(bits)
     if part == "index" and stored.dtype in {torch.int32, torch.int64}:
         return stored.numpy().astype(np.int64)
     raise SelectionError(f"Positions are not stored as {part!r} of {str(stored.dtype).removeprefix('torch.')}.")

@@ -102,7 +102,7 @@ def tabulate(records: Iterable[Record]) -> dict[tuple[str, str], Cell]:
 
 
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
-    """The score of each cell's first seed at every rate tried: what a grid is read from.
+    """The score at every rate tried of the seed that a cell's rate was searched on: what a grid is read from.
 
     Returns:
         For each ``METHOD on TASK``, in the order wanted, the score by rate, ascending.
@@ -110,8 +110,10 @@ def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[s
     every, result = list(records), {}
     for method in methods:
         for task in tasks:
-            group = [record for record in every if (record.config.method, record.config.task) == (method, task)]
-            first = min((record.config.seed for record in group), default=0)
-            tried = {r.config.rate: r.score for r in group if r.config.seed == first and r.score is not None}
-            result[f"{method} on {task}"] = dict(sorted(tried.items()))
+            tried = defaultdict[int, dict[float, float]](dict)
+            for record in every:
+                if (record.config.method, record.config.task) == (method, task) and record.score is not None:
+                    tried[record.config.seed][record.config.rate] = record.score
+            searched = max(sorted(tried.items()), key=lambda own: len(own[1]), default=(0, {}))[1]
+            result[f"{method} on {task}"] = dict(sorted(searched.items()))
     return result

@@ -165,7 +165,7 @@ class FisherRecord(Saved):
         config: What the user chose.
         base_identity: Content hash of the base model.
         norms: What the model's family calls its norms; empty in records from before; a guess for an unlisted family.
-        suite: The suite that the task is of; empty for files of the user's own, and in records from before.
+        suite: The suite that the task is of; empty for files of the user's own.
         selection: Fingerprint of what was summed over.
         source: Where the data was read from: the folder's or the hub's name.
         examples: Examples that it is a mean over.

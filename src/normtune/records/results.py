@@ -195,10 +195,11 @@ def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
 
 
 def _one_each(fisher: Iterable[FisherRecord]) -> list[FisherRecord]:
-    """Of several measurements on one task the one with most examples, then most head seeds."""
+    """Of several measurements on one task one of the whole model, by the labels, with most examples and head seeds."""
 
-    def weight(each: FisherRecord) -> tuple[bool, int, int]:
-        return each.config.within == "full", each.examples, len(each.config.head_seeds)
+    def weight(each: FisherRecord) -> tuple[bool, bool, int, int]:
+        own = each.config
+        return own.within == "full", own.estimator.name == "empirical", each.examples, len(own.head_seeds)
 
     groups = defaultdict[str, list[FisherRecord]](list)
     for each in fisher:

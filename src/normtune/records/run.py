@@ -68,7 +68,7 @@ class DataFacts(Strict):
 
     Attributes:
         source: Where the data was read from: the folder's or the hub's name.
-        suite: The suite that the task is of; empty for files of the user's own, and in records from before.
+        suite: The suite that the task is of; empty for files of the user's own.
         train: Examples trained on.
         train_of: Examples that the training split holds; more than `train` where a sample was taken.
         dev: Examples scored on.

@@ -35,7 +35,7 @@ DEV = {
 }
 #: A score that is less than this above one answer for all is near it.
 NEAR = 0.05
-_MASK = re.compile(r"(.+)@(0?\.\d+)")
+_MASK = re.compile(r"(.+)@(0?\.\d+|\de-\d+)")
 
 
 class Cells:
@@ -55,10 +55,7 @@ class Cells:
         """The columns of the suites that the records are of, then those of tasks outside any suite."""
         suites = {each.config.task: each.suite for each in self.results.fisher}
         suites |= {run.config.task: run.data.suite for run in self.results.runs}
-        glue = {column.task for column in PRINTED}
-        # Records from before do not name their suite.
-        found = dict.fromkeys(suite or ("glue" if task in glue else "") for task, suite in suites.items())
-        own = dict.fromkeys(column for name in found if name in SUITES for column in SUITES[name].columns)
+        own = dict.fromkeys(column for name in SUITES if name in suites.values() for column in SUITES[name].columns)
         known = {column.task for column in own}
         return (*own, *(Column(task, task) for task in suites if task not in known))
 

@@ -69,6 +69,7 @@ def application(batcher: Batcher) -> FastAPI:
         version=versions()["normtune"],
         lifespan=lifespan,
         docs_url=None,
+        openapi_url=None,
         redoc_url=None,
         exception_handlers={
             RequestValidationError: _invalid,
@@ -184,6 +185,12 @@ async def metrics(served: Served) -> Response:
     return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+@router.get("/openapi.json", include_in_schema=False)
+async def description(request: Request, served: Served) -> JSONResponse:
+    """The calls as OpenAPI has them."""
+    return JSONResponse(await served.at_desk(request.app.openapi))  # its examples may have to be read from files
+
+
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """A page to try the calls. Its scripts come with an installed package; nothing is fetched from another host."""
@@ -255,7 +262,7 @@ def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
 
 def _add_examples(models: dict[str, Any], operations: list[dict[str, Any]], catalogue: Catalogue) -> None:
     rows = []
-    for name in catalogue.names()[:_EXAMPLES]:
+    for name in (sorted(catalogue.bank.tasks) or catalogue.names())[:_EXAMPLES]:
         try:
             pair = catalogue.entry(name).task.pair
         except NormtuneError:  # a damaged delta of the folder is no example

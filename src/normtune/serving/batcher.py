@@ -215,9 +215,13 @@ class Batcher:
                 await self._answer(batch[: len(batch) // 2])
                 await self._answer(batch[len(batch) // 2 :])
                 return
-            _log.exception("A row of the task %s failed", prepared[0].entry.name)
+            expected, name = isinstance(error, AnswerError), prepared[0].entry.name
+            if expected:
+                _log.warning("A row of the task %s failed: %s", name, error)
+            else:
+                _log.exception("A row of the task %s failed", name)
             if not batch[0].answer.done():
-                batch[0].answer.set_exception(error if isinstance(error, AnswerError) else BatchError())
+                batch[0].answer.set_exception(error if expected else BatchError())
         else:
             for row, answer in zip(batch, answers, strict=True):
                 if not row.answer.done():

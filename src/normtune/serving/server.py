@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
                 server_header=False,
             )
         )
-        for name in ("uvicorn.error", "normtune.serving.tasks"):
+        for name in ("uvicorn.error", "normtune.serving.tasks", "normtune.serving.batcher"):
             logging.getLogger(name).addFilter(SELDOM)
         self._batcher, self._call, self._signalled, self._stopped = batcher, started, False, math.inf
         #: Connections that were cut off while it stopped, before their clients had their answers.

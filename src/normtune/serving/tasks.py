@@ -21,6 +21,8 @@ from normtune.serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 V = TypeVar("V")
+#: Of how many refused deltas it is remembered what is wrong with them, for as long as a file is not looked at again.
+_REFUSALS = 1_000
 
 
 class UnknownTaskError(NormtuneError):
@@ -109,6 +111,8 @@ class Catalogue:
         self._given: set[str] = set()
         #: The tasks loaded from the folder.
         self.cache: Cache[_Loaded] = Cache(settings.cache_bytes)
+        #: What is wrong with the last deltas that were refused.
+        self._wrong: Cache[tuple[_Loaded, str]] = Cache(_REFUSALS)
         #: How many deltas were refused when they were loaded from the folder.
         self.refused = 0
 
@@ -226,11 +230,15 @@ class Catalogue:
             if self.cache.drop(name):
                 self.bank.remove(name)
             raise UnknownTaskError(name)
+        wrong = self._wrong.get(name)
+        if known is None and wrong and wrong[0].stamp == stamp and now - wrong[0].checked < self.settings.recheck:
+            raise DeltaError(wrong[1])
         if known is None or stamp != known.stamp:
             try:
                 self.bank.add(name, self._followed.load(name), apart=self.settings.apart)
             except DeltaError as error:
                 self.refused += 1
+                self._wrong.put(name, (_Loaded(stamp, now), str(error)), 1)
                 if known is None:
                     raise
                 _log.warning("The task %s stays as it was: %s", name, error)

@@ -128,7 +128,7 @@ def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01,
         raise UnknownNameError("method", str(against), scores.methods)
     if len(scores.methods) < 2:
         raise DataError(
-            f"A comparison needs at least two methods; there is only {', '.join(scores.methods) or 'none'}."
+            f"A comparison needs at least two methods; there is {', '.join(scores.methods) or 'none'} alone."
         )
     if len(scores) < tests.LEAST:
         named = f"there {'is' if len(scores) == 1 else 'are'} {len(scores)}: {', '.join(scores.tasks)}"

@@ -23,6 +23,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 MASKS = ("individual", "global", "leave-one-out")
 #: By the names of studies what they consist of.
 STUDIES: dict[str, tuple[Part, ...]] = {"methods": ("table2",), "paper": PARTS, **{part: (part,) for part in PARTS}}
+#: Parts that train; the others only measure Fisher information.
+TRAINED: tuple[Part, ...] = ("table2", "figure1", "figure2", "figure5")
 #: Parts that train on whatever task; the others measure Fisher information of a suite's.
 OWN: tuple[Part, ...] = ("table2", "figure1")
 
@@ -83,7 +85,7 @@ class StudyConfig(Setup, Saved):
         files: Tasks that are in files of the user's own; the others are the suite's.
         entries: A budget: methods that take a size get the one that comes nearest to so many entries without going
             over (`normtune.methods.budget`).
-        seeds: Seeds of every run; rates are searched on the first.
+        seeds: Seeds of every run, none where nothing trains; rates are searched on the first.
         fractions: Fractions of LayerNorm in figures 2 and 5.
         masks: Kinds of masks in figure 5 (`normtune.importance.recipe.kind_of`).
         sources: Tasks whose Fisher information goes into global and leave-one-out masks.
@@ -95,7 +97,7 @@ class StudyConfig(Setup, Saved):
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = TASKS
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] = FRACTIONS
     masks: tuple[str, ...] = MASKS
     sources: tuple[str, ...] = TASKS
@@ -114,12 +116,15 @@ class StudyConfig(Setup, Saved):
 
         Raises:
             UnknownNameError: If there is no such kind of mask.
-            ConfigError: If something does, a mask is read off runs, or leave-one-out has only one task.
+            ConfigError: If something does, a mask is read off runs, leave-one-out has only one task, or a training has
+                no seed.
         """
         for name in _EXTENT:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ConfigError(f"A study takes each of its {name} once; got {', '.join(map(str, values))}.")
+        if {*self.parts} & {*TRAINED} and not self.seeds:
+            raise ConfigError("A study that trains takes at least one seed.")
         if self.files and {*self.parts} - {*OWN}:
             raise ConfigError(f"Files of your own go with {' and '.join(OWN)} alone; a suite's tasks go with the rest.")
         kinds = [kind_of(kind) for kind in self.masks]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from normtune.errors import ConfigError
-from normtune.importance.masks import Mask
+from normtune.importance.masks import Mask, size_of
 from normtune.importance.recipe import kind_of
 from normtune.importance.scores import IMPORTANCES
 from normtune.methods.budget import sized
@@ -110,8 +110,15 @@ class _Study:
             self.searches.add(FisherJob(task=task))
 
     def masks(self, kinds: Iterable[str]) -> None:
-        """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm."""
-        wanted = list(kinds)
+        """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm.
+
+        Raises:
+            ConfigError: If a fraction is so small that a mask has no entry.
+        """
+        wanted, candidates = list(kinds), len(self._session.spec(CANDIDATES))
+        for fraction in self._config.fractions:
+            if fraction and not size_of(candidates, fraction, None):
+                raise ConfigError(f"A mask of {fraction:g} of the {candidates:,} entries has none; take a larger part.")
         for task in self._config.tasks:
             for fraction in self._config.fractions:
                 if fraction in {0, 1}:

@@ -18,6 +18,8 @@ from normtune.versions import versions
 _OVERALL = "overall"
 #: The metrics of each task's score in a reply, by its title.
 _METRICS = {file.title: file.metrics for file in FILES} | {_OVERALL: (_OVERALL,)}
+#: Those that can be below zero.
+_SIGNED = {"matthews", "pearson", "spearman", _OVERALL}
 
 
 def claim(path: Path) -> None:
@@ -101,9 +103,10 @@ def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
             raise DataError(f"{path}: {UnknownNameError('GLUE task', task, _METRICS)}")
         title = titles[plain(task)]
         metrics, scores = _METRICS[title], _fractions(text)
-        if title in found or len(scores) != len(metrics):
+        least = -1 if {*metrics} <= _SIGNED else 0
+        if title in found or len(scores) != len(metrics) or min(scores) < least:
             raise DataError(
-                f"{path}: {title} must be there once, with {'/'.join(metrics)} from -100 to 100; got {text!r}."
+                f"{path}: {title} must be there once, with {'/'.join(metrics)} from {100 * least} to 100; got {text!r}."
             )
         found[title] = dict(zip(metrics, scores, strict=True))
     if all(abs(score) <= 0.01 for scores in found.values() for score in scores.values()):
