@@ -127,7 +127,7 @@ def test_names_are_no_markup(cli: Run, tmp_path: Path):
     ("content", "options", "message"),
     [
         ("task,a,b\nx,0.1,\n", [], "line 2: the score of b is missing"),
-        ("task,a\nx,0.1\ny,0.1\nz,0.1\n", [], "at least two methods; there is only a"),
+        ("task,a\nx,0.1\ny,0.1\nz,0.1\n", [], "at least two methods; got a"),
         ("task,a,b\nx,0.1,0.2\ny,0.1,0.2\n", [], "at least 3 tasks; there are 2"),
         ("task,a,b\nx-m,0.1,0.2\nx-mm,0.1,0.2\ny,0.1,0.2\n", [], "at least 3 tasks; there are 2: x, y"),
         ("task,a,b\nx,0.1,high\n", [], "'high' in the column 'b' is no number"),

@@ -302,7 +302,7 @@ def test_what_a_stranger_wrote_is_not_repeated_at_length(tiny_base: Base, minilm
     delta = trained(tiny_base, "head")
     with pytest.raises(DeltaError) as caught:
         replace(delta, info=delta.info.model_copy(update={"base": "x" * 10_000})).check(minilm)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 400
     save_file({}, tmp_path / "a.safetensors", {"normtune": json.dumps({"format": "x" * 10_000})})
     with pytest.raises(DeltaError, match="has format 'xxx") as caught:
         Delta.load(tmp_path / "a.safetensors")

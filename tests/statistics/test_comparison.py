@@ -60,7 +60,7 @@ def test_the_unpaired_test_overlooks_random():
 
 
 def test_what_cannot_be_compared():
-    with pytest.raises(DataError, match="at least two methods; there is only a"):
+    with pytest.raises(DataError, match="at least two methods; got a"):
         compare(table(a=BASE))
     with pytest.raises(DataError, match="at least 3 tasks; there are 2: t0, t1"):
         compare(table(a=BASE[:2], b=BASE[:2]))

@@ -8,7 +8,6 @@ and ``statistics/NAME`` of running statistics, where training updated them. Its 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -232,7 +231,7 @@ class Delta:
                 f"This delta is for {KINDS[self.info.kind].models[0]}, and {base.name!r} was loaded for another head;"
                 " in Python: load_base(NAME, delta.info.head)."
             )
-        own = reprlib.repr(self.info.base)
+        own = repr(self.info.base[:200])
         if not base.is_known_as(self.info.base_identity):
             raise DeltaError(
                 f"This delta belongs to the base model {own} ({self.info.base_identity[:12]}),"

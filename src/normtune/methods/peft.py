@@ -138,7 +138,7 @@ class Peft(Added):
             shapes = [shape[::-1] for shape in shapes]
         twin = nn.ModuleList(nn.Linear(columns, rows, bias=False, device="meta") for rows, columns in shapes)
         own = {*twin.parameters()}
-        with torch.device("meta"):  # a rank that a delta of a stranger's gives may be any
+        with torch.device("meta"):  # the rank in a file may be any
             _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 

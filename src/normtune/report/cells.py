@@ -35,7 +35,7 @@ DEV = {
 }
 #: A score that is less than this above one answer for all is near it.
 NEAR = 0.05
-_MASK = re.compile(r"(.+)@(0?\.\d+|\de-\d+)")
+_MASK = re.compile(r"(.+)@(0?\.\d+|[\d.]+e-\d+)")
 
 
 class Cells:

@@ -127,9 +127,7 @@ def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01,
     if against not in {None, *scores.methods}:
         raise UnknownNameError("method", str(against), scores.methods)
     if len(scores.methods) < 2:
-        raise DataError(
-            f"A comparison needs at least two methods; there is {', '.join(scores.methods) or 'none'} alone."
-        )
+        raise DataError(f"A comparison needs at least two methods; got {', '.join(scores.methods) or 'none'}.")
     if len(scores) < tests.LEAST:
         named = f"there {'is' if len(scores) == 1 else 'are'} {len(scores)}: {', '.join(scores.tasks)}"
         raise DataError(f"A test needs at least {tests.LEAST} tasks; {named}.")
