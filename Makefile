@@ -31,7 +31,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 test: check ## Checkers and the fast tests
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: check ## Checkers and every test, with 100 damaged files of each kind
 	$(BIN)/python -m pytest -n auto --dist loadfile --cases 100

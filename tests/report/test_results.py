@@ -10,9 +10,11 @@ import pytest
 from normtune.config import fingerprint
 from normtune.errors import ConfigError, DataError
 from normtune.records.fisher import Estimator
-from normtune.records.results import read
+from normtune.records.results import load_runs, read
 from normtune.records.run import Record
 from tests.report import made
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_is_read_is_what_was_written(folder):
@@ -65,6 +67,13 @@ def test_other_data_is_refused(tmp_path):
     own.model_copy(update={"id": "b", "data": other}).save(tmp_path / "runs" / "b.json")
     with pytest.raises(ConfigError, match="rte are on different data"):
         read(tmp_path)
+
+
+def test_every_record_here_is_named_by_its_identity():
+    folders = [ROOT / "results" / "runs", *ROOT.glob("results/*/runs")]
+    assert len(folders) > 5
+    for folder in folders:
+        assert {record.id for record in load_runs(folder)} == {file.stem for file in folder.glob("*.json")}
 
 
 def test_of_two_estimates_the_one_by_the_labels_is_shown(tmp_path):

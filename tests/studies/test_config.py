@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -63,11 +62,3 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, object], said: str) -
 def test_what_does_not_fit_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         StudyConfig.model_validate({"protocol": SMALL, **changes})
-
-
-def test_a_study_from_before_is_read() -> None:
-    """Its protocol said how fast it is computed."""
-    study = StudyConfig(protocol=SMALL)
-    raw = json.loads(study.model_dump_json())
-    raw["protocol"] |= {"layers": "torch", "together": 1, "prefix": False, "inference_products": "float32"}
-    assert StudyConfig.model_validate_json(json.dumps(raw)) == study

@@ -366,6 +366,14 @@ def test_a_selection_of_another_model_is_refused(session: Session, make_base: Ca
         session.prepare(data(), "mine", 1e-2, 0, SMALL, foreign)
 
 
+def test_a_run_by_plain_torch_is_another(session: Session, tiny_folder: Path) -> None:
+    run, plain = (
+        own.prepare(data(), "layernorm", 1e-2, 0, SMALL) for own in (session, Session(str(tiny_folder), plain=True))
+    )
+    assert run.config == plain.config
+    assert run.id != plain.id
+
+
 def test_records_from_before_a_field_was_added_are_found_again(session: Session) -> None:
     run = session.prepare(data(), "layernorm", 1e-2, 0, SMALL).config
     assert run.model_dump(exclude_defaults=True).keys() == {"model", "task", "method", "rate", "protocol"}

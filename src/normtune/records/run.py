@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from normtune.config import RunConfig, Strict, Sub, fingerprint
 from normtune.records.saved import Saved
@@ -179,21 +179,6 @@ def identity(
     })
 
 
-#: Fields that protocols had while they said how fast a run is computed, and what `Record.ways` calls their values.
-_WAYS: dict[str, dict[Any, str]] = {
-    "prefix": {True: "prefix"},
-    "layers": {"fused": "fused layers", "compiled": "compiled layers"},
-    "dropout_generator": {"fast": "fast dropout"},
-    "together": {},
-    "inference_products": {"bfloat16": "evaluation in bfloat16"},
-}
-
-
-def without_ways(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's fields without those that are gone."""
-    return {name: value for name, value in protocol.items() if name not in _WAYS}
-
-
 #: What the mean of the primary metrics of tasks that train together is called.
 MEAN = "mean over tasks"
 
@@ -266,18 +251,3 @@ class Record(Saved):
         """
         scores = next(point.scores for point in self.curve if point.epoch == self.best_epoch)
         return scores.get(MEAN, scores[self.primary])
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_before(cls, raw: Any) -> Any:
-        """Read a record from before: what its protocol says of speed goes to `ways`; `selection` is `trains` now."""
-        try:
-            protocol = dict(raw["config"]["protocol"])
-            ways = [said[protocol[name]] for name, said in _WAYS.items() if protocol.get(name) in said]
-        except (KeyError, TypeError, ValueError):
-            return raw  # made in this process, or damaged, which the fields will say
-        raw = dict(raw)
-        if "selection" in raw:
-            raw["trains"] = raw.pop("selection")
-        config = {**raw["config"], "protocol": without_ways(protocol)}
-        return {**raw, "config": config, "ways": (*raw.get("ways", ()), *ways)}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from normtune.config import Memory, Protocol, Pruning, Strict
 from normtune.data.kind import KindName
 from normtune.errors import ConfigError
 from normtune.importance.recipe import kind_of
 from normtune.importance.scores import IMPORTANCES
-from normtune.records.run import without_ways
 from normtune.records.saved import Saved
 from normtune.studies.manifest import OwnFiles
 
@@ -104,12 +103,6 @@ class StudyConfig(Setup, Saved):
     search_masks: bool = False
     files: tuple[OwnFiles, ...] = ()
     entries: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("protocol", mode="before")
-    @classmethod
-    def _from_before(cls, raw: Any) -> Any:
-        """Read a study from before, whose protocol said how fast it is computed."""
-        return without_ways(raw) if isinstance(raw, dict) else raw
 
     def model_post_init(self, _: object) -> None:
         """Check that nothing stands twice, and that the masks asked for have something to be made of.
