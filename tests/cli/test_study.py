@@ -48,6 +48,13 @@ def test_a_study_finds_the_runs_of_train_and_train_finds_its(cli: Run, tiny_fold
     assert StudyConfig.load(tmp_path / "study.json").methods == ("head", "full")
 
 
+def test_a_study_that_only_measures_leaves_the_seeds_wanted_alone(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    trained = cli(*arguments("table2", tiny_folder, tmp_path, "--methods", "head", "--seeds", "1,2"))
+    measured = cli(*arguments("table1", tiny_folder, tmp_path))
+    assert (trained[0], measured[0]) == (0, 0), trained[2] + measured[2]
+    assert StudyConfig.load(tmp_path / "study.json").seeds == (1, 2)
+
+
 def test_the_plan_runs_nothing_and_says_how_long_it_takes(
     cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ from safetensors.torch import save as serialise
 from normtune.deltas.delta import Delta
 from normtune.models.base import Base
 from tests.serving.running import TEXTS, Running, alone, running, same
+
+
+def test_files_for_the_description_are_read_off_the_event_loop(server: Running, monkeypatch: pytest.MonkeyPatch):
+    catalogue, threads = server.batcher.catalogue, []
+    entry = catalogue.entry
+    monkeypatch.setattr(catalogue, "entry", lambda name: threads.append(threading.current_thread().name) or entry(name))
+    with server.client() as client:
+        assert client.get("/openapi.json").json()["components"]["schemas"]["Question"]["example"]
+    assert threads
+    assert all(name.startswith("normtune-desk") for name in threads)
 
 
 def test_rows_of_different_tasks_get_what_each_delta_says_alone(server: Running, lone: Base, known: dict[str, Delta]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from normtune.deltas.delta import Delta
 from normtune.models.base import Base, load_base
+from normtune.serving.connection import SELDOM
 from tests.serving.running import Running, alone, running, same
 
 
@@ -121,7 +123,10 @@ def test_a_row_that_fails_fails_alone(tiny_folder: Path, lone: Base, known: dict
         assert len(batches) == 7
 
 
-def test_outputs_that_are_not_finite_are_an_error_of_their_task(tiny_folder: Path, known: dict[str, Delta], caplog):
+def test_outputs_that_are_not_finite_are_an_error_of_their_task(
+    tiny_folder: Path, known: dict[str, Delta], caplog, monkeypatch
+):
+    monkeypatch.setattr(SELDOM, "_last", -math.inf)  # a warning of the test before would keep this one back
     loud = {name: torch.full_like(value, 3e38) for name, value in known["two"].head.items()}
     with running(tiny_folder, {**known, "loud": replace(known["two"], head=loud)}, max_wait=0.5) as started:
 
@@ -134,7 +139,7 @@ def test_outputs_that_are_not_finite_are_an_error_of_their_task(tiny_folder: Pat
     assert (one.status_code, other.status_code, bad.status_code) == (200, 200, 409)
     assert "The task 'loud' gives a number that is not finite" in bad.json()["detail"]
     [logged] = [record for record in caplog.records if record.name == "normtune.serving.batcher"]
-    assert (logged.levelname, logged.exc_info) == ("WARNING", None)
+    assert (logged.levelname, bool(logged.exc_info)) == ("WARNING", False)
 
 
 def test_too_many_requests_at_once_get_503(tiny_folder: Path, known: dict[str, Delta]):

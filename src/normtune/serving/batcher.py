@@ -216,10 +216,8 @@ class Batcher:
                 await self._answer(batch[len(batch) // 2 :])
                 return
             expected, name = isinstance(error, AnswerError), prepared[0].entry.name
-            if expected:
-                _log.warning("A row of the task %s failed: %s", name, error)
-            else:
-                _log.exception("A row of the task %s failed", name)
+            level = logging.WARNING if expected else logging.ERROR
+            _log.log(level, "A row of the task %s failed: %s", name, error, exc_info=not expected)
             if not batch[0].answer.done():
                 batch[0].answer.set_exception(error if expected else BatchError())
         else:
