@@ -1,7 +1,7 @@
 """Draw the README's picture from the records: score against entries trained, a panel a task.
 
-``python benchmarks/figure.py small`` reads the runs of that protocol in ``results`` and writes
-``docs/assets/small.svg``, light or dark as its reader's system is. Another: ``reduced --results results/reduced``.
+``python benchmarks/figure.py reduced --results results/reduced`` reads the runs of that protocol and writes
+``docs/assets/reduced.svg``, light or dark as its reader's system is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
     given = parser.parse_args()
     cells = Cells(read(given.results, protocol=given.protocol))
     wanted = given.tasks.split(",") if given.tasks else cells.tasks
-    shown = [panels(cells, column)[0] for column in cells.ran if column.task in wanted]
+    every = [panels(cells, column)[0] for column in cells.ran if column.task in wanted]
+    shown = [panel for panel in every if panel.dots]
     crowded = max(len(panel.dots) for panel in shown) > 8
     target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
     target.write_text(either(rendered(figure(shown, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")

@@ -108,3 +108,11 @@ def test_names_cover_no_other_name_and_no_point(crowd: Cells) -> None:
     assert not [name for name, box in names.items() for point in points if box.contains(*point)]
     inside = axes.get_window_extent(renderer)
     assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in names.values())
+
+
+def test_a_long_bar_does_not_stretch_the_axis_far_above_the_highest_possible_score() -> None:
+    dot = scatter.Dot("one", OWN, 80.0, 31.0, complete=True, tip="")
+    axes = scatter.figure([scatter.Scatter("", "entries", ((dot, 10.0),))]).axes[0]
+    low, high = axes.get_ylim()
+    assert low < 49
+    assert 100 < high < 110

@@ -125,7 +125,7 @@ def _panel(axes: Axes, panel: Scatter, number: int) -> None:
 def _heights(axes: Axes, panel: Scatter) -> None:
     """Give the points room above and below, and draw the line; where it lies far below them, say so at the bottom."""
     lows, highs = zip(*((dot.score - dot.half, dot.score + dot.half) for dot, _ in panel.dots), strict=True)
-    low, high = min(lows), max(highs)
+    low, high = min(lows), min(max(highs), 100.0)  # the most that a metric can give, however long a bar is
     room = max(high - low, 1.0)
     line = panel.line
     if line is not None and line.score > low - room:
