@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -169,11 +169,3 @@ class Clock(TrainerCallback):
 def predictions(peer: Trainer, dev: Any) -> np.ndarray:
     """The outputs for `dev`, float32, of shape (examples, outputs)."""
     return np.asarray(peer.predict(dev).predictions)
-
-
-def trained_entries(model: nn.Module) -> Mapping[str, int]:
-    """How many entries train, and how many there are."""
-    return {
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "all": sum(p.numel() for p in model.parameters()),
-    }

@@ -30,7 +30,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from normtune import files
 from normtune.cli.app import main
 from normtune.methods.method import METHODS
 from normtune.models.base import Base, load_base, wrap
@@ -138,12 +137,6 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _no_note_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever was read before, a test is told of the first file without a hash."""
-    monkeypatch.setattr(files, "_OLD", [])
 
 
 #: What a Chromium is called.

@@ -163,11 +163,7 @@ def _locked(path: Path, flags: int = 0) -> Iterator[bool | None]:
 
 
 def _make(folder: Path, sentence: str) -> None:
-    """Make a folder where it is missing.
-
-    Raises:
-        OutputError: If it cannot be made.
-    """
+    """Make a folder where it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,8 +175,6 @@ def _make(folder: Path, sentence: str) -> None:
 _HASH = "hash"
 #: Bytes of the largest header of a safetensors file that is read, since JSON takes thirty times its size in memory.
 _LARGEST = 16 << 20
-#: The first file of this process that was read without a hash.
-_OLD: list[Path] = []
 
 
 def add_tensors(digest: hashlib._Hash, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
@@ -200,18 +194,15 @@ def sealed(info: BaseModel, tensors: Mapping[str, Tensor] | None = None, *, inde
 
 
 def unsealed(raw: Any, file: Path, noun: str, error: type[NormtuneError], tensors: Mapping[str, Tensor]) -> Any:
-    """What `sealed` was given, from the JSON that it gave. Of files without a hash, from before, the first is noted.
+    """What `sealed` was given, from the JSON that it gave.
 
     Raises:
-        NormtuneError: If the hash is another.
+        NormtuneError: If the hash is another, or there is none.
         UnicodeEncodeError: If a text in it is none, since half of a pair of surrogates stands alone.
     """
     json.dumps(raw, ensure_ascii=False).encode()
     if not isinstance(raw, dict) or _HASH not in raw:
-        if not _OLD:
-            _OLD.append(file)
-            _log.warning("Note: %s is from a version that wrote no hashes: damage in it would not be noticed.", file)
-        return raw
+        raise error(f"The {noun} {file} carries no hash of its content, so it is damaged or of another program.")
     content = {name: value for name, value in raw.items() if name != _HASH}
     if raw[_HASH] != _hash(content, tensors):
         raise error(f"The {noun} {file} is damaged: its content does not match the hash that it carries.")
@@ -238,12 +229,11 @@ def write_tensors(file: Path, key: str, info: BaseModel, tensors: Mapping[str, T
 
 
 def read_tensors(
-    file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError], *, bare: str = ""
+    file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError]
 ) -> tuple[Info, dict[str, Tensor]]:
     """Read a safetensors file, a `noun`, in whose header JSON under `key` says what `schema` has.
 
-    The default of the schema's ``format`` is the version that is read. Where a file from before holds a text in place
-    of JSON, it is the field `bare`.
+    The default of the schema's ``format`` is the version that is read.
 
     Returns:
         What the file says of itself, and its tensors by name.
@@ -264,8 +254,7 @@ def read_tensors(
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     wanted = schema.model_fields["format"].default
     try:
-        text = metadata[key]
-        raw = {"format": wanted, bare: text} if bare and not text.startswith("{") else json.loads(text)
+        raw = json.loads(metadata[key])
         found = raw["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as bad:
         raise error(f"{file} is no normtune {noun}: its header holds none of our metadata.") from bad

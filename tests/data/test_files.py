@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.data.files import load_files, read_split
+from normtune.data.files import load_files
 from normtune.data.metrics import METRICS
 from normtune.data.task import Split, TaskData
 from normtune.errors import ConfigError, DataError
@@ -344,27 +344,6 @@ def test_parquet(tmp_path: Path) -> None:
         load(path)
     parquet.write_table(pa.table({"text": ["a", "b", "c", "d"], "label": [10.0, 9.0, 10.0, 9.0]}), path)
     assert load(path).task.labels == ("9.0", "10.0")
-
-
-def test_labels_of_before_are_read_as_they_were_written(tmp_path: Path) -> None:
-    path = write(tmp_path, "t.jsonl", [("a", True), ("b", False), ("c", True)])
-    split, notes = read_split(path, text="text", pair=None, label="label", names=("false", "true"))
-    assert split.labels is not None
-    assert (split.labels.tolist(), notes) == (
-        [1, 0, 1],
-        ("t.jsonl: labels are read as earlier versions wrote them: True is true.",),
-    )
-    path = write(tmp_path, "n.csv", [("a", "9.0"), ("b", "10")])
-    split, _ = read_split(path, text="text", pair=None, label="label", names=("9", "10"))
-    assert split.labels is not None
-    assert split.labels.tolist() == [0, 1]
-    for names in (("9.0", "10"), ("8", "10")):  # known as it is, or not at all
-        path = write(tmp_path, "m.csv", [("a", "9.0"), ("b", "10")])
-        if "9.0" in names:
-            assert not read_split(path, text="text", pair=None, label="label", names=names)[1]
-        else:
-            with pytest.raises(DataError, match=r"line 2: the label '9\.0' does not occur"):
-                read_split(path, text="text", pair=None, label="label", names=names)
 
 
 def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:

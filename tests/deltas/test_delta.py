@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from normtune.data.encode import encode
 from normtune.data.task import Split
@@ -220,22 +220,6 @@ def test_changed_metadata_is_noticed(tiny_folder: Path, tmp_path: Path, was: byt
 def test_equal_deltas_are_equal_files(tiny_folder: Path, tmp_path: Path) -> None:
     delta = trained(load_base(str(tiny_folder)), "layernorm")
     assert len({delta.save(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
-
-
-def test_a_delta_from_before_is_read_with_a_note(
-    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    base = load_base(str(tiny_folder))
-    delta = trained(base, "layernorm")
-    file = delta.save(tmp_path)
-    with safe_open(file, "pt") as stored:
-        info = json.loads(stored.metadata()["normtune"])
-    for name in ("hash", "base_config", "base_tokenizer"):
-        del info[name]
-    save_file(load_file(file), file, {"format": "pt", "normtune": json.dumps(info)})
-    with Delta.load(file).apply(base):
-        pass
-    assert [record.getMessage()[:5] for record in caplog.records] == ["Note:"]
 
 
 @pytest.mark.parametrize("damage", ["not finite", "short", "nowhere", "a head too wide", "a head that is not finite"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from normtune import files
 from normtune.errors import ConfigError, OutputError, SelectionError
 from normtune.importance.masks import Mask, MaskInfo, read_info, top
 from normtune.importance.scores import Scores
@@ -239,8 +240,8 @@ def rewrite(source: Path, target: Path, tensors=None, **changes: object) -> Path
     """The mask in `source` with other tensors or other metadata."""
     with safe_open(source, "pt") as stored:
         metadata = {**json.loads(stored.metadata()["normtune-mask"]), **changes}
-    metadata.pop("hash", None)  # as files from before, which are checked field by field
     given_tensors = load_file(source) if tensors is None else tensors
+    metadata["hash"] = files._hash({name: value for name, value in metadata.items() if name != "hash"}, given_tensors)
     save_file(given_tensors, target, {"normtune-mask": json.dumps(metadata)})
     return target
 

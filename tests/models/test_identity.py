@@ -150,15 +150,9 @@ def test_the_order_in_which_tensors_are_stored_changes_nothing(tiny_folder, tmp_
     assert checkpoint_identity(files, "bert", names) == checkpoint_identity([tiny_folder / WEIGHTS], "bert", names)
 
 
-def test_a_checkpoint_that_transformers_renames_is_known_by_its_encoder_and_as_before(image_folders, tmp_path):
+def test_a_checkpoint_that_transformers_renames_is_known_by_its_encoder(image_folders, tmp_path):
     folder = image_folders["vit"]
-    base, names = load_base(str(folder)), [place.parameter for place in load_base(str(folder)).layout.body]
-    before = checkpoint_identity([folder / WEIGHTS], "vit", [name.removeprefix("vit.") for name in names])
-    assert before == tensors_identity({canonical_name(n, "vit"): v for n, v in load_file(folder / WEIGHTS).items()})
-    assert base.identity != before
-    assert base.is_known_as(base.identity)
-    assert base.is_known_as(before)
-    assert not base.is_known_as("")
+    base = load_base(str(folder))
     # Another head in the file is no other base.
     shutil.copytree(folder, tmp_path / "other")
     tensors = load_file(folder / WEIGHTS)

@@ -20,6 +20,7 @@ VERSIONS = {"python": "3.11", "normtune": "0.1.0"}
 BASE = {"stsb": 0.9, "cola": 0.6, "mrpc": 0.88, "rte": 0.7}
 METHODS = {"full": 0.0, "bitfit": -0.01, "layernorm": -0.012, "random": -0.08, "head": -0.3}
 LAYERS = 3
+NORMS = Norms(closing=RANKING[:1], attention=RANKING[1:2])
 
 
 def masks(fractions: Iterable[float] = (0.1, 0.2, 0.4)) -> dict[str, float]:
@@ -43,6 +44,7 @@ def record(task: str, method: str, seed: int, below: float = 0.0, *, bias: bool 
         "status": "done",
         "config": config,
         "base_identity": "b" * 64,
+        "norms": NORMS,
         "trains": "s" * 64,
         "counts": Counts(selected=selected, head=66, trained=selected + 66, total=20_066, share=selected / 20_000),
         "data": DataFacts(
@@ -57,16 +59,16 @@ def record(task: str, method: str, seed: int, below: float = 0.0, *, bias: bool 
         "steps": 189,
         "seconds": 12.5,
         "peak_memory": 2**30,
-        "changes": changed(seed, names(changes.get("norms")), bias) if method == "full" else (),
+        "changes": changed(seed, names(changes.get("norms", NORMS)), bias) if method == "full" else (),
         "machine": MACHINE,
         "versions": VERSIONS,
     }  # fmt: skip
     return Record.model_validate({**fields, **changes})
 
 
-def names(norms: Norms | None) -> tuple[str, ...]:
-    """The components of a layer, the closing norm first; BERT's in records that do not name their norms."""
-    return RANKING if norms is None else (*norms.closing, *norms.attention, *RANKING[2:])
+def names(norms: Norms) -> tuple[str, ...]:
+    """The components of a layer, the closing norm first."""
+    return (*norms.closing, *norms.attention, *RANKING[2:])
 
 
 def subs(norm: bool, bias: bool) -> list[tuple[str, int, float]]:
@@ -93,7 +95,7 @@ def fisher(
     """Fisher information in the paper's order, more of it in later layers and in biases."""
     rows = [Information(component="embeddings.word_embeddings", layer=None, sub="weight", entries=900, total=9.0,
                         by_seed=(9.0,) * len(heads))]  # fmt: skip
-    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(names(changes.get("norms")))):
+    for layer, (place, name) in itertools.product(range(LAYERS), enumerate(names(changes.get("norms", NORMS)))):
         for sub, entries, more in subs(place < 2, bias):
             own = tuple(scale * more * entries / 4**place * (1 + layer) * (1 + 0.1 * head) for head in heads)
             mean = sum(own) / len(own)
@@ -102,7 +104,7 @@ def fisher(
             )  # fmt: skip
     config = FisherConfig(model="tiny", task=task, head_seeds=heads)
     fields: dict[str, Any] = {
-        "id": fingerprint(config), "config": config, "base_identity": "b" * 64, "suite": "glue",
+        "id": fingerprint(config), "config": config, "base_identity": "b" * 64, "norms": NORMS, "suite": "glue",
         "selection": "s" * 64, "source": task,
         "examples": 2000, "available": 2000, "identity": f"{task}-train", "truncated": 0, "information": tuple(rows),
         "seconds": 3.0, "machine": MACHINE, "versions": VERSIONS,

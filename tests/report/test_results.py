@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune import files
 from normtune.config import fingerprint
 from normtune.errors import ConfigError, DataError
 from normtune.records.fisher import Estimator
@@ -39,7 +40,7 @@ def test_no_folder_and_no_records_are_said(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "ab.json").write_text("{}")
-    with pytest.raises(DataError, match=r"ab\.json is damaged at id"):
+    with pytest.raises(DataError, match=r"ab\.json carries no hash"):
         read(tmp_path)
 
 
@@ -91,7 +92,8 @@ def test_of_two_estimates_the_one_by_the_labels_is_shown(tmp_path):
 
 def test_the_plan_says_which_seeds_there_should_be(tmp_path):
     made.results(tmp_path, methods={"head": 0.0}, tasks=["rte"], seeds=[0], measured=())
-    (tmp_path / "study.json").write_text(json.dumps({"seeds": [0, 1, 2], "else": 1}))
+    plan = {"seeds": [0, 1, 2], "else": 1}
+    (tmp_path / "study.json").write_text(json.dumps({**plan, "hash": files._hash(plan, {})}))
     assert read(tmp_path).planned == (0, 1, 2)
 
 

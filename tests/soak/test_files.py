@@ -72,9 +72,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was_written(name: str, place: W
                 own = [f"{step.filename}:{step.lineno}" for step in where if "/normtune/" in step.filename]
                 fault = f"{type(error).__name__}: {str(error)[:200]} ({' > '.join(own[-3:])})"
             else:
-                # Without a hash it is a file from before, which is read with a note.
-                dated = b"hash" not in bad and b"hash" in good
-                fault = "read as something else" if kind.told and found != wanted and not dated else ""
+                fault = "read as something else" if kind.told and found != wanted else ""
             signal.alarm(0)
             took, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             fault = fault or (f"{took:.0f} s" if took > SECONDS else f"{now - room} KiB" if now - room > KIB else "")

@@ -192,7 +192,7 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
         assert_same_delta(delta, delta_again)
 
 
-@pytest.mark.parametrize("damage", ["zeroed", "flipped", "cut", "from before", "no tensors"])
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "cut", "no hash", "no tensors"])
 def test_a_damaged_checkpoint_starts_the_run_over_with_a_note(
     session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_starts_the_run_over_with_a_note(
         file.write_bytes(good[:at] + bytes([good[at] ^ 2]) + good[at + 1 :])
     elif damage == "cut":
         file.write_bytes(good[:-1])
-    elif damage == "from before":
+    elif damage == "no hash":
         save_file(tensors, file, {"state": '{"run": "' + run.id + '"}'})
     else:
         file.write_bytes(b"")

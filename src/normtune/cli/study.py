@@ -122,7 +122,7 @@ def study(
     from normtune.studies.config import FRACTIONS, METHODS, STUDIES, TRAINED, StudyConfig
     from normtune.studies.engine import MODES, Place
     from normtune.studies.estimate import estimate
-    from normtune.studies.manifest import joint_kind, read_manifest
+    from normtune.studies.manifest import one_kind, read_manifest
     from normtune.studies.study import Study
 
     parts = STUDIES[known("study", what, STUDIES)]
@@ -144,7 +144,7 @@ def study(
         dtype=dtype,
         suite=suite,
         tasks=task_names,
-        kind=joint_kind(files),
+        kind=one_kind(own.asks for own in files),
         files=files,
         entries=entries,
         methods=METHODS if method is None else tuple(options.methods(method)),

@@ -110,7 +110,7 @@ def train(
     from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
-    from normtune.studies.manifest import OwnFiles, joint_kind, read_manifest
+    from normtune.studies.manifest import OwnFiles, one_kind, read_manifest
 
     first, pair = options.columns(text)
     columns: dict[str, Any] = {"text": first, "pair": pair, "label": label, "read": read}
@@ -135,7 +135,7 @@ def train(
     if rule is not None and not rates[1] and len(rates[0] or ()) < 2:
         raise ConfigError("--prune drops rates of a search; add --lr auto, or several rates.")
     setup = Setup(
-        kind=joint_kind(own for _, own in tasks),
+        kind=one_kind("classification" if own is None else own.asks for _, own in tasks),
         model=model,
         dtype=dtype,
         suite=suite,

@@ -187,11 +187,7 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
 
 
 def _encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
-    """Tokenize texts and find each word's first piece, which is where the word is answered.
-
-    Raises:
-        DataError: If a text is empty, or the tokenizer does not tell where pieces are, or makes none of a word.
-    """
+    """Tokenize texts and find each word's first piece, which is where the word is answered."""
     texts = [" ".join(text.split()) for text in split.columns["sentence"]]
     if not tokenizer.is_fast:
         raise DataError("Words are told apart by fast tokenizers alone; add tokenizer.json to the model's folder.")

@@ -125,16 +125,7 @@ def read_split(
     """
     asks = KINDS[kind]
     read = _read(path, text, pair, label, reading, asks)
-    # Earlier versions named booleans and whole numbers of JSONL and Parquet so.
-    other = dict.fromkeys(own for own in chain(*read.labels) if own not in names)
-    before = {own: {"True": "true", "False": "false"}.get(own, own.removesuffix(".0")) for own in other}
-    known = {own: old for own, old in before.items() if old in names}
-    notes = read.rows.notes
-    if known:
-        own, old = next(iter(known.items()))
-        notes += (f"{path.name}: labels are read as earlier versions wrote them: {own} is {old}.",)
-        read = replace(read, labels=[[known.get(own, own) for own in row] for row in read.labels])
-    return _split(read, asks, names, "the task's labels"), notes
+    return _split(read, asks, names, "the task's labels"), read.rows.notes
 
 
 @dataclass(frozen=True)
@@ -147,12 +138,7 @@ class _Examples:
 
 
 def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading, asks: Kind) -> _Examples:
-    """The wanted columns of a file with labels of a kind; if they are numbers, they may have decimal commas.
-
-    Raises:
-        ConfigError: If a decimal sign is asked for, and there are no numbers, or a separator, and there are no lists.
-        DataError: If a text or a label is empty, or labels are not what they should be.
-    """
+    """The wanted columns of a file with labels of a kind; if they are numbers, they may have decimal commas."""
     if reading.decimal and asks.named:
         raise ConfigError("Only labels that are numbers have a decimal sign; leave decimal out of --read.")
     if reading.labels and asks.read is not several:
@@ -223,11 +209,7 @@ def _number(label: str, *, comma: bool) -> float:
 
 
 def _classes(read: _Examples) -> tuple[str, ...]:
-    """The labels that occur: numbers first, by value, then the others.
-
-    Raises:
-        DataError: If there is only one, or none.
-    """
+    """The labels that occur: numbers first, by value, then the others."""
     found = sorted({*chain(*read.labels)})
     found.sort(key=lambda label: (0, float(label)) if NUMBER.fullmatch(label) else (1, 0.0))
     if len(found) < 2:
@@ -237,11 +219,7 @@ def _classes(read: _Examples) -> tuple[str, ...]:
 
 
 def _split(read: _Examples, asks: Kind, names: Sequence[str], train: Path | str) -> Split:
-    """All examples of a file, with class numbers or targets.
-
-    Raises:
-        DataError: If a label is not one of `names`, which are those of the file `train`.
-    """
+    """All examples of a file, with class numbers or targets."""
     if not asks.named:
         return read.inputs
     numbers = {label: number for number, label in enumerate(names)}
@@ -255,11 +233,7 @@ def _split(read: _Examples, asks: Kind, names: Sequence[str], train: Path | str)
 
 
 def _standard(train: Split, source: Path) -> tuple[float, float]:
-    """Mean and standard deviation of the targets.
-
-    Raises:
-        DataError: If the targets cannot be standardised by them.
-    """
+    """Mean and standard deviation of the targets."""
     targets = labels_of(train)
     with np.errstate(over="ignore", invalid="ignore"):
         center, scale, same = float(targets.mean()), float(targets.std()), is_constant(targets)

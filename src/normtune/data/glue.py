@@ -91,11 +91,7 @@ def _find(task: Task, data: Path) -> dict[str, Path]:
 
 
 def _from_folder(task: Task, data: Path) -> tuple[str, dict[str, _Read]]:
-    """The folder of a task, and its splits.
-
-    Raises:
-        DataError: If there is no file of the task.
-    """
+    """The folder of a task, and its splits."""
     files = _find(task, data)
     layout = LAYOUTS[task.name]
     if not files:
@@ -183,11 +179,7 @@ def _examples(
 
 
 def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float:
-    """The class number or score that `text` stands for.
-
-    Raises:
-        DataError: If it stands for none.
-    """
+    """The class number or score that `text` stands for."""
     if task.labels:
         if text not in codes:
             raise DataError(f"{place}: the label {text!r} is not one of: {', '.join(codes)}.")
@@ -202,11 +194,7 @@ def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float
 
 
 def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
-    """Where a task is on the hub, and its splits from there or from the hub's local cache.
-
-    Raises:
-        DataError: If `datasets` is not installed, or if the data cannot be fetched.
-    """
+    """Where a task is on the hub, and its splits from there or from the hub's local cache."""
     source = f"{HUB_DATASET}, {task.name}"
     folder = "name a folder in GLUE's official layout"
     try:

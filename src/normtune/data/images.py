@@ -200,11 +200,7 @@ def pictures_of(rows: Rows) -> tuple[Picture, ...]:
 
 
 def _labels_beside(images: Path, count: int) -> np.ndarray:
-    """The labels of an IDX file of pictures.
-
-    Raises:
-        DataError: If there is no file of them, or it has another number.
-    """
+    """The labels of an IDX file of pictures."""
     wanted = re.sub("idx[34]", "idx1", images.name.replace("images", "labels"))
     # One of them may be compressed and the other not.
     names = (wanted, wanted.removesuffix(".gz"), f"{wanted}.gz")
@@ -218,11 +214,7 @@ def _labels_beside(images: Path, count: int) -> np.ndarray:
 
 
 def _read_idx(path: Path, dimensions: Sequence[int]) -> np.ndarray:
-    """The numbers in an IDX file: two zeros, 8 for bytes, the dimensions, their sizes in 32 bits each, and the bytes.
-
-    Raises:
-        DataError: If it is none, or has other dimensions.
-    """
+    """The numbers in an IDX file: two zeros, 8 for bytes, the dimensions, their sizes in 32 bits each, the bytes."""
     raw = read_bytes(path)
     count = raw[3] if len(raw) > 3 else 0
     sizes = np.frombuffer(raw[4 : 4 + 4 * count].ljust(4 * count, b"\0"), ">u4").tolist()

@@ -117,11 +117,7 @@ def words(rows: Rows, name: str) -> list[str]:
 
 
 def _split_cells(rows: Rows, name: str) -> list[list[str]]:
-    """The parts of each cell: those of a list, or of a text those between blanks.
-
-    Raises:
-        DataError: If a cell holds something else.
-    """
+    """The parts of each cell: those of a list, or of a text those between blanks."""
     cells = rows.cells(name)
     if not any(isinstance(cell, list) for cell in cells):
         texts = rows.column(name)

@@ -73,11 +73,7 @@ _ENDS = (b"\n", b",", b";", b"\t", b"|")
 
 
 def _check_cells(source: str, cells: int, size: int) -> None:
-    """Refuse more cells than memory takes, before they are made.
-
-    Raises:
-        DataError: If there are too many for a file of `size` bytes.
-    """
+    """Refuse more cells than memory takes, before they are made."""
     if cells > room(size) // _CELL:
         raise DataError(f"{source} holds {cells:,} cells, which may not fit into memory; take a part of it.")
 
@@ -108,11 +104,7 @@ def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter
 def _records(
     source: str, text: str, delimiter: str, before: int, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> list[Record]:
-    """The records of a text of cells, each with the line on which it starts, without blank ones.
-
-    Raises:
-        DataError: If the quoting is broken.
-    """
+    """The records of a text of cells, each with the line on which it starts, without blank ones."""
     # The module's limit is global. None of the cells is longer than the text.
     limit = csv.field_size_limit(len(text) + 1)
     found: list[Record] = []
@@ -132,11 +124,7 @@ def _records(
 
 
 def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
-    """The rows under a header, without columns that have neither a name nor data, and without a nameless index.
-
-    Raises:
-        DataError: If two columns have one name, or a row is not as wide as the header.
-    """
+    """The rows under a header, without columns that have neither a name nor data, and without a nameless index."""
     (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
     names = ["" if name is None else str(name).strip() for name in header]
     bad = tuple(line for line, cells in rows if len(cells) != len(names))
@@ -193,11 +181,7 @@ def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
 
 
 def _object(place: str, line: str) -> dict[str, object]:
-    """The JSON object that a line holds, with the fields of objects within as ``outer.inner``.
-
-    Raises:
-        DataError: If it holds none, or one that no UTF-8 can write.
-    """
+    """The JSON object that a line holds, with the fields of objects within as ``outer.inner``."""
     try:
         value = _JSON.decode(line)
         if "\\u" in line:  # which may be half of a surrogate pair
@@ -258,11 +242,7 @@ def _parquet(source: str, raw: bytes, _: Reading = RECOGNISED) -> Rows:
 
 
 def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
-    """Texts with a word a line and blank lines between them: the first column holds the words, the last one the tags.
-
-    Raises:
-        DataError: If a line has more or fewer columns than the first.
-    """
+    """Texts with a word a line and blank lines between: the first column holds the words, the last one the tags."""
     text, notes = decode(source, raw, reading.encoding)
     texts, starts, width, inside = list[list[list[str]]](), list[int](), 0, False
     for number, line in enumerate(text.splitlines(), 1):

@@ -211,11 +211,7 @@ def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
 
 
 def _split(task: Task, split: str, size: int, seed: int) -> Split:
-    """So many distinct examples.
-
-    Raises:
-        DataError: If the frames cannot give them.
-    """
+    """So many distinct examples."""
     draw, words = Draw(f"toy/{task.name}/{split}/{seed}"), _words_of(split)
     examples: dict[tuple[str, ...], int] = {}
     for (frame, label), _ in zip(_cells(task, draw), range(size), strict=False):

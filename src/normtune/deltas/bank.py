@@ -233,11 +233,7 @@ class Bank:
         return entry
 
     def _row(self, spec: Spec, delta: Delta) -> Row:
-        """The values of a delta's rows in mixed batches.
-
-        Raises:
-            ModelError: If they cannot share batches.
-        """
+        """The values of a delta's rows in mixed batches."""
         if delta.statistics:
             raise ModelError("it has running statistics of its own.")
         row = self._model.row(spec.vectors(delta.values), delta.head)

@@ -232,7 +232,7 @@ class Delta:
                 " in Python: load_base(NAME, delta.info.head)."
             )
         own = repr(self.info.base[:200])
-        if not base.is_known_as(self.info.base_identity):
+        if self.info.base_identity != base.identity:
             raise DeltaError(
                 f"This delta belongs to the base model {own} ({self.info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."

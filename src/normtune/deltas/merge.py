@@ -80,11 +80,7 @@ def _float32_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _absorb_scale(base: Base, info: DeltaInfo) -> None:
-    """Make the head on `base` answer on the targets' scale. The head belongs to the delta and is removed with it.
-
-    Raises:
-        DeltaError: If the head does not end in a linear layer that can take the scale.
-    """
+    """Make the head on `base` answer on the targets' scale. The head belongs to the delta and is removed with it."""
     cannot = f"The head of {base.name!r} cannot take this delta's scale"
     linears = [m for root in base.roots for m in base.model.get_submodule(root).modules() if isinstance(m, nn.Linear)]
     last = next((linear for linear in reversed(linears) if linear.out_features == info.head.outputs), None)

@@ -106,11 +106,7 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
 
 
 def _norms(selection: Selection, base: Base) -> list[str]:
-    """Paths of the selected norms.
-
-    Raises:
-        SelectionError: If there are none, or anything else than whole norms is selected, or a BatchNorm.
-    """
+    """Paths of the selected norms."""
     if any(place.batch for place in selection):
         raise SelectionError("PEFT's LN tuning does not keep BatchNorm's running statistics. Merge the delta instead.")
     norms = list(dict.fromkeys(place.parameter.rpartition(".")[0] for place in selection if place.norm))
@@ -164,11 +160,7 @@ def _check_kind(folder: Path) -> None:
 
 
 def _from_peft(folder: Path, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Values of the body and of the head, float32, by the base's own names.
-
-    Raises:
-        DeltaError: If the file cannot be read, or does not fit `base`.
-    """
+    """Values of the body and of the head, float32, by the base's own names."""
     file = folder / WEIGHTS
     if not file.is_file():
         raise DeltaError(f"There is no {WEIGHTS} in {folder}; normtune reads no pickled adapters.")

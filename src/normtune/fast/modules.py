@@ -11,17 +11,10 @@ from torch.nn.utils import parametrize
 
 #: The parts of a BERT-like layer that compute something.
 _PARTS: dict[str, type[nn.Module]] = {
-    "attention.self.query": nn.Linear,
-    "attention.self.key": nn.Linear,
-    "attention.self.value": nn.Linear,
-    "attention.self.dropout": nn.Dropout,
-    "attention.output.dense": nn.Linear,
-    "attention.output.dropout": nn.Dropout,
-    "attention.output.LayerNorm": nn.LayerNorm,
-    "intermediate.dense": nn.Linear,
-    "output.dense": nn.Linear,
-    "output.dropout": nn.Dropout,
-    "output.LayerNorm": nn.LayerNorm,
+    **dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), nn.Linear),
+    **dict.fromkeys(("attention.output.dense", "intermediate.dense", "output.dense"), nn.Linear),
+    **dict.fromkeys(("attention.self.dropout", "attention.output.dropout", "output.dropout"), nn.Dropout),
+    **dict.fromkeys(("attention.output.LayerNorm", "output.LayerNorm"), nn.LayerNorm),
 }
 #: The parts that call these.
 _CALLERS = ("", "attention", "attention.self", "attention.output", "intermediate", "output")

@@ -94,11 +94,7 @@ class PerExample:
         return tuple(name for name in self.parameters if name in names)
 
     def _probe(self) -> None:
-        """Find out how the parameters are used, and whether the first token of the last layer will do.
-
-        Raises:
-            ModelError: If the model does not answer the same twice.
-        """
+        """Find out how the parameters are used, and whether the first token of the last layer will do."""
         lengths = self._encoded.lengths
         # So that padding is checked; the shortest twice, to find what adds up two examples at the same place.
         longest = len(lengths) - 1 - lengths[::-1].argmax()

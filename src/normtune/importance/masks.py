@@ -213,7 +213,7 @@ class Mask:
             SelectionError: If there is none, it is truncated, corrupt or of a later version, or of another model.
         """
         info, tensors = read_tensors(Path(path), "mask", _KEY, MaskInfo, SelectionError)
-        if not base.is_known_as(info.base_identity) or info.layout != base.layout.fingerprint:
+        if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
             raise SelectionError(
                 f"This mask belongs to the base model {info.base!r} ({info.base_identity[:12]}),"
                 f" not to {base.name!r} ({base.identity[:12]})."

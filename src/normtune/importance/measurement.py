@@ -192,7 +192,7 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
     Raises:
         DataError: If the file is truncated, damaged or of another measurement.
     """
-    info, tensors = read_tensors(file, "file of Fisher information", _KEY, Entries, DataError, bare="id")
+    info, tensors = read_tensors(file, "file of Fisher information", _KEY, Entries, DataError)
     if info.id != identity:
         raise DataError(f"The Fisher information in {file} is of another measurement; remove that file.")
     try:

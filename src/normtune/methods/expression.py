@@ -137,11 +137,7 @@ def _matches(place: Place, pattern: str) -> bool:
 
 
 def _layers(term: str, text: str, own: list[int]) -> set[int]:
-    """The layers that `text` names, of its `own`.
-
-    Raises:
-        SelectionError: If one is not there, or a range goes backwards.
-    """
+    """The layers that `text` names, of its `own`."""
     wanted: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")

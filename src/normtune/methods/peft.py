@@ -193,11 +193,7 @@ class Peft(Added):
 
 
 def _inject(model: nn.Module, spec: Peft) -> None:
-    """Let PEFT put its layers into a model.
-
-    Raises:
-        SelectionError: If PEFT has none for modules of this kind.
-    """
+    """Let PEFT put its layers into a model."""
     from peft import PEFT_TYPE_TO_TUNER_MAPPING, PeftType, get_peft_config
 
     modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}

@@ -98,11 +98,7 @@ class Prefixes(Tokens):
             self.change_inputs(base, lambda own: {**own, "position_ids": places_of(own["attention_mask"], shift)}, undo)
 
     def _attend(self, base: Base, own: Sequence[object], undo: ExitStack) -> None:
-        """Let the attention of each layer go through `_attend`, with its own of `own`.
-
-        Raises:
-            SelectionError: If this model's attention is not one that can be given keys.
-        """
+        """Let the attention of each layer go through `_attend`, with its own of `own`."""
         config = base.model.config
         if config._attn_implementation != "sdpa":
             raise SelectionError(f"{self.method} needs torch's attention (sdpa), not {config._attn_implementation}.")

@@ -171,11 +171,7 @@ class Selection(Spec):
         return everything(self.layout) - self
 
     def _check(self, other: Selection) -> None:
-        """Check that both are of one model.
-
-        Raises:
-            SelectionError: If they are not.
-        """
+        """Check that both are of one model."""
         if self.layout.fingerprint != other.layout.fingerprint:
             raise SelectionError("The two selections are of different models.")
 
@@ -254,11 +250,7 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
 
 
 def _refuse_quantised(parameters: Mapping[str, nn.Parameter], names: Iterable[str]) -> None:
-    """Check that entries of these parameters can be set.
-
-    Raises:
-        ModelError: If one is quantised.
-    """
+    """Check that entries of these parameters can be set."""
     for name in names:
         if not parameters[name].is_floating_point():
             raise ModelError(

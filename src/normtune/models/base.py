@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,32 +14,11 @@ from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
 from normtune.data.task import Split
 from normtune.errors import DataError, ModelError, known, refusing
+from normtune.models import identity as identities
+from normtune.models import sources
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
-from normtune.models.identity import (
-    checkpoint_identity,
-    config_identity,
-    encoder_tensors,
-    own_names,
-    processor_identity,
-    tensors_identity,
-    tokenizer_identity,
-)
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
-from normtune.models.sources import (
-    DTYPES,
-    at_revision,
-    bounded,
-    load_weights,
-    loader_of,
-    locate,
-    quiet,
-    read_config,
-    read_processor,
-    read_tokenizer,
-    reader_of,
-    weight_files,
-)
 
 
 @dataclass
@@ -55,8 +34,6 @@ class Base:
         layout: Every parameter and its component, head included.
         roots: Paths of the head's modules.
         reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
-        former: Gives the identity that earlier versions took, where transformers splits or renames the checkpoint's
-            tensors; they hashed all that the checkpoint holds, a head too.
         language: What scores texts, where it is a language model, which has no head; None for a classifier.
     """
 
@@ -68,13 +45,8 @@ class Base:
     layout: Layout
     roots: tuple[str, ...]
     reader: Reader | None = None
-    former: Callable[[], str] | None = None
     language: Likelihood | None = None
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
-
-    def is_known_as(self, identity: str) -> bool:
-        """Whether a delta or a mask that names this identity is of this base."""
-        return identity == self.identity or (self.former is not None and identity == self.former())
 
     @property
     def device(self) -> torch.device:
@@ -131,10 +103,10 @@ class Base:
     @cached_property
     def computes(self) -> tuple[str, str]:
         """Hashes of what the configuration computes and of how the tokenizer, or the image processor, if any, reads."""
-        config = config_identity(self.model.config)
+        config = identities.config_identity(self.model.config)
         if self.reader is not None:
-            return config, processor_identity(self.reader.processor)
-        return config, "" if self.tokenizer is None else tokenizer_identity(self.tokenizer)
+            return config, identities.processor_identity(self.reader.processor)
+        return config, "" if self.tokenizer is None else identities.tokenizer_identity(self.tokenizer)
 
     def meta_head(self, outputs: int) -> Mapping[str, Tensor]:
         """The parameters that a head of so many outputs has on this model, on the meta device."""
@@ -252,13 +224,13 @@ def load_base(
             checkpoint does not hold the encoder.
     """
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
-    known("dtype", dtype, DTYPES)
-    name, revision = at_revision(name, revision)
-    path, packaged_revision = locate(name)
-    config, language = read_config(name, path, revision, spec.kind), spec.kind == "language"
-    files = weight_files(path, revision)
+    known("dtype", dtype, sources.DTYPES)
+    name, revision = sources.at_revision(name, revision)
+    path, packaged_revision = sources.locate(name)
+    config, language = sources.read_config(name, path, revision, spec.kind), spec.kind == "language"
+    files = sources.weight_files(path, revision)
     outputs = None if keep_head or language else spec.outputs
-    model, missing = load_weights(name, path, config, outputs, revision, dtype, files, spec.kind)
+    model, missing = sources.load_weights(name, path, config, outputs, revision, dtype, files, spec.kind)
     model.eval()
     model.requires_grad_(False)
     if language and missing:
@@ -268,18 +240,15 @@ def load_base(
     if keep_head and missing:
         raise ModelError(f"The checkpoint of {name!r} holds no head of this shape to keep: {', '.join(missing)}.")
     places = layout(model, head_names)
-    kept, before = encoder_tensors(model, places, device="meta"), own_names(model, places)
+    kept = identities.encoder_tensors(model, places, device="meta")
     texts = model.main_input_name != "pixel_values"
     base = Base(
         model=model,
-        tokenizer=read_tokenizer(path, revision, model) if texts else None,
-        reader=None if texts else read_processor(path, revision, model),
+        tokenizer=sources.read_tokenizer(path, revision, model) if texts else None,
+        reader=None if texts else sources.read_processor(path, revision, model),
         name=name,
         revision=packaged_revision or getattr(model.config, "_commit_hash", None),
-        identity=checkpoint_identity(files, model.base_model_prefix, kept),
-        former=None
-        if kept.keys() == before.keys()
-        else partial(checkpoint_identity, files, model.base_model_prefix, [*before]),
+        identity=identities.checkpoint_identity(files, model.base_model_prefix, kept),
         layout=places,
         roots=roots,
     )
@@ -323,10 +292,10 @@ def wrap(
     return Base(
         model=model,
         tokenizer=tokenizer,
-        reader=None if processor is None else reader_of(processor, model),
+        reader=None if processor is None else sources.reader_of(processor, model),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),
-        identity=tensors_identity(encoder_tensors(model, places)),
+        identity=identities.tensors_identity(identities.encoder_tensors(model, places)),
         layout=places,
         roots=head_roots(model, head_names),
     )
@@ -346,13 +315,13 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
     Raises:
         ModelError: If there is no such configuration, or it describes no model that classifies.
     """
-    name, revision = at_revision(name, revision)
-    path, _ = locate(name)
-    config = read_config(name, path, revision)
+    name, revision = sources.at_revision(name, revision)
+    path, _ = sources.locate(name)
+    config = sources.read_config(name, path, revision)
     unusable = f"The configuration of {name!r} cannot be used"
-    with refusing(ModelError, unusable), torch.device("meta"), quiet(), bounded():
+    with refusing(ModelError, unusable), torch.device("meta"), sources.quiet(), sources.bounded():
         config.num_labels = labels
-        model = loader_of(config).from_config(config, trust_remote_code=False)
+        model = sources.loader_of(config).from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
 
 

@@ -29,19 +29,13 @@ def canonical_name(stored: str, prefix: str) -> str:
     return f"{path}.{leaf}" if path else leaf
 
 
-def own_names(model: PreTrainedModel, places: Layout) -> dict[str, str]:
-    """What makes a base's identity, its body and the statistics of its norms: the model's names by canonical name."""
-    names = [*(place.parameter for place in places.body), *statistics(model)]
-    return {canonical_name(name, model.base_model_prefix): name for name in names}
-
-
 def encoder_tensors(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
     """The tensors that make a base's identity, by canonical name; on the device ``meta`` where names are enough.
 
     They are as transformers stores them, which splits or renames those of some families (mixtures of experts).
     """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    names = own_names(model, places).values()
+    names = [*(place.parameter for place in places.body), *statistics(model)]
     found = revert_weight_conversion(model, {n: own[n].detach().to(device or own[n].device) for n in names})
     return {canonical_name(name, model.base_model_prefix): value for name, value in found.items()}
 

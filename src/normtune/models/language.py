@@ -154,11 +154,7 @@ class Likelihood:
 
     @torch.no_grad()
     def _refuse_looking_ahead(self, name: str) -> None:
-        """Check on made-up tokens that what follows a token does not change what the model gives for it.
-
-        Raises:
-            ModelError: If it does.
-        """
+        """Check on made-up tokens that what follows a token does not change what the model gives for it."""
         last = int(self.model.config.get_text_config().vocab_size) - 1
         ids = torch.tensor([[1, 2, 3], [1, 2, last]], device=self.model.device)
         one, other = self._body(input_ids=ids, attention_mask=torch.ones_like(ids))[:, :2]

@@ -134,11 +134,7 @@ _OTHERS = {
 
 
 def _check_sizes(raw: Any) -> None:
-    """Refuse lists that a configuration would make, by layer or label, before it makes them.
-
-    Raises:
-        ValueError: If one is longer than any model's.
-    """
+    """Refuse lists that a configuration would make, by layer or label, before it makes them."""
     for key, value in raw.items():
         if isinstance(value, dict):
             _check_sizes(value)
@@ -203,11 +199,7 @@ def reader_of(processor: BaseImageProcessor, model: PreTrainedModel) -> Reader:
 
 
 def _read(loader: Any, path: str, file: str, revision: str | None, **options: str) -> Any:
-    """What a class of transformers loads from a model's file, or None where there is none.
-
-    Raises:
-        ModelError: If the file is there but cannot be read.
-    """
+    """What a class of transformers loads from a model's file, or None where there is none."""
     try:
         with quiet(), refusing(ModelError, f"{path}/{file} cannot be read"):
             return loader.from_pretrained(path, revision=revision or "main", trust_remote_code=False, **options)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from normtune.report.cells import Cells
-
 #: How dimensions are drawn, by what they were ranked over, and whole parts.
 _LOOKS = {
     "model": Look("dimensions with the largest weights, the same in every layer", "#1f77b4", "o"),
@@ -102,11 +100,6 @@ def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
     axes.grid(axis="y")
     axes.spines["left"].set_visible(False)
     return parts
-
-
-def ablations_table(cells: Cells) -> Table:
-    """The table of all ablations."""
-    return table(cells.results.ablations)
 
 
 def table(records: Sequence[AblationRecord]) -> Table:

@@ -12,7 +12,6 @@ from normtune.records.aggregate import Cell, chosen
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Norms, Record
-from normtune.statistics import published
 from normtune.statistics.scores import Scores, from_records, grouped, same_task
 
 #: Sums by layer and sub-component.
@@ -87,13 +86,7 @@ class Cells:
     @cached_property
     def norms(self) -> Norms:
         """What the model calls the norms of its layers."""
-        known = next((each.norms for each in self.records if each.norms != Norms()), Norms())
-        rows = (row.component for each in self.results.fisher for row in each.information)
-        moved = (change.component for run in self.results.done for change in run.changes)
-        if known == Norms() and published.RANKING[0] in {*rows, *moved}:
-            # Records from before do not name them; the norms of BERT's names head the paper's table 1.
-            return Norms(closing=published.RANKING[:1], attention=published.RANKING[1:2])
-        return known
+        return next((each.norms for each in self.records if each.norms != Norms()), Norms())
 
     @property
     def closing(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from normtune.errors import OutputError
 from normtune.files import claim_folder, remove_strays, write_atomically
 from normtune.records.results import Results
-from normtune.report.ablation import ablations_table
+from normtune.report.ablation import table as ablated
 from normtune.report.cells import Cells
 from normtune.report.comparisons import ours_table, theirs_table
 from normtune.report.drawing import FORMATS, rendered
@@ -35,7 +35,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...]],
     ("where", "Where it matters: change and Fisher information", (figure1, table1, figure3, figure4)),
     ("scores", "Scores", (table2, methods_table, methods_figure, table3, table4)),
     ("masks", "A part of LayerNorm", (figure2, figure5)),
-    ("ablation", "Switched off", (ablations, ablations_table)),
+    ("ablation", "Switched off", (ablations, lambda cells: ablated(cells.results.ablations))),
     ("tests", "Statistics", (ours_table, theirs_table)),
     ("how", "How it was run", (data_table,)),
 )

@@ -18,14 +18,10 @@ OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in 
 _WORDS = {"matthews": "Matthews correlation", "f1": "F1", "spearman": "Spearman correlation"}
 
 
-def table1_sums(cells: Cells) -> dict[str, float]:
-    """Each task's shares added over tasks, by component, the largest first."""
-    return ranking({task: component_means(each.information) for task, each in cells.fisher.items()})
-
-
 def table1(cells: Cells) -> Table:
     """Components by the sum of their normalised Fisher information, the paper's rank beside."""
-    own = {task: shares(component_means(each.information)) for task, each in cells.fisher.items()}
+    means = {task: component_means(each.information) for task, each in cells.fisher.items()}
+    own = {task: shares(each) for task, each in means.items()}
     theirs = paper_ranks(cells)
     rows: list[tuple[str | Entry, ...]] = [
         (
@@ -35,7 +31,7 @@ def table1(cells: Cells) -> Table:
             f"{100 * total / len(own):.2f}",
             *(_share(cells, own[task].get(name), each, name) for task, each in cells.fisher.items()),
         )
-        for place, (name, total) in enumerate(table1_sums(cells).items(), 1)
+        for place, (name, total) in enumerate(ranking(means).items(), 1)
     ]
     return Table(
         "table1",

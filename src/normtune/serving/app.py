@@ -97,11 +97,7 @@ Served = Annotated[Batcher, Depends(_batcher)]
 
 
 def _may_change(served: Served, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-    """Check that a request may change the tasks.
-
-    Raises:
-        HTTPException: 401 without the token, 403 if the tasks are fixed.
-    """
+    """Check that a request may change the tasks."""
     settings = served.settings
     if settings.token is not None:
         known = settings.token.get_secret_value()

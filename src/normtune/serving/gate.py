@@ -72,11 +72,7 @@ class Gate:
             self._bytes -= sum(map(len, parts))
 
     async def _read(self, request: Request, parts: list[bytes]) -> None:
-        """Read the body of a request that may come in, into `parts`.
-
-        Raises:
-            _RefusedError: If the request is for another host, there are too many, or bodies are too long.
-        """
+        """Read the body of a request that may come in, into `parts`."""
         settings, size = self._settings, 0
         if settings.hosts is not None and not _is_ours(request.headers.get("host", ""), settings.hosts):
             # A page of another site can make a name of its own lead here, and must not get in by it.

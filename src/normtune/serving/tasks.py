@@ -205,13 +205,7 @@ class Catalogue:
         return name in self._given or (self._followed is not None and self._followed.find(name) is not None)
 
     def _load(self, name: str) -> None:
-        """Make the bank hold the task as the folder has it, unless it was compared a moment ago.
-
-        Raises:
-            UnknownTaskError: If there is no such task.
-            DeltaError: If its delta is refused, and no earlier one is in memory.
-            AwayError: If the folder cannot be read, and no earlier one is in memory.
-        """
+        """Make the bank hold the task as the folder has it, unless it was compared a moment ago."""
         if name in self._given:
             return
         if self._followed is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from normtune.data.table import Rows
-from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.errors import ConfigError, DataError, known
 from normtune.records.aggregate import chosen
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Scores:
 
     def of(self, method: str) -> NDArray[np.float64]:
         """A method's scores, one a task: means over seeds."""
-        _check_known("method", [method], self.methods)
-        return np.array([values[:, self.methods.index(method)].mean() for values in self.values])
+        place = self.methods.index(known("method", method, self.methods))
+        return np.array([values[:, place].mean() for values in self.values])
 
     def differences(self, first: str, second: str) -> list[NDArray[np.float64]]:
         """For each task the differences of its seeds, the first method minus the second."""
@@ -86,9 +86,8 @@ def grouped(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -
     """
     of: dict[str, str] = {}
     for name, rows in (same_task(scores.tasks) if groups is None else groups).items():
-        _check_known("task", rows, scores.tasks)
         for row in rows:
-            if row in of:
+            if known("task", row, scores.tasks) in of:
                 raise ConfigError(f"{row} is in two groups, {of[row]} and {name}.")
             of[row] = name
     members: dict[str, list[int]] = defaultdict(list)
@@ -126,8 +125,7 @@ def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequen
     columns = [name for name in present if name not in {label, seed}]
     if not columns:
         raise DataError(f"{rows.source} has no column of scores beside {label!r}: a row is a task, a column a method.")
-    wanted = tuple(dict.fromkeys(methods or columns))
-    _check_known("method", wanted, columns)
+    wanted = tuple(known("method", name, columns) for name in dict.fromkeys(methods or columns))
     if not all(wanted):
         raise DataError(f"{rows.source}: a column has no name in the header.")
     places: dict[str, dict[str, int]] = defaultdict(dict)
@@ -142,8 +140,7 @@ def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequen
             hint = "" if seed else "; several runs of a task need a column 'seed'"
             raise DataError(f"{rows.place(place)}: {task} {twice}{hint}.")
         places[task][number] = place
-    names = tuple(dict.fromkeys(tasks or places))
-    _check_known("task", names, places)
+    names = tuple(known("task", name, places) for name in dict.fromkeys(tasks or places))
     texts = {name: rows.column(name) for name in wanted}
     values = [
         np.array([[_number(rows.place(at), name, texts[name][at]) for name in wanted] for at in places[task].values()])
@@ -152,12 +149,6 @@ def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequen
     percent = _is_percent(rows.source, dict(zip(names, values, strict=True)))
     shown = tuple(task / 100 if percent else task for task in values)
     return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent, rows.notes)
-
-
-def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
 
 
 def _number(place: str, column: str, text: str) -> float:
@@ -209,10 +200,9 @@ def from_records(
         DataError: If a method has no run on a task, no seed in common with the others, or no score.
     """
     runs = chosen(records)
-    methods = tuple(methods or dict.fromkeys(method for method, _ in runs))
-    tasks = tuple(tasks or dict.fromkeys(task for _, task in runs))
-    _check_known("method", methods, {method for method, _ in runs})
-    _check_known("task", tasks, {task for _, task in runs})
+    trained, done = [*dict.fromkeys(method for method, _ in runs)], [*dict.fromkeys(task for _, task in runs)]
+    methods = tuple(known("method", name, trained) for name in methods or trained)
+    tasks = tuple(known("task", name, done) for name in tasks or done)
     missing = [f"{method} on {task}" for task in tasks for method in methods if (method, task) not in runs]
     if missing:
         hint = "leave out what is missing with --tasks or --methods"

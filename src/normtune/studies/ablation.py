@@ -141,11 +141,7 @@ class Ablater:
 
 
 def _norms(base: Base, config: AblationConfig) -> dict[str, list[str]]:
-    """By norm the parameters of which dimensions go.
-
-    Raises:
-        ConfigError: If there is none, or one is of no norm, not whole, too narrow, or of another width.
-    """
+    """By norm the parameters of which dimensions go."""
     found, within = defaultdict(list), select(base.layout, config.norm)
     for place in within:
         if not place.norm or not within.is_whole(place.parameter):

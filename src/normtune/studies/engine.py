@@ -125,7 +125,7 @@ class Engine:
 
     def data(self, job: FisherJob | TrainJob) -> TaskData:
         """The data of a job."""
-        return self.task(job.task, job.files if isinstance(job, TrainJob) else None)
+        return self.task(job.task, job.files)
 
     def record(self, job: TrainJob, result: Result | None = None) -> Record:
         """The record of a run that was made; its result is needed where it has no folder of its own.

@@ -32,7 +32,7 @@ def sizes(study: Study) -> dict[str, float]:
     """
     size = cache(partial(_size, study.engine))
     return {
-        job.key: 0.0 if isinstance(job, MaskJob) else size(_files(job), job.task, fisher=isinstance(job, FisherJob))
+        job.key: 0.0 if isinstance(job, MaskJob) else size(job.files, job.task, fisher=isinstance(job, FisherJob))
         for job in study.missing
     }
 
@@ -57,10 +57,6 @@ def estimate(study: Study) -> dict[str, float]:
 def _method(job: TrainJob) -> str:
     """The method of a run, or the one that is as fast as its mask."""
     return job.method if job.mask is None else CANDIDATES
-
-
-def _files(job: FisherJob | TrainJob) -> OwnFiles | None:
-    return job.files if isinstance(job, TrainJob) else None
 
 
 def _size(engine: Engine, files: OwnFiles | None, task: str, *, fisher: bool) -> float:

@@ -38,6 +38,7 @@ class FisherJob(_Named):
     config: FisherConfig | None = None
     needs: ClassVar[tuple[str, ...]] = ()
     about: ClassVar[str] = "fisher"
+    files: ClassVar[None] = None
 
 
 class MaskJob(_Named):

@@ -38,7 +38,6 @@ class OwnFiles(Strict):
         pair: Column of their pairs.
         label: Column of the labels.
         kind: What the labels are.
-        regression: Instead of it, whether they are numbers to be predicted.
         class_weights: Whether rare classes weigh more.
         seed: Seeds the split.
         read: How the files are read (`normtune.data.reading.Reading.of`).
@@ -51,7 +50,6 @@ class OwnFiles(Strict):
     pair: str | None = None
     label: str = "label"
     kind: KindName = "classification"
-    regression: bool | None = None
     class_weights: bool = False
     seed: int = 0
     read: str = ""
@@ -75,11 +73,7 @@ class OwnFiles(Strict):
     @property
     def asks(self) -> KindName:
         """What the labels are; of plain text there are none."""
-        if is_running_text(self.train):
-            return "language"
-        if self.regression is None:
-            return self.kind
-        return "regression" if self.regression else "classification"
+        return "language" if is_running_text(self.train) else self.kind
 
     def load(self) -> TaskData:
         """Read the files.
@@ -90,20 +84,11 @@ class OwnFiles(Strict):
         reading = Reading.of(self.read)
         if self.asks == "language":
             return load_lines(self.train, self.dev, name=self.name, reading=reading)
-        asked = self.model_dump(exclude={"read", "regression", "kind"})
+        asked = self.model_dump(exclude={"read", "kind"})
         found = load_files(**asked, kind=self.asks, reading=reading)
         text = COLUMN if found.task.inputs == PICTURE else self.text
         columns = (text, *([self.pair] if self.pair else []), self.label)
         return replace(found, task=replace(found.task, columns=columns))
-
-
-def joint_kind(files: Iterable[OwnFiles | None]) -> KindName:
-    """The kind of tasks that are done on one model, each in files of the user's own, or None for a suite's.
-
-    Raises:
-        ConfigError: If they need models of different classes.
-    """
-    return one_kind("classification" if own is None else own.asks for own in files)
 
 
 def one_kind(of: Iterable[KindName]) -> KindName:
@@ -179,11 +164,7 @@ def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, An
 
 
 def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
-    """What a manifest says, and what was given beside it where the manifest does not say otherwise.
-
-    Raises:
-        ConfigError: If a key is unknown.
-    """
+    """What a manifest says, and what was given beside it where the manifest does not say otherwise."""
     if not isinstance(raw, dict):
         return raw
     whole = {**given, **raw}

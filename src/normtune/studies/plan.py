@@ -36,7 +36,8 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     planner = _Study(config, session)
     for part in config.parts:
         if part == "table2":
-            planner.cells(methods_of(config, session))
+            names, budget = config.methods, config.entries
+            planner.cells(names if budget is None else sized(session.base.layout, names, budget))
         elif part == "figure1":
             planner.cells(["full"])
         elif part == "figure2":
@@ -46,13 +47,6 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
         else:
             planner.fishers()
     return tuple(planner.searches.jobs.values())
-
-
-def methods_of(config: StudyConfig, session: Session) -> tuple[str, ...]:
-    """The methods of table 2, at the study's budget."""
-    if config.entries is None:
-        return config.methods
-    return sized(session.base.layout, config.methods, config.entries)
 
 
 class _Searches:
@@ -110,11 +104,7 @@ class _Study:
             self.searches.add(FisherJob(task=task))
 
     def masks(self, kinds: Iterable[str]) -> None:
-        """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm.
-
-        Raises:
-            ConfigError: If a fraction is so small that a mask has no entry.
-        """
+        """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm."""
         wanted, candidates = list(kinds), len(self._session.spec(CANDIDATES))
         for fraction in self._config.fractions:
             if fraction and not size_of(candidates, fraction, None):

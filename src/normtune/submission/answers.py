@@ -80,11 +80,7 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
 
 
 def _source(path: Path, info: DeltaInfo) -> Source:
-    """The facts of a delta, and of its run if the record is beside it.
-
-    Raises:
-        DeltaError: If the delta is of a task that no delta answers, or has other labels than its task.
-    """
+    """The facts of a delta, and of its run if the record is beside it."""
     if info.task not in TASKS:
         raise DeltaError(
             f"The delta {path} is of {info.task!r}; those that answer are of {', '.join(TASKS)} (AX is answered by"
@@ -195,12 +191,7 @@ def answer(
 def _answer(
     part: Part, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The answers of a delta that is applied to its base, and of what texts they are, for the record.
-
-    Raises:
-        DataError: If the test file has another number of texts than it had.
-        DeltaError: If an output is not finite.
-    """
+    """The answers of a delta that is applied to its base, and of what texts they are, for the record."""
     examples = load_glue(part.file.task, data).split(part.file.split)
     if len(examples) != part.rows:
         raise DataError(f"{part.file.place} has {len(examples):,} texts where there should be {part.rows:,}.")

@@ -136,11 +136,7 @@ class Loop:
                 state.save()
 
     def _learn(self, loss: float, examples: int) -> None:
-        """Step along the gradient that a pass left.
-
-        Raises:
-            TrainingError: If it, or the loss, is not finite.
-        """
+        """Step along the gradient that a pass left."""
         state, step = self._state, self.step + 1
         norm = state.clipped(step)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
@@ -184,11 +180,7 @@ class Loop:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
 
     def _ask(self) -> None:
-        """Go on only if the judge agrees, who is told the finished epochs.
-
-        Raises:
-            PrunedError: If the training is lost.
-        """
+        """Go on only if the judge agrees, who is told the finished epochs."""
         progress, steps = self._state.progress, self._state.progress.epoch * self.passes.steps
         if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
             raise PrunedError(progress.curve, steps, progress.seconds)

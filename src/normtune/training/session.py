@@ -157,11 +157,7 @@ class Session:
         return Run(config, data, parts, spec, own)
 
     def _check_language(self, spec: Spec) -> None:
-        """Check that a language model can be trained.
-
-        Raises:
-            ConfigError: If it is a masked one, or nothing of it would train.
-        """
+        """Check that a language model can be trained."""
         if not (self.base.language and self.base.language.causal):
             raise ConfigError(
                 f"{self.base.name!r} is a masked language model: normtune ablate, evaluate and predict score texts with"
@@ -171,11 +167,7 @@ class Session:
             raise ConfigError("A language model has no head of its own, so this method trains nothing of it.")
 
     def _check_statistics(self, protocol: Protocol, examples: int) -> None:
-        """Check that running statistics can be updated.
-
-        Raises:
-            ConfigError: If the model has none, or a step would take them twice, or of a single example.
-        """
+        """Check that running statistics can be updated."""
         if not any(place.batch for place in self.base.layout):
             raise ConfigError(f"statistics=update is for models with BatchNorm; {self.base.name!r} has none.")
         if self._memory == "low":

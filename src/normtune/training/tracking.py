@@ -130,11 +130,7 @@ class Log:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Within this context trackers work, whose libraries raise errors of every kind.
-
-        Raises:
-            ConfigError: If one fails.
-        """
+        """Within this context trackers work, whose libraries raise errors of every kind."""
         try:
             yield
         except Exception as error:

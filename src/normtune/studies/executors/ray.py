@@ -64,11 +64,7 @@ class Cluster(Executor):
             ray.shutdown()  # ends what still runs
 
     def _check(self, setup: Setup) -> None:
-        """Refuse jobs that would wait for ever.
-
-        Raises:
-            ConfigError: If no node is large enough.
-        """
+        """Refuse jobs that would wait for ever."""
         wanted = {"CPU": self._cpus or setup.threads, "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
@@ -107,11 +103,7 @@ _engine = lru_cache(maxsize=1)(Engine)
 
 
 def _knock(address: str | None) -> None:
-    """Find out at once that nobody is there, since Ray itself goes on asking for minutes.
-
-    Raises:
-        ConfigError: If the address is a host and a port where nobody answers.
-    """
+    """Find out at once that nobody is there, since Ray itself goes on asking for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return
@@ -126,11 +118,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _ray() -> Any:
-    """The library, kept quiet.
-
-    Raises:
-        ConfigError: If it is not installed.
-    """
+    """The library, kept quiet."""
     for name, value in {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}.items():
         os.environ.setdefault(name, value)
     try:
