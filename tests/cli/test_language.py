@@ -149,6 +149,7 @@ def test_what_is_refused_in_a_sentence(cli: Run, causal: Path, tiny_folder: Path
         (("train", "--train", text, "--label", "x", "--model", causal), "Plain text has no columns: leave out --label"),
         (("train", "--train", text, "--method", "head", "--model", causal), "has no head of its own"),
         (("evaluate", causal, "--file", table), "is no .txt file"),
+        (("evaluate", causal, "--file", text, "--text", "x"), "Plain text has no columns: leave out --text"),
         (("evaluate", tiny_folder, "--file", text), "holds no delta, and is no language model"),
         (("ablate", causal), "no task of a suite; name a file"),
     ):

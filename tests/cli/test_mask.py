@@ -486,6 +486,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*TENTH, "--importance", "change", "--runs", ""], "no comma-separated list"),
     ([*RTE, *TENTH, "--importance", "magnitude"], "is the same for every task; leave the tasks out"),
     ([*TENTH, "--importance", "random", "--target", "rte"], "is the same for every task"),
+    ([*RTE, *TENTH, "--target", "sst2"], "Unknown target task 'sst2'"),
     ([*TENTH, "--tasks", "rte,sst2"], "A mask of the scope 'individual' is for one task; name it as the target"),
     ([*TENTH, "--tasks", "rte,sst2", "--scope", "leave-one-out"], "name it as the target"),
     ([*RTE, *TENTH, "--scope", "leave-one-out", "--target", "rte"], "There is no task left to take scores from"),

@@ -35,6 +35,7 @@ USELESS = [
     (("evaluate", "d", "--label", "y"), "Only --file has columns to name and to read: leave out --label."),
     (("evaluate", "d", *RTE, "--data", "glue"), "The suite 'toy' comes with the package: leave out --data."),
     (("predict", "d", "--text", "a", "--column", "x"), "A text has no column: leave out --column."),
+    (("predict", "d", "--file", "t.png", "--column", "x"), "Pictures have no columns: leave out --column."),
     (("predict", "d", "--file", "t.csv", "--text-pair", "x"), "A file has columns: leave out --text-pair."),
     (("predict", "d", "--file", "t.csv", "--pair-column", "x"), "No pairs are read: leave out --pair-column."),
     (("predict", "d", "--file", "t.csv", "--out", "a.csv", "--json"), "says what is written: leave out --json."),

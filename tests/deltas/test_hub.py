@@ -23,7 +23,7 @@ def folder(tiny_base: Base, tmp_path: Path) -> Path:
     """A delta as `train` leaves it, with things beside it that are nobody's business."""
     folder = tmp_path / "run"
     moved(tiny_base, "layernorm").save(folder)
-    for name in ("record.json", "README.md", "curve.csv", "notes.txt", "secret.csv", ".env"):
+    for name in ("record.json", "README.md", "notes.txt", "secret.csv", ".env"):
         (folder / name).write_text(name)
     for inner in (".unfinished", "seed-1"):
         (folder / inner).mkdir()
@@ -40,9 +40,9 @@ def test_two_deltas_of_one_name_in_a_folder_are_told(tiny_base: Base, tmp_path: 
 
 
 def test_only_the_delta_and_its_papers_are_uploaded(folder: Path) -> None:
-    assert [file.name for file in prepare_push(folder)] == [FILE, "record.json", "README.md", "curve.csv"]
-    (folder / "curve.csv").unlink()
     assert [file.name for file in prepare_push(folder)] == [FILE, "record.json", "README.md"]
+    (folder / "record.json").unlink()
+    assert [file.name for file in prepare_push(folder)] == [FILE, "README.md"]
 
 
 def test_a_folder_without_a_whole_delta_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_the_hub_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert push(folder, "me/run", private=True) == "https://huggingface.co/me/run"
     assert calls == [
         ("me/run", {"private": True, "exist_ok": True}),
-        ("me/run", {"kept": sorted([FILE, "record.json", "README.md", "curve.csv"])}),
+        ("me/run", {"kept": sorted([FILE, "record.json", "README.md"])}),
     ]
 
 

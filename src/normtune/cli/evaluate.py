@@ -60,6 +60,8 @@ def evaluate(
 
     loaded = options.open_delta(delta)
     if file is not None:
+        if loaded.info.kind == "language":
+            options.refuse(context, {"text", "label"}, "Plain text has no columns")
         asked, examples = own_examples(loaded, file, text, label, Reading.of(read))
         where = file.name
     else:

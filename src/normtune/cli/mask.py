@@ -105,7 +105,8 @@ def mask(
         options.refuse(context, {"seed"}, f"The importance {importance!r} draws nothing")
     deltas = _deltas(of, tasks, runs)
     # A run's task may be of the user's own, so that GLUE does not know it.
-    named = [*deltas] or [*own] or ([] if tasks is None else task_names(tasks, suite, target))
+    beside = None if scope == "individual" else target
+    named = [*deltas] or [*own] or ([] if tasks is None else task_names(tasks, suite, beside))
     recipe = MaskRecipe(
         importance=importance,
         scope=scope,

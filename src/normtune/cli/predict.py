@@ -94,9 +94,12 @@ def predict(
             raise OutputError(f"{out} exists already; choose another place or remove it first.")
     if task_column is None and len(deltas) > 1:
         raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
+    from normtune.data.images import holds_pictures
     from normtune.deltas.hub import named_places
     from normtune.files import write_atomically
 
+    if file is not None and holds_pictures(Path(file)):
+        options.refuse(context, {"column", "pair_column"}, "Pictures have no columns")
     options.set_threads(threads)
     kind = out.suffix.lower() if out is not None else ".jsonl" if as_json else ".csv" if file is not None else ""
     open_base = partial(options.base_of, model=model, device=device, dtype=dtype)

@@ -17,7 +17,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, and upload nothing.")] = False,
 ) -> None:
-    """Upload a delta to the hub with its record, curve and model card, and nothing else of its folder.
+    """Upload a delta to the hub with its record and model card, and nothing else of its folder.
 
     Log in first: `hf auth login`, or set `HF_TOKEN`.
 

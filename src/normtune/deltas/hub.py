@@ -11,8 +11,8 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 from normtune.deltas.delta import FILE, Delta
 from normtune.errors import ConfigError, DeltaError, OutputError
 
-#: The files of a delta's folder that are uploaded: the delta, its record, model card and curve.
-FILES = (FILE, "record.json", "README.md", "curve.csv")
+#: The files of a delta's folder that are uploaded: the delta, its record and model card.
+FILES = (FILE, "record.json", "README.md")
 
 # The hub's client also raises errors of its HTTP library, and exports their base class under this name.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
