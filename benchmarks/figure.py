@@ -1,12 +1,13 @@
 """Draw the README's picture from the records: score against entries trained, a panel a task.
 
 ``python benchmarks/figure.py reduced --results results/reduced`` reads the runs of that protocol and writes
-``docs/assets/reduced.svg``, light or dark as its reader's system is.
+``docs/assets/reduced.svg``, light or dark as its reader's system is. Methods that lack seeds on a task are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from normtune.records.results import read
@@ -29,7 +30,8 @@ def main() -> None:
     cells = Cells(read(given.results, protocol=given.protocol))
     wanted = given.tasks.split(",") if given.tasks else cells.tasks
     every = [panels(cells, column)[0] for column in cells.ran if column.task in wanted]
-    shown = [panel for panel in every if panel.dots]
+    whole = [replace(panel, dots=tuple(each for each in panel.dots if each[0].complete)) for panel in every]
+    shown = [panel for panel in whole if panel.dots]
     crowded = max(len(panel.dots) for panel in shown) > 8
     target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
     target.write_text(either(rendered(figure(shown, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
