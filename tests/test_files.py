@@ -229,10 +229,10 @@ def test_tensors_that_came_or_went_are_noticed(tmp_path: Path, tensors: dict[str
 
 def test_what_carries_no_hash_is_refused(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "file", {"key": NOTE.model_dump_json()})
-    with pytest.raises(DataError, match=r"^The note .*file carries no hash of its content"):
+    with pytest.raises(DataError, match=r"^The note .*file is damaged: it carries no hash of its content"):
         read(tmp_path / "file")
     (tmp_path / "old.json").write_text('{"text": "a", "scores": {}}')
-    with pytest.raises(DataError, match=r"old\.json carries no hash of its content"):
+    with pytest.raises(DataError, match=r"old\.json is damaged: it carries no hash of its content"):
         Kept.load(tmp_path / "old.json")
 
 

@@ -202,7 +202,7 @@ def unsealed(raw: Any, file: Path, noun: str, error: type[NormtuneError], tensor
     """
     json.dumps(raw, ensure_ascii=False).encode()
     if not isinstance(raw, dict) or _HASH not in raw:
-        raise error(f"The {noun} {file} carries no hash of its content, so it is damaged or of another program.")
+        raise error(f"The {noun} {file} is damaged: it carries no hash of its content.")
     content = {name: value for name, value in raw.items() if name != _HASH}
     if raw[_HASH] != _hash(content, tensors):
         raise error(f"The {noun} {file} is damaged: its content does not match the hash that it carries.")

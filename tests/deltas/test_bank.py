@@ -21,6 +21,7 @@ from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from tests.conftest import BaseFactory, FolderFactory, ModelFactory
 from tests.deltas.banked import FIVE, NUMBER, TEXTS, TWO, alone, assert_as_alone, changed
+from tests.deltas.moved import moved
 
 SPECS = (TWO, FIVE, NUMBER, TWO)
 #: Families and norms beside those of `tests/families`.
@@ -347,3 +348,10 @@ def test_a_thousand_tasks_on_minilm(minilm: Base, method: str) -> None:
     texts = [" ".join(["where is the river", *["and the bird"] * (number % 7)]) for number in order]
     rows = bank.logits(bank.prepare_many(texts, [str(number) for number in order]))
     assert_as_alone(minilm, [deltas[number] for number in order], rows, texts)
+
+
+def test_a_configuration_may_name_several_ends(make_model: ModelFactory, make_folder: FolderFactory) -> None:
+    base = load_base(str(make_folder(make_model("llama", eos_token_id=[3, 4]))))
+    bank = Bank(base)
+    bank.add("a", moved(base, "layernorm", TWO))
+    assert [*bank] == ["a"]

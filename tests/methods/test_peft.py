@@ -120,6 +120,11 @@ def test_lora_all_takes_every_matrix_of_the_layers(base: Base) -> None:
     assert len(specify(base.layout, "lora-all@1")) == 3 * (4 * (32 + 32) + 2 * (32 + inner))
 
 
+def test_values_that_are_made_with_queries_and_keys_have_no_bias_of_their_own(make_base: BaseFactory) -> None:
+    with pytest.raises(SelectionError, match="no biases of values"):
+        specify(make_base("gpt_neox").layout, "value-bias")
+
+
 def test_value_bias_is_the_biases_of_the_values(base: Base) -> None:
     spec = specify(base.layout, "value-bias")
     assert {place.parameter for place in spec.places} == {

@@ -5,6 +5,7 @@ import json
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
@@ -13,7 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertModel
+from transformers import (
+    AutoModelForCausalLM,
+    BertModel,
+    Gemma3Config,
+    Gemma3ForSequenceClassification,
+    SiglipConfig,
+    SiglipForImageClassification,
+)
 from transformers.utils import logging as transformers_logging
 
 import normtune.models.base as base_module
@@ -30,6 +38,7 @@ from normtune.models.base import load_base, skeleton, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.layout import layout
 from normtune.models.sources import at_revision, locate, quiet
+from tests.conftest import FolderFactory
 
 
 def assert_refused(said, name, **options):
@@ -513,3 +522,23 @@ def test_a_tokenizer_whose_package_is_missing_says_what_to_install(make_folder):
     (folder / "spiece.model").write_bytes(b"of sentencepiece")
     with pytest.raises(ModelError, match="pip install sentencepiece tiktoken protobuf"):
         load_base(str(folder)).need_tokenizer()
+
+
+@pytest.mark.parametrize("load", [load_base, skeleton])
+def test_a_model_whose_encoder_is_no_module_of_the_promised_name_is_refused(
+    load: Callable[[str], object], tmp_path: Path
+) -> None:
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = SiglipConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 4})
+    SiglipForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="This 'siglip' model cannot be trained: its encoder is no module called"):
+        load(str(tmp_path))
+
+
+def test_a_config_with_a_part_for_texts_has_its_padding_there(make_folder: FolderFactory) -> None:
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    texts = {**small, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 99, "pad_token_id": None}
+    config = Gemma3Config(text_config=texts, vision_config={**small, "image_size": 28, "patch_size": 14})
+    base = load_base(str(make_folder(Gemma3ForSequenceClassification(config))))
+    assert base.tokenizer is not None
+    assert base.model.config.get_text_config().pad_token_id == base.tokenizer.pad_token_id

@@ -40,7 +40,7 @@ def test_no_folder_and_no_records_are_said(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "ab.json").write_text("{}")
-    with pytest.raises(DataError, match=r"ab\.json carries no hash"):
+    with pytest.raises(DataError, match=r"ab\.json is damaged"):
         read(tmp_path)
 
 

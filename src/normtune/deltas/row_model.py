@@ -200,12 +200,13 @@ class RowModel:
             size = getattr(config, "image_size", None) or _SIZE
             shape = (2, getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
             return {"pixel_values": torch.randn(shape, generator=generator).to(self._model.device)}
-        special = {config.pad_token_id, config.eos_token_id, config.bos_token_id}
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        special = {config.pad_token_id, config.bos_token_id, *ends}
         plain = [number for number in range(config.vocab_size) if number not in special]
         ids = torch.tensor(plain)[torch.randint(len(plain), (2, 5), generator=generator)]
         mask = torch.ones_like(ids)
         if isinstance(config.pad_token_id, int):
             ids[1, -1], mask[1, -1] = config.pad_token_id, 0
-        if isinstance(config.eos_token_id, int):
-            ids[0, -1] = ids[1, int(mask[1].sum()) - 1] = config.eos_token_id
+        if isinstance(ends[0], int):
+            ids[0, -1] = ids[1, int(mask[1].sum()) - 1] = ends[0]
         return {"input_ids": ids.to(self._model.device), "attention_mask": mask.to(self._model.device)}

@@ -19,7 +19,7 @@ def bitfit(layout: Layout) -> Selection:
 
 def value_bias(layout: Layout) -> Selection:
     """The bias of each attention's values (BEFT, Huang et al. 2025)."""
-    biases = tuple(f"{name}.bias" for name in VALUES)
+    biases = tuple(f".{name}.bias" for name in VALUES)
     return _not_empty(where(layout, lambda place: f".{place.parameter}".endswith(biases)), "biases of values")
 
 

@@ -326,5 +326,8 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
 
 
 def _outside(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters outside the encoder."""
+    """Names of the parameters outside the encoder; where that is no module of its own, there is no telling."""
+    if not hasattr(model, model.base_model_prefix):
+        kind, prefix = model.config.model_type, model.base_model_prefix
+        raise ModelError(f"This {kind!r} model cannot be trained: its encoder is no module called {prefix!r}.")
     return [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]

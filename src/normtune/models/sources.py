@@ -181,8 +181,9 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
     tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    config = model.config.get_text_config()  # of a model of pictures and texts the texts' part
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
 
 
