@@ -1,7 +1,8 @@
 """Draw the README's picture from the records: score against entries trained, a panel a task.
 
 ``python benchmarks/figure.py reduced --results results/reduced`` reads the runs of that protocol and writes
-``docs/assets/reduced.svg``, light or dark as its reader's system is. Methods that lack seeds on a task are left out.
+``docs/assets/reduced.svg``, light or dark as its reader's system is. Methods that lack seeds on a task, and
+expressions, are left out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ def main() -> None:
     cells = Cells(read(given.results, protocol=given.protocol))
     wanted = given.tasks.split(",") if given.tasks else cells.tasks
     every = [panels(cells, column)[0] for column in cells.ran if column.task in wanted]
-    whole = [replace(panel, dots=tuple(each for each in panel.dots if each[0].complete)) for panel in every]
-    shown = [panel for panel in whole if panel.dots]
+    named = [
+        replace(panel, dots=tuple((dot, at) for dot, at in panel.dots if dot.complete and "+" not in dot.name))
+        for panel in every
+    ]
+    shown = [panel for panel in named if panel.dots]
     crowded = max(len(panel.dots) for panel in shown) > 8
     target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
     target.write_text(either(rendered(figure(shown, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
