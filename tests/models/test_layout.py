@@ -6,6 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 
 from normtune.methods.selection import where
 from normtune.models import layout as layouts
@@ -142,6 +148,36 @@ def test_a_list_of_one_inside_a_layer_leaves_no_number():
     assert components_of(layout(Fake(stack=nn.ModuleList([layer])), [])) == {"up"}
     layer["experts"].append(nn.ModuleDict({"up": nn.Linear(2, 2)}))
     assert components_of(layout(Fake(stack=nn.ModuleList([layer])), [])) == {"experts.0.up", "experts.1.up"}
+
+
+#: Families that nest or name their layers in ways of their own: the norm that closes a layer, and how many layers the
+#: configuration says there are.
+NESTED = {
+    "funnel": ("ffn.layer_norm", lambda config: sum(config.block_sizes)),
+    "xlm": ("layer_norm2", lambda config: config.n_layers),
+    "markuplm": ("output.LayerNorm", lambda config: config.num_hidden_layers),  # its tables have numbers too
+    "segformer": ("layernorm_after", lambda config: sum(config.depths)),
+    "pvt": ("encoder.block.layer_norm_2", lambda config: sum(config.depths)),
+    "poolformer": ("encoder.block.after_norm", lambda config: sum(config.depths)),
+    "swin": ("layernorm_after", lambda config: sum(config.depths)),
+    "mobilevit": ("layernorm_after", lambda config: 2 + 4 + 3),  # after four of MobileNet's
+}
+
+
+@pytest.mark.parametrize("family", NESTED)
+def test_layers_are_those_of_the_configuration(family):
+    config = AutoConfig.for_model(family)
+    pictures = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    with torch.device("meta"):
+        kind = AutoModelForImageClassification if pictures else AutoModelForSequenceClassification
+        found = layout(kind.from_config(config), [])
+    closing, count = NESTED[family]
+    [norm] = [component for component in found.components if component.name == closing]
+    before = 4 if family == "mobilevit" else 0
+    assert norm.norm
+    assert norm.subs == ("weight", "bias")
+    assert norm.layers == tuple(range(before, before + count(config)))
+    assert found.layers == before + count(config)
 
 
 def test_the_fingerprint_leaves_the_head_out(make_base):

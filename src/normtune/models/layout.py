@@ -6,7 +6,8 @@ prefix that the checkpoint puts before every name and without the layer's own pa
 ``attention.output.LayerNorm`` in layer 3, and nothing that asks for ``output.LayerNorm`` can catch it.
 
 Image models have layers within stages. These are counted through: the first layer of the second stage follows the last
-one of the first.
+one of the first. A list inside a layer is one of layers if each of its items has norms, and another item alike; T5's
+list of attention and feed-forward block is none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from math import prod
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from normtune.config import Sub
 
@@ -40,6 +42,7 @@ class Place:
         head: Whether it belongs to the head.
         norm: Whether a normalisation module owns it.
         batch: Whether that is a BatchNorm.
+        linear: Whether a linear layer owns it.
     """
 
     parameter: str
@@ -50,6 +53,7 @@ class Place:
     head: bool
     norm: bool
     batch: bool = False
+    linear: bool = False
 
     @property
     def size(self) -> int:
@@ -160,14 +164,21 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     }
     body = [name for name in shapes if name not in head_names]
     prefix = f"{model.base_model_prefix}."
-    paths = {name: _Path(name.removeprefix(prefix)) for name in body}
+    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in shapes}
+    norms = {name for name, owner in owners.items() if is_norm(owner)}
+    paths = {name: _Path(name.removeprefix(prefix), name in norms) for name in body}
+    # A list of single modules that are no norms, such as tables of embeddings, is none of layers.
+    real = {path.stack for path in paths.values() if path.norm or len(path.rest) > 1}
+    nested = _nested_lists(paths.values())
+    for each in paths.values():
+        each.settle(real, nested)
     single = _single_lists(paths.values())
     stacks = {path.stack for path in paths.values() if path.spot}
     layers = _numbers(paths.values())
     inside = {path.component(stacks, single) for path in paths.values() if path.spot}
     places = []
     for name, shape in shapes.items():
-        module, _, leaf = name.rpartition(".")
+        leaf = name.rpartition(".")[2]
         path = paths.get(name)
         component = path.component(stacks, single) if path else _own_component(name.removeprefix(prefix))
         if component in inside and path and not path.spot:  # called as one in the layers, as ConvNeXt's last norm is
@@ -180,8 +191,9 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
                 layer=layers[path.stack].get(path.spot) if path else None,
                 shape=shape,
                 head=name in head_names,
-                norm=is_norm(owner := model.get_submodule(module)),
-                batch=isinstance(owner, nn.modules.batchnorm._BatchNorm),
+                norm=name in norms,
+                batch=isinstance(owners[name], nn.modules.batchnorm._BatchNorm),
+                linear=isinstance(owners[name], nn.Linear | Conv1D),
             )
         )
     return Layout(model.config.model_type, tuple(places))
@@ -246,8 +258,8 @@ def _own_component(path: str) -> str:
     return module if leaf in {"weight", "bias"} and module else path
 
 
-#: What a list of stages is called, and the list of layers in each.
-_STAGES = {"stages": "layers", "layers": "blocks"}
+#: A list inside a layer: the stack, and the names that lead to it from the layer.
+_List = tuple[str, tuple[str, ...]]
 
 
 class _Path:
@@ -257,29 +269,38 @@ class _Path:
         stack: The list of layers, or of stages.
         spot: Where it is in there: nowhere, a layer's number, or those of a stage and of a layer in it.
         rest: The names inside the layer.
+        norm: Whether it is a norm's.
     """
 
-    def __init__(self, path: str) -> None:
-        parts = path.split(".")
+    def __init__(self, path: str, norm: bool) -> None:
+        self._parts = parts = path.split(".")
+        self.stack, self.spot, self.rest, self.norm = "", tuple[int, ...](), parts, norm
         at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        self.stack, self.spot, self.rest = "", tuple[int, ...](), parts
         if at is not None:
             self.stack, self.spot, self.rest = ".".join(parts[:at]), (int(parts[at]),), parts[at + 1 :]
-            if len(self.rest) > 1 and self.rest[0] == _STAGES.get(parts[at - 1]) and self.rest[1].isdigit():
-                self.spot, self.rest = (*self.spot, int(self.rest[1])), self.rest[2:]
 
-    def lists(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], int]]:
+    def lists(self) -> Iterator[tuple[_List, int]]:
         """The lists inside the layer that this path goes through, with the position in each."""
         for i, part in enumerate(self.rest):
             if part.isdigit():
                 yield (self.stack, tuple(self.rest[:i])), int(part)
 
-    def component(self, stacks: set[str], single: set[tuple[str, tuple[str, ...]]]) -> str:
+    def settle(self, stacks: set[str], nested: set[_List]) -> None:
+        """Leave a list that is none of layers; inside a layer go on into one that is, so that the layer is a stage."""
+        if self.stack not in stacks:
+            self.stack, self.spot, self.rest = "", (), self._parts
+        inner, position = next((each for each in self.lists() if each[0] in nested), (None, 0))
+        if inner is not None:
+            self.spot, self.rest = (*self.spot, position), self.rest[len(inner[1]) + 1 :]
+
+    def component(self, stacks: set[str], single: set[_List]) -> str:
         dropped = {
             len(inside) + step for (_, inside), _ in self.lists() if (self.stack, inside) in single for step in (-1, 0)
         }
-        rest = ".".join(part for i, part in enumerate(self.rest) if i not in dropped)
-        name = _own_component(rest)
+        rest = [part for i, part in enumerate(self.rest) if i not in dropped]
+        if self.spot and len(rest) == 1 and rest[0] in {"weight", "bias"}:  # the layers of this stack are single norms
+            return self.stack
+        name = _own_component(".".join(rest))
         if not self.spot or len(stacks) < 2:
             return name
         first = self.stack.split(".")[0]
@@ -300,9 +321,26 @@ def _numbers(paths: Iterable[_Path]) -> dict[str, dict[tuple[int, ...], int]]:
     return numbers
 
 
-def _single_lists(paths: Iterable[_Path]) -> set[tuple[str, tuple[str, ...]]]:
+def _nested_lists(paths: Iterable[_Path]) -> set[_List]:
+    """Lists inside a layer that are themselves lists of layers, which makes the layer a stage."""
+    items: dict[_List, dict[int, dict[tuple[str, ...], bool]]] = defaultdict(lambda: defaultdict(dict))
+    for path in paths:
+        for inner, position in path.lists():
+            items[inner][position][tuple(path.rest[len(inner[1]) + 1 :])] = path.norm
+
+    def layers(own: dict[int, dict[tuple[str, ...], bool]]) -> bool:
+        return all(
+            any(item.values()) and any(item.keys() <= other.keys() or other.keys() <= item.keys() for other in others)
+            for number, item in own.items()
+            for others in [[other for place, other in own.items() if place != number]]
+        )
+
+    return {inner for inner, own in items.items() if layers(own)}
+
+
+def _single_lists(paths: Iterable[_Path]) -> set[_List]:
     """Lists inside a layer that hold one module only (ALBERT's inner groups): their number tells nothing."""
-    positions: dict[tuple[str, tuple[str, ...]], set[int]] = defaultdict(set)
+    positions: dict[_List, set[int]] = defaultdict(set)
     for path in paths:
         for inner, position in path.lists():
             positions[inner].add(position)
