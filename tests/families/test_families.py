@@ -305,7 +305,6 @@ REFUSED = [
     *(("vit", method, "this is a 'vit'") for method in ("prompt-tuning", "residual-prompt-tuning", "prefix-tuning")),
     ("vit", "ia3", "a 'vit' has none"),
     ("resnet", "lora", "The layers of this 'resnet' model have no matrices"),
-    ("mixtral", "adalora", "PEFT has no adalora for the MixtralTopKRouter modules"),
     ("mixtral", "adapter", "where the blocks of a 'mixtral' model end"),
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normtune.errors import SelectionError
 from normtune.methods.expression import specify
@@ -18,6 +18,12 @@ from normtune.models.base import Base, load_base
 from tests.conftest import BaseFactory
 
 QUERY = "bert.encoder.layer.1.attention.self.query"
+#: Sizes of an attention with latent keys and values, and of the experts beside it.
+_LATENT = {
+    **{"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8},
+    **{"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+}
 RANKED = [name for name, method in METHODS.items() if method.option == "rank"]
 
 
@@ -170,3 +176,23 @@ def test_a_rank_beyond_measure_is_counted_without_memory(base: Base) -> None:
     assert described is not None
     described["config"]["r"] = rank = 10**9  # as a delta of somebody else's may have it
     assert len(read(base.layout, described)) == rank * 3 * 2 * (32 + 32)
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("mixtral", {}),
+        ("umt5", {}),
+        ("deepseek_v3", {"n_shared_experts": 1, "n_routed_experts": 4, "first_k_dense_replace": 1, **_LATENT}),
+    ],
+)
+def test_only_linear_layers_change(make_base: BaseFactory, family: str, more: dict[str, Any]) -> None:
+    """No router, no stacked expert, no table of relative positions within a layer."""
+    base = make_base(family, **more)
+    kinds = {name: type(module) for name, module in base.model.named_modules()}
+    linear = {name for name, kind in kinds.items() if kind is nn.Linear and any(map(str.isdigit, name.split(".")))}
+    trainable = Trainable(base, specify(base.layout, "lora-all@2"))
+    changed = {name for name, kind in kinds.items() if type(base.model.get_submodule(name)) is not kind}
+    assert changed == linear
+    trainable.undo()
+    assert {name: type(module) for name, module in base.model.named_modules()} == kinds

@@ -77,7 +77,7 @@ def ia3(layout: Layout) -> Peft:
 
 
 def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
-    """Modules of the layers with a matrix for a weight, and with a name that ends as one of `names`; None takes all.
+    """Linear layers within the model's layers, with a name that ends as one of `names`; None takes all.
 
     Raises:
         SelectionError: If there are none.
@@ -86,7 +86,7 @@ def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
     found = tuple(
         place.parameter.removesuffix(".weight")
         for place in layout.body
-        if place.layer is not None and len(place.shape) == 2 and place.parameter.endswith(".weight")
+        if place.layer is not None and place.linear and place.sub == "weight"
         if wanted is None or place.parameter.endswith(wanted)
     )
     if not found:
@@ -155,7 +155,6 @@ class Peft(Added):
             )
         modules = {name: model.get_submodule(name) for name in self.targets}
         flags, buffers = {parameter: parameter.requires_grad for parameter in model.parameters()}, {*model.buffers()}
-        undo.callback(model.__dict__.pop, "peft_config", None)
         for name, module in modules.items():
             undo.callback(model.set_submodule, name, module, strict=True)
         _inject(model, self)
@@ -201,15 +200,20 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     if own["peft_type"] == "IA3":
         # The inputs of a matrix that makes a wide vector narrow are scaled, and the outputs of the others.
         shapes = {name: module.weight.shape for name, module in modules.items()}
-        own["feedforward_modules"] = [name for name, (rows, columns) in shapes.items() if columns > rows]
+        own["feedforward_modules"] = [f"model.{name}" for name, (rows, columns) in shapes.items() if columns > rows]
     elif own["peft_type"] != "LOHA":
         own["fan_in_fan_out"] = isinstance(next(iter(modules.values())), Conv1D)
-    config = get_peft_config({**own, "target_modules": list(spec.targets)})
+    # Within a module without a configuration; by the model's PEFT would move targets on to stacked experts.
+    outer: Any = nn.ModuleDict({"model": model})
+    for flag in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
+        setattr(outer, flag, getattr(model, flag, False))
+    own["target_modules"] = [f"model.{name}" for name in spec.targets]
+    config = get_peft_config(own)
     # Drawn on the CPU, so that a seed means the same values on every device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
-            PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](model, config, adapter_name=ADAPTER)
+            PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](outer, config, adapter_name=ADAPTER)
         except (TypeError, ValueError) as error:  # the router of a mixture of experts is no linear layer
             kinds = [type(module).__name__ for module in modules.values()]
             kind = next((kind for kind in kinds if kind not in {"Linear", "Conv1D"}), kinds[0])
