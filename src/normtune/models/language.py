@@ -165,17 +165,25 @@ class Likelihood:
             )
 
 
+class _Output(BaseModelOutputWithPastAndCrossAttentions):
+    """Hidden states, and None for whatever else a family's outputs have."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class _Given:
     """Stands for a model's body, or its decoder, and gives hidden states that are known already."""
 
     def __init__(self, body: Any, hidden: Tensor) -> None:
-        self._body, self._output = body, BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
+        self._body, self._output = body, _Output(last_hidden_state=hidden[None])
 
     @property
     def decoder(self) -> _Given:
         return self
 
-    def __call__(self, *_: object, **__: object) -> BaseModelOutputWithPastAndCrossAttentions:
+    def __call__(self, *_: object, **__: object) -> _Output:
         return self._output
 
     def __getattr__(self, name: str) -> Any:
