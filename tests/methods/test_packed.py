@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from normtune.fast import linear as linear_module
 from normtune.fast.linear import fast_linear
@@ -42,6 +43,29 @@ def drawn(base, parts=150):
 def loss(model, batch=BATCHES[0]):
     ids, labels = batch
     return cross_entropy(model(input_ids=ids).logits, labels)
+
+
+def test_entries_of_views_of_one_tensor_train(tmp_path):
+    """transformers cuts the queries, keys and values of some families out of one tensor of the checkpoint."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model("nomic_bert", vocab_size=50, max_position_embeddings=64, **sizes)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    base = load_base(str(tmp_path))
+    query = base.model.get_parameter("nomic_bert.layers.0.self_attn.q_proj.weight")
+    assert query.untyped_storage().nbytes() > query.nbytes
+    selection, before = drawn(base, parts=4), state(base.model)
+    tuning = Trainable(base, selection)
+    shift(tuning)
+    for batch in BATCHES:
+        loss(base.model, batch).backward()
+    values, gradients = tuning.values(), {name: leaf.grad for name, leaf in tuning.leaves.items()}
+    tuning.undo()
+    assert_same(base.model, before)
+    expected = dense(base, selection, values, BATCHES)
+    largest = max(grad.abs().max() for grad in expected.values())
+    for name, gradient in gradients.items():
+        found = torch.zeros(expected[name].shape) if gradient is None else gradient
+        assert (found - expected[name]).abs().max() <= 1e-5 * largest, name
 
 
 def shift(tuning, by=0.01):

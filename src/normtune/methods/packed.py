@@ -26,7 +26,9 @@ class Packed(nn.Module):
         self._original = frozen.detach().reshape(-1).index_select(0, entries.indices)
         # In a tuple, so that they are not registered: the leaf already is, and what is frozen is none of the state.
         self._tensors = (frozen, nn.Parameter(self._original.to(torch.float32, copy=True)))
-        self._in_place = in_place and frozen.is_contiguous()
+        # Parameters that are views of one tensor share torch's count of its changes (see `_place`).
+        whole = frozen.untyped_storage().nbytes() == frozen.nbytes
+        self._in_place = in_place and whole and frozen.is_contiguous()
         self._written: int | None = None
 
     @property
