@@ -23,7 +23,7 @@ from normtune.errors import ConfigError, DataError, DeltaError, ModelError
 from normtune.evaluation import logits
 from normtune.importance.measurement import Measurement
 from normtune.importance.recipe import MaskRecipe, make_mask
-from normtune.methods.expression import select
+from normtune.methods.expression import select, tune
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base, wrap
 from normtune.models.sources import quiet
@@ -169,6 +169,22 @@ def test_statistics_stay_unless_they_are_to_follow(sessions: dict[str, Session],
     damaged = replace(delta, statistics={"resnet.nothing": torch.zeros(3)})
     with pytest.raises(DeltaError, match=r"resnet\.nothing is no running statistic of"):
         damaged.apply(base)
+
+
+def test_statistics_that_an_own_loop_moves_are_captured(image_folders: dict[str, Path]) -> None:
+    base = load_base(str(image_folders["resnet"]))
+    before, inputs = state(base), base.encode(short("odd").split("train").take(range(16)), 128).batch(range(16))
+    for training in (False, True):
+        tuning = tune(base, "batchnorm")
+        base.model.train(training)(**inputs)
+        base.model.eval()
+        delta = Delta.capture(tuning)
+        expected = base.model(**inputs).logits
+        tuning.undo()
+        assert same(before, state(base))
+        assert bool(delta.statistics) is training
+        with delta.apply(base):
+            assert torch.equal(base.model(**inputs).logits, expected)
 
 
 def test_statistics_follow_as_torch_lets_them(image_folders: dict[str, Path]) -> None:

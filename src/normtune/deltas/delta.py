@@ -124,7 +124,7 @@ class Delta:
             empty where parameters were added instead.
         values: The values, float32 vectors: new ones of the selected entries, or those of what was added, by name.
         head: The head's values: float32, by parameter name.
-        statistics: Running statistics of BatchNorm, by buffer name, where training updated them; otherwise empty.
+        statistics: Running statistics of BatchNorm, by buffer name, where training moved them; otherwise empty.
     """
 
     info: DeltaInfo

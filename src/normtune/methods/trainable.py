@@ -161,12 +161,10 @@ class Trainable:
     Args:
         base: The base model; its model is changed in place until `undo`.
         spec: What trains beside the head.
-        statistics: Whether a training updates the running statistics of BatchNorm, which are then part of its result.
 
     Attributes:
         leaves: What an optimizer sees of the spec, by name.
         head: The head's parameters, by name.
-        statistics: The buffers that a training updates, by name.
         hook: What a training loop calls in each step.
 
     Raises:
@@ -174,7 +172,7 @@ class Trainable:
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
 
-    def __init__(self, base: Base, spec: Spec, *, statistics: bool = False) -> None:
+    def __init__(self, base: Base, spec: Spec) -> None:
         if spec.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("What is to train is of another model.")
         refuse_sharded(base.model)
@@ -185,8 +183,7 @@ class Trainable:
             for leaf in self.leaves.values():
                 leaf.requires_grad_()
             self.hook = spec.hook(self.leaves)
-            names = running(base.model, counted=True) if statistics else ()
-            self.statistics = {name: base.model.get_buffer(name) for name in names}
+            self._statistics = _statistics(base)
             self._undo, self._undone = undo.pop_all(), False
 
     def undo(self) -> None:
@@ -234,9 +231,12 @@ class Trainable:
         return {name: value.detach().float().cpu().clone() for name, value in self.head.items()}
 
     def statistics_values(self) -> dict[str, Tensor]:
-        """Copies of the running statistics as they are now, float32, and their counts, on the CPU, by buffer name."""
-        own = {name: value.detach().cpu().clone() for name, value in self.statistics.items()}
-        return {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
+        """BatchNorm's running statistics and counts, if training moved any, by buffer name; otherwise none.
+
+        They are copies, float32, on the CPU.
+        """
+        own = _statistics(self.base)
+        return own if any(not torch.equal(value, self._statistics[name]) for name, value in own.items()) else {}
 
     def load(
         self, values: Mapping[str, Tensor], head: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
@@ -247,8 +247,17 @@ class Trainable:
                 leaf.copy_(values[name].reshape(leaf.shape))
             for name, parameter in self.head.items():
                 parameter.copy_(head[name])
-            for name, buffer in self.statistics.items():
-                buffer.copy_((statistics or {})[name])
+            for name, value in (statistics or self._statistics).items():
+                self.base.model.get_buffer(name).copy_(value)
+
+
+def _statistics(base: Base) -> dict[str, Tensor]:
+    """Copies of a model's running statistics, float32, and of their counts, on the CPU."""
+    own = {name: base.model.get_buffer(name).detach().cpu() for name in running(base.model, counted=True)}
+    return {
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for name, value in own.items()
+    }
 
 
 def decays(place: Place) -> bool:

@@ -233,7 +233,7 @@ class Session:
         reset_peak_memory(self.accelerator.device)
         with ExitStack() as undo:
             undo.callback(self.base.put_head(head_of(runs), config.seed).undo)
-            trainable = Trainable(self.base, run.spec, statistics=config.protocol.statistics == "update")
+            trainable = Trainable(self.base, run.spec)
             undo.callback(_unwrap, self.base.model, vars(self.base.model).get("forward"))
             undo.callback(self.accelerator.free_memory)
             undo.callback(trainable.undo)
