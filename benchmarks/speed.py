@@ -90,7 +90,7 @@ Run = Callable[[], Times]
 #: The process that a case runs in: ours lets the C library keep freed memory, which would make the peers faster too.
 PROCESSES = {
     "peers": ("peft_run_glue", "peft_tuned"),
-    "ours": (*ours.CASES, "limit"),
+    "ours": (*ours.HERE, "limit"),
 }
 
 

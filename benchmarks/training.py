@@ -82,7 +82,7 @@ def main() -> None:
 def time_task(name: str, options: argparse.Namespace, processes: Mapping[str, Apart]) -> None:
     """The speed of all cases on a task."""
     known = read(options.out).get(name, {}).get("speed", {})
-    complete = {*ours.CASES, *LIMIT} <= known.get("cases", {}).keys()
+    complete = {*ours.HERE, *LIMIT} <= known.get("cases", {}).keys()
     if options.again or not complete or known.get("measured") != circumstances(options.rounds):
         keep(options.out, name, {"speed": measure(name, options.rounds, processes)})
 
@@ -95,7 +95,7 @@ def score_task(name: str, options: argparse.Namespace) -> None:
     found = read(options.out).get(name, {}).get("quality", {})
     quality = {case: curves for case, curves in found.items() if curves.get("said") == said(case, learn)}
     elsewhere = read(options.scores_from).get(name, {}).get("quality", {}) if options.scores_from else {}
-    for case in options.cases.split(",") if options.cases else dict.fromkeys(SCORED_BY.values()):
+    for case in options.cases.split(",") if options.cases else ("peft_tuned", *ours.HERE):
         if elsewhere.get(case, {}).get("said") == said(case, learn):
             quality[case] = {**elsewhere[case], "from": options.scores_from}
             keep(options.out, name, {**size, "quality": quality})
