@@ -5,11 +5,18 @@ import math
 
 import pytest
 import torch
-from transformers import BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertModel,
+)
 
 from normtune.errors import DeltaError, ModelError
 from normtune.models.base import load_base, wrap
 from normtune.models.head import HeadSpec, head_roots, new_head, read_spec
+from tests.conftest import _IDS, FAMILIES
 
 THREE = HeadSpec("classification", ("no", "maybe", "yes"))
 
@@ -254,3 +261,29 @@ def test_wrap_reads_the_head_that_a_model_has(make_model):
     labels = {"id2label": {0: "no", 1: "maybe", 2: "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
     base = wrap(make_model("bert", **labels))
     assert base.head == THREE
+
+
+@pytest.mark.parametrize(
+    ("family", "maker", "kept"),
+    [
+        ("modernbert", AutoModelForMaskedLM, {"head.dense.weight", "head.norm.weight"}),
+        ("poolformer", AutoModelForImageClassification, {"norm.weight", "norm.bias"}),
+        ("roberta", AutoModelForSequenceClassification, set()),  # one module, with the output layer
+        ("distilbert", AutoModelForMaskedLM, set()),
+    ],
+)
+def test_what_the_checkpoint_holds_below_the_output_layer_begins_there(family, maker, kept, tmp_path):
+    """ModernBERT's ``head`` is of its language model, PoolFormer's last norm of its classifier of ImageNet."""
+    sizes = FAMILIES.get(family, {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8]})
+    model = maker.from_config(AutoConfig.for_model(family, **_IDS, **sizes, vocab_size=40))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(tmp_path)
+    one, other = (load_base(str(tmp_path), head_seed=seed) for seed in (0, 1))
+    names = {place.parameter for place in one.layout.head if place.sub == "weight" or place.norm}
+    before = model.state_dict()
+    assert {
+        name for name in names | kept if torch.equal(one.model.get_parameter(name), other.model.get_parameter(name))
+    } == kept
+    assert all(torch.equal(one.model.get_parameter(name), before[name]) for name in kept)

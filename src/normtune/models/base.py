@@ -35,6 +35,8 @@ class Base:
         roots: Paths of the head's modules.
         reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
         language: What scores texts, where it is a language model, which has no head; None for a classifier.
+        begin: Values of the checkpoint that a fresh head begins with: of what lies between encoder and output layer,
+            such as ModernBERT's ``head`` or PoolFormer's last norm.
     """
 
     model: PreTrainedModel
@@ -46,6 +48,7 @@ class Base:
     roots: tuple[str, ...]
     reader: Reader | None = None
     language: Likelihood | None = None
+    begin: Mapping[str, Tensor] = field(default_factory=dict)
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -61,9 +64,10 @@ class Base:
     def put_head(self, spec: HeadSpec, seed: int = 0, tensors: Mapping[str, Tensor] | None = None) -> HeadSwap:
         """Put a head on the model; what is returned takes it off again.
 
-        Its values are `tensors`, by parameter name (a `DeltaError` says what does not fit), or are drawn from `seed`.
+        Its values are `tensors`, by parameter name (a `DeltaError` says what does not fit), or `begin`, and what that
+        lacks drawn from `seed`.
         """
-        return HeadSwap(self.model, self.roots, spec, self.refresh, seed=seed, tensors=tensors)
+        return HeadSwap(self.model, self.roots, spec, self.refresh, seed=seed, begin=self.begin, tensors=tensors)
 
     def refresh(self) -> None:
         """Read the layout again after the head's shape has changed."""
@@ -213,7 +217,7 @@ def load_base(
         dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; or ``int8`` or ``nf4``, for its matrices,
             with the rest in bfloat16. What trains is float32 always.
         head_seed: Seeds the head's values.
-        keep_head: Keep the classifier that the checkpoint brings. By default it is reset.
+        keep_head: Keep the classifier that the checkpoint brings. By default it is reset (but see `Base.begin`).
 
     Returns:
         The base model, in evaluation mode, on the CPU.
@@ -255,6 +259,7 @@ def load_base(
     if language:
         base.language = Likelihood.put(name, model, base.need_tokenizer())
     elif not keep_head:
+        base.begin = _between(base, missing)
         base.put_head(spec, head_seed)
     return base
 
@@ -323,6 +328,20 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
         config.num_labels = labels
         model = sources.loader_of(config).from_config(config, trust_remote_code=False)
     return layout(model, _outside(model))
+
+
+def _between(base: Base, missing: list[str]) -> dict[str, Tensor]:
+    """The checkpoint's values of the head's modules that it holds whole, and that no number of outputs changes."""
+    inside = {
+        root: [place.parameter for place in base.layout.head if place.parameter.startswith(f"{root}.")]
+        for root in base.roots
+    }
+    held = [names for names in inside.values() if not {*names} & {*missing}]
+    if not held:
+        return {}
+    two, three = base.meta_head(2), base.meta_head(3)
+    kept = [name for names in held if all(two[name].shape == three[name].shape for name in names) for name in names]
+    return {name: base.model.get_parameter(name).detach().clone() for name in kept}
 
 
 def _outside(model: PreTrainedModel) -> list[str]:

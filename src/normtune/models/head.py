@@ -1,7 +1,8 @@
 """The head: the parameters that a task brings, put on a base model and taken off again.
 
-The head is every parameter that the base's checkpoint does not hold: always the classifier, and the pooler
-where the checkpoint has none. It computes in float32 whatever the base's dtype.
+The head is every parameter outside the encoder, and the pooler where the checkpoint has none. Its values are drawn
+anew, but for what the checkpoint holds below the output layer (`Base.begin`). It computes in float32 whatever the
+base's dtype.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
 class HeadSwap:
     """A head put on a model in place, with its modules at the paths `roots`, which `undo` takes off again.
 
-    Its values are `tensors`, by parameter name, or are drawn from `seed`. After either change `changed` is called.
+    Its values are `tensors`, by parameter name, or are drawn from `seed`, but for those in `begin`. After either change
+    `changed` is called.
 
     Raises:
         DeltaError: If `tensors` are not this head's: a name or a shape differs.
@@ -79,15 +81,16 @@ class HeadSwap:
         changed: Callable[[], None],
         *,
         seed: int,
+        begin: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor] | None,
     ) -> None:
         modules = new_head(model, roots, spec, seed)
+        own = _parameters(modules)
         if tensors is not None:
-            own = _parameters(modules)
             check_head(tensors, own)
-            with torch.no_grad():
-                for name, value in own.items():
-                    value.copy_(tensors[name])
+        with torch.no_grad():
+            for name, value in (begin if tensors is None else tensors).items():
+                own[name].copy_(value)
         self._model, self._changed = model, changed
         self._modules = {path: model.get_submodule(path) for path in roots}
         self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}
