@@ -408,7 +408,7 @@ def test_bfloat16_that_does_not_pay_off_is_said(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--precision", "Unknown precision 'none'. Known: bf16, bfloat16, float16, float32, fp16, int8, nf4."),
+        ("--precision", "Unknown precision 'none'. Known: bf16, bfloat16, float16, float32, int8, nf4."),
         ("--memory", "Unknown value of --memory 'none'. Known: low, plain."),
         ("--labels", "Unknown value of --labels 'none'. Known: classes, numbers, several, tags, weighted."),
     ],

@@ -89,17 +89,26 @@ def test_no_value_of_a_new_head_is_left_uninitialised(family, make_base):
             assert value.dtype == torch.float32
 
 
+def test_a_head_taken_off_goes_where_the_model_went(make_base):
+    base = make_base("bert")
+    swap = base.put_head(THREE)
+    base.model.to("meta")
+    swap.undo()
+    assert all(parameter.is_meta for parameter in base.model.parameters())
+
+
 def values(modules):
     return torch.cat([p.detach().reshape(-1) for module in modules.values() for p in module.parameters()])
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "xlnet", "modernbert", "llama", "t5", "bart"])
-def test_a_seed_fixes_the_head_whatever_happened_before(family, make_base):
+def test_a_seed_fixes_the_head_whatever_happened_before(family, make_base, monkeypatch):
     base = make_base(family)
+    monkeypatch.setattr(torch, "manual_seed", lambda _: pytest.fail("this would seed every GPU"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         first = values(new_head(base.model, base.roots, THREE, seed=5))
-        torch.manual_seed(2)
+        torch.default_generator.manual_seed(2)
         state = torch.get_rng_state()
         second = values(new_head(base.model, base.roots, THREE, seed=5))
         other = values(new_head(base.model, base.roots, THREE, seed=6))
@@ -107,6 +116,7 @@ def test_a_seed_fixes_the_head_whatever_happened_before(family, make_base):
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     # Neither do the values of the base matter, or the head that it has.
+    monkeypatch.undo()
     twin = make_base(family, seed=9, num_labels=7)
     assert torch.equal(first, values(new_head(twin.model, twin.roots, THREE, seed=5)))
 

@@ -84,6 +84,14 @@ def test_undo_puts_the_norm_back_to_the_bit(inputs):
     assert not norm._forward_pre_hooks
 
 
+def test_undo_goes_where_the_model_went():
+    norm = nn.BatchNorm1d(6).bfloat16()
+    raised = Raised(norm)
+    norm.to("meta")
+    raised.undo()
+    assert all(value.is_meta for value in (*norm.parameters(), *norm.buffers()))
+
+
 def test_a_norm_without_bias_is_raised_too(inputs):
     norm = nn.LayerNorm(6, bias=False).bfloat16()
     raised = Raised(norm)

@@ -91,7 +91,7 @@ Prune = Annotated[
 
 Precision = Annotated[
     str,
-    typer.Option(help="float32; bf16 or fp16: mixed; bfloat16, float16, int8 or nf4: the frozen part is loaded so."),
+    typer.Option(help="float32; bf16: mixed; bfloat16, float16, int8 or nf4: the frozen part is loaded so."),
 ]
 
 
@@ -207,9 +207,9 @@ def protocol_of(text: str, delta: Delta | None) -> Protocol:
 
 def precision_of(text: str) -> tuple[str, str]:
     """Reads ``--precision``: the dtype of the frozen part, and the mixed precision."""
-    if text in {"bf16", "fp16"}:
+    if text == "bf16":
         return "float32", text
-    return known("precision", text, ("float32", "bf16", "fp16", "bfloat16", "float16", "int8", "nf4")), "no"
+    return known("precision", text, ("float32", "bf16", "bfloat16", "float16", "int8", "nf4")), "no"
 
 
 def names(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from normtune.errors import DeltaError, ModelError, refusing
 from normtune.methods.selection import Selection, nothing
 from normtune.methods.trainable import Spec
 from normtune.models.base import Base
+from normtune.models.device import seeded
 from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
 
@@ -154,9 +155,7 @@ class Around(Added):
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
         """The added parameters as leaves, float32, after those of the base (see `Spec.put`)."""
         leaves = self.selection.put(base, undo)
-        # Drawn on the CPU, so that a seed means the same values on every device.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             made = nn.ModuleList(self.modules()).requires_grad_(False)
         for target, module in zip(self.targets, made.to(base.device), strict=True):
             own = base.model.get_submodule(target)

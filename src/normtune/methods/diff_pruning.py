@@ -60,6 +60,7 @@ class DiffPruning(Hook):
 
     def start(self, steps: int, seed: int) -> None:
         """Begin with a difference of zero, and with gates that are mostly open."""
+        self._origin = self._origin.to(self._leaves[0].device)  # where the model is by now
         self._last, self._seed, self._mask = max(1, steps // 2), seed, torch.empty(0)
         # For each entry: w, alpha, and z before it is stretched; for each parameter alpha_g, and z_g with its slope.
         self._difference, self._soft = torch.zeros_like(self._origin), torch.empty_like(self._origin)

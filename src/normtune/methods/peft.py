@@ -21,6 +21,7 @@ from normtune.methods.added import Added, known_targets, refuse_rounding
 from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
+from normtune.models.device import seeded
 from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout
 
@@ -209,9 +210,7 @@ def _inject(model: nn.Module, spec: Peft) -> None:
         setattr(outer, flag, getattr(model, flag, False))
     own["target_modules"] = [f"model.{name}" for name in spec.targets]
     config = get_peft_config(own)
-    # Drawn on the CPU, so that a seed means the same values on every device.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+    with seeded(spec.seed):
         try:
             PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](outer, config, adapter_name=ADAPTER)
         except (TypeError, ValueError) as error:  # the router of a mixture of experts is no linear layer

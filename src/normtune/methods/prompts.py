@@ -23,6 +23,7 @@ from normtune.errors import DataError, DeltaError, SelectionError, refusing
 from normtune.methods.added import Added
 from normtune.methods.selection import in_range
 from normtune.models.base import Base
+from normtune.models.device import seeded
 from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
 from normtune.models.layout import Layout
 
@@ -123,9 +124,7 @@ class Tokens(Added):
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
         """The added parameters as leaves, float32 (see `Spec.put`)."""
-        # Drawn on the CPU, so that a seed means the same values on every device.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(self.seed)
+        with seeded(self.seed), torch.no_grad():
             module = self.module()
             self.start(base, module)
         module.to(base.device).requires_grad_(False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from normtune.errors import ConfigError, known
 
@@ -14,7 +15,7 @@ from normtune.errors import ConfigError, known
 def accelerator(
     device: str = "auto", precision: str = "no", *, trackers: Sequence[str] = (), folder: Path | None = None
 ) -> Accelerator:
-    """An accelerator for ``auto``, ``cpu`` or ``cuda``, in mixed precision ``no``, ``bf16`` or ``fp16``.
+    """An accelerator for ``auto``, ``cpu`` or ``cuda``, in mixed precision ``no`` or ``bf16``.
 
     Its trackers log every run (`normtune.training.tracking.check_trackers`), some of them to files in `folder`.
 
@@ -23,10 +24,18 @@ def accelerator(
         ConfigError: If it is not here.
     """
     known("device", device, ("auto", "cpu", "cuda"))
-    known("precision", precision, ("no", "bf16", "fp16"))
+    known("precision", precision, ("no", "bf16"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("There is no CUDA device here; use --device cpu.")
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("Mixed precision fp16 needs a CUDA device; use bf16 or no.")
     log = {"log_with": [*trackers], "project_dir": None if folder is None else str(folder)} if trackers else {}
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, **log)
+    # Of some families a parameter takes no part, such as XLNet's embedding of a mask.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[parallel], **log)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context torch draws from `seed` on the CPU, so that it means the same values on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
+        yield

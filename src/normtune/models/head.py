@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS, kind_of
 from normtune.errors import DeltaError, ModelError
+from normtune.models.device import seeded
 from normtune.models.precision import in_float32
 
 
@@ -100,9 +101,9 @@ class HeadSwap:
         changed()
 
     def undo(self) -> None:
-        """Put back the head, the labels and the problem type that the model had."""
+        """Put back the head, the labels and the problem type that the model had, where it is now."""
         for path, module in self._modules.items():
-            self._model.set_submodule(path, module.train(self._model.training), strict=True)
+            self._model.set_submodule(path, module.to(self._model.device).train(self._model.training), strict=True)
         for name, value in self._config.items():
             setattr(self._model.config, name, value)
         _set_outputs(self._model)
@@ -139,9 +140,7 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
     twin = _without_values(model, spec.outputs)
     device = next(model.parameters()).device
     modules = {path: twin.get_submodule(path).to_empty(device="cpu").to(torch.float32) for path in roots}
-    # Drawn on the CPU, so that a seed means the same head on every device.
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         for path in sorted(modules):
             for module in modules[path].modules():
                 model._init_weights(module)

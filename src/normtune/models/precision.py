@@ -43,8 +43,10 @@ class Raised:
         """Put back the module's own parameters and its way to compute."""
         for hook in self._hooks:
             hook.remove()
+        device = next(self._module.parameters()).device  # the model may have moved
         self._module._parameters.update(self._saved)
         self._module._buffers.update(self._buffers)
+        self._module.to(device)
 
 
 def _raise_inputs(

@@ -52,7 +52,7 @@ class Setup(Strict):
         head_seeds: Seeds of the heads that Fisher information is averaged over.
         examples: Examples that it is measured on; None takes all that training sees.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: Mixed precision: ``no``, ``bf16`` or ``fp16``.
+        precision: Mixed precision: ``no`` or ``bf16``.
         threads: Threads of the CPU that every run has; part of each record's identity.
         memory: What is kept for the backward pass; it changes no number.
         plain: Whether every run is computed by plain torch, without the faster ways.
