@@ -12,12 +12,19 @@ import pytest
 from normtune.data.holdout import labels_of
 from normtune.data.toy import generate
 from normtune.records.run import Record
+from tests.conftest import FolderFactory, ModelFactory
 
 CODE = "from normtune.cli.app import main; main()"
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("bert", "layernorm"), ("bert", "fish-mask"), ("xlnet", "full")],  # XLNet's mask_emb takes no part
+)
+def test_two_processes_give_what_one_gives(
+    family: str, method: str, make_model: ModelFactory, make_folder: FolderFactory, tmp_path: Path
+) -> None:
     data = generate("rte", train=37, dev=16, seed=0)
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
     for name, split in data.splits.items():
@@ -32,7 +39,16 @@ def test_two_processes_give_what_one_gives(tiny_folder: Path, tmp_path: Path) ->
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)),
                 *(str(tmp_path / "run.py"), "train", "--task", "rte", "--data", str(tmp_path / "glue")),
-                *("--model", str(tiny_folder), "--protocol", "small,batch_size=9", "--out", str(out)),
+                *(
+                    "--model",
+                    str(make_folder(make_model(family))),
+                    "--method",
+                    method,
+                    "--protocol",
+                    "small,batch_size=9",
+                    "--out",
+                    str(out),
+                ),
                 *("--threads", "1", "--device", "cpu"),
             ],
             check=True,

@@ -119,6 +119,8 @@ def choose(
         layers = fusable(model, products)
         names += ["fused layers", "no padding"] if layers else []
     point = None if dropout or kept is None else Point.of(base)
+    if point is not None and not on_cpu and 2 * point.layer < base.layout.layers:
+        point = None  # what few layers cost on a GPU is less than copying their hidden states from memory
     prefix = None if point is None else Prefix(base, point, kept, layers, products)
     if (layers is not None or prefix is not None) and can_shorten(model):
         names.append("first token")

@@ -113,16 +113,16 @@ class Likelihood:
             scored = real[:, 1:] & real[:, :-1]
             hidden = self._body(input_ids=input_ids, attention_mask=attention_mask, **inputs)[:, -scored.shape[1] - 1 :]
             found = self._log_likelihoods(hidden[:, :-1][scored], input_ids[:, 1:][scored])
-            rows = scored.nonzero()[:, 0]
+            at = [*scored.nonzero(as_tuple=True)]
         else:
             scored = real & ~self._special(input_ids)
-            found, rows = self._one_by_one(scored, input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        sums = found.new_zeros(len(scored)).index_add(0, rows, found)
+            found, *at = self._one_by_one(scored, input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        sums = found.new_zeros(scored.shape).index_put(tuple(at), found).sum(1)  # in the same order on every device
         return SequenceClassifierOutput(logits=torch.stack((sums, scored.sum(1).to(sums.dtype)), 1))
 
-    def _one_by_one(self, scored: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-likelihood of each token that is `scored`, once it is masked, and the row of each."""
-        found, rows = [], []
+    def _one_by_one(self, scored: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The log-likelihood of each token that is `scored`, once it is masked, and the row and place of each."""
+        found, rows, places = [], [], []
         for place in scored.any(0).nonzero()[:, 0]:
             own = scored[:, place].nonzero()[:, 0]
             batch = {name: values[own] for name, values in inputs.items()}
@@ -130,7 +130,8 @@ class Likelihood:
             batch["input_ids"] = batch["input_ids"].index_fill(1, place, self.mask or 0)
             found.append(self._log_likelihoods(self._body(**batch)[:, place], true))
             rows.append(own)
-        return torch.cat(found), torch.cat(rows)
+            places.append(place.expand_as(own))
+        return torch.cat(found), torch.cat(rows), torch.cat(places)
 
     def _body(self, **inputs: Tensor) -> Tensor:
         """The hidden states below the outputs over the vocabulary, of shape (texts, tokens, width)."""

@@ -105,7 +105,8 @@ class Passes:
         mine = mine if len(mine) else indices[:1]
         labels = self.train.labels
         assert labels is not None
-        share = self._loss(self._outputs(mine), labels[mine].to(accelerator.device)) * factor
+        wanted = labels[mine].to(accelerator.device)  # copied before a GPU is busy with the forward pass
+        share = self._loss(self._outputs(mine), wanted) * factor
         accelerator.backward(share)
         return float(accelerator.reduce(share.detach(), "mean"))
 

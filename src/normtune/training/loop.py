@@ -106,7 +106,9 @@ class Loop:
         """
         passes, model = self.passes, self.trainable.base.model
         was_training = model.training
-        with torch.random.fork_rng(), passes.ways.context(), ExitStack() as after:
+        device = passes.accelerator.device
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with forked, passes.ways.context(), ExitStack() as after:
             after.callback(model.train, was_training)
             # Each process drops out on its own; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -292,15 +293,20 @@ class Session:
         """
         if not isinstance(run.spec, Top):
             return run
-        selection = self._masks.selection(
-            run.spec,
-            run.data,
-            run.parts.train,
-            run.config.protocol.max_length,
-            threads=int(machine(self.accelerator.device)["threads"]),
-            keep=keep and self.accelerator.is_main_process,
-        )
-        return replace(run, spec=selection)
+        # One process measures for all: two need not measure the same to the bit.
+        selection: list[Selection | None] = [None]
+        if self.accelerator.is_main_process:
+            selection = [
+                self._masks.selection(
+                    run.spec,
+                    run.data,
+                    run.parts.train,
+                    run.config.protocol.max_length,
+                    threads=int(machine(self.accelerator.device)["threads"]),
+                    keep=keep,
+                )
+            ]
+        return replace(run, spec=broadcast_object_list(selection)[0])
 
     def _finished(
         self, run: Run, number: int, loop: Loop, end: Progress, before: dict[str, Tensor]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from normtune.errors import ConfigError
 from normtune.records.results import Store
@@ -181,3 +182,14 @@ def test_threads_are_divided_fairly() -> None:
     assert fair_threads(cores + 5) == 1
     with pytest.raises(ConfigError, match="one worker or more; got 0"):
         Pool(0)
+
+
+def test_each_worker_takes_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, count, expected in (("", 1, [""] * 3), ("2,5", 2, ["2", "5", "2"])):
+        found = []
+        for number in range(3):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+            monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+            pool._take_gpu(number)
+            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        assert found == expected

@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import final
 
+import torch
+
 from normtune.errors import ConfigError
 from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
@@ -46,7 +48,7 @@ class Pool(Executor):
     def run(self, schedule: Schedule, engine: Engine) -> None:
         """Do all jobs that are left (see `Executor.run`)."""
         deaths = Counter[str]()
-        workers = [_Worker(engine) for _ in range(self._count)]
+        workers = [_Worker(engine, number) for number in range(self._count)]
         try:
             while True:
                 for worker in workers:
@@ -80,15 +82,17 @@ class Pool(Executor):
 class _Worker:
     """A process that does jobs, the one that it does now, and the pipe to it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, number: int) -> None:
+        self._engine, self._number = engine, number
         self._start()
 
     def _start(self) -> None:
         context = get_context("spawn")  # not forked: torch's threads do not survive that
         self.job: Job | None = None
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._engine.setup, self._engine.place))
+        self._process = context.Process(
+            target=_work, args=(theirs, self._engine.setup, self._engine.place, self._number)
+        )
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -121,8 +125,9 @@ class _Worker:
 # In the worker
 
 
-def _work(pipe: Connection, setup: Setup, place: Place) -> None:
+def _work(pipe: Connection, setup: Setup, place: Place, number: int) -> None:
     """Do the jobs that come through the pipe; tell by it how far they have come, and what became of them."""
+    _take_gpu(number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Thread(target=_end_with_parent, daemon=True).start()
@@ -137,6 +142,13 @@ def _work(pipe: Connection, setup: Setup, place: Place) -> None:
     while True:
         job, needs = pipe.recv()
         pipe.send(engine.run(job, needs, tell))
+
+
+def _take_gpu(number: int) -> None:
+    """Leave this process one of several GPUs, the worker's number deciding; before torch has touched any."""
+    if (count := torch.cuda.device_count()) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % count]
 
 
 def _end_with_parent() -> None:
