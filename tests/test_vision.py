@@ -185,6 +185,9 @@ def test_statistics_that_an_own_loop_moves_are_captured(image_folders: dict[str,
         assert bool(delta.statistics) is training
         with delta.apply(base):
             assert torch.equal(base.model(**inputs).logits, expected)
+            base.model.train(training)(**inputs)
+        base.model.eval()
+        assert same(before, state(base))
 
 
 def test_statistics_follow_as_torch_lets_them(image_folders: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ and ``statistics/NAME`` of running statistics, where training updated them. Its 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,19 +18,19 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field, FiniteFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from normtune.config import Strict
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.data.task import PAIR, PICTURE, SENTENCE, TEXT, Task
-from normtune.errors import DeltaError, OutputError, UnknownNameError
+from normtune.errors import DeltaError, ModelError, OutputError, UnknownNameError, refusing
 from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
 from normtune.methods.trainable import Spec, Trainable, copy_values, refuse_sharded
-from normtune.models.base import Base
+from normtune.models.base import APPLIED, NO_BASE, Base
 from normtune.models.head import HeadSpec, check_head
 from normtune.models.identity import tensors_identity
 from normtune.models.layout import statistics as running
@@ -139,13 +140,18 @@ class Delta:
 
         Args:
             trainable: The model in training.
-            **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``method``, ``note``, ...
+            **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``pair``, ``note``, ... Texts are as
+                long as the model takes, unless ``max_length`` says otherwise.
 
         Raises:
             ModelError: If the method is not done (see `Trainable.result`).
+            DeltaError: If a value is not finite, or the head or a field is none that a delta can have.
         """
-        spec, values = trainable.result()
-        found = cls.of(trainable.base, spec, values, trainable.head_values(), **info)
+        base, (spec, values) = trainable.base, trainable.result()
+        known: dict[str, object] = {"method": trainable.method}
+        if base.reads == "text" and base.tokenizer is not None:
+            known["max_length"] = base.limit(sys.maxsize, spec.positions)
+        found = cls.of(base, spec, values, trainable.head_values(), **{**known, **info})
         return replace(found, statistics=trainable.statistics_values())
 
     @classmethod
@@ -168,7 +174,15 @@ class Delta:
             "versions": versions(),
         }
         indices = dict(spec.chosen) if isinstance(spec, Selection) else {}
-        return cls(DeltaInfo.model_validate({**fields, **info}), indices, dict(values), dict(head))
+        with refusing(DeltaError, "A delta cannot say this of itself"):
+            made = DeltaInfo.model_validate({**fields, **info})
+        check_head(head, base.meta_head(made.head.outputs))
+        for name, tensor in (*values.items(), *head.items()):
+            if not bool(tensor.isfinite().all()):
+                raise DeltaError(
+                    f"A value of {name} is not finite, so no delta is made of it; lower the learning rate."
+                )
+        return cls(made, indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
         """What was trained, on `base`, once all of the delta is checked against that; everyone who uses it asks here.
@@ -233,9 +247,10 @@ class Delta:
             )
         own = repr(self.info.base[:200])
         if self.info.base_identity != base.identity:
+            same = " Was it trained before it was wrapped, or is a part of it drawn when it is loaded?"
             raise DeltaError(
                 f"This delta belongs to the base model {own} ({self.info.base_identity[:12]}),"
-                f" not to {base.name!r} ({base.identity[:12]})."
+                f" not to {base.name!r} ({base.identity[:12]}).{same if self.info.base == base.name else ''}"
             )
         if self.info.layout != base.layout.fingerprint:
             raise DeltaError(
@@ -306,6 +321,8 @@ class AppliedDelta:
     """A delta on its base model, where `Delta.apply` put it; `remove` takes it off."""
 
     def __init__(self, base: Base, delta: Delta, *, merge: bool = False) -> None:
+        if not isinstance(base, Base):
+            raise ModelError(NO_BASE.format("apply", type(base).__name__))
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
         refuse_sharded(base.model)
@@ -314,12 +331,13 @@ class AppliedDelta:
         with ExitStack() as stack:
             stack.callback(base.put_head(delta.info.head, tensors=delta.head).undo)
             (spec.merge if merge else spec.apply)(base, delta.values, stack)
+            own = {name: base.model.get_buffer(name) for name in running(base.model, counted=True)}
+            for name, buffer in own.items():  # a model in training mode moves them
+                stack.callback(_put_back, base.model, name, buffer.detach().clone())
             for name, values in delta.statistics.items():
-                buffer = base.model.get_buffer(name)
-                stack.callback(copy_values, buffer, buffer.detach().clone())
-                copy_values(buffer, values)
+                copy_values(own[name], values)
             self._undo = stack.pop_all()
-        setattr(base.model, _MARK, self)
+        setattr(base.model, APPLIED, self)
 
     def remove(self) -> None:
         """Put back values, head, labels and problem type as they were, to the bit.
@@ -327,10 +345,10 @@ class AppliedDelta:
         Raises:
             DeltaError: If it was removed before.
         """
-        if getattr(self._model, _MARK, None) is not self:
+        if getattr(self._model, APPLIED, None) is not self:
             raise DeltaError("This delta is not on the base model.")
         self._undo.close()
-        delattr(self._model, _MARK)
+        delattr(self._model, APPLIED)
 
     def __enter__(self) -> AppliedDelta:
         return self
@@ -339,12 +357,13 @@ class AppliedDelta:
         self.remove()
 
 
-_MARK = "_normtune_applied"
-
-
 def is_applied(base: Base) -> bool:
     """Whether `base` carries a delta."""
-    return getattr(base.model, _MARK, None) is not None
+    return hasattr(base.model, APPLIED)
+
+
+def _put_back(model: nn.Module, name: str, values: Tensor) -> None:
+    copy_values(model.get_buffer(name), values)  # wherever the model is by now
 
 
 def _file(path: Path) -> Path:

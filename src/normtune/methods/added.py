@@ -167,8 +167,8 @@ class Around(Added):
 
 
 def _run(module: Any, _: Any, outputs: Tensor) -> Tensor:
-    """What the module of our own makes of the outputs; it computes in float32."""
-    made: Tensor = module.added(outputs.float())
+    """What the module of our own makes of the outputs; it computes in the precision of its parameters."""
+    made: Tensor = module.added(outputs.to(next(module.added.parameters()).dtype))
     return made.to(outputs.dtype)
 
 
@@ -181,7 +181,7 @@ def known_targets(layout: Layout, description: Mapping[str, Any]) -> tuple[str, 
     with refusing(DeltaError, "The delta does not say where it adds parameters"):
         targets = tuple(map(str, description["targets"]))
     places = {name: layout.by_name.get(f"{name}.weight") for name in targets}
-    missing = [name for name, place in places.items() if place is None or place.head or len(place.shape) != 2]
+    missing = [name for name, place in places.items() if place is None or place.head or not place.linear]
     if missing:
         raise DeltaError(f"The delta adds parameters to {missing[0]}, which this model does not have.")
     return targets

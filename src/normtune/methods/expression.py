@@ -19,11 +19,11 @@ import re
 from fnmatch import fnmatchcase
 from operator import and_, or_, sub
 
-from normtune.errors import SelectionError, UnknownNameError
+from normtune.errors import ModelError, SelectionError, UnknownNameError
 from normtune.methods.method import METHODS
 from normtune.methods.selection import Selection, where
 from normtune.methods.trainable import Spec, Trainable
-from normtune.models.base import Base
+from normtune.models.base import NO_BASE, Base
 from normtune.models.layout import Layout, Place
 
 _OPERATOR = re.compile(r"\s+([+&-])\s+|\s*(\+)\s*")
@@ -48,7 +48,14 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
         SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
-    return Trainable(base, specify(base.layout, what, seed=seed) if isinstance(what, str) else what)
+    if not isinstance(base, Base):
+        raise ModelError(NO_BASE.format("tune", type(base).__name__))
+    if not isinstance(what, str | Spec):
+        raise SelectionError(f"tune takes a method's name, an expression or a selection, not {type(what).__name__}.")
+    _ = base.head  # which says so where its head is of no kind
+    if isinstance(what, Spec):
+        return Trainable(base, what)
+    return Trainable(base, specify(base.layout, what, seed=seed), what)
 
 
 def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:

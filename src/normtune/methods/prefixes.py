@@ -92,10 +92,14 @@ class Prefixes(Tokens):
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
         """Let each layer's attention see its keys and values."""
-        self._attend(base, list(module.parameters()), undo)
+        # By place, so that whoever puts others into the module (`functional_call`) has these used.
+        self._attend(base, [(module, number) for number in range(len(self.attentions))], undo)
         if self.decoder:
-            shift = self.tokens
-            self.change_inputs(base, lambda own: {**own, "position_ids": places_of(own["attention_mask"], shift)}, undo)
+
+            def shifted(_: nn.Module, own: dict[str, Any]) -> dict[str, Any]:
+                return {**own, "position_ids": places_of(own["attention_mask"], self.tokens)}
+
+            self.change_inputs(base, shifted, undo)
 
     def _attend(self, base: Base, own: Sequence[object], undo: ExitStack) -> None:
         """Let the attention of each layer go through `_attend`, with its own of `own`."""
@@ -124,13 +128,14 @@ def _attend(
     if isinstance(own, list):
         own.append(torch.cat((key, value)))
     else:
-        beside = own.to(key.dtype).unflatten(2, (key.shape[1], -1)).transpose(1, 2)
+        held, number = own
+        beside = held[number].to(key.dtype).unflatten(2, (key.shape[1], -1)).transpose(1, 2)
         key, value = (
             torch.cat((mine.expand(len(text), -1, -1, -1), text), 2)
             for mine, text in zip(beside, (key, value), strict=True)
         )
         if attention_mask is not None:
-            attention_mask = nn.functional.pad(attention_mask, (own.shape[1], 0), value=True)
+            attention_mask = nn.functional.pad(attention_mask, (beside.shape[2], 0), value=True)
     found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     return found
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from normtune.errors import DataError, DeltaError, SelectionError, refusing
+from normtune.errors import DataError, DeltaError, ModelError, SelectionError, refusing
 from normtune.methods.added import Added
 from normtune.methods.selection import in_range
 from normtune.models.base import Base
@@ -29,6 +29,8 @@ from normtune.models.layout import Layout
 
 #: What the module of added parameters is called in a model.
 _MODULE = "normtune_tokens"
+#: Changes what the body of a model, the first argument, is given, by name.
+Change = Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
 
 
 def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
@@ -128,16 +130,21 @@ class Tokens(Added):
             module = self.module()
             self.start(base, module)
         module.to(base.device).requires_grad_(False)
-        undo.callback(base.model._modules.pop, _MODULE)
-        base.model.add_module(_MODULE, module)
+        body = base.model.base_model  # from where hooks take it, so that a copy of the model uses its own
+        undo.callback(body._modules.pop, _MODULE)
+        body.add_module(_MODULE, module)
         self.place(base, module, undo)
         return dict(module.named_parameters())
 
-    def change_inputs(self, base: Base, change: Callable[[dict[str, Any]], dict[str, Any]], undo: ExitStack) -> None:
+    def change_inputs(self, base: Base, change: Change, undo: ExitStack) -> None:
         """Let `change` change what the body of a model is given, by name, once it is checked that it fits."""
 
-        def changed(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        def changed(body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
             given = {**dict(zip(("input_ids",), args, strict=False)), **given}
+            if (cache := given.get("past_key_values")) is not None and cache.get_seq_length():
+                raise ModelError(f"{self.method} computes a text whole each time: call generate with use_cache=False.")
+            if given.get("input_ids") is None or getattr(given.get("attention_mask"), "ndim", 2) != 2:
+                raise ModelError(f"{self.method} takes texts as input_ids, with an attention_mask of the same shape.")
             tokens, limit = given["input_ids"].shape[1], base.positions
             if limit is not None and tokens + self.positions > limit:
                 raise DataError(
@@ -146,7 +153,7 @@ class Tokens(Added):
                 )
             if given.get("attention_mask") is None:
                 given["attention_mask"] = torch.ones_like(given["input_ids"])
-            return (), change(given)
+            return (), change(body, given)
 
         undo.callback(base.model.base_model.register_forward_pre_hook(changed, with_kwargs=True).remove)
 
@@ -200,29 +207,29 @@ class Prompts(Tokens):
         module.get_parameter("prompts").copy_(base.model.get_input_embeddings()(self.words(base))[0])
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
-        """Put the prompts after an encoder's first token, or before a decoder's text."""
-        body, words, at = base.model.base_model, base.model.get_input_embeddings(), 0 if self.decoder else 1
+        """Put the prompts after an encoder's first token, or before a decoder's text; none is in the outputs."""
+        at = 0 if self.decoder else 1
 
-        def longer(given: dict[str, Any]) -> dict[str, Any]:
-            text = words(given.pop("input_ids"))
+        def longer(body: Any, given: dict[str, Any]) -> dict[str, Any]:
+            text = body.get_input_embeddings()(given.pop("input_ids"))
 
             def joined(values: Tensor, own: Tensor) -> Tensor:
                 own = own.to(values.dtype).expand(len(values), *own.shape)
                 return torch.cat((values[:, :at], own, values[:, at:]), 1)
 
-            given["inputs_embeds"] = joined(text, module())
+            given["inputs_embeds"] = joined(text, body.get_submodule(_MODULE)())
             for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
                 if given.get(name) is not None:
                     given[name] = joined(given[name], given[name].new_full((self.tokens,), fill))
             return {**given, "position_ids": places_of(given["attention_mask"])} if self.decoder else given
 
         def shorter(_: nn.Module, __: Any, outputs: Any) -> Any:
-            outputs.last_hidden_state = outputs.last_hidden_state[:, self.tokens :]
+            hidden = outputs.last_hidden_state
+            outputs.last_hidden_state = torch.cat((hidden[:, :at], hidden[:, at + self.tokens :]), 1)
             return outputs
 
         self.change_inputs(base, longer, undo)
-        if self.decoder:  # whose head looks for the text's last token
-            undo.callback(body.register_forward_hook(shorter).remove)
+        undo.callback(base.model.base_model.register_forward_hook(shorter).remove)
 
     def made(self, values: Mapping[str, Tensor]) -> tuple[Prompts, dict[str, Tensor]]:
         """The prompts as they come out of the network, without it (see `Spec.made`)."""

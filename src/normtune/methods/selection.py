@@ -241,7 +241,7 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
     packed = Packed(parameter, Entries(at.to(parameter.device), parameter.shape), in_place=not rescaled)
     undo.callback(packed.restore)
     for module, attribute in holders:
-        undo.callback(_unpack, module, attribute, dict(module._parameters))
+        undo.callback(_unpack, module, type(module), dict(module._parameters))
         parametrize.register_parametrization(module, attribute, packed, unsafe=True)
         # A tensor that several modules share has one leaf.
         parametrizations: Any = module.parametrizations
@@ -265,11 +265,13 @@ def _place(parameter: nn.Parameter, at: Tensor, values: Tensor) -> None:
     flat[at.to(flat.device)] = values.to(flat)
 
 
-def _unpack(module: nn.Module, attribute: str, owned: dict[str, nn.Parameter | None]) -> None:
-    """Give a module its own parameters back in the place of a packed one."""
-    # Without gradients torch would leave a buffer behind.
-    with torch.inference_mode(False), torch.enable_grad():
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+def _unpack(module: nn.Module, kind: type[nn.Module], owned: dict[str, nn.Parameter | None]) -> None:
+    """Give a module its class and its own parameters back in the place of packed ones.
+
+    torch's `remove_parametrizations` would change the class, which copies of the module have too.
+    """
+    module.__class__ = kind
+    module._modules.pop("parametrizations", None)
     # Cleared first: the order of a module's parameters is part of the layout.
     module._parameters.clear()
     module._parameters.update(owned)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from normtune.errors import ModelError, SelectionError
-from normtune.models.base import Base
+from normtune.models.base import APPLIED, TUNED, Base
 from normtune.models.layout import Layout, Place
 from normtune.models.layout import statistics as running
 from normtune.models.precision import Raised
@@ -161,6 +161,7 @@ class Trainable:
     Args:
         base: The base model; its model is changed in place until `undo`.
         spec: What trains beside the head.
+        method: What the user calls that.
 
     Attributes:
         leaves: What an optimizer sees of the spec, by name.
@@ -172,11 +173,11 @@ class Trainable:
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
 
-    def __init__(self, base: Base, spec: Spec) -> None:
+    def __init__(self, base: Base, spec: Spec, method: str = "") -> None:
         if spec.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("What is to train is of another model.")
         refuse_sharded(base.model)
-        self.base, self.spec = base, spec
+        self.base, self.spec, self.method = base, spec, method
         with ExitStack() as undo:
             self.head = _freeze(base, undo)
             self.leaves = spec.put(base, undo)
@@ -215,10 +216,16 @@ class Trainable:
         """What a delta holds of the values as they are now: its spec, and that one's state.
 
         Raises:
-            ModelError: If the method has not done yet what its hook is to do, or everything was undone.
+            ModelError: If the method has not done yet what its hook is to do, everything was undone, or the model was
+                converted to a lower precision.
         """
         if self._undone:
             raise ModelError("This was undone, so nothing of it is left: capture the delta before undo.")
+        if any(leaf.dtype.itemsize < 4 for leaf in self.parameters()):
+            raise ModelError(
+                "The model was converted to a lower precision while it was tuned, which rounded what trains; convert it"
+                " before."
+            )
         if not self.hook.ready:
             raise ModelError(
                 "This method is not done: its hook is to be started, and called in each step until it is ready."
@@ -272,12 +279,14 @@ def copy_values(parameter: Tensor, values: Tensor) -> None:
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Check that every parameter lies whole on this process, and that none is being tuned.
+    """Check that every parameter lies whole on this process, and that none is being tuned or a delta's.
 
     Raises:
-        ModelError: If one is sharded, or its model is being tuned already.
+        ModelError: If one is sharded, or its model is being tuned already or carries a delta.
     """
-    if hasattr(model, _MARK) or any(map(parametrize.is_parametrized, model.modules())):
+    if hasattr(model, APPLIED):
+        raise ModelError("This model carries a delta; remove that first.")
+    if hasattr(model, TUNED) or any(map(parametrize.is_parametrized, model.modules())):
         raise ModelError("This model is being tuned already; undo that first.")
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
@@ -289,7 +298,7 @@ def refuse_sharded(model: nn.Module) -> None:
 def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
     """Freeze a model but for its head, whose parameters are returned; `undo` takes what puts all of it back."""
     model = base.model
-    setattr(model, _MARK, True)
+    setattr(model, TUNED, True)
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
     # Statistics that a normalisation keeps as it trains are put back too.
@@ -302,7 +311,7 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
             own[name].copy_(value)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag).grad = None
-        delattr(model, _MARK)
+        delattr(model, TUNED)
 
     undo.callback(thaw)
     model.requires_grad_(False)
@@ -313,7 +322,3 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
     for parameter in head.values():
         parameter.requires_grad_()
     return head
-
-
-#: An attribute of a model that is being tuned.
-_MARK = "_normtune_tuned"

@@ -20,6 +20,11 @@ from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
 
+#: Attributes of a model that is being tuned, and of one that carries a delta.
+TUNED, APPLIED = "_normtune_tuned", "_normtune_applied"
+#: What is said where a function is given something else.
+NO_BASE = "{} takes a base, not {}: make one with normtune.load_base(NAME), or of a model with normtune.wrap(MODEL)."
+
 
 @dataclass
 class Base:
@@ -66,7 +71,12 @@ class Base:
 
         Its values are `tensors`, by parameter name (a `DeltaError` says what does not fit), or `begin`, and what that
         lacks drawn from `seed`.
+
+        Raises:
+            ModelError: If the model is being tuned.
         """
+        if hasattr(self.model, TUNED):
+            raise ModelError("This model is being tuned, and its head with it; undo that first.")
         return HeadSwap(self.model, self.roots, spec, self.refresh, seed=seed, begin=self.begin, tensors=tensors)
 
     def refresh(self) -> None:

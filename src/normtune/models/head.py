@@ -125,9 +125,16 @@ def _set_outputs(model: PreTrainedModel) -> None:
 
 
 def read_spec(model: PreTrainedModel) -> HeadSpec:
-    """What the model's present head answers, from its configuration."""
+    """What the model's present head answers, from its configuration.
+
+    Raises:
+        ModelError: If that is no kind of task.
+    """
     names: dict[Any, str] = model.config.id2label or {}
-    problem = "regression" if len(names) == 1 else model.config.problem_type
+    problem, regression = model.config.problem_type, len(names) == 1
+    if problem is not None and (problem == "regression") != regression:
+        raise ModelError(f"A head of {len(names)} outputs for {problem} answers no kind of task that is known here.")
+    problem = "regression" if regression else problem
     kind = kind_of(type(model).__name__, problem)
     return HeadSpec(kind.name, tuple(names[i] for i in range(len(names))) if kind.named else ())
 

@@ -1,10 +1,9 @@
-"""Modules that compute in float32 inside a model of lower precision."""
+"""Modules that compute in float32, their parameters' precision, inside a model of lower precision."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -50,11 +49,11 @@ class Raised:
 
 
 def _raise_inputs(
-    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return tuple(_raise(value) for value in args), {name: _raise(value) for name, value in kwargs.items()}
+    dtype = next(module.parameters()).dtype
 
+    def put(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-def _raise(value: Any) -> Any:
-    is_low = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
-    return value.float() if is_low else value
+    return tuple(map(put, args)), {name: put(value) for name, value in kwargs.items()}
