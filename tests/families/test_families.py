@@ -194,8 +194,9 @@ def test_fisher_is_that_of_a_loop(family: str, folder: Callable[[str], Path], mo
     assert found.scores is not None
     wanted = by_loop(base, task, encoded, estimator, seed=5)
     assert found.scores.values.keys() == found.totals.keys() == whole.chosen.keys()
-    assert_same(dict(found.scores.values), wanted, zero=1e-9)
-    assert_same(found.totals, wanted, zero=1e-9)
+    rtol = 1e-5 if family.startswith("gemma") else 1e-6  # its norms compute in float32
+    assert_same(dict(found.scores.values), wanted, rtol=rtol, zero=1e-9)
+    assert_same(found.totals, wanted, rtol=rtol, zero=1e-9)
     parts = ROWS[family].slow
     if parts is None:
         assert len(found.slow) > len(whole.chosen) / 2

@@ -213,7 +213,7 @@ def odd(delta: Delta, file: Path, kind: str) -> None:
     else:
         # As written before there were hashes: so it is read on.
         said = json.dumps({name: value for name, value in json.loads(metadata["normtune"]).items() if name != "hash"})
-        metadata["normtune"] = said.replace('"max_length": 128', f'"max_length": {ODD[kind]}')
+        metadata["normtune"] = re.sub(r'"max_length": \d+', f'"max_length": {ODD[kind]}', said)
         assert said != metadata["normtune"]
     file.write_bytes(serialise(tensors, metadata))
 

@@ -98,7 +98,7 @@ Precision = Annotated[
 def tell(said: Iterable[str]) -> None:
     """Print what a user should know of their files."""
     for note in said:
-        notes.print(f"Note: {note}")
+        notes.print(f"Note: {note}", soft_wrap=True)
 
 
 def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False) -> Form:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
@@ -96,11 +97,12 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     body, head = _from_peft(folder, base)
     outputs = len(head[base.layout.head[-1].parameter])  # the last layer's
     spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)
-    fields = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
+    fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
+    named = KINDS[fields["kind"]].outputs(fields["labels"])
+    if named != outputs:
+        raise DeltaError(f"The adapter's head has {outputs} outputs, but {named} labels are named.")
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
-    if delta.info.head.outputs != outputs:
-        raise DeltaError(f"The adapter's head has {outputs} outputs, but {delta.info.head.outputs} labels are named.")
     with delta.apply(base):  # refuses a head whose parts do not fit together
         return delta
 

@@ -42,8 +42,8 @@ class HeadSpec:
 
     @classmethod
     def numbered(cls, outputs: int, kind: KindName = "classification") -> HeadSpec:
-        """A head of `outputs` labels without names of their own."""
-        return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)))
+        """A head of `outputs` labels without names of their own, where the kind has labels."""
+        return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)) if KINDS[kind].named else ())
 
     def __post_init__(self) -> None:
         if KINDS[self.kind].named and len(self.labels) < 2:
