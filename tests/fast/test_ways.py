@@ -45,6 +45,18 @@ def test_the_ways_are_those_that_fit(make_base: BaseFactory, family: str, method
     tuning.undo()
 
 
+@pytest.mark.parametrize(
+    ("method", "taken"), [("layernorm", False), ("layernorm@1-", False), ("layernorm@2", True), ("head", True)]
+)
+def test_a_prefix_of_few_layers_is_not_worth_its_copies_to_a_gpu(
+    make_base: BaseFactory, method: str, taken: bool
+) -> None:
+    base = make_base("bert")
+    Trainable(base, select(base.layout, method))
+    base.model.to("meta")  # which is no CPU either
+    assert any("prefix" in name for name in choose(base, kept=Kept()).names) is taken
+
+
 def test_lower_precision_is_torchs(make_base: BaseFactory) -> None:
     base = make_base("bert")
     assert choose(base, mixed=True).names == ()
