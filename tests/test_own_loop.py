@@ -131,10 +131,13 @@ def test_what_is_no_base_is_told_how_to_become_one(make_model: ModelFactory, mak
 
 
 @pytest.mark.parametrize("method", ["prompt-tuning@3", "prefix-tuning@3"])
-def test_generating_with_a_cache_is_refused_with_prompts(method: str) -> None:
-    config = AutoConfig.for_model("llama", **{**_IDS, **FAMILIES["llama"], "vocab_size": 40})
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_generating_with_a_cache_is_refused_with_prompts(family: str, method: str) -> None:
+    config = AutoConfig.for_model(family, **{**_IDS, **FAMILIES[family], "vocab_size": 40})
     base: Base = wrap(AutoModelForCausalLM.from_config(config).eval())
+    before = answers(base.model)
     nt.tune(base, method)
+    assert not torch.allclose(answers(base.model), before)
     words, more = TOKENS[:1], {"attention_mask": torch.ones(1, 5).long(), "do_sample": False, "max_new_tokens": 4}
     more |= {"eos_token_id": None, "pad_token_id": 0}
     with pytest.raises(ModelError, match="use_cache=False"):

@@ -130,7 +130,7 @@ class Tokens(Added):
             module = self.module()
             self.start(base, module)
         module.to(base.device).requires_grad_(False)
-        body = base.model.base_model  # from where hooks take it, so that a copy of the model uses its own
+        body = body_of(base)  # from where hooks take it, so that a copy of the model uses its own
         undo.callback(body._modules.pop, _MODULE)
         body.add_module(_MODULE, module)
         self.place(base, module, undo)
@@ -155,7 +155,13 @@ class Tokens(Added):
                 given["attention_mask"] = torch.ones_like(given["input_ids"])
             return (), change(body, given)
 
-        undo.callback(base.model.base_model.register_forward_pre_hook(changed, with_kwargs=True).remove)
+        undo.callback(body_of(base).register_forward_pre_hook(changed, with_kwargs=True).remove)
+
+
+def body_of(base: Base) -> Any:
+    """What reads the tokens: the body, or its decoder, which OPT's language model calls past the body."""
+    body = base.model.base_model
+    return getattr(body, "decoder", body)
 
 
 def places_of(mask: Tensor, first: int = 0) -> Tensor:
@@ -229,7 +235,7 @@ class Prompts(Tokens):
             return outputs
 
         self.change_inputs(base, longer, undo)
-        undo.callback(base.model.base_model.register_forward_hook(shorter).remove)
+        undo.callback(body_of(base).register_forward_hook(shorter).remove)
 
     def made(self, values: Mapping[str, Tensor]) -> tuple[Prompts, dict[str, Tensor]]:
         """The prompts as they come out of the network, without it (see `Spec.made`)."""
