@@ -156,6 +156,7 @@ def test_a_head_of_tokens_sees_those_of_the_text_alone() -> None:
     nt.tune(base, "prompt-tuning@3")
     body = base.model.get_submodule("bert")
     hidden = body(TOKENS).last_hidden_state
+    assert torch.equal(body(TOKENS, return_dict=False)[0], hidden)
     assert answers(base.model).shape == (2, 5, 2)
     # [CLS], three prompts, then the text, as the body itself gives them.
     prompts = body.get_submodule("normtune_tokens")()

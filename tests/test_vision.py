@@ -190,6 +190,14 @@ def test_statistics_that_an_own_loop_moves_are_captured(image_folders: dict[str,
         assert same(before, state(base))
 
 
+def test_statistics_that_are_not_finite_are_not_captured(image_folders: dict[str, Path]) -> None:
+    base = load_base(str(image_folders["resnet"]))
+    tuning = tune(base, "batchnorm")
+    next(value for name, value in base.model.named_buffers() if name.endswith("running_var")).fill_(float("inf"))
+    with pytest.raises(DeltaError, match="running_var is not finite, so no delta is made"):
+        Delta.capture(tuning)
+
+
 def test_statistics_follow_as_torch_lets_them(image_folders: dict[str, Path]) -> None:
     """One step: the first BatchNorm's are 0.9 of the old and 0.1 of the batch's, by hand in float64."""
     base = load_base(str(image_folders["resnet"]))

@@ -14,7 +14,7 @@ from normtune.fast import linear
 from normtune.fast.linear import fast_linear
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection, at, everything, nothing
-from normtune.methods.trainable import Trainable, refuse_sharded
+from normtune.methods.trainable import Trainable, check_free
 from normtune.models.base import load_base
 from normtune.models.head import HeadSpec
 
@@ -392,4 +392,4 @@ def test_an_fsdp_wrapper_is_refused(make_model):
     model = torch.nn.Module()
     model._fsdp_wrapped_module = make_model("bert")
     with pytest.raises(ModelError, match="sharded"):
-        refuse_sharded(model)
+        check_free(model)

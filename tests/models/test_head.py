@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 
 import pytest
@@ -297,3 +298,7 @@ def test_what_the_checkpoint_holds_below_the_output_layer_begins_there(family, m
         name for name in names | kept if torch.equal(one.model.get_parameter(name), other.model.get_parameter(name))
     } == kept
     assert all(torch.equal(one.model.get_parameter(name), before[name]) for name in kept)
+    if family == "modernbert" and importlib.util.find_spec("bitsandbytes"):
+        for dtype in ("int8", "nf4"):
+            low = load_base(str(tmp_path), dtype=dtype).model
+            assert all(torch.equal(low.get_parameter(name), before[name].bfloat16().float()) for name in kept)

@@ -180,6 +180,13 @@ def test_layers_are_those_of_the_configuration(family):
     assert found.layers == before + count(config)
 
 
+def test_a_stage_of_one_layer_is_a_layer():
+    """The list of its convolutions is none of layers, though each has a norm and is alike."""
+    config = AutoConfig.for_model("resnet", depths=[1, 1, 1, 1])
+    with torch.device("meta"):
+        assert layout(AutoModelForImageClassification.from_config(config), []).layers == 4
+
+
 def test_the_fingerprint_leaves_the_head_out(make_base):
     two = make_base("bert").layout
     assert two.fingerprint == make_base("bert", num_labels=5).layout.fingerprint

@@ -19,7 +19,7 @@ from normtune.deltas.delta import Delta, DeltaInfo, is_applied
 from normtune.deltas.row_model import Row, RowModel
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
-from normtune.methods.trainable import Spec, refuse_sharded
+from normtune.methods.trainable import Spec, check_free
 from normtune.models.base import Base
 
 
@@ -91,7 +91,7 @@ class Bank:
     def __init__(self, base: Base, *, max_batch: int = EVAL_BATCH) -> None:
         self._base, self.max_batch = base, max_batch
         self._refuse_applied()
-        refuse_sharded(base.model)
+        check_free(base.model)
         base.need_answers()
         self._model = RowModel(base.model, base.layout)
         # How batches are filled up, which those of pictures are not.

@@ -8,7 +8,6 @@ and ``statistics/NAME`` of running statistics, where training updated them. Its 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
-from normtune.methods.trainable import Spec, Trainable, copy_values, refuse_sharded
+from normtune.methods.trainable import Spec, Trainable, check_free, copy_values
 from normtune.models.base import APPLIED, NO_BASE, Base
 from normtune.models.head import HeadSpec, check_head
 from normtune.models.identity import tensors_identity
@@ -150,15 +149,23 @@ class Delta:
         base, (spec, values) = trainable.base, trainable.result()
         known: dict[str, object] = {"method": trainable.method}
         if base.reads == "text" and base.tokenizer is not None:
-            known["max_length"] = base.limit(sys.maxsize, spec.positions)
+            limit = base.limit(_LONGEST, spec.positions)
+            known |= {"max_length": limit} if limit < _LONGEST else {}
         found = cls.of(base, spec, values, trainable.head_values(), **{**known, **info})
-        return replace(found, statistics=trainable.statistics_values())
+        found = replace(found, statistics=trainable.statistics_values())
+        if name := found._not_finite():
+            raise DeltaError(f"A value of {name} is not finite, so no delta is made of it; lower the learning rate.")
+        return found
 
     @classmethod
     def of(
         cls, base: Base, spec: Spec, values: Mapping[str, Tensor], head: Mapping[str, Tensor], **info: object
     ) -> Delta:
-        """A delta of the values that `Trainable.values` and `Trainable.head_values` gave for `spec`."""
+        """A delta of the values that `Trainable.values` and `Trainable.head_values` gave for `spec`.
+
+        Raises:
+            DeltaError: If the head, or a field of `info`, is none that a delta can have.
+        """
         answers, (config, tokenizer) = base.head, base.computes
         fields = {
             "base": base.name,
@@ -177,11 +184,6 @@ class Delta:
         with refusing(DeltaError, "A delta cannot say this of itself"):
             made = DeltaInfo.model_validate({**fields, **info})
         check_head(head, base.meta_head(made.head.outputs))
-        for name, tensor in (*values.items(), *head.items()):
-            if not bool(tensor.isfinite().all()):
-                raise DeltaError(
-                    f"A value of {name} is not finite, so no delta is made of it; lower the learning rate."
-                )
         return cls(made, indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
@@ -207,10 +209,14 @@ class Delta:
         for name, values in self.statistics.items():
             if name not in own or own[name].shape != values.shape:
                 raise DeltaError(f"The delta is damaged: {name} is no running statistic of {base.name!r}.")
-        for name, values in (*self.values.items(), *self.head.items(), *self.statistics.items()):
-            if not bool(values.isfinite().all()):
-                raise DeltaError(f"The delta is damaged: a value of {name} is not finite.")
+        if odd := self._not_finite():
+            raise DeltaError(f"The delta is damaged: a value of {odd} is not finite.")
         return spec
+
+    def _not_finite(self) -> str | None:
+        """The first tensor with a value that is not finite."""
+        tensors = (*self.values.items(), *self.head.items(), *self.statistics.items())
+        return next((name for name, values in tensors if not bool(values.isfinite().all())), None)
 
     def selection(self, base: Base) -> Selection:
         """The entries of `base`, which must be the delta's, that were trained.
@@ -276,6 +282,7 @@ class Delta:
 
         Raises:
             DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
+            ModelError: If it is no base, or is being tuned.
         """
         return AppliedDelta(base, self, merge=merge)
 
@@ -317,6 +324,10 @@ class Delta:
         return tensors
 
 
+#: More tokens than any text has.
+_LONGEST = 1 << 31
+
+
 class AppliedDelta:
     """A delta on its base model, where `Delta.apply` put it; `remove` takes it off."""
 
@@ -325,7 +336,7 @@ class AppliedDelta:
             raise ModelError(NO_BASE.format("apply", type(base).__name__))
         if is_applied(base):
             raise DeltaError("The base model carries a delta already; remove that first.")
-        refuse_sharded(base.model)
+        check_free(base.model)
         spec = delta.spec(base)
         self._model = base.model
         with ExitStack() as stack:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from normtune.data.kinds import KINDS
 from normtune.deltas.delta import Delta
 from normtune.deltas.merge import is_scaled
-from normtune.errors import DeltaError, SelectionError, refusing
+from normtune.errors import DeltaError, SelectionError, known, refusing
 from normtune.files import fresh_folder
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -99,7 +99,7 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)
     fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
     selection = Selection(base.layout, dict.fromkeys(body))
-    named = KINDS[fields["kind"]].outputs(fields["labels"])
+    named = KINDS[known("kind", fields["kind"], KINDS)].outputs(fields["labels"])
     if named != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {named} labels are named.")
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)

@@ -46,7 +46,8 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
     Raises:
         UnknownNameError: If a name is neither a method nor a component of this model.
         SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
-        ModelError: If the model is being tuned already, or its parameters are sharded.
+        ModelError: If there is no base, its head is of no kind of task, it is being tuned already or carries a delta,
+            or its parameters are sharded.
     """
     if not isinstance(base, Base):
         raise ModelError(NO_BASE.format("tune", type(base).__name__))

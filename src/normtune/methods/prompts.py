@@ -213,7 +213,7 @@ class Prompts(Tokens):
         module.get_parameter("prompts").copy_(base.model.get_input_embeddings()(self.words(base))[0])
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
-        """Put the prompts after an encoder's first token, or before a decoder's text; none is in the outputs."""
+        """Put the prompts after an encoder's first token, or before a decoder's text, and take them out at the end."""
         at = 0 if self.decoder else 1
 
         def longer(body: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -230,8 +230,11 @@ class Prompts(Tokens):
             return {**given, "position_ids": places_of(given["attention_mask"])} if self.decoder else given
 
         def shorter(_: nn.Module, __: Any, outputs: Any) -> Any:
-            hidden = outputs.last_hidden_state
-            outputs.last_hidden_state = torch.cat((hidden[:, :at], hidden[:, at + self.tokens :]), 1)
+            hidden = outputs[0]
+            text = torch.cat((hidden[:, :at], hidden[:, at + self.tokens :]), 1)
+            if isinstance(outputs, tuple):
+                return text, *outputs[1:]
+            outputs.last_hidden_state = text
             return outputs
 
         self.change_inputs(base, longer, undo)

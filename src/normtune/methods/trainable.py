@@ -161,7 +161,7 @@ class Trainable:
     Args:
         base: The base model; its model is changed in place until `undo`.
         spec: What trains beside the head.
-        method: What the user calls that.
+        method: The method's name or the expression, for the delta.
 
     Attributes:
         leaves: What an optimizer sees of the spec, by name.
@@ -176,7 +176,7 @@ class Trainable:
     def __init__(self, base: Base, spec: Spec, method: str = "") -> None:
         if spec.layout.fingerprint != base.layout.fingerprint:
             raise SelectionError("What is to train is of another model.")
-        refuse_sharded(base.model)
+        check_free(base.model)
         self.base, self.spec, self.method = base, spec, method
         with ExitStack() as undo:
             self.head = _freeze(base, undo)
@@ -278,7 +278,7 @@ def copy_values(parameter: Tensor, values: Tensor) -> None:
     parameter.copy_(values)
 
 
-def refuse_sharded(model: nn.Module) -> None:
+def check_free(model: nn.Module) -> None:
     """Check that every parameter lies whole on this process, and that none is being tuned or a delta's.
 
     Raises:

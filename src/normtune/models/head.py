@@ -144,9 +144,9 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
 
     Neither the model nor the global random state is changed.
     """
-    twin = _without_values(model, spec.outputs)
     device = next(model.parameters()).device
-    modules = {path: twin.get_submodule(path).to_empty(device="cpu").to(torch.float32) for path in roots}
+    blank = _without_values(model, roots, spec.outputs)
+    modules = {path: module.to_empty(device="cpu").to(torch.float32) for path, module in blank.items()}
     with seeded(seed), torch.no_grad():
         for path in sorted(modules):
             for module in modules[path].modules():
@@ -157,8 +157,7 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
 
 def meta_head(model: PreTrainedModel, roots: tuple[str, ...], outputs: int) -> dict[str, nn.Parameter]:
     """The parameters, on the meta device, that a head with so many outputs has on `model`, at the paths `roots`."""
-    twin = _without_values(model, outputs)
-    return _parameters({path: twin.get_submodule(path) for path in roots})
+    return _parameters(_without_values(model, roots, outputs))
 
 
 def check_head(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -179,9 +178,13 @@ def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     return {f"{path}.{name}": value for path, module in modules.items() for name, value in module.named_parameters()}
 
 
-def _without_values(model: PreTrainedModel, outputs: int) -> PreTrainedModel:
-    """A model of the same kind on the meta device, with this many outputs."""
+def _without_values(model: PreTrainedModel, roots: tuple[str, ...], outputs: int) -> dict[str, nn.Module]:
+    """The head's modules of a model of the same kind on the meta device, with this many outputs, by path."""
     config = copy.deepcopy(model.config)
     config.num_labels = outputs
     with torch.device("meta"):
-        return type(model)(config)
+        twin = type(model)(config)
+    made = dict(twin.named_modules())
+    if odd := [path for path in roots if path not in made]:
+        raise ModelError(f"{type(model).__name__} makes no module {odd[0]!r} of itself, so it can be no head's.")
+    return {path: made[path] for path in roots}

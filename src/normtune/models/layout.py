@@ -286,11 +286,11 @@ class _Path:
                 yield (self.stack, tuple(self.rest[:i])), int(part)
 
     def settle(self, stacks: set[str], nested: set[_List]) -> None:
-        """Leave a list that is none of layers; inside a layer go on into one that is, so that the layer is a stage."""
+        """Leave a list that is none of layers; if a layer's first list is one, go on into it: the layer is a stage."""
         if self.stack not in stacks:
             self.stack, self.spot, self.rest = "", (), self._parts
-        inner, position = next((each for each in self.lists() if each[0] in nested), (None, 0))
-        if inner is not None:
+        inner, position = next(self.lists(), (None, 0))
+        if inner in nested:
             self.spot, self.rest = (*self.spot, position), self.rest[len(inner[1]) + 1 :]
 
     def component(self, stacks: set[str], single: set[_List]) -> str:

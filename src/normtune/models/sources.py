@@ -267,7 +267,7 @@ def _quantisation(dtype: str, prefix: str, family: str) -> BitsAndBytesConfig | 
         load_in_4bit=dtype == "nf4",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=DTYPES[dtype],
-        llm_int8_skip_modules=[rf"(?!{re.escape(prefix)}\.)", r".*\bpooler\b"],
+        llm_int8_skip_modules=[rf"(?!{re.escape(prefix)}\.).+", r".*\bpooler\b"],
     )
 
 

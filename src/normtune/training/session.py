@@ -294,19 +294,25 @@ class Session:
         if not isinstance(run.spec, Top):
             return run
         # One process measures for all: two need not measure the same to the bit.
-        selection: list[Selection | None] = [None]
+        found: list[Selection | Exception | None] = [None]
         if self.accelerator.is_main_process:
-            selection = [
-                self._masks.selection(
-                    run.spec,
-                    run.data,
-                    run.parts.train,
-                    run.config.protocol.max_length,
-                    threads=int(machine(self.accelerator.device)["threads"]),
-                    keep=keep,
-                )
-            ]
-        return replace(run, spec=broadcast_object_list(selection)[0])
+            try:
+                found = [
+                    self._masks.selection(
+                        run.spec,
+                        run.data,
+                        run.parts.train,
+                        run.config.protocol.max_length,
+                        threads=int(machine(self.accelerator.device)["threads"]),
+                        keep=keep,
+                    )
+                ]
+            except Exception as error:
+                found = [error]
+        [made] = broadcast_object_list(found)
+        if isinstance(made, Exception):
+            raise made
+        return replace(run, spec=made)
 
     def _finished(
         self, run: Run, number: int, loop: Loop, end: Progress, before: dict[str, Tensor]
