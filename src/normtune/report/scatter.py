@@ -180,21 +180,34 @@ def name(axes: Axes, dots: Sequence[tuple[Dot, float]]) -> None:
             arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5, "shrinkA": 0, "shrinkB": 3, "zorder": 2},
         )  # fmt: skip
         own = Text.get_window_extent(text, renderer).padded(1.5)
-        box, far = _free(centres[number], own.width, own.height, taken, inside)
+        others = [centre for place, centre in enumerate(centres) if place != number]
+        box, far = _free(centres[number], own.width, own.height, taken, inside, others)
         text.set_position(tuple((box.get_points().mean(0) - centres[number]) * pixels))
         text.arrow_patch.set_visible(far >= _LONG)
         taken.append(box)
 
 
 def _free(
-    centre: Sequence[float], width: float, height: float, taken: Sequence[Bbox], inside: Bbox
+    centre: Sequence[float],
+    width: float,
+    height: float,
+    taken: Sequence[Bbox],
+    inside: Bbox,
+    others: Sequence[Sequence[float]],
 ) -> tuple[Bbox, float]:
-    """The nearest place for a name of this size that covers least, and its distance from the point."""
+    """The nearest place for a name of this size that covers least, and its distance from the point.
+
+    Of free places, one that is nearer to none of the `others` comes first, since a name there would seem to be its.
+    """
     from matplotlib.transforms import Bbox
 
     def covered(place: tuple[Bbox, float]) -> int:
         box, _ = place
         return round(sum(_overlap(box, other) for other in taken) + width * height - _overlap(box, inside))
+
+    def clear(place: tuple[Bbox, float]) -> bool:
+        box, _ = place
+        return all(_away(box, other) >= _away(box, centre) for other in others)
 
     places = []
     for far in _REACH:
@@ -202,7 +215,13 @@ def _free(
             x = centre[0] + math.cos(turn) * (far + width / 2) - width / 2
             y = centre[1] + math.sin(turn) * (far + height / 2) - height / 2
             places.append((Bbox.from_bounds(x, y, width, height), far))
-    return next((place for place in places if not covered(place)), None) or min(places, key=covered)
+    free = [place for place in places if not covered(place)] or [min(places, key=covered)]
+    return next(filter(clear, free), free[0])
+
+
+def _away(box: Bbox, point: Sequence[float]) -> float:
+    """How far a point lies from a box."""
+    return math.hypot(max(box.x0 - point[0], 0, point[0] - box.x1), max(box.y0 - point[1], 0, point[1] - box.y1))
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:
