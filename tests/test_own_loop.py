@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -120,9 +120,9 @@ def test_what_is_no_base_is_told_how_to_become_one(make_model: ModelFactory, mak
     model: Any = make_model("bert")
     with pytest.raises(ModelError, match="tune takes a base, not BertForSequenceClassification: make one with"):
         nt.tune(model, "layernorm")
-    base, what = make_base("bert"), ["layernorm"]
+    base, several = make_base("bert"), cast("Any", ["layernorm"])
     with pytest.raises(SelectionError, match="not list"):
-        nt.tune(base, what)  # type: ignore[arg-type]
+        nt.tune(base, several)
     tuning = nt.tune(base, "layernorm")
     delta = Delta.capture(tuning)
     tuning.undo()
@@ -168,12 +168,10 @@ def test_a_head_of_tokens_sees_those_of_the_text_alone() -> None:
     torch.testing.assert_close(hidden, torch.cat((whole[:, :1], whole[:, 4:]), 1))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "batchnorm"])
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"batchnorm", "fish-mask", "child-tuning-d"}))
 def test_every_method_trains_in_float64(make_base: BaseFactory, method: str) -> None:
     """Converted upwards while it is tuned, nothing is rounded."""
     base = make_base("bert")
-    if method in {"fish-mask", "child-tuning-d"}:  # measured on a task
-        return
     tuning = nt.tune(base, method)
     base.model.double()
     base.model(TOKENS, labels=torch.tensor([0, 1])).loss.backward()

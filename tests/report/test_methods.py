@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from normtune.records.results import Results
 from normtune.records.run import Record
@@ -116,3 +117,13 @@ def test_a_long_bar_does_not_stretch_the_axis_far_above_the_highest_possible_sco
     low, high = axes.get_ylim()
     assert low < 49
     assert 100 < high < 110
+
+
+def test_a_name_stands_nearest_to_its_own_point() -> None:
+    """Right of its point, where a name would stand first, another point comes before the name's end."""
+    room = Bbox.from_bounds(-200, -200, 400, 400)
+    alone, _ = scatter._free((0, 0), 40, 8, [], room, [])
+    assert alone.x0 > 0
+    beside, _ = scatter._free((0, 0), 40, 8, [], room, [(54, 0)])
+    assert scatter._away(beside, (0, 0)) <= scatter._away(beside, (54, 0))
+    assert scatter._away(alone, (0, 0)) > scatter._away(alone, (54, 0))
