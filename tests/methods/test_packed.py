@@ -283,6 +283,31 @@ def test_a_lower_precision_gets_the_leaf_rounded(tiny_folder):
 
 
 @FAST
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_parameters_of_a_lower_precision_train_as_torch_trains_them(fast, family, make_model):
+    base = wrap(make_model(family).to(torch.bfloat16).requires_grad_(False))
+    before, plain = state(base.model), copy.deepcopy(base.model).requires_grad_(True)
+    tuning = Trainable(base, where(base.layout, lambda place: not place.norm))
+    with fast():
+        found = loss(base.model)
+        found.backward()
+    expected = loss(plain)
+    expected.backward()
+    assert torch.equal(found, expected)
+    for name, leaf in tuning.leaves.items():
+        gradient = plain.get_parameter(name).grad
+        assert (leaf.grad is None) == (gradient is None), name
+        if gradient is not None:
+            assert leaf.grad.dtype == torch.float32
+            near = 0.02 * gradient.abs().max().item()  # a sum over a tied tensor's uses is rounded once here, not twice
+            assert torch.allclose(leaf.grad, gradient.float().view(-1), rtol=0.02, atol=near), name
+    # A `Packed` would keep the position of every entry, eight bytes each.
+    assert not any(isinstance(module, Packed) for module in base.model.modules())
+    tuning.undo()
+    assert_same(base.model, before)
+
+
+@FAST
 def test_double_precision(fast, make_model):
     base = wrap(make_model("bert").double().requires_grad_(False))
     before, reference = state(base.model), copy.deepcopy(base)

@@ -1,4 +1,4 @@
-"""A frozen parameter whose entries train: their values are put into it, and it is used as it is, never copied."""
+"""Frozen parameters whose entries train as a leaf of float32, by torch's parametrizations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,46 @@ from torch import Tensor, nn
 from normtune.methods.entries import Entries, mark
 
 
-class Packed(nn.Module):
-    """Puts the packed values into the frozen parameter; one for all modules that share it.
+class Cast(nn.Module):
+    """A parameter of another precision that trains whole; one for all modules that share it.
+
+    Args:
+        frozen: The parameter.
+        values: The values that train as they are now, flat; without any all of the parameter.
+    """
+
+    def __init__(self, frozen: nn.Parameter, values: Tensor | None = None) -> None:
+        super().__init__()
+        values = frozen.detach().reshape(-1) if values is None else values
+        # In a tuple, so that they are not registered: the leaf already is, and what is frozen is none of the state.
+        self._tensors = (frozen, nn.Parameter(values.to(torch.float32, copy=True)))
+
+    @property
+    def leaf(self) -> nn.Parameter:
+        """The values that train."""
+        return self._tensors[1]
+
+    def forward(self, leaf: Tensor) -> Tensor:
+        """The parameter with the values of `leaf`."""
+        frozen = self._tensors[0]
+        return leaf.to(frozen.dtype).view(frozen.shape)
+
+    def right_inverse(self, _: Tensor) -> tuple[Tensor]:
+        """The leaf's values; torch asks for them when the parametrization is registered."""
+        return (self.leaf.detach(),)
+
+    def restore(self) -> None:
+        """Put back the frozen parameter's own values, where they changed."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the model to a device or dtype, as its parameters do."""
+        frozen = self._tensors[0]
+        frozen.data = fn(frozen.data)
+        return self
+
+
+class Packed(Cast):
+    """A parameter of which some entries train: their values are put into it, and it is used as it is, never copied.
 
     Args:
         frozen: The parameter.
@@ -21,20 +59,13 @@ class Packed(nn.Module):
     """
 
     def __init__(self, frozen: nn.Parameter, entries: Entries, *, in_place: bool) -> None:
-        super().__init__()
-        self._entries = entries
-        self._original = frozen.detach().reshape(-1).index_select(0, entries.indices)
-        # In a tuple, so that they are not registered: the leaf already is, and what is frozen is none of the state.
-        self._tensors = (frozen, nn.Parameter(self._original.to(torch.float32, copy=True)))
+        original = frozen.detach().reshape(-1).index_select(0, entries.indices)
+        super().__init__(frozen, original)
+        self._entries, self._original = entries, original
         # Parameters that are views of one tensor share torch's count of its changes (see `_place`).
         whole = frozen.untyped_storage().nbytes() == frozen.nbytes
         self._in_place = in_place and whole and frozen.is_contiguous()
         self._written: int | None = None
-
-    @property
-    def leaf(self) -> nn.Parameter:
-        """The values that train."""
-        return self._tensors[1]
 
     def forward(self, leaf: Tensor) -> Tensor:
         """The parameter with the values of `leaf` in place."""
@@ -46,10 +77,6 @@ class Packed(nn.Module):
             return mark(composed, leaf, self._entries)
         self._place()
         return mark(_alias(leaf, frozen, self._entries.indices), leaf, self._entries)
-
-    def right_inverse(self, _: Tensor) -> tuple[Tensor]:
-        """The leaf's values; torch asks for them when the parametrization is registered."""
-        return (self.leaf.detach(),)
 
     def restore(self) -> None:
         """Put back the frozen parameter's own values."""
@@ -72,12 +99,9 @@ class Packed(nn.Module):
         self._written = leaf._version
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow the model to a device or dtype, as its parameters do."""
-        frozen = self._tensors[0]
-        frozen.data = fn(frozen.data)
         self._original = fn(self._original)
-        self._entries = Entries(fn(self._entries.indices), frozen.shape)
-        return self
+        self._entries = Entries(fn(self._entries.indices), self._entries.shape)
+        return super()._apply(fn, recurse)
 
 
 class _Alias(torch.autograd.Function):

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from normtune.errors import ModelError, SelectionError
 from normtune.methods.entries import Entries
-from normtune.methods.packed import Packed
+from normtune.methods.packed import Cast, Packed
 from normtune.methods.trainable import Spec, copy_values, decays
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
@@ -234,11 +234,14 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
     if indices is None and parameter.dtype == torch.float32:
         undo.callback(copy_values, parameter, parameter.detach().clone())
         return parameter
-    at = torch.arange(parameter.numel()) if indices is None else torch.from_numpy(indices)
     holders = list(_holders(model, parameter))
     # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
     rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
-    packed = Packed(parameter, Entries(at.to(parameter.device), parameter.shape), in_place=not rescaled)
+    if indices is None:
+        packed = Cast(parameter)
+    else:
+        at = torch.from_numpy(indices).to(parameter.device)
+        packed = Packed(parameter, Entries(at, parameter.shape), in_place=not rescaled)
     undo.callback(packed.restore)
     for module, attribute in holders:
         undo.callback(_unpack, module, type(module), dict(module._parameters))
