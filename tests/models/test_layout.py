@@ -230,6 +230,13 @@ class GemmaLike(OwnNorm):
         super().__init__(width, offset=1.0)
 
 
+class Gated(OwnNorm):
+    """Wants a gate beside the hidden states, as Qwen3-Next's norms do."""
+
+    def forward(self, hidden: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(hidden) * nn.functional.silu(gate)
+
+
 class ScaleNorm(OwnNorm):
     """Scales, and normalises nothing, whatever its name says."""
 
@@ -255,7 +262,7 @@ class Holder(OwnNorm):
 NORMS = (
     *(partial(nn.LayerNorm, 6), partial(nn.RMSNorm, 6), partial(nn.GroupNorm, 2, 6), partial(nn.BatchNorm1d, 6)),
     *(partial(nn.BatchNorm2d, 6), partial(nn.InstanceNorm2d, 6, affine=True), partial(OwnNorm, 6)),
-    partial(GemmaLike, 6),
+    *(partial(GemmaLike, 6), partial(Gated, 6)),
 )
 OTHERS = (
     *(partial(nn.Linear, 6, 6), partial(nn.Linear, 1, 6), partial(nn.Embedding, 6, 6), partial(nn.Conv1d, 6, 6, 1)),
