@@ -12,9 +12,9 @@ from scipy import stats
 
 from normtune.statistics.paired import (
     benjamini_hochberg,
-    bootstrap_interval,
     holm,
     kruskal_wallis,
+    mean_interval,
     signed_rank,
     smallest_p,
 )
@@ -84,7 +84,7 @@ def test_no_difference_at_all():
     same = [0.5, 0.6, 0.7]
     assert signed_rank(same, same).p == signed_rank(same, same).smallest == 1
     assert kruskal_wallis([0.5] * 3, [0.5] * 3) == kruskal_wallis([0.0] * 3, [0.0] * 3) == 1
-    assert bootstrap_interval([[0.0]] * 3) == (0, 0)
+    assert mean_interval([[0.0]] * 3) == (0, 0)
 
 
 def test_many_tasks_stay_exact():
@@ -170,44 +170,39 @@ def test_corrections_follow_the_order_of_the_comparisons(ps, random):
         assert all(p <= q + 1e-12 <= 1 + 2e-12 for p, q in zip(ps, corrected, strict=True))
 
 
-def test_the_interval_with_one_seed_is_scipys_percentile_interval_at_the_widened_level():
-    differences = np.random.default_rng(2).normal(0.01, 0.02, 12)
-    tail = stats.norm.cdf(-((12 / 11) ** 0.5) * stats.t.ppf(0.975, 11))
-    theirs = stats.bootstrap(
-        (differences,), np.mean, n_resamples=100_000, method="percentile", confidence_level=1 - 2 * tail, rng=0
-    ).confidence_interval
-    assert bootstrap_interval([[d] for d in differences], draws=100_000) == pytest.approx(tuple(theirs), abs=5e-4)
+@pytest.mark.parametrize("seeds", [(1, 1, 1, 1, 1), (3, 2, 5, 1, 4)])
+def test_without_the_same_seeds_the_interval_is_scipys_over_the_tasks_means(seeds):
+    generator = np.random.default_rng(2)
+    tasks = [generator.normal(0.01, 0.02, count) for count in seeds]
+    theirs = stats.ttest_1samp([task.mean() for task in tasks], 0).confidence_interval(0.9)
+    assert mean_interval(tasks, level=0.9) == pytest.approx((theirs.low, theirs.high))
 
 
-def test_the_interval_has_the_spread_of_tasks_and_seeds():
-    # A loop that says what is meant, with the ragged numbers of seeds that studies have.
-    generator = np.random.default_rng(3)
-    tasks = [
-        generator.normal(mean, 0.02, seeds) for mean, seeds in ((0, 3), (0.03, 2), (0.01, 5), (-0.02, 1), (0.05, 4))
-    ]
-    means = []
-    for _ in range(20_000):
-        chosen = [tasks[place] for place in generator.integers(5, size=5)]
-        means.append(np.mean([generator.choice(task, len(task)).mean() for task in chosen]))
-    tail = stats.norm.cdf(-((5 / 4) ** 0.5) * stats.t.ppf(0.75, 4))
-    assert bootstrap_interval(tasks, level=0.5, draws=20_000) == pytest.approx(
-        tuple(np.quantile(means, [tail, 1 - tail])), abs=1e-3
-    )
+def test_seeds_that_push_all_tasks_alike_widen_the_interval():
+    # By the textbook's sums of squares: totals of rows and columns against the grand total.
+    table = np.array([[1.0, 4.0, 6.0], [2.0, 4.0, 9.0], [0.0, 3.0, 8.0], [3.0, 6.0, 7.0]])
+    correction = table.sum() ** 2 / 12
+    rows, columns = (table.sum(1) ** 2).sum() / 3 - correction, (table.sum(0) ** 2).sum() / 4 - correction
+    t, s, e = rows / 3, columns / 2, ((table**2).sum() - correction - rows - columns) / 6
+    assert s > 5 * e
+    freedom = (t + s - e) ** 2 / (t**2 / 3 + s**2 / 2 + e**2 / 6)
+    half = stats.t.ppf(0.975, max(freedom, 2)) * ((t + s - e) / 12) ** 0.5
+    assert mean_interval(table) == pytest.approx((table.mean() - half, table.mean() + half))
+    # The same differences without their order of seeds in common: tasks alone count.
+    table = np.sort(table) - [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+    shuffled = np.array([np.roll(row, place) for place, row in enumerate(table)])
+    assert np.ptp(mean_interval(shuffled)) < np.ptp(mean_interval(table))
 
 
-def test_the_interval_is_seeded_and_comes_in_pieces():
-    tasks = [np.random.default_rng(n).normal(size=3) for n in range(6)]
-    assert bootstrap_interval(tasks, draws=500) == bootstrap_interval(tasks, draws=500)
-    assert bootstrap_interval(tasks, draws=500) != bootstrap_interval(tasks, draws=500, seed=1)
-    many = [[float(n % 2)] for n in range(900)]
-    low, high = bootstrap_interval(many, draws=3000)
-    assert 0.46 < low < 0.5 < high < 0.54
-
-
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+@pytest.mark.parametrize("tasks", [3, 5, 8])
+@pytest.mark.parametrize(
+    ("of_tasks", "of_seeds", "rest"), [(1, 0, 0), (1, 0, 1), (0, 0, 1), (1, 0.3, 0.3), (1, 1, 1), (0.1, 0.3, 0.1)]
+)
+def test_intervals_hold_the_truth_about_as_often_as_they_say(tasks, of_tasks, of_seeds, rest):
     generator = np.random.default_rng(4)
     held = 0
-    for seed in range(200):
-        low, high = bootstrap_interval([[d] for d in generator.normal(size=9)], draws=500, seed=seed)
+    for _ in range(1000):
+        own, shared = generator.normal(0, of_tasks, (tasks, 1)), generator.normal(0, of_seeds, (1, 3))
+        low, high = mean_interval(own + shared + generator.normal(0, rest, (tasks, 3)))
         held += low <= 0 <= high
-    assert 0.90 <= held / 200 <= 0.98
+    assert 0.91 <= held / 1000 <= 0.98

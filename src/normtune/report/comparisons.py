@@ -79,7 +79,7 @@ def theirs_table(cells: Cells | None = None) -> Table:
 CAPTION = (
     "Scores are paired by task, so Wilcoxon’s signed-rank test is taken by its exact permutation distribution,"
     " corrected by Holm for the number of pairs; least p is the smallest that so few values allow. The interval of"
-    " the mean difference (× 100) is bootstrapped over tasks and seeds. TOST asks whether the difference is smaller"
+    " the mean difference (× 100) is Student’s, over tasks and seeds. TOST asks whether the difference is smaller"
     " than one point (corrected likewise); least margin is the smallest that passes. Kruskal-Wallis, the paper’s"
     " test, takes the scores as if they were of unrelated tasks."
 )

@@ -98,8 +98,8 @@ def methods_figure(cells: Cells) -> Drawing:
         "costs",
         "Costs. Score against entries trained, and against time.",
         "Entries are those trained beside the head, on a logarithmic axis; time is the mean of a training. Bars are the"
-        " 95 % interval of the mean over seeds, where there are several; hollow points lack seeds. The dashed line is"
-        " the head alone.",
+        " 95 % interval of the mean over seeds, where there are several: of other seeds, not of other dev"
+        " examples. Hollow points lack seeds. The dashed line is the head alone.",
         tuple(panel for panel in both if panel.dots),
     )
 

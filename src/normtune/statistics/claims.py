@@ -1,11 +1,11 @@
 """The paper's eight claims, judged by what was measured: one rule for all of them.
 
 Each claim says that something is larger than something else, or no worse than it. Both are measured on the same tasks
-and seeds, so what is judged is the mean of their differences over tasks, with a bootstrap interval over tasks and
-seeds. A claim is confirmed where the whole interval is on its side, refuted where the whole interval is on the other,
-and undecided otherwise: few tasks or a wide spread decide nothing. A claim of two parts needs both and falls with
-either. Claims about scores are judged once more on the tasks clear of their floor: where no method scores more than one
-answer for all, none can be better.
+and seeds, so what is judged is the mean of their differences over tasks, with an interval over tasks and seeds.
+A claim is confirmed where the whole interval is on its side, refuted where the whole interval is on the other, and
+undecided otherwise: few tasks or a wide spread decide nothing. A claim of two parts needs both and falls with either.
+Claims about scores are judged once more on the tasks clear of their floor: where no method scores more than one answer
+for all, none can be better.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from statistics import mean, variance
 from typing import Literal
 
+import numpy as np
 from scipy import stats
 
-from normtune.statistics.paired import LEAST, bootstrap_interval
+from normtune.statistics.paired import LEAST, mean_interval, variances
 
 Verdict = Literal["confirmed", "refuted", "undecided"]
 Kind = Literal["ratio", "difference"]
@@ -70,7 +71,7 @@ class Measured:
         """Its 95 % interval; None with fewer tasks than a test needs."""
         if len(self.values) < LEAST:
             return None
-        low, high = bootstrap_interval([list(each) for each in self.values.values()])
+        low, high = mean_interval([*self.values.values()])
         return self._shown(low), self._shown(high)
 
     @property
@@ -90,27 +91,19 @@ class Measured:
     def takes(self) -> int | None:
         """How many tasks like these, with as many seeds, would decide it four times in five.
 
-        The mean over n tasks of k seeds has the variance (s_t^2 + s_k^2 / k) / n, with s_t the spread of tasks and s_k
-        that of seeds. The bootstrap draws the seeds of a task once more, which adds (k - 1) s_k^2 / k^2 to the bracket,
-        and has the tails of Student's t.
+        Both what is expected of the mean and its interval narrow with the tasks, but for what seeds share.
 
         Returns:
-            The tasks; None where no number is enough, or the spread is not known.
+            The tasks; None where a thousand are not enough, or the spread is not known.
         """
-        means, away, seeds = [mean(each) for each in self.values.values()], abs(self._average + self.margin), self.seeds
-        if len(means) < LEAST or seeds < 2 or away == 0:
+        away = abs(self._average + self.margin) if self.values else 0.0
+        if len(self.values) < LEAST or self.seeds < 2 or away == 0:
             return None
-        of_seeds = mean(variance(each) for each in self.values.values()) / seeds
-        of_mean = max(variance(means), of_seeds)
-        of_interval = of_mean + of_seeds * (seeds - 1) / seeds
-
-        def least(tail: float) -> int:
-            return math.ceil(((tail * math.sqrt(of_interval) + _NEARER * math.sqrt(of_mean)) / away) ** 2)
-
-        tasks = max(LEAST, least(float(stats.norm.ppf(0.975))))
-        while tasks < least(float(stats.t.ppf(0.975, tasks - 1))):
-            tasks += 1
-        return tasks
+        of_tasks, of_seeds, _ = variances([*self.values.values()])
+        of_tasks = max(of_tasks, mean(variance(each) / len(each) for each in self.values.values()))
+        tasks = np.arange(LEAST, 1001)
+        enough = (stats.t.ppf(0.975, tasks - 1) + _NEARER) * np.sqrt(of_tasks / tasks + of_seeds) <= away
+        return int(tasks[enough][0]) if enough.any() else None
 
     @property
     def _average(self) -> float:

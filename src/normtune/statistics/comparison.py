@@ -35,7 +35,7 @@ class Pair:
         wins: Tasks on which the first method scores higher.
         losses: Tasks on which it scores lower.
         ties: The others.
-        interval: Bootstrap interval of the mean difference, over tasks and seeds.
+        interval: Interval of the mean difference, over tasks and seeds.
         signed_rank: Paired test of whether there is one.
         holm: Its p, corrected by Holm for the number of pairs.
         fdr: The same, corrected by Benjamini and Hochberg.
@@ -151,7 +151,7 @@ def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01,
             wins=int((signs[place] > 0).sum()),
             losses=int((signs[place] < 0).sum()),
             ties=int((signs[place] == 0).sum()),
-            interval=tests.bootstrap_interval(scores.differences(first, second), level=1 - alpha),
+            interval=tests.mean_interval(scores.differences(first, second), level=1 - alpha),
             signed_rank=ranks[place],
             holm=holm[place],
             fdr=fdr[place],
@@ -174,7 +174,7 @@ def upwards(margin: float, digits: int = 4) -> str:
 
 
 def interval(pair: Pair) -> str:
-    """The bootstrap interval of the mean difference."""
+    """The interval of the mean difference."""
     return f"{pair.interval[0]:+.4f} to {pair.interval[1]:+.4f}"
 
 
@@ -219,8 +219,7 @@ def _few(comparison: Comparison) -> str:
     comparisons = f"{pairs} comparisons" if pairs > 1 else "one comparison"
     return (
         f"With {tasks} tasks the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected}, however"
-        f" clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks. The intervals are"
-        " narrower than they say where tasks are that few."
+        f" clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks."
     )
 
 
