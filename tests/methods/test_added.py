@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def test_red_edits_what_the_feed_forward_block_gives(base: Base) -> None:
     found, made, residual = block(base, ATTENTION)
     check(base, ATTENTION, found, made, residual)
     assert len(trainable.spec) == 3 * 2 * 32
+
+
+def test_red_costs_a_layer_where_it_cannot_merge(base: Base, make_base: BaseFactory) -> None:
+    assert specify(base.layout, "red").cost == "none"
+    llama = make_base("llama")
+    spec = specify(llama.layout, "red")
+    assert spec.cost == "extra layers"
+    trainable = Trainable(llama, spec)
+    values = trainable.values()
+    trainable.undo()
+    with ExitStack() as undo, pytest.raises(DeltaError, match="has no bias"):
+        spec.merge(llama, values, undo)
 
 
 @pytest.mark.parametrize("method", ["red", "hyper-adapter"])

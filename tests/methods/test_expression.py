@@ -115,6 +115,14 @@ def test_what_selects_nothing_is_refused_but_for_the_head(expression, layout):
     assert select(layout, "head + layernorm") == select(layout, "layernorm")
 
 
+def test_the_last_layers_are_those_of_each_stack(make_base):
+    base = make_base("bart", encoder_layers=4, decoder_layers=2)
+    kept = {re.sub(r"(\d+)\..*", r"\1", place.parameter) for place in select(base.layout, "last-layers")}
+    assert kept == {"model.encoder.layers.3", "model.decoder.layers.1"}
+    kept = {re.sub(r"(\d+)\..*", r"\1", place.parameter) for place in select(base.layout, "last-layers@3")}
+    assert kept == {f"model.encoder.layers.{n}" for n in (1, 2, 3)} | {f"model.decoder.layers.{n}" for n in (0, 1)}
+
+
 def test_the_number_of_last_layers(layout):
     assert select(layout, "last-layers@3") == last_layers(layout, option=3)
     assert select(layout, "last-layers") == last_layers(layout)

@@ -114,6 +114,61 @@ def test_ia3_scales_keys_values_and_inner_units(base: Base) -> None:
     assert all("attention.output" not in name for name in spec.describe()["targets"])  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("family", "more", "inner", "names"),
+    [
+        ("distilbert", {}, 48, {"k_lin", "v_lin", "lin2"}),
+        ("qwen2", {"num_key_value_heads": 2}, 48, {"k_proj", "v_proj", "down_proj"}),
+        ("opt", {}, 48, {"k_proj", "v_proj", "fc2"}),
+        ("t5", {"d_kv": 4}, 48, {"k", "v", "wo"}),
+    ],
+)
+def test_ia3_scales_keys_and_values_where_they_are_made(
+    make_base: BaseFactory, family: str, more: dict[str, Any], inner: int, names: set[str]
+) -> None:
+    """In every family, also where keys and values are narrower than the hidden units."""
+    base = make_base(family, **more)
+    spec = specify(base.layout, "ia3")
+    trainable = Trainable(base, spec)
+    targets = spec.describe()["targets"]  # type: ignore[index]
+    assert {target.rpartition(".")[2] for target in targets} == names
+    for target in targets:
+        module: Any = base.model.get_submodule(target)
+        rows, columns = module.weight.shape
+        shape = tuple(module.ia3_l["default"].shape)
+        assert shape == ((1, columns) if columns == inner else (rows, 1)), target
+    assert sum(leaf.numel() for leaf in trainable.leaves.values()) == len(spec)
+    trainable.undo()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "deberta", "mixtral", "xlnet"])
+def test_ia3_is_refused_where_a_kind_of_its_units_has_no_matrix(make_base: BaseFactory, family: str) -> None:
+    with pytest.raises(SelectionError, match="ia3 needs matrices of their own for the keys, the values and the inner"):
+        specify(make_base(family).layout, "ia3")
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        *(("bert", {"query", "value"}), ("distilbert", {"q_lin", "v_lin"}), ("llama", {"q_proj", "v_proj"})),
+        *(("gpt2", {"c_attn"}), ("deberta", {"in_proj"}), ("modernbert", {"Wqkv"}), ("t5", {"q", "v"})),
+    ],
+)
+def test_lora_stands_beside_queries_and_values(make_base: BaseFactory, family: str, names: set[str]) -> None:
+    """Hu et al. 2021, section 7.1, and PEFT's choice wherever it has one."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as THEIRS
+
+    targets = specify(make_base(family).layout, "lora").describe()["targets"]  # type: ignore[index]
+    assert {target.rpartition(".")[2] for target in targets} == names == {*THEIRS.get(family, names)}
+
+
+def test_lora_is_refused_where_queries_and_values_have_no_known_name(make_base: BaseFactory) -> None:
+    layout = make_base("xlnet").layout
+    with pytest.raises(SelectionError, match=r"lora finds no queries and values .* lora-all takes every matrix"):
+        specify(layout, "lora")
+    assert len(specify(layout, "lora-all"))
+
+
 def test_factors_have_no_weight_decay(base: Base) -> None:
     trainable = Trainable(base, specify(base.layout, "ia3"))
     decayed = {p for group in trainable.param_groups(0.1) if group["weight_decay"] for p in group["params"]}
@@ -136,6 +191,11 @@ def test_value_bias_is_the_biases_of_the_values(base: Base) -> None:
     assert {place.parameter for place in spec.places} == {
         f"bert.encoder.layer.{layer}.attention.self.value.bias" for layer in range(3)
     }
+
+
+def test_value_bias_that_stands_beside_a_fused_matrix(make_base: BaseFactory) -> None:
+    places = specify(make_base("deberta").layout, "value-bias").places
+    assert {place.parameter.rpartition(".")[2] for place in places} == {"v_bias"}
 
 
 @pytest.mark.parametrize("method", RANKED)
@@ -161,7 +221,7 @@ def test_other_families_train_what_is_counted_or_refuse(make_base: BaseFactory, 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-REFUSED = {("ia3", "gpt2"), ("value-bias", "gpt2"), ("value-bias", "llama"), ("ia3", "distilbert"), ("loha", "gpt2")}
+REFUSED = {("ia3", "gpt2"), ("value-bias", "gpt2"), ("value-bias", "llama"), ("loha", "gpt2")}
 
 
 @pytest.fixture(autouse=True)

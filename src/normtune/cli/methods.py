@@ -41,16 +41,16 @@ def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json =
 
 def _facts(method: Method, layout: Layout) -> dict[str, Any]:
     """All there is to say of a method on a model; without entries, why the model cannot have it."""
-    fields = ("group", "about", "option", "paper", "cost")
+    fields = ("group", "about", "option", "paper")
     facts: dict[str, Any] = {name: getattr(method, name) for name in fields}
     try:
         spec = method(layout)
-        return {**facts, "entries": len(spec), "share": spec.share, "error": None}
+        return {**facts, "cost": spec.cost, "entries": len(spec), "share": spec.share, "error": None}
     except SelectionError as error:
-        return {**facts, "entries": None, "share": None, "error": str(error)}
+        return {**facts, "cost": None, "entries": None, "share": None, "error": str(error)}
 
 
 def _row(name: str, facts: dict[str, Any]) -> list[str | Entry]:
     about = f"{facts['about']} (@ {facts['option']})" if facts["option"] else facts["about"]
     entries = f"{facts['entries']:,}" if facts["error"] is None else Entry("not here", kind="missing")
-    return [name, about, facts["paper"], facts["cost"], entries]
+    return [name, about, facts["paper"], facts["cost"] or "", entries]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.errors import SelectionError
-from normtune.methods.peft import ADAPTER, Peft, matrices
+from normtune.methods.peft import ADAPTER, Peft, every_matrix
 from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook
 from normtune.models.layout import Layout
@@ -27,7 +27,7 @@ def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     first = -(-3 * in_range("adalora", "a rank", option) // 2)
     # PEFT wants a number of steps; the hook knows it.
     config = {"peft_type": "ADALORA", "target_r": option, "init_r": first, "lora_alpha": 2 * first, "total_step": 1}
-    targets = matrices(layout, None)
+    targets = every_matrix(layout)
     return Peft(layout, "adalora", json.dumps(config, sort_keys=True), targets, seed, partial(AdaLora, config))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from normtune.methods.added import Around
 from normtune.methods.selection import Selection, in_range, where
+from normtune.methods.trainable import Cost
 from normtune.models.families import block_ends
 from normtune.models.layout import Layout
 
@@ -33,6 +34,11 @@ def both_ends(layout: Layout) -> tuple[str, ...]:
 
 class Adapters(Around):
     """Bottlenecks around the outputs of some modules, of width `size`, and every norm of the base."""
+
+    @property
+    def cost(self) -> Cost:
+        """They never merge."""
+        return "extra layers"
 
     @property
     def selection(self) -> Selection:

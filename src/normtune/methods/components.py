@@ -8,8 +8,8 @@ import numpy as np
 
 from normtune.errors import SelectionError
 from normtune.methods.selection import Selection, at, in_range, where
-from normtune.models.families import VALUES, attention_norms, closing_norms
-from normtune.models.layout import Layout
+from normtune.models.families import VALUES, attention_norms, closing_norms, stack
+from normtune.models.layout import Layout, Place
 
 
 def bitfit(layout: Layout) -> Selection:
@@ -19,7 +19,7 @@ def bitfit(layout: Layout) -> Selection:
 
 def value_bias(layout: Layout) -> Selection:
     """The bias of each attention's values (BEFT, Huang et al. 2025)."""
-    biases = tuple(f".{name}.bias" for name in VALUES)
+    biases = (*(f".{name}.bias" for name in VALUES), ".v_bias")
     return _not_empty(where(layout, lambda place: f".{place.parameter}".endswith(biases)), "biases of values")
 
 
@@ -66,14 +66,22 @@ def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selec
 def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
     """The whole of the last layers, and of a pooler in the checkpoint (Lee et al., 2019, "What would ELSA do?").
 
-    They are `option`, or a quarter of all layers, rounded up.
+    They are `option`, or a quarter of the layers, rounded up; of each stack where there are several.
     """
-    count = math.ceil(layout.layers / 4) if option is None else option
-    first = layout.layers - in_range("last-layers", "a number of layers", count, layout.layers)
-    return where(
-        layout,
-        lambda place: place.layer >= first if place.layer is not None else place.component.split(".")[0] == "pooler",
-    )
+    if option is not None:
+        in_range("last-layers", "a number of layers", option, layout.layers)
+    depths: dict[str, int] = {}
+    for place in layout.body:
+        if place.layer is not None:
+            depths[stack(place)] = max(depths.get(stack(place), 0), place.layer + 1)
+
+    def last(place: Place) -> bool:
+        if place.layer is None:
+            return place.component.split(".")[0] == "pooler"
+        depth = depths[stack(place)]
+        return place.layer >= depth - (math.ceil(depth / 4) if option is None else option)
+
+    return where(layout, last)
 
 
 def _components(layout: Layout, names: tuple[str, ...]) -> Selection:

@@ -36,8 +36,6 @@ from normtune.models.layout import Layout
 #: The families of the paper's section 5, after the two ends that every method lies between.
 Group = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
 GROUPS: tuple[Group, ...] = get_args(Group)
-#: What a trained model costs at inference beside the base model, once all that can be merged is merged.
-Cost = Literal["none", "extra tokens", "extra layers"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class Method:
         measured: Whether what it trains is measured on the task (`normtune.methods.top`).
         shared: Whether several tasks train together, where several are asked for (`normtune.training.together`).
         group: Its family.
-        cost: What it costs at inference.
     """
 
     make: Callable[..., Spec]
@@ -70,7 +67,6 @@ class Method:
     narrow: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-3)
     read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
     group: Group = "partial training"
-    cost: Cost = "none"
     hooked: bool = False
     measured: bool = False
     shared: bool = False
@@ -98,8 +94,8 @@ _SCALE: dict[str, Any] = {"narrow": (1e-2, 3e-2, 3e-3, 1e-1)}
 _NETWORK: dict[str, Any] = {"narrow": (3e-2, 1e-1, 1e-2, 3e-1)}
 #: What the methods share that PEFT adds parameters of a rank for, that add layers with a bottleneck, and tokens.
 _RANK: dict[str, Any] = {"option": "rank", "seeded": True, "read": Peft.read, "group": "low rank", **_BIAS}
-_WIDTH: dict[str, Any] = {"option": "width", "seeded": True, "group": "adapters", "cost": "extra layers"}
-_TOKENS: dict[str, Any] = {"option": "tokens", "seeded": True, "group": "prompts", "cost": "extra tokens"}
+_WIDTH: dict[str, Any] = {"option": "width", "seeded": True, "group": "adapters"}
+_TOKENS: dict[str, Any] = {"option": "tokens", "seeded": True, "group": "prompts"}
 
 
 METHODS: dict[str, Method] = {

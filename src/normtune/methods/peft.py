@@ -22,8 +22,8 @@ from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.device import seeded
-from normtune.models.families import TRANSPOSED
-from normtune.models.layout import Layout
+from normtune.models.families import FUSED, KEYS, QUERIES, TRANSPOSED, VALUES
+from normtune.models.layout import Layout, Place
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
 ADAPTER = "default"
@@ -34,17 +34,18 @@ _ON_QUANTISED = {"lora", "lora-all", "vera"}
 def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> Peft:
     """Low-rank matrices beside those of the attention, by one of five methods.
 
-    They stand beside the matrices that PEFT takes for the family by default (for BERT query and value); in a family
-    that PEFT has no default for, and for ``lora-all``, beside every matrix of the layers.
+    They stand beside the matrices that make queries and values, or both in one (Hu et al. 2021, section 7.1); for
+    ``lora-all`` beside every matrix of the layers.
 
     ``lora``, ``lora-all``: two matrices, the second zero in the beginning; their product is scaled by alpha over rank,
     with alpha twice the rank (Hu et al. 2021, section 4). ``dora``: as lora, with the length of each column of the
     matrix apart (Liu et al. 2024, equation 5). ``loha``: the elementwise product of two low-rank matrices, which starts
     at zero (FedPara, Hyeon-Woo et al. 2022). ``vera``: scales of random matrices that all layers share and that do not
     train (Kopiczko et al. 2024, equation 2). `option` is the rank.
-    """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
+    Raises:
+        SelectionError: If the family's queries and values are not known by name.
+    """
     lora = {"peft_type": "LORA", "lora_alpha": 2 * option, "lora_dropout": 0.0}
     configs = {
         "lora": lora,
@@ -54,46 +55,62 @@ def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> 
         "vera": {"peft_type": "VERA", "vera_dropout": 0.0, "projection_prng_key": seed},
     }
     config = json.dumps({**configs[method], "r": in_range(method, "a rank", option)}, sort_keys=True)
-    targets = matrices(layout, None if method == "lora-all" else KNOWN.get(layout.model_type))
-    return Peft(layout, method, config, targets, seed)
+    if method == "lora-all":
+        return Peft(layout, method, config, every_matrix(layout), seed)
+    apart = _matrices(layout, QUERIES) and _matrices(layout, VALUES)
+    found = _matrices(layout, QUERIES + VALUES if apart else FUSED)
+    if not found:
+        raise SelectionError(
+            f"{method} finds no queries and values of a known name in the layers of this {layout.model_type!r} model;"
+            " lora-all takes every matrix."
+        )
+    return Peft(layout, method, config, _paths(found), seed)
 
 
 def ia3(layout: Layout) -> Peft:
-    """A factor for each key, value and input of a layer's last matrix (IA3, Liu et al. 2022, section 3.3).
+    """A factor for each key, value and inner unit of a layer (IA3, Liu et al. 2022, section 3.3).
+
+    Keys and values are scaled where they are made, inner units as inputs of the matrix that narrows them.
 
     Raises:
-        SelectionError: If PEFT does not know the family's keys and values, or they are part of a larger matrix.
+        SelectionError: If the layers have no matrices for keys or for values by a known name, or none for inner units.
     """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
-
-    known = KNOWN.get(layout.model_type)
-    if known is None or any("qkv" in name or "query_key_value" in name or "c_attn" in name for name in known):
-        raise SelectionError(f"ia3 needs the keys and values of each layer by name; a {layout.model_type!r} has none.")
-    # Of the matrices that share a name, such as both of BERT's output.dense, the one that makes a wide vector narrow.
-    shapes = {name: layout.by_name[f"{name}.weight"].shape for name in matrices(layout, known)}
-    inner = max(columns for _, columns in shapes.values())
-    keys = {"key", "value", "k_proj", "v_proj", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj"}
-    targets = tuple(name for name, shape in shapes.items() if name.rpartition(".")[2] in keys or shape[1] == inner)
+    keys, values = _matrices(layout, KEYS), _matrices(layout, VALUES)
+    # Of the matrices that give a layer's hidden units those with the most inputs, which are its inner units.
+    hidden, inner = {place.layer: place.shape[1] for place in values}, dict[int | None, int]()
+    narrow = [p for p in _matrices(layout) if p.shape[0] == hidden.get(p.layer, 0) < p.shape[1]]
+    if not (keys and values and narrow):
+        raise SelectionError(
+            "ia3 needs matrices of their own for the keys, the values and the inner units of a layer; those of this"
+            f" {layout.model_type!r} model are in one, stacked, or of no known name."
+        )
+    for place in narrow:
+        inner[place.layer] = max(inner.get(place.layer, 0), place.shape[1])
+    scaled = {*keys, *values, *(place for place in narrow if place.shape[1] == inner[place.layer])}
+    targets = _paths(place for place in layout.body if place in scaled)
     return Peft(layout, "ia3", json.dumps({"peft_type": "IA3"}), targets)
 
 
-def matrices(layout: Layout, names: Iterable[str] | None) -> tuple[str, ...]:
-    """Linear layers within the model's layers, with a name that ends as one of `names`; None takes all.
+def every_matrix(layout: Layout) -> tuple[str, ...]:
+    """The linear layers within the model's layers.
 
     Raises:
         SelectionError: If there are none.
     """
-    wanted = None if names is None else tuple(f".{name}.weight" for name in names)
-    found = tuple(
-        place.parameter.removesuffix(".weight")
-        for place in layout.body
-        if place.layer is not None and place.linear and place.sub == "weight"
-        if wanted is None or place.parameter.endswith(wanted)
-    )
+    found = _matrices(layout)
     if not found:
-        called = "" if names is None else f" of the names {', '.join(names)}"
-        raise SelectionError(f"The layers of this {layout.model_type!r} model have no matrices{called}.")
-    return found
+        raise SelectionError(f"The layers of this {layout.model_type!r} model have no matrices.")
+    return _paths(found)
+
+
+def _matrices(layout: Layout, names: tuple[str, ...] = ("",)) -> list[Place]:
+    """The weights of the linear layers within the model's layers, all or those of these names."""
+    ends = tuple(f".{name}.weight" if name else ".weight" for name in names)
+    return [p for p in layout.body if p.layer is not None and p.linear and p.parameter.endswith(ends)]
+
+
+def _paths(places: Iterable[Place]) -> tuple[str, ...]:
+    return tuple(place.parameter.removesuffix(".weight") for place in places)
 
 
 @final
@@ -137,10 +154,14 @@ class Peft(Added):
         shapes = [self.layout.by_name[f"{target}.weight"].shape for target in self.targets]
         if self.layout.model_type in TRANSPOSED:
             shapes = [shape[::-1] for shape in shapes]
-        twin = nn.ModuleList(nn.Linear(columns, rows, bias=False, device="meta") for rows, columns in shapes)
+        names = [target.rpartition(".")[2] for target in self.targets]  # which tell IA3 what is scaled
+        twin = nn.ModuleList(
+            nn.ModuleDict({name: nn.Linear(columns, rows, bias=False, device="meta")})
+            for name, (rows, columns) in zip(names, shapes, strict=True)
+        )
         own = {*twin.parameters()}
         with torch.device("meta"):  # the rank in a file may be any
-            _inject(twin, replace(self, targets=tuple(map(str, range(len(shapes))))))
+            _inject(twin, replace(self, targets=tuple(f"{place}.{name}" for place, name in enumerate(names))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
@@ -199,9 +220,8 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
     own = json.loads(spec.config)
     if own["peft_type"] == "IA3":
-        # The inputs of a matrix that makes a wide vector narrow are scaled, and the outputs of the others.
-        shapes = {name: module.weight.shape for name, module in modules.items()}
-        own["feedforward_modules"] = [f"model.{name}" for name, (rows, columns) in shapes.items() if columns > rows]
+        made = (*KEYS, *VALUES)  # their outputs are scaled, and the inputs of the others
+        own["feedforward_modules"] = [f"model.{name}" for name in modules if name.rpartition(".")[2] not in made]
     elif own["peft_type"] != "LOHA":
         own["fan_in_fan_out"] = isinstance(next(iter(modules.values())), Conv1D)
     # Within a module without a configuration; by the model's PEFT would move targets on to stacked experts.

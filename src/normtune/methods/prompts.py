@@ -22,6 +22,7 @@ from torch.func import functional_call
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, refusing
 from normtune.methods.added import Added
 from normtune.methods.selection import in_range
+from normtune.methods.trainable import Cost
 from normtune.models.base import Base
 from normtune.models.device import seeded
 from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
@@ -62,6 +63,11 @@ class Tokens(Added):
     method: str
     tokens: int
     seed: int = 0
+
+    @property
+    def cost(self) -> Cost:
+        """They never merge."""
+        return "extra tokens"
 
     @classmethod
     def of(cls, layout: Layout, method: str, tokens: int, seed: int) -> Self:

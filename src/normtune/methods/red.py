@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normtune.errors import DeltaError
 from normtune.methods.added import NAME, Around, refuse_rounding
-from normtune.methods.trainable import copy_values
+from normtune.methods.trainable import Cost, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED, block_ends
 from normtune.models.layout import Layout
@@ -33,6 +33,12 @@ class Red(Around):
     """A scale and a bias for the outputs of some modules."""
 
     method = "red"
+
+    @property
+    def cost(self) -> Cost:
+        """It merges where the matrix before it has a bias."""
+        merges = all(f"{target}.bias" in self.layout.by_name for target in self.targets)
+        return "none" if merges else "extra layers"
 
     def modules(self) -> list[nn.Module]:
         """A scale and a bias for each module."""

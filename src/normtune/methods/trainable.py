@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from normtune.models.layout import Layout, Place
 from normtune.models.layout import statistics as running
 from normtune.models.precision import Raised
 from normtune.records.run import Counts
+
+#: What a trained model costs at inference beside the base model, once all that can be merged is merged.
+Cost = Literal["none", "extra tokens", "extra layers"]
 
 
 class Hook:
@@ -87,6 +90,11 @@ class Spec(ABC):
     def added(self) -> int:
         """Number of entries that are not the pre-trained model's; none, unless a method adds some."""
         return 0
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs at inference; nothing, unless a method says what."""
+        return "none"
 
     @abstractmethod
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ import re
 import warnings
 
 from normtune.errors import GuessWarning, SelectionError
-from normtune.models.layout import Layout
+from normtune.models.layout import Layout, Place
 from normtune.records.run import Norms
 
 
@@ -67,9 +67,11 @@ BLOCK_ENDS: dict[str, tuple[str, str]] = {
 
 #: Families whose matrices are stored as (inputs, outputs).
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: What the matrix that makes an attention's values is called, and one that makes queries, keys and values.
+#: What the matrix that makes an attention's queries is called, its keys, its values, and one that makes all of them.
+QUERIES = ("query", "query_proj", "q_proj", "q_lin", "q")
+KEYS = ("key", "key_proj", "k_proj", "k_lin", "k")
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
-FUSED = ("c_attn", "query_key_value")
+FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "self.in_proj")
 #: What the embeddings of a text's tokens are called.
 WORDS = ("word_embeddings", "embed_tokens", "wte", "embed_in")
 #: Families that answer from a text's first token, [CLS], and those that read to the right and answer from its last.
@@ -77,14 +79,17 @@ FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie"
 LAST_TOKEN = ("gpt2", "gpt_neox", "opt", *_LLAMAS)
 
 
+def stack(place: Place) -> str:
+    """The path of the list of layers that a parameter is in."""
+    return re.split(r"\.\d+\.", place.parameter)[0]
+
+
 def norms_of(layout: Layout) -> Norms:
     """The norms of the layers of `layout`; of a family that is not listed a guess, and none for the attention."""
     if layout.model_type in FAMILIES:
         return FAMILIES[layout.model_type]
-    last = {  # by stack and layer
-        (re.split(r"\.\d+\.", place.parameter)[0], place.layer): place.component
-        for place in layout.body
-        if place.norm and place.layer is not None
+    last = {
+        (stack(place), place.layer): place.component for place in layout.body if place.norm and place.layer is not None
     }
     return Norms(closing=tuple(dict.fromkeys(last.values())))
 

@@ -159,10 +159,10 @@ def claims_table(cells: Cells) -> Table:
         "Confirmed where the whole 95 % interval is on the claim’s side (a ratio above 1; a difference of scores,"
         f" × 100, above −{100 * MARGIN:g}, or above 0 where the claim is that the other is worse), refuted where it is"
         " on the other, else undecided; each by itself, not corrected for their number. Intervals are Student’s, over"
-        " tasks and seeds, seeds of the head for Fisher information; tasks that lack a run take no part. Agree: the"
-        " tasks whose mean over seeds is on the claim’s side. A task is at its floor where neither method is five"
-        " points above one answer for all. Would take: so many tasks like these decide an undecided claim four times"
-        " in five, if means and spreads are those measured.",
+        " tasks and seeds, seeds of the head for Fisher information, which is that of the layers’ components. Tasks"
+        " that lack a run take no part. Agree: the tasks whose mean over seeds is on the claim’s side. A task is at"
+        " its floor where neither method is five points above one answer for all. Would take: so many tasks like these"
+        " decide an undecided claim four times in five, if means and spreads are those measured.",
         remark("Nothing was measured here for the paper’s claims", silent),
         texts=5,
     )

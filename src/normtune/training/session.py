@@ -25,7 +25,6 @@ from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
-from normtune.methods.method import named
 from normtune.methods.selection import Selection
 from normtune.methods.top import Top
 from normtune.methods.trainable import Spec, Trainable
@@ -279,7 +278,7 @@ class Session:
             "outputs": task.outputs,
             "data": facts_of(run.data, run.parts, facts.pop("truncated", {})),
             "primary": task.primary,
-            "cost": method.cost if (method := named(run.config.method)) else "none",
+            "cost": run.spec.cost,
             "peak_memory": peak_memory(self.accelerator.device),
             "machine": machine(self.accelerator.device),
             "versions": versions(),
