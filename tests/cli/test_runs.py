@@ -59,6 +59,14 @@ def test_a_row_says_what_the_record_says(tmp_path):
     assert rows(tmp_path) == [dict(zip(COLUMNS, told, strict=True))]
 
 
+@pytest.mark.parametrize("inside", ["intents", "rte/head/seed-3"])
+def test_the_runs_of_trainings_in_folders_of_their_own_are_found(tmp_path, inside):
+    write(tmp_path, "a", rate=0.1, seed=3)
+    (tmp_path / "out" / inside).mkdir(parents=True)
+    (tmp_path / "a.json").rename(tmp_path / "out" / inside / "record.json")
+    assert [row["seed"] for row in rows(tmp_path / "out")] == [3]
+
+
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="no folder of records"):
         rows(tmp_path / "nothing")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.deltas.delta import Delta
 from normtune.files import hold
 from normtune.records.run import Record
 
@@ -148,6 +149,27 @@ def test_a_finished_search_is_not_run_again(cli: Run, small: list[str], tmp_path
     status, _, error = cli(*words, "--out", tmp_path / "out", "--lr", "0.5")
     assert status == 1
     assert "holds another training" in error
+
+
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_finished_training_that_lost_its_delta_is_made_again(
+    cli: Run, small: list[str], tmp_path: Path, seeds: str, damage: str
+) -> None:
+    words = ("train", "--task", "sst2", "--method", "head", "--seed", seeds, *small, "--out", tmp_path / "out")
+    assert cli(*words)[0] == 0
+    file = sorted((tmp_path / "out").rglob("delta.safetensors"))[0]
+    before = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(before[:-7])
+    status, out, error = cli(*words)
+    assert status == 0
+    assert f"The delta in {file.parent} is missing or damaged, so it is made again." in error
+    assert "Saved to" in out
+    assert Delta.load(file).info.method == "head"
+    assert "Done before, in" in cli(*words)[1]
 
 
 def test_dev_has_several_splits_where_the_task_has(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_pairs(tmp_path: Path) -> None:
     [
         ([10, 9, 1.0, 2.5], ("1.0", "2.5", "9", "10")),
         (["b", "10", "a", "9", "-1", "nan"], ("-1", "9", "10", "a", "b", "nan")),
-        ([True, False], ("False", "True")),
+        ([True, False], ("false", "true")),
         (["3", "007", 3, "x"], ("3", "007", "x")),
     ],
 )
@@ -274,6 +274,10 @@ def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> N
     notes = load(train).notes
     assert "Classes of their own that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
     assert "Classes that are lists, where --labels several takes each for itself: 1 of 6 (\"['a', 'b']\")." in notes
+    numbers = write(tmp_path, "numbers.csv", [(f"text {i}", f"{i % 9}.5") for i in range(20)])
+    hint = "Most classes are numbers with few rows each: --labels numbers predicts numbers as such."
+    assert hint in load(numbers).notes
+    assert hint not in notes
     long = write(tmp_path, "long.csv", [("a", "x" * 5000), ("b", "y")])
     assert len("".join(load(long, long).notes)) < 300
 

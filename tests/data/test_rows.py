@@ -54,6 +54,10 @@ def test_plain_text_keeps_odd_separators(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path, "a.txt", 'one\u2028two\r\n\n , "x\n  \nlast'))
     assert rows.column("text") == ["one\u2028two", ' , "x', "last"]
     assert rows.lines == [1, 3, 5]
+    assert rows.notes == (f"{tmp_path / 'a.txt'}: 2 blank lines are left out: lines 2, 4.",)
+    assert read_rows(write(tmp_path, "a.txt", "one\n\ntwo\n\n\n")).notes == (
+        f"{tmp_path / 'a.txt'}: 1 blank line is left out: line 2.",
+    )
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert rows.column("text") == ["é\n\0", "b"]
     # As pandas writes them into CSV.
     assert rows.column("label") == ["3.0", ""]
-    assert rows.column("flag") == ["True", "False"]
+    assert rows.column("flag") == ["true", "false"]
     assert rows.column("kind") == ["x", "y"]
     assert rows.column("price") == ["1.50", "2.25"]
     assert rows.place(1) == f"{path}, row 2"
@@ -128,7 +132,7 @@ def test_jsonl_columns_are_the_keys_of_all_rows(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path, "a.ndjson", '{"a": "x"}\n\n{"b": true, "a": null}\r\n{"a": NaN, "c": [1]}\n'))
     assert [*rows.columns] == ["a", "b", "c"]
     assert rows.column("a") == ["x", "", ""]
-    assert rows.column("b") == ["", "True", ""]
+    assert rows.column("b") == ["", "true", ""]  # as JSON writes it
     with pytest.raises(
         DataError, match=r"a\.ndjson, line 4: the column 'c' holds a value of type list, not a text or a number"
     ):
@@ -142,7 +146,7 @@ def test_json_numbers_stay_as_written_and_objects_within_have_columns(tmp_path: 
     rows = read_rows(write(tmp_path, "a.jsonl", content + "9" * 0))
     assert rows.column("a") == ["1.0", "1", "-0"]
     assert rows.column("b.c.d") == ["1e5", "", ""]
-    assert rows.column("b.e") == ["x", "False", ""]
+    assert rows.column("b.e") == ["x", "false", ""]
 
 
 def table(between: str) -> str:
@@ -247,7 +251,7 @@ def test_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read_rows(path)
     assert ([*rows.columns], rows.notes) == (["text", "label", "when"], ())
     assert rows.column("text") == ["a\nb", "007", "x"]
-    assert rows.column("label") == ["1", "2.5", "True"]
+    assert rows.column("label") == ["1", "2.5", "true"]
     assert rows.place(1) == f"{path}, row 5"
     with pytest.raises(DataError, match=r"row 5: the column 'when' holds a value of type datetime"):
         rows.column("when")
@@ -300,16 +304,17 @@ ERRORS = [
         r"a\.csv, line 4: the row has 3 of 2 cells \(is there a separator in a text without quotes\?\)\.",
     ),
     ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv, line 2: the row has 3 of 2 cells \(is there a separator"),
-    ("a.csv", "a,b\n1\n", r"a\.csv, line 2: the row has 1 of 2 cells\."),
+    ("a.csv", "a,b\n1\n", r"a\.csv, line 2: the row has 1 of 2 cells; complete it\."),
     ("a.csv", 'a,b\n1,2\n"x,3\n4,5\n', r"a\.csv, line 3: broken quotes \(unexpected end of data\); a cell"),
     (
         "a.csv",
         'a,b\n"x"y,3\n',
         r"a\.csv, line 2: broken quotes \(.*\); a cell that opens with a quote must close with one",
     ),
-    ("a.csv", "\na,b, a\n1,2,3\n", r"a\.csv, line 2: 2 columns have the name 'a'\."),
+    ("a.csv", "\na,b, a\n1,2,3\n", r"a\.csv, line 2: 2 columns have the name 'a'; rename one\."),
     ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: not valid JSON \(Expecting value, at character 7\)\."),
-    ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, line 2: not a JSON object, but list\."),
+    ("a.jsonl", '{"a": 1}\n[1]\n', r"a\.jsonl, line 2: not a JSON object, but list; write one object a line\."),
+    ("a.jsonl", '{"a": 1, "b": {"c": 1, "c": 2}}', r"a\.jsonl, line 1: not usable JSON \(the key 'c' stands twice\)\."),
     ("a.jsonl", '{"a": "\\ud83d"}', r"a\.jsonl, line 1: not usable JSON \(.*surrogates not allowed\)\."),
     ("a.jsonl", '{"a":' + "[" * 100_000, r"a\.jsonl, line 1: .*JSON"),
     (

@@ -130,6 +130,14 @@ def test_only_what_is_inside_the_folder_is_found(folder: Path):
         DeltaFolder(folder / "two.safetensors")
 
 
+def test_deltas_that_no_task_can_be_called_are_told(known: dict[str, Delta], tmp_path: Path):
+    for name in ("a b", "über.safetensors", "fine", ".hidden.safetensors"):
+        known["two"].save(tmp_path / name)
+    (tmp_path / "no delta").mkdir()
+    place = DeltaFolder(tmp_path)
+    assert (place.names(), place.unnamed()) == (["fine"], ["a b", "über"])
+
+
 def test_a_folder_linked_out_is_not_followed_and_a_training_folder_is(known: dict[str, Delta], tmp_path: Path):
     known["two"].save(tmp_path / "out" / "run")
     (tmp_path / "in").mkdir()

@@ -21,7 +21,8 @@ def import_(
 ) -> None:
     """Make a delta of an LN-tuning adapter that PEFT trained, with the same answers.
 
-    PEFT does not keep the names of the labels, for example; give here what it lacks.
+    PEFT does not keep the names of the labels, for example; give here what it lacks, or import what `normtune export`
+    wrote, which says it itself.
 
     Examples:
     `normtune import adapters/rte --model bert-base-cased --task rte --out runs/rte-peft`

@@ -122,6 +122,9 @@ def serve(
         base = load_base(str(model), dtype=dtype)
         base.model.to(accelerator(device).device)
     folder = None if deltas_folder is None else DeltaFolder(deltas_folder)
+    if follow and folder is not None and (other := folder.unnamed()):
+        shown = ", ".join(map(repr, other[:5])) + (f" and {len(other) - 5:,} more" if len(other) > 5 else "")
+        notes.print(f"Not served, since {_RULE}: {shown}.", soft_wrap=True)
     catalogue = Catalogue(base, settings, folder, follow=follow)
     for name, delta in named.items():
         catalogue.give(name, delta)
@@ -130,6 +133,9 @@ def serve(
     server.run()
     cut = f"{server.cut:,} connections were cut off before their clients had the whole answer"
     notes.print(f"Stopped; {cut if server.cut else 'every accepted request was answered'}.")
+
+
+_RULE = "a name is made of letters (a to z), digits, dots, dashes and underscores"
 
 
 def _named(deltas: list[str]) -> dict[str, Delta]:
@@ -142,7 +148,7 @@ def _named(deltas: list[str]) -> dict[str, Delta]:
     places = named_places(deltas)
     for name in places:
         if not re.fullmatch(NAME, name):
-            raise ConfigError(f"{name!r} cannot name a task: letters, digits, dots, dashes and underscores can.")
+            raise ConfigError(f"{name!r} cannot name a task, since {_RULE}; give the delta as NAME=DELTA.")
     return {name: options.open_delta(place) for name, place in places.items()}
 
 

@@ -127,6 +127,7 @@ def train_table(
     ends = [job for cell in cells for job in cell]
     finished = out is not None and output.read_state(out).training == training
     finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
+    finished &= not _tell_lost(ends)
     engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
     if main and not finished:  # of several processes, one writes and speaks
         if out is not None and output.claim(out, training, runs, overwrite=overwrite):
@@ -167,11 +168,12 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
         try:
             if output.read_state(out / name).kind == "foreign":
                 output.claim(out / name, "")
-            tasks.append(load(engine, name, files))
+            tasks.append(load(engine, name, files, called=f"{name}: "))
         except NormtuneError as error:
             why[name] = str(error)
-            notes.print(f"{name}: {error}", style="red")
+            notes.print(f"{name}: {error}", style="red", soft_wrap=True)
     jobs, cells = wanted.plan(engine, tasks, lambda job: out / job.task)
+    _tell_lost([job for cell in cells for job in cell])
     results = run_jobs(jobs, engine)
     if not engine.session.accelerator.is_main_process:
         return
@@ -201,20 +203,31 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     output.finish(out)
 
 
+def _tell_lost(jobs: Sequence[TrainJob]) -> bool:
+    """Say which finished runs have lost their deltas, and whether there are any."""
+    lost = [job.out for job in jobs if job.out is not None and output.lost(job.out)]
+    for folder in lost:
+        notes.print(f"The delta in {folder} is missing or damaged, so it is made again.", soft_wrap=True)
+    return bool(lost)
+
+
 def plain_record(record: Record) -> dict[str, object]:
     """A record for a program, without how far each parameter moved."""
     return record.model_dump(mode="json", exclude={"changes"})
 
 
-def load(engine: Engine, name: str, files: OwnFiles | None) -> TrainJob:
-    """A run on a task, without a method yet; what the author of its files should know is told on standard error."""
+def load(engine: Engine, name: str, files: OwnFiles | None, called: str = "") -> TrainJob:
+    """A run on a task, without a method yet; what the author of its files should know is told on standard error.
+
+    What is told begins with how the task is `called`, where there are others.
+    """
     found = engine.task(name, files)
     if found.labels_count:
         named = [*found.labels_count.items()][:8]
         shown = ", ".join(f"{render.shortened(name)} ({count:,})" for name, count in named)
         more = f" and {len(found.labels_count) - 8} more" if len(found.labels_count) > 8 else ""
-        notes.print(f"{len(found.labels_count)} classes: {shown}{more}")
-    tell(found.notes)
+        notes.print(f"{called}{len(found.labels_count)} classes: {shown}{more}")
+    tell([f"{called}{note}" for note in found.notes])
     parts_of(found, engine.setup.protocol)
     return TrainJob(task=found.task.name, files=files, method="", seed=0)
 
@@ -238,5 +251,5 @@ def _facts(record: Record, engine: Engine, job: TrainJob) -> list[str]:
     return [
         f"{config.task} dev: {scores} (best of {len(record.curve)} epochs: {record.best_epoch})",
         f"trained {counts.trained:,} of {counts.total:,} entries (a head of {counts.head:,} among them)"
-        f" on {data.train:,} of {data.train_of:,} examples in {record.seconds:.0f} s{cut}",
+        f" on {data.train:,} of {data.train_of:,} examples, scored on {data.dev:,}, in {record.seconds:.0f} s{cut}",
     ]

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Literal
 
 from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes, room
 from normtune.data.reading import RECOGNISED, Reading
-from normtune.data.table import Rows
+from normtune.data.table import Rows, places
 from normtune.errors import ConfigError, DataError
 
 # Bytes that a cell takes in memory beside its text, at least.
@@ -132,7 +133,7 @@ def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, 
         rows = [(line, cells) for line, cells in rows if len(cells) == len(names)]
     for line, cells in rows if bad else ():
         if len(cells) != len(names):
-            hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else ""
+            hint = " (is there a separator in a text without quotes?)" if len(cells) > len(names) else "; complete it"
             raise DataError(f"{source}, {unit} {line}: the row has {len(cells)} of {len(names)} cells{hint}.")
     columns: dict[str, Sequence[object]] = {}
     for place, name in enumerate(names):
@@ -143,7 +144,8 @@ def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, 
             notes += (f"{source}: the first column has no name and is left out, as it only counts.",)
             continue
         if name in columns:
-            raise DataError(f"{source}, {unit} {first}: {names.count(name)} columns have the name {name!r}.")
+            again = f"{names.count(name)} columns have the name {name!r}"
+            raise DataError(f"{source}, {unit} {first}: {again}; rename one.")
         columns[name] = column
     return Rows(source, columns, [line for line, _ in rows], unit, notes, bad)
 
@@ -156,11 +158,24 @@ def _holds(cell: object) -> bool:
 def _plain(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     text, notes = decode(source, raw, reading.encoding)
     lines = filled_lines(text)
-    return Rows(source, {"text": [line for _, line in lines]}, [number for number, _ in lines], notes=notes)
+    numbers = [number for number, _ in lines]
+    blank = sorted({*range(1, max(numbers, default=0))} - {*numbers})
+    if blank:
+        many = f"{len(blank):,} blank lines are" if len(blank) > 1 else "1 blank line is"
+        notes += (f"{source}: {many} left out: line{'s' * (len(blank) > 1)} {places(blank)}.",)
+    return Rows(source, {"text": [line for _, line in lines]}, numbers, notes=notes)
+
+
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object, which names each key once: of two values JSON would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} stands twice")
+    return found
 
 
 #: Numbers stay as they are written.
-_JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get)
+_JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
 
 
 def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
@@ -192,7 +207,7 @@ def _object(place: str, line: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of brackets
         raise DataError(f"{place}: not usable JSON ({error}).") from error
     if flat is None:
-        raise DataError(f"{place}: not a JSON object, but {type(value).__name__}.")
+        raise DataError(f"{place}: not a JSON object, but {type(value).__name__}; write one object a line.")
     return flat
 
 

@@ -60,6 +60,8 @@ class Rows:
     def column(self, name: str) -> list[str]:
         """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
 
+        True and false are written as JSON has them.
+
         Raises:
             DataError: If there is no such column, or if it holds what is neither a text nor a number.
         """
@@ -69,7 +71,7 @@ class Rows:
                 holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
                 hint = "; lists are for train --labels several or tags" if isinstance(cell, list) else ""
                 raise DataError(f"{self.place(index)}: {holds}, not a text or a number{hint}.")
-        return ["" if cell is None or cell != cell else str(cell) for cell in cells]
+        return ["" if cell is None or cell != cell else _text(cell) for cell in cells]
 
     def drop(self, bad: Collection[int]) -> Rows:
         """The table without the rows at `bad`, which are left out and counted."""
@@ -95,6 +97,10 @@ class Rows:
         many = len(self.bad) > 1
         how_many = f"{len(self.bad)} bad rows are" if many else "1 bad row is"
         return (f"{self.source}: {how_many} left out: {self.unit}{'s' * many} {places(self.bad)}.",)
+
+
+def _text(cell: object) -> str:
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def places(lines: Sequence[int]) -> str:

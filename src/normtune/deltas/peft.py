@@ -28,6 +28,8 @@ from normtune.models.language import language_model_of
 from normtune.models.sources import PACKAGED
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+#: Ours, beside PEFT's, and what it keeps, for which PEFT's format has no field.
+INFO, _KEPT = "normtune.json", {"task", "suite", "kind", "labels", "max_length", "pair", "columns"}
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
 # PEFT takes these names for heads of any sequence classifier.
@@ -68,6 +70,8 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        kept = delta.info.model_dump(mode="json", include=_KEPT)
+        (aside / INFO).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def task_type(delta: Delta, base: Base) -> str | None:
@@ -85,8 +89,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     Args:
         folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
         base: The model that the adapter was trained on; its head may have any number of labels.
-        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Without names the
-            labels are called LABEL_0, LABEL_1, ...
+        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Of an exported delta
+            those that are not given are its own. Otherwise labels without names are called LABEL_0, LABEL_1, ...
 
     Raises:
         DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or does not fit `base`;
@@ -97,7 +101,12 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     body, head = _from_peft(folder, base)
     outputs = len(head[base.layout.head[-1].parameter])  # the last layer's
     spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)
-    fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels, **info}
+    fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels}
+    if (folder / INFO).is_file():
+        with refusing(DeltaError, f"{folder / INFO} is damaged"):
+            own = json.loads((folder / INFO).read_text(encoding="utf-8"))
+            fields |= {name: own[name] for name in _KEPT & {*own}}
+    fields |= info
     selection = Selection(base.layout, dict.fromkeys(body))
     named = KINDS[known("kind", fields["kind"], KINDS)].outputs(fields["labels"])
     if named != outputs:

@@ -147,7 +147,12 @@ def _inside(folder: Path, name: str, kind: type[Kind]) -> list[Kind]:
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder of records at {folder}.")
-    return _all(folder / name if (folder / name).is_dir() else folder, kind)
+    if (folder / name).is_dir():
+        return _all(folder / name, kind)
+    found = _all(folder, kind)
+    if kind is Record and not found:  # of trainings, each in a folder of its own
+        found = [kind.load(path) for path in sorted({*folder.glob("*/record.json"), *folder.glob("*/*/*/record.json")})]
+    return found
 
 
 def _all(folder: Path, kind: type[Kind]) -> list[Kind]:

@@ -45,6 +45,15 @@ class DeltaFolder:
             raise AwayError from error
         return sorted(name for name in found if self.find(name) is not None)
 
+    def unnamed(self) -> list[str]:
+        """What lies there as deltas do, not hidden, under a name that no task can have."""
+        return sorted(
+            entry.name.removesuffix(".safetensors")
+            for entry in self.root.iterdir()
+            if entry.suffix == ".safetensors" or (entry / FILE).is_file()
+            if not entry.name.startswith(".") and not _NAME.fullmatch(entry.name.removesuffix(".safetensors"))
+        )
+
     def find(self, name: str) -> Path | None:
         """The file of a delta, or None. A link that leads out of the folder is not followed.
 

@@ -12,7 +12,7 @@ from typing import Literal
 from normtune.config import fingerprint
 from normtune.deltas.card import model_card
 from normtune.deltas.delta import FILE, Delta
-from normtune.errors import OutputError
+from normtune.errors import DeltaError, OutputError
 from normtune.files import claim_folder, write_atomically
 from normtune.records.run import Record
 
@@ -87,8 +87,9 @@ def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite:
         raise OutputError(f"The output {folder} {other}. It is not finished; its own command finishes it.")
     if state.kind == "finished":
         if state.training == training or state.id in runs:
-            return False
-        if not overwrite:
+            if not lost(folder):
+                return False
+        elif not overwrite:
             raise OutputError(f"The output {folder} {other}.")
     if state.kind in {"empty", "foreign"}:
         claim_folder(folder)
@@ -113,6 +114,17 @@ def clear(folder: Path, keep: Collection[Path]) -> None:
         while inside != folder and not any(inside.iterdir()):
             inside.rmdir()
             inside = inside.parent
+
+
+def lost(folder: Path) -> bool:
+    """Whether a run that was finished in a folder has its delta no more, or a damaged one."""
+    if not (folder / RECORD).is_file():
+        return False
+    try:
+        Delta.load(folder / FILE)
+    except DeltaError:
+        return True
+    return False
 
 
 def finish(folder: Path) -> None:
