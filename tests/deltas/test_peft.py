@@ -208,9 +208,10 @@ def test_what_was_exported_says_itself_what_it_answers(tiny_base: Base, tmp_path
     assert {name: getattr(back, name) for name in kept} == kept
     assert back.labels == delta.info.labels
     assert import_peft(tmp_path / "out", tiny_base, kind="classification").info.kind == "classification"
-    (tmp_path / "out" / "normtune.json").write_text("{")
-    with pytest.raises(DeltaError, match=r"normtune\.json is damaged"):
-        import_peft(tmp_path / "out", tiny_base)
+    for damaged in ("{", "[]", '{"kind": 3}'):
+        (tmp_path / "out" / "normtune.json").write_text(damaged)
+        with pytest.raises(DeltaError, match=r"normtune\.json is damaged"):
+            import_peft(tmp_path / "out", tiny_base)
 
 
 PEFT_TARGETS: list[tuple[str, str | list[str]]] = [

@@ -127,7 +127,7 @@ def train_table(
     ends = [job for cell in cells for job in cell]
     finished = out is not None and output.read_state(out).training == training
     finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
-    finished &= not _tell_lost(ends)
+    finished &= not _tell_lost(engine, ends)
     engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
     if main and not finished:  # of several processes, one writes and speaks
         if out is not None and output.claim(out, training, runs, overwrite=overwrite):
@@ -173,7 +173,7 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
             why[name] = str(error)
             notes.print(f"{name}: {error}", style="red", soft_wrap=True)
     jobs, cells = wanted.plan(engine, tasks, lambda job: out / job.task)
-    _tell_lost([job for cell in cells for job in cell])
+    _tell_lost(engine, [job for cell in cells for job in cell])
     results = run_jobs(jobs, engine)
     if not engine.session.accelerator.is_main_process:
         return
@@ -203,10 +203,10 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     output.finish(out)
 
 
-def _tell_lost(jobs: Sequence[TrainJob]) -> bool:
+def _tell_lost(engine: Engine, jobs: Sequence[TrainJob]) -> bool:
     """Say which finished runs have lost their deltas, and whether there are any."""
     lost = [job.out for job in jobs if job.out is not None and output.lost(job.out)]
-    for folder in lost:
+    for folder in lost if engine.session.accelerator.is_main_process else ():
         notes.print(f"The delta in {folder} is missing or damaged, so it is made again.", soft_wrap=True)
     return bool(lost)
 

@@ -110,7 +110,9 @@ def notes_on(
         (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
         (lists, f"Classes that are lists, where --labels several takes each for itself: {_some(lists, names)}."),
         (
-            len(small) * 2 > len(names) and all(NUMBER.fullmatch(name) for name in names),
+            asks.name == "classification"
+            and 2 * len(small) > len(names)
+            and all(NUMBER.fullmatch(name) for name in names),
             "Most classes are numbers with few rows each: --labels numbers predicts numbers as such.",
         ),
         (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from normtune.data.kinds import KINDS
-from normtune.deltas.delta import Delta
+from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.deltas.merge import is_scaled
 from normtune.errors import DeltaError, SelectionError, known, refusing
 from normtune.files import fresh_folder
@@ -28,7 +28,7 @@ from normtune.models.language import language_model_of
 from normtune.models.sources import PACKAGED
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-#: Ours, beside PEFT's, and what it keeps, for which PEFT's format has no field.
+#: What the exported delta says of itself, beside PEFT's files; and what an import takes from it.
 INFO, _KEPT = "normtune.json", {"task", "suite", "kind", "labels", "max_length", "pair", "columns"}
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
@@ -70,8 +70,7 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     with fresh_folder(Path(folder)) as aside:
         (aside / WEIGHTS).write_bytes(serialise(_to_peft(delta, base), {"format": "pt"}))
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        kept = delta.info.model_dump(mode="json", include=_KEPT)
-        (aside / INFO).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        (aside / INFO).write_text(delta.info.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def task_type(delta: Delta, base: Base) -> str | None:
@@ -104,8 +103,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels}
     if (folder / INFO).is_file():
         with refusing(DeltaError, f"{folder / INFO} is damaged"):
-            own = json.loads((folder / INFO).read_text(encoding="utf-8"))
-            fields |= {name: own[name] for name in _KEPT & {*own}}
+            own = DeltaInfo.model_validate_json((folder / INFO).read_text(encoding="utf-8"))
+        fields |= own.model_dump(include=_KEPT)
     fields |= info
     selection = Selection(base.layout, dict.fromkeys(body))
     named = KINDS[known("kind", fields["kind"], KINDS)].outputs(fields["labels"])
