@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normtune.errors import SelectionError
 from normtune.methods.expression import specify
 from normtune.methods.method import METHODS, read
+from normtune.methods.peft import ia3, low_rank
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from tests.conftest import BaseFactory
@@ -128,11 +129,10 @@ def test_ia3_scales_keys_and_values_where_they_are_made(
 ) -> None:
     """In every family, also where keys and values are narrower than the hidden units."""
     base = make_base(family, **more)
-    spec = specify(base.layout, "ia3")
+    spec = ia3(base.layout)
     trainable = Trainable(base, spec)
-    targets = spec.describe()["targets"]  # type: ignore[index]
-    assert {target.rpartition(".")[2] for target in targets} == names
-    for target in targets:
+    assert {target.rpartition(".")[2] for target in spec.targets} == names
+    for target in spec.targets:
         module: Any = base.model.get_submodule(target)
         rows, columns = module.weight.shape
         shape = tuple(module.ia3_l["default"].shape)
@@ -158,8 +158,8 @@ def test_lora_stands_beside_queries_and_values(make_base: BaseFactory, family: s
     """Hu et al. 2021, section 7.1, and PEFT's choice wherever it has one."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as THEIRS
 
-    targets = specify(make_base(family).layout, "lora").describe()["targets"]  # type: ignore[index]
-    assert {target.rpartition(".")[2] for target in targets} == names == {*THEIRS.get(family, names)}
+    spec = low_rank(make_base(family).layout, method="lora")
+    assert {target.rpartition(".")[2] for target in spec.targets} == names == {*THEIRS.get(family, names)}
 
 
 def test_lora_is_refused_where_queries_and_values_have_no_known_name(make_base: BaseFactory) -> None:

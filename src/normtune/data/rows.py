@@ -17,7 +17,7 @@ from typing import Literal
 
 from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes, room
 from normtune.data.reading import RECOGNISED, Reading
-from normtune.data.table import Rows, places
+from normtune.data.table import Rows, left_out
 from normtune.errors import ConfigError, DataError
 
 # Bytes that a cell takes in memory beside its text, at least.
@@ -161,8 +161,7 @@ def _plain(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     numbers = [number for number, _ in lines]
     blank = sorted({*range(1, max(numbers, default=0))} - {*numbers})
     if blank:
-        many = f"{len(blank):,} blank lines are" if len(blank) > 1 else "1 blank line is"
-        notes += (f"{source}: {many} left out: line{'s' * (len(blank) > 1)} {places(blank)}.",)
+        notes += (left_out(source, "blank line", "line", blank),)
     return Rows(source, {"text": [line for _, line in lines]}, numbers, notes=notes)
 
 

@@ -94,13 +94,17 @@ class Rows:
             return ()
         if not len(self):
             raise DataError(f"{self.source} has no rows that can be used; all {len(self.bad)} are bad.")
-        many = len(self.bad) > 1
-        how_many = f"{len(self.bad)} bad rows are" if many else "1 bad row is"
-        return (f"{self.source}: {how_many} left out: {self.unit}{'s' * many} {places(self.bad)}.",)
+        return (left_out(self.source, "bad row", self.unit, self.bad),)
 
 
 def _text(cell: object) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def left_out(source: str, what: str, unit: str, lines: Sequence[int]) -> str:
+    """A note on what is left out of a file, and where it was."""
+    many, ending = ("are", "s") if len(lines) > 1 else ("is", "")
+    return f"{source}: {len(lines)} {what}{ending} {many} left out: {unit}{ending} {places(lines)}."
 
 
 def places(lines: Sequence[int]) -> str:

@@ -235,11 +235,11 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
         undo.callback(copy_values, parameter, parameter.detach().clone())
         return parameter
     holders = list(_holders(model, parameter))
-    # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
-    rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
     if indices is None:
         packed = Cast(parameter)
     else:
+        # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
+        rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
         at = torch.from_numpy(indices).to(parameter.device)
         packed = Packed(parameter, Entries(at, parameter.shape), in_place=not rescaled)
     undo.callback(packed.restore)

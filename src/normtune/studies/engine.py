@@ -152,8 +152,8 @@ class Engine:
             file = mask_file(self._masks, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name, known=True) if file.is_file() else None
         run = self.setup_run(job, needs)
-        finished = job.out is not None and output.read_state(job.out) == output.State("finished", run.id)
-        if job.out is not None and finished and not output.lost(job.out):
+        finished = output.State("finished", run.id)
+        if job.out is not None and output.read_state(job.out) == finished and not output.lost(job.out):
             return _result(job, Record.load(job.out / output.RECORD), known=True)
         record, rule, rivals = self.store.get(run.id), self.setup.prune, self._rivals(job, needs)
         if record is None and rule and rivals:  # it may have been dropped for the reason that it would be again
