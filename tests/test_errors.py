@@ -28,7 +28,7 @@ def validate() -> None:
         (lambda: (_ for _ in ()).throw(PanicException("at\n the end.")), "x: at the end."),
         (lambda: (_ for _ in ()).throw(MemoryError()), "x: MemoryError."),
         (lambda: (_ for _ in ()).throw(ValueError("y" * 1000)), f"x: {'y' * 300}."),
-        (validate, "x at closing.0: it should be a valid string."),
+        (validate, "x at closing.0: it should be a text."),
     ],
 )
 def test_whatever_a_library_raises_is_one_sentence(failure, said) -> None:

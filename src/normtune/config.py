@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from normtune.errors import ConfigError, known
+from normtune.errors import ConfigError, found_wrong, known
 
 
 class Strict(BaseModel):
@@ -122,10 +122,8 @@ def read_protocol(text: str, **changes: Any) -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        why = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
-        raise ConfigError(
-            f"The protocol's {field} cannot be {given[field]!r}: {why} (fields: {', '.join(fields)})."
-        ) from error
+        why = f"{found_wrong(first)} (fields: {', '.join(fields)})"
+        raise ConfigError(f"The protocol's {field} cannot be {given[field]!r}: {why}.") from error
 
 
 class Pruning(Strict):

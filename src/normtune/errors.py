@@ -7,9 +7,10 @@ the command line prints that sentence and exits with a non-zero status, never a 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -54,7 +55,7 @@ _LISTED = 50
 
 
 class GuessWarning(UserWarning):
-    """Something about a model was guessed; the command line prints it as a note."""
+    """Something about a model or a text was guessed; the command line prints it as a note."""
 
 
 @contextmanager
@@ -81,13 +82,28 @@ def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
         where, said = "", " ".join(str(bad).split())[:_LONGEST].rstrip(".") or type(bad).__name__
         if isinstance(bad, ValidationError):
             (first, *_) = bad.errors(include_url=False, include_context=False, include_input=False)
-            where = ".".join(map(str, first["loc"]))
-            said = _WORDS.get(first["type"], first["msg"].replace("Input should", "it should"))
+            where, said = ".".join(map(str, first["loc"])), found_wrong(first)
         raise error(f"{sentence}{where and f' at {where}'}: {said}.") from bad
 
 
-#: What pydantic calls otherwise.
-_WORDS = {"missing": "it is missing", "extra_forbidden": "there is no such key"}
+def found_wrong(fault: Mapping[str, Any]) -> str:
+    """What pydantic finds wrong with a value, given one of its `errors`, as a sentence without its end."""
+    said: str = _WORDS.get(fault["type"]) or re.sub(r"^\w+ (?=should )", "it ", fault["msg"])
+    return said[:_LONGEST]
+
+
+#: What pydantic calls otherwise, by the type of its error.
+_WORDS = {
+    **dict.fromkeys(("bool_parsing", "bool_type"), "it should be true or false"),
+    **dict.fromkeys(("float_parsing", "float_type"), "it should be a number"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "it should be a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "it should be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "it should be keys with values"),
+    **dict.fromkeys(("string_type", "path_type"), "it should be a text"),
+    **dict.fromkeys(("too_short", "string_too_short"), "it is empty"),
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such key",
+}
 #: Characters of what a library says.
 _LONGEST = 300
 

@@ -173,7 +173,7 @@ def test_a_table_is_read_as_it_is_said_and_what_is_left_out_is_counted(
     call = ("train", "--train", tmp_path / "t.csv", *how, "--out", tmp_path / "out")
     status, _, error = cli(*call, "--read", "delimiter=~,encoding=cp850")
     assert status == 1
-    assert "line 10: the column 'text' is empty (2 empty cells in all: lines 10, 11)" in error
+    assert "line 10: the column 'text' is empty (2 bad rows in all: lines 10, 11)" in error
     assert "leave them out with --read skip-bad-rows" in error
     status, _, error = cli(*call, *read)
     assert status == 0, error
@@ -278,7 +278,7 @@ def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folde
     status, text, error = cli("train", "--train", path, "--out", tmp_path / "out", "--device", "cpu")
     assert status == 1
     assert "1 of 4 tasks failed: task-02" in error
-    assert "UTF-8" in text
+    assert f"task-02: {tmp_path / '2.csv'}, line 2: not UTF-8" in text
     assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/record.json")) == ["task-00", "task-01", "task-03"]
     write(tmp_path / "2.csv", 3, 8)
     before = {p: p.read_bytes() for p in (tmp_path / "out").glob("*/record.json")}
@@ -301,7 +301,8 @@ def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("tasks: []", "tasks"),
+        ("tasks: []", "does not fit at tasks: it is empty."),
+        ("tasks: {a: b}", "does not fit at tasks: it should be a list."),
         ("tasks:\n- {name: a, train: a.csv, txt: body}", "Unknown key of a task 'txt'. Did you mean 'text'?"),
         (
             "tasks:\n- {name: a, train: a.csv, labels: several}",
@@ -309,7 +310,7 @@ def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path:
         ),
         ("task:\n- {name: a, train: a.csv}", "Unknown key of a manifest 'task'. Did you mean 'tasks'?"),
         ("tasks:\n- {name: a}", "does not fit at tasks.0.train: it is missing."),
-        ("seed: many\ntasks:\n- {name: a, train: a.csv}", "does not fit at seed: it should be a valid integer"),
+        ("seed: many\ntasks:\n- {name: a, train: a.csv}", "does not fit at seed: it should be a whole number."),
         ("tasks:\n- {name: a, train: a.csv}\n- {name: a, train: b.csv}", "names a task twice: a"),
         ("tasks: [", "no YAML"),
         ("- 1", "does not fit"),

@@ -9,7 +9,7 @@ import torch
 
 from normtune.data.encode import ENCODERS, POOL, Encoded, buckets, by_length, by_tokens, encode
 from normtune.data.task import Split
-from normtune.errors import DataError
+from normtune.errors import DataError, GuessWarning
 
 TEXTS = (
     "the cat is old .",
@@ -92,6 +92,15 @@ def test_empty_texts_are_refused(empty, tiny_tokenizer):
         encode(Split.of_texts(("a", empty, "b")), tiny_tokenizer, 16)
     with pytest.raises(DataError, match="Text 3 of 3 is empty"):
         encode(Split.of_texts(("a", "b", "c"), ("a", "b", empty)), tiny_tokenizer, 16)
+
+
+def test_texts_of_which_the_tokenizer_knows_nothing_are_told(tiny_tokenizer):
+    with pytest.warns(
+        GuessWarning, match=r"^Text 2 of 4: the tokenizer knows nothing of .* \(2 such texts in all\)\.$"
+    ):
+        encode(
+            Split.of_texts(["the cat", "\N{DOG FACE}", "the \N{DOG FACE}", "\N{DOG FACE} [CLS]"]), tiny_tokenizer, 16
+        )
 
 
 def test_no_texts_are_refused(tiny_tokenizer):

@@ -97,11 +97,11 @@ ERRORS = [
     ),
     (
         [("a\nb", "x"), ("c", " "), ("", "x")],
-        r"line 4: the column 'label' is empty \(2 empty cells in all: lines 4, 5\)\.",
+        r"line 4: the column 'label' is empty \(2 bad rows in all: lines 4, 5\)\.",
     ),
     (
         [("a", "x"), *[("c", "")] * 8],
-        r"line 3: the column 'label' is empty \(8 empty cells in all: lines 3, 4, 5, 6, 7, \.\.\.\)\.",
+        r"line 3: the column 'label' is empty \(8 bad rows in all: lines 3, 4, 5, 6, 7, \.\.\.\)\.",
     ),
     ([("a", "x"), ("b", "x ")], r"train\.csv has only one label, 'x', so there is nothing to tell apart\."),
     (
@@ -314,6 +314,22 @@ def test_regression_split(tmp_path: Path) -> None:
 def test_targets_must_be_finite_numbers(tmp_path: Path, value: str) -> None:
     train = write(tmp_path, "train.csv", [("a", "1"), ("b", value)])
     with pytest.raises(DataError, match=rf"train\.csv, line 3: the target '{value}' is not a finite number\."):
+        load(train, kind="regression")
+
+
+def test_a_row_with_several_faults_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,other,label\n ,,x\na,,y\nb,c,x\n")
+    with pytest.raises(DataError, match=r"line 2: the column 'other' is empty \(2 bad rows in all: lines 2, 3\)"):
+        load_files(tmp_path / "t.csv", None, text="text", pair="other", label="label")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("7,543", "If 7,543 is 7.543, say --read decimal=comma."), ("high", "Correct it, or leave such rows out with ")],
+)
+def test_a_target_that_is_no_number_comes_with_what_to_do(tmp_path: Path, value: str, hint: str) -> None:
+    train = write(tmp_path, "train.csv", [("a", "1.5"), ("b", value)])
+    with pytest.raises(DataError, match=rf"'{value}' is not a finite number\. {hint}"):
         load(train, kind="regression")
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_named_by_line(tmp_path):
 
     rows = ['{"text": "a", "label": ["x", "y"]}', '{"text": "b", "label": "x"}', '{"text": "c", "label": [null]}']
     path = written(tmp_path / "t.jsonl", *rows)
-    with pytest.raises(DataError, match=r"line 2: the labels are 'x', not a list of labels.*2 bad cells in all: lines"):
+    with pytest.raises(DataError, match=r"line 2: the labels are 'x', not a list of labels.*2 bad rows in all: lines"):
         load(path)
     load(path, read="skip-bad-rows")
     mixed = written(tmp_path / "m.csv", "text,label", 'a,"x;y"', 'b,"x,y"')

@@ -163,7 +163,7 @@ FOUND = [
     ("a.csv", table(";").encode("utf-16"), ";", (SEMICOLON,)),
     ("a.csv", table(";").encode("cp1252"), ";", (WESTERN, SEMICOLON)),
     ("a.csv", table(",").replace("body", '"bo;d;y"').encode(), ",", ()),
-    ("a.csv", table(",").replace("\n", ",,\n").encode() + b",,,\n", ",", ()),
+    ("a.csv", table(",").replace("\n", ",,\n").encode() + b",,,\n", ",", ("1 blank row is left out: line 4.",)),
     ("a.csv", b"sep=;\r\n" + table(";").encode(), ";", ()),
     ("a.tsv", b"\xef\xbb\xbfsep=;\n" + table(";").encode(), ";", ()),
     ("a.tsv", table("\t").encode(), "\t", ()),
@@ -183,7 +183,13 @@ def test_a_table_as_people_have_it(
     assert rows.column(body) == [f"Où{between} là", "Yes"]
     assert rows.column("n") == ["007", "1.0"]
     assert rows.lines == ([3, 4] if b"sep=" in content else [2, 3])
-    assert [note.removeprefix(f"{tmp_path}/{name}").lstrip(", ") for note in rows.notes] == [*notes]
+    assert [note.removeprefix(f"{tmp_path}/{name}").lstrip(":, ") for note in rows.notes] == [*notes]
+
+
+def test_rows_without_data_are_left_out_and_told(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.csv", 'text\na\n""\n\nb\n" "\n'))
+    assert (rows.column("text"), rows.lines) == (["a", "b"], [2, 5])
+    assert rows.notes == (f"{tmp_path / 'a.csv'}: 2 blank rows are left out: lines 3, 6.",)
 
 
 def test_archives(tmp_path: Path) -> None:
@@ -249,7 +255,8 @@ def test_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.xlsx"
     book.save(path)
     rows = read_rows(path)
-    assert ([*rows.columns], rows.notes) == (["text", "label", "when"], ())
+    blank = f"{path}: 1 blank row is left out: row 4."
+    assert ([*rows.columns], rows.notes) == (["text", "label", "when"], (blank,))
     assert rows.column("text") == ["a\nb", "007", "x"]
     assert rows.column("label") == ["1", "2.5", "true"]
     assert rows.place(1) == f"{path}, row 5"
@@ -257,7 +264,7 @@ def test_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows.column("when")
     book.create_sheet("more")
     book.save(path)
-    assert read_rows(path).notes == (f"{path}: of 2 sheets the first, 'Sheet', is read.",)
+    assert read_rows(path).notes == (f"{path}: of 2 sheets the first, 'Sheet', is read.", blank)
     openpyxl.Workbook().save(path)
     with pytest.raises(DataError, match=r"a\.xlsx has no rows\."):
         read_rows(path)
@@ -293,7 +300,11 @@ ERRORS = [
     ("a.jsonl", "", r"a\.jsonl has no rows\."),
     ("a.csv", "text,label\n", r"a\.csv has no rows\."),
     ("a.tsv", "text\tlabel", r"a\.tsv has no rows\."),
-    ("a.csv", b"text\nok\n\xff \xc3\xa9\n", r"a\.csv, line 3: not UTF-8 \(byte 8 of the file\); save it as UTF-8"),
+    (
+        "a.csv",
+        b"text\nok\n\xff \xc3\xa9\n",
+        r"a\.csv, line 3: not UTF-8 \(byte 8 of the file\); save it as UTF-8, or say ",
+    ),
     ("a.jsonl", b'{"a": "\x81"}', r"a\.jsonl, line 1: not UTF-8"),
     ("a.csv", "text\nok\n".encode("utf-16")[:-1], r"a\.csv, line 2: not UTF-16"),
     ("a.csv", "text\nok\n".encode("utf-16-le"), r"a\.csv, line 1: there is a NUL character"),

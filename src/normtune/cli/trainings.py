@@ -190,14 +190,15 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
         own = records.get(name)
         plain.append({"name": name, "error": why.get(name), "record": None if own is None else plain_record(own)})
         if own is None:
-            rows.append([name, "", Entry(why[name], kind="bad"), Entry("failed", kind="bad"), "", ""])
+            rows.append([name, "", "", Entry("failed", kind="bad"), "", ""])
         else:
             classes = str(own.outputs) if files and KINDS[files.asks].named else ""
             counts = (f"{own.score:.4f}", classes, f"{own.data.train:,}")
             rows.append([name, own.primary, "done before" if name in earlier else "", *counts])
     header = ("task", "metric", "", "dev", "classes", "examples")
     shown = render.table(header, rows, title=f"{len(rows)} tasks in {out}", texts=3)
-    render.show([shown], form, plain=plain)
+    failures = [f"{name}: {why[name]}" for name, _ in wanted.tasks if name in why]
+    render.show([shown, *failures], form, plain=plain)
     if why:  # what is kept aside for those that failed stays, for the next time
         raise TrainingError(f"{len(why)} of {len(rows)} tasks failed: {', '.join(sorted(why))}.")
     output.finish(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from normtune.data.images import Pixels, Reader
 from normtune.data.task import Split
 from normtune.data.tokens import NONE
-from normtune.errors import DataError, refusing
+from normtune.errors import DataError, GuessWarning, refusing
 from normtune.modes import unwatched
 
 
@@ -152,6 +153,15 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
         for name, values in cut.items():
             for i, value in zip(long, values, strict=True):
                 whole[name][i] = value
+    special = {*tokenizer.all_special_ids}
+    unread = [i for i, ids in enumerate(whole["input_ids"]) if special.issuperset(ids)]
+    if unread:
+        more = f" ({len(unread)} such texts in all)" if unread[1:] else ""
+        warnings.warn(
+            f"{split.place(unread[0])}: the tokenizer knows nothing of the text, as if it were empty{more}.",
+            GuessWarning,
+            stacklevel=2,
+        )
     pad = padding(tokenizer)
     return Encoded(
         fields={name: tuple(torch.tensor(v) for v in values) for name, values in whole.items() if name in pad},

@@ -166,10 +166,9 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
         faults += [(index, text, f"{own} words have {tags} tags") for index, own, tags in ragged]
     faults = sorted([*faults, *((index, label, said) for index, said in given.faults.items())])
     if faults and not reading.skip:
-        (first, _, said), *others = faults
-        what = "empty" if all(said.endswith(" is empty") for *_, said in faults) else "bad"
-        found = places([rows.lines[index] for index, *_ in faults])
-        every = f" ({len(faults)} {what} cells in all: {rows.unit}s {found})" if others else ""
+        first, _, said = faults[0]
+        found = [*dict.fromkeys(rows.lines[index] for index, *_ in faults)]
+        every = f" ({len(found)} bad rows in all: {rows.unit}s {places(found)})" if found[1:] else ""
         hint = "Fill in or remove such rows, or leave them out with --read skip-bad-rows."
         raise DataError(f"{rows.place(first)}: {said}{every}. {hint}")
     labels = given.values
@@ -181,8 +180,11 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     targets = np.array([_number(own, comma=comma) for own in figures])
     odd = np.flatnonzero(~np.isfinite(targets)).tolist()
     if odd and not reading.skip:
-        how = " with a decimal comma" if comma else ""
-        raise DataError(f"{rows.place(odd[0])}: the target {figures[odd[0]]!r} is not a finite number{how}.")
+        how, first = " with a decimal comma" if comma else "", figures[odd[0]]
+        hint = "Correct it, or leave such rows out with --read skip-bad-rows."
+        if _COMMA.fullmatch(first):  # and so it was not to be a decimal one
+            hint = f"If {first} is {first.replace(',', '.')}, say --read decimal=comma."
+        raise DataError(f"{rows.place(odd[0])}: the target {first!r} is not a finite number{how}. {hint}")
     if reading.skip:
         bad = {*odd, *(index for index, *_ in faults)}
         good = [index for index in range(len(rows)) if index not in bad]

@@ -34,8 +34,8 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     every row is as wide as it. CSV may be separated by semicolons, tabs or bars, which its header or a first line such
     as ``sep=;`` tells. It is quoted as RFC 4180 says, and so is TSV, unless every line is a row only without quotes. A
     line of JSONL is an object; the columns are the keys of all of them, and ``outer.inner`` of an object within. Plain
-    text is one column, ``text``. Rows without data are no rows. Whatever else is wrong is a `DataError` too, which
-    names the file and the line.
+    text is one column, ``text``. Rows without data are left out, which is noted. Whatever else is wrong is a
+    `DataError` too, which names the file and the line.
 
     Args:
         path: The file, whose ending is one of `READERS`, with one of `PACKED` behind it if it is compressed; None reads
@@ -127,6 +127,9 @@ def _records(
 def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
     """The rows under a header, without columns that have neither a name nor data, and without a nameless index."""
     (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
+    blank = sorted({line for line, _ in records if line > first} - {line for line, _ in rows})
+    if blank:
+        notes += (left_out(source, "blank row", unit, blank),)
     names = ["" if name is None else str(name).strip() for name in header]
     bad = tuple(line for line, cells in rows if len(cells) != len(names))
     if bad and reading.skip:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Match
 
-from normtune.errors import DataError, DeltaError, NormtuneError
+from normtune.errors import DataError, DeltaError, NormtuneError, found_wrong
 from normtune.serving import schemas
 from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
 from normtune.serving.folder import AwayError
@@ -211,7 +211,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """The first problem that validation found and where it is, without the value that was sent."""
     found = cast(RequestValidationError, error).errors()[0]
     where = ".".join(str(part) for part in found["loc"])
-    return problem(422, "invalid", f"{where[:200]}: {found['msg'][:300]}")
+    return problem(422, "invalid", f"{where[:200]}: {found_wrong(found)}")
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
