@@ -16,6 +16,8 @@ _LIBRARIES = (
     "numpy",
     "scipy",
     "scikit-learn",
+    "peft",
+    "pillow",
 )
 
 

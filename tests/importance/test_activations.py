@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from normtune.data.encode import Encoded
@@ -19,7 +20,7 @@ from normtune.importance.activations import feature_norms
 from normtune.importance.masks import top
 from normtune.importance.scores import Given, magnitude, wanda
 from normtune.methods.expression import select
-from normtune.models.base import Base
+from normtune.models.base import Base, wrap
 from tests.importance.reference import TASKS, in_float64, stay_in_float64, texts
 
 SAMPLE = texts(TASKS["two"], (5, 9, 3), types=True)
@@ -161,6 +162,12 @@ def test_the_model_is_left_as_it_was(tiny_base: Base) -> None:
 def test_wanda_and_magnitude_rank_otherwise(tiny_base: Base) -> None:
     given = Given(tiny_base, select(tiny_base.layout, "full"), texts=SAMPLE)
     assert top(wanda(given), fraction=0.1) != top(magnitude(given), fraction=0.1)
+
+
+def test_a_tied_embedding_is_no_one_input(make_base) -> None:
+    base = wrap(AutoModelForCausalLM.from_config(make_base("gpt2").model.config))
+    with pytest.raises(ImportanceError, match=r"'transformer.wte.weight' is used as a table and as a matrix, so that"):
+        wanda(Given(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))
 
 
 def test_what_has_no_input_is_refused(make_base) -> None:

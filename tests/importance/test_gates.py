@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from normtune.data.encode import buckets
+from normtune.data.kinds import KINDS
+from normtune.data.task import Split, Task
 from normtune.importance import gates as code
 from normtune.importance.gates import learnt, shut
 from normtune.importance.structure import Structure, lowest
 from normtune.methods.hooked import generator_of
+from normtune.models.base import wrap
 from normtune.models.head import HeadSpec
 from tests.conftest import BaseFactory
 from tests.importance.reference import TASKS, texts
@@ -62,6 +66,17 @@ def test_gates_and_multipliers_follow_the_definition(
         up.step()
     for module, own in zip(modules, alpha, strict=True):
         np.testing.assert_allclose(found[f"{module}.weight"], own.detach().numpy(), rtol=1e-3, atol=2e-3)
+
+
+def test_of_words_the_answered_tokens_count(make_base: BaseFactory, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    labels = ("O", "B-X", "I-X")
+    model = AutoModelForTokenClassification.from_config(make_base("bert").model.config)
+    base = wrap(model, tiny_tokenizer)
+    base.put_head(HeadSpec("tokens", labels), 0)
+    split = Split({"sentence": ("the cat zzz", "good")}, np.array([[0, 1, 2], [0, -100, -100]]))  # of more pieces
+    task = Task("t", "t", "tokens", labels, KINDS["tokens"].metrics(labels), ("sentence",))
+    found = learnt(base, task, base.encode(split, 16), "heads", 0.5)
+    assert {len(own) for own in found.values()} == {4}
 
 
 def test_they_shut_until_so_many_are_gone_as_are_to_go(make_base: BaseFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,7 +322,7 @@ def test_a_layer_in_chunks_of_tokens(make_base):
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])
 @pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "t5"])
 def test_totals_by_both_ways(family, tokens, make_base, monkeypatch):
-    monkeypatch.setattr(squares, "by_tokens", lambda *_: tokens)
+    monkeypatch.setattr(squares, "tokens_are_cheaper", lambda *_: tokens)
     base, encoded = make_base(family), texts(TASKS["two"])
     base.model.double()
     tally, _ = count(base, encoded, entries=False)

@@ -127,7 +127,7 @@ def info(**fields: object) -> MaskInfo:
             {"importance": "fisher", "scope": "individual", "entries": 4608, "within": "full"},
             "fisher-individual@4608 of full",
         ),
-        ({"importance": "random", "entries": 1}, "random@1"),
+        ({"importance": "random", "entries": 1}, "random@1 of layernorm"),
         ({"importance": "random", "fraction": 1}, "random@1.0"),
     ],
 )

@@ -19,7 +19,7 @@ from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.importance import measurement
 from normtune.importance.fisher import Fisher, Request, fisher
-from normtune.importance.measurement import Entries, Measured, Measurement, read, read_scores
+from normtune.importance.measurement import EntriesInfo, Measured, Measurement, read, read_scores
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
 from normtune.methods.expression import select
@@ -297,7 +297,7 @@ def test_damaged_entries_are_refused_in_one_sentence(tiny_base: Base, animals: T
     name = next(iter(values))
 
     def saved(tensors: dict[str, np.ndarray]) -> bytes:
-        info = files.sealed(Entries(id=first.record.id), {n: torch.from_numpy(v) for n, v in tensors.items()})
+        info = files.sealed(EntriesInfo(id=first.record.id), {n: torch.from_numpy(v) for n, v in tensors.items()})
         return save(tensors, {"normtune": info})
 
     cases = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,24 @@ from torch.nn import functional
 
 from normtune.data.digits import load_digits
 from normtune.importance.activations import feature_norms
+from normtune.importance.task_masks import TaskMasks
+from normtune.methods.expression import specify
+from normtune.methods.top import Top
 from normtune.models.base import load_base
 
 DATA = load_digits("digits")
+
+
+def test_a_mask_of_pictures_is_of_how_they_are_read(image_folders: dict[str, Path], tmp_path: Path) -> None:
+    own, train = Path(shutil.copytree(image_folders["vit"], tmp_path / "other")), DATA.split("train").take(range(16))
+    fields = json.loads((own / "preprocessor_config.json").read_text())
+    (own / "preprocessor_config.json").write_text(json.dumps({**fields, "image_std": [0.05], "do_normalize": True}))
+    for folder in (image_folders["vit"], own):
+        base = load_base(str(folder), head=10)
+        top = specify(base.layout, "fish-mask")
+        assert isinstance(top, Top)
+        TaskMasks(base, tmp_path / "masks").selection(top, DATA, train, 16, threads=1)
+    assert len([*(tmp_path / "masks").iterdir()]) == 2
 
 
 def test_what_a_convolution_and_a_batchnorm_multiply(image_folders: dict[str, Path]) -> None:

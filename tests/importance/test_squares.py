@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from normtune.importance import squares
 from normtune.importance.squares import (
-    by_tokens,
     linear_entries,
     linear_total,
     table_rows,
+    tokens_are_cheaper,
 )
 
 #: Examples, tokens, inputs, outputs.
@@ -72,7 +72,7 @@ def test_entries_are_the_loop_by_hand(shape, where, monkeypatch):
 @pytest.mark.parametrize("where", [Tensor, Elsewhere])
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "gradient"])
 def test_a_total_is_the_sum_of_the_entries_by_both_ways(shape, where, tokens, monkeypatch):
-    monkeypatch.setattr(squares, "by_tokens", lambda *_: tokens)
+    monkeypatch.setattr(squares, "tokens_are_cheaper", lambda *_: tokens)
     if tokens:
         monkeypatch.setattr(squares, "linear_entries", None)  # so that the weight's gradient is never formed
     inputs, grad = layer(shape)
@@ -83,12 +83,12 @@ def test_a_total_is_the_sum_of_the_entries_by_both_ways(shape, where, tokens, mo
 
 
 def test_the_way_is_the_cheaper_one():
-    assert by_tokens(8, 64, 64)
-    assert not by_tokens(64, 64, 64)
+    assert tokens_are_cheaper(8, 64, 64)
+    assert not tokens_are_cheaper(64, 64, 64)
     # Multiplications: T^2 (I + O) against T I O.
     for tokens, inputs, outputs in [(31, 64, 64), (33, 64, 64), (20, 24, 1000), (30, 24, 1000)]:
         cheaper = tokens**2 * (inputs + outputs) < tokens * inputs * outputs
-        assert by_tokens(tokens, inputs, outputs) == cheaper
+        assert tokens_are_cheaper(tokens, inputs, outputs) == cheaper
 
 
 def test_in_float32():

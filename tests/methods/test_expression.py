@@ -189,7 +189,7 @@ def test_an_operator_has_two_sides(expression, layout):
 @pytest.mark.parametrize(
     ("layers", "term"),
     [
-        *((layers, "layernorm") for layers in ("6", "6-", "5-3", "0-9", "1,3,7", "4-99", "0,2-6", f"0-{10**20}")),
+        *((layers, "layernorm") for layers in ("6", "6-", "0-9", "1,3,7", "4-99", "0,2-6", f"0-{10**20}")),
         *((layers, term) for layers in ("6", "0-6", f"0-{10**29}") for term in ("bitfit", "output.*")),
         ("0-6", "random"),
     ],
@@ -199,6 +199,16 @@ def test_layers_that_are_not_there_are_refused(layers, term, layout):
         SelectionError, match=f"'{re.escape(term)}@{layers}' names layers .* not there; there are 0 to 5"
     ):
         select(layout, f"layernorm + {term}@{layers}")
+
+
+def test_layers_count_up(layout):
+    with pytest.raises(SelectionError, match="'layernorm@5-3' counts layers down; write 3-5"):
+        select(layout, "layernorm@5-3")
+
+
+def test_a_size_is_a_size_however_large(layout):
+    with pytest.raises(SelectionError, match=r"random takes a number of entries of 1 to .*; got 5,000,000,000\."):
+        select(layout, "random@5000000000")
 
 
 @pytest.mark.parametrize("term", ["pooler.dense@0", "head@1"])

@@ -11,6 +11,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from transformers import (
     BertModel,
     Gemma3Config,
     Gemma3ForSequenceClassification,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipForImageClassification,
 )
@@ -30,6 +32,7 @@ from normtune.deltas.answers import Predictor
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, DataError, ModelError
+from normtune.evaluation import logits
 from normtune.methods.expression import specify
 from normtune.methods.selection import everything
 from normtune.methods.trainable import Trainable
@@ -283,13 +286,30 @@ def test_wrap_takes_the_model_itself(make_model, tiny_tokenizer):
     before = [(name, value.clone()) for name, value in model.state_dict().items()]
     base = wrap(model, tiny_tokenizer)
     assert base.model is model
-    assert base.tokenizer is tiny_tokenizer
     assert base.name == "BertForSequenceClassification"
     assert base.roots == ("classifier",)
     assert all(
         name == now and torch.equal(value, model.state_dict()[now])
         for (name, value), now in zip(before, model.state_dict(), strict=True)
     )
+
+
+def test_wrap_pads_as_the_model_needs_it_and_leaves_the_callers_tokenizer(make_model, tiny_tokenizer):
+    theirs = deepcopy(tiny_tokenizer)
+    theirs.pad_token, theirs.eos_token, theirs.padding_side = None, "[SEP]", "left"
+    model = make_model("gpt2")
+    model.config.pad_token_id = None
+    base = wrap(model, theirs)
+    assert (theirs.pad_token, theirs.padding_side) == (None, "left")
+    both, alone = (
+        logits(base, base.encode(Split.of_texts(texts), 16))[0]
+        for texts in (["a cat", "the dog sees a cat"], ["a cat"])
+    )
+    np.testing.assert_allclose(both, alone, atol=1e-6)
+    bare = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, unk_token="[UNK]")
+    model.config.pad_token_id = None
+    with pytest.raises(ModelError, match=r"no padding token and no end-of-text token; set its pad_token"):
+        wrap(model, bare)
 
 
 def test_wrap_wants_a_head(make_model, tiny_tokenizer):
@@ -452,6 +472,8 @@ def test_a_revision_may_stand_behind_a_name_and_a_folder_keeps_its_at(
     (tmp_path / "mine@home").mkdir()
     assert at_revision("me/model@refs/pr/1") == ("me/model", "refs/pr/1")
     assert at_revision("me/model", "main") == ("me/model", "main")
+    with pytest.raises(ModelError, match="says the revision v1, and another is given beside it: v2"):
+        at_revision("me/model@v1", "v2")
     for folder in ("mine@home", str(tmp_path / "mine@home"), "./nowhere@all", "bert@"):
         assert at_revision(folder) == (folder, None)
     with pytest.raises(ModelError, match="whose version is installed"):

@@ -14,7 +14,7 @@ from transformers import (
     BertModel,
 )
 
-from normtune.errors import DeltaError, ModelError
+from normtune.errors import DeltaError, ModelError, UnknownNameError
 from normtune.models.base import load_base, wrap
 from normtune.models.head import HeadSpec, head_roots, new_head, read_spec
 from tests.conftest import _IDS, FAMILIES
@@ -184,6 +184,18 @@ def test_values_of_another_head_are_refused_and_change_nothing(tensors, said, ma
 def test_labels_of_a_classifier_are_two_or_more_and_differ(labels):
     with pytest.raises(ModelError):
         HeadSpec("classification", labels)
+
+
+def test_a_kind_that_is_not_there_is_refused():
+    with pytest.raises(UnknownNameError, match=r"Unknown kind of task 'clasification'\. Did you mean 'classification'"):
+        HeadSpec("clasification", ("a", "b"))
+
+
+def test_labels_are_numbered_from_0(make_model):
+    model = make_model("bert")
+    model.config.id2label = {1: "no", 2: "yes"}
+    with pytest.raises(ModelError, match=r"id2label numbers its labels 1, 2, not from 0 on\."):
+        read_spec(model)
 
 
 def test_specs():

@@ -70,7 +70,9 @@ def test_each_gets_4xx_and_a_clear_body(server: Running, count: int) -> None:
     assert server.batcher.waiting == 0
 
 
-@pytest.mark.parametrize(("rows", "said"), [([], "it is empty"), (1, "it should be a list"), (["a"], "keys with values")])
+@pytest.mark.parametrize(
+    ("rows", "said"), [([], "it is empty"), (1, "it should be a list"), (["a"], "keys with values")]
+)
 def test_what_is_wrong_with_a_body_is_said_in_words(server: Running, rows: object, said: str) -> None:
     with server.client() as client:
         detail = client.post("/v1/predict", json={"rows": rows}).json()["detail"]

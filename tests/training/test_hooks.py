@@ -41,7 +41,7 @@ def test_stopped_in_the_first_half_and_continued_it_gives_the_same_bits(
 
 @pytest.mark.parametrize("method", ["adalora@1", "diff-pruning@500"])
 def test_the_best_epoch_is_one_that_keeps_what_it_says(tiny_folder: Path, method: str) -> None:
-    """Of three epochs of four steps the first ends before half of the steps are done; no judge is asked of it."""
+    """Of three epochs of four steps the first ends before half of the steps are done; no answer of the judge counts."""
     session = Session(str(tiny_folder))
     run = session.prepare(data(), method, 1e-6, 0, protocol("small", epochs=3, batch_size=10))
     record, _ = session.run(run, judge=lambda *_: False)

@@ -105,6 +105,16 @@ def test_held_out_scores_are_called_so_and_names_fit_a_path(tiny_folder: Path, t
     assert found["best/dev/accuracy"] == [(record.steps, close(record.score or 0.0))]
 
 
+@pytest.mark.parametrize("method", ["adalora@1", "diff-pruning@500"])
+def test_every_epoch_is_tracked_where_the_first_cannot_be_the_best(
+    tiny_folder: Path, tmp_path: Path, method: str
+) -> None:
+    session = tracked(tiny_folder, tmp_path)
+    record, _ = session.run(session.prepare(data(), method, 1e-3, 0, SMALL))
+    [folder] = tmp_path.iterdir()
+    assert len(events(folder)["dev/accuracy"]) == len(record.curve)
+
+
 def test_a_tracker_that_fails_is_no_failure_of_the_run(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

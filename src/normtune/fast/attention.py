@@ -52,7 +52,7 @@ def attend_back(gradient: Tensor, batch: Unpadded, how: Heads, kept: Sequence[An
     to_qkv = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
     for group, (heads, chances, bits) in zip(batch.groups, zip(*[iter(kept)] * 3, strict=True), strict=True):
         query, key, value = heads
-        seen = group.spread_gradient(gradient, how.count)
+        seen = group.spread(gradient, 1, how.count)[0]
         result = torch.empty_like(heads)
         torch.bmm(dropped(chances, bits, how.rate).mT, seen, out=result[2])
         to_scores = dropped(torch.bmm(seen, value.mT), bits, how.rate)

@@ -15,12 +15,12 @@ from normtune.fast.dropout import dropout
 from normtune.fast.modules import is_changed, is_plain, replaced
 
 #: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 def reads_first_token(config: PretrainedConfig) -> bool:
     """Whether `first_token` can stand for the last layer of a classifier with this configuration."""
-    return config.model_type in FAMILIES and not config.is_decoder and config._attn_implementation == "sdpa"
+    return config.model_type in BERTS and not config.is_decoder and config._attn_implementation == "sdpa"
 
 
 def classifies_texts(model: PreTrainedModel) -> bool:

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from normtune.config import Products
 from normtune.data.encode import Encoded, by_length
-from normtune.fast.first_token import FAMILIES, can_shorten, shortened
+from normtune.fast.first_token import BERTS, can_shorten, shortened
 from normtune.fast.fused import one_layer, unpadded
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
@@ -56,7 +56,7 @@ class Point:
         A parameter that trains anywhere but in the layers, the pooler and the head may come into play below them.
         """
         model: Any = base.model
-        if model.config.model_type not in FAMILIES or model.config.is_decoder:
+        if model.config.model_type not in BERTS or model.config.is_decoder:
             return None
         body, layers = model.base_model_prefix, model.base_model.encoder.layer
         above = tuple(f"{path}." for path in (*base.roots, f"{body}.pooler"))

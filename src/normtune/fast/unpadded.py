@@ -36,8 +36,6 @@ class Group:
         lengths: Tokens of each text.
         room: Tokens of each text in attention, padding included.
         places: For each row its place among the (texts times room) places; None where all texts have one length.
-        sources: For each place the row, counted from `start`, that fills it: its own, or any for padding; None where
-            all texts have one length.
         mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all alike; None without padding.
     """
 
@@ -45,7 +43,6 @@ class Group:
     lengths: tuple[int, ...]
     room: int
     places: Tensor | None
-    sources: Tensor | None
     mask: Tensor | None
 
     @classmethod
@@ -56,12 +53,11 @@ class Group:
         numbers = torch.arange(room, device=like.device)
         if min(lengths) == longest:
             mask = like.new_zeros(room).masked_fill_(numbers >= longest, -torch.inf)
-            return cls(start, tuple(lengths), room, None, None, mask.view(1, 1, 1, room) if longest < room else None)
+            return cls(start, tuple(lengths), room, None, mask.view(1, 1, 1, room) if longest < room else None)
         own = numbers < torch.tensor(lengths, device=like.device)[:, None]
         places = own.reshape(-1).nonzero()[:, 0]
-        sources = (own.reshape(-1).cumsum(0) - 1).clamp_(min=0)
         mask = like.new_zeros(own.shape).masked_fill_(~own, -torch.inf)
-        return cls(start, tuple(lengths), room, places, sources, mask[:, None, None])
+        return cls(start, tuple(lengths), room, places, mask[:, None, None])
 
     @classmethod
     def padded(cls, shape: tuple[int, int], own: Tensor | None, like: Tensor) -> Self:
@@ -82,22 +78,14 @@ class Group:
     def spread(self, rows: Tensor, parts: int, heads: int) -> Tensor:
         """The heads of the group's texts, of shape (parts, texts times heads, room, width of a head).
 
-        Padding is filled with arbitrary finite numbers. `rows` are those of the whole batch, of shape (rows, parts
-        times heads times width of a head), with parts side by side, such as queries, keys and values.
+        Padding is filled with zeros. `rows` are those of the whole batch, of shape (rows, parts times heads times width
+        of a head), with parts side by side, such as queries, keys and values.
         """
-        own, texts = rows[self.start : self.stop], len(self.lengths)
-        if self.sources is not None:
-            own = own.index_select(0, self.sources)
-        split = own.view(texts, -1, parts, heads, own.shape[1] // (parts * heads)).permute(2, 0, 3, 1, 4)
-        return self._filled(split).flatten(1, 2)
-
-    def spread_gradient(self, rows: Tensor, heads: int) -> Tensor:
-        """As `spread`, for one part, with zeros as padding, since no gradient comes from there."""
         own, texts = rows[self.start : self.stop], len(self.lengths)
         if self.places is not None:
             own = own.new_zeros(texts * self.room, own.shape[1]).index_copy_(0, self.places, own)
-        split = own.view(texts, -1, heads, own.shape[1] // heads).transpose(1, 2)
-        return self._filled(split).flatten(0, 1)
+        split = own.view(texts, -1, parts, heads, own.shape[1] // (parts * heads)).permute(2, 0, 3, 1, 4)
+        return self._filled(split).flatten(1, 2)
 
     def gather(self, spread: Tensor, parts: int, into: Tensor) -> None:
         """Undo `spread`: write the heads of each row into the group's rows of `into`, the whole batch."""

@@ -40,14 +40,21 @@ def over_texts(
     with dropout off; the model is left as it was.
 
     Raises:
-        ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
+        ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, is never used, or is used
+            in two ways, as a tied embedding is.
     """
     model = base.model
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     sums: dict[str, Tensor] = {}
+    kinds: dict[str, str] = {}
 
     def add(uses: list[Use], inputs: Tensor, output: Tensor) -> None:
         for use in uses:
+            if kinds.setdefault(use.name, use.kind) != use.kind:
+                raise ImportanceError(
+                    f"{use.name!r} is used as a {kinds[use.name]} and as a {use.kind}, so that its entries have no one"
+                    " input; leave it out of the candidates."
+                )
             sums[use.name] = of(use, inputs, output) + sums.get(use.name, 0)
 
     with frozen(model), hooked(uses_of(model, parameters), add):

@@ -192,7 +192,8 @@ class Estimation:
             if not alone.finite:
                 break
         raise ImportanceError(
-            f"The gradient of example {number + 1} of task {self._task.name!r} is not a finite number;"
+            f"The gradient of example {number + 1} of the {len(self._encoded):,} taken of task {self._task.name!r} is"
+            " not a finite number;"
             " look at that example, or load the model in float32."
         )
 

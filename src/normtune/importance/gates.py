@@ -57,7 +57,7 @@ def learnt(
         for step, indices in enumerate(batches, 1):
             generator = generator_of(base.device, seed, step)
             gates |= {name: gate_of(soft_gate(own, uniform(own, generator))) for name, own in logits.items()}
-            outputs = base.model(**encoded.batch(indices, base.device)).logits.float()
+            outputs = encoded.answered(base.model(**encoded.batch(indices, base.device)).logits.float(), indices)
             behind = shut(logits) - fraction * min(1.0, 2 * step / len(batches))
             adam.zero_grad()
             (loss(outputs, labels[indices].to(base.device)) + multipliers @ torch.stack((behind, behind**2))).backward()

@@ -28,7 +28,7 @@ from normtune.importance.uses import Use, frozen, hooked, uses_of
 from normtune.models.base import Base
 
 #: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
-Passes = Callable[[Tensor, np.ndarray], Iterable[Tensor]]
+Objectives = Callable[[Tensor, np.ndarray], Iterable[Tensor]]
 
 #: Part of a parameter's sum by which the two ways may differ: rounding is far below it, any mistake far above.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
@@ -63,7 +63,7 @@ class PerExample:
         with self._frozen():
             self._probe()
 
-    def add(self, indices: np.ndarray, passes: Passes, tally: Tally) -> None:
+    def add(self, indices: np.ndarray, passes: Objectives, tally: Tally) -> None:
         """Add the examples at `indices`, one batch, to `tally`."""
         with self._frozen():
             late = self._together(indices, passes, tally).irregular
@@ -74,7 +74,7 @@ class PerExample:
                     self._alone(index, passes, tally, self.slow)
         tally.examples += len(indices)
 
-    def alone(self, index: int, passes: Passes, tally: Tally) -> None:
+    def alone(self, index: int, passes: Objectives, tally: Tally) -> None:
         """Add one example by plain automatic differentiation: the reference, and the way for slow parameters."""
         with self._frozen():
             self._alone(index, passes, tally, self.parameters)
@@ -115,7 +115,7 @@ class PerExample:
                 break
         self._known, self.slow = batch.uses, self._ordered(slow)
 
-    def _together(self, indices: np.ndarray, passes: Passes, tally: Tally) -> _Batch:
+    def _together(self, indices: np.ndarray, passes: Objectives, tally: Tally) -> _Batch:
         batch = _Batch(len(indices), tally)
         uses = {module: [use for use in own if use.name not in self.slow] for module, own in self._uses.items()}
         short = shortened(self._base.model) if self.short else nullcontext()
@@ -128,7 +128,7 @@ class PerExample:
             batch.finish()
         return batch
 
-    def _alone(self, index: int, passes: Passes, tally: Tally, names: Iterable[str]) -> None:
+    def _alone(self, index: int, passes: Objectives, tally: Tally, names: Iterable[str]) -> None:
         own, indices = {name: self.parameters[name] for name in names}, np.array([index])
         for parameter in own.values():
             parameter.requires_grad_()

@@ -129,7 +129,9 @@ class MaskInfo(Strict):
         """The mask as a method, for records and tables: ``fisher-individual@0.1``, ``random@4608 of full``."""
         kind = "-".join(filter(None, (self.importance, self.scope)))
         size = self.entries if self.fraction is None else self.fraction
-        within = "" if self.within == "layernorm" else f" of {self.within}"
+        # `random@100` alone is a method, which draws from all of the model.
+        bare = self.within == "layernorm" and (self.importance != "random" or self.fraction is not None)
+        within = "" if bare else f" of {self.within}"
         return f"{kind}@{size}{' by row' if self.per == 'row' else ''}{within}"
 
     def name_on(self, task: str) -> str:

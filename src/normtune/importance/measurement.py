@@ -40,7 +40,7 @@ _KEY = "normtune"
 WHOLE = "full"
 
 
-class Entries(Strict):
+class EntriesInfo(Strict):
     """What the file of a measurement's single entries says of itself."""
 
     format: int = 1
@@ -92,10 +92,9 @@ class Measurement:
         task = self.data.task
         known = task.name in GLUE and _asks(task) == _asks(GLUE[task.name])
         own: dict[str, object] = {} if known else {"task": _asks(task)}
-        if self.base.reads == "picture":
-            own["processor"] = self.base.computes[1]
         return fingerprint({
             **own,
+            **self.base.processor,
             "schema": _SCHEMA,
             "config": self.config.model_dump(mode="json", exclude_defaults=True),
             "base": self.base.identity,
@@ -157,7 +156,7 @@ class Measurement:
                 tensors = {
                     name: torch.from_numpy(values.astype(np.float32)) for name, values in measured.scores.values.items()
                 }
-                write_tensors(file.with_suffix(".safetensors"), _KEY, Entries(id=record.id), tensors)
+                write_tensors(file.with_suffix(".safetensors"), _KEY, EntriesInfo(id=record.id), tensors)
             record.save(file)
         return Measured(record, measured.scores, cached=False)
 
@@ -192,7 +191,7 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
     Raises:
         DataError: If the file is truncated, damaged or of another measurement.
     """
-    info, tensors = read_tensors(file, "file of Fisher information", _KEY, Entries, DataError)
+    info, tensors = read_tensors(file, "file of Fisher information", _KEY, EntriesInfo, DataError)
     if info.id != identity:
         raise DataError(f"The Fisher information in {file} is of another measurement; remove that file.")
     try:

@@ -39,17 +39,17 @@ def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
 
 
 def linear_total(inputs: Tensor, grad: Tensor) -> Tensor:
-    """The sum of `linear_entries` over all entries, in float64, in the cheaper of two ways.
+    """The sum of `linear_entries` over all entries, as a float64 number, in the cheaper of two ways.
 
     The squared Frobenius norm of ``G^T X`` is the sum of ``(X X^T) * (G G^T)``, two matrices of T by T, so that no
     gradient of the weight is formed. For long texts through a narrow layer the gradient is the smaller matrix.
     """
-    if not by_tokens(inputs.shape[1], inputs.shape[2], grad.shape[2]):
+    if not tokens_are_cheaper(inputs.shape[1], inputs.shape[2], grad.shape[2]):
         return linear_entries(inputs, grad).sum(dtype=torch.float64)
     return torch.dot(*(torch.bmm(own, own.transpose(1, 2)).view(-1) for own in (inputs, grad))).double()
 
 
-def by_tokens(tokens: int, inputs: int, outputs: int) -> bool:
+def tokens_are_cheaper(tokens: int, inputs: int, outputs: int) -> bool:
     """Whether products of tokens are cheaper than the gradient of the weight."""
     return tokens * (inputs + outputs) < inputs * outputs
 

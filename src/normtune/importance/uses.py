@@ -118,12 +118,12 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-#: Told of a module's uses, its input and its output; what it returns, if anything, stands for the output.
-Hook = Callable[[list[Use], Tensor, Tensor], Tensor | None]
+#: Called with a module's uses, its input and its output; what it returns, if anything, replaces the output.
+OnUse = Callable[[list[Use], Tensor, Tensor], Tensor | None]
 
 
 @contextmanager
-def hooked(uses: Mapping[nn.Module, list[Use]], hook: Hook) -> Iterator[None]:
+def hooked(uses: Mapping[nn.Module, list[Use]], hook: OnUse) -> Iterator[None]:
     """Within this context `hook` is called after each call of one of the modules, and for tables at each look-up."""
     tables = {id(module.weight): own for module, own in uses.items() if isinstance(module, nn.Embedding)}
     with ExitStack() as stack:
@@ -136,14 +136,14 @@ def hooked(uses: Mapping[nn.Module, list[Use]], hook: Hook) -> Iterator[None]:
         yield
 
 
-def _told(hook: Hook, own: list[Use], _: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+def _told(hook: OnUse, own: list[Use], _: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
     return hook(own, next(iter((*args, *named.values()))), output)
 
 
 class _LookUps(TorchFunctionMode):
     """Sees the rows that are looked up, which some families' embeddings compute from what they are given."""
 
-    def __init__(self, tables: Mapping[int, list[Use]], hook: Hook) -> None:
+    def __init__(self, tables: Mapping[int, list[Use]], hook: OnUse) -> None:
         super().__init__()
         self._tables, self._hook = tables, hook
 

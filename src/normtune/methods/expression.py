@@ -53,6 +53,8 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
         raise ModelError(NO_BASE.format("tune", type(base).__name__))
     if not isinstance(what, str | Spec):
         raise SelectionError(f"tune takes a method's name, an expression or a selection, not {type(what).__name__}.")
+    if seed < 0:
+        raise SelectionError(f"A seed is a whole number from 0; got {seed}.")
     _ = base.head  # which says so where its head is of no kind
     if isinstance(what, Spec):
         return Trainable(base, what)
@@ -107,7 +109,7 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
             f"Cannot read {text.strip()!r}: write NAME, NAME.bias, NAME@3, NAME@1,3,5, NAME@3-5 or NAME@4-."
         )
     method = METHODS.get(name)
-    if method is not None and method.option and _NUMBER.fullmatch(layers):
+    if method is not None and method.option and layers.isdecimal():
         return _selected(name, method(layout, seed=seed, option=int(layers)))
     selection = _named(layout, name) if method is None else _selected(name, method(layout, seed=seed))
     if marked:
@@ -151,6 +153,8 @@ def _layers(term: str, text: str, own: list[int]) -> set[int]:
         first, dash, last = part.partition("-")
         low = int(first)
         high = low if not dash else int(last) if last else own[-1] if own else 0
+        if last and high < low:
+            raise SelectionError(f"{term!r} counts layers down; write {high}-{low}.")
         found = {layer for layer in own if low <= layer <= high}
         if not {low, high} <= found:
             gaps = len(own) < own[-1] - own[0] + 1 if own else True

@@ -31,7 +31,7 @@ def unpack(part: str, stored: Tensor, most: int) -> np.ndarray:
     """Positions as `pack` stored them, int64; `part` is ``mask`` or ``index``, which stands before the name.
 
     Raises:
-        SelectionError: If no positions are stored in this way, or more than `most`.
+        SelectionError: If no positions are stored in this way, or bits mark more than `most`.
     """
     if part == "mask" and stored.dtype == torch.uint8:
         bits = np.unpackbits(stored.numpy()).view(bool)

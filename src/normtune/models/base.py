@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,6 +114,11 @@ class Base:
     def reads(self) -> str:
         """The kind of input that it takes: ``text``, or ``picture``."""
         return "picture" if self.model.main_input_name == "pixel_values" else "text"
+
+    @property
+    def processor(self) -> dict[str, str]:
+        """The hash of how pictures are read, as a field of an identity; nothing for texts."""
+        return {"processor": self.computes[1]} if self.reads == "picture" else {}
 
     @cached_property
     def computes(self) -> tuple[str, str]:
@@ -283,7 +289,7 @@ def wrap(
 
     Args:
         model: The model. Its identity is taken from its values as they are now, so wrap it before training it.
-        tokenizer: Its tokenizer, needed only to read texts.
+        tokenizer: Its tokenizer, needed only to read texts. It is copied, and the copy pads as the model needs it.
         processor: Its image processor, needed only to read pictures.
 
     Returns:
@@ -306,7 +312,7 @@ def wrap(
     places = layout(model, head_names)
     return Base(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=None if tokenizer is None else sources.ready(copy.deepcopy(tokenizer), model),
         reader=None if processor is None else sources.reader_of(processor, model),
         name=str(model.config._name_or_path or type(model).__name__),
         revision=getattr(model.config, "_commit_hash", None),

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS, kind_of
-from normtune.errors import DeltaError, ModelError
+from normtune.errors import DeltaError, ModelError, known
 from normtune.models.device import seeded
 from normtune.models.precision import in_float32
 
@@ -46,6 +46,7 @@ class HeadSpec:
         return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)) if KINDS[kind].named else ())
 
     def __post_init__(self) -> None:
+        known("kind of task", self.kind, KINDS)
         if KINDS[self.kind].named and len(self.labels) < 2:
             raise ModelError(f"A classifier needs at least two labels; got {len(self.labels)}.")
         if len(set(self.labels)) != len(self.labels):
@@ -135,6 +136,8 @@ def read_spec(model: PreTrainedModel) -> HeadSpec:
     if problem is not None and (problem == "regression") != regression:
         raise ModelError(f"A head of {len(names)} outputs for {problem} answers no kind of task that is known here.")
     problem = "regression" if regression else problem
+    if {*names} != {*range(len(names))}:
+        raise ModelError(f"The model's id2label numbers its labels {', '.join(map(str, names))}, not from 0 on.")
     kind = kind_of(type(model).__name__, problem)
     return HeadSpec(kind.name, tuple(names[i] for i in range(len(names))) if kind.named else ())
 

@@ -51,11 +51,14 @@ def at_revision(name: str, revision: str | None = None) -> tuple[str, str | None
     Raises:
         ModelError: If a packaged model is asked for at a revision.
     """
+    name = str(name)  # a folder's may be a path
     bare, _, asked = name.partition("@")
     if not asked or name.startswith((".", "/", "~")) or Path(name).exists():
         return name, revision
     if bare in PACKAGED:
         raise ModelError(f"The model {bare!r} comes with the package {PACKAGED[bare][0]}, whose version is installed.")
+    if revision not in {None, asked}:
+        raise ModelError(f"{name!r} says the revision {asked}, and another is given beside it: {revision}.")
     return bare, asked
 
 
@@ -177,6 +180,15 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
     tokenizer: PreTrainedTokenizerBase | None = _read(AutoTokenizer, path, "tokenizer.json", revision)
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         return None  # made up by transformers where the folder holds none
+    return ready(tokenizer, model)
+
+
+def ready(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, once it and the model know what fills up a batch, and on which side.
+
+    Raises:
+        ModelError: If a classifier needs a padding token to find a text's last token, and there is none.
+    """
     # XLNet reads its answer off the last token; the others find it themselves, and count positions from the left.
     tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
     if tokenizer.pad_token is None:
@@ -184,6 +196,9 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
     config = model.config.get_text_config()  # of a model of pictures and texts the texts' part
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
+    classifies = "ForSequenceClassification" in type(model).__name__
+    if classifies and tokenizer.cls_token is None and getattr(config, "pad_token_id", None) is None:
+        raise ModelError("The tokenizer has no padding token and no end-of-text token; set its pad_token and save it.")
     return tokenizer
 
 

@@ -35,7 +35,7 @@ class Schedule:
     Args:
         jobs: All jobs, each after those that it needs.
         known: What became of some of them before.
-        report: Told how it goes.
+        report: Called as jobs begin, go on and end.
     """
 
     def __init__(self, jobs: Iterable[Job], known: Results, report: Report | None = None) -> None:

@@ -54,7 +54,7 @@ class Study:
 
         Args:
             executor: Who does it; by default this process.
-            report: Told how it goes.
+            report: Called as jobs begin, go on and end.
 
         Returns:
             What became of every job, by key.

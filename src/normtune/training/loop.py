@@ -27,7 +27,7 @@ SAVE_EVERY = 30.0
 
 @dataclass(frozen=True)
 class Tick:
-    """What a watcher is told after each step.
+    """What a watcher is called with after each step.
 
     Attributes:
         step: Steps done, of `steps`.
@@ -54,7 +54,7 @@ class PrunedError(NormtuneError):
         self.curve, self.steps, self.seconds = curve, steps, seconds
 
 
-#: Told the epochs so far and the steps done; answers whether the training goes on.
+#: Called with the epochs so far and the steps done; returns whether the training goes on.
 Judge = Callable[[tuple[EpochScore, ...], int], bool]
 
 
@@ -68,9 +68,10 @@ class Loop:
         seed: Seeds the order of the data and dropout.
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
-        watch: Told after each step.
-        judge: Told after each epoch, and when a training is continued; where it answers no, the training ends. It is
-            not asked where the method's first epochs cannot be its best: curves do not say which these are.
+        watch: Called after each step.
+        judge: Called after each epoch, and when a training is continued; where it answers no, the training ends. Its
+            answer counts for nothing where the method's first epochs cannot be its best: curves do not say which these
+            are.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Loop:
         self._protocol = passes.protocol
         self.steps = passes.steps * self._protocol.epochs
         trainable.hook.start(self.steps, seed)
-        self._judge = judge if trainable.hook.ready else None
+        self._judge, self._heeded = judge, trainable.hook.ready
         self._state = State(
             trainable, self._protocol, passes.accelerator, rate=rate, steps=self.steps, run=run, file=checkpoint
         )
@@ -182,7 +183,7 @@ class Loop:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
 
     def _ask(self) -> None:
-        """Go on only if the judge agrees, who is told the finished epochs."""
+        """Go on only if the judge, called with the finished epochs, agrees."""
         progress, steps = self._state.progress, self._state.progress.epoch * self.passes.steps
-        if self._judge is not None and progress.curve and not self._judge(progress.curve, steps):
+        if self._judge is not None and progress.curve and not self._judge(progress.curve, steps) and self._heeded:
             raise PrunedError(progress.curve, steps, progress.seconds)

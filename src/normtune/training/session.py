@@ -180,15 +180,13 @@ class Session:
 
     def _unusual(self, task: Task) -> dict[str, object]:
         """What of a run's identity is not as it mostly is."""
-        accelerator, unusual = self.accelerator, dict[str, object]()
+        accelerator, unusual = self.accelerator, dict[str, object](self.base.processor)
         if accelerator.mixed_precision != "no":
             unusual["precision"] = str(accelerator.mixed_precision)
         if accelerator.num_processes > 1:
             unusual["processes"] = accelerator.num_processes
         if self._plain:
             unusual["plain"] = True
-        if self.base.reads == "picture":
-            unusual["processor"] = self.base.computes[1]
         if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
             unusual["loss"] = [task.center, task.scale, task.weights]
         if task.columns:  # of the user's own files, whose delta answers with these names
@@ -212,8 +210,8 @@ class Session:
         Args:
             run: What `prepare` gave, or one of those that `joined` made of several.
             checkpoint: A file to keep the state in; an unfinished training found there is continued.
-            watch: Told after each step.
-            judge: Told after each epoch; where it answers no, the training ends.
+            watch: Called after each step.
+            judge: Called after each epoch; where it answers no, the training ends.
 
         Returns:
             Of each run the record, and the delta at the best epoch. The base model is left as it was.

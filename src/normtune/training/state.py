@@ -105,22 +105,22 @@ class State:
     def present(self) -> dict[str, Tensor]:
         """The values as they are now."""
         own = self._trainable
-        now = {**pack("values", own.values()), **pack("head", own.head_values())}
-        return {**now, **pack("statistics", own.statistics_values())}
+        now = {**prefixed("values", own.values()), **prefixed("head", own.head_values())}
+        return {**now, **prefixed("statistics", own.statistics_values())}
 
     def put(self, present: dict[str, Tensor]) -> None:
         """Set the values to what `present` gave."""
-        self._trainable.load(unpack("values", present), unpack("head", present), unpack("statistics", present))
+        self._trainable.load(*(unprefixed(part, present) for part in ("values", "head", "statistics")))
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, if there is to be one."""
         self.count()
         if self._file is None or not self._accelerator.is_main_process:
             return
-        tensors = {**pack("now", self.present()), **pack("best", self.best), **pack("random", _random_states())}
-        tensors |= pack("hook", self._trainable.hook.state())
+        tensors = {**prefixed("now", self.present()), **prefixed("best", self.best)}
+        tensors |= {**prefixed("random", _random_states()), **prefixed("hook", self._trainable.hook.state())}
         for number, parameter in enumerate(self._parameters):
-            tensors.update(pack(f"optimizer/{number}", self._optimizer.state[parameter]))
+            tensors.update(prefixed(f"optimizer/{number}", self._optimizer.state[parameter]))
         self.progress.schedule = self._schedule.state_dict()
         content = {name: value.contiguous() for name, value in tensors.items()}
         write_tensors(self._file, "state", self.progress, content)
@@ -132,15 +132,15 @@ class State:
         if stored is None:
             return
         self.progress, tensors = stored
-        self.put(unpack("now", tensors))
-        self._trainable.hook.load(unpack("hook", tensors))
-        self.best = unpack("best", tensors)
-        random = unpack("random", tensors)
+        self.put(unprefixed("now", tensors))
+        self._trainable.hook.load(unprefixed("hook", tensors))
+        self.best = unprefixed("best", tensors)
+        random = unprefixed("random", tensors)
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
         for number, parameter in enumerate(self._parameters):
-            state = unpack(f"optimizer/{number}", tensors)
+            state = unprefixed(f"optimizer/{number}", tensors)
             self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
         self._schedule.load_state_dict(dict(self.progress.schedule))
         # The schedule restores its own count; the optimizer's rate is what it last set.
@@ -160,13 +160,13 @@ def _read(file: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
     return (progress, tensors) if progress.run == run else None
 
 
-def pack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` under names that begin with `prefix`."""
     return {f"{prefix}/{name}": tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
-def unpack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that `pack` put under `prefix`."""
+def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that `prefixed` put under `prefix`."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 

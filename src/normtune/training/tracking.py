@@ -63,7 +63,7 @@ class Log:
     Args:
         accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
         run: The run. Its configuration is logged flat, and its identity is part of its name.
-        watch: Told after each step.
+        watch: Called after each step.
         judge: Asked after each epoch whether the run goes on.
     """
 
