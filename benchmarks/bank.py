@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +37,7 @@ from bank_deltas import (
     windows,
 )
 from bank_load import adding, memory
-from bank_peers import Clock, Figures, Switching, against_peft, one_process_a_task
+from bank_peers import Figures, Switching, against_peft, one_process_a_task
 from harness import CLOCK, RESULTS, alternate, ratio, summary, write
 
 from normtune.data.suites import load_task
@@ -49,7 +48,6 @@ from normtune.evaluation import logits
 from normtune.models.base import Base, load_base
 
 COUNTS = "10,100,1000"
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,6 @@ class Setting:
     counts: tuple[int, ...]
     rounds: int
     peft_rounds: int
-    clock: Clock
     keep: Path | None
 
     @cached_property
@@ -113,9 +110,7 @@ PARTS: dict[str, Callable[[Setting], Figures]] = {
     "texts": lambda setting: from_texts(setting),
     "peft": lambda setting: peft(setting, setting.counts[-1:]),
     "peft_fewer": lambda setting: peft(setting, setting.counts[:-1]),
-    "processes": lambda setting: one_process_a_task(
-        setting.base, setting.largest, setting.layernorm, setting.peft_rounds, setting.clock
-    ),
+    "processes": lambda own: one_process_a_task(own.base, own.largest, own.layernorm, own.peft_rounds),
     "adding": lambda setting: ({"adding": adding(setting.largest, setting.layernorm)}, {}),
     "memory": lambda setting: ({"memory": memory(setting.base, setting.both)}, {}),
     "quality": lambda setting: ({"quality": quality(setting.base, mixed_heads(setting.both))}, {}),
@@ -130,14 +125,14 @@ def main() -> None:
     parser.add_argument("--peft-rounds", type=int, default=3)
     parser.add_argument("--tasks", default=COUNTS, help="numbers of tasks; the ratios are at the largest")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--keep", type=Path, help="folder that keeps the trained deltas between calls")
     parser.add_argument("--name", default="bank", help="name of the file that is written")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ[CLOCK] = options.clock
     counts = tuple(sorted(int(count) for count in options.tasks.split(",")))
-    setting = Setting(counts, options.rounds, options.peft_rounds, CLOCKS[options.clock], options.keep)
+    setting = Setting(counts, options.rounds, options.peft_rounds, options.keep)
     fixed = {"window": WINDOW, "tokens": TOKENS, "short_tokens": SHORT, "training_steps": STEPS, "tasks": counts}
     done = _done(options.name)
     for part in options.parts.split(",") if options.parts else [part for part in PARTS if part not in done["parts"]]:
@@ -166,7 +161,7 @@ def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
     runs = {"base": _base_run(setting.base, setting.largest, tokens)}
     runs |= {name: _mixed_run(bank, tokens) for name, bank in some.items()}
     runs["one_task"] = _mixed_run(filled(setting.base, {"one": setting.layernorm}), tokens)
-    seconds = alternate(runs, rounds, clock=setting.clock)
+    seconds = alternate(runs, rounds)
     cases = {f"{name}{suffix}": summary(values) for name, values in seconds.items()}
     ratios = {f"{name}_vs_base{suffix}": ratio(seconds["base"], seconds[name]) for name in some}
     for name in ("mixed", "bitfit_mixed"):
@@ -184,7 +179,7 @@ def peft(setting: Setting, counts: tuple[int, ...]) -> Figures:
         for tokens in (TOKENS, SHORT):
             suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
             name = f"peft_{count}{suffix}"
-            cases[name], paces = against_peft(switching, bank, tokens, setting.peft_rounds, setting.clock)
+            cases[name], paces = against_peft(switching, bank, tokens, setting.peft_rounds)
             size = "" if bank is setting.largest else f"_{count}"
             ratios |= {f"mixed_vs_peft_switching{kind}{size}{suffix}": pace for kind, pace in paces.items()}
     return cases, ratios
@@ -212,7 +207,7 @@ def from_texts(setting: Setting) -> Figures:
     def mixed() -> object:
         return setting.largest.predict(texts, [str(name) for name in random.choice(names, len(texts))])
 
-    seconds = alternate({"alone": alone, "mixed": mixed}, setting.rounds, clock=setting.clock)
+    seconds = alternate({"alone": alone, "mixed": mixed}, setting.rounds)
     case = {"from_texts": {name: summary(values) for name, values in seconds.items()}}
     return case, {"mixed_vs_base_from_texts": ratio(seconds["alone"], seconds["mixed"])}
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from bank_deltas import encoded_of, groups_of, windows
-from harness import alternate, ratio, summary
+from harness import alternate, now, ratio, summary
 from peft import LNTuningConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -29,7 +29,6 @@ from normtune.models.base import Base, load_base
 PROCESSES = 3
 
 Figures = tuple[dict[str, Any], dict[str, float]]
-Clock = Callable[[], float]
 
 #: Windows of ours in a row for one of PEFT's, so that both are timed over like seconds.
 OURS = 8
@@ -81,12 +80,12 @@ class Switching:
                 outputs[rows] = self._model(**encoded.batch(rows)).logits
         return outputs
 
-    def switch(self, names: Sequence[str], clock: Clock) -> float:
+    def switch(self, names: Sequence[str]) -> float:
         """Seconds that one switch takes."""
-        started = clock()
+        started = now()
         for name in names:
             self._model.set_adapter(name, inference_mode=True)
-        return (clock() - started) / len(names)
+        return (now() - started) / len(names)
 
 
 def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
@@ -95,9 +94,7 @@ def _fill(module: nn.Module, path: str, values: Mapping[str, Tensor]) -> None:
             parameter.copy_(values[f"{path}.{name}"].reshape(parameter.shape))
 
 
-def against_peft(
-    peft: Switching, bank: Bank, tokens: int, rounds: int, clock: Clock
-) -> tuple[dict[str, Any], dict[str, float]]:
+def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int) -> Figures:
     """Mixed windows against PEFT's, as its users run it and with our products, and how far the logits are apart."""
     first = next(windows(bank, tokens, seed=1, count=1))  # answered by both, untimed
     difference = float(np.abs(np.stack(bank.logits(first)) - peft.answer(first).numpy()).max())
@@ -116,11 +113,11 @@ def against_peft(
         peft.answer(next(same), fast=True)
 
     runs = {"mixed": mixed, "peft": switched, "peft_same_products": switched_fast}
-    seconds = alternate(runs, rounds, warmup=0, clock=clock)
+    seconds = alternate(runs, rounds, warmup=0)
     seconds["mixed"] = [each / OURS for each in seconds["mixed"]]
     case = {
         **{name: summary(values) for name, values in seconds.items()},
-        "switch_seconds": peft.switch(list(bank.tasks)[:5], clock),
+        "switch_seconds": peft.switch(list(bank.tasks)[:5]),
         "largest_difference": difference,
         "norms": peft.norms,
     }
@@ -130,7 +127,7 @@ def against_peft(
     }
 
 
-def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int, clock: Clock) -> Figures:
+def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int) -> Figures:
     """What one process a task costs at least: each task's rows in a batch of their own, and no switch."""
     ours, theirs = windows(bank, seed=5), windows(bank, seed=5)
 
@@ -141,7 +138,7 @@ def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int, clock:
             for rows in groups_of(window).values():
                 base.model(**encoded.batch(rows))
 
-    seconds = alternate({"mixed": lambda: bank.logits(next(ours)), "separate": separate}, rounds, clock=clock)
+    seconds = alternate({"mixed": lambda: bank.logits(next(ours)), "separate": separate}, rounds)
     with tempfile.TemporaryDirectory() as folder:
         sizes = processes([delta.save(Path(folder) / str(number)) for number in range(PROCESSES)])
     case = {**{name: summary(values) for name, values in seconds.items()}, "bytes_each": sizes}

@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import ours
 import torch
-from harness import RESULTS, glue, write
+from harness import glue, read, write
 from matplotlib.axes import Axes
 from speed import BATCH, DEV, RATE, Setting
 
@@ -48,8 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    path = RESULTS / "depth.json"
-    found: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    found = read("depth")
     for task in options.tasks.split(","):
         if options.again or task not in found:
             found[task] = measure(task)

@@ -12,11 +12,10 @@ what stands there already, ``--markdown`` prints the table of the results from i
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import torch
-from harness import RESULTS, glue, write
+from harness import glue, read, write
 
 from normtune.data.encode import encode
 from normtune.importance.fisher import Estimation, Request, information, scores, totals
@@ -42,8 +41,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--force", action="store_true")
     options = parser.parse_args()
-    written = RESULTS / "examples.json"
-    cases = json.loads(written.read_text())["cases"] if written.is_file() else {}
+    cases = read("examples")
     if options.markdown:
         print(table(cases))
         return

@@ -15,7 +15,6 @@ is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after ea
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from typing import Any
 import mask_step
 import numpy as np
 import torch
-from harness import RESULTS, alternate, glue, ratio, summary, write
+from harness import alternate, glue, ratio, read, summary, write
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
@@ -84,15 +83,14 @@ def main() -> None:
     parser.add_argument("--against", default="loop,opacus,vmap")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    path = RESULTS / "fisher.json"
-    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.exists() else {}
+    cases = read("fisher")
     for part in options.parts.split(","):
         if part == STEPS:
             steps, against = mask_step.measure(7 * options.rounds)
             cases[STEPS] = {**steps, "ratios": against}
         else:
             cases.update(measure(part, options.against.split(","), options.rounds))
-        write("fisher", cases, together(cases), examples=EXAMPLES, examples_of_others=FEW, rounds=options.rounds)
+        path = write("fisher", cases, together(cases), examples=EXAMPLES, examples_of_others=FEW, rounds=options.rounds)
     for name, value in together(cases).items():
         print(f"{name}: {value:.2f}")
     print(path)

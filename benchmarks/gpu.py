@@ -24,7 +24,7 @@ import numpy as np
 import peers
 import torch
 from harness import RESULTS, content, now, ratio
-from products import Products, Shape
+from products import Products, Shape, peak_rate
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -227,19 +227,6 @@ def padding(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def a_step(times: list[float], size: Size) -> float:
     """Mean seconds of a step, without the first ones."""
     return (times[-1] - times[size.unseen]) / (size.steps - size.unseen)
-
-
-def peak_rate(device: str, side: int) -> float:
-    """bfloat16 operations a second of a large square product: the machine's peak as it can be had."""
-    left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    seconds = []
-    for _ in range(10):
-        started = now()
-        torch.matmul(left, left)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(now() - started)
-    return float(2.0 * side**3 / min(seconds))
 
 
 if __name__ == "__main__":

@@ -30,19 +30,13 @@ def now() -> float:
     return time.process_time() if os.environ.get(CLOCK) == "cpu" else time.perf_counter()
 
 
-def alternate(
-    cases: Mapping[str, Callable[[], object]],
-    rounds: int,
-    warmup: int = 1,
-    clock: Callable[[], float] = now,
-) -> dict[str, list[float]]:
+def alternate(cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each case in each round; the cases take turns, so that a drift of the machine meets all alike.
 
     Args:
         cases: What to time, by name.
         rounds: How many times each.
         warmup: Rounds not counted, first.
-        clock: What tells the seconds.
 
     Returns:
         `rounds` seconds by name.
@@ -50,10 +44,10 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warmup + rounds):
         for name, case in cases.items():
-            started = clock()
+            started = now()
             case()
             if turn >= warmup:
-                seconds[name].append(clock() - started)
+                seconds[name].append(now() - started)
     return seconds
 
 
@@ -80,6 +74,13 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     columns = list(head)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def read(name: str) -> dict[str, Any]:
+    """The cases of ``results/benchmarks/NAME.json``; none where there is no such file."""
+    path = RESULTS / f"{name}.json"
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    return cases
 
 
 def write(name: str, cases: Mapping[str, Any], ratios: Mapping[str, float], **more: object) -> Path:

@@ -17,13 +17,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
-from harness import RESULTS, now, ratio, write
-from products import Products, Shape
+from harness import alternate, now, ratio, read, write
+from products import Products, Shape, peak_rate
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -73,7 +73,7 @@ def main() -> None:
     if options.part == "one":
         print(json.dumps(peak(names[0], options.layers or 24, options.batch or 32, options)))
         return
-    stored = read()
+    stored = read("memory")
     for name in names if options.part != "time" else ():
         if options.missing and name in stored.get("peak", {}):
             continue
@@ -177,7 +177,7 @@ class Case:
         operations = Products(self._shape, self._device, torch.bfloat16).operations(batch, tokens)
         return {
             "tokens_a_second": round(batch * tokens / seconds),
-            "share_of_peak": round(operations / seconds / peak_rate(self._device), 4),
+            "share_of_peak": round(operations / seconds / peak_rate(self._device, 8192), 4),
         }
 
     def _wait(self) -> None:
@@ -185,37 +185,12 @@ class Case:
             torch.cuda.synchronize()
 
 
-def peak_rate(device: str, size: int = 8192) -> float:
-    """bfloat16 operations a second of a large square product: the accelerator's peak as it can be had."""
-    left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    seconds = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        torch.matmul(left, left)
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return 2.0 * size**3 / min(seconds)
-
-
 def times(names: list[str], layers: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a step in every round, by case; the cases take turns, after one that is not counted."""
-    cases = {name: Case(name, layers, options.device) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(options.rounds + 1):
-        for name, case in cases.items():
-            found = case.timed(batch, options.tokens)
-            if turn:
-                seconds[name].append(round(found, 4))
+    cases = {name: partial(Case(name, layers, options.device).timed, batch, options.tokens) for name in names}
+    seconds = {name: [round(s, 4) for s in each] for name, each in alternate(cases, options.rounds).items()}
     sizes = {"layers": layers, "batch": batch, "tokens": options.tokens, "threads": options.threads}
     return {**sizes, "clock": os.environ.get("NORMTUNE_CLOCK", "wall"), "cases": seconds}
-
-
-def read() -> dict[str, Any]:
-    """What was measured before."""
-    path = RESULTS / "memory.json"
-    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
-    return cases
 
 
 def save(stored: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from harness import now
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -90,3 +91,16 @@ class Products:
         attention = batch * tokens * tokens * shape.width
         forward, backward = shape.layers, shape.backwards
         return 2.0 * (linear * (forward + backward) + attention * (2 * forward + 4 * backward))
+
+
+def peak_rate(device: str, side: int) -> float:
+    """bfloat16 operations a second of a large square product: the machine's peak as it can be had."""
+    left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(10):
+        started = now()
+        torch.matmul(left, left)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(now() - started)
+    return float(2.0 * side**3 / min(seconds))

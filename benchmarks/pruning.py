@@ -6,12 +6,11 @@ Run ``python benchmarks/pruning.py`` (a second; it reads ``results/runs``), and 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-from harness import RESULTS, markdown, write
+from harness import RESULTS, markdown, read, write
 
 from normtune.config import Pruning
 from normtune.records.results import Store
@@ -48,7 +47,6 @@ def replay(rule: Pruning, runs: dict[float, Record]) -> tuple[int, int, float]:
 
 def table() -> str:
     """The table of the docs."""
-    cases = json.loads((RESULTS / "pruning.json").read_text())["cases"]
     rows = [
         [
             f"{case['margin']:g}",
@@ -57,7 +55,7 @@ def table() -> str:
             f"{case['lost']} of {case['searches']}",
             f"{case['worst']:.3f}",
         ]
-        for case in cases.values()
+        for case in read("pruning").values()
     ]
     return markdown(["margin", "rates dropped", "epochs saved", "searches that lost their best", "by at most"], rows)
 

@@ -11,7 +11,6 @@ trained on for one epoch by the whole loop, batching and all, with lengths drawn
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import ours
 import torch
-from harness import RESULTS, alternate, write
+from harness import alternate, read, write
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -60,8 +59,7 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    path = RESULTS / "scaling.json"
-    curves: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
+    curves = read("scaling")
     how = {"threads": options.threads, "rounds": options.rounds, "clock": os.environ.get("NORMTUNE_CLOCK", "wall")}
     for part in () if options.draw else options.part.split(","):
         curves[part] = {**how, **PARTS[part](options.rounds)}

@@ -17,7 +17,7 @@ from harness import CLOCK, glue, now
 from products import Products, Shape
 
 from normtune.data.encode import Encoded, buckets, by_length, encode
-from normtune.data.task import Split, Task, TaskData
+from normtune.data.task import Task, TaskData
 from normtune.models.base import Base, load_base
 from normtune.models.head import HeadSpec
 
@@ -48,23 +48,14 @@ class Setting:
     task: Task
     train: Encoded
     dev: Encoded
-    train_split: Split
-    dev_split: Split
     tokenizer: Any
 
     @classmethod
     def of(cls, data: TaskData, examples: int, dev: int) -> Setting:
         """At most `examples` and `dev` examples of the task, a seeded sample."""
         tokenizer = load_base("minilm").need_tokenizer()
-        train_split, dev_split = data.labelled("train").sample(examples, 0), data.labelled("dev").sample(dev, 0)
-        return cls(
-            data.task,
-            encode(train_split, tokenizer, LENGTH),
-            encode(dev_split, tokenizer, LENGTH),
-            train_split,
-            dev_split,
-            tokenizer,
-        )
+        parts = data.labelled("train").sample(examples, 0), data.labelled("dev").sample(dev, 0)
+        return cls(data.task, *(encode(part, tokenizer, LENGTH) for part in parts), tokenizer)
 
     @property
     def regression(self) -> bool:

@@ -20,7 +20,6 @@ of the best epoch in float32, where those before were not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import warnings
@@ -30,7 +29,7 @@ from typing import Any
 import ours
 import torch
 from apart import Apart, close
-from harness import RESULTS, glue, markdown, ratio, write
+from harness import glue, markdown, ratio, read, write
 from quality import EPOCHS, SEEDS, train_and_score
 from speed import BATCH, DEV, LENGTH, PROCESSES, RATE, Setting, circumstances, measure
 
@@ -109,13 +108,6 @@ def said(case: str, learn: int) -> str:
     what = ours.CASES[case].said if case in ours.CASES else case
     schedule = "; no warm-up, no decay" if case in ours.CASES else ""
     return f"{what}; {learn} examples at most, {EPOCHS} epochs, {SCORE} of dev{schedule}"
-
-
-def read(out: str) -> dict[str, Any]:
-    """What was measured before."""
-    path = RESULTS / f"{out}.json"
-    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if path.is_file() else {}
-    return cases
 
 
 def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None:

@@ -50,3 +50,10 @@ def test_what_does_not_fit_is_one_sentence_that_names_the_fields(text: str, said
         read_protocol(text, dropout=True if text == "small,dropout=no" else None)
     assert said in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(("field", "said"), [("epochs", "epochs cannot be 0: it should"), ("epoch", "mean 'epochs'")])
+def test_so_it_is_in_python(field: str, said: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        protocol("paper", **{field: 0})
+    assert said in str(found.value)

@@ -90,14 +90,23 @@ def protocol(name: str, **changes: Any) -> Protocol:
     A changed protocol is called ``small*``, so that its numbers are never taken for the protocol's own.
 
     Raises:
-        UnknownNameError: If there is no such protocol.
+        UnknownNameError: If there is no such protocol or field.
+        ConfigError: If a value does not fit.
     """
     given = {key: value for key, value in changes.items() if value is not None}
     return _changed(PROTOCOLS[known("protocol", name, PROTOCOLS)], given)
 
 
 def _changed(base: Protocol, fields: dict[str, Any]) -> Protocol:
-    changed = Protocol.model_validate({**base.model_dump(), **fields})
+    names = [name for name in Protocol.model_fields if name != "name"]
+    for field in fields:
+        known("field of a protocol", field, names)
+    try:
+        changed = Protocol.model_validate({**base.model_dump(), **fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, why = str(first["loc"][0]), f"{found_wrong(first)} (fields: {', '.join(names)})"
+        raise ConfigError(f"The protocol's {field} cannot be {fields[field]!r}: {why}.") from error
     return base if changed == base else changed.model_copy(update={"name": f"{base.name}*"})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import reprlib
 import secrets
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Info = TypeVar("Info", bound=BaseModel)
-_log = logging.getLogger(__name__)
 
 #: Begins the name of what is being written, before it gets the name that it is to have; 16 hexadecimal digits follow.
 _ASIDE = ".normtune-"
@@ -52,6 +50,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
+def expanded(name: str | Path) -> Path:
+    """The path with ``~`` as the home folder; that of a user whom there is not stays as it is."""
+    with suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
+
+
 def claim_folder(path: Path) -> None:
     """Make sure that `path` is a folder of one's own: absent or empty; it is made where it is missing.
 
@@ -59,8 +64,11 @@ def claim_folder(path: Path) -> None:
         OutputError: If something is in the way.
     """
     remove_strays(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"The output {path} is in use; choose another place or remove it first.")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"The output {path} is in use; choose another place or remove it first.")
+    except OSError as error:
+        raise OutputError(f"Cannot look into {path}: {error.strerror}.") from error
     _make(path, "Cannot make the folder {}")
 
 
@@ -77,8 +85,8 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
         with _aside(folder.parent, Path.mkdir) as aside:
             yield aside
             aside.chmod(0o755)
-            for file in aside.iterdir():
-                file.chmod(0o644)
+            for inside in aside.rglob("*"):
+                inside.chmod(0o755 if inside.is_dir() else 0o644)
             folder.rmdir()
             aside.rename(folder)
     except (OSError, SafetensorError) as error:

@@ -67,6 +67,8 @@ def test_markdown_tables_are_whole(cli: Run, table2: Path):
 
 
 def test_the_margin_and_the_level_are_the_users(cli: Run, table2: Path):
+    _, text, _ = cli("compare", table2, "--methods", "bitfit,layernorm", "--margin", "0.005", "--alpha", "0.001")
+    assert "99.9% interval" in text
     _, text, _ = cli("compare", table2, "--methods", "bitfit,layernorm", "--margin", "0.005", "--alpha", "0.1")
     assert "bitfit scores higher than layernorm: mean difference +0.0043, 90% interval" in text
     assert "Is it smaller than 0.005?" in text

@@ -527,6 +527,9 @@ def test_a_mask_of_tasks_in_ones_own_files(cli: Run, options: list[object], tiny
     assert status == 0, error
     info = Mask.load(tmp_path / "one.safetensors", tiny_base).info
     assert (info.target, info.examples) == ("a", {"a": 27})
+    (tmp_path / "n.yaml").write_text("model: elsewhere\ntasks: [{name: a, train: t.csv, text: body}]")
+    status, _, error = cli(*options, "--tasks", "n.yaml", *TENTH, "--target", "a", "--out", "two.safetensors")
+    assert (status, "n.yaml says that its model is elsewhere; give that as --model." in error) == (1, True)
     for more, said in ((("--target", "b"), "Unknown target task 'b'"), (("--data", "glue"), "names the files")):
         status, _, error = cli(*common, *more, "--out", "two.safetensors")
         assert (status, said in error) == (1, True), error

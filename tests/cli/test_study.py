@@ -112,6 +112,9 @@ def test_methods_stand_side_by_side_on_tasks_of_ones_own(cli: Run, tiny_folder: 
     rows = [f"the {animal} {verb},{animal == 'cat'}" for animal in ("cat", "dog") for verb in ("sees", "reads", "is")]
     (tmp_path / "cats.csv").write_text("\n".join(["text,label", *rows * 4]))
     manifest = tmp_path / "tasks.yaml"
+    manifest.write_text("model: elsewhere\ntasks: [{name: cats, train: cats.csv}]")
+    status, _, error = cli("study", "methods", "--tasks", manifest, "--model", tiny_folder, "--plan")
+    assert (status, "says that its model is elsewhere; give that as --model." in error) == (1, True)
     manifest.write_text("tasks: [{name: cats, train: cats.csv}]")
     given = ("--tasks", manifest, "--model", tiny_folder, "--methods", "head,random,bitfit", "--entries", "40")
     given = (*given, "--protocol", "small,epochs=1,rates=1", "--threads", "1", "--seeds", "0,1")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +55,7 @@ def fashion(tmp_path: Path) -> Path:
 def test_a_folder_for_each_class(photos: Path) -> None:
     (photos / "cat" / "notes.txt").write_text("none")
     (photos / ".hidden.png").write_text("none")
+    shutil.copytree(photos / "cat", photos / ".ipynb_checkpoints")
     data = load_files(photos, photos, **NAMES)
     assert (data.task.inputs, data.task.labels, data.task.name) == (PICTURE, ("cat", "dog"), "photos")
     train = data.split("train")
@@ -161,6 +165,17 @@ def test_grey_and_coloured(tmp_path: Path) -> None:
     assert reader()(Picture(tmp_path / "turned.png")).shape == (1, 3, 2)
 
 
+#: A PNG of one coloured pixel of 16 bits a channel, which Pillow can read but not write.
+DEEP = b"\x89PNG\r\n\x1a\n" + b"".join(
+    struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    for kind, body in (
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(7))),
+        (b"IEND", b""),
+    )
+)
+
+
 def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
     for name, content in {"text.png": b"no picture", "none.png": b"", "cut.png": b""}.items():
         (tmp_path / name).write_bytes(content)
@@ -170,8 +185,11 @@ def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"{name} is not a readable picture file"):
             reader()(Picture(tmp_path / name))
     pillow.fromarray(grey(2, 3).astype(np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match="more than 8 bits a pixel"):
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
         reader()(Picture(tmp_path / "deep.png"))
+    (tmp_path / "colour.png").write_bytes(DEEP)
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        reader(3)(Picture(tmp_path / "colour.png"))
     sizes = [Picture("one", grey(2, 3)), Picture("two", grey(3, 3))]
     with pytest.raises(DataError, match="two is read as 3 x 3 pixels and one as 2 x 3"):
         Pixels(sizes, reader())

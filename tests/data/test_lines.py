@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from normtune.config import protocol
 from normtune.data.encode import encode
 from normtune.data.lines import is_running_text, load_lines
+from normtune.data.reading import Reading
+from normtune.errors import ConfigError
 from normtune.training.splits import parts_of
 
 ROWS = [f"the cat sees dog {number}" for number in range(20)]
@@ -51,6 +54,11 @@ def test_blocks_are_the_whole_text_in_pieces(tmp_path: Path, tiny_tokenizer) -> 
     assert len(encoded.labels) == len(encoded)
     single = replace(split, columns={"lines": ("a",)}, labels=np.zeros(1))
     assert len(encode(single, tiny_tokenizer, 10)) == 1
+
+
+def test_of_how_it_is_read_plain_text_has_the_encoding_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="plain text, of which --read takes the encoding alone"):
+        load_lines(text(tmp_path, "\n".join(ROWS)), None, reading=Reading.of("labels=bar"))
 
 
 def test_which_files_are_plain_text() -> None:

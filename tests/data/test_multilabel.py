@@ -91,8 +91,9 @@ def test_fisher_is_the_expectation_over_all_sets_of_labels():
         (('{"text": "a", "label": ["x", "y"]}', '{"text": "b", "label": []}', '{"text": "c", "label": [7]}'), ""),
         (("text,label", 'a,"[""x"", \'y\']"', "b,[]", "c,[7]"), ""),
         (("text,label", "a,x| y", "b,", "c,7"), "the labels in 'label' are separated by '|'."),
+        (("text,label", 'a,"[""x"", ""\\u0079""]"', "b,[]", "c,[7]"), ""),
     ],
-    ids=["a list", "a list in a table of texts", "a separator"],
+    ids=["a list", "a list in a table of texts", "a separator", "a list of JSON"],
 )
 def test_cells_with_several_labels(tmp_path, lines, note):
     path = written(tmp_path / ("t.jsonl" if lines[0].startswith("{") else "t.csv"), *lines)
@@ -104,6 +105,12 @@ def test_cells_with_several_labels(tmp_path, lines, note):
     assert note in " ".join(found.notes)
     split, _ = read_split(path, text="text", pair=None, label="label", names=("x", "7", "y"), kind="multilabel")
     assert split.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_labels_as_json_writes_them(tmp_path):
+    cells = [json.dumps(labels).replace('"', '""') for labels in (["😀", "a/b"], ["sad"])]
+    path = written(tmp_path / "t.csv", "text,label", *(f'a,"{cell}"' for cell in cells))
+    assert load_files(path, path, text="text", label="label", kind="multilabel").task.labels == ("a/b", "sad", "😀")
 
 
 def test_what_cannot_be_read_is_named_by_line(tmp_path):

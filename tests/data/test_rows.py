@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from normtune.data.reading import Reading
 from normtune.data.rows import READERS, read_rows
 from normtune.data.table import Rows
 from normtune.errors import DataError
@@ -184,6 +185,23 @@ def test_a_table_as_people_have_it(
     assert rows.column("n") == ["007", "1.0"]
     assert rows.lines == ([3, 4] if b"sep=" in content else [2, 3])
     assert [note.removeprefix(f"{tmp_path}/{name}").lstrip(":, ") for note in rows.notes] == [*notes]
+
+
+def test_lines_may_end_as_on_an_old_mac(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, "a.csv", "text;label\rone, two, three;x\r")).column("text") == ["one, two, three"]
+
+
+def test_two_fields_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: not usable JSON \(the key 'meta.label' stands twice\)"):
+        read_rows(write(tmp_path, "a.jsonl", '{"text": "x", "meta.label": "p", "meta": {"label": "q"}}'))
+
+
+def test_lines_of_words_end_at_line_feeds_alone_and_bad_texts_may_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.conll", "EU\tB-ORG\n\x0cGerman\tO\n\nrejects\tO\n\nthe\tX\tO\nend\tO\n")
+    with pytest.raises(DataError, match="line 6: the line has 3 of 2 columns"):
+        read_rows(path)
+    rows = read_rows(path, Reading(skip=True))
+    assert (rows.columns["text"], rows.lines, rows.bad) == ([["EU", "German"], ["rejects"]], [1, 4], (6,))
 
 
 def test_rows_without_data_are_left_out_and_told(tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_values_that_cannot_be_are_refused_before_the_base_is_touched(tiny_base:
         assert tiny_base.model.get_submodule("classifier") is own
 
 
+def test_positions_that_are_none_are_refused(tiny_base: Base, tmp_path: Path) -> None:
+    delta = trained(tiny_base, "layernorm")
+    name = next(iter(delta.values))
+    tensors = {**delta._tensors(), f"mask/{name}": torch.ones(3)}
+    info = delta.info.model_copy(update={"content": tensors_identity(tensors)})
+    write_tensors(tmp_path / FILE, "normtune", info, tensors)
+    with pytest.raises(DeltaError, match=r"is damaged: Positions are not stored as 'mask' of float32"):
+        Delta.load(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.complex64, torch.bool, "matrix"])
 @pytest.mark.parametrize("part", ["values", "head"])
 def test_values_that_are_no_vectors_of_float32_are_refused(tiny_base: Base, tmp_path: Path, part: str, dtype) -> None:

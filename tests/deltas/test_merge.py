@@ -183,6 +183,13 @@ def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path: Path, error: 
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
 
 
+def test_others_can_read_all_that_is_in_a_fresh_folder(tmp_path: Path) -> None:
+    with fresh_folder(tmp_path / "out") as aside:
+        (aside / "inner").mkdir(mode=0o700)
+        (aside / "inner" / "file").touch(mode=0o600)
+    assert [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "out").rglob("*"))] == [0o755, 0o644]
+
+
 def test_a_merged_folder_is_a_base_again(tiny_base: Base, tmp_path: Path) -> None:
     delta = moved(tiny_base, "layernorm")
     merge(delta, tiny_base, tmp_path / "out")

@@ -366,7 +366,9 @@ def test_an_example_without_a_finite_gradient_is_named(example, within, make_bas
     encoded = dataclasses.replace(encoded, fields={**encoded.fields, "input_ids": ids})
     base.model.bert.embeddings.word_embeddings.weight[39] = torch.inf
     for tokens in (1, 10_000):
-        with pytest.raises(ImportanceError, match=rf"gradient of example {example + 1} of the 7 taken of task 'two' is"):
+        with pytest.raises(
+            ImportanceError, match=rf"gradient of example {example + 1} of the 7 taken of task 'two' is"
+        ):
             fisher(base, task, encoded, Request(select(base.layout, within), tokens=tokens))
     rest = np.delete(np.arange(7), example)
     assert np.isfinite(sum_of(fisher(base, task, encoded, Request(layernorm(base)), examples=rest)))

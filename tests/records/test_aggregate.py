@@ -49,6 +49,8 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
     other = runs[1].model_copy(update={"id": "elsewhere", "score": 0.9, "machine": {"threads": 2}})
     cell = tabulate([*runs, other])["head", "rte"]
     assert (len(cell.values), cell.mean) == (2, pytest.approx(0.55))
+    again = runs[0].model_copy(update={"id": "again", "score": 0.1})
+    assert by_rate([runs[0], again], ["rte"], ["head"]) == {"head on rte": {1e-2: 0.5}}
 
 
 def test_under_held_out_dev_picks_no_rate() -> None:

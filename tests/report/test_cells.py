@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from normtune.data.suites import Column
 from normtune.records.aggregate import tabulate
@@ -70,7 +69,7 @@ def test_mnli_has_two_columns():
     base["config"]["task"] = "mnli"
     base["scores"]["dev_mismatched"] = {"accuracy": 0.25}
     run = Record.model_validate(base)
-    cells = Cells(Results(Path(), (run,), ()))
+    cells = Cells(Results((run,), ()))
     assert [cells.cell("head", c).mean for c in PRINTED if c.task == "mnli"] == [run.score, 0.25]
     assert cells.title("mnli") == "MNLI"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +61,7 @@ def crowd() -> Cells:
     """Sixteen methods with long names, most of them at much the same height."""
     draws = random.Random(0)
     runs = [run(name, seed, facts[3] + draws.gauss(0, 0.004)) for name, facts in FIELD.items() for seed in range(3)]
-    return Cells(Results(Path(), tuple(runs), ()))
+    return Cells(Results(tuple(runs), ()))
 
 
 def test_the_interval_is_students(crowd: Cells) -> None:
@@ -70,7 +69,7 @@ def test_the_interval_is_students(crowd: Cells) -> None:
     cell = crowd.cell("layernorm", crowd.ran[0])
     values = np.array([*cell.values.values()])
     assert interval(cell) == pytest.approx(4.302653 * values.std(ddof=1) / np.sqrt(3))
-    alone = Cells(Results(Path(), (run("layernorm", 0, 0.5),), ()))
+    alone = Cells(Results((run("layernorm", 0, 0.5),), ()))
     assert interval(alone.cell("layernorm", alone.ran[0])) is None
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from normtune import files
-from normtune.config import fingerprint
+from normtune.config import fingerprint, protocol
 from normtune.errors import ConfigError, DataError
 from normtune.records.fisher import Estimator
 from normtune.records.results import load_runs, read
 from normtune.records.run import Record
+from normtune.report.cells import Cells
+from normtune.report.tables import table1
 from tests.report import made
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,20 @@ def test_the_plan_says_which_seeds_there_should_be(tmp_path):
     plan = {"seeds": [0, 1, 2], "else": 1}
     (tmp_path / "study.json").write_text(json.dumps({**plan, "hash": files._hash(plan, {})}))
     assert read(tmp_path).planned == (0, 1, 2)
+    plan |= {"protocol": protocol("reduced").model_dump(mode="json")}  # of another study in the same folder
+    (tmp_path / "study.json").write_text(json.dumps({**plan, "hash": files._hash(plan, {})}))
+    assert read(tmp_path).planned == ()
+
+
+def test_measurements_of_different_parts_are_not_mixed(tmp_path):
+    for task, within in (("rte", "full"), ("cola", "layernorm"), ("sst2", "layernorm")):
+        own = made.fisher(task)
+        config = own.config.model_copy(update={"within": within})
+        own.model_copy(update={"config": config}).save(tmp_path / "fisher" / f"{task}.json")
+    assert [each.config.task for each in read(tmp_path).fisher] == ["rte"]
+    (tmp_path / "fisher" / "rte.json").unlink()
+    assert [each.config.task for each in read(tmp_path).fisher] == ["cola", "sst2"]
+    assert table1(Cells(read(tmp_path))).rows == ()
 
 
 def test_a_report_imports_no_torch(tmp_path: Path):

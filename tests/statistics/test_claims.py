@@ -83,6 +83,19 @@ def test_nothing_is_enough_where_the_mean_is_the_bound_or_the_spread_unknown():
     assert Measured("a - b", "difference", {"a": [0.1], "b": [0.3], "c": [0.2]}).takes() is None
 
 
+def test_tasks_are_not_enough_where_seeds_push_all_alike():
+    """What they share is known by as many degrees of freedom as there are seeds, however many tasks there are."""
+    random = np.random.default_rng(0)
+    shift = np.array([-0.01, 0.0, 0.01])
+
+    def draw(count: int) -> Measured:
+        own = 0.02 + shift + 0.001 * random.standard_normal((count, 3))
+        return Measured("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
+
+    assert draw(4).takes() is None
+    assert draw(200).verdict == "undecided"
+
+
 def test_tasks_at_their_floor_are_left_out_of_the_second_judgement():
     values = {"cola": [-0.2, -0.2], "stsb": [0.02, 0.02], "sst2": [0.01, 0.02], "qnli": [0.0, 0.01]}
     measured = Measured("a - b", "difference", values, MARGIN, floored=("cola",))

@@ -69,7 +69,7 @@ def test_what_cannot_be_compared():
 
 
 @pytest.mark.parametrize(
-    "options", [{"alpha": 0}, {"alpha": 0.6}, {"margin": 0}, {"margin": 1}, {"margin": float("nan")}]
+    "options", [{"alpha": 0}, {"alpha": 1e-40}, {"alpha": 0.6}, {"margin": 0}, {"margin": 1}, {"margin": float("nan")}]
 )
 def test_settings_out_of_range(options):
     with pytest.raises(ConfigError):

@@ -55,6 +55,7 @@ def test_columns_and_rows_are_chosen():
         ("task,seed,a,b\nx,,0.1,0.2\n", "line 2: the row of x has no seed"),
         ("task,a,b\n,0.1,0.2\n", "line 2: the row names no task"),
         ("task,a,\nx,0.1,0.2\n", "a column has no name"),
+        ("seed,a,b\n0,0.1,0.2\n", "has no column that names the tasks before 'seed'; call it 'task'"),
         ("task a b\nx 0.1 0.2\n", "no column of scores beside 'task a b'"),
         ("task,a,b\nx,50,51\ny,0.5,0.6\n", "y are within 1 in size"),
         ("task,a,b\nx,500,51\n", "a score of 500"),

@@ -19,7 +19,7 @@ from normtune.methods.trainable import Trainable
 from normtune.models.head import HeadSpec
 from normtune.records.sparsity import PruneConfig, PruneRecord
 from normtune.studies import sparsity
-from normtune.studies.sparsity import Pruner, pruned
+from normtune.studies.sparsity import Pruner, zeroed
 from normtune.training.session import Session
 from tests.training.test_session import TASK, data
 
@@ -84,9 +84,9 @@ def test_every_importance_and_structure_prunes_and_puts_back(
 
     def watched(base: object, gone: object, update: object) -> object:
         seen.append((len(gone), update is not None))  # type: ignore[arg-type]
-        return pruned(base, gone, update)  # type: ignore[arg-type]
+        return zeroed(base, gone, update)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sparsity, "pruned", watched)
+    monkeypatch.setattr(sparsity, "zeroed", watched)
     base = session.base
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     importances = ("obd", "obs", "wanda", "random", "least-fisher")

@@ -148,7 +148,7 @@ def _tables(sets: Sets) -> list[Table]:
     return [
         question(
             "How large is the difference?",
-            ("mean", "median", "wins / losses / ties", f"{1 - alpha:.0%} interval of the mean"),
+            ("mean", "median", "wins / losses / ties", f"{100 * (1 - alpha):g}% interval of the mean"),
             lambda pair: (
                 f"{pair.mean:+.4f}",
                 f"{pair.median:+.4f}",

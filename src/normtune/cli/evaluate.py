@@ -120,6 +120,8 @@ def own_examples(delta: Delta, file: Path, text: str | None, label: str | None, 
         return delta.info.as_task, examples
     known = delta.info.columns or (("text", "text_pair", "label") if delta.info.pair else ("text", "label"))
     first, pair = options.columns(text) if text else (known[0], None)
+    if pair and not delta.info.pair:
+        raise ConfigError(f"The delta reads single texts; --text takes one column, got {text!r}.")
     examples, told = read_split(
         file,
         text=first,

@@ -81,7 +81,7 @@ def fisher(
     from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
-    own = own_tasks(tasks)
+    own = own_tasks(tasks, model)
     chosen = [*own] or task_names(tasks, suite)
     if figure is not None:
         check(figure)
@@ -138,7 +138,7 @@ def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None,
     from normtune.report.cells import Cells
     from normtune.report.figures import figure3, figure4
 
-    cells = Cells(Results(file.parent, (), tuple(records)))
+    cells = Cells(Results((), tuple(records)))
     drawing = (figure4 if normalised else figure3)(cells)
     if not drawing.panels:
         raise ConfigError("There is no figure: the information of no layer's closing norm was measured.")
@@ -148,8 +148,8 @@ def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None,
 
 def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
     """The measurements in a folder, one a task, in the order of their suites, all made in the same way."""
-    every = load_fisher(folder)
-    found = {record.config.task: record for record in every if tasks is None or record.config.task in tasks}
+    every = [record for record in load_fisher(folder) if tasks is None or record.config.task in tasks]
+    found = {record.config.task: record for record in every}
     for task in tasks or ():
         if task not in found:
             raise DataError(f"There is no Fisher information of {task} in {folder}.")

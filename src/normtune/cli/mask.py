@@ -95,7 +95,7 @@ def mask(
     rules, threads = read_protocol(protocol), options.set_threads(threads)
 
     of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
-    own, estimator = own_tasks(tasks or ""), estimator or of.estimator
+    own, estimator = own_tasks(tasks or "", model), estimator or of.estimator
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     if of.needs != "fisher":
         unused = {"until_stable", "estimator", "head_seeds", "records"}

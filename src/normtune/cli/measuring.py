@@ -28,13 +28,17 @@ def task_names(text: str, suite: str, target: str | None = None) -> list[str]:
     return list(dict.fromkeys(chosen.resolve(name) for name in [*given, *([target] if target else [])]))
 
 
-def own_tasks(text: str) -> dict[str, TaskData]:
-    """The tasks of a manifest with their data, by name; nothing where `text` names no file of YAML."""
+def own_tasks(text: str, model: str) -> dict[str, TaskData]:
+    """The tasks of a manifest with their data, by name; nothing where `text` names no file of YAML.
+
+    Raises:
+        ConfigError: If the manifest is of another model than `model`.
+    """
     if not text.endswith((".yaml", ".yml")):
         return {}
     from normtune.studies.manifest import read_manifest
 
-    return {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}).tasks}
+    return {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}, model).tasks}
 
 
 def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_stable: bool, own: bool) -> None:

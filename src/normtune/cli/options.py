@@ -44,7 +44,7 @@ Read = Annotated[
     str,
     typer.Option(
         help="How your file is read, where that is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma,"
-        "labels=bar (between several labels in a cell); skip-bad-rows leaves out rows that cannot be used.",
+        "labels=bar (between several labels in a cell); skip-bad-rows leaves out rows that lack a cell or its value.",
         show_default=False,
     ),
 ]

@@ -143,7 +143,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
 def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     """Methods side by side: scores and costs, tests against LayerNorm, and what must be known to read them."""
     config, engine = study.config, study.engine
-    cells = Cells(Results(engine.place.results, records, (), config.seeds))
+    cells = Cells(Results(records, (), config.seeds))
     table = methods_table(cells)
     comparison, notes = against_layernorm(cells)
     files = {str(own.name): own for own in config.files}

@@ -52,6 +52,6 @@ def report(
         render.write(rows_as_markdown(made.tables[table]) + "\n")
         return
     page = write(made, out, force=force)
-    switched = f", and {len(results.ablations)} ablations" if results.ablations else ""
-    notes.print(f"{len(results.runs)} runs and {len(results.fisher)} measurements of Fisher information{switched}")
+    switched = f"; ablations: {len(results.ablations)}" if results.ablations else ""
+    notes.print(f"Runs: {len(results.runs)}; measurements of Fisher information: {len(results.fisher)}{switched}")
     print(page)

@@ -47,7 +47,9 @@ def serve(
         typer.Option(help="File with the token for calls that change tasks. [default: the variable NORMTUNE_TOKEN]"),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 64,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long an idle model waits for a batch to fill.")] = 2.0,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, max=10_000, help="How long an idle model waits for a batch to fill.")
+    ] = 2.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; beyond, a request gets 503.")] = 1024,
     max_rows: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 256,
     max_text: Annotated[int, typer.Option(min=1, help="Characters a text.")] = 20_000,

@@ -126,7 +126,7 @@ def study(
     from normtune.studies.study import Study
 
     parts = STUDIES[known("study", what, STUDIES)]
-    files = read_manifest(Path(tasks), {}, {}).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
+    files = read_manifest(Path(tasks), {}, {}, model).tasks if tasks and tasks.endswith((".yaml", ".yml")) else ()
     if files:
         options.refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
     first = what == FIRST and not files and suite in {None, _SUITE}

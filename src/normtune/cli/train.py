@@ -121,7 +121,7 @@ def train(
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
         given = {"model": model, "protocol": protocol, "lr": lr, "method": methods[0], "seed": seeds[0]}
         found = read_manifest(manifest, given, columns)
-        overruled = {name for name, value in given.items() if getattr(found, name) != value}
+        overruled = {name for name, value in given.items() if str(getattr(found, name)) != str(value)}
         options.refuse(context, overruled, f"{manifest.name} says otherwise")
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], (found.seed,)

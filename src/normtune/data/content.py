@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,16 @@ from normtune.errors import DataError, refusing
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 # A small file may unpack to more than fits into memory: what is in it may take so many bytes, or so many times its own.
 _LEAST_ROOM, _EXPANSION = 2**26, 32
+
+
+def inner(path: Path) -> Path:
+    """The path of what a compressed file holds; of any other file its own."""
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
+
+
+def task_name(path: Path) -> str:
+    """The name of a task from that of its file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", inner(path).stem).strip("-.") or "task"
 
 
 def room(size: int) -> int:

@@ -48,7 +48,7 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each example; of a picture, for 16 by 16 pixels one."""
+        """Number of tokens of each example; a picture counts one for each 16 by 16 pixels."""
         first = next(iter(self.fields.values()))
         if first[0].ndim > 1:
             return np.full(len(first), max(1, first[0][0].numel() // _PATCH), dtype=np.int64)

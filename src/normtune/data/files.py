@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normtune.data.content import PACKED
+from normtune.data.content import task_name
 from normtune.data.holdout import NUMBER, divide, labels_of, notes_on
 from normtune.data.images import COLUMN, holds_pictures, pictures_of, read_pictures
 from normtune.data.kind import Kind, KindName
@@ -89,8 +89,7 @@ def load_files(
     own = asks.counts(labels_of(splits["train"]), len(names))
     counts = dict(zip(names, own.tolist(), strict=True))
     center, scale = (0.0, 1.0) if asks.named else _standard(splits["train"], train)
-    stem = Path(train.stem).stem if train.suffix.lower() in PACKED else train.stem
-    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
+    called = name or task_name(train)
     task = Task(
         name=called,
         title=called,

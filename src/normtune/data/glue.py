@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normtune.data.content import decode, filled_lines, read_bytes
-from normtune.data.glue_tasks import ALIASES, GLUE, LAYOUTS
+from normtune.data.glue_tasks import ALIASES, COLUMNS, GLUE
 from normtune.data.task import Split, Task, TaskData, plain, resolve
 from normtune.errors import DataError
 
@@ -66,12 +66,12 @@ def _labelled(split: str) -> bool:
 
 def _header(task: Task, split: str) -> tuple[str, ...] | None:
     """Names of all columns where the split's file has no header line, otherwise None."""
-    return LAYOUTS[task.name].header if _labelled(split) else None
+    return COLUMNS[task.name].header if _labelled(split) else None
 
 
 def _folders(task: Task, data: Path) -> list[Path]:
     """The folders in `data` that bear one of the task's names, GLUE's own spelling first."""
-    keys = {plain(name) for name in (task.name, task.title, *LAYOUTS[task.name].folders)}
+    keys = {plain(name) for name in (task.name, task.title, *COLUMNS[task.name].folders)}
     found = [child for child in data.glob("*") if plain(child.name) in keys and child.is_dir()]
     return sorted(found, key=lambda folder: (folder.name != task.title, folder.name))
 
@@ -82,7 +82,7 @@ def _find(task: Task, data: Path) -> dict[str, Path]:
         present = {path.name.lower(): path for path in sorted(folder.glob("*")) if path.is_file()}
         files = {
             split: next(present[name.lower()] for name in names if name.lower() in present)
-            for split, names in LAYOUTS[task.name].files.items()
+            for split, names in COLUMNS[task.name].files.items()
             if any(name.lower() in present for name in names)
         }
         if files:
@@ -93,18 +93,18 @@ def _find(task: Task, data: Path) -> dict[str, Path]:
 def _from_folder(task: Task, data: Path) -> tuple[str, dict[str, _Read]]:
     """The folder of a task, and its splits."""
     files = _find(task, data)
-    layout = LAYOUTS[task.name]
+    where = COLUMNS[task.name]
     if not files:
-        folders = _folders(task, data) or [data / name for name in (task.title, *layout.folders)]
-        looked = [str(folder / name) for folder in folders for names in layout.files.values() for name in names]
+        folders = _folders(task, data) or [data / name for name in (task.title, *where.folders)]
+        looked = [str(folder / name) for folder in folders for names in where.files.values() for name in names]
         reason = "" if data.is_dir() else f"there is no folder {data}; "
         raise DataError(f"No data of {task.title}: {reason}none of these files is there: {', '.join(looked)}.")
-    codes = {label if layout.named else str(number): number for number, label in enumerate(task.labels)}
+    codes = {label if where.named else str(number): number for number, label in enumerate(task.labels)}
     read = {}
     for split, path in files.items():
         labelled = _labelled(split)
-        columns = (*layout.texts, layout.label) if labelled else layout.texts
-        rows, short = read_table(path, columns, header=_header(task, split), ragged=layout.flawed and labelled)
+        columns = (*where.texts, where.label) if labelled else where.texts
+        rows, short = read_table(path, columns, header=_header(task, split), ragged=where.flawed and labelled)
         found, dropped = _examples(task, f"{path}, line", rows, codes if labelled else None)
         read[split] = (found, dropped + short)
     return str(next(iter(files.values())).parent), read
@@ -162,14 +162,14 @@ def _examples(
     Raises:
         DataError: If a text is empty or a label is not one of the task's.
     """
-    layout = LAYOUTS[task.name]
+    where = COLUMNS[task.name]
     texts, labels, dropped = [], [], 0
     for number, values in rows:
         words = values[: len(task.inputs)]
-        if not all(words) and not layout.flawed:
+        if not all(words) and not where.flawed:
             raise DataError(f"{place} {number}: a text is empty.")
         if codes is not None:
-            if not all(words) or values[-1] == layout.unsettled:
+            if not all(words) or values[-1] == where.unsettled:
                 dropped += 1
                 continue
             labels.append(_label(task, values[-1], codes, f"{place} {number}"))
@@ -208,14 +208,14 @@ def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
         reason = " ".join(str(error).split()).rstrip(".")
         problem = f"cannot be read from the hub ({type(error).__name__}: {reason})"
         raise DataError(f"{source} {problem}; {folder} instead.") from error
-    layout = LAYOUTS[task.name]
+    where = COLUMNS[task.name]
     codes = {str(number): number for number in range(len(task.labels))}
     # Scores are float32 there and have three decimals in the files: so both give the same numbers.
     form = "" if task.labels else ".3f"
     read = {}
-    for split in layout.files:
-        name = Path(layout.files[split][0]).stem.replace("dev", "validation")
-        columns = [[str(text).strip() for text in fetched[name][key]] for key in layout.hub_texts or layout.texts]
+    for split in where.files:
+        name = Path(where.files[split][0]).stem.replace("dev", "validation")
+        columns = [[str(text).strip() for text in fetched[name][key]] for key in where.hub_texts or where.texts]
         if _labelled(split):
             columns.append([format(label, form) for label in fetched[name]["label"]])
         rows = enumerate(zip(*columns, strict=True))

@@ -46,7 +46,7 @@ GLUE: Mapping[str, Task] = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class Columns:
     """Where a task's columns are, in its files and on the hub.
 
     Attributes:
@@ -56,7 +56,7 @@ class Layout:
         hub_texts: Names of the text columns on the hub, where they differ.
         header: Names of all columns of the train and dev files, where these have no header line.
         folders: Names that its folder may also have.
-        files: For each split the names that its file may have; by the first of them it is called on the hub.
+        files: For each split the names that its file may have; the first also gives the split's name on the hub.
         flawed: Whether the official train and dev files hold broken rows, which are left out.
         unsettled: What stands for the label where annotators did not agree; such rows are left out.
     """
@@ -75,13 +75,13 @@ class Layout:
 
 
 _SENTENCES = ("sentence1", "sentence2")
-LAYOUTS = {
-    "cola": Layout(("sentence",), header=("source", "label", "original", "sentence")),
-    "sst2": Layout(("sentence",)),
-    "mrpc": Layout(("#1 String", "#2 String"), label="Quality", hub_texts=_SENTENCES),
-    "stsb": Layout(_SENTENCES, label="score"),
-    "qqp": Layout(("question1", "question2"), label="is_duplicate", flawed=True),
-    "mnli": Layout(
+COLUMNS = {
+    "cola": Columns(("sentence",), header=("source", "label", "original", "sentence")),
+    "sst2": Columns(("sentence",)),
+    "mrpc": Columns(("#1 String", "#2 String"), label="Quality", hub_texts=_SENTENCES),
+    "stsb": Columns(_SENTENCES, label="score"),
+    "qqp": Columns(("question1", "question2"), label="is_duplicate", flawed=True),
+    "mnli": Columns(
         _SENTENCES,
         label="gold_label",
         named=True,
@@ -95,10 +95,10 @@ LAYOUTS = {
         },
         unsettled="-",
     ),
-    "qnli": Layout(("question", "sentence"), named=True, folders=("QNLIv2",)),
-    "rte": Layout(_SENTENCES, named=True),
-    "wnli": Layout(_SENTENCES),
-    "ax": Layout(
+    "qnli": Columns(("question", "sentence"), named=True, folders=("QNLIv2",)),
+    "rte": Columns(_SENTENCES, named=True),
+    "wnli": Columns(_SENTENCES),
+    "ax": Columns(
         _SENTENCES,
         hub_texts=("premise", "hypothesis"),
         folders=("diagnostic",),

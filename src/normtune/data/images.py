@@ -78,8 +78,9 @@ class Picture:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 image = Image.open(self.source) if self._pixels is None else Image.fromarray(self._pixels)
             with image:
-                if _DEEP.fullmatch(image.mode):
-                    raise DataError(f"{self.source} has more than 8 bits a pixel; save it as a picture of 8 bits.")
+                # The mode of a coloured picture of 16 bits is that of 8, to which it is cut as it is read.
+                if _DEEP.fullmatch(image.mode) or ";16" in str(getattr(image, "tile", "")):
+                    raise DataError(f"{self.source} has more than 8 bits a channel; save it as a picture of 8 bits.")
                 return ImageOps.exif_transpose(image).convert(mode)
 
 
@@ -168,7 +169,8 @@ def read_pictures(path: Path, *, labelled: bool) -> Rows:
     elif not path.is_dir():
         columns[COLUMN] = [Picture(path)]
     else:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        every = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file, parts in every if not any(part.startswith(".") for part in parts))
         found = [file for file in files if file.suffix.lower() in ENDINGS]
         if others := [file for file in files if file.suffix.lower() not in ENDINGS]:
             notes = (f"{path}: {len(others):,} files are no pictures by their endings, such as {others[0].name}.",)

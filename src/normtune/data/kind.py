@@ -89,7 +89,8 @@ class Kind:
         classes: How well each class is predicted, given what was decided, the labels and their names.
         weighted: Whether classes can have weights.
         words: Whether there is an output for each word of a text, rather than one for the whole.
-        models: The classes of transformers that load models of this kind; the first that knows a configuration does.
+        models: The classes of transformers that load models of this kind: the first that knows the configuration is
+            taken.
     """
 
     name: KindName

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import reprlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,10 +74,12 @@ def _parts(text: str, sign: str | None) -> list[str]:
 
 def _parsed(text: str) -> object:
     """The list that a cell of a table of texts holds, as JSON or Python writes it; otherwise the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
+    for read in (json.JSONDecoder(parse_float=str, parse_int=str).decode, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            found: object = read(text)
+            json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+            return found
+    return text
 
 
 def _lists(cells: Sequence[object]) -> Labels:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from normtune.data.content import PACKED, decode, read_bytes
+from normtune.data.content import decode, inner, read_bytes, task_name
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.task import LINES, Split, Task, TaskData
 from normtune.errors import ConfigError, DataError
@@ -18,8 +17,7 @@ DEV_FRACTION = 0.1
 
 def is_running_text(path: Path) -> bool:
     """Whether a file is plain text (``.txt``, also compressed), which as a task is for a language model."""
-    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
-    return inner.suffix.lower() == ".txt"
+    return inner(path).suffix.lower() == ".txt"
 
 
 def load_lines(train: Path, dev: Path | None, *, name: str | None = None, reading: Reading = RECOGNISED) -> TaskData:
@@ -42,8 +40,7 @@ def load_lines(train: Path, dev: Path | None, *, name: str | None = None, readin
     else:
         beside, more = read_lines(dev, reading)
         splits, notes = {"train": whole, "dev": beside}, (*notes, *more)
-    stem = train.name.partition(".")[0]
-    called = name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "task"
+    called = name or task_name(train)
     source = ", ".join(path.name for path in (train, dev) if path is not None)
     metrics = ("log_likelihood", "perplexity")
     task = Task(called, called, "language", (), metrics, LINES, "How likely is this text?", columns=("text",))
@@ -57,7 +54,7 @@ def read_lines(path: Path, reading: Reading = RECOGNISED) -> tuple[Split, tuple[
         ConfigError: If the reading says what plain text does not have.
         DataError: If the file cannot be read, or is blank.
     """
-    if reading.delimiter or reading.decimal or reading.skip:
+    if reading.delimiter or reading.decimal or reading.labels or reading.skip:
         raise ConfigError(f"{path.name} is plain text, of which --read takes the encoding alone.")
     text, notes = decode(str(path), read_bytes(path), reading.encoding)
     if not text.strip():

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from normtune.data.content import PACKED, decode, filled_lines, library_errors, read_bytes, room
+from normtune.data.content import PACKED, decode, filled_lines, inner, library_errors, read_bytes, room
 from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.table import Rows, left_out
 from normtune.errors import ConfigError, DataError
@@ -52,8 +52,7 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     if path is None:
         source, ending = "standard input", ".txt"
     else:
-        inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
-        source, ending = str(path), inner.suffix.lower()
+        source, ending = str(path), inner(path).suffix.lower()
     if ending not in READERS:
         known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
         raise DataError(f"{source} ends in none of: {known}.")
@@ -64,8 +63,9 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
     _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
     rows = READERS[ending](source, raw, reading)
-    if not len(rows) and not rows.left_out:
+    if not len(rows) and not rows.bad:
         raise DataError(f"{source} has no rows.")
+    _ = rows.left_out  # which refuses a table of bad rows alone
     return rows
 
 
@@ -86,7 +86,7 @@ def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter
     if mark := re.match(r"sep=([,;|\t])\r?\n", text):
         delimiter, text, before = reading.delimiter or mark[1], text[mark.end() :], 1
     elif not delimiter:
-        names = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+        names = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
         delimiter = max(",;\t|", key=names.count)
         if delimiter != ",":
             notes += (f"{source} is separated by {delimiter!r}, as its header is.",)
@@ -203,7 +203,7 @@ def _object(place: str, line: str) -> dict[str, object]:
         value = _JSON.decode(line)
         if "\\u" in line:  # which may be half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
-        flat = dict(_fields(value)) if isinstance(value, dict) else None
+        flat = _once([*_fields(value)]) if isinstance(value, dict) else None
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1}).") from error
     except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of brackets
@@ -261,24 +261,26 @@ def _parquet(source: str, raw: bytes, _: Reading = RECOGNISED) -> Rows:
 def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     """Texts with a word a line and blank lines between: the first column holds the words, the last one the tags."""
     text, notes = decode(source, raw, reading.encoding)
-    texts, starts, width, inside = list[list[list[str]]](), list[int](), 0, False
-    for number, line in enumerate(text.splitlines(), 1):
+    texts, starts, width, inside, odd = list[list[list[str]]](), list[int](), 0, False, set[int]()
+    for number, line in enumerate(text.split("\n"), 1):
         parts = line.split()
         if not parts or parts[0] == "-DOCSTART-":
             inside = False
             continue
         width = width or len(parts)
-        if len(parts) != width:
-            raise DataError(f"{source}, line {number}: the line has {len(parts)} of {width} columns.")
         if not inside:
             texts.append([])
             starts.append(number)
         inside = True
+        if len(parts) != width:
+            if not reading.skip:
+                raise DataError(f"{source}, line {number}: the line has {len(parts)} of {width} columns.")
+            odd.add(len(texts) - 1)
         texts[-1].append(parts)
     columns: dict[str, list[list[str]]] = {"text": [[parts[0] for parts in own] for own in texts]}
     if width > 1:
         columns["label"] = [[parts[-1] for parts in own] for own in texts]
-    return Rows(source, columns, starts, notes=notes)
+    return Rows(source, columns, starts, notes=notes).drop(odd)
 
 
 #: The readers by a file's ending; each takes the source, for messages, all bytes, and how they are read.

@@ -20,7 +20,7 @@ class Rows:
         lines: For each row where it starts: its 1-based line or, in Parquet and Excel, its 1-based number.
         unit: What `lines` counts: ``line`` or ``row``.
         notes: Sentences that say what was guessed in reading.
-        bad: What `lines` would say of rows that cannot be used, and are left out as was asked for.
+        bad: The lines (or rows, as `unit` says) that could not be used and were left out on request.
     """
 
     source: str

@@ -99,7 +99,8 @@ class Predictor:
         Raises:
             DataError: If there are none, one is empty or unreadable, or the task does not read such.
         """
-        split = replace(examples(listed(texts), self.task), places=places)
+        texts = listed(texts)
+        split = replace(examples(texts, self.task), places=places)
         encoded = self._base.encode(split, self.delta.info.max_length)
         self.truncated += encoded.truncated
         outputs = map(encoded.own, logits(self._base, encoded), range(len(encoded)))
@@ -153,8 +154,8 @@ def listed(texts: Iterable[Text]) -> list[Text]:
     """Several texts as a list.
 
     Raises:
-        DataError: If it is a single text, or none.
+        DataError: If it is a single text or picture, or None.
     """
-    if texts is None or isinstance(texts, str):
+    if texts is None or isinstance(texts, str | Picture):
         raise DataError(f"Give a list of texts, such as ['a text'], not {reprlib.repr(texts)}.")
     return list(texts)

@@ -106,7 +106,7 @@ class Bank:
         """The tasks as they are now, by name."""
         return MappingProxyType(self._entries.copy())
 
-    def add(self, name: str, delta: Delta, *, apart: bool = False) -> None:
+    def add(self, name: str, delta: Delta, *, apart: bool = False) -> BankTask:
         """Add a task, or replace the one of this name, at once.
 
         Args:
@@ -115,11 +115,15 @@ class Bank:
             apart: Let in a delta that cannot share batches: its rows then run in batches of their own, with the delta
                 applied to the base, which copies its values each time.
 
+        Returns:
+            The task.
+
         Raises:
             DeltaError: If the delta is of another base or is damaged, or cannot share batches and `apart` is off.
         """
         try:
-            spec = delta.spec(self._base)
+            with self._running:  # a delta that runs apart changes the base meanwhile
+                spec = delta.spec(self._base)
         except (DeltaError, ModelError, SelectionError) as error:
             raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
         values: Row | Delta = delta
@@ -134,7 +138,8 @@ class Bank:
             if delta.info.added is not None:
                 with self._alone(), delta.apply(self._base):
                     pass  # what it adds is checked as it is put on
-        self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
+        entry = self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
+        return entry
 
     def remove(self, name: str) -> None:
         """Remove a task; what is prepared for it is still answered.
@@ -170,7 +175,7 @@ class Bank:
             raise DataError(f"There are {len(texts)} texts, but {len(names)} names of tasks.")
         if not texts:
             raise DataError("There are no texts.")
-        entries = [self._entry(name) for name in names]
+        entries = [self.entry(name) for name in names]
         places = places or [f"Text {number} of {len(texts)}" for number in range(1, len(texts) + 1)]
         alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
         for number, (text, entry) in enumerate(zip(texts, entries, strict=True)):
@@ -226,7 +231,12 @@ class Bank:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _entry(self, name: str) -> BankTask:
+    def entry(self, name: str) -> BankTask:
+        """The task of this name as it is now.
+
+        Raises:
+            UnknownNameError: If there is none.
+        """
         entry = self._entries.get(name)
         if entry is None:
             raise UnknownNameError("task", name, self._entries.copy())

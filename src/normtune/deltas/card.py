@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from normtune.data.kinds import KINDS
 from normtune.deltas.delta import DeltaInfo
@@ -12,9 +12,10 @@ from normtune.records.run import Record
 def model_card(info: DeltaInfo, record: Record) -> str:
     """The card of a delta and its run's record, as Markdown with metadata for the hub."""
     config, counts, data = record.config, record.counts, record.data
+    read = "image" if info.picture else "token" if KINDS[info.kind].words else "text"
     results = [
         EvalResult(
-            task_type=f"{'image' if info.picture else 'token' if KINDS[info.kind].words else 'text'}-classification",
+            task_type="text-generation" if info.kind == "language" else f"{read}-classification",
             dataset_type=config.task,
             dataset_name=config.task,
             metric_type=name,
@@ -32,14 +33,19 @@ def model_card(info: DeltaInfo, record: Record) -> str:
     picked = f"{data.held_out:,} held-out training examples" if data.held_out else "dev"
     example = 'nt.Picture("a.png")' if info.picture else '("a text", "its pair")' if info.pair else '"a text"'
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.scores["dev"].items())
-    text = f"""---
+    share = f"({counts.share:.4%} of it), selected by `{config.method}`"
+    own = f"{counts.selected:,} entries of `{info.base}`\n{share}"
+    if info.added is not None:
+        own = (
+            f"{counts.selected:,} numbers that `{config.method}` adds to `{info.base}`\n({counts.share:.4%} of its own)"
+        )
+    return f"""---
 {card_data.to_yaml()}
 ---
 
 # {config.task} by {config.method}
 
-A [normtune](https://pypi.org/project/normtune/) delta: {counts.selected:,} entries of `{info.base}`
-({counts.share:.4%} of it), selected by `{config.method}`, and a head of {counts.head:,}.
+A [normtune](https://pypi.org/project/normtune/) delta: {own}, and a head of {counts.head:,}.
 {KINDS[info.kind].said(info.labels)}
 
 | | dev |
@@ -61,4 +67,3 @@ predictor = nt.Predictor(base, delta)
 print(predictor.predict([{example}]))
 ```
 """
-    return str(ModelCard(text, ignore_metadata_errors=True))

@@ -23,7 +23,7 @@ from normtune.config import Strict
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.data.task import PAIR, PICTURE, SENTENCE, TEXT, Task
-from normtune.errors import DeltaError, ModelError, OutputError, UnknownNameError, refusing
+from normtune.errors import DeltaError, ModelError, OutputError, SelectionError, UnknownNameError, refusing
 from normtune.files import read_tensors, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
@@ -311,7 +311,10 @@ class Delta:
         info, tensors = read_tensors(file, "delta", _KEY, DeltaInfo, DeltaError)
         if info.content != tensors_identity(tensors):
             raise DeltaError(f"The delta {file} is damaged: its values do not match the hash that it carries.")
-        return _unpack(info, tensors)
+        try:
+            return _unpack(info, tensors)
+        except SelectionError as error:
+            raise DeltaError(f"The delta {file} is damaged: {error}") from error
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"head/{name}": value.contiguous() for name, value in self.head.items()}

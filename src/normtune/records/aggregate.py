@@ -58,9 +58,8 @@ class Cell:
 def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]]:
     """The runs that stand for each method and task: those at one rate, by seed.
 
-    The rate is the one with the most seeds; among those with equally many the one that a search picks, which compares
-    the first seed on the data that the epoch was picked on, and of equals takes the lowest. Of runs that differ in
-    threads, device or versions only, the first stands for its seed.
+    Of the rates with the most seeds it is the best on the lowest seed of each, by the data that the epoch was picked
+    on; of equals the lowest. Of runs that differ in threads, device or versions only, the first stands for its seed.
 
     Args:
         records: Runs of one base model and protocol.
@@ -113,7 +112,7 @@ def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[s
             tried = defaultdict[int, dict[float, float]](dict)
             for record in every:
                 if (record.config.method, record.config.task) == (method, task) and record.score is not None:
-                    tried[record.config.seed][record.config.rate] = record.score
+                    tried[record.config.seed].setdefault(record.config.rate, record.score)
             searched = max(sorted(tried.items()), key=lambda own: len(own[1]), default=(0, {}))[1]
             result[f"{method} on {task}"] = dict(sorted(searched.items()))
     return result

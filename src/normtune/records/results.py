@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from normtune.config import Protocol
 from normtune.errors import ConfigError, DataError
 from normtune.records.ablation import AblationRecord
 from normtune.records.fisher import FisherRecord
@@ -19,9 +20,10 @@ Kind = TypeVar("Kind", Record, FisherRecord, AblationRecord)
 
 
 class _Plan(Saved, extra="ignore"):
-    """What the file of a study says of the seeds of its runs."""
+    """What the file of a study says of its runs."""
 
     noun: ClassVar[str] = "study"
+    protocol: Protocol | None = None
     seeds: tuple[int, ...] = ()
 
 
@@ -30,7 +32,6 @@ class Results:
     """The records of one base model under one protocol.
 
     Attributes:
-        folder: Where they were read from.
         runs: Finished and failed runs, and those that were dropped early.
         fisher: One measurement of Fisher information a task.
         planned: The seeds that ``study.json`` asks for, where there is one.
@@ -38,7 +39,6 @@ class Results:
         ablations: What scores lose when parts are switched off.
     """
 
-    folder: Path
     runs: tuple[Record, ...]
     fisher: tuple[FisherRecord, ...]
     planned: tuple[int, ...] = ()
@@ -129,11 +129,12 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
         places = " or ".join(f"{folder}/{name}" for name in ("runs", "fisher", "ablate"))
         raise DataError(f"There are no records{_words(model, protocol)} in {places}.")
     check_one_setting(runs, fisher)
+    plan = _Plan.load(folder / "study.json") if (folder / "study.json").is_file() else _Plan()
+    ours = plan.protocol is None or any(run.config.protocol == plan.protocol for run in runs)
     return Results(
-        folder,
         tuple(runs),
         tuple(_one_each(fisher)),
-        _Plan.load(folder / "study.json").seeds if (folder / "study.json").is_file() else (),
+        plan.seeds if ours else (),
         tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
         tuple(ablations),
     )
@@ -200,13 +201,18 @@ def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
 
 
 def _one_each(fisher: Iterable[FisherRecord]) -> list[FisherRecord]:
-    """Of several measurements on one task one of the whole model, by the labels, with most examples and head seeds."""
+    """Of several measurements on one task the one by the labels, with most examples and head seeds.
 
-    def weight(each: FisherRecord) -> tuple[bool, bool, int, int]:
+    All are of one part of the model, the whole of it where any is: what lies in a part of a part is no smaller.
+    """
+
+    def weight(each: FisherRecord) -> tuple[bool, int, int]:
         own = each.config
-        return own.within == "full", own.estimator.name == "empirical", each.examples, len(own.head_seeds)
+        return own.estimator.name == "empirical", each.examples, len(own.head_seeds)
 
+    every = sorted(fisher, key=lambda each: each.config.within != "full")
     groups = defaultdict[str, list[FisherRecord]](list)
-    for each in fisher:
-        groups[each.config.task].append(each)
+    for each in every:
+        if each.config.within == every[0].config.within:
+            groups[each.config.task].append(each)
     return [max(group, key=weight) for group in groups.values()]

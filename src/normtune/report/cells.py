@@ -129,7 +129,7 @@ class Cells:
 
     def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
         """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""
-        runs = [run for group in self.chosen.values() for seed, run in group.items() if seed in self.seeds]
+        runs = [run for group in self.chosen.values() for run in group.values()]
         return grouped(from_records(runs, methods=methods, tasks=tasks))
 
     def full_runs(self, task: str) -> list[Record]:

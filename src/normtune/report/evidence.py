@@ -9,7 +9,7 @@ from statistics import mean
 from normtune.importance.movement import movement
 from normtune.importance.ranking import component_means
 from normtune.records.run import Record
-from normtune.report.cells import Cells, Sums, named
+from normtune.report.cells import Cells, named
 from normtune.report.table import GAP, Entry, Kind, Table, group, remark, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Measured, Verdict
 
@@ -84,16 +84,14 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
 
 def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Measured:
     """One part of the information over another, for each task by the seeds of its head."""
-
-    def leads(sums: Sums) -> float:
-        layers = 1 + max(layer for layer, _ in sums)
-        return _log(*(sum(v for spot, v in sums.items() if part(*spot, layers)) for part in (above, below)))
-
-    values = {}
+    values: dict[str, list[float]] = {}
     for each in cells.results.fisher:
-        sums = [cells.layer_sums(each, head) for head in range(len(each.config.head_seeds))]
-        if all(sums):
-            values[each.config.task] = [leads(own) for own in sums]
+        for head in range(len(each.config.head_seeds)):
+            sums = cells.layer_sums(each, head)
+            layers = 1 + max((layer for layer, _ in sums), default=0)
+            one, other = ([v for spot, v in sums.items() if part(*spot, layers)] for part in (above, below))
+            if one and other:  # both were measured
+                values.setdefault(each.config.task, []).append(_log(sum(one), sum(other)))
     return _ratio(name, values)
 
 

@@ -126,5 +126,5 @@ def panels(cells: Cells, column: Column) -> tuple[Scatter, Scatter]:
     title = f"{column.title} ({cells.metric(column)})"
     return (
         Scatter(title, "entries trained beside the head", tuple(entries), line, log=True),
-        Scatter("", "seconds of a training", tuple(seconds), line),
+        Scatter(title, "seconds of a training", tuple(seconds), line),
     )

@@ -20,7 +20,8 @@ _WORDS = {"matthews": "Matthews correlation", "f1": "F1", "spearman": "Spearman 
 
 def table1(cells: Cells) -> Table:
     """Components by the sum of their normalised Fisher information, the paper's rank beside."""
-    means = {task: component_means(each.information) for task, each in cells.fisher.items()}
+    whole = {task: each for task, each in cells.fisher.items() if each.config.within == "full"}
+    means = {task: component_means(each.information) for task, each in whole.items()}
     own = {task: shares(each) for task, each in means.items()}
     theirs = paper_ranks(cells)
     rows: list[tuple[str | Entry, ...]] = [
@@ -29,7 +30,7 @@ def table1(cells: Cells) -> Table:
             str(place),
             Entry(str(theirs.get(name, "—")), kind="best" if theirs.get(name) == place else ""),
             f"{100 * total / len(own):.2f}",
-            *(_share(cells, own[task].get(name), each, name) for task, each in cells.fisher.items()),
+            *(_share(cells, own[task].get(name), each, name) for task, each in whole.items()),
         )
         for place, (name, total) in enumerate(ranking(means).items(), 1)
     ]

@@ -16,7 +16,10 @@ from normtune.serving.settings import Settings
 
 
 class Connection(H11Protocol):
-    """A connection that refuses what is no HTTP in JSON; of too many, the one goes whose client acts slowest."""
+    """A connection that answers what is no HTTP with an error in JSON.
+
+    Of too many connections the one whose client is slowest is closed.
+    """
 
     def __init__(self, settings: Settings, **given: Any) -> None:
         super().__init__(**given)

@@ -21,7 +21,7 @@ from normtune.serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 V = TypeVar("V")
-#: Of how many refused deltas it is remembered what is wrong with them, for as long as a file is not looked at again.
+#: The number of refused deltas whose error is remembered, so that a file is not read again within `Settings.recheck`.
 _REFUSALS = 1_000
 
 
@@ -123,10 +123,10 @@ class Catalogue:
             DeltaError: If the delta does not fit; the old task stays.
         """
         with self._lock:
-            self.bank.add(name, delta, apart=self.settings.apart)
+            entry = self.bank.add(name, delta, apart=self.settings.apart)
             self._given.add(name)
             self.cache.drop(name)
-            return self.bank.tasks[name]
+            return entry
 
     def add(self, name: str, delta: str) -> tuple[BankTask, bool]:
         """Add or replace a task with the delta called `delta` in the folder; says also whether the task is new.
@@ -185,7 +185,7 @@ class Catalogue:
         """
         with self._lock:
             self._load(name)
-            return self.bank.tasks[name]
+            return self.bank.entry(name)
 
     def names(self) -> list[str]:
         """The names of all tasks, sorted, loaded or not.
@@ -229,7 +229,7 @@ class Catalogue:
             raise DeltaError(wrong[1])
         if known is None or stamp != known.stamp:
             try:
-                self.bank.add(name, self._followed.load(name), apart=self.settings.apart)
+                entry = self.bank.add(name, self._followed.load(name), apart=self.settings.apart)
             except DeltaError as error:
                 self.refused += 1
                 self._wrong.put(name, (_Loaded(stamp, now), str(error)), 1)
@@ -237,7 +237,7 @@ class Catalogue:
                     raise
                 _log.warning("The task %s stays as it was: %s", name, error)
             else:
-                for dropped in self.cache.put(name, _Loaded(stamp, now), self.bank.tasks[name].bytes):
+                for dropped in self.cache.put(name, _Loaded(stamp, now), entry.bytes):
                     self.bank.remove(dropped)
         if known is not None:
             known.stamp, known.checked = stamp, now

@@ -102,7 +102,10 @@ class Measured:
         of_tasks, of_seeds, _ = variances([*self.values.values()])
         of_tasks = max(of_tasks, mean(variance(each) / len(each) for each in self.values.values()))
         tasks = np.arange(LEAST, 1001)
-        enough = (stats.t.ppf(0.975, tasks - 1) + _NEARER) * np.sqrt(of_tasks / tasks + of_seeds) <= away
+        own, freedom = of_tasks / tasks, tasks - 1.0
+        if of_seeds:  # what seeds share is known by as many degrees of freedom as there are seeds, less one
+            freedom = (own + of_seeds) ** 2 / (own**2 / freedom + of_seeds**2 / (self.seeds - 1))
+        enough = (stats.t.ppf(0.975, freedom) + _NEARER) * np.sqrt(own + of_seeds) <= away
         return int(tasks[enough][0]) if enough.any() else None
 
     @property

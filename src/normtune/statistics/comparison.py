@@ -120,8 +120,8 @@ def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01,
         UnknownNameError: If there is no such method.
         DataError: If there are fewer than two methods, fewer than three tasks, or too many.
     """
-    if not 0 < alpha < 0.5:
-        raise ConfigError(f"The level alpha lies between 0 and 0.5; got {alpha:g}.")
+    if not 1e-6 <= alpha < 0.5:
+        raise ConfigError(f"The level alpha lies from 0.000001 to below 0.5; got {alpha:g}.")
     if not 0 < margin < 1:
         raise ConfigError(f"The margin is a fraction between 0 and 1 (0.01 is one point); got {margin:g}.")
     if against not in {None, *scores.methods}:
@@ -181,7 +181,7 @@ def interval(pair: Pair) -> str:
 def sentence(pair: Pair) -> str:
     """What follows for two methods."""
     margin, rank = f"{pair.margin:g}", pair.signed_rank
-    mean = f"mean difference {pair.mean:+.4f}, {1 - pair.alpha:.0%} interval {interval(pair)}"
+    mean = f"mean difference {pair.mean:+.4f}, {100 * (1 - pair.alpha):g}% interval {interval(pair)}"
     tested = f"Wilcoxon {_stated(rank.p)}" + ("" if pair.holm == rank.p else f", {p_value(pair.holm)} after Holm")
     corrected = "" if pair.equivalence_holm == pair.equivalence else " after Holm"
     tost = f"TOST {_stated(pair.equivalence_holm)}{corrected}"

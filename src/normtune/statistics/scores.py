@@ -122,6 +122,8 @@ def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequen
     present = tuple(rows.columns)
     special = {name.casefold(): name for name in reversed(present)}
     label, seed = special.get("task", present[0]), special.get("seed")
+    if label == seed:
+        raise DataError(f"{rows.source} has no column that names the tasks before {seed!r}; call it 'task'.")
     columns = [name for name in present if name not in {label, seed}]
     if not columns:
         raise DataError(f"{rows.source} has no column of scores beside {label!r}: a row is a task, a column a method.")

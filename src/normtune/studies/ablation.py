@@ -30,7 +30,7 @@ from normtune.methods.expression import select
 from normtune.methods.selection import Selection, everything, where
 from normtune.models.base import Base
 from normtune.records.ablation import AblationConfig, AblationPoint, AblationRecord, Per
-from normtune.studies.sparsity import pruned
+from normtune.studies.sparsity import zeroed
 from normtune.training.splits import identities, parts_of
 from normtune.versions import versions
 
@@ -74,7 +74,7 @@ class Ablater:
         points: list[AblationPoint] = []
 
         def without(gone: Selection, off: Mapping[str, float]) -> dict[str, float]:
-            with pruned(self.base, gone, off=off):
+            with zeroed(self.base, gone, off=off):
                 return score(self.base, dev, self._task)
 
         with self._delta.apply(self.base, merge=True):

@@ -23,7 +23,7 @@ from normtune.records.run import Record
 from normtune.studies import output
 from normtune.studies.config import Setup
 from normtune.studies.importance import make_mask, mask_file, measurement
-from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, Results, TrainJob, rate_of
+from normtune.studies.jobs import FisherJob, Job, MaskJob, Outcomes, Result, TrainJob, rate_of
 from normtune.studies.manifest import OwnFiles
 from normtune.studies.pruning import judge, pruned, pruned_identity
 from normtune.training.loop import PrunedError, Tick
@@ -138,7 +138,7 @@ class Engine:
         assert result is not None
         return Record.load(self.store.path(result.id))
 
-    def find(self, job: Job, needs: Results) -> Result | None:
+    def find(self, job: Job, needs: Outcomes) -> Result | None:
         """What became of a job before, or None where it is to be done, given what became of those that it needs.
 
         What failed counts as not done in the mode ``retry``, and everything in ``force``.
@@ -162,7 +162,7 @@ class Engine:
             return None
         return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
 
-    def run(self, job: Job, needs: Results, tell: Tell = lambda *_: None) -> Result:
+    def run(self, job: Job, needs: Outcomes, tell: Tell = lambda *_: None) -> Result:
         """Do a job, unless it is done, given what became of those that it needs.
 
         Whatever goes wrong is told in the result, so that one job does not stop the others. A run whose loss stopped
@@ -182,7 +182,7 @@ class Engine:
             return Result(key=job.key, state="failed", error=said, rate=rate)
         return made.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
-    def _make(self, job: Job, needs: Results, tell: Tell) -> Result:
+    def _make(self, job: Job, needs: Outcomes, tell: Tell) -> Result:
         place, accelerator = self.place, self.session.accelerator
         if isinstance(job, FisherJob):
             return self._measure(job, tell)
@@ -201,7 +201,7 @@ class Engine:
         accelerator.wait_for_everyone()
         return _result(job, record)
 
-    def tidy(self, jobs: Sequence[Job], needs: Results) -> None:
+    def tidy(self, jobs: Sequence[Job], needs: Outcomes) -> None:
         """Remove the checkpoints of runs that are done, which stay where a kill came between record and clean-up."""
         left = {file.stem: file for file in self._unfinished.glob("*.safetensors")}
         for job in jobs if left else ():
@@ -226,7 +226,7 @@ class Engine:
 
     # Runs
 
-    def setup_run(self, job: TrainJob, needs: Results) -> Run:
+    def setup_run(self, job: TrainJob, needs: Outcomes) -> Run:
         """A run as it is to be made, once what it needs is settled."""
         file = job.mask_file if job.mask is None else self._masks / needs[job.mask].id
         mask = None if file is None else Mask.load(file, self.session.base)
@@ -240,7 +240,7 @@ class Engine:
             return runs[job.together.index(job.task)]
         return self.session.prepare(self.data(job), name, rate, job.seed, rules, selection)
 
-    def _rivals(self, job: TrainJob, needs: Results) -> list[Record]:
+    def _rivals(self, job: TrainJob, needs: Outcomes) -> list[Record]:
         """The whole runs of the same search that came before."""
         found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
         return [record for record in found if record is not None]

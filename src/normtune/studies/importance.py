@@ -15,7 +15,7 @@ from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.fisher import Estimator, FisherConfig
 from normtune.studies.config import Setup
-from normtune.studies.jobs import MaskJob, Results
+from normtune.studies.jobs import MaskJob, Outcomes
 from normtune.training.splits import parts_of
 
 #: What the masks of a study are taken of.
@@ -53,7 +53,7 @@ def _texts(setup: Setup, data: TaskData) -> Split:
     return parts_of(data, setup.protocol).train.sample(setup.examples or TEXTS, 0)
 
 
-def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base, setup: Setup, data: Data) -> Path:
+def mask_file(folder: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: Data) -> Path:
     """A mask's file, named after all that it is made of."""
     texts: dict[str, object] = {}
     if IMPORTANCES[kind_of(job.mask)[0]].needs == "texts":
@@ -70,7 +70,7 @@ def mask_file(folder: Path, job: MaskJob, needs: Results, base: Base, setup: Set
     return folder / f"{label}.safetensors"
 
 
-def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Results, base: Base, setup: Setup, data: Data) -> None:
+def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: Data) -> None:
     """Make a mask, over what was there, of measurements in the folder `fishers` or of texts."""
     candidates = select(base.layout, CANDIDATES)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=bool(job.fishers)))

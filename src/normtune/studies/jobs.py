@@ -170,10 +170,10 @@ class Result(Strict):
     saved: int = 0
 
 
-Results = Mapping[str, Result]
+Outcomes = Mapping[str, Result]
 
 
-def rate_of(job: TrainJob, results: Results) -> float | None:
+def rate_of(job: TrainJob, results: Outcomes) -> float | None:
     """The rate of a run, once what it needs is settled.
 
     Args:
@@ -211,7 +211,7 @@ def beyond(best: float, tried: Sequence[float]) -> float | None:
     return min(rate for rate in rungs if rate > best) if best == max(tried) else None
 
 
-def settled(job: Job, results: Results) -> Result | None:
+def settled(job: Job, results: Outcomes) -> Result | None:
     """What becomes of a job without doing it, once all that it needs is settled; None where it is to be done."""
     best_of, rivals = (job.best_of, job.rivals) if isinstance(job, TrainJob) else ((), ())
     lost = [key for key in job.needs if key not in {*best_of, *rivals} and results[key].state != "done"]

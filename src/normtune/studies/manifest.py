@@ -125,20 +125,23 @@ class Manifest(Strict):
     tasks: Annotated[tuple[OwnFiles, ...], Field(min_length=1)]
 
 
-def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
+def read_manifest(
+    path: Path, given: Mapping[str, Any], columns: Mapping[str, Any], model: str | None = None
+) -> Manifest:
     """Read a manifest; the files that it names are taken relative to its folder.
 
     Args:
         path: The file.
         given: What holds where the manifest does not say otherwise.
         columns: What holds for each task that does not say otherwise.
+        model: The only model that the manifest may name, or None for any.
 
     Returns:
         The manifest.
 
     Raises:
         DataError: If there is no such file, or it is no YAML.
-        ConfigError: If a key is unknown, a value does not fit, or two tasks have one name.
+        ConfigError: If a key is unknown, a value does not fit, two tasks have one name, or the model is another.
     """
     if not path.is_file():
         raise DataError(f"There is no manifest at {path}.")
@@ -149,6 +152,8 @@ def read_manifest(path: Path, given: Mapping[str, Any], columns: Mapping[str, An
             manifest = Manifest.model_validate(_completed(raw, given, columns))
     except ConfigError as error:
         raise ConfigError(f"The manifest {path}: {error}") from error
+    if "model" in manifest.model_fields_set and model not in {None, manifest.model}:
+        raise ConfigError(f"The manifest {path} says that its model is {manifest.model}; give that as --model.")
     count = Counter(task.name for task in manifest.tasks)
     if None in count:
         raise ConfigError(f"The manifest {path} has a task without a name.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, final
 
-from normtune.studies.jobs import Job, Result, Results, settled
+from normtune.studies.jobs import Job, Outcomes, Result, settled
 
 
 class Report(Protocol):
@@ -38,13 +38,13 @@ class Schedule:
         report: Called as jobs begin, go on and end.
     """
 
-    def __init__(self, jobs: Iterable[Job], known: Results, report: Report | None = None) -> None:
+    def __init__(self, jobs: Iterable[Job], known: Outcomes, report: Report | None = None) -> None:
         self.results: dict[str, Result] = dict(known)
         self.report = report or Silent()
         self._waiting = {job.key: job for job in jobs if job.key not in self.results}
         self._running: dict[str, Job] = {}
 
-    def take(self) -> tuple[Job, Results] | None:
+    def take(self) -> tuple[Job, Outcomes] | None:
         """The first job that can begin now, which then counts as running, and what became of those that it needs.
 
         On the way to it jobs are settled that are not to be done: what they need failed, or they turned out not to be

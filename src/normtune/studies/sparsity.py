@@ -101,7 +101,7 @@ class Pruner:
             rank = self._ranked(name, sample) if self.config.structure is None else self._structured(name, sample)
             for sparsity in self.config.sparsities:
                 started, (gone, of, update) = time.monotonic(), rank(sparsity)
-                with pruned(self.base, gone, update):
+                with zeroed(self.base, gone, update):
                     scores, retrained = self._scored()
                 yield PrunePoint(
                     importance=name,
@@ -156,7 +156,7 @@ Ranked = Callable[[float], tuple[Selection, int, Callable[[Selection], None] | N
 
 
 @contextmanager
-def pruned(
+def zeroed(
     base: Base,
     gone: Selection,
     update: Callable[[Selection], None] | None = None,

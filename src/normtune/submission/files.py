@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normtune.data.glue import HIGHEST_SCORE
-from normtune.data.glue_tasks import GLUE, LAYOUTS
+from normtune.data.glue_tasks import COLUMNS, GLUE
 
 #: The answer for every row of WNLI: ``not_entailment``, 323 of the 635 training examples. Models that are fine-tuned on
 #: WNLI do worse, so its score says nothing of a method.
@@ -50,7 +50,7 @@ class AnswerFile:
     @property
     def place(self) -> str:
         """Where the texts are looked for first, in a folder in GLUE's layout."""
-        return f"{GLUE[self.task].title}/{LAYOUTS[self.task].files[self.split][0]}"
+        return f"{GLUE[self.task].title}/{COLUMNS[self.task].files[self.split][0]}"
 
     @property
     def remark(self) -> str:

@@ -18,7 +18,7 @@ from normtune.errors import ConfigError
 from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
 from normtune.studies.executors.executor import Executor
-from normtune.studies.jobs import Job, Result, Results
+from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
 
 #: How often a job is begun before its workers' deaths are taken for its own fault.
@@ -96,7 +96,7 @@ class _Worker:
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
 
-    def begin(self, job: Job, needs: Results) -> None:
+    def begin(self, job: Job, needs: Outcomes) -> None:
         """Begin a job."""
         self.job = job
         with suppress(OSError):  # it is dead, which the next word tells

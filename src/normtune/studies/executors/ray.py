@@ -12,7 +12,7 @@ from normtune.errors import ConfigError
 from normtune.studies.config import Setup
 from normtune.studies.engine import Engine, Place
 from normtune.studies.executors.executor import Executor
-from normtune.studies.jobs import Job, Result, Results
+from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
 
 #: How often Ray begins a job again whose node or process died.
@@ -94,7 +94,7 @@ class Cluster(Executor):
             return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
 
 
-def _call(setup: Setup, place: Place, job: Job, needs: Results) -> Result:
+def _call(setup: Setup, place: Place, job: Job, needs: Outcomes) -> Result:
     """Do one job in a process that may live on: the base model is kept for the next (see `Engine.run`)."""
     return _engine(setup, place).run(job, needs)
 
