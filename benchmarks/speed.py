@@ -54,8 +54,9 @@ class Setting:
     def of(cls, data: TaskData, examples: int, dev: int) -> Setting:
         """At most `examples` and `dev` examples of the task, a seeded sample."""
         tokenizer = load_base("minilm").need_tokenizer()
-        parts = data.labelled("train").sample(examples, 0), data.labelled("dev").sample(dev, 0)
-        return cls(data.task, *(encode(part, tokenizer, LENGTH) for part in parts), tokenizer)
+        wanted = (("train", examples), ("dev", dev))
+        train, score = (encode(data.labelled(part).sample(size, 0), tokenizer, LENGTH) for part, size in wanted)
+        return cls(data.task, train, score, tokenizer)
 
     @property
     def regression(self) -> bool:

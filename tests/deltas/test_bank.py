@@ -169,6 +169,16 @@ def test_a_mask_is_filled_up_with_the_bases_values_even_while_another_delta_is_o
     assert_as_alone(tiny_base, [mask, norm], rows, TEXTS[:2])
 
 
+def test_a_task_is_added_once_the_base_has_its_own_head_again(tiny_base: Base, bank: Bank) -> None:
+    number, norm = changed(tiny_base, "full", NUMBER), changed(tiny_base, "layernorm", TWO)
+    with ThreadPoolExecutor(1) as pool:
+        with bank._on(number):  # as when a batch of it runs in another thread
+            added = pool.submit(bank.add, "norm", norm)
+            with pytest.raises(TimeoutError):
+                added.result(0.2)
+        assert added.result() == bank.entry("norm")
+
+
 def test_an_unknown_task_among_thousands_is_named_in_a_short_sentence(tiny_base: Base, bank: Bank) -> None:
     delta = changed(tiny_base, "layernorm")
     for number in range(60):

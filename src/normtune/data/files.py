@@ -179,11 +179,11 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     targets = np.array([_number(own, comma=comma) for own in figures])
     odd = np.flatnonzero(~np.isfinite(targets)).tolist()
     if odd and not reading.skip:
-        how, first = " with a decimal comma" if comma else "", figures[odd[0]]
+        how, target = " with a decimal comma" if comma else "", figures[odd[0]]
         hint = "Correct it, or leave such rows out with --read skip-bad-rows."
-        if _COMMA.fullmatch(first):  # and so it was not to be a decimal one
-            hint = f"If {first} is {first.replace(',', '.')}, say --read decimal=comma."
-        raise DataError(f"{rows.place(odd[0])}: the target {first!r} is not a finite number{how}. {hint}")
+        if _COMMA.fullmatch(target):  # and so it was not to be a decimal one
+            hint = f"If {target} is {target.replace(',', '.')}, say --read decimal=comma."
+        raise DataError(f"{rows.place(odd[0])}: the target {target!r} is not a finite number{how}. {hint}")
     if reading.skip:
         bad = {*odd, *(index for index, *_ in faults)}
         good = [index for index in range(len(rows)) if index not in bad]

@@ -97,8 +97,9 @@ class Bank:
         # How batches are filled up, which those of pictures are not.
         tokenizer = base.need_tokenizer() if base.reads == "text" else None
         self._pad, self._side = (padding(tokenizer), tokenizer.padding_side) if tokenizer else ({}, "right")
-        # One batch at a time runs on the model; the tokenizer keeps the limit that it cuts at.
-        self._running, self._tokenizing = Lock(), Lock()
+        # One batch at a time runs on the model, whose head a delta that runs apart replaces meanwhile; the tokenizer
+        # keeps the limit that it cuts at.
+        self._running, self._replacing, self._tokenizing = Lock(), Lock(), Lock()
         self._entries: dict[str, BankTask] = {}
 
     @property
@@ -122,7 +123,7 @@ class Bank:
             DeltaError: If the delta is of another base or is damaged, or cannot share batches and `apart` is off.
         """
         try:
-            with self._running:  # a delta that runs apart changes the base meanwhile
+            with self._replacing:
                 spec = delta.spec(self._base)
         except (DeltaError, ModelError, SelectionError) as error:
             raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
@@ -136,7 +137,7 @@ class Bank:
                     " batches of its own."
                 ) from error
             if delta.info.added is not None:
-                with self._alone(), delta.apply(self._base):
+                with self._on(delta):
                     pass  # what it adds is checked as it is put on
         entry = self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
         return entry
@@ -260,7 +261,7 @@ class Bank:
     def _apart(self, entry: BankTask, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The outputs of rows of one task, with its delta on the base."""
         assert isinstance(entry.values, Delta)
-        with self._alone(), entry.values.apply(self._base):
+        with self._on(entry.values):
             encoded = self._encoded(prepared)
             return [*map(encoded.own, logits(self._base, encoded, self.max_batch), range(len(encoded)))]
 
@@ -282,6 +283,12 @@ class Bank:
         """While nothing else runs on the model: its sites hold one batch's values at a time."""
         with self._running:
             self._refuse_applied()
+            yield
+
+    @contextmanager
+    def _on(self, delta: Delta) -> Iterator[None]:
+        """While a delta is on the base, alone."""
+        with self._alone(), self._replacing, delta.apply(self._base):
             yield
 
     def _refuse_applied(self) -> None:
