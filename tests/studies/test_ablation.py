@@ -20,7 +20,7 @@ from normtune.methods.selection import everything, where
 from normtune.records.ablation import AblationConfig, AblationRecord
 from normtune.studies import ablation
 from normtune.studies.ablation import Ablater
-from normtune.studies.sparsity import pruned
+from normtune.studies.sparsity import zeroed
 from normtune.training.session import Session
 from tests.conftest import BaseFactory
 from tests.studies.test_sparsity import RULES, delta, session
@@ -41,11 +41,11 @@ def switched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, to
 
     @contextmanager
     def watched(base, gone, **more):
-        with pruned(base, gone, **more):
+        with zeroed(base, gone, **more):
             seen.append((gone, {name: value.clone() for name, value in base.model.state_dict().items()}))
             yield
 
-    monkeypatch.setattr(ablation, "pruned", watched)
+    monkeypatch.setattr(ablation, "zeroed", watched)
     return seen
 
 
