@@ -44,6 +44,14 @@ def short_training(base: Base, method: str) -> Delta:
     return delta
 
 
+def untrained(base: Base) -> Delta:
+    """A delta of LayerNorm's values as they are."""
+    tuning = Trainable(base, select(base.layout, "layernorm"))
+    delta = Delta.capture(tuning, task="made", method="layernorm")
+    tuning.undo()
+    return delta
+
+
 def variations(delta: Delta, count: int, *, seed: int = 0) -> dict[str, Delta]:
     """Deltas whose values are those of `delta`, each times 1 plus 5 % of noise."""
     generator = torch.Generator().manual_seed(seed)

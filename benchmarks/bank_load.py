@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bank_deltas import SHORT, filled, variations, windows
+from bank_deltas import SHORT, filled, untrained, variations, windows
 
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta, DeltaInfo
-from normtune.methods.expression import select
-from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 
 #: Tasks whose resident memory is measured, and tasks that are added under load, one every so many seconds.
@@ -43,9 +41,7 @@ def memory(base: Base, trained: Mapping[str, Delta]) -> dict[str, float]:
 def _fill_a_bank() -> float:
     """Bytes by which this process grows for each task, head and all that Python keeps of it included."""
     base = load_base("minilm")
-    tuning = Trainable(base, select(base.layout, "layernorm"))
-    delta = Delta.capture(tuning, task="example")
-    tuning.undo()
+    delta = untrained(base)
     bank = filled(base, {"first": delta})
     before = _resident()
     for number in range(RESIDENT):  # each is made, added and let go of, as when deltas are read from files

@@ -19,14 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from bank_deltas import variations
-from harness import summary, write
+from bank_deltas import untrained, variations
+from harness import markdown, summary, write
 from scipy.optimize import brentq
 
 from normtune.data.suites import load_task
-from normtune.deltas.delta import Delta
-from normtune.methods.expression import select
-from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 from normtune.serving.folder import DeltaFolder
 from normtune.serving.settings import Settings
@@ -93,12 +90,11 @@ def che(shares: np.ndarray, room: int) -> float:
 def measured() -> dict[str, Any]:
     """Milliseconds and bytes, of MiniLM with LayerNorm deltas."""
     base = load_base("minilm")
-    tuning = Trainable(base, select(base.layout, "layernorm"))
-    delta = Delta.capture(tuning, task="made", method="layernorm")
-    tuning.undo()
     texts = load_task("sst2", "toy").labelled("dev").texts
     with tempfile.TemporaryDirectory() as place:
-        files = [one.save(Path(place) / f"{name}.safetensors") for name, one in variations(delta, FILES).items()]
+        files = [
+            one.save(Path(place) / f"{name}.safetensors") for name, one in variations(untrained(base), FILES).items()
+        ]
         names = [file.stem for file in files]
         catalogue = Catalogue(base, Settings(recheck=1e9), DeltaFolder(Path(place)), follow=True)
         load = [timed(partial(catalogue.entry, name)) for name in names]
@@ -127,18 +123,19 @@ def timed(work: Any) -> float:
 
 def table(cases: dict[str, Any]) -> str:
     """The table of results/README.md."""
-    lines = [
-        "| traffic | in memory | memory | hit rate | by Che | a request |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    rows = [
+        [
+            f"s = {case['exponent']:g}",
+            f"{case['room']:,}",
+            f"{case['megabytes']:,.0f} MB",
+            f"{case['hit_rate']:.1%}",
+            f"{case['che']:.1%}",
+            f"{case['request_ms']:.2f} ms",
+        ]
+        for name, case in cases.items()
+        if name != "costs"
     ]
-    for name, case in cases.items():
-        if name == "costs":
-            continue
-        lines.append(
-            f"| s = {case['exponent']:g} | {case['room']:,} | {case['megabytes']:,.0f} MB | {case['hit_rate']:.1%} |"
-            f" {case['che']:.1%} | {case['request_ms']:.2f} ms |"
-        )
-    return "\n".join(lines)
+    return markdown(["traffic", "in memory", "memory", "hit rate", "by Che", "a request"], rows)
 
 
 if __name__ == "__main__":

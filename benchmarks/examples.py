@@ -15,7 +15,7 @@ import argparse
 from typing import Any
 
 import torch
-from harness import glue, read, write
+from harness import glue, markdown, read, write
 
 from normtune.data.encode import encode
 from normtune.importance.fisher import Estimation, Request, information, scores, totals
@@ -92,17 +92,15 @@ def _stable(look: Look, tolerance: float) -> bool:
 
 def table(cases: dict[str, Any]) -> str:
     """Markdown: a row a task."""
-    lines = [
-        "| task | examples | table 1 needs | pairs ordered as by all | a 10 % mask needs | of it as by all |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for task, found in cases.items():
         cells = [task, f"{found['available']:,}"]
         for kind in ("ranking", "mask"):
             stop = found["stops"][kind]["0.1"]
             cells += ["more", ""] if stop is None else [f"{stop['examples']:,}", f"{100 * stop['as_all']:.0f} %"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    head = ("task", "examples", "table 1 needs", "pairs ordered as by all", "a 10 % mask needs", "of it as by all")
+    return markdown(head, rows)
 
 
 if __name__ == "__main__":

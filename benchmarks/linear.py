@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 import torch
 from harness import alternate, ratio, summary, write
+from mask_step import BATCH, TOKENS, loss
 
 from normtune.fast.linear import fast_linear, prefers_onednn
 from normtune.methods.entries import Entries
@@ -19,8 +20,6 @@ from normtune.models.base import Base, load_base
 
 METHODS = ("layernorm", "bitfit", "random", "full")
 ROUNDS = 7
-#: Shape of MRPC's batches: 32 pairs of about 53 tokens.
-BATCH, TOKENS = 32, 53
 
 
 def main() -> None:
@@ -44,15 +43,12 @@ def main() -> None:
 
 def step(base: Base, method: str, fast: bool) -> Callable[[], None]:
     """One forward and backward pass of MiniLM under `method`."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 20000, (BATCH, TOKENS), generator=generator)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    labels = torch.arange(BATCH) % 2
+    forward = loss(base)
 
     def run() -> None:
         tuning = Trainable(base, select(base.layout, method))
         with fast_linear() if fast else nullcontext():
-            torch.nn.functional.cross_entropy(base.model(**inputs).logits, labels).backward()
+            forward().backward()
         tuning.undo()
 
     return run

@@ -1,11 +1,10 @@
 """What a step under a mask costs: next to LayerNorm's step, and next to the same mask with a dense gradient.
 
-Run ``python benchmarks/mask_step.py``: about two minutes on two cores. It writes ``results/benchmarks/mask_step.json``.
-All steps are of MiniLM, forward, backward and AdamW, with the fast linear layers. ``mask`` draws as many entries as
-LayerNorm has over the whole model, so its gradients also go through layer 0's attention and the embeddings;
-``mask_above`` draws as many among the linear weights of the layers above, where no gradient goes deeper than
-LayerNorm's. ``dense_mask`` trains the entries of ``mask`` by what is usual: every parameter that holds one gets its
-whole gradient, which is then multiplied by the mask.
+``python benchmarks/fisher.py --parts mask_step`` runs it: about two minutes on two cores. All steps are of MiniLM,
+forward, backward and AdamW, with the fast linear layers. ``mask`` draws as many entries as LayerNorm has over the whole
+model, so its gradients also go through layer 0's attention and the embeddings; ``mask_above`` draws as many among the
+linear weights of the layers above, where no gradient goes deeper than LayerNorm's. ``dense_mask`` trains the entries of
+``mask`` by what is usual: every parameter that holds one gets its whole gradient, which is then multiplied by the mask.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from harness import alternate, ratio, summary, write
+from harness import alternate, ratio, summary
 from torch import Tensor
 
 from normtune.fast.linear import fast_linear
@@ -24,20 +23,10 @@ from normtune.methods.trainable import Trainable
 from normtune.models.base import Base, load_base
 from normtune.models.layout import Place
 
-ROUNDS = 15
 #: Shape of MRPC's batches: 32 pairs of about 53 tokens.
 BATCH, TOKENS = 32, 53
 
 Step = Callable[[], None]
-
-
-def main() -> None:
-    """Measure, print and write."""
-    cases, ratios = measure(ROUNDS)
-    path = write("mask_step", cases, ratios, batch=BATCH, tokens=TOKENS, rounds=ROUNDS)
-    for name, value in ratios.items():
-        print(f"{name}: {value:.3f}")
-    print(path)
 
 
 def measure(rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -125,7 +114,3 @@ def loss(base: Base) -> Callable[[], Tensor]:
 
 def _is_linear_above(place: Place) -> bool:
     return len(place.shape) == 2 and place.layer is not None and place.layer > 0
-
-
-if __name__ == "__main__":
-    main()

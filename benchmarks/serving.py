@@ -27,13 +27,10 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from bank_deltas import variations
-from harness import write
+from bank_deltas import untrained, variations
+from harness import markdown, write
 
 from normtune.data.suites import load_task
-from normtune.deltas.delta import Delta
-from normtune.methods.expression import select
-from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base
 
 TASKS = 100
@@ -64,10 +61,7 @@ def main() -> None:
 def save(folder: Path) -> None:
     """Write the tasks' deltas."""
     base = load_base("minilm")
-    tuning = Trainable(base, select(base.layout, "layernorm"))
-    delta = Delta.capture(tuning, task="made", method="layernorm")
-    tuning.undo()
-    for name, one in variations(delta, TASKS).items():
+    for name, one in variations(untrained(base), TASKS).items():
         one.save(folder / f"{name}.safetensors")
 
 
@@ -159,15 +153,13 @@ async def at_rate(ask: Any, rate: float, seconds: float, draw: np.random.Generat
 
 def table(saturated: float, cases: dict[str, Any]) -> str:
     """The table of results/README.md."""
-    lines = ["| sent | a second | p50 | p99 | 200 | 503 | other |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    rows = []
     for case in cases.values():
         counts = dict(case["statuses"])
         good, full = counts.pop("200", 0), counts.pop("503", 0)
-        lines.append(
-            f"| {case['part']:.0%} | {case['sent_per_second']:,.0f} | {case['p50_ms']:,.0f} ms |"
-            f" {case['p99_ms']:,.0f} ms | {good:,} | {full:,} | {sum(counts.values())} |"
-        )
-    return "\n".join(lines)
+        times = (f"{case['sent_per_second']:,.0f}", f"{case['p50_ms']:,.0f} ms", f"{case['p99_ms']:,.0f} ms")
+        rows.append([f"{case['part']:.0%}", *times, f"{good:,}", f"{full:,}", str(sum(counts.values()))])
+    return markdown(["sent", "a second", "p50", "p99", "200", "503", "other"], rows)
 
 
 if __name__ == "__main__":
