@@ -125,14 +125,7 @@ def read_protocol(text: str, **changes: Any) -> Protocol:
         if known("field of a protocol", field, fields) in given:
             raise ConfigError(f"The protocol's {field} is given twice; leave out one of the two.")
         given[field] = None if value == "none" else value
-    base = protocol(name)
-    try:
-        return _changed(base, given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        why = f"{found_wrong(first)} (fields: {', '.join(fields)})"
-        raise ConfigError(f"The protocol's {field} cannot be {given[field]!r}: {why}.") from error
+    return _changed(protocol(name), given)
 
 
 class Pruning(Strict):

@@ -291,8 +291,9 @@ def test_a_broken_file_is_listed_and_the_others_are_trained(cli: Run, tiny_folde
 def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("text,label\n" + "".join(f"the cat {i},{i}.5\n" for i in range(20)))
     tasks = "[{name: one, train: n.csv, kind: regression}]"
-    (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\nepochs: 1\ntasks: {tasks}")
-    status, text, error = cli("train", "--train", tmp_path / "m.yaml", "--out", tmp_path / "out", "--device", "cpu")
+    (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\nepochs: 1\nlr: 0.001\ntasks: {tasks}")
+    call = ("train", "--train", tmp_path / "m.yaml", "--out", tmp_path / "out", "--device", "cpu")
+    status, text, error = cli(*call, "--lr", "1e-3")  # which the manifest says in another way
     assert status == 0, error
     [row] = [line.split() for line in text.splitlines() if line.split()[:1] == ["one"]]
     assert (len(row), row[1], row[3]) == (4, "spearman", "18")

@@ -187,9 +187,12 @@ def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
     pillow.fromarray(grey(2, 3).astype(np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="more than 8 bits a channel"):
         reader()(Picture(tmp_path / "deep.png"))
-    (tmp_path / "colour.png").write_bytes(DEEP)
-    with pytest.raises(DataError, match="more than 8 bits a channel"):
-        reader(3)(Picture(tmp_path / "colour.png"))
+    for name, content in {"colour.png": DEEP, "deep.ppm": b"P6 1 1 65535\n" + bytes(6)}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="more than 8 bits a channel"):
+            reader(3)(Picture(tmp_path / name))
+    (tmp_path / "shallow.ppm").write_bytes(b"P6 1 1 255\n" + bytes(3))
+    assert reader(3)(Picture(tmp_path / "shallow.ppm")).shape == (3, 1, 1)
     sizes = [Picture("one", grey(2, 3)), Picture("two", grey(3, 3))]
     with pytest.raises(DataError, match="two is read as 3 x 3 pixels and one as 2 x 3"):
         Pixels(sizes, reader())

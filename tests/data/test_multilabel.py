@@ -117,6 +117,9 @@ def test_what_cannot_be_read_is_named_by_line(tmp_path):
     def load(path: Path, kind: str = "multilabel", read: str = "") -> None:
         load_files(path, path, text="text", label="label", kind=kind, reading=Reading.of(read))
 
+    none = written(tmp_path / "n.csv", "text,label", "a,[NaN]", "b,[true]")
+    with pytest.raises(DataError, match="line 2: the labels are \\[None\\], not a list of labels"):
+        load(none)
     rows = ['{"text": "a", "label": ["x", "y"]}', '{"text": "b", "label": "x"}', '{"text": "c", "label": [null]}']
     path = written(tmp_path / "t.jsonl", *rows)
     with pytest.raises(DataError, match=r"line 2: the labels are 'x', not a list of labels.*2 bad rows in all: lines"):

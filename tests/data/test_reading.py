@@ -63,7 +63,7 @@ def test_delimiter_and_encoding_overrule_what_is_recognised(tmp_path: Path) -> N
     file.write_bytes("text,label\na,ä\n".encode("utf-16-le"))
     assert {**read_rows(file, Reading.of("encoding=utf-16-le")).columns} == {"text": ["a"], "label": ["ä"]}
     file.write_bytes(b"text,label\nfine,x\n\xff\xfe\xfd,y\n")
-    with pytest.raises(DataError, match=r"t\.csv, line 3: not gb18030 \(byte .*\); is it in another encoding\?"):
+    with pytest.raises(DataError, match=r"t\.csv, line 3: not gb18030 \(byte .*\); is it in another encoding\?$"):
         read_rows(file, Reading.of("encoding=gb18030"))
 
 

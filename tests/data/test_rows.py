@@ -189,6 +189,7 @@ def test_a_table_as_people_have_it(
 
 def test_lines_may_end_as_on_an_old_mac(tmp_path: Path) -> None:
     assert read_rows(write(tmp_path, "a.csv", "text;label\rone, two, three;x\r")).column("text") == ["one, two, three"]
+    assert read_rows(write(tmp_path, "a.conll", "a B-X\rb O\r\rc O\r")).columns["text"] == [["a", "b"], ["c"]]
 
 
 def test_two_fields_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -136,11 +136,12 @@ def test_without_dropout_it_is_torchs_own(mask: Tensor | None, scale: float | No
 def test_a_query_that_sees_nothing_spoils_no_other() -> None:
     mask = torch.ones(5, 5, dtype=torch.bool)
     mask[3] = False  # as of padding under a local window
-    with FastDropout():
-        mine = scaled_dot_product_attention(*parts(), mask, NO_RATE)
     theirs = scaled_dot_product_attention(*parts())
-    assert bool(mine.isfinite().all())
-    assert torch.allclose(mine[:, :, [0, 1, 2, 4]], theirs[:, :, [0, 1, 2, 4]], rtol=1e-12, atol=1e-14)
+    for own in (mask, torch.zeros(5, 5).masked_fill(~mask, -torch.inf)):
+        with FastDropout():
+            mine = scaled_dot_product_attention(*parts(), own, NO_RATE)
+        assert bool(mine.isfinite().all())
+        assert torch.allclose(mine[:, :, [0, 1, 2, 4]], theirs[:, :, [0, 1, 2, 4]], rtol=1e-12, atol=1e-14)
 
 
 def test_dropout_is_on_the_probabilities_after_the_softmax() -> None:

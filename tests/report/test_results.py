@@ -14,6 +14,7 @@ from normtune.records.fisher import Estimator
 from normtune.records.results import load_runs, read
 from normtune.records.run import Record
 from normtune.report.cells import Cells
+from normtune.report.evidence import evidence
 from normtune.report.tables import table1
 from tests.report import made
 
@@ -110,7 +111,14 @@ def test_measurements_of_different_parts_are_not_mixed(tmp_path):
     assert [each.config.task for each in read(tmp_path).fisher] == ["rte"]
     (tmp_path / "fisher" / "rte.json").unlink()
     assert [each.config.task for each in read(tmp_path).fisher] == ["cola", "sst2"]
-    assert table1(Cells(read(tmp_path))).rows == ()
+    cells = Cells(read(tmp_path))
+    assert table1(cells).rows == ()
+    assert not {"first", "second"} & {*evidence(cells)}
+    own = made.fisher("stsb")
+    own.model_copy(update={"config": own.config.model_copy(update={"within": "pooler.dense"})}).save(
+        tmp_path / "fisher" / "a.json"
+    )
+    assert [each.config.task for each in read(tmp_path).fisher] == ["cola", "sst2"]
 
 
 def test_a_report_imports_no_torch(tmp_path: Path):

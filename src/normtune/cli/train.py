@@ -121,12 +121,14 @@ def train(
             raise ConfigError("A manifest's tasks are trained by one method and at one seed.")
         given = {"model": model, "protocol": protocol, "lr": lr, "method": methods[0], "seed": seeds[0]}
         found = read_manifest(manifest, given, columns)
-        overruled = {name for name, value in given.items() if str(getattr(found, name)) != str(value)}
+        theirs = options.rates(None if found.lr is None else str(found.lr))
+        overruled = {name for name, value in given.items() if name != "lr" and getattr(found, name) != value}
+        overruled |= {"lr"} if theirs != rates else set()
         options.refuse(context, overruled, f"{manifest.name} says otherwise")
         tasks: list[tuple[str, OwnFiles | None]] = [(str(own.name), own) for own in found.tasks]
         model, methods, seeds = found.model, [found.method], (found.seed,)
         rules = read_protocol(found.protocol, epochs=found.epochs)
-        rates = options.rates(None if found.lr is None else str(found.lr))
+        rates = theirs
     elif train is not None:
         own = OwnFiles.model_validate({**columns, "train": train, "dev": dev, "seed": seeds[0]})
         tasks = [(train.stem, own)]

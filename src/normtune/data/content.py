@@ -89,9 +89,9 @@ def decode(source: str, raw: bytes, asked: str = "", *, guess: bool = True) -> t
             # UTF-8 with a damaged place has whole characters elsewhere; other encodings hardly ever look so.
             text = raw.decode("cp1252" if guess and not marked and raw.decode(errors="ignore").isascii() else encoding)
         except UnicodeDecodeError:
-            hint = "is it in another encoding?" if asked else "save it as UTF-8"
-            hint += ", or say --read encoding=NAME" if guess else ""
-            raise DataError(f"{found}; {hint}.") from error
+            more = ", or say --read encoding=NAME" if guess else ""
+            hint = "is it in another encoding?" if asked else f"save it as UTF-8{more}."
+            raise DataError(f"{found}; {hint}") from error
     except ValueError as error:  # of codecs that know no places
         raise DataError(f"{source}: not {encoding} ({error}); is it in another encoding?") from error
     if "\0" in text:

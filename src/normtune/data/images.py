@@ -29,6 +29,8 @@ COLUMN = "image"
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 #: Kinds of pixels that Pillow would cut down to 8 bits without a word.
 _DEEP = re.compile(r"I(;.*)?|F")
+#: How it reads coloured ones that it cuts so: of 16 bits a channel (in BGR;16 a pixel has them), or a PPM beyond 255.
+_CUT = re.compile(r"(?<!BGR);16|'ppm\w*'.*, (?:25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,})\)")
 _IDX = re.compile(r"(.*)idx[34]-ubyte(\..*)?")
 
 
@@ -78,8 +80,7 @@ class Picture:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 image = Image.open(self.source) if self._pixels is None else Image.fromarray(self._pixels)
             with image:
-                # The mode of a coloured picture of 16 bits is that of 8, to which it is cut as it is read.
-                if _DEEP.fullmatch(image.mode) or ";16" in str(getattr(image, "tile", "")):
+                if _DEEP.fullmatch(image.mode) or _CUT.search(str(getattr(image, "tile", ""))):
                     raise DataError(f"{self.source} has more than 8 bits a channel; save it as a picture of 8 bits.")
                 return ImageOps.exif_transpose(image).convert(mode)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normtune.data.reading import Reading
-from normtune.data.table import Rows
+from normtune.data.rows import JSON
+from normtune.data.table import Rows, as_text
 from normtune.errors import ConfigError, DataError
 
 #: What may separate the labels of a cell.
@@ -74,7 +75,7 @@ def _parts(text: str, sign: str | None) -> list[str]:
 
 def _parsed(text: str) -> object:
     """The list that a cell of a table of texts holds, as JSON or Python writes it; otherwise the text."""
-    for read in (json.JSONDecoder(parse_float=str, parse_int=str).decode, ast.literal_eval):
+    for read in (JSON.decode, ast.literal_eval):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             found: object = read(text)
             json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
@@ -86,7 +87,7 @@ def _lists(cells: Sequence[object]) -> Labels:
     values, faults = list[list[str]](), dict[int, str]()
     for number, cell in enumerate(cells):
         parts = cell if isinstance(cell, list) else [None]
-        texts = [str(part).strip() for part in parts if isinstance(part, str | int | float)]
+        texts = [as_text(part).strip() for part in parts if isinstance(part, str | int | float)]
         if len(texts) < len(parts) or not all(texts):
             faults[number] = f'the labels are {reprlib.repr(cell)}, not a list of labels such as ["a", "b"]'
         values.append(texts)

@@ -34,8 +34,8 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     every row is as wide as it. CSV may be separated by semicolons, tabs or bars, which its header or a first line such
     as ``sep=;`` tells. It is quoted as RFC 4180 says, and so is TSV, unless every line is a row only without quotes. A
     line of JSONL is an object; the columns are the keys of all of them, and ``outer.inner`` of an object within. Plain
-    text is one column, ``text``. Rows without data are left out, which is noted. Whatever else is wrong is a
-    `DataError` too, which names the file and the line.
+    text is one column, ``text``. Rows of empty cells are left out, which is noted, and so are empty lines, which
+    is not. Whatever else is wrong is a `DataError` too, which names the file and the line.
 
     Args:
         path: The file, whose ending is one of `READERS`, with one of `PACKED` behind it if it is compressed; None reads
@@ -63,9 +63,8 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
     _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
     rows = READERS[ending](source, raw, reading)
-    if not len(rows) and not rows.bad:
+    if not len(rows) and not rows.left_out:  # which refuses a table of bad rows alone
         raise DataError(f"{source} has no rows.")
-    _ = rows.left_out  # which refuses a table of bad rows alone
     return rows
 
 
@@ -177,7 +176,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 
 #: Numbers stay as they are written.
-_JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
+JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
 
 
 def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
@@ -200,7 +199,7 @@ def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
 def _object(place: str, line: str) -> dict[str, object]:
     """The JSON object that a line holds, with the fields of objects within as ``outer.inner``."""
     try:
-        value = _JSON.decode(line)
+        value = JSON.decode(line)
         if "\\u" in line:  # which may be half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
         flat = _once([*_fields(value)]) if isinstance(value, dict) else None
@@ -262,7 +261,7 @@ def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     """Texts with a word a line and blank lines between: the first column holds the words, the last one the tags."""
     text, notes = decode(source, raw, reading.encoding)
     texts, starts, width, inside, odd = list[list[list[str]]](), list[int](), 0, False, set[int]()
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):
         parts = line.split()
         if not parts or parts[0] == "-DOCSTART-":
             inside = False

@@ -71,7 +71,7 @@ class Rows:
                 holds = f"the column {name!r} holds a value of type {type(cell).__name__}"
                 hint = "; lists are for train --labels several or tags" if isinstance(cell, list) else ""
                 raise DataError(f"{self.place(index)}: {holds}, not a text or a number{hint}.")
-        return ["" if cell is None or cell != cell else _text(cell) for cell in cells]
+        return ["" if cell is None or cell != cell else as_text(cell) for cell in cells]
 
     def drop(self, bad: Collection[int]) -> Rows:
         """The table without the rows at `bad`, which are left out and counted."""
@@ -97,7 +97,8 @@ class Rows:
         return (left_out(self.source, "bad row", self.unit, self.bad),)
 
 
-def _text(cell: object) -> str:
+def as_text(cell: object) -> str:
+    """A value as Python writes it, but true and false as JSON does."""
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 

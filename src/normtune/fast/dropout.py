@@ -139,7 +139,7 @@ def _attention_call(
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)  # not -inf: a row may see nothing
     elif attn_mask is not None:
-        scores = scores + attn_mask.to(scores.dtype)
+        scores = scores + attn_mask.to(scores.dtype).clamp(min=torch.finfo(scores.dtype).min)
     return dropout(scores.softmax(-1), dropout_p) @ value

@@ -289,14 +289,15 @@ def wrap(
 
     Args:
         model: The model. Its identity is taken from its values as they are now, so wrap it before training it.
-        tokenizer: Its tokenizer, needed only to read texts. It is copied, and the copy pads as the model needs it.
+        tokenizer: Its tokenizer, needed only to read texts. It is copied, and the copy pads as the model needs it;
+            where the model's configuration has no padding token, it gets the copy's.
         processor: Its image processor, needed only to read pictures.
 
     Returns:
         The base model around `model` itself, not a copy.
 
     Raises:
-        ModelError: If it is no model of transformers, or has no head.
+        ModelError: If it is no model of transformers, has no head, or needs a padding token that its tokenizer lacks.
     """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(

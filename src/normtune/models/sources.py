@@ -199,7 +199,7 @@ def ready(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrai
         config.pad_token_id = tokenizer.pad_token_id
     classifies = "ForSequenceClassification" in type(model).__name__
     if classifies and tokenizer.cls_token is None and getattr(config, "pad_token_id", None) is None:
-        raise ModelError("The tokenizer has no padding token and no end-of-text token; set its pad_token and save it.")
+        raise ModelError("The tokenizer has no padding token and no end-of-text token; set its pad_token.")
     return tokenizer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,19 +200,19 @@ def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
         raise ConfigError(f"These records are of several {kind}, {known}; {hint}.")
 
 
-def _one_each(fisher: Iterable[FisherRecord]) -> list[FisherRecord]:
+def _one_each(fisher: Sequence[FisherRecord]) -> list[FisherRecord]:
     """Of several measurements on one task the one by the labels, with most examples and head seeds.
 
-    All are of one part of the model, the whole of it where any is: what lies in a part of a part is no smaller.
+    All are of one part of the model: the whole of it where any is, otherwise the part with most measurements.
     """
 
     def weight(each: FisherRecord) -> tuple[bool, int, int]:
         own = each.config
         return own.estimator.name == "empirical", each.examples, len(own.head_seeds)
 
-    every = sorted(fisher, key=lambda each: each.config.within != "full")
-    groups = defaultdict[str, list[FisherRecord]](list)
-    for each in every:
-        if each.config.within == every[0].config.within:
+    parts, groups = Counter(each.config.within for each in fisher), defaultdict[str, list[FisherRecord]](list)
+    within = "full" if parts["full"] else max(parts, key=parts.__getitem__, default="full")
+    for each in fisher:
+        if each.config.within == within:
             groups[each.config.task].append(each)
     return [max(group, key=weight) for group in groups.values()]

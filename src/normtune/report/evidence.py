@@ -60,6 +60,7 @@ def _ranks(cells: Cells) -> dict[str, Measured]:
     means = {
         each.config.task: [component_means(each.information, head) for head in range(len(each.config.head_seeds))]
         for each in cells.results.fisher
+        if each.config.within == "full"  # a part has no next component
     }
     first = {task: _leads(own, closing) for task, own in means.items()}
     second = {task: _leads(own, attention, without=closing) for task, own in means.items()}
