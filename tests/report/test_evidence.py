@@ -37,6 +37,10 @@ def test_tasks_that_lack_a_run_take_no_part(tmp_path):
     table = ours_table(cells)
     assert {row[2].text for row in table.rows} == {"3"}
     assert table.notes[0] == "Left out, since a compared method lacks runs there: RTE."
+    gone = next(r for r in read(tmp_path).runs if (r.config.method, r.config.task) == ("full", "cola"))
+    (tmp_path / "runs" / f"{gone.id}.json").unlink()
+    change = evidence(Cells(read(tmp_path)))["change"]
+    assert (len(change.values), change.left_out) == (3, ("CoLA",))
 
 
 def test_tasks_at_their_floor_are_judged_apart(tmp_path):

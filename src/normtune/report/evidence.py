@@ -44,9 +44,12 @@ def evidence(cells: Cells) -> dict[str, Measured]:
 
 
 def _change(cells: Cells) -> Measured:
-    tasks = cells.order(cells.tasks)
-    values = {task: _leads(map(_changes, cells.full_runs(task)), cells.norms.closing) for task in tasks}
-    return _ratio(f"change of {cells.closing} over that of the component that comes next", values)
+    """How far the closing norm moved beside the others, on every task that has all seeds of full fine-tuning."""
+    runs = {task: own for task in cells.order(cells.tasks) if (own := cells.full_runs(task))}
+    whole = {task: own for task, own in runs.items() if cells.complete("full", task)}
+    lacking = tuple(cells.title(task) for task in runs if task not in whole)
+    values = {task: _leads(map(_changes, own), cells.norms.closing) for task, own in whole.items()}
+    return _ratio(f"change of {cells.closing} over that of the component that comes next", values, lacking)
 
 
 def _changes(run: Record) -> dict[str, float]:
@@ -122,8 +125,8 @@ def _masks(cells: Cells, scope: str) -> Measured:
     return Measured(f"{scope} − individual masks, f = {shown}", "difference", values, MARGIN, tuple(lacking), floored)
 
 
-def _ratio(name: str, values: Mapping[str, Sequence[float]]) -> Measured:
-    return Measured(name, "ratio", {task: each for task, each in values.items() if each})
+def _ratio(name: str, values: Mapping[str, Sequence[float]], left_out: tuple[str, ...] = ()) -> Measured:
+    return Measured(name, "ratio", {task: each for task, each in values.items() if each}, left_out=left_out)
 
 
 def _log(one: float, other: float) -> float:
