@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from normtune.fast.first_token import FAMILIES, can_shorten, reads_first_token, shortened
+from normtune.fast.first_token import BERTS, can_shorten, reads_first_token, shortened
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24, "vocab_size": 50}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BERTS)
 def test_the_outputs_are_the_whole_models(family):
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SHAPE, num_labels=3, pad_token_id=0, max_position_embeddings=40)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from normtune.fast.dropout import FastDropout
-from normtune.fast.first_token import FAMILIES, first_token, last_layer
+from normtune.fast.first_token import BERTS, first_token, last_layer
 from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer, fits
 from normtune.fast.linear import fast_linear
@@ -51,7 +51,7 @@ def assert_near(plain: list[Tensor], other: list[Tensor], bound: float) -> None:
         assert (one - two).norm() <= bound * one.norm() + bound * plain[1].norm() * 1e-2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BERTS)
 @pytest.mark.parametrize(("tokens", "padded"), [(5, False), (5, True), (19, True)])
 @pytest.mark.parametrize("norms", ["output.LayerNorm", "2.output.LayerNorm", "LayerNorm"])
 def test_in_float64_outputs_and_gradients_are_torchs(

@@ -12,7 +12,7 @@ import torch
 from normtune.config import Products
 from normtune.data.encode import Encoded, encode
 from normtune.fast import layer as layer_module
-from normtune.fast.first_token import FAMILIES
+from normtune.fast.first_token import BERTS
 from normtune.fast.fused import fusable
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.methods.expression import select
@@ -166,7 +166,7 @@ def test_what_is_too_large_for_the_budget_is_not_kept(tiny_base: Base) -> None:
     assert kept.computed == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BERTS)
 def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, family: str) -> None:
     base = make_base(family)
     base.model.double()
