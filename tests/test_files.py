@@ -87,6 +87,11 @@ def test_what_is_not_ours_or_is_being_written_stays(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == before | {"beside", "model"}
 
 
+def test_a_home_that_is_not_there_stays_as_it_is() -> None:
+    assert files.expanded("~nosuchuser/x") == Path("~nosuchuser/x")
+    assert files.expanded("~/x") == Path.home() / "x"
+
+
 def test_a_folder_with_nothing_but_a_stray_is_free(tmp_path: Path) -> None:
     (tmp_path / OURS).write_text("half")
     claim_folder(tmp_path)

@@ -55,7 +55,7 @@ _LISTED = 50
 
 
 class GuessWarning(UserWarning):
-    """Something about a model or a text was guessed; the command line prints it as a note."""
+    """What a user should know: a guess about a model, or a text that it cannot read. The command line notes it."""
 
 
 @contextmanager

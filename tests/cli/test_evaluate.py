@@ -48,6 +48,8 @@ def test_a_file_is_scored_by_the_metrics_of_the_suites_task(cli: Run, tiny_base:
     status, text, error = cli("evaluate", tmp_path / "d", "--file", tmp_path / "t.csv", "--json")
     assert status == 0, error
     assert tuple(json.loads(text)["scores"]) == GLUE["cola"].metrics
+    status, _, error = cli("evaluate", tmp_path / "d", "--file", tmp_path / "t.csv", "--text", "text,label")
+    assert (status, "The delta reads single texts; --text takes one column, got 'text,label'." in error) == (1, True)
 
 
 @pytest.mark.parametrize("task", ["moods", "rte"])

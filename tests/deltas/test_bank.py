@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from normtune.data.images import Picture
 from normtune.deltas.answers import Predictor, Text
 from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta
@@ -304,6 +305,13 @@ def test_a_base_that_carries_a_delta_cannot_be_a_banks(tiny_base: Base, bank: Ba
         with pytest.raises(DeltaError, match="carries a delta"):
             bank.answer([prepared])
     bank.answer([prepared])
+
+
+def test_texts_may_come_one_by_one(tiny_base: Base) -> None:
+    with Predictor(tiny_base, changed(tiny_base, "layernorm")) as predictor:
+        assert len(predictor.predict(text for text in ("a", "the dog"))) == 2
+        with pytest.raises(DataError, match="Give a list of texts"):
+            predictor.predict(Picture("a.png"))
 
 
 def test_texts_that_cannot_be_answered_are_told_apart(tiny_base: Base, bank: Bank) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from normtune.errors import SelectionError, UnknownNameError
 from normtune.methods.components import last_layers, random
-from normtune.methods.expression import select, specify
+from normtune.methods.expression import select, specify, tune
 from normtune.methods.selection import nothing, where
 from tests.conftest import TEXT_METHODS as METHODS
 
@@ -199,6 +199,11 @@ def test_layers_that_are_not_there_are_refused(layers, term, layout):
         SelectionError, match=f"'{re.escape(term)}@{layers}' names layers .* not there; there are 0 to 5"
     ):
         select(layout, f"layernorm + {term}@{layers}")
+
+
+def test_a_seed_is_a_whole_number_from_0(tiny_base):
+    with pytest.raises(SelectionError, match="A seed is a whole number from 0; got -1"):
+        tune(tiny_base, "random", seed=-1)
 
 
 def test_layers_count_up(layout):

@@ -84,7 +84,7 @@ def test_every_importance_and_structure_prunes_and_puts_back(
 
     def watched(base: object, gone: object, update: object) -> object:
         seen.append((len(gone), update is not None))  # type: ignore[arg-type]
-        return zeroed(base, gone, update)  # type: ignore[arg-type]
+        return zeroed(base, gone, update)
 
     monkeypatch.setattr(sparsity, "zeroed", watched)
     base = session.base
