@@ -86,7 +86,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {**_BERT, "global_attn_every_n_layers": 2, "local_attention": 16},
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text"), _LLAMA),
     "olmo2": _LLAMA,
-    "mixtral": {**_LLAMA, "num_local_experts": 4},
+    **dict.fromkeys(("mixtral", "phimoe"), {**_LLAMA, "num_local_experts": 4}),
     "qwen3_moe": {**_LLAMA, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
     "gpt_neox": _BERT,
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},

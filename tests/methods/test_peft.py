@@ -181,6 +181,15 @@ def test_lora_all_takes_every_matrix_of_the_layers(base: Base) -> None:
     assert len(specify(base.layout, "lora-all@1")) == 3 * (4 * (32 + 32) + 2 * (32 + inner))
 
 
+def test_lora_all_leaves_the_routers_of_experts_alone(make_base: BaseFactory) -> None:
+    base = make_base("phimoe")
+    trainable = Trainable(base, specify(base.layout, "lora-all@1"))
+    assert not [target for target in trainable.leaves if "router" in target]
+    words = torch.ones(1, 4, dtype=torch.long)
+    assert base.model(words, attention_mask=words).logits.shape == (1, 2)
+    trainable.undo()
+
+
 def test_values_that_are_made_with_queries_and_keys_have_no_bias_of_their_own(make_base: BaseFactory) -> None:
     with pytest.raises(SelectionError, match="no biases of values"):
         specify(make_base("gpt_neox").layout, "value-bias")

@@ -42,7 +42,7 @@ class Place:
         head: Whether it belongs to the head.
         norm: Whether a normalisation module owns it.
         batch: Whether that is a BatchNorm.
-        linear: Whether a linear layer owns it.
+        linear: Whether a linear layer owns it; a router of experts, which answers with its choice, is none.
     """
 
     parameter: str
@@ -193,7 +193,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
                 head=name in head_names,
                 norm=name in norms,
                 batch=isinstance(owners[name], nn.modules.batchnorm._BatchNorm),
-                linear=isinstance(owners[name], nn.Linear | Conv1D),
+                linear=isinstance(owners[name], nn.Linear | Conv1D) and "Router" not in type(owners[name]).__name__,
             )
         )
     return Layout(model.config.model_type, tuple(places))
