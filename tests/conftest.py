@@ -56,6 +56,7 @@ _COMMON = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, 
 _BERT = {**_COMMON, "max_position_embeddings": 64}
 _FACTORISED = {**_BERT, "embedding_size": 16}
 _LLAMA = {**_BERT, "num_key_value_heads": 2, "head_dim": 8}
+_MIXTRAL = {**_LLAMA, "num_local_experts": 4}
 _T5 = {
     "d_model": 32,
     "d_kv": 8,
@@ -86,7 +87,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {**_BERT, "global_attn_every_n_layers": 2, "local_attention": 16},
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text"), _LLAMA),
     "olmo2": _LLAMA,
-    **dict.fromkeys(("mixtral", "phimoe"), {**_LLAMA, "num_local_experts": 4}),
+    **dict.fromkeys(("mixtral", "phimoe"), _MIXTRAL),
     "qwen3_moe": {**_LLAMA, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
     "gpt_neox": _BERT,
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},

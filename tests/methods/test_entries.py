@@ -19,12 +19,11 @@ def randn(*shape, seed=1, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def test_rows_columns_and_starts():
+def test_rows_and_columns():
     entries = Entries(torch.tensor([1, 2, 9, 11]), torch.Size((4, 3)))
     assert (len(entries), entries.width, entries.share) == (4, 3, 1 / 3)
     assert entries.rows.tolist() == [0, 0, 3, 3]
     assert entries.columns.tolist() == [1, 2, 0, 2]
-    assert entries.starts.tolist() == [0, 2, 2, 2, 4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -48,35 +47,6 @@ def test_of_the_inputs_only_what_is_needed_is_kept():
     few = Entries(torch.tensor([3, 7, 23, 27, 43]), torch.Size((OUTPUTS, WIDTH)))  # in two columns
     assert torch.equal(few.seen(inputs), inputs[:, [3, 7]])
     assert drawn(60).seen(inputs) is inputs
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
-@pytest.mark.parametrize("padding", [None, 0, 4])
-@pytest.mark.parametrize("count", [1, 5, 60, OUTPUTS * WIDTH])
-def test_a_lookups_gradients_are_the_dense_ones(count, padding, kind, dtype):
-    entries = drawn(count)
-    # Some tokens come often, some never.
-    tokens = torch.randint(0, 9, (3, 7), generator=torch.Generator().manual_seed(3)).to(kind)
-    grad = randn(3, 7, WIDTH, dtype=dtype)
-    weight = torch.zeros(OUTPUTS, WIDTH, dtype=torch.float64, requires_grad=True)
-    torch.nn.functional.embedding(tokens, weight, padding).backward(grad.double())
-    found = entries.of_lookup(grad, tokens, padding)
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    expected = weight.grad.view(-1)[entries.indices]
-    assert (found.double() - expected).abs().max() <= (1e-12 if dtype == torch.float64 else 1e-5)
-
-
-@pytest.mark.parametrize("tokens", [torch.tensor([[7, 8]]), torch.empty(2, 0, dtype=torch.int64), torch.tensor(7)])
-def test_tokens_without_entries_have_no_gradient(tokens):
-    entries = Entries(torch.tensor([0, 21]), torch.Size((OUTPUTS, WIDTH)))
-    assert entries.of_lookup(randn(*tokens.shape, WIDTH), tokens, None).tolist() == [0, 0]
-
-
-def test_a_gradient_that_is_not_contiguous():
-    entries, tokens = drawn(60), torch.tensor([[1, 2, 3], [3, 3, 0]])
-    grad = randn(3, 2, WIDTH).transpose(0, 1)
-    assert torch.equal(entries.of_lookup(grad, tokens, None), entries.of_lookup(grad.contiguous(), tokens, None))
 
 
 def test_a_mark_is_found_again():

@@ -129,12 +129,17 @@ class Made(TorchDispatchMode):
         self.known, self.sizes = set(), []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.known |= {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
+        self.known |= {tensor.untyped_storage().data_ptr() for tensor in self._held(args)}
         result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+        for tensor in self._held(result if isinstance(result, (tuple, list)) else (result,)):
+            if tensor.untyped_storage().data_ptr() not in self.known:
                 self.sizes.append(tensor.numel())
         return result
+
+    @staticmethod
+    def _held(values):
+        tensors = (value for value in values if isinstance(value, torch.Tensor))
+        return [tensor._values() if tensor.is_sparse else tensor for tensor in tensors]
 
 
 def test_a_step_copies_no_weight(make_base):

@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from normtune.config import Products
 from normtune.methods.entries import Entries, marked
+from normtune.methods.packed import is_alias
 
 
 @cache
@@ -72,9 +73,9 @@ class _FastLinear(TorchFunctionMode):
             # pass must go the same way as before. An edge stands for the loss, which would call the mode again.
             with self:
                 return torch.autograd.backward(get_gradient_edge(args[0]))
-        if func is torch.nn.functional.embedding:
-            found = _lookup(*args, **(kwargs or {})) if len(args) > 1 else None
-            return func(*args, **(kwargs or {})) if found is None else found
+        if func is torch.nn.functional.embedding and is_alias(args[1]):
+            # torch has no sparse gradient by frequency, nor one of a single token without a dimension.
+            return func(*args, **{**kwargs, "sparse": args[0].ndim > 0 and not kwargs["scale_grad_by_freq"]})
         if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
             return func(*args, **(kwargs or {}))
         inputs, weight, bias = args if len(args) == 3 else (*args, None)
@@ -185,45 +186,3 @@ def _over_tokens(
     """
     flat = _apply(inputs.reshape(-1, inputs.shape[-1]), weight, bias, onednn, leaf, entries)
     return flat.view(*inputs.shape[:-1], flat.shape[-1])
-
-
-def _lookup(
-    tokens: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Tensor | None:
-    """`torch.nn.functional.embedding`, with the gradient of the entries that train and no other.
-
-    None if this is no such embedding, or has an option that is left to torch.
-    """
-    packed = marked(weight)
-    if packed is None or max_norm is not None or scale_grad_by_freq or sparse:
-        return None
-    size = len(weight)
-    if padding_idx is not None and not -size <= padding_idx < size:
-        return None
-    return _apply_lookup(*packed, weight.detach(), tokens, None if padding_idx is None else padding_idx % size)
-
-
-class _Lookup(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, leaf: Tensor, entries: Entries, weight: Tensor, tokens: Tensor, padding: int | None
-    ) -> Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.entries, ctx.padding = entries, padding
-        return torch.nn.functional.embedding(tokens, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (tokens,) = ctx.saved_tensors
-        return ctx.entries.of_lookup(grads[0], tokens, ctx.padding), None, None, None, None
-
-
-#: torch leaves `apply` untyped.
-_apply_lookup: Callable[..., Tensor] = _Lookup.apply

@@ -48,13 +48,6 @@ class Entries:
         """Each entry's place in its row."""
         return self.indices % self.width
 
-    @cached_property
-    def starts(self) -> Tensor:
-        """For each row the number of its first entry, and of the next row's if it has none; of length rows + 1."""
-        rows = math.prod(self.shape) // self.width
-        firsts = torch.arange(0, (rows + 1) * self.width, self.width, device=self.indices.device)
-        return torch.searchsorted(self.indices, firsts)
-
     def seen(self, inputs: Tensor) -> Tensor:
         """The columns that `of_product` needs of a layer's inputs (tokens, width), or all where it needs most."""
         return inputs if self._needed is None else inputs.index_select(1, self._needed)
@@ -72,33 +65,6 @@ class Entries:
             for outer, inner in zip(grad.split(step), seen.split(step), strict=True)
         ]
         return torch.stack(parts).sum(0)
-
-    def of_lookup(self, grad: Tensor, tokens: Tensor, padding: int | None) -> Tensor:
-        """Gradients of the entries of an embedding: for entry (t, i) the sum of ``grad[..., i]`` where the token is t.
-
-        They are in float32 or better. `grad` is that of what was looked up, of shape (..., width), and the token
-        `padding` has none. Tokens without a selected entry are passed over, so that nothing as large as the embedding
-        is made.
-        """
-        dtype = torch.promote_types(grad.dtype, torch.float32)
-        result = torch.zeros(len(self), dtype=dtype, device=grad.device)
-        tokens = tokens.reshape(-1)
-        counts = self.starts.diff()
-        used = counts.index_select(0, tokens) > 0
-        if padding is not None:
-            used &= tokens != padding
-        places = used.nonzero().squeeze(1)
-        rows, numbers = tokens.index_select(0, places).unique(return_inverse=True)
-        sums = torch.zeros(len(rows), self.width, dtype=dtype, device=grad.device)
-        sums.index_add_(0, numbers, grad.reshape(len(tokens), self.width).index_select(0, places).to(dtype))
-        # Row by row, the numbers of its entries.
-        counts = counts.index_select(0, rows)
-        ends = counts.cumsum(0)
-        shifts = (self.starts.index_select(0, rows) - ends + counts).repeat_interleave(counts)
-        chosen = torch.arange(len(shifts), device=grad.device) + shifts
-        sources = torch.arange(len(rows), device=grad.device).repeat_interleave(counts) * self.width
-        sources += self.columns.index_select(0, chosen)
-        return result.scatter_(0, chosen, sums.view(-1).index_select(0, sources))
 
     @cached_property
     def _needed(self) -> Tensor | None:

@@ -76,7 +76,7 @@ class Packed(Cast):
             composed = frozen.reshape(-1).scatter(0, self._entries.indices, values).view(frozen.shape)
             return mark(composed, leaf, self._entries)
         self._place()
-        return mark(_alias(leaf, frozen, self._entries.indices), leaf, self._entries)
+        return mark(_alias(leaf, frozen, self._entries), leaf, self._entries)
 
     def restore(self) -> None:
         """Put back the frozen parameter's own values."""
@@ -108,16 +108,27 @@ class _Alias(torch.autograd.Function):
     """The frozen tensor itself, with the gradient of the entries that train."""
 
     @staticmethod
-    def forward(ctx: Any, leaf: Tensor, frozen: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(indices)
+    def forward(ctx: Any, leaf: Tensor, frozen: Tensor, entries: Entries) -> Tensor:
+        ctx.entries = entries
         return frozen.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (indices,) = ctx.saved_tensors
-        grad = grads[0].to_dense() if grads[0].is_sparse else grads[0]
-        return grad.reshape(-1).index_select(0, indices), None, None
+        (grad,), entries = grads, ctx.entries
+        if not grad.is_sparse:
+            return grad.reshape(-1).index_select(0, entries.indices), None, None
+        # Of an embedding: the rows that were looked up. A row of zeros after them stands for all others.
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32)).coalesce()
+        looked_up, rows = grad.indices()[0], torch.cat((grad.values(), grad.values().new_zeros(1, entries.width)))
+        places = looked_up.new_full((len(grad),), len(looked_up))
+        places[looked_up] = torch.arange(len(looked_up), device=grad.device)
+        return rows[places[entries.rows], entries.columns], None, None
 
 
 #: torch leaves `apply` untyped.
 _alias: Callable[..., Tensor] = _Alias.apply
+
+
+def is_alias(weight: Tensor) -> bool:
+    """Whether it is a frozen tensor whose entries train in place, which takes a sparse gradient as well."""
+    return isinstance(weight.grad_fn, _Alias._backward_cls)
