@@ -54,6 +54,28 @@ def test_tasks_at_their_floor_are_judged_apart(tmp_path):
     assert [rows[place][7].text.split()[2] for place in apart] == ["3", "3"]
 
 
+def test_a_sample_of_the_dev_set_has_the_floor_of_the_whole(tmp_path):
+    made.results(tmp_path, methods={"full": 0.0, "layernorm": -0.2, "random": -0.2}, measured=())
+    half = {"dev": 130}
+    for old in read(tmp_path).runs:
+        if old.config.task == "rte":
+            old.model_copy(update={"data": old.data.model_copy(update=half)}).save(tmp_path / "runs" / f"{old.id}.json")
+    cells = Cells(read(tmp_path))
+    (rte,) = [column for column in cells.ran if column.task == "rte"]
+    assert cells.floor(rte) is None  # of these texts it is not known
+    assert "rte" in evidence(cells)["random"].floored
+
+
+def test_a_method_with_other_tasks_does_not_end_the_tests(tmp_path):
+    made.results(tmp_path, methods={"layernorm": 0.0, "random": -0.1}, measured=())
+    made.results(tmp_path, methods={"lora": 0.1}, tasks=["stsb", "mrpc", "rte"], measured=())
+    made.results(tmp_path, methods={"red": 0.1}, tasks=["stsb", "mrpc", "cola"], measured=())
+    table = ours_table(Cells(read(tmp_path)))
+    assert {row[2].text for row in table.rows} == {"3"}
+    assert len(table.rows) == 2
+    assert table.notes[1] == "Left out, since it shares too few tasks with the others: red."
+
+
 def test_the_papers_scores_give_its_p():
     table = theirs_table()
     assert [(row[0].text[:6], row[6].text) for row in table.groups[0].rows[1:]] == [

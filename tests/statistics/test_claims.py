@@ -66,11 +66,16 @@ def test_the_claims_are_the_papers():
 def test_so_many_tasks_decide_four_times_in_five(tasks: float, seeds: float, mean: float) -> None:
     random = np.random.default_rng(0)
 
-    def draw(count: int) -> Measured:
-        own = mean + tasks * random.standard_normal((count, 1)) + seeds * random.standard_normal((count, 3))
+    def measured(own: np.ndarray) -> Measured:
         return Measured("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
 
-    enough = draw(20_000).takes()
+    def draw(count: int) -> Measured:
+        return measured(mean + tasks * random.standard_normal((count, 1)) + seeds * random.standard_normal((count, 3)))
+
+    # Three tasks with these very mean squares of tasks and of the rest, and nothing that seeds share.
+    own = (tasks**2 + seeds**2 / 3) ** 0.5 * np.array([[-1], [0], [1]])
+    rest = (2 / 3) ** 0.5 * seeds * (np.eye(3) - np.eye(3)[[1, 2, 0]])
+    enough = measured(mean + own + rest).takes()
     assert enough is not None
     assert 5 <= enough <= 40
     decided = [draw(enough).verdict == "confirmed" for _ in range(200)]
@@ -81,6 +86,13 @@ def test_nothing_is_enough_where_the_mean_is_the_bound_or_the_spread_unknown():
     assert difference(0.0, 0.0, 0.0, margin=0.0).takes() is None
     assert difference(0.1, 0.2).takes() is None
     assert Measured("a - b", "difference", {"a": [0.1], "b": [0.3], "c": [0.2]}).takes() is None
+
+
+def test_more_tasks_are_needed_than_there_are():
+    few = [[3.02, 2.62], [3.04, 2.35], [3.22, 2.28], [3.27, 3.05]]
+    measured = Measured("a - b", "difference", {str(place): each for place, each in enumerate(few)})
+    assert measured.verdict == "undecided"
+    assert (measured.takes() or 5) > 4
 
 
 def test_tasks_are_not_enough_where_seeds_push_all_alike():

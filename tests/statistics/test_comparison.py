@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normtune.errors import ConfigError, DataError, UnknownNameError
-from normtune.statistics.comparison import compare
+from normtune.statistics.comparison import compare, warnings
 from normtune.statistics.paired import holm
 from normtune.statistics.published import scores
 from normtune.statistics.scores import Scores
@@ -57,6 +57,15 @@ def test_the_four_verdicts():
 def test_the_unpaired_test_overlooks_random():
     pairs = {(pair.first, pair.second): pair for pair in compare(scores("dev")).pairs}
     assert pairs["layernorm", "random"].overlooked
+
+
+def test_a_tie_says_nothing_so_that_fewer_tasks_are_left():
+    tied = [*BASE[:4], *(value + 0.01 for value in BASE[4:])]
+    assert warnings(compare(table(a=tied, b=BASE)))[0].startswith(
+        "With 4 tasks on which two methods differ (of 8) the exact test cannot give a p below 0.1250"
+    )
+    assert warnings(compare(table(a=BASE, b=BASE)))[0].startswith("With 0 tasks on which two methods differ (of 8)")
+    assert not any("exact test" in text for text in warnings(compare(table(a=BASE[::-1], b=BASE))))
 
 
 def test_what_cannot_be_compared():

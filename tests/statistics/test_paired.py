@@ -196,7 +196,18 @@ def test_seeds_that_push_all_tasks_alike_widen_the_interval():
 
 @pytest.mark.parametrize("tasks", [3, 5, 8])
 @pytest.mark.parametrize(
-    ("of_tasks", "of_seeds", "rest"), [(1, 0, 0), (1, 0, 1), (0, 0, 1), (1, 0.3, 0.3), (1, 1, 1), (0.1, 0.3, 0.1)]
+    ("of_tasks", "of_seeds", "rest"),
+    [
+        (1, 0, 0),
+        (1, 0, 1),
+        (0, 0, 1),
+        (1, 0.3, 0.3),
+        (1, 1, 1),
+        (0.1, 0.3, 0.1),
+        (0, 0.5, 1),
+        (0.1, 0.3, 0.3),
+        (0, 1, 1),
+    ],
 )
 def test_intervals_hold_the_truth_about_as_often_as_they_say(tasks, of_tasks, of_seeds, rest):
     generator = np.random.default_rng(4)
@@ -205,4 +216,4 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(tasks, of_tasks, of
         own, shared = generator.normal(0, of_tasks, (tasks, 1)), generator.normal(0, of_seeds, (1, 3))
         low, high = mean_interval(own + shared + generator.normal(0, rest, (tasks, 3)))
         held += low <= 0 <= high
-    assert 0.91 <= held / 1000 <= 0.98
+    assert 0.92 <= held / 1000 <= 0.99

@@ -108,15 +108,16 @@ class Cells:
                 values[seed] = value
         return Cell(method, column.title, values, self.seeds, tuple(group[seed] for seed in values))
 
-    def floor(self, column: Column) -> float | None:
+    def floor(self, column: Column, *, sampled: bool = False) -> float | None:
         """The most that one answer for all examples can score; None where a column's dev set is not GLUE's whole one.
 
-        F1's answer is yes; a correlation with a constant is taken as 0.
+        F1's answer is yes; a correlation with a constant is taken as 0. Of a `sampled` dev set it is that of the whole.
         """
-        sizes = {(run.data.dev, run.data.dev_of) for run in self.results.done if run.config.task == column.task}
+        runs = [run.data for run in self.results.done if run.config.task == column.task]
+        sizes = {size for run in runs for size in (run.dev_of, run.dev_of if sampled else run.dev)}
         # The mismatched dev set has no size in the records; it is GLUE's where the matched one is.
         known = DEV.get("MNLI-m" if column.split != "dev" else column.title, (0, 0))[0]
-        if column.title not in DEV or sizes != {(known, known)}:
+        if column.title not in DEV or sizes != {known}:
             return None
         share = DEV[column.title][1] / DEV[column.title][0]
         return {"accuracy": share, "f1": 2 * share / (1 + share)}.get(self.metric(column), 0.0)
@@ -124,7 +125,7 @@ class Cells:
     def clear(self, method: str, task: str) -> bool:
         """Whether a method scores more than one answer for all on a task by a margin that says something."""
         columns = [column for column in self.columns if column.task == task]
-        lows = {column: self.floor(column) for column in columns}
+        lows = {column: self.floor(column, sampled=True) for column in columns}
         return any(low is None or (self.cell(method, at).mean or 0.0) - low >= NEAR for at, low in lows.items())
 
     def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:

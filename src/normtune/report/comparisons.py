@@ -44,9 +44,17 @@ def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]
     """Every other method compared with LayerNorm, unless there are too few tasks, and what must be known of it."""
     full = {method: {task for task in cells.tasks if cells.complete(method, task)} for method in cells.whole}
     methods = [method for method in cells.whole if len(full[method]) >= LEAST]
+    dropped = []
+    while len(methods) > 2 and len(set.intersection(*(full[method] for method in methods))) < LEAST:
+        # Of those with the fewest tasks the last one.
+        dropped.append(min((m for m in reversed(methods) if m != AGAINST), key=lambda method: len(full[method])))
+        methods.remove(dropped[-1])
     tasks = [task for task in cells.order(cells.tasks) if all(task in full[method] for method in methods)]
     left = [cells.title(task) for task in cells.order(cells.tasks) if task not in tasks]
-    notes = remark("Left out, since a compared method lacks runs there", left)
+    notes = (
+        *remark("Left out, since a compared method lacks runs there", left),
+        *remark("Left out, since it shares too few tasks with the others", [*map(named, dropped)]),
+    )
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
     comparison = compare(cells.scores(methods, tasks), AGAINST)

@@ -227,7 +227,7 @@ def _near(cells: Cells) -> str:
     """Where methods hardly score more than one answer for all."""
     near = []
     for column in cells.ran:
-        low = cells.floor(column)
+        low = cells.floor(column, sampled=True)
         found = [cell for cell in (cells.cell(method, column) for method in cells.whole) if cell.complete]
         under = [named(cell.method) for cell in found if low is not None and (cell.mean or 0.0) - low < NEAR]
         if under:

@@ -211,15 +211,17 @@ def warnings(comparison: Comparison) -> list[str]:
 
 
 def _few(comparison: Comparison) -> str:
-    pairs, tasks, alpha = len(comparison.pairs), len(comparison.scores), comparison.pairs[0].alpha
+    pairs, alpha = len(comparison.pairs), comparison.pairs[0].alpha
+    tasks = min(pair.wins + pair.losses for pair in comparison.pairs)
     if smallest_p(tasks) * pairs <= alpha:
         return ""
     enough = next(number for number in range(tasks, 100) if smallest_p(number) * pairs <= alpha)
+    apart = "" if tasks == len(comparison.scores) else f" on which two methods differ (of {len(comparison.scores)})"
     corrected = f", {p_value(min(1.0, smallest_p(tasks) * pairs))} after Holm" if pairs > 1 else ""
     comparisons = f"{pairs} comparisons" if pairs > 1 else "one comparison"
     return (
-        f"With {tasks} tasks the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected}, however"
-        f" clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks."
+        f"With {tasks} tasks{apart} the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected},"
+        f" however clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks."
     )
 
 

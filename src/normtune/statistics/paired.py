@@ -6,9 +6,9 @@ Ties are therefore looked for after rounding to twelve digits of the largest sco
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +19,6 @@ Floats = NDArray[np.float64]
 #: Fewer tasks than this are no sample.
 LEAST = 3
 _DIGITS = 12
-#: The level at which seeds are seen to push all tasks alike.
-_SEEN = 0.05
 _HALVINGS = 60
 
 
@@ -108,44 +106,53 @@ def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float 
     return margins
 
 
-def mean_interval(differences: Sequence[ArrayLike], *, level: float = 0.95) -> tuple[float, float]:
+def mean_interval(differences: Sequence[Floats] | Floats, *, level: float = 0.95) -> tuple[Any, Any]:
     """An interval for the mean difference over tasks, by Student's t, where tasks and seeds are both samples.
 
+    A seed can push all tasks the same way, as the first values of the head do, and then more tasks make the mean no
+    surer. For n tasks with the same k seeds each, the variance of the mean is (T + S - E) / (n k), with `mean_squares`
+    (Scheffé 1959, section 7.4), and its degrees of freedom are Satterthwaite's (1946), but not below those of tasks and
+    seeds. Where S is below E, or tasks differ in their number of seeds, only the tasks' means are looked at, as in a
+    paired t-test.
+
     Args:
-        differences: For each task the differences of its seeds, first method minus second.
+        differences: For each task the differences of its seeds, first method minus second; or many such at once, as an
+            array [..., tasks, seeds].
         level: How often such intervals should hold the true mean.
 
     Returns:
         The lower and the upper end.
     """
-    mean = float(np.mean([np.mean(np.asarray(task)) for task in differences]))
-    of_tasks, of_seeds, freedom = variances(differences)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(of_tasks / len(differences) + of_seeds)
+    same = len({*map(np.shape, differences)}) == 1
+    table = np.asarray(differences if same else [[np.mean(task)] for task in differences], dtype=np.float64)
+    n, k = table.shape[-2:]
+    if k < 2:
+        variance, freedom = table.mean(-1).var(-1, ddof=1) / n, np.asarray(n - 1.0)
+    else:
+        t, s, e = (square / (n * k) for square in mean_squares(table))
+        alike, total = s > e, t + s - e
+        with np.errstate(invalid="ignore"):
+            freedom = total**2 / (t**2 / (n - 1) + s**2 / (k - 1) + e**2 / ((n - 1) * (k - 1)))
+        variance = np.where(alike, total, t)
+        freedom = np.where(alike, np.fmax(freedom, min(n, k) - 1), n - 1)
+    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    mean = table.mean((-2, -1))
     return mean - half, mean + half
 
 
-def variances(differences: Sequence[ArrayLike]) -> tuple[float, float, float]:
-    """The variance of one task's mean, what seeds add to that of the mean over tasks, and its degrees of freedom.
+def mean_squares(table: Floats) -> tuple[Floats, Floats, Floats]:
+    """T, S and E: mean squares of tasks, of seeds and of the rest of an array [..., tasks, seeds].
 
-    A seed can push all tasks the same way, as the first values of the head do, and then more tasks make the mean no
-    surer. Where an F test sees that, for n tasks with the same k seeds each, the variance of the mean is
-    (T + S - E) / (n k), with the mean squares of tasks, of seeds and of the rest in an analysis of variance (Scheffé
-    1959, section 7.4), and its degrees of freedom are Satterthwaite's (1946), but not below those of tasks and seeds.
-    Otherwise only the tasks' means are looked at, as in a paired t-test.
+    They are those of a two-way analysis of variance (Scheffé 1959, section 4.3).
     """
-    tasks = [np.asarray(task, dtype=np.float64) for task in differences]
-    means = np.array([task.mean() for task in tasks])
-    n, k, of_tasks = len(tasks), len(tasks[0]), float(means.var(ddof=1))
-    if k < 2 or any(len(task) != k for task in tasks):
-        return of_tasks, 0.0, n - 1
-    table = np.array(tasks)
-    rest = table - means[:, None] - table.mean(0) + table.mean()
-    left = (n - 1) * (k - 1)
-    t, s, e = of_tasks / n, float(table.mean(0).var(ddof=1)) / k, float((rest**2).sum()) / left / (n * k)
-    if s <= e or (e > 0 and stats.f.sf(s / e, k - 1, left) > _SEEN):
-        return of_tasks, 0.0, n - 1
-    freedom = (t + s - e) ** 2 / (t**2 / (n - 1) + s**2 / (k - 1) + e**2 / left)
-    return of_tasks, s - e, max(freedom, min(n, k) - 1)
+    n, k = table.shape[-2:]
+    tasks, seeds = table.mean(-1, keepdims=True), table.mean(-2, keepdims=True)
+    rest = table - tasks - seeds + table.mean((-2, -1), keepdims=True)
+    return (
+        k * tasks.var((-2, -1), ddof=1),
+        n * seeds.var((-2, -1), ddof=1),
+        (rest**2).sum((-2, -1)) / ((n - 1) * (k - 1)),
+    )
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -54,9 +54,16 @@ class Scores:
         return np.array([values[:, place].mean() for values in self.values])
 
     def differences(self, first: str, second: str) -> list[NDArray[np.float64]]:
-        """For each task the differences of its seeds, the first method minus the second."""
+        """For each task the differences of its seeds, the first method minus the second.
+
+        They are in the order of the seeds' names; where tasks have different seeds, so that what seeds share cannot be
+        told, a task has the mean alone.
+        """
         a, b = self.methods.index(first), self.methods.index(second)
-        return [values[:, a] - values[:, b] for values in self.values]
+        each = [values[:, a] - values[:, b] for values in self.values]
+        if len({*map(frozenset, self.seeds)}) > 1:
+            return [own.mean(keepdims=True) for own in each]
+        return [own[np.argsort(seeds)] for own, seeds in zip(each, self.seeds, strict=True)]
 
 
 def same_task(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
