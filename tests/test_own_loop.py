@@ -67,6 +67,85 @@ def test_functional_call_uses_what_it_is_given(make_base: BaseFactory, method: s
     assert not torch.equal(found, before)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("method", ["layernorm", "lora", "head"])
+def test_a_lower_precision_answers_as_it_was_tuned(make_model: ModelFactory, family: str, method: str) -> None:
+    base = wrap(make_model(family).to(torch.bfloat16))
+    before = answers(base.model)
+    tuning = nt.tune(base, method)
+    moved(tuning)
+    expected, delta = answers(base.model), Delta.capture(tuning)
+    tuning.undo()
+    with delta.apply(base):
+        found = answers(base.model)
+    assert found.dtype == expected.dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert torch.equal(answers(base.model), before)
+
+
+@pytest.mark.parametrize("method", ["hyper-adapter", "residual-prompt-tuning@3"])
+def test_what_makes_a_deltas_values_makes_them_under_autocast_too(make_base: BaseFactory, method: str) -> None:
+    base = make_base("bert")
+    tuning = nt.tune(base, method)
+    moved(tuning)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = answers(base.model)
+    delta = Delta.capture(tuning)
+    tuning.undo()
+    with delta.apply(base), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(answers(base.model), expected)
+
+
+def test_a_wrapped_heads_answers_come_back_to_the_bit_however_it_lay(make_model: ModelFactory) -> None:
+    model = make_model("bert", num_labels=1, hidden_size=384)
+    buffer = torch.empty(400)
+    for place in range(16):  # of 4 bytes, so that most are not aligned to 64
+        model.classifier.weight.data = buffer[place : place + 384].view(1, 384).normal_()
+        base = wrap(model)
+        expected = answers(model)
+        tuning = nt.tune(base, "layernorm")
+        delta = Delta.capture(tuning)
+        tuning.undo()
+        with delta.apply(base):
+            assert torch.equal(answers(model), expected)
+
+
+def test_what_is_undone_takes_no_values_and_what_trains_is_not_copied(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    before, tuning = answers(base.model), nt.tune(base, "layernorm")
+    with pytest.raises(ModelError, match="is not copied"):
+        copy.deepcopy(tuning)
+    moved(tuning)
+    values, head = tuning.values(), tuning.head_values()
+    tuning.undo()
+    with pytest.raises(ModelError, match="load values before undo"):
+        tuning.load(values, head)
+    assert torch.equal(answers(base.model), before)
+
+
+def test_a_model_is_wrapped_as_it_is_alone(make_base: BaseFactory, make_model: ModelFactory) -> None:
+    base = make_base("bert")
+    tuning = nt.tune(base, "layernorm")
+    with pytest.raises(ModelError, match="is being tuned or carries a delta"):
+        wrap(base.model)
+    delta = Delta.capture(tuning)
+    tuning.undo()
+    with delta.apply(base), pytest.raises(ModelError, match="is being tuned or carries a delta"):
+        wrap(base.model)
+    with pytest.raises(ModelError, match="load it whole, without a device_map"):
+        wrap(make_model("bert").to("meta"))
+
+
+def test_a_weight_norm_of_the_models_own_is_told(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    dense = base.model.bert.encoder.layer[0].output.dense
+    torch.nn.utils.parametrizations.weight_norm(dense)
+    with pytest.raises(ModelError, match=r"'bert\.encoder\.layer\.0\.output\.dense' computes a parameter of its own"):
+        nt.tune(wrap(base.model), "layernorm")
+    torch.nn.utils.parametrize.remove_parametrizations(dense, "weight")
+    nt.tune(wrap(base.model), "layernorm").undo()
+
+
 def test_a_model_that_carries_a_delta_is_not_tuned(make_base: BaseFactory) -> None:
     base = make_base("bert")
     tuning = nt.tune(base, "layernorm")

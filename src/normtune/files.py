@@ -79,6 +79,10 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: If something is in `folder`, or it cannot be written.
     """
+    if folder.is_symlink():
+        folder = Path(os.path.realpath(folder))
+    if folder.is_mount():
+        raise OutputError(f"A file system is mounted at {folder}; choose a folder inside it.")
     had = folder.is_dir()
     claim_folder(folder)
     try:

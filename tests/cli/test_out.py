@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from normtune.deltas.delta import FILE, Delta
+from normtune.errors import OutputError
+from normtune.files import fresh_folder
 from normtune.models.base import Base, load_base
 from normtune.models.sources import quiet
 from tests.deltas.moved import THREE, answers, applied, inputs, moved
@@ -40,6 +42,27 @@ def test_merge(cli: Run, run: Path, tiny_base: Base, tmp_path: Path) -> None:
     assert model.config.id2label == dict(enumerate(THREE.labels))
     status, _, err = cli("merge", run, "--out", tmp_path / "model")
     assert (status, "is in use" in err) == (1, True)
+
+
+def test_merge_through_a_link_and_past_a_mount(cli: Run, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert cli("merge", run, "--out", tmp_path / "link")[0] == 0
+    assert (tmp_path / "elsewhere" / "model.safetensors").is_file()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_an_empty_mount_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "volume")  # to mount takes rights
+    told = r"A file system is mounted at .*volume; choose a folder inside it"
+    with pytest.raises(OutputError, match=told), fresh_folder(tmp_path / "volume"):
+        pytest.fail("It was begun.")
+    assert not (tmp_path / "volume").exists()
+
+
+def test_merge_says_where_texts_were_cut(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
+    short = moved(tiny_base, "layernorm", max_length=16).save(tmp_path / "short").parent
+    status, out, _ = cli("merge", short, "--out", tmp_path / "model")
+    assert (status, "give the tokenizer truncation=True, max_length=16 for the same answers" in out) == (0, True)
 
 
 def test_merge_rounds_the_base_as_asked_and_nothing_else(cli: Run, run: Path, tiny_base: Base, tmp_path: Path) -> None:

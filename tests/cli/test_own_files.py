@@ -230,6 +230,44 @@ def test_another_training_is_replaced_once_the_new_one_is_finished(cli: Run, tin
     assert (status, "is in use" in error) == (1, True)
 
 
+def test_what_lies_inside_and_is_another_training_is_not_replaced(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    path, out = manifest(tmp_path, tiny_folder, 4, broken=True), tmp_path / "out"
+    given = ("--device", "cpu", "--protocol", "own,epochs=1")
+    one = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, *given, "--method", "head")
+    # A manifest of which a task failed keeps its place.
+    assert cli("train", "--train", path, "--device", "cpu", "--out", out)[0] == 1
+    trained = sorted(out.rglob("record.json"))
+    assert len(trained) == 3
+    for more in ((), ("--overwrite",)):
+        status, _, error = cli(*one, "--out", out, *more)
+        assert (status, "is in use" in error) == (1, True), error
+    assert sorted(out.rglob("record.json")) == trained
+    # A training in the folder of another is one of its own, and a manifest takes no training's folder.
+    nest = tmp_path / "nest"
+    assert cli(*one, "--out", nest)[0] == cli(*one, "--lr", "0.02", "--out", nest / "inner")[0] == 0
+    assert cli(*one, "--lr", "0.03", "--out", nest, "--overwrite")[0] == 0
+    assert (nest / "inner" / "record.json").is_file()
+    status, _, error = cli("train", "--train", path, "--device", "cpu", "--out", nest)
+    assert (status, "holds another training" in error) == (1, True)
+
+
+def test_what_another_training_was_begun_over_is_told(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "t.csv", 2, 8, ("text", "label"))
+    given = ("--model", tiny_folder, "--device", "cpu", "--protocol", "own,epochs=1", "--out", tmp_path / "out")
+    one = ("train", "--train", tmp_path / "t.csv", *given, "--method", "head")
+    assert cli(*one)[0] == 0
+    assert cli(*one[:-1], "layernorm", "--lr", "1e30", "--overwrite")[0] == 1
+    status, _, error = cli(*one)
+    assert (status, "another was begun over it and is not finished: repeat this one with --overwrite" in error) == (
+        1,
+        True,
+    )
+    status, _, error = cli(*one, "--overwrite")
+    assert status == 0, error
+    assert cli(*one)[0] == 0
+
+
 def test_a_very_long_label_is_shortened_on_the_terminal(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
     names = ("short", "long" * 1250)
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"the cat {i},{names[i % 2]}\n" for i in range(8)))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from normtune.models.base import Base, load_base
+from normtune.models.head import HeadSpec
 from tests.deltas.banked import FIVE, changed
 
 Run = Callable[..., tuple[int, str, str]]
@@ -52,12 +53,12 @@ def test_a_file_of_answers_is_answered_without_losing_a_column(cli: Run, delta: 
 
 
 def test_the_other_columns_of_jsonl_are_kept_too(cli: Run, delta: Path, tmp_path: Path) -> None:
-    lines = [{"body": "the cat", "of": {"id": 7}, "tags": ["a"]}, {"body": "a dog", "note": "x"}]
+    lines = [{"body": "the cat", "of": {"id": 7}, "tags": ["a", 0.5]}, {"body": "a dog", "note": "x"}]
     (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     status, text, error = cli("predict", delta, "--file", tmp_path / "t.jsonl", "--json", "--device", "cpu")
     assert status == 0, error
     first, second = (json.loads(line, parse_constant=pytest.fail) for line in text.splitlines())
-    assert (first["of.id"], first["tags"], first["note"]) == ("7", ["a"], None)
+    assert (first["of.id"], first["tags"], first["note"]) == (7, ["a", 0.5], None)
     assert (second["of.id"], second["tags"], second["note"]) == (None, None, "x")
 
 
@@ -68,6 +69,23 @@ def test_rows_with_tasks_keep_their_other_columns(cli: Run, delta: Path, tiny_ba
     assert status == 0, error
     rows = [*csv.DictReader(io.StringIO(text))]
     assert [(row["text"], row["id"], row["task"]) for row in rows] == [("the cat", "1", "d"), ("a dog", "2", "e")]
+
+
+def test_small_numbers_are_no_zeros(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
+    number = changed(tiny_base, "layernorm", HeadSpec("regression"), scale=1e-8).save(tmp_path / "n").parent
+    (tmp_path / "t.csv").write_text("text\nthe cat\n")
+    values = []
+    for ending in (".csv", ".jsonl"):
+        status, _, error = cli("predict", number, "--file", tmp_path / "t.csv", "--out", tmp_path / f"a{ending}")
+        assert status == 0, error
+        lines = (tmp_path / f"a{ending}").read_text().splitlines()
+        values.append(
+            float(next(csv.DictReader(lines))["value"] if ending == ".csv" else json.loads(lines[0])["value"])
+        )
+    assert 0 < abs(values[1]) < 1e-6
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    status, text, _ = cli("predict", number, "--text", "the cat")
+    assert float(text) == pytest.approx(values[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("ending", [".CSV", ".Tsv", ".JSONL"])

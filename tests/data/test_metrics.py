@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from normtune.data.metrics import METRICS, ClassScore, classification_report, compute
+from normtune.data.metrics import METRICS, ClassScore, classification_report, compute, in_print
 from normtune.errors import DataError, UnknownNameError
 
 # Slow references, written out from the definitions.
@@ -43,6 +43,14 @@ def pearson_by_hand(x: Sequence[float], y: Sequence[float]) -> float:
 def ranks_by_hand(x: Sequence[float]) -> list[float]:
     """Ranks from 1, ties sharing their mean."""
     return [sum(other < value for other in x) + (x.count(value) + 1) / 2 for value in x]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.0000"), (0.83214, "0.8321"), (-12.5, "-12.5000"), (0.00123, "0.0012"), (2.4713e-8, "2.471e-08")],
+)
+def test_a_number_in_print(value: float, text: str) -> None:
+    assert in_print(value) == text
 
 
 def test_a_binary_case_worked_out_by_hand() -> None:

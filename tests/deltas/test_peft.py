@@ -14,13 +14,18 @@ import torch
 from peft import LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    PreTrainedModel,
+)
 
 from normtune.deltas.answers import Predictor
 from normtune.deltas.delta import Delta
 from normtune.deltas.peft import CONFIG, WEIGHTS, export_peft, import_peft
 from normtune.errors import DeltaError, OutputError, SelectionError
-from normtune.models.base import Base, load_base
+from normtune.models.base import Base, load_base, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.sources import locate, quiet
 from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
@@ -327,6 +332,30 @@ def test_an_adapter_of_another_task_type_is_refused(tiny_base: Base, tmp_path: P
         else:
             with pytest.raises(DeltaError, match=f"has the task_type {task}; normtune imports SEQ_CLS only"):
                 import_peft(tmp_path / "out", tiny_base)
+
+
+def test_tags_that_were_exported_come_back(
+    cli: Callable[..., tuple[int, str, str]], tiny_folder: Path, tmp_path: Path
+) -> None:
+    spec = HeadSpec.numbered(3, "tokens")
+    base = load_base(str(tiny_folder), spec)
+    delta = moved(base, "layernorm", spec)
+    export_peft(delta, base, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / CONFIG).read_text())["task_type"] == "TOKEN_CLS"
+    status, _, error = cli("import", tmp_path / "out", "--model", tiny_folder, "--out", tmp_path / "back")
+    assert status == 0, error
+    back = Delta.load(tmp_path / "back")
+    assert (back.info.kind, back.info.labels) == ("tokens", spec.labels)
+    assert torch.equal(applied(base, back), applied(base, delta))
+
+
+def test_a_language_model_takes_no_adapter(
+    tiny_base: Base, make_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "out")
+    model = BertForMaskedLM(tiny_base.model.config)
+    with pytest.raises(DeltaError, match="is a language model; normtune imports adapters of classifiers"):
+        import_peft(tmp_path / "out", wrap(model))
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForAudioClassification,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 from normtune.errors import SelectionError
 from normtune.methods.expression import specify
 from normtune.methods.method import METHODS, read
 from normtune.methods.peft import ia3, low_rank
 from normtune.methods.trainable import Trainable
-from normtune.models.base import Base, load_base
+from normtune.models.base import Base, load_base, wrap
 from tests.conftest import BaseFactory
 
 QUERY = "bert.encoder.layer.1.attention.self.query"
@@ -187,6 +193,29 @@ def test_lora_all_leaves_the_routers_of_experts_alone(make_base: BaseFactory) ->
     assert not [target for target in trainable.leaves if "router" in target]
     words = torch.ones(1, 4, dtype=torch.long)
     assert base.model(words, attention_mask=words).logits.shape == (1, 2)
+    trainable.undo()
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "jamba", "wavlm"])
+def test_matrices_that_a_family_reads_past_their_modules_get_nothing_beside_them(family: str) -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60, "pad_token_id": 0}
+    sizes = {
+        "jamba": {"intermediate_size": 48, "num_key_value_heads": 2, "num_experts": 2, "mamba_d_state": 4,
+                  "mamba_dt_rank": 4, "use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1},
+        "wavlm": {"intermediate_size": 48, "conv_dim": (16,), "conv_kernel": (4,), "conv_stride": (4,),
+                  "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16},
+    }.get(family, {"state_size": 4})  # fmt: skip
+    config = AutoConfig.for_model(family, **small, **sizes)
+    kind = {"jamba": AutoModelForSequenceClassification, "wavlm": AutoModelForAudioClassification}
+    model = kind.get(family, AutoModelForCausalLM).from_config(config)
+    for module in model.modules():
+        if torch.nn.utils.parametrize.is_parametrized(module):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
+    base = wrap(model)
+    trainable = Trainable(base, specify(base.layout, "lora-all@1"))
+    inputs = torch.randn(2, 200) if family == "wavlm" else torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
+    base.model(inputs).logits.sum().backward()
+    assert [name for name, leaf in trainable.leaves.items() if leaf.grad is None] == []
     trainable.undo()
 
 

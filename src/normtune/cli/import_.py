@@ -30,7 +30,7 @@ def import_(
     `normtune import adapters/mood --model minilm --labels bad,good --out runs/mood`
     """
     from normtune.data.suites import known_task
-    from normtune.deltas.peft import import_peft
+    from normtune.deltas.peft import exported, import_peft
     from normtune.files import claim_folder
     from normtune.models.base import load_base
 
@@ -39,7 +39,8 @@ def import_(
     named = None if labels is None else tuple(names(labels))
     told = {"task": task, "labels": named, "pair": pair, "max_length": max_length}
     info |= {name: value for name, value in told.items() if value is not None}
-    delta = import_peft(folder, load_base(model), **info)
+    own = exported(folder)
+    delta = import_peft(folder, load_base(model) if own is None else load_base(model, own.head), **info)
     claim_folder(out)
     delta.save(out)
     print(f"Saved to {out}: {delta.entries:,} entries and a head for {delta.info.head.outputs} outputs")

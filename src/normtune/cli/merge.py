@@ -31,6 +31,10 @@ def merge(
     from normtune.deltas.merge import merge as write
 
     loaded = options.open_delta(delta)
-    write(loaded, options.base_of(loaded, model, dtype=dtype), out)
+    base = options.base_of(loaded, model, dtype=dtype)
+    write(loaded, base, out)
     made = KINDS[loaded.info.kind].models[1 if loaded.info.picture else 0]
     print(f'Saved to {out}: {made}.from_pretrained("{out}")')
+    if base.reads == "text" and loaded.info.max_length < base.need_tokenizer().model_max_length:
+        cut = f"truncation=True, max_length={loaded.info.max_length}"
+        print(f"Its texts were cut at {loaded.info.max_length} tokens: give the tokenizer {cut} for the same answers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ import typer
 
 from normtune.cli import options, render
 from normtune.cli.options import BaseAt, Device, Dtype, Json, Read, Threads, notes
+from normtune.data.metrics import in_print
 from normtune.data.reading import Reading
+from normtune.data.table import Number
 from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -142,7 +145,9 @@ def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[P
         return "".join(map(_in_words, answers))
     both = list(zip(inputs, answers, strict=True))
     if kind == ".jsonl":
-        rows = [{**own, **answer.model_dump(exclude_none=True)} for own, answer in both]
+        rows = [
+            {**{k: _typed(v) for k, v in own.items()}, **answer.model_dump(exclude_none=True)} for own, answer in both
+        ]
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     if not many:
         rows = [{**own, **_whole(answer)} for own, answer in both]
@@ -151,6 +156,14 @@ def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[P
         rows = [{**gaps, **own, **_brief(answer)} for own, answer in both]
     # Every text is quoted: only so does a lone carriage return in one survive.
     return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
+
+
+def _typed(cell: object) -> object:
+    """A cell of the file, with numbers of JSON as numbers again."""
+    if isinstance(cell, list):
+        return [*map(_typed, cell)]
+    number = json.loads(cell) if isinstance(cell, Number) else None
+    return number if number is not None and math.isfinite(number) else cell
 
 
 def _inputs(text: Text) -> dict[str, object]:
@@ -207,7 +220,8 @@ def _label(answer: Prediction) -> str:
 def _numbers(answer: Prediction) -> dict[str, float]:
     """What an answer without labels consists of: a value, or how likely the text is."""
     own = {"value": answer.value, "log_likelihood": answer.log_likelihood, "perplexity": answer.perplexity}
-    return {name: round(number, 6) for name, number in own.items() if number is not None}
+    # To six decimals, or six digits where those would hide it.
+    return {name: round(n, 6) if abs(n) >= 0.1 else float(f"{n:.6g}") for name, n in own.items() if n is not None}
 
 
 def _in_words(answer: Prediction) -> str:
@@ -216,7 +230,7 @@ def _in_words(answer: Prediction) -> str:
     if answer.spans is not None:
         return "".join(f"{span.type}  {span.text}\n" for span in answer.spans) or "(no span)\n"
     if answer.probabilities is None:
-        return f"{answer.value:.4f}\n"
+        return f"{in_print(answer.value or 0.0)}\n"
     ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])
     said = answer.label if answer.labels is None else ", ".join(answer.labels) or "(no label)"
     return f"{said}\n" + "".join(f"  {value:.4f}  {label}\n" for label, value in ranked[:5])

@@ -16,6 +16,7 @@ from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from normtune.data.metrics import in_print
 from normtune.report.table import GAP, Entry, Kind, Table, group, rows_as_markdown, score
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), t
 def metrics(scores: Mapping[str, float], labels: Sequence[str]) -> str:
     """Metrics in words; F1 is that of the second of two `labels`, and says so."""
     of = {"f1": f" of {shortened(labels[1])}"} if len(labels) == 2 else {}
-    return ", ".join(f"{name}{of.get(name, '')} {value:.4f}" for name, value in scores.items())
+    return ", ".join(f"{name}{of.get(name, '')} {in_print(value)}" for name, value in scores.items())
 
 
 def shortened(label: str) -> str:

@@ -12,7 +12,7 @@ from normtune.cli.options import notes, tell
 from normtune.cli.progress import run_jobs
 from normtune.config import fingerprint
 from normtune.data.kinds import KINDS
-from normtune.errors import ConfigError, NormtuneError, TrainingError
+from normtune.errors import ConfigError, NormtuneError, OutputError, TrainingError
 from normtune.fast.linear import bfloat16_pays_off
 from normtune.files import hold
 from normtune.importance.masks import read_info
@@ -162,6 +162,9 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     continued by the same call. A task that fails is listed with its reason, the others are trained, and then it is an
     error.
     """
+    state = output.read_state(out)
+    if state.kind == "finished" or state.id:
+        raise OutputError(f"The output {out} holds another training: choose another place.")
     wanted.plan(engine, [])  # a method that does not exist is refused once, not for every task
     why, tasks = dict[str, str](), list[TrainJob]()
     for name, files in wanted.tasks:

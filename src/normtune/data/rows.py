@@ -17,7 +17,7 @@ from typing import Literal
 
 from normtune.data.content import PACKED, decode, filled_lines, inner, library_errors, read_bytes, room
 from normtune.data.reading import RECOGNISED, Reading
-from normtune.data.table import Rows, left_out
+from normtune.data.table import Number, Rows, left_out
 from normtune.errors import ConfigError, DataError
 
 # Bytes that a cell takes in memory beside its text, at least.
@@ -176,7 +176,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 
 #: Numbers stay as they are written.
-JSON = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
+JSON = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
 
 
 def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:

@@ -10,6 +10,12 @@ from decimal import Decimal
 from normtune.errors import DataError
 
 
+class Number(str):
+    """A number as JSON wrote it: texts, labels and targets are read from what was written."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of a file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCardData
 
 from normtune.data.kinds import KINDS
+from normtune.data.metrics import in_print
 from normtune.deltas.delta import DeltaInfo
 from normtune.records.run import Record
 
@@ -19,7 +20,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
             dataset_type=config.task,
             dataset_name=config.task,
             metric_type=name,
-            metric_value=round(value, 4),
+            metric_value=float(in_print(value)),
         )
         for name, value in record.scores["dev"].items()
     ]
@@ -32,7 +33,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
     )
     picked = f"{data.held_out:,} held-out training examples" if data.held_out else "dev"
     example = 'nt.Picture("a.png")' if info.picture else '("a text", "its pair")' if info.pair else '"a text"'
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.scores["dev"].items())
+    scores = "\n".join(f"| {name} | {in_print(value)} |" for name, value in record.scores["dev"].items())
     share = f"({counts.share:.4%} of it), selected by `{config.method}`"
     own = f"{counts.selected:,} entries of `{info.base}`\n{share}"
     if info.added is not None:

@@ -96,16 +96,17 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
             or if `base` carries a delta.
     """
     folder = Path(folder)
-    _check_kind(folder)
+    own = exported(folder)
+    _check_kind(folder, own)
+    if not base.layout.head:
+        raise DeltaError(
+            f"{base.name!r} is a language model; normtune imports adapters of classifiers and taggers only."
+        )
     body, head = _from_peft(folder, base)
     outputs = len(head[base.layout.head[-1].parameter])  # the last layer's
     spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)
     fields: dict[str, Any] = {"method": "peft-ln-tuning", "kind": spec.kind, "labels": spec.labels}
-    if (folder / INFO).is_file():
-        with refusing(DeltaError, f"{folder / INFO} is damaged"):
-            own = DeltaInfo.model_validate_json((folder / INFO).read_text(encoding="utf-8"))
-        fields |= own.model_dump(include=_KEPT)
-    fields |= info
+    fields |= ({} if own is None else own.model_dump(include=_KEPT)) | info
     selection = Selection(base.layout, dict.fromkeys(body))
     named = KINDS[known("kind", fields["kind"], KINDS)].outputs(fields["labels"])
     if named != outputs:
@@ -113,6 +114,18 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
     with delta.apply(base):  # refuses a head whose parts do not fit together
         return delta
+
+
+def exported(folder: Path) -> DeltaInfo | None:
+    """What a delta that `export_peft` wrote says of itself; None of an adapter of PEFT's own.
+
+    Raises:
+        DeltaError: If it is damaged.
+    """
+    if not (folder / INFO).is_file():
+        return None
+    with refusing(DeltaError, f"{folder / INFO} is damaged"):
+        return DeltaInfo.model_validate_json((folder / INFO).read_text(encoding="utf-8"))
 
 
 def _norms(selection: Selection, base: Base) -> list[str]:
@@ -157,7 +170,7 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_kind(folder: Path) -> None:
+def _check_kind(folder: Path, own: DeltaInfo | None) -> None:
     if not (folder / CONFIG).is_file():
         raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
     with refusing(DeltaError, f"{folder / CONFIG} is damaged: it tells no peft_type"):
@@ -165,7 +178,8 @@ def _check_kind(folder: Path) -> None:
         kind, task = config["peft_type"], config.get("task_type")
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
-    if task not in {None, "SEQ_CLS"}:
+    # Without what an export says of itself, nothing tells the tags of words.
+    if task not in {None, "SEQ_CLS", "TOKEN_CLS" if own is not None and KINDS[own.kind].words else None}:
         raise DeltaError(f"The adapter in {folder} has the task_type {task}; normtune imports SEQ_CLS only.")
 
 

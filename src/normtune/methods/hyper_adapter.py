@@ -15,6 +15,7 @@ from normtune.methods.added import NAME
 from normtune.methods.selection import in_range
 from normtune.models.base import Base
 from normtune.models.layout import Layout
+from normtune.models.precision import in_full
 
 #: The width of the embeddings, and of the layer between them and the adapters' embedding.
 _EMBEDDING, _HIDDEN = 64, 128
@@ -153,7 +154,8 @@ class Network(nn.Module):
         """The weights of a layer's adapter after the attention (0) or after the feed-forward block (1)."""
         task = self.task.split(_EMBEDDING)[self.chosen]
         joined = torch.cat([task, self.layers[layer], self.positions[position]])
-        made: Tensor = self.make(self.embed(joined) / _EMBEDDING)
+        with in_full(joined.device):
+            made: Tensor = self.make(self.embed(joined) / _EMBEDDING)
         parts = made.split([shape.numel() for shape in self.shapes.values()])
         return {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 

@@ -22,7 +22,7 @@ from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.device import seeded
-from normtune.models.families import FUSED, KEYS, QUERIES, TRANSPOSED, VALUES
+from normtune.models.families import FUSED, KEYS, QUERIES, READ_PAST, TRANSPOSED, VALUES
 from normtune.models.layout import Layout, Place
 
 #: PEFT's name for an adapter, which stands in the names of its parameters.
@@ -106,7 +106,9 @@ def every_matrix(layout: Layout) -> tuple[str, ...]:
 def _matrices(layout: Layout, names: tuple[str, ...] = ("",)) -> list[Place]:
     """The weights of the linear layers within the model's layers, all or those of these names."""
     ends = tuple(f".{name}.weight" if name else ".weight" for name in names)
-    return [p for p in layout.body if p.layer is not None and p.linear and p.parameter.endswith(ends)]
+    past = tuple(f".{name}.weight" for name in READ_PAST.get(layout.model_type, ()))
+    inside = [p for p in layout.body if p.layer is not None and p.linear]
+    return [p for p in inside if p.parameter.endswith(ends) and not p.parameter.endswith(past)]
 
 
 def _paths(places: Iterable[Place]) -> tuple[str, ...]:

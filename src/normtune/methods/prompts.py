@@ -27,6 +27,7 @@ from normtune.models.base import Base
 from normtune.models.device import seeded
 from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
 from normtune.models.layout import Layout
+from normtune.models.precision import in_full
 
 #: What the module of added parameters is called in a model.
 _MODULE = "normtune_tokens"
@@ -186,7 +187,11 @@ class _Prompt(nn.Module):
 
     def forward(self) -> Tensor:
         """The prompts that the model reads, of shape (tokens, width)."""
-        return self.prompts if self.network is None else self.prompts + self.network(self.prompts)
+        if self.network is None:
+            return self.prompts
+        with in_full(self.prompts.device):
+            made: Tensor = self.prompts + self.network(self.prompts)
+        return made
 
 
 @final

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Literal, final
+from typing import Any, Literal, NoReturn, final
 
 import torch
 from torch import Tensor, nn
@@ -195,6 +195,10 @@ class Trainable:
             self._statistics = _statistics(base)
             self._undo, self._undone = undo.pop_all(), False
 
+    def __deepcopy__(self, _: object) -> NoReturn:
+        """Refuse: a copy would undo the original's model."""
+        raise ModelError("What trains is not copied. Keep values() and head_values(), or copy the model itself.")
+
     def undo(self) -> None:
         """Put the model back, to the bit, as it was before."""
         self._undo.close()
@@ -256,7 +260,13 @@ class Trainable:
     def load(
         self, values: Mapping[str, Tensor], head: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Set what trains to what `values`, `head_values` and `statistics_values` gave."""
+        """Set what trains to what `values`, `head_values` and `statistics_values` gave.
+
+        Raises:
+            ModelError: If everything was undone: the values would go into the base.
+        """
+        if self._undone:
+            raise ModelError("This was undone: load values before undo, or apply a delta.")
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 leaf.copy_(values[name].reshape(leaf.shape))
@@ -294,8 +304,14 @@ def check_free(model: nn.Module) -> None:
     """
     if hasattr(model, APPLIED):
         raise ModelError("This model carries a delta; remove that first.")
-    if hasattr(model, TUNED) or any(map(parametrize.is_parametrized, model.modules())):
+    if hasattr(model, TUNED):
         raise ModelError("This model is being tuned already; undo that first.")
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise ModelError(
+                f"{path!r} computes a parameter of its own (as weight norm does). Call"
+                f" torch.nn.utils.parametrize.remove_parametrizations on it, then wrap the model."
+            )
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
             raise ModelError(
@@ -323,9 +339,10 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
 
     undo.callback(thaw)
     model.requires_grad_(False)
-    # The head of a model that was wrapped may be of lower precision, in which small steps are lost.
+    # The head of a model that was wrapped may be of lower precision, in which small steps are lost. Its output stays
+    # float32, as that of an applied delta's head does (`normtune.models.precision.in_float32`).
     for path in dict.fromkeys(name.rpartition(".")[0] for name, own in head.items() if own.dtype.itemsize < 4):
-        undo.callback(Raised(model.get_submodule(path)).undo)
+        undo.callback(Raised(model.get_submodule(path), lower=False).undo)
     head = {name: model.get_parameter(name) for name in head}
     for parameter in head.values():
         parameter.requires_grad_()

@@ -57,6 +57,12 @@ class Base:
     begin: Mapping[str, Tensor] = field(default_factory=dict)
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Take the head out of the checkpoint's buffer: where it lies unaligned, sums come out in another order."""
+        for place in self.layout.head:
+            parameter = self.model.get_parameter(place.parameter)
+            parameter.data = parameter.data.clone()
+
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
@@ -297,12 +303,19 @@ def wrap(
         The base model around `model` itself, not a copy.
 
     Raises:
-        ModelError: If it is no model of transformers, has no head, or needs a padding token that its tokenizer lacks.
+        ModelError: If it is no model of transformers, has no head, is tuned, offloaded or carries a delta, or needs a
+            padding token that its tokenizer lacks.
     """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"wrap takes a model of transformers, not {type(model).__name__}: give it the model that is inside (of"
             " PEFT's what merge_and_unload() gives), and compile afterwards."
+        )
+    if hasattr(model, TUNED) or hasattr(model, APPLIED):
+        raise ModelError("This model is being tuned or carries a delta; undo or remove that before wrapping it.")
+    if any(value.is_meta for value in (*model.parameters(), *model.buffers())):
+        raise ModelError(
+            "Parts of this model are offloaded or hold no values yet; load it whole, without a device_map."
         )
     if model.base_model is model:
         raise ModelError(

@@ -36,7 +36,7 @@ _T5 = _norms(
 
 FAMILIES: dict[str, Norms] = {
     **dict.fromkeys(_BERTS, _BERT),
-    **dict.fromkeys((*_LLAMAS, "gpt_neox", "mixtral", "qwen3_moe"), _LLAMA),
+    **dict.fromkeys((*_LLAMAS, "gpt_neox", "mixtral", "phimoe", "qwen3_moe"), _LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), _GEMMA),
     **dict.fromkeys(("bart", "mbart"), _BART),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
@@ -72,6 +72,12 @@ QUERIES = ("query", "query_proj", "q_proj", "q_lin", "q")
 KEYS = ("key", "key_proj", "k_proj", "k_lin", "k")
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "self.in_proj")
+#: Matrices that some families read past their modules, so that what is added beside those is not called.
+READ_PAST: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("mamba", "falcon_mamba"), ("dt_proj", "x_proj", "out_proj")),
+    "jamba": ("dt_proj",),
+    "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
 #: What the embeddings of a text's tokens are called.
 WORDS = ("word_embeddings", "embed_tokens", "wte", "embed_in")
 #: Families that answer from a text's first token, [CLS], and those that read to the right and answer from its last.

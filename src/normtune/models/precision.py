@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,13 +18,19 @@ def in_float32(module: nn.Module) -> nn.Module:
     return module
 
 
+def in_full(device: torch.device) -> AbstractContextManager[object]:
+    """Within this context autocast is off: what makes a delta's values must make the same ones after training."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 class Raised:
     """A norm or head of a lower-precision model, made to hold its values and statistics and compute in float32.
 
-    It is changed in place. Its output is lowered to the dtype that its parameters had. `undo` puts it back to the bit.
+    It is changed in place. Its output is lowered to the dtype that its parameters had, where `lower`. `undo` puts it
+    back to the bit.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, lower: bool = True) -> None:
         self._module = module
         self._saved, self._buffers = dict(module._parameters), dict(module._buffers)
         self._dtype = next(p.dtype for p in self._saved.values() if p is not None)
@@ -33,11 +40,9 @@ class Raised:
         for name, buffer in self._buffers.items():
             if buffer is not None and buffer.is_floating_point():
                 module._buffers[name] = buffer.float()
-        self._hooks = [
-            module.register_forward_pre_hook(_raise_inputs, with_kwargs=True),
-            # The hook above hides the input's dtype from this one, so the model's own is remembered.
-            module.register_forward_hook(lambda _module, _args, output: output.to(self._dtype)),
-        ]
+        self._hooks = [module.register_forward_pre_hook(_raise_inputs, with_kwargs=True)]
+        if lower:  # The hook above hides the input's dtype from this one, so the model's own is remembered.
+            self._hooks.append(module.register_forward_hook(lambda _module, _args, output: output.to(self._dtype)))
 
     def undo(self) -> None:
         """Put back the module's own parameters and its way to compute."""

@@ -57,7 +57,7 @@ def read_state(folder: Path) -> State:
         training = done.read_text(encoding="utf-8") if done.is_file() else ""
         if training or (folder / RECORD).is_file():
             return State("finished", Record.load(folder / RECORD).id if (folder / RECORD).is_file() else "", training)
-        if aside.is_dir():
+        if aside.is_dir() and all(inside == aside for inside in folder.iterdir()):
             return State("unfinished")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return State("empty")
@@ -83,6 +83,10 @@ def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite:
     """
     state = read_state(folder)
     other = "holds another training: choose another place, or replace it with --overwrite"
+    done = folder / _FINISHED
+    if state.id != training and not overwrite and done.is_file() and done.read_text(encoding="utf-8") == training:
+        again = "repeat this one with --overwrite, or use what is there"
+        raise OutputError(f"{folder} holds this training, but another was begun over it and is not finished: {again}.")
     if state.kind == "unfinished" and state.id not in {"", training} and not overwrite:
         raise OutputError(f"The output {folder} {other}. It is not finished; its own command finishes it.")
     if state.kind == "finished":
@@ -105,8 +109,10 @@ def clear(folder: Path, keep: Collection[Path]) -> None:
     """
     for inside in (folder, *folder.glob("*"), *folder.glob("*/*/*")):
         ours = inside.is_dir() and not inside.is_symlink() and inside not in keep
-        if not ours or read_state(inside).kind not in {"unfinished", "finished"}:
+        if not ours or (state := read_state(inside)).kind not in {"unfinished", "finished"}:
             continue
+        if inside != folder and state.training not in {"", state.id}:
+            continue  # not a run of this training, but a training of its own that somebody put inside
         for name in (FILE, CARD, *(() if inside == folder else (_FINISHED,)), RECORD):
             (inside / name).unlink(missing_ok=True)
         if inside != folder:
