@@ -83,11 +83,11 @@ def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite:
     """
     state = read_state(folder)
     other = "holds another training: choose another place, or replace it with --overwrite"
-    done = folder / _FINISHED
-    if state.id != training and not overwrite and done.is_file() and done.read_text(encoding="utf-8") == training:
-        again = "repeat this one with --overwrite, or use what is there"
-        raise OutputError(f"{folder} holds this training, but another was begun over it and is not finished: {again}.")
     if state.kind == "unfinished" and state.id not in {"", training} and not overwrite:
+        done = folder / _FINISHED
+        if done.is_file() and done.read_text(encoding="utf-8") == training:
+            held = f"{folder} holds this training, but another was begun over it and is not finished"
+            raise OutputError(f"{held}: repeat this one with --overwrite, or use what is there.")
         raise OutputError(f"The output {folder} {other}. It is not finished; its own command finishes it.")
     if state.kind == "finished":
         if state.training == training or state.id in runs:
