@@ -38,7 +38,8 @@ def main() -> None:
     shown = [panel for panel in named if panel.dots]
     crowded = max(len(panel.dots) for panel in shown) > 8
     target = ROOT / "docs" / "assets" / f"{given.protocol}.svg"
-    target.write_text(either(rendered(figure(shown, 2 if crowded else 3), ".svg").decode()), encoding="utf-8")
+    wide = 2 if crowded or len(shown) == 4 else 3
+    target.write_text(either(rendered(figure(shown, wide), ".svg").decode()), encoding="utf-8")
     print(target)
 
 
