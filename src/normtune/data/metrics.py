@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from normtune.errors import DataError, known
 
-#: Numbers below it say little to four decimals.
-_SMALL = 1e-3
 METRICS = ("accuracy", "f1", "macro_f1", "micro_f1", "matthews", "pearson", "spearman", "mse")
 
 # Below this spread, relative to the largest value, differences are rounding errors.
@@ -39,7 +37,7 @@ class ClassScore:
 
 def in_print(value: float) -> str:
     """A metric or a target, to four decimals, or to four digits where those would hide it."""
-    return f"{value:.4f}" if value == 0 or not abs(value) < _SMALL else f"{value:.3e}"
+    return f"{value:.4f}" if value == 0 or not abs(value) < 1e-3 else f"{value:.3e}"
 
 
 def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:

@@ -300,7 +300,7 @@ def check_free(model: nn.Module) -> None:
     """Check that every parameter lies whole on this process, and that none is being tuned or a delta's.
 
     Raises:
-        ModelError: If one is sharded, or its model is being tuned already or carries a delta.
+        ModelError: If one is sharded or computed by a parametrization, or its model is being tuned or carries a delta.
     """
     if hasattr(model, APPLIED):
         raise ModelError("This model carries a delta; remove that first.")
@@ -310,7 +310,7 @@ def check_free(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             raise ModelError(
                 f"{path!r} computes a parameter of its own (as weight norm does). Call"
-                f" torch.nn.utils.parametrize.remove_parametrizations on it, then wrap the model."
+                " torch.nn.utils.parametrize.remove_parametrizations on it, then wrap the model."
             )
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or "_fsdp_wrapped_module" in name:
