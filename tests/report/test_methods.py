@@ -15,7 +15,7 @@ from normtune.records.results import Results
 from normtune.records.run import Record
 from normtune.report import scatter
 from normtune.report.cells import Cells
-from normtune.report.methods import LAYERS, MERGED, OWN, TOKENS, added, interval, look, methods_table, panels
+from normtune.report.methods import LAYERS, MERGED, OWN, TOKENS, added, interval, methods_table, panels, style
 from tests.report import made
 
 SIZE = 22_713_216
@@ -76,9 +76,9 @@ def test_the_interval_is_students(crowd: Cells) -> None:
 def test_added_entries_and_their_cost_say_how_a_method_is_drawn(crowd: Cells) -> None:
     for method, (entries, adds, _, _) in FIELD.items():
         assert added(run(method, 0, 0.5).counts) == entries * adds
-    looks = {method: look(run(method, 0, 0.5)) for method in FIELD}
-    assert [looks[name] for name in ("head", "full", "ia3")] == [OWN, OWN, MERGED]
-    assert [looks[name] for name in ("residual-prompt-tuning@10", "adapter@4")] == [TOKENS, LAYERS]
+    styles = {method: style(run(method, 0, 0.5)) for method in FIELD}
+    assert [styles[name] for name in ("head", "full", "ia3")] == [OWN, OWN, MERGED]
+    assert [styles[name] for name in ("residual-prompt-tuning@10", "adapter@4")] == [TOKENS, LAYERS]
 
 
 def test_a_row_has_score_interval_and_all_that_a_method_costs(crowd: Cells) -> None:

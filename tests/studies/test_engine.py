@@ -15,7 +15,7 @@ from normtune.importance.measurement import Measurement
 from normtune.methods.expression import select
 from normtune.records.results import Store
 from normtune.studies.config import StudyConfig
-from normtune.studies.engine import Engine, Mode, Place
+from normtune.studies.engine import Engine, Mode, Storage
 from normtune.studies.executors.executor import Here
 from normtune.studies.importance import measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Result, TrainJob
@@ -68,14 +68,14 @@ def _quick() -> Iterator[None]:
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with the whole tiny paper."""
     results = tmp_path_factory.mktemp("results")
-    found = Study.open(whole(tiny_folder), Place(results=results)).run()
+    found = Study.open(whole(tiny_folder), Storage(results=results)).run()
     assert {result.state for result in found.values()} == {"done"}
     return results
 
 
 def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
     study = whole(tiny_folder)
-    engine = Engine(study, Place(results=tmp_path))
+    engine = Engine(study, Storage(results=tmp_path))
     likes = [TrainJob(task=task, method="", seed=0) for task in study.tasks]
     jobs, cells = trainings(study, method_rows(engine.session, likes, study.methods), study.seeds, search=True)
     done(engine, jobs)
@@ -89,7 +89,7 @@ def test_table_2_has_the_runs_of_a_training_with_a_search(finished: Path, tiny_f
 def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
     finished: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    engine = Engine(whole(tiny_folder), Place(results=tmp_path))
+    engine = Engine(whole(tiny_folder), Storage(results=tmp_path))
     masks = sorted((finished / "masks").iterdir())
     runs = [*Store(finished / "runs")]
     wanted = set()
@@ -105,7 +105,7 @@ def test_masked_runs_are_those_of_a_training_with_that_mask_at_layernorms_rate(
 
 
 def test_fisher_is_what_is_measured_and_found(finished: Path, tiny_folder: Path) -> None:
-    study = Study.open(config(tiny_folder, parts=("table1",)), Place(results=finished))
+    study = Study.open(config(tiny_folder, parts=("table1",)), Storage(results=finished))
     assert len(study.known) == len(study.jobs) == 2
     for job in study.jobs:
         assert isinstance(job, FisherJob)
@@ -116,7 +116,7 @@ def test_fisher_is_what_is_measured_and_found(finished: Path, tiny_folder: Path)
 
 
 def test_masks_are_those_of_their_scores(finished: Path, tiny_folder: Path) -> None:
-    study = Study.open(whole(tiny_folder), Place(results=finished))
+    study = Study.open(whole(tiny_folder), Storage(results=finished))
     engine = study.engine
     base = engine.session.base
     scores = {}
@@ -154,13 +154,13 @@ def test_masks_by_importances_that_read_texts_are_made_once(tiny_folder: Path, t
     common = {"parts": ("figure5",), "tasks": ("rte",), "fractions": (0.1,), "seeds": (0,)}
     study = config(tiny_folder, **common, masks=("wanda", "magnitude", "obd"))
     study = study.model_copy(update={"protocol": study.protocol.model_copy(update={"rates": 1})})
-    results = Study.open(study, Place(results=tmp_path)).run()
+    results = Study.open(study, Storage(results=tmp_path)).run()
     assert {result.state for result in results.values()} == {"done"}
     names = {record.config.method for record in Store(tmp_path / "runs")}
     assert names == {"wanda-individual@0.1", "magnitude@0.1", "obd-individual@0.1"}
-    assert len(Study.open(study, Place(results=tmp_path)).known) == len(results)
+    assert len(Study.open(study, Storage(results=tmp_path)).known) == len(results)
     fewer = study.model_copy(update={"examples": 6})
-    missing = [job.about for job in Study.open(fewer, Place(results=tmp_path)).missing if isinstance(job, MaskJob)]
+    missing = [job.about for job in Study.open(fewer, Storage(results=tmp_path)).missing if isinstance(job, MaskJob)]
     assert sorted(missing) == ["obd-individual@0.1", "wanda-individual@0.1"]
 
 
@@ -168,14 +168,14 @@ def test_a_leave_one_out_mask_never_reads_its_target(tiny_folder: Path, tmp_path
     study = config(
         tiny_folder, parts=("figure5",), tasks=("rte",), fractions=(0.1,), masks=("leave-one-out",), seeds=(0,)
     )
-    own = Study.open(study, Place(results=tmp_path))
+    own = Study.open(study, Storage(results=tmp_path))
     assert [job.task for job in own.jobs if isinstance(job, FisherJob)] == ["sst2"]
 
 
 def test_what_is_done_is_never_done_again(finished: Path, tiny_folder: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if path.name != "study.json"}
     tally = Tally()
-    results = Study.open(whole(tiny_folder), Place(results=finished)).run(report=tally)
+    results = Study.open(whole(tiny_folder), Storage(results=finished)).run(watcher=tally)
     assert tally.began == []
     assert all(result.known for result in results.values())
     assert files == {path: path.stat().st_mtime_ns for path in finished.rglob("*.*") if path.name != "study.json"}
@@ -187,9 +187,9 @@ def test_checkpoints_of_runs_that_are_done_go_and_those_of_others_stay(finished:
     run = next(iter(Store(finished / "runs"))).id
     for name in (run, "another"):
         (left / f"{name}.safetensors").write_text("much")
-    Study.open(whole(tiny_folder), Place(results=finished, mode="read-only")).run()
+    Study.open(whole(tiny_folder), Storage(results=finished, mode="read-only")).run()
     assert (left / f"{run}.safetensors").exists()
-    Study.open(whole(tiny_folder), Place(results=finished)).run()
+    Study.open(whole(tiny_folder), Storage(results=finished)).run()
     assert [file.stem for file in left.iterdir()] == ["another"]
     (left / "another.safetensors").unlink()
 
@@ -200,9 +200,9 @@ def test_what_was_lost_is_done_again_and_is_the_same(finished: Path, tiny_folder
     files = sorted(path for path in finished.rglob("*.*") if path.name != "study.json")
     for path in draw.sample(files, len(files) // 2):
         path.unlink()
-    study = Study.open(whole(tiny_folder), Place(results=finished))
+    study = Study.open(whole(tiny_folder), Storage(results=finished))
     tally = Tally()
-    study.run(report=tally)
+    study.run(watcher=tally)
     assert contents(finished) == before
     assert 0 < len(tally.began) < len(study.jobs)
 
@@ -211,7 +211,7 @@ def broken(folder: Path, mode: Mode = "cached", **changes: object) -> Study:
     """One search, one rate of which is far too large."""
     study = Study.open(
         config(folder, parts=("table2",), tasks=("rte",), methods=("full",)),
-        Place.model_validate({"results": changes["results"], "mode": mode}),
+        Storage.model_validate({"results": changes["results"], "mode": mode}),
     )
     good, bad, other = study.jobs
     assert isinstance(bad, TrainJob)
@@ -241,7 +241,7 @@ def test_the_modes_say_what_is_done_again(tiny_folder: Path, tmp_path: Path) -> 
     for mode, count in wanted:
         tally, study = Tally(), broken(tiny_folder, mode, results=tmp_path)
         assert tuple(study.jobs) == jobs
-        results = study.run(report=tally)
+        results = study.run(watcher=tally)
         assert tally.made == count, mode
         assert len(results) == (0 if mode == "read-only" else 3)
 
@@ -250,7 +250,7 @@ def test_force_measures_and_masks_anew(tiny_folder: Path, tmp_path: Path) -> Non
     study = config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,))
     for mode, made in (("cached", True), ("cached", False), ("force", True)):
         tally = Tally()
-        Study.open(study, Place.model_validate({"results": tmp_path, "mode": mode})).run(report=tally)
+        Study.open(study, Storage.model_validate({"results": tmp_path, "mode": mode})).run(watcher=tally)
         assert (len(tally.began) == 2 + 1 + 1 + 1) is made
     assert len([*(tmp_path / "fisher").iterdir()]) == 2
     assert len([*(tmp_path / "masks").iterdir()]) == 1
@@ -260,7 +260,7 @@ def test_a_job_that_cannot_be_done_stops_none_of_the_others(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study.open(
-        config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,)), Place(results=tmp_path)
+        config(tiny_folder, parts=("figure2",), tasks=("rte",), fractions=(0.1,), seeds=(0,)), Storage(results=tmp_path)
     )
     monkeypatch.setattr(Measurement, "measure", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     states = {job.about: study.run()[job.key] for job in study.jobs}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from normtune.studies.engine import Place
+from normtune.importance.measurement import Measured, Measurement
+from normtune.studies.engine import Storage
 from normtune.studies.estimate import estimate, sizes
 from normtune.studies.jobs import MaskJob
 from normtune.studies.study import Study
@@ -15,17 +17,17 @@ from tests.studies.tiny import config
 
 def test_a_longer_run_reads_more_in_proportion(tiny_folder: Path, tmp_path: Path) -> None:
     small = config(tiny_folder, parts=("table2",), tasks=("rte",), methods=("head",), seeds=(0,))
-    before = sizes(Study.open(small, Place(results=tmp_path)))
+    before = sizes(Study.open(small, Storage(results=tmp_path)))
     for name, factor in (("epochs", 3), ("max_train", (96 + 32 / 3) / (48 + 32 / 3))):
         value = {"epochs": 3, "max_train": 96}[name]
         longer = small.model_copy(update={"protocol": small.protocol.model_copy(update={name: value})})
-        after = sizes(Study.open(longer, Place(results=tmp_path)))
+        after = sizes(Study.open(longer, Storage(results=tmp_path)))
         assert len(after) >= len(before) == 2
         assert [*after.values()][:2] == pytest.approx([size * factor for size in before.values()])
 
 
 def test_every_kind_of_job_is_tried_out_and_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
-    study = Study.open(config(tiny_folder, parts=("figure2",), tasks=("rte",)), Place(results=tmp_path / "none"))
+    study = Study.open(config(tiny_folder, parts=("figure2",), tasks=("rte",)), Storage(results=tmp_path / "none"))
     seconds, read = estimate(study), sizes(study)
     assert seconds.keys() == read.keys() == {job.key for job in study.missing}
     assert all((seconds[job.key] > 0) is not isinstance(job, MaskJob) for job in study.missing)
@@ -33,3 +35,19 @@ def test_every_kind_of_job_is_tried_out_and_leaves_nothing(tiny_folder: Path, tm
         own = [job.key for job in study.missing if job.about == name]
         assert len({round(seconds[key] / read[key], 12) for key in own}) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_what_a_measurement_pays_once_is_not_paid_for_every_example(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = config(tiny_folder, parts=("table1",), tasks=("rte",))
+    study, plain = Study.open(measured, Storage(results=tmp_path)), Measurement.measure
+
+    def slower(self: Measurement, *args: object, **kwargs: object) -> Measured:
+        """A hundred seconds before, and one for every example."""
+        found = plain(self, *args, **kwargs)
+        return replace(found, record=found.record.model_copy(update={"seconds": 100.0 + found.record.examples}))
+
+    monkeypatch.setattr(Measurement, "measure", slower)
+    assert measured.examples is not None
+    assert [*estimate(study).values()] == [pytest.approx(measured.examples * len(measured.head_seeds))]

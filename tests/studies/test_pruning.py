@@ -15,7 +15,7 @@ from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.results import Store
 from normtune.records.run import EpochScore, Record
 from normtune.studies.config import FILE, StudyConfig
-from normtune.studies.engine import Place
+from normtune.studies.engine import Storage
 from normtune.studies.executors.executor import Here
 from normtune.studies.executors.pool import Pool
 from normtune.studies.jobs import Job, TrainJob
@@ -224,13 +224,13 @@ class Shuffled:
 @pytest.fixture(scope="module")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("pruned")
-    found = Study.open(pruning(tiny_folder), Place(results=results)).run()
+    found = Study.open(pruning(tiny_folder), Storage(results=results)).run()
     assert {result.state for result in found.values()} == {"done", "pruned"}
     return results
 
 
 def test_each_rate_waits_for_those_before_it(tiny_folder: Path, tmp_path: Path) -> None:
-    study = Study.open(pruning(tiny_folder, methods=("head",)), Place(results=tmp_path))
+    study = Study.open(pruning(tiny_folder, methods=("head",)), Storage(results=tmp_path))
     runs = [job for job in study.jobs if isinstance(job, TrainJob)]
     rates = sorted(job.rate for job in runs if job.rate is not None)
     assert [job.rate for job in runs[:3]] == [*trial_order(rates)]
@@ -241,7 +241,7 @@ def test_each_rate_waits_for_those_before_it(tiny_folder: Path, tmp_path: Path) 
 
 
 def test_no_order_of_execution_changes_a_record(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    study = Study.open(pruning(tiny_folder), Place(results=tmp_path))
+    study = Study.open(pruning(tiny_folder), Storage(results=tmp_path))
     schedule: Any = Shuffled(Schedule(study.jobs, {}), random.Random(3))
 
     Here().run(schedule, study.engine)
@@ -251,18 +251,18 @@ def test_no_order_of_execution_changes_a_record(finished: Path, tiny_folder: Pat
 
 def test_a_pruned_study_that_lost_records_makes_the_same_ones(finished: Path, tiny_folder: Path) -> None:
     before, draw = contents(finished), random.Random(1)
-    known = Study.open(pruning(tiny_folder), Place(results=finished))
+    known = Study.open(pruning(tiny_folder), Storage(results=finished))
     assert len(known.known) == len(known.jobs)
     files = sorted((finished / "runs").iterdir())
     for path in draw.sample(files, len(files) // 2):
         path.unlink()
-    Study.open(pruning(tiny_folder), Place(results=finished)).run()
+    Study.open(pruning(tiny_folder), Storage(results=finished)).run()
     assert contents(finished) == before
 
 
 @pytest.mark.slow
 def test_a_pool_prunes_as_one_process_does(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    Study.open(pruning(tiny_folder), Place(results=tmp_path, track=("tensorboard",))).run(Pool(2))
+    Study.open(pruning(tiny_folder), Storage(results=tmp_path, track=("tensorboard",))).run(Pool(2))
     assert contents(tmp_path) == contents(finished)
     # Every worker logs its own runs.
     assert len([*(tmp_path / "tracking").iterdir()]) == len([*(tmp_path / "runs").iterdir()])
@@ -270,8 +270,8 @@ def test_a_pool_prunes_as_one_process_does(finished: Path, tiny_folder: Path, tm
 
 def test_whole_runs_that_are_known_are_taken(finished: Path, tiny_folder: Path, tmp_path: Path) -> None:
     every = pruning(tiny_folder, methods=("head",), prune=None)
-    Study.open(every, Place(results=tmp_path)).run()
-    study = Study.open(every.model_copy(update={"prune": STRICT}), Place(results=tmp_path))
+    Study.open(every, Storage(results=tmp_path)).run()
+    study = Study.open(every.model_copy(update={"prune": STRICT}), Storage(results=tmp_path))
     assert {result.state for result in study.known.values()} == {"done"}
     assert len(study.known) == len(study.jobs)
 

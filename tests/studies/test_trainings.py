@@ -17,7 +17,7 @@ from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.studies import output, plan
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
+from normtune.studies.engine import Engine, Storage
 from normtune.studies.executors.executor import Here
 from normtune.studies.jobs import Job, Result, TrainJob, rate_of
 from normtune.studies.plan import mask_rows, method_rows, trainings
@@ -28,11 +28,11 @@ SMALL = protocol("small", epochs=2, batch_size=8)
 TASKS = [TrainJob(task=name, method="", seed=0) for name in ("one", "two")]
 
 
-def engine_of(model: Path, folder: Path, *, epochs: int = 2, prune: Pruning | None = None, **place: object) -> Engine:
+def engine_of(model: Path, folder: Path, *, epochs: int = 2, prune: Pruning | None = None, **storage: object) -> Engine:
     """An engine for tasks of three animals."""
     setup = Setup(model=str(model), protocol=protocol("small", epochs=epochs, batch_size=8), prune=prune, device="cpu")
     own = {name: data(replace(TASK, name=name)) for name in ("animals", "one", "two")}
-    return Engine(setup, Place.model_validate({"results": folder, **place}), own)
+    return Engine(setup, Storage.model_validate({"results": folder, **storage}), own)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_is_in_the_store_is_not_run_again(tiny_folder: Path, tmp_path: Path
         results, runs = table(engine, "head", (0, 1), (1e-2, 1e-1))
         assert results[runs[0].key].known  # tried before
         assert all(result.known or key == runs[0].key for key, result in results.items()) is known
-    assert len([*engine.place.runs.iterdir()]) == 3
+    assert len([*engine.storage.runs.iterdir()]) == 3
 
 
 def test_deltas_wanted_but_not_kept_are_trained_again(tiny_folder: Path, tmp_path: Path) -> None:

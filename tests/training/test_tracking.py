@@ -13,7 +13,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from normtune.errors import ConfigError, TrainingError, UnknownNameError
 from normtune.models.device import accelerator
-from normtune.studies.engine import Place
+from normtune.studies.engine import Storage
 from normtune.studies.study import Study
 from normtune.training import tracking
 from normtune.training.loop import Tick
@@ -120,9 +120,9 @@ def test_a_tracker_that_fails_is_no_failure_of_the_run(
 ) -> None:
     (tmp_path / "logs").write_text("in the way")
     study = config(tiny_folder, parts=("table2",), tasks=("rte",), methods=("head",), seeds=(0,))
-    place = Place(results=tmp_path / "study", track=("tensorboard",))
-    monkeypatch.setattr(Place, "tracking", property(lambda _: tmp_path / "logs"))
-    results = Study.open(study, place).run()
+    storage = Storage(results=tmp_path / "study", track=("tensorboard",))
+    monkeypatch.setattr(Storage, "tracking", property(lambda _: tmp_path / "logs"))
+    results = Study.open(study, storage).run()
     for result in results.values():
         assert result.state == "failed"
         assert (result.error or "").startswith("A tracker failed (tensorboard): ")

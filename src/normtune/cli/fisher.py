@@ -94,7 +94,7 @@ def fisher(
         return
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     from normtune.studies.config import Setup
-    from normtune.studies.engine import Engine, Place
+    from normtune.studies.engine import Engine, Storage
     from normtune.studies.manifest import one_kind
 
     config = FisherConfig(
@@ -110,7 +110,7 @@ def fisher(
     rules, threads = read_protocol(protocol), options.set_threads(threads)
     kind = one_kind(found.task.kind for found in own.values())
     setup = Setup(model=model, dtype=dtype, suite=suite, kind=kind, protocol=rules, device=device, threads=threads)
-    engine = Engine(setup, Place(results=records, measured=records, data=data), own)
+    engine = Engine(setup, Storage(results=records, measured=records, data=data), own)
     if entries is None:
         config = _with_norms(config, engine.session.base.layout)
     of = measure(engine, config, chosen)

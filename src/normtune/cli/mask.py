@@ -88,7 +88,7 @@ def mask(
     from normtune.importance.scores import IMPORTANCES
     from normtune.records.fisher import Estimator, FisherConfig, Tolerance
     from normtune.studies.config import Setup
-    from normtune.studies.engine import Engine, Place
+    from normtune.studies.engine import Engine, Storage
     from normtune.studies.manifest import one_kind
     from normtune.training.splits import parts_of
 
@@ -120,7 +120,7 @@ def mask(
     )
     kind = one_kind([own[task].task.kind for task in own] + [run.info.kind for runs in deltas.values() for run in runs])
     setup = Setup(model=model, dtype=dtype, suite=suite, kind=kind, protocol=rules, device=device, threads=threads)
-    engine = Engine(setup, Place(results=records, measured=records, data=data), own)
+    engine = Engine(setup, Storage(results=records, measured=records, data=data), own)
     base = engine.session.base
     candidates = recipe.candidates(base)
     stable = None

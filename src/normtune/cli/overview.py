@@ -58,7 +58,7 @@ def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: re
     count = Counter(job.kind for job in jobs)
     bound = "up to " if any(isinstance(job, TrainJob) and job.beyond for job in study.missing) else ""
     made = f"{bound}{count['train']} runs, {count['fisher']} measurements, {count['mask']} masks"
-    counted = f"{made}: {known} of {len(jobs)} known in {study.engine.place.results}."
+    counted = f"{made}: {known} of {len(jobs)} known in {study.engine.storage.results}."
     each = f"{config.threads} thread{'s' if config.threads > 1 else ''} each"
     lines = [f"Protocol {config.protocol.name}; {each}, which are part of a record's identity (--threads)."]
     if study.missing:
@@ -124,7 +124,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
         "jobs": [{**_plain(job, results.get(job.key), None), "error": errors.get(job.key)} for job in every],
     }
     said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
-    lines: list[render.Part] = [f"{len(every)} jobs: {said}. Results are in {study.engine.place.results}."]
+    lines: list[render.Part] = [f"{len(every)} jobs: {said}. Results are in {study.engine.storage.results}."]
     if rule is not None:
         lines.append(savings(every, results, rule.margin, study.config.protocol.epochs))
     lost = [job for job in every if _word(job, results) in {"failed", "blocked", "missing"}]
@@ -164,7 +164,7 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
         said.append(f"Budget: {config.entries:,} entries; @ stands before a method's size{fixed}.")
     pairs = [] if comparison is None else comparison.pairs
     said.append("\n".join(["Against layernorm:\n", *(f"- {text}" for text in (*map(sentence, pairs), *notes))]))
-    return [*said, f"The picture and more: normtune report {engine.place.results}"]
+    return [*said, f"The picture and more: normtune report {engine.storage.results}"]
 
 
 def _floor(data: TaskData, rules: Protocol) -> float | None:

@@ -120,7 +120,7 @@ def study(
     from normtune.cli.trainings import load
     from normtune.data.suites import suite_of
     from normtune.studies.config import FRACTIONS, METHODS, STUDIES, TRAINED, StudyConfig
-    from normtune.studies.engine import MODES, Place
+    from normtune.studies.engine import MODES, Storage
     from normtune.studies.estimate import estimate
     from normtune.studies.manifest import one_kind, read_manifest
     from normtune.studies.study import Study
@@ -163,14 +163,14 @@ def study(
         precision=mixed,
         threads=threads or share,
     )
-    place = Place(
+    storage = Storage(
         results=(results or Path("runs") / (FIRST if what == FIRST else "study")).absolute(),
         data=None if data is None else data.absolute(),
         mode=known("mode", mode, MODES),
         track=tracked,
     )
     form = options.form(as_json=as_json)
-    opened = Study.open(config, place)
+    opened = Study.open(config, storage)
     for each in files:  # what its author should know is said before all else
         load(opened.engine, str(each.name), each)
     if plan:
@@ -187,7 +187,7 @@ def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) 
     from normtune.studies.jobs import describe
 
     results = study.known
-    if study.engine.place.mode != "read-only":
+    if study.engine.storage.mode != "read-only":
         with Progress(study.missing, sizes(study)) as progress:
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")

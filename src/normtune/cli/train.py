@@ -107,7 +107,7 @@ def train(
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     protocol = protocol or ("own" if train else "paper")
     rules, rates = read_protocol(protocol), options.rates(lr)
-    from normtune.cli.trainings import Wanted, holding, place_of, train_manifest, train_table
+    from normtune.cli.trainings import Wanted, holding, storage_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, one_kind, read_manifest
@@ -152,13 +152,13 @@ def train(
     wanted = Wanted(tuple(tasks), tuple(methods), seeds, *rates)
     if manifest is not None:
         root = out or Path("runs") / manifest.stem
-        place = place_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})
-        engine = Engine(setup, place)
+        storage = storage_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})
+        engine = Engine(setup, storage)
         with holding(engine, root):
             train_manifest(engine, wanted, root, form)
     else:
         folder = wanted.folder() if out is None and records is None else out
-        engine = Engine(setup, place_of(folder, records, data, tracked))
+        engine = Engine(setup, storage_of(folder, records, data, tracked))
         with holding(engine, folder):
             train_table(engine, wanted, folder, form, overwrite=overwrite)
 

@@ -20,7 +20,7 @@ from normtune.records.aggregate import tabulate
 from normtune.records.run import Record
 from normtune.report.table import Entry
 from normtune.studies import output
-from normtune.studies.engine import Engine, Place
+from normtune.studies.engine import Engine, Storage
 from normtune.studies.jobs import Job, TrainJob
 from normtune.studies.manifest import OwnFiles
 from normtune.studies.plan import mask_rows, method_rows, trainings
@@ -87,11 +87,11 @@ class Wanted:
         return trainings(engine.setup, rows, self.seeds, rates=self.rates, search=self.search, folder=folder)
 
 
-def place_of(out: Path | None, records: Path | None, data: Path | None, track: tuple[str, ...]) -> Place:
+def storage_of(out: Path | None, records: Path | None, data: Path | None, track: tuple[str, ...]) -> Storage:
     """Where the engine keeps what it needs, for an output folder or, without one, for a folder of records alone."""
     beside = records or out
     assert beside is not None
-    return Place(
+    return Storage(
         results=beside if out is None else out / output.UNFINISHED,
         data=data,
         checkpoints=out is not None,

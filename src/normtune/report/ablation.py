@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, ClassVar
 
 from normtune.records.ablation import AblationRecord
-from normtune.report.curves import Look
+from normtune.report.curves import Style
 from normtune.report.drawing import SOFT, STYLE, WIDTH, grid, laid_out
 from normtune.report.scatter import Dot, name
 from normtune.report.table import GAP, Entry, Table, group, model_name
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: How dimensions are drawn, by what they were ranked over, and whole parts.
-_LOOKS = {
-    "model": Look("dimensions with the largest weights, the same in every layer", "#1f77b4", "o"),
-    "layer": Look("dimensions with the largest weights of each layer", "#d95f02", "s"),
-    None: Look("whole parts", SOFT, "D", line=False),
+_STYLES = {
+    "model": Style("dimensions with the largest weights, the same in every layer", "#1f77b4", "o"),
+    "layer": Style("dimensions with the largest weights of each layer", "#d95f02", "s"),
+    None: Style("whole parts", SOFT, "D", line=False),
 }
 
 
@@ -54,8 +54,8 @@ def figure(panels: Sequence[Ablation]) -> Figure:
 
     wide, points = min(2, len(panels)), [point for panel in panels for point in panel.record.points]
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look.colour, marker=look.marker, ms=5, lw=1.3 * look.line, label=look.name)
-        for per, look in _LOOKS.items()
+        Line2D([], [], color=style.colour, marker=style.marker, ms=5, lw=1.3 * style.line, label=style.name)
+        for per, style in _STYLES.items()
         if per in {point.per for point in points}
     ]
     if any(point.random for point in points):
@@ -76,21 +76,21 @@ def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
     from matplotlib.ticker import LogLocator
 
     parts = []
-    for per, look in _LOOKS.items():
+    for per, style in _STYLES.items():
         points = sorted((point for point in record.points if point.per == per), key=lambda point: point.entries)
         sizes = [point.entries for point in points]
         lost = [record.shown * record.loss(point.scores) for point in points]
         drawn = [[record.shown * record.loss(scores) for scores in point.random] or [math.nan] for point in points]
         low, high = [min(own) for own in drawn], [max(own) for own in drawn]
         if per is None:
-            axes.scatter(sizes, lost, color=look.colour, marker=look.marker, s=25, zorder=3)
+            axes.scatter(sizes, lost, color=style.colour, marker=style.marker, s=25, zorder=3)
             axes.vlines(sizes, low, high, color=SOFT, lw=3, alpha=0.4)
             named = zip(points, lost, sizes, strict=True)
-            parts = [(Dot(point.name, look, at, 0.0, True, ""), float(size)) for point, at, size in named]
+            parts = [(Dot(point.name, style, at, 0.0, True, ""), float(size)) for point, at, size in named]
         elif points:
-            axes.plot(sizes, lost, color=look.colour, marker=look.marker, ms=5, lw=1.3, zorder=3)
-            axes.fill_between(sizes, low, high, color=look.colour, alpha=0.2, lw=0)
-            axes.plot(sizes, [mean(own) for own in drawn], color=look.colour, lw=1, ls="--")
+            axes.plot(sizes, lost, color=style.colour, marker=style.marker, ms=5, lw=1.3, zorder=3)
+            axes.fill_between(sizes, low, high, color=style.colour, alpha=0.2, lw=0)
+            axes.plot(sizes, [mean(own) for own in drawn], color=style.colour, lw=1, ls="--")
     axes.set(xscale="log", xlabel="entries switched off", ylabel=f"loss of {_metric(record)}")
     sizes = [point.entries for point in record.points]
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 100 * min(sizes) else (1,)))

@@ -19,7 +19,7 @@ _HEIGHT = 2.1  # inches of a panel
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How a series is drawn: in a colour that reads on white and on black, with a marker that does without colours.
 
     Attributes:
@@ -51,36 +51,36 @@ class Curves:
 
     Attributes:
         title: What is shown.
-        series: By its look each series; those without points are in the legend only. The last one is the head alone
+        series: By its style each series; those without points are in the legend only. The last one is the head alone
             and the whole LayerNorm, which the lines join.
         note: What is missing, if anything.
     """
 
     title: str
-    series: Mapping[Look, Series]
+    series: Mapping[Style, Series]
     note: str = ""
 
     @property
     def marks(self) -> list[list[str]]:
         """For each series, what its points say: every series at that place, as they often lie on each other."""
-        drawn = {look: points(series) for look, series in self.series.items()}
+        drawn = {style: points(series) for style, series in self.series.items()}
 
         def said(x: float, cell: Cell) -> str:
-            here = {look.name: own[x] for look, own in drawn.items() if x in own}
+            here = {style.name: own[x] for style, own in drawn.items() if x in own}
             values = [
                 f"{name}: {mean:.2f}" + f" ± {spread:.2f}" * bool(spread) for name, (mean, spread) in here.items()
             ]
             return "\n".join([f"f = {x:g}", *values, says(cell)])
 
-        return [[said(x, own[x]) for x in drawn[look]] for look, own in self.series.items()]
+        return [[said(x, own[x]) for x in drawn[style]] for style, own in self.series.items()]
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
         """The points as rows, below the names of their columns."""
         header = ("panel", "masks", "fraction", "score", "sd", "complete")
         rows = [
-            (self.title, look.name, x, *point, series[x].complete)
-            for look, series in self.series.items()
+            (self.title, style.name, x, *point, series[x].complete)
+            for style, series in self.series.items()
             for x, point in points(series).items()
         ]
         return [header, *rows]
@@ -97,12 +97,12 @@ def figure(panels: Sequence[Curves]) -> Figure:
         drawn, axes = grid(len(panels), wide, size)
         for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             _panel(place, panel, number)
-        looks = dict.fromkeys(look for panel in panels for look in panel.series)
+        styles = dict.fromkeys(style for panel in panels for style in panel.series)
         drawn.supxlabel("fraction f of LayerNorm", fontsize=8, color=SOFT)
         drawn.supylabel("score × 100", fontsize=8, color=SOFT)
         handles = [
-            Line2D([], [], color=look.colour, marker=look.marker, ls="-" if look.line else "", ms=5, label=look.name)
-            for look in looks
+            Line2D([], [], color=own.colour, marker=own.marker, ls="-" if own.line else "", ms=5, label=own.name)
+            for own in styles
         ]
         drawn.legend(handles=handles, loc="outside upper left", ncols=2 * wide)
         return laid_out(drawn)
@@ -110,20 +110,20 @@ def figure(panels: Sequence[Curves]) -> Figure:
 
 def _panel(axes: Axes, panel: Curves, number: int) -> None:
     ends = points([*panel.series.values()][-1])
-    for place, (look, series) in enumerate(panel.series.items()):
+    for place, (style, series) in enumerate(panel.series.items()):
         if own := points(series):
             # A series is drawn as a line and a band, through the ends too, or as bars; its points stand above.
-            line = dict(sorted({**own, **ends}.items())) if look.line else own
+            line = dict(sorted({**own, **ends}.items())) if style.line else own
             xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
-            if look.line:
-                axes.plot(xs, means, color=look.colour, lw=1.3)
+            if style.line:
+                axes.plot(xs, means, color=style.colour, lw=1.3)
                 low, high = ([mean + sign * spread for mean, spread in line.values()] for sign in (-1, 1))
-                axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, lw=0)
+                axes.fill_between(xs, low, high, color=style.colour, alpha=0.15, lw=0)
             else:
-                axes.errorbar(xs, means, spreads, fmt="none", ecolor=look.colour, elinewidth=1)
+                axes.errorbar(xs, means, spreads, fmt="none", ecolor=style.colour, elinewidth=1)
             dots = axes.scatter(
-                [*own], [mean for mean, _ in own.values()], s=22, marker=look.marker,
-                c=[look.colour if series[x].complete else SHEET for x in own], edgecolors=look.colour, linewidths=1,
+                [*own], [mean for mean, _ in own.values()], s=22, marker=style.marker,
+                c=[style.colour if series[x].complete else SHEET for x in own], edgecolors=style.colour, linewidths=1,
                 zorder=3, clip_on=False,
             )  # fmt: skip
             dots.set_gid(f"mark-{number}-{place}")

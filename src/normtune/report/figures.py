@@ -13,7 +13,7 @@ from normtune.importance.movement import MEASURES, Movement, movement
 from normtune.records.run import Record
 from normtune.report import ablation, curves, heatmap, scatter
 from normtune.report.cells import Cells, Sums
-from normtune.report.curves import Curves, Look, points
+from normtune.report.curves import Curves, Style, points
 from normtune.report.drawing import across, inline, rendered
 from normtune.report.table import remark
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 #: The paper draws its figures 2 and 5 over these.
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-ENDS = Look("head alone (f = 0), whole LayerNorm (f = 1)", "#76808b", "o", line=False)
+ENDS = Style("head alone (f = 0), whole LayerNorm (f = 1)", "#76808b", "o", line=False)
 #: How the paper's masks are drawn, and random ones and those of the least information beside them.
 LOOKS = {
-    "fisher-individual": Look("individual", "#2a87c8", "o"),
-    "fisher-global": Look("global", "#dd6a1f", "s"),
-    "fisher-leave-one-out": Look("leave-one-out (CV)", "#1d9a74", "D"),
-    "random": Look("random entries of LayerNorm", "#b565a8", "^", line=False),
-    "least-fisher-individual": Look("least Fisher information", "#a5861a", "X", line=False),
+    "fisher-individual": Style("individual", "#2a87c8", "o"),
+    "fisher-global": Style("global", "#dd6a1f", "s"),
+    "fisher-leave-one-out": Style("leave-one-out (CV)", "#1d9a74", "D"),
+    "random": Style("random entries of LayerNorm", "#b565a8", "^", line=False),
+    "least-fisher-individual": Style("least Fisher information", "#a5861a", "X", line=False),
 }
 _OTHERS = (("#766bdc", "v"), ("#cf4f6e", "P"), ("#3a95a5", "*"))
 _SHARED = ("global", "leave-one-out")
@@ -189,30 +189,30 @@ def figure5(cells: Cells) -> Drawing:
     )
 
 
-def _with(*kinds: str, others: Iterable[str]) -> dict[str, Look]:
+def _with(*kinds: str, others: Iterable[str]) -> dict[str, Style]:
     """How masks are drawn: the paper's kinds first, then others that were trained, by their own names."""
     new = [kind for kind in dict.fromkeys(others) if kind not in LOOKS]
-    own = {kind: Look(kind, *_OTHERS[place % len(_OTHERS)]) for place, kind in enumerate(new)}
+    own = {kind: Style(kind, *_OTHERS[place % len(_OTHERS)]) for place, kind in enumerate(new)}
     return {kind: LOOKS[kind] for kind in kinds} | own
 
 
-def _mask_curves(cells: Cells, looks: Mapping[str, Look]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:
+def _mask_curves(cells: Cells, styles: Mapping[str, Style]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:
     """A panel a task, and what is missing."""
     masks = cells.masks()
-    panels = [_curves(cells, column, looks) for column in cells.ran if looks.keys() & masks.keys()]
-    absent = [look.name for kind, look in looks.items() if kind not in masks]
-    found = sorted({x for kind in looks for x in masks.get(kind, {})})
+    panels = [_curves(cells, column, styles) for column in cells.ran if styles.keys() & masks.keys()]
+    absent = [style.name for kind, style in styles.items() if kind not in masks]
+    found = sorted({x for kind in styles for x in masks.get(kind, {})})
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
         notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
     return tuple(panel for panel in panels if any(map(points, panel.series.values()))), tuple(notes)
 
 
-def _curves(cells: Cells, column: Column, looks: Mapping[str, Look]) -> Curves:
+def _curves(cells: Cells, column: Column, styles: Mapping[str, Style]) -> Curves:
     masks = cells.masks()
     series = {
-        look: {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()}
-        for kind, look in looks.items()
+        style: {x: cells.cell(method, column) for x, method in masks.get(kind, {}).items()}
+        for kind, style in styles.items()
     }
     lacking = sum(len({*cell.wanted} - cell.values.keys()) for each in series.values() for cell in each.values())
     note = f"{lacking} mask run{'s' * (lacking > 1)} missing" if lacking else ""

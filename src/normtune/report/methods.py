@@ -13,20 +13,20 @@ from normtune.data.suites import Column
 from normtune.records.aggregate import Cell
 from normtune.records.run import Counts, Record
 from normtune.report.cells import Cells, named
-from normtune.report.curves import Look
+from normtune.report.curves import Style
 from normtune.report.figures import Drawing
 from normtune.report.scatter import Dot, Scatter
 from normtune.report.table import Entry, Table, group, says, score
 
 #: How a method is drawn, by what it trains and what that costs at inference (`Record.cost`).
-OWN = Look("entries of the model", "#2a87c8", "o")
-MERGED = Look("added, merged after training", "#dd6a1f", "s")
-TOKENS = Look("added, extra tokens at inference", "#1d9a74", "D")
-LAYERS = Look("added, extra layers at inference", "#b565a8", "^")
+OWN = Style("entries of the model", "#2a87c8", "o")
+MERGED = Style("added, merged after training", "#dd6a1f", "s")
+TOKENS = Style("added, extra tokens at inference", "#1d9a74", "D")
+LAYERS = Style("added, extra layers at inference", "#b565a8", "^")
 _BY_COST = {"none": MERGED, "extra tokens": TOKENS}
 
 
-def look(run: Record) -> Look:
+def style(run: Record) -> Style:
     """How a run's method is drawn."""
     return _BY_COST.get(run.cost, LAYERS) if added(run.counts) else OWN
 
@@ -55,11 +55,11 @@ def methods_table(cells: Cells) -> Table:
         for method in cells.whole
     }
     ordered = sorted(rows, key=lambda method: rows[method][0].counts.selected)
-    looks = {method: look(runs[0]) for method, runs in rows.items()}
+    styles = {method: style(runs[0]) for method, runs in rows.items()}
     groups = tuple(
-        group([_row(cells, method, rows[method]) for method in ordered if looks[method] == kind], kind.name)
+        group([_row(cells, method, rows[method]) for method in ordered if styles[method] == kind], kind.name)
         for kind in (OWN, MERGED, TOKENS, LAYERS)
-        if kind in looks.values()
+        if kind in styles.values()
     )
     return Table(
         "methods",
@@ -115,7 +115,7 @@ def panels(cells: Cells, column: Column) -> tuple[Scatter, Scatter]:
         if cell.mean is None:
             continue
         dot = Dot(
-            named(method), look(cell.runs[0]), 100 * cell.mean, 100 * (interval(cell) or 0.0), cell.complete,
+            named(method), style(cell.runs[0]), 100 * cell.mean, 100 * (interval(cell) or 0.0), cell.complete,
             says(cell), strong=method == "layernorm",
         )  # fmt: skip
         if method == "head":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normtune.report.curves import Look
+from normtune.report.curves import Style
 from normtune.report.drawing import INK, SHEET, SOFT, STYLE, WIDTH, grid, laid_out
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Dot:
 
     Attributes:
         name: Its name.
-        look: How it is drawn.
+        style: How it is drawn.
         score: Its height.
         half: Half the length of its bar.
         complete: Whether it is drawn full.
@@ -38,7 +38,7 @@ class Dot:
     """
 
     name: str
-    look: Look
+    style: Style
     score: float
     half: float
     complete: bool
@@ -86,8 +86,8 @@ def figure(panels: Sequence[Scatter], wide: int = 2) -> Figure:
         drawn, axes = grid(len(panels), wide, (WIDTH, _HEIGHT * math.ceil(len(panels) / wide) + 0.35))
         for number, (place, panel) in enumerate(zip(axes, panels, strict=True)):
             _panel(place, panel, number)
-        looks = dict.fromkeys(dot.look for panel in panels for dot, _ in panel.dots)
-        handles = [Line2D([], [], color=own.colour, marker=own.marker, ls="", ms=5, label=own.name) for own in looks]
+        styles = dict.fromkeys(dot.style for panel in panels for dot, _ in panel.dots)
+        handles = [Line2D([], [], color=own.colour, marker=own.marker, ls="", ms=5, label=own.name) for own in styles]
         drawn.legend(handles=handles, loc="outside upper left", ncols=len(handles))
         drawn.supylabel("score × 100", fontsize=8, color=SOFT)
         laid_out(drawn)
@@ -100,11 +100,11 @@ def _panel(axes: Axes, panel: Scatter, number: int) -> None:
     from matplotlib.ticker import EngFormatter
 
     for place, (dot, x) in enumerate(panel.dots):
-        colour = dot.look.colour
+        colour = dot.style.colour
         if dot.half:
             axes.errorbar(x, dot.score, dot.half, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.55)
         mark = axes.scatter(
-            [x], [dot.score], s=60 if dot.strong else 26, marker=dot.look.marker, zorder=3,
+            [x], [dot.score], s=60 if dot.strong else 26, marker=dot.style.marker, zorder=3,
             c=[colour if dot.complete else SHEET], edgecolors=colour, linewidths=1,
         )  # fmt: skip
         mark.set_gid(f"mark-{number}-{place}")

@@ -39,7 +39,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Tell = Callable[[int, int, str], None]
 
 
-class Place(Strict):
+class Storage(Strict):
     """Where results lie, and what of them is made again: what changes no number.
 
     Attributes:
@@ -81,15 +81,15 @@ class Engine:
 
     Args:
         setup: The base model, and what all runs have in common.
-        place: Where results lie.
+        storage: Where results lie.
         data: Tasks that are at hand already, by name.
     """
 
-    def __init__(self, setup: Setup, place: Place, data: Mapping[str, TaskData] | None = None) -> None:
+    def __init__(self, setup: Setup, storage: Storage, data: Mapping[str, TaskData] | None = None) -> None:
         torch.set_num_threads(setup.threads)
-        self.setup, self.place, self.store = setup, place, Store(place.runs)
-        self._fishers, self._masks = place.measured or place.results / "fisher", place.results / "masks"
-        self._unfinished = place.results / "unfinished"
+        self.setup, self.storage, self.store = setup, storage, Store(storage.runs)
+        self._fishers, self._masks = storage.measured or storage.results / "fisher", storage.results / "masks"
+        self._unfinished = storage.results / "unfinished"
         self._tasks: dict[tuple[str, OwnFiles | None], TaskData] = {
             (name, None): own for name, own in (data or {}).items()
         }
@@ -101,7 +101,7 @@ class Engine:
         Raises:
             ModelError: If it cannot be loaded.
         """
-        setup, place = self.setup, self.place
+        setup, storage = self.setup, self.storage
         return Session(
             setup.model,
             revision=setup.revision,
@@ -111,7 +111,7 @@ class Engine:
             masks=self._masks,
             kind=setup.kind,
             accelerator=accelerator(
-                setup.device, setup.precision, trackers=check_trackers(place.track), folder=place.tracking
+                setup.device, setup.precision, trackers=check_trackers(storage.track), folder=storage.tracking
             ),
         )
 
@@ -119,7 +119,7 @@ class Engine:
         """A task of the suite, or one in the user's own files, with its data; it is read once."""
         if (name, files) not in self._tasks:
             suite = self.setup.suite
-            found = files.load() if files else load_task(name, suite, self.place.data)
+            found = files.load() if files else load_task(name, suite, self.storage.data)
             self._tasks[name, files] = self._tasks[found.task.name, files] = found
         return self._tasks[name, files]
 
@@ -143,7 +143,7 @@ class Engine:
 
         What failed counts as not done in the mode ``retry``, and everything in ``force``.
         """
-        if self.place.mode == "force":
+        if self.storage.mode == "force":
             return None
         if isinstance(job, FisherJob):
             found = self.measurement(job).find()
@@ -158,7 +158,7 @@ class Engine:
         record, rule, rivals = self.store.get(run.id), self.setup.prune, self._rivals(job, needs)
         if record is None and rule and rivals:  # it may have been dropped for the reason that it would be again
             record = self.store.get(pruned_identity(run.id, rule, rivals))
-        if record is None or (record.status == "failed" and self.place.mode == "retry"):
+        if record is None or (record.status == "failed" and self.storage.mode == "retry"):
             return None
         return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
 
@@ -183,7 +183,7 @@ class Engine:
         return made.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
     def _make(self, job: Job, needs: Outcomes, tell: Tell) -> Result:
-        place, accelerator = self.place, self.session.accelerator
+        storage, accelerator = self.storage, self.session.accelerator
         if isinstance(job, FisherJob):
             return self._measure(job, tell)
         if isinstance(job, MaskJob):
@@ -191,11 +191,11 @@ class Engine:
             make_mask(file, self._fishers, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name)
         run = self.setup_run(job, needs)
-        delta, record = place.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
+        delta, record = storage.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
         accelerator.wait_for_everyone()  # all that train with this process have looked, before one of them writes
-        if record is None or not kept or place.mode == "force":
-            record = self._train(run, self._rivals(job, needs), tell, keep=place.deltas or job.out is not None)
+        if record is None or not kept or storage.mode == "force":
+            record = self._train(run, self._rivals(job, needs), tell, keep=storage.deltas or job.out is not None)
         if job.out is not None and record.status == "done" and accelerator.is_main_process:
             output.write(job.out, record, Delta.load(delta))
         accelerator.wait_for_everyone()
@@ -247,9 +247,9 @@ class Engine:
 
     def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
         """Train a run and those together with it; deltas are kept where asked for, and then records in the store."""
-        place, rule, accelerator = self.place, self.setup.prune, self.session.accelerator
-        checkpoint = self._unfinished / f"{run.training}.safetensors" if place.checkpoints else None
-        if checkpoint is not None and place.mode == "force" and accelerator.is_main_process:
+        storage, rule, accelerator = self.storage, self.setup.prune, self.session.accelerator
+        checkpoint = self._unfinished / f"{run.training}.safetensors" if storage.checkpoints else None
+        if checkpoint is not None and storage.mode == "force" and accelerator.is_main_process:
             checkpoint.unlink(missing_ok=True)
         judging = judge(rule, run, rivals) if rule and rivals else None
         try:
@@ -260,7 +260,7 @@ class Engine:
                 judge=judging,
             )
             for record, delta in made if keep and accelerator.is_main_process else ():
-                file = place.results / "deltas" / f"{record.id}.safetensors"
+                file = storage.results / "deltas" / f"{record.id}.safetensors"
                 file.unlink(missing_ok=True)
                 delta.save(file)
             records = [record for record, _ in made]

@@ -22,7 +22,7 @@ _SAMPLE = 200
 _TOKEN = 5
 #: An evaluation has no backward pass.
 _FORWARD = 1 / 3
-_TRIAL_BATCHES, _TRIAL_EXAMPLES = 2, 16
+_TRIAL_BATCHES, _TRIAL_EXAMPLES = 2, (16, 64)
 
 
 def sizes(study: Study) -> dict[str, float]:
@@ -74,9 +74,12 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
     length = _length(engine, data)
     if isinstance(job, FisherJob):
         own = measurement(engine.setup, session.base, data)
-        changes = {"examples": _TRIAL_EXAMPLES, "head_seeds": own.config.head_seeds[:1]}
-        made = replace(own, config=own.config.model_copy(update=changes)).measure().record
-        return length * made.examples / max(made.seconds, 1e-3)
+        pinned = own.config.model_copy(update={"head_seeds": own.config.head_seeds[:1]})
+        trials = (pinned.model_copy(update={"examples": number}) for number in _TRIAL_EXAMPLES)
+        some, more = (replace(own, config=config).measure().record for config in trials)
+        if more.examples > some.examples:  # the difference leaves out what is paid once
+            return length * (more.examples - some.examples) / max(more.seconds - some.seconds, 1e-3)
+        return length * more.examples / max(more.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})
     trial = session.measured(session.prepare(data, _method(job), 1e-6, job.seed, brief), keep=False)

@@ -8,7 +8,7 @@ from typing import Protocol, final
 from normtune.studies.jobs import Job, Outcomes, Result, settled
 
 
-class Report(Protocol):
+class Watcher(Protocol):
     """Is told how jobs go."""
 
     def begin(self, job: Job) -> None:
@@ -25,8 +25,8 @@ class Report(Protocol):
 
 
 @final
-class Silent(Report):
-    """A report that says nothing."""
+class Silent(Watcher):
+    """A watcher that says nothing."""
 
 
 class Schedule:
@@ -35,12 +35,12 @@ class Schedule:
     Args:
         jobs: All jobs, each after those that it needs.
         known: What became of some of them before.
-        report: Called as jobs begin, go on and end.
+        watcher: Called as jobs begin, go on and end.
     """
 
-    def __init__(self, jobs: Iterable[Job], known: Outcomes, report: Report | None = None) -> None:
+    def __init__(self, jobs: Iterable[Job], known: Outcomes, watcher: Watcher | None = None) -> None:
         self.results: dict[str, Result] = dict(known)
-        self.report = report or Silent()
+        self.watcher = watcher or Silent()
         self._waiting = {job.key: job for job in jobs if job.key not in self.results}
         self._running: dict[str, Job] = {}
 
@@ -56,7 +56,7 @@ class Schedule:
             self._running[job.key] = self._waiting.pop(job.key)
             result = settled(job, self.results)
             if result is None:
-                self.report.begin(job)
+                self.watcher.begin(job)
                 return job, {key: self.results[key] for key in job.needs}
             self.settle(result)
         return None
@@ -68,4 +68,4 @@ class Schedule:
     def settle(self, result: Result) -> None:
         """Note what became of a running job."""
         self.results[result.key] = result
-        self.report.end(self._running.pop(result.key), result)
+        self.watcher.end(self._running.pop(result.key), result)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from normtune.studies.config import FILE, StudyConfig
-from normtune.studies.engine import Engine, Place
+from normtune.studies.engine import Engine, Storage
 from normtune.studies.executors.executor import Executor, Here
 from normtune.studies.jobs import Job, Result, settled
 from normtune.studies.plan import plan
-from normtune.studies.schedule import Report, Schedule
+from normtune.studies.schedule import Schedule, Watcher
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Study:
     engine: Engine
 
     @classmethod
-    def open(cls, config: StudyConfig, place: Place) -> Study:
+    def open(cls, config: StudyConfig, storage: Storage) -> Study:
         """Plan a study. Nothing is run, and nothing is written."""
-        engine = Engine(config, place)
+        engine = Engine(config, storage)
         return cls(config, plan(config, engine.session), engine)
 
     @cached_property
@@ -49,18 +49,18 @@ class Study:
         """The jobs that are to be done."""
         return tuple(job for job in self.jobs if job.key not in self.known)
 
-    def run(self, executor: Executor | None = None, report: Report | None = None) -> dict[str, Result]:
+    def run(self, executor: Executor | None = None, watcher: Watcher | None = None) -> dict[str, Result]:
         """Do what is missing; the study's file is written first.
 
         Args:
             executor: Who does it; by default this process.
-            report: Called as jobs begin, go on and end.
+            watcher: Called as jobs begin, go on and end.
 
         Returns:
             What became of every job, by key.
         """
-        schedule = Schedule(self.jobs, self.known, report)
-        if self.engine.place.mode != "read-only":
+        schedule = Schedule(self.jobs, self.known, watcher)
+        if self.engine.storage.mode != "read-only":
             self._keep()
             self.engine.tidy(self.jobs, self.known)
             (executor or Here()).run(schedule, self.engine)
@@ -69,6 +69,6 @@ class Study:
 
     def _keep(self) -> None:
         """Write the study's file; with one that asks for more or other parts of the same study, both are kept."""
-        file = self.engine.place.results / FILE
+        file = self.engine.storage.results / FILE
         joint = StudyConfig.load(file).merged(self.config) if file.is_file() else None
         (joint or self.config).save(file)

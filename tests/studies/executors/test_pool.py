@@ -16,7 +16,7 @@ import torch
 
 from normtune.errors import ConfigError
 from normtune.records.results import Store
-from normtune.studies.engine import Place
+from normtune.studies.engine import Storage
 from normtune.studies.executors import pool
 from normtune.studies.executors.executor import fair_threads
 from normtune.studies.executors.pool import Pool
@@ -53,9 +53,9 @@ class Killer:
 @pytest.mark.slow
 def test_a_pool_whose_workers_are_killed_gives_what_one_process_gives(tiny_folder: Path, tmp_path: Path) -> None:
     study = config(tiny_folder, parts=("table2", "figure5"))
-    Study.open(study, Place(results=tmp_path / "one")).run()
+    Study.open(study, Storage(results=tmp_path / "one")).run()
     killer = Killer(3, 14)
-    found = Study.open(study, Place(results=tmp_path / "pool")).run(Pool(2), killer)
+    found = Study.open(study, Storage(results=tmp_path / "pool")).run(Pool(2), killer)
     assert len(killer.killed) == 2
     assert {result.state for result in found.values()} == {"done"}
     assert contents(tmp_path / "pool") == contents(tmp_path / "one")
@@ -84,7 +84,7 @@ def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "ATTEMPTS", 1)
-    study = Study.open(config(tiny_folder, parts=("table1",)), Place(results=tmp_path))
+    study = Study.open(config(tiny_folder, parts=("table1",)), Storage(results=tmp_path))
     (tmp_path / "fisher").write_text("in the way")
     report = Noting(Killer(1))
     study.run(Pool(1), report)

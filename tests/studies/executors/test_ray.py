@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normtune.errors import ConfigError
-from normtune.studies.engine import Place
+from normtune.studies.engine import Storage
 from normtune.studies.executors.ray import Cluster
 from normtune.studies.study import Study
 from tests.studies.tiny import config, contents
@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster as Nodes
 from normtune.studies.executors.ray import Cluster
 from normtune.studies.study import Study
 from normtune.studies.config import StudyConfig
-from normtune.studies.engine import Place
+from normtune.studies.engine import Storage
 
 class Killer:
     """Kills a node once it is in the middle of a job, after a few jobs."""
@@ -52,8 +52,8 @@ nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
 doomed = nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
 nodes.wait_for_nodes()
 killer = Killer(nodes, doomed)
-place = Place(results=Path(sys.argv[2]), track=("tensorboard",))
-study = Study.open(StudyConfig.model_validate_json(sys.argv[1]), place)
+storage = Storage(results=Path(sys.argv[2]), track=("tensorboard",))
+study = Study.open(StudyConfig.model_validate_json(sys.argv[1]), storage)
 before = len(nodes.list_all_nodes())
 results = study.run(Cluster(nodes.address), killer)
 print(json.dumps({"nodes": [before, len(nodes.list_all_nodes())], "ended": killer.ended, "lost": killer.lost,
@@ -68,7 +68,7 @@ def test_a_cluster_that_loses_a_node_gives_what_one_process_gives(tiny_folder: P
     pytest.importorskip("ray", reason="needs the extra `cluster`", exc_type=ImportError)
     pytest.importorskip("tensorboard", reason="needs the extra `track`")
     study = config(tiny_folder, parts=("table2", "figure2"), tasks=("rte",), sources=("rte",))
-    Study.open(study, Place(results=tmp_path / "one")).run()
+    Study.open(study, Storage(results=tmp_path / "one")).run()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, study.model_dump_json(), str(tmp_path / "ray")],
         capture_output=True,
@@ -102,7 +102,7 @@ def test_what_makes_no_sense_is_refused(given: dict[str, float]) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `cluster`")
 def test_an_address_without_a_cluster_is_refused_at_once(tiny_folder: Path, tmp_path: Path) -> None:
-    study = Study.open(config(tiny_folder, parts=("table1",), tasks=("rte",)), Place(results=tmp_path))
+    study = Study.open(config(tiny_folder, parts=("table1",), tasks=("rte",)), Storage(results=tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's import
         cluster = Cluster("127.0.0.1:1")

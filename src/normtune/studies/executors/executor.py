@@ -20,7 +20,7 @@ class Executor(ABC):
 
         Args:
             schedule: The jobs; what becomes of them is noted there.
-            engine: What does them in this process. Other processes make one like it, of its `setup` and its `place`,
+            engine: What does them in this process. Other processes make one like it, of its `setup` and its `storage`,
                 whose folders they must reach under the same names.
         """
 
@@ -33,7 +33,7 @@ class Here(Executor):
         """Do all jobs that are left (see `Executor.run`)."""
         while (taken := schedule.take()) is not None:
             job, needs = taken
-            schedule.settle(engine.run(job, needs, partial(schedule.report.tick, job)))
+            schedule.settle(engine.run(job, needs, partial(schedule.watcher.tick, job)))
 
 
 def fair_threads(workers: int) -> int:

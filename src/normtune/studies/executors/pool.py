@@ -16,7 +16,7 @@ import torch
 
 from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
+from normtune.studies.engine import Engine, Storage
 from normtune.studies.executors.executor import Executor
 from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
@@ -73,7 +73,7 @@ class Pool(Executor):
                         worker.job = None
                         schedule.settle(word)
                     else:
-                        schedule.report.tick(job, *word)
+                        schedule.watcher.tick(job, *word)
         finally:
             for worker in workers:
                 worker.end()
@@ -91,7 +91,7 @@ class _Worker:
         self.job: Job | None = None
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, self._engine.setup, self._engine.place, self._number)
+            target=_work, args=(theirs, self._engine.setup, self._engine.storage, self._number)
         )
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
@@ -125,13 +125,13 @@ class _Worker:
 # In the worker
 
 
-def _work(pipe: Connection, setup: Setup, place: Place, number: int) -> None:
+def _work(pipe: Connection, setup: Setup, storage: Storage, number: int) -> None:
     """Do the jobs that come through the pipe; tell by it how far they have come, and what became of them."""
     _take_gpu(number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Thread(target=_end_with_parent, daemon=True).start()
-    engine, told = Engine(setup, place), time.monotonic()
+    engine, told = Engine(setup, storage), time.monotonic()
 
     def tell(done: int, total: int, note: str) -> None:
         nonlocal told

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from normtune.errors import ConfigError
 from normtune.studies.config import Setup
-from normtune.studies.engine import Engine, Place
+from normtune.studies.engine import Engine, Storage
 from normtune.studies.executors.executor import Executor
 from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
@@ -80,7 +80,7 @@ class Cluster(Executor):
         running: dict[Any, Job] = {}
         while True:
             while (taken := schedule.take()) is not None:
-                running[remote.remote(setup, engine.place, *taken)] = taken[0]
+                running[remote.remote(setup, engine.storage, *taken)] = taken[0]
             if not running:
                 return
             finished, _ = ray.wait(list(running), timeout=_PAUSE)
@@ -94,9 +94,9 @@ class Cluster(Executor):
             return Result(key=job.key, state="failed", error=f"Ray: {_first_line(error)}")
 
 
-def _call(setup: Setup, place: Place, job: Job, needs: Outcomes) -> Result:
+def _call(setup: Setup, storage: Storage, job: Job, needs: Outcomes) -> Result:
     """Do one job in a process that may live on: the base model is kept for the next (see `Engine.run`)."""
-    return _engine(setup, place).run(job, needs)
+    return _engine(setup, storage).run(job, needs)
 
 
 _engine = lru_cache(maxsize=1)(Engine)
