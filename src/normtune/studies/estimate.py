@@ -22,7 +22,7 @@ _SAMPLE = 200
 _TOKEN = 5
 #: An evaluation has no backward pass.
 _FORWARD = 1 / 3
-_TRIAL_BATCHES, _TRIAL_EXAMPLES = 2, (16, 64)
+_TRIAL_BATCHES, _TRIAL_EXAMPLES = 2, (16, 16, 64)
 
 
 def sizes(study: Study) -> dict[str, float]:
@@ -76,8 +76,8 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
         own = measurement(engine.setup, session.base, data)
         pinned = own.config.model_copy(update={"head_seeds": own.config.head_seeds[:1]})
         trials = (pinned.model_copy(update={"examples": number}) for number in _TRIAL_EXAMPLES)
-        some, more = (replace(own, config=config).measure().record for config in trials)
-        if more.examples > some.examples:  # the difference leaves out what is paid once
+        _, some, more = (replace(own, config=config).measure().record for config in trials)  # the first one warms up
+        if more.examples > some.examples:  # the difference leaves out what every measurement pays once
             return length * (more.examples - some.examples) / max(more.seconds - some.seconds, 1e-3)
         return length * more.examples / max(more.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
