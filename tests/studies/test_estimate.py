@@ -42,11 +42,13 @@ def test_what_a_measurement_pays_once_is_not_paid_for_every_example(
 ) -> None:
     measured = config(tiny_folder, parts=("table1",), tasks=("rte",))
     study, plain = Study.open(measured, Storage(results=tmp_path)), Measurement.measure
+    warming = [900.0]
 
     def slower(self: Measurement, *args: object, **kwargs: object) -> Measured:
-        """A hundred seconds before, and one for every example."""
+        """A hundred seconds before, at first a thousand, and one for every example."""
         found = plain(self, *args, **kwargs)
-        return replace(found, record=found.record.model_copy(update={"seconds": 100.0 + found.record.examples}))
+        seconds = 100.0 + found.record.examples + (warming.pop() if warming else 0.0)
+        return replace(found, record=found.record.model_copy(update={"seconds": seconds}))
 
     monkeypatch.setattr(Measurement, "measure", slower)
     assert measured.examples is not None

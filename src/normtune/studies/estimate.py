@@ -77,9 +77,8 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
         pinned = own.config.model_copy(update={"head_seeds": own.config.head_seeds[:1]})
         trials = (pinned.model_copy(update={"examples": number}) for number in _TRIAL_EXAMPLES)
         _, some, more = (replace(own, config=config).measure().record for config in trials)  # the first one warms up
-        if more.examples > some.examples:  # the difference leaves out what every measurement pays once
-            return length * (more.examples - some.examples) / max(more.seconds - some.seconds, 1e-3)
-        return length * more.examples / max(more.seconds, 1e-3)
+        # The difference leaves out what every measurement pays once; a task of so few examples takes no time.
+        return length * max(more.examples - some.examples, 1) / max(more.seconds - some.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})
     trial = session.measured(session.prepare(data, _method(job), 1e-6, job.seed, brief), keep=False)

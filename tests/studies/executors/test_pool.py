@@ -86,9 +86,9 @@ def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
     monkeypatch.setattr(pool, "ATTEMPTS", 1)
     study = Study.open(config(tiny_folder, parts=("table1",)), Storage(results=tmp_path))
     (tmp_path / "fisher").write_text("in the way")
-    report = Noting(Killer(1))
-    study.run(Pool(1), report)
-    dead, lost = report.results
+    watcher = Noting(Killer(1))
+    study.run(Pool(1), watcher)
+    dead, lost = watcher.results
     assert (dead.state, dead.error) == ("failed", "The worker died 1 times.")
     assert lost.state == "failed"
     assert "fisher" in (lost.error or "")
