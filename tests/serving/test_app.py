@@ -241,7 +241,7 @@ def test_the_examples_of_the_description_work(server: Running):
     with server.client() as client:
         found = client.get("/openapi.json").json()
         schemas = found["components"]["schemas"]
-        many = client.post("/v1/predict", json=schemas["Rows"]["example"])
+        many = client.post("/v1/predict", json=schemas["Questions"]["example"])
         assert many.status_code == 200
         assert len(many.json()["answers"]) == 3
         (parameter,) = found["paths"]["/v1/tasks/{task}/predict"]["post"]["parameters"]
@@ -254,8 +254,8 @@ def test_the_description_tells_the_limits(server: Running):
     with server.client() as client:
         found = client.get("/openapi.json").json()
     schemas, settings = found["components"]["schemas"], server.batcher.settings
-    assert schemas["Rows"]["properties"]["rows"]["maxItems"] == settings.max_rows
-    assert schemas["Row"]["properties"]["text"]["maxLength"] == settings.max_text
+    assert schemas["Questions"]["properties"]["rows"]["maxItems"] == settings.max_rows
+    assert schemas["TaskQuestion"]["properties"]["text"]["maxLength"] == settings.max_text
     assert "securitySchemes" not in found["components"]
 
 

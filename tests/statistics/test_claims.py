@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normtune.statistics.claims import CLAIMS, MARGIN, Measured
+from normtune.statistics.claims import CLAIMS, MARGIN, Evidence
 
 FACTS = Path(__file__).resolve().parents[3] / "shared" / "paper" / "facts.json"
 
 
-def difference(*means: float, margin: float = MARGIN) -> Measured:
+def difference(*means: float, margin: float = MARGIN) -> Evidence:
     values = {f"task {place}": [mean, mean] for place, mean in enumerate(means)}
-    return Measured("a - b", "difference", values, margin)
+    return Evidence("a - b", "difference", values, margin)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_difference_is_judged_by_its_interval(means, verdict):
 
 def test_a_ratio_is_judged_against_one():
     values = {str(place): [math.log(2.0), math.log(2.2)] for place in range(4)}
-    measured = Measured("a / b", "ratio", values)
+    measured = Evidence("a / b", "ratio", values)
     assert measured.mean == pytest.approx(math.sqrt(4.4))
     low, high = measured.interval
     assert 1 < low < measured.mean < high
@@ -66,10 +66,10 @@ def test_the_claims_are_the_papers():
 def test_so_many_tasks_decide_four_times_in_five(tasks: float, seeds: float, mean: float) -> None:
     random = np.random.default_rng(0)
 
-    def measured(own: np.ndarray) -> Measured:
-        return Measured("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
+    def measured(own: np.ndarray) -> Evidence:
+        return Evidence("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
 
-    def draw(count: int) -> Measured:
+    def draw(count: int) -> Evidence:
         return measured(mean + tasks * random.standard_normal((count, 1)) + seeds * random.standard_normal((count, 3)))
 
     # Three tasks with these very mean squares of tasks and of the rest, and nothing that seeds share.
@@ -85,12 +85,12 @@ def test_so_many_tasks_decide_four_times_in_five(tasks: float, seeds: float, mea
 def test_nothing_is_enough_where_the_mean_is_the_bound_or_the_spread_unknown():
     assert difference(0.0, 0.0, 0.0, margin=0.0).takes() is None
     assert difference(0.1, 0.2).takes() is None
-    assert Measured("a - b", "difference", {"a": [0.1], "b": [0.3], "c": [0.2]}).takes() is None
+    assert Evidence("a - b", "difference", {"a": [0.1], "b": [0.3], "c": [0.2]}).takes() is None
 
 
 def test_more_tasks_are_needed_than_there_are():
     few = [[3.02, 2.62], [3.04, 2.35], [3.22, 2.28], [3.27, 3.05]]
-    measured = Measured("a - b", "difference", {str(place): each for place, each in enumerate(few)})
+    measured = Evidence("a - b", "difference", {str(place): each for place, each in enumerate(few)})
     assert measured.verdict == "undecided"
     assert (measured.takes() or 5) > 4
 
@@ -100,9 +100,9 @@ def test_tasks_are_not_enough_where_seeds_push_all_alike():
     random = np.random.default_rng(0)
     shift = np.array([-0.01, 0.0, 0.01])
 
-    def draw(count: int) -> Measured:
+    def draw(count: int) -> Evidence:
         own = 0.02 + shift + 0.001 * random.standard_normal((count, 3))
-        return Measured("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
+        return Evidence("a - b", "difference", {str(place): [*each] for place, each in enumerate(own)})
 
     assert draw(4).takes() is None
     assert draw(200).verdict == "undecided"
@@ -110,6 +110,6 @@ def test_tasks_are_not_enough_where_seeds_push_all_alike():
 
 def test_tasks_at_their_floor_are_left_out_of_the_second_judgement():
     values = {"cola": [-0.2, -0.2], "stsb": [0.02, 0.02], "sst2": [0.01, 0.02], "qnli": [0.0, 0.01]}
-    measured = Measured("a - b", "difference", values, MARGIN, floored=("cola",))
+    measured = Evidence("a - b", "difference", values, MARGIN, floored=("cola",))
     assert (measured.verdict, measured.agreeing) == ("undecided", 3)
     assert (measured.clear.verdict, measured.clear.agreeing, len(measured.clear.values)) == ("confirmed", 3, 3)

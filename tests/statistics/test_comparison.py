@@ -9,12 +9,12 @@ from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.statistics.comparison import compare, warnings
 from normtune.statistics.paired import holm
 from normtune.statistics.published import scores
-from normtune.statistics.scores import Scores
+from normtune.statistics.scores import ScoreTable
 
 
-def table(**methods: list[float]) -> Scores:
+def table(**methods: list[float]) -> ScoreTable:
     values = np.array([*methods.values()]).T[:, None, :]
-    return Scores(tuple(methods), tuple(f"t{n}" for n in range(len(values))), tuple(values), (("",),) * len(values))
+    return ScoreTable(tuple(methods), tuple(f"t{n}" for n in range(len(values))), tuple(values), (("",),) * len(values))
 
 
 BASE = [0.5, 0.6, 0.7, 0.8, 0.55, 0.65, 0.75, 0.85]

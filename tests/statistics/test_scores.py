@@ -8,11 +8,11 @@ import pytest
 from normtune.data.rows import READERS
 from normtune.errors import ConfigError, DataError, UnknownNameError
 from normtune.statistics.published import METHODS, TASKS, scores
-from normtune.statistics.scores import Scores, from_records, from_rows, grouped, same_task
+from normtune.statistics.scores import ScoreTable, from_records, from_rows, grouped, same_task
 from tests.records.test_aggregate import record
 
 
-def read(text: str, **options: object) -> Scores:
+def read(text: str, **options: object) -> ScoreTable:
     return from_rows(READERS[".csv"]("the stream", text.encode()), **options)
 
 

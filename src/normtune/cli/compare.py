@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from normtune.report.table import Table
     from normtune.statistics.comparison import Comparison, Pair
-    from normtune.statistics.scores import Scores
+    from normtune.statistics.scores import ScoreTable
 
     Groups = Mapping[str, Sequence[str]]
     #: Comparisons of the same pairs, each with how many values it has, in words.
@@ -74,7 +74,7 @@ def compare(
 
 
 def _compared(
-    scores: Scores, against: str | None, group: Sequence[str], margin: float, alpha: float
+    scores: ScoreTable, against: str | None, group: Sequence[str], margin: float, alpha: float
 ) -> tuple[Sets, Groups]:
     """The comparisons, with every row for itself and with one value a task; and the rows of each task of several."""
     from normtune.statistics.comparison import compare as compare_pairs
@@ -92,7 +92,7 @@ def _compared(
     return sets, groups
 
 
-def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None:
+def _show(scores: ScoreTable, sets: Sets, groups: Groups, form: render.Form) -> None:
     """Print the questions, each with a row for every pair and set of values, and what follows."""
     from normtune.statistics.comparison import sentence, warnings
 
@@ -120,7 +120,7 @@ def _show(scores: Scores, sets: Sets, groups: Groups, form: render.Form) -> None
     render.show([" ".join(facts), *_tables(sets), "\n\n".join(lists)], form, plain=plain)
 
 
-def _facts(scores: Scores, groups: Groups) -> list[str]:
+def _facts(scores: ScoreTable, groups: Groups) -> list[str]:
     """Sentences about what is compared."""
     counts = sorted({len(seeds) for seeds in scores.seeds})
     span = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts != [1])}"

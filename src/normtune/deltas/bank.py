@@ -16,7 +16,7 @@ from normtune.data.encode import Encoded, by_length, padding
 from normtune.data.task import Task
 from normtune.deltas.answers import Prediction, Text, examples, listed
 from normtune.deltas.delta import Delta, DeltaInfo, is_applied
-from normtune.deltas.row_model import Row, RowModel
+from normtune.deltas.row_model import BatchRow, RowModel
 from normtune.errors import DataError, DeltaError, ModelError, SelectionError, UnknownNameError
 from normtune.evaluation import EVAL_BATCH, logits
 from normtune.methods.trainable import Spec, check_free
@@ -37,7 +37,7 @@ class BankTask:
     name: str
     info: DeltaInfo
     task: Task
-    values: Row | Delta
+    values: BatchRow | Delta
 
     @property
     def apart(self) -> bool:
@@ -48,7 +48,7 @@ class BankTask:
     def bytes(self) -> int:
         """Bytes of its values in memory, head included."""
         delta = self.values
-        own = [delta.packed] if isinstance(delta, Row) else [*delta.values.values(), *delta.statistics.values()]
+        own = [delta.packed] if isinstance(delta, BatchRow) else [*delta.values.values(), *delta.statistics.values()]
         return sum(tensor.nbytes for tensor in (*own, *self.values.head.values()))
 
 
@@ -127,7 +127,7 @@ class Bank:
                 spec = delta.spec(self._base)
         except (DeltaError, ModelError, SelectionError) as error:
             raise DeltaError(f"The delta {name!r} does not fit: {error}") from error
-        values: Row | Delta = delta
+        values: BatchRow | Delta = delta
         try:
             values = self._row(spec, delta)
         except ModelError as error:
@@ -243,7 +243,7 @@ class Bank:
             raise UnknownNameError("task", name, self._entries.copy())
         return entry
 
-    def _row(self, spec: Spec, delta: Delta) -> Row:
+    def _row(self, spec: Spec, delta: Delta) -> BatchRow:
         """The values of a delta's rows in mixed batches."""
         if delta.statistics:
             raise ModelError("it has running statistics of its own.")
@@ -271,7 +271,7 @@ class Bank:
         results: dict[int, np.ndarray] = {}
         for batch in by_length(encoded.lengths, self.max_batch):
             inputs = encoded.batch(batch, self._base.device)
-            rows = [row for number in batch if isinstance(row := prepared[number].entry.values, Row)]
+            rows = [row for number in batch if isinstance(row := prepared[number].entry.values, BatchRow)]
             with self._alone():
                 outputs = encoded.answered(self._model.logits(rows, inputs), batch).cpu().numpy()
             for number, row in zip(batch, outputs, strict=True):

@@ -29,7 +29,7 @@ _HEAD = "the head"
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class BatchRow:
     """The values that a row of a batch has for itself.
 
     Attributes:
@@ -82,7 +82,7 @@ class RowModel:
                     # A copy, since the model's own change while a delta runs apart.
                     self._vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
 
-    def row(self, entries: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor]) -> Row:
+    def row(self, entries: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor]) -> BatchRow:
         """A row's values, copied to the model's device, from those of `Spec.vectors` and of the head.
 
         Raises:
@@ -96,15 +96,15 @@ class RowModel:
             whole[name][indices] = values.float()
         return self._row(whole)
 
-    def _row(self, values: Mapping[str, Tensor]) -> Row:
+    def _row(self, values: Mapping[str, Tensor]) -> BatchRow:
         device = self._model.device
         names = tuple(name for name in self._vectors if name in values)
         parts = [values[name].detach().reshape(-1).float() for name in names]
         packed = torch.cat(parts) if parts else torch.empty(0)
         head = {name: value.to(device, torch.float32, copy=True) for name, value in values.items() if name not in names}
-        return Row(names, packed.to(device, copy=True), head)
+        return BatchRow(names, packed.to(device, copy=True), head)
 
-    def logits(self, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, rows: Sequence[BatchRow], inputs: Mapping[str, Tensor]) -> Tensor:
         """The outputs of a batch, float32, of shape (rows, most outputs of a row); a row with fewer is filled up."""
         with torch.inference_mode():
             try:
@@ -117,7 +117,7 @@ class RowModel:
                     head.bind(())
         return outputs.float()
 
-    def _bind(self, rows: Sequence[Row]) -> None:
+    def _bind(self, rows: Sequence[BatchRow]) -> None:
         """Give each site the values of each row, or those of all rows where they are the same."""
         if all(row is rows[0] for row in rows):
             rows = rows[:1]
@@ -133,7 +133,7 @@ class RowModel:
         for path, head in self._heads.items():
             head.bind([(row.head[f"{path}.weight"], row.head.get(f"{path}.bias")) for row in rows])
 
-    def _filled(self, row: Row, names: tuple[str, ...]) -> Tensor:
+    def _filled(self, row: BatchRow, names: tuple[str, ...]) -> Tensor:
         """The row's values of `names`; what it does not change is the model's own."""
         if row.names == names:
             return row.packed
@@ -144,7 +144,7 @@ class RowModel:
         sizes = [self._vectors[name].numel() for name in names]
         return dict(zip(names, packed.split(sizes, dim=-1), strict=True))
 
-    def unproven(self, row: Row) -> set[str]:
+    def unproven(self, row: BatchRow) -> set[str]:
         """What of a row `prove` has not checked yet."""
         return {*row.names, _HEAD} - self._proven
 

@@ -12,7 +12,7 @@ from normtune.records.aggregate import Cell, chosen
 from normtune.records.fisher import FisherRecord
 from normtune.records.results import Results
 from normtune.records.run import Norms, Record
-from normtune.statistics.scores import Scores, from_records, grouped, same_task
+from normtune.statistics.scores import ScoreTable, from_records, grouped, same_task
 
 #: Sums by layer and sub-component.
 Sums = Mapping[tuple[int, str], float]
@@ -128,7 +128,7 @@ class Cells:
         lows = {column: self.floor(column, sampled=True) for column in columns}
         return any(low is None or (self.cell(method, at).mean or 0.0) - low >= NEAR for at, low in lows.items())
 
-    def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> Scores:
+    def scores(self, methods: Sequence[str], tasks: Sequence[str]) -> ScoreTable:
         """The scores of methods on tasks that have all of their seeds, one value a task: MNLI's two are averaged."""
         runs = [run for group in self.chosen.values() for run in group.values()]
         return grouped(from_records(runs, methods=methods, tasks=tasks))

@@ -11,14 +11,14 @@ from normtune.importance.ranking import component_means
 from normtune.records.run import Record
 from normtune.report.cells import Cells, named
 from normtune.report.table import GAP, Entry, Kind, Table, group, remark, signed
-from normtune.statistics.claims import CLAIMS, MARGIN, Measured, Verdict
+from normtune.statistics.claims import CLAIMS, MARGIN, Evidence, Verdict
 
 #: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
 Part = Callable[[int, str, int], bool]
 _KINDS: dict[str, Kind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
 
 
-def evidence(cells: Cells) -> dict[str, Measured]:
+def evidence(cells: Cells) -> dict[str, Evidence]:
     """What is measured for the claims, by the names in `normtune.statistics.claims`."""
     everything = {
         "change": _change(cells),
@@ -43,7 +43,7 @@ def evidence(cells: Cells) -> dict[str, Measured]:
     return {name: each for name, each in everything.items() if each.values or each.left_out}
 
 
-def _change(cells: Cells) -> Measured:
+def _change(cells: Cells) -> Evidence:
     """How far the closing norm moved beside the others, on every task that has all seeds of full fine-tuning."""
     runs = {task: own for task in cells.order(cells.tasks) if (own := cells.full_runs(task))}
     whole = {task: own for task, own in runs.items() if cells.complete("full", task)}
@@ -58,7 +58,7 @@ def _changes(run: Record) -> dict[str, float]:
     return {name: moved.whole[name].mean or 0.0 for name in moved.inside}
 
 
-def _ranks(cells: Cells) -> dict[str, Measured]:
+def _ranks(cells: Cells) -> dict[str, Evidence]:
     closing, attention = cells.norms.closing, cells.norms.attention
     means = {
         each.config.task: [component_means(each.information, head) for head in range(len(each.config.head_seeds))]
@@ -86,7 +86,7 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
     return found
 
 
-def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Measured:
+def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Evidence:
     """One part of the information over another, for each task by the seeds of its head."""
     values: dict[str, list[float]] = {}
     for each in cells.results.fisher:
@@ -99,7 +99,7 @@ def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Measured:
     return _ratio(name, values)
 
 
-def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
+def compared(cells: Cells, first: str, second: str, margin: float) -> Evidence:
     """Differences of two methods' scores on every task that has all seeds of both."""
     values: dict[str, list[float]] = {}
     left_out = []
@@ -109,10 +109,10 @@ def compared(cells: Cells, first: str, second: str, margin: float) -> Measured:
         else:
             left_out.append(cells.title(task))
     floored = tuple(task for task in values if not any(cells.clear(method, task) for method in (first, second)))
-    return Measured(f"{named(first)} − {named(second)}", "difference", values, margin, tuple(left_out), floored)
+    return Evidence(f"{named(first)} − {named(second)}", "difference", values, margin, tuple(left_out), floored)
 
 
-def _masks(cells: Cells, scope: str) -> Measured:
+def _masks(cells: Cells, scope: str) -> Evidence:
     """Masks of a scope against individual ones, each seed's mean over the fractions at which both were trained."""
     own, others = (cells.masks().get(f"fisher-{name}", {}) for name in ("individual", scope))
     both = [compared(cells, others[x], own[x], MARGIN) for x in own if x in others]
@@ -122,11 +122,11 @@ def _masks(cells: Cells, scope: str) -> Measured:
     lacking = dict.fromkeys(name for each in both for name in each.left_out)
     shown = ", ".join(f"{x:g}" for x in own if x in others)
     floored = tuple(task for task in values if all(task in each.floored for each in both))
-    return Measured(f"{scope} − individual masks, f = {shown}", "difference", values, MARGIN, tuple(lacking), floored)
+    return Evidence(f"{scope} − individual masks, f = {shown}", "difference", values, MARGIN, tuple(lacking), floored)
 
 
-def _ratio(name: str, values: Mapping[str, Sequence[float]], left_out: tuple[str, ...] = ()) -> Measured:
-    return Measured(name, "ratio", {task: each for task, each in values.items() if each}, left_out=left_out)
+def _ratio(name: str, values: Mapping[str, Sequence[float]], left_out: tuple[str, ...] = ()) -> Evidence:
+    return Evidence(name, "ratio", {task: each for task, each in values.items() if each}, left_out=left_out)
 
 
 def _log(one: float, other: float) -> float:
@@ -174,7 +174,7 @@ def _entry(verdict: Verdict) -> Entry:
     return Entry(verdict, kind=_KINDS[verdict])
 
 
-def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
+def _part(cells: Cells, part: Evidence) -> tuple[str | Entry, ...]:
     """What was measured, its value and interval, on how much, and how much more would decide."""
     lacking = f" (without {', '.join(part.left_out)}: runs missing)" if part.left_out else ""
     named = part.name + lacking
@@ -189,6 +189,6 @@ def _part(cells: Cells, part: Measured) -> tuple[str | Entry, ...]:
     return named, value, ends or "too few tasks", size, _takes(part)
 
 
-def _takes(part: Measured) -> str | Entry:
+def _takes(part: Evidence) -> str | Entry:
     tasks = part.takes()
     return GAP if part.verdict != "undecided" or tasks is None else f"{tasks:,} tasks"

@@ -25,7 +25,7 @@ from normtune.serving import schemas
 from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
 from normtune.serving.folder import AwayError
 from normtune.serving.gate import Gate, problem
-from normtune.serving.schemas import Answer, Answers, Name, Problem, Question, Rows, TaskInfo, TaskNames
+from normtune.serving.schemas import Answer, Answers, Name, Problem, Question, Questions, TaskInfo, TaskNames
 from normtune.serving.tasks import Catalogue, UnknownTaskError
 from normtune.versions import versions
 
@@ -111,7 +111,7 @@ _CHANGE: dict[str, Any] = {"dependencies": [Depends(_may_change)], "tags": ["tas
 
 
 @router.post("/v1/predict", tags=["predict"])
-async def predict(asked: Rows, served: Served) -> Answers:
+async def predict(asked: Questions, served: Served) -> Answers:
     """Answer many texts, each for its own task."""
     return Answers(answers=await served.predict([(row.task, row.asked) for row in asked.rows]))
 
@@ -240,8 +240,8 @@ async def _defect(request: Request, error: Exception) -> JSONResponse:
 def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     settings, models = batcher.settings, found["components"]["schemas"]
-    models["Rows"]["properties"]["rows"]["maxItems"] = min(settings.max_rows, settings.max_queue)
-    for name in ("Question", "Row"):
+    models["Questions"]["properties"]["rows"]["maxItems"] = min(settings.max_rows, settings.max_queue)
+    for name in ("Question", "TaskQuestion"):
         fields = models[name]["properties"]
         fields["text"]["maxLength"] = settings.max_text
         fields["text_pair"]["anyOf"][0]["maxLength"] = settings.max_text
@@ -266,7 +266,7 @@ def _add_examples(models: dict[str, Any], operations: list[dict[str, Any]], cata
         rows.append({"task": name, "text": "where is my parcel?", **({"text_pair": "It is late."} if pair else {})})
     if not rows:
         return
-    models["Rows"]["example"] = {"rows": rows}
+    models["Questions"]["example"] = {"rows": rows}
     models["Question"]["example"] = {key: value for key, value in rows[0].items() if key != "task"}
     if catalogue.folder is not None and (deltas := catalogue.folder.names()):
         models["Source"]["example"] = {"delta": deltas[0]}

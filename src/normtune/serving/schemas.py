@@ -29,16 +29,16 @@ class Question(Strict):
         return self.text if self.text_pair is None else (self.text, self.text_pair)
 
 
-class Row(Question):
+class TaskQuestion(Question):
     """A text and its task."""
 
     task: Name
 
 
-class Rows(Strict):
+class Questions(Strict):
     """Texts, each with its task; all are answered in the same batches."""
 
-    rows: Annotated[list[Row], Field(min_length=1)]
+    rows: Annotated[list[TaskQuestion], Field(min_length=1)]
 
 
 class Answer(Prediction):

@@ -31,7 +31,7 @@ _DRAWS = 400
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evidence:
     """What is measured for a claim, or for a part of it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Measured:
     floored: tuple[str, ...] = ()
 
     @property
-    def clear(self) -> Measured:
+    def clear(self) -> Evidence:
         """The same on the tasks clear of their floor alone."""
         return replace(self, values={task: each for task, each in self.values.items() if task not in self.floored})
 
@@ -140,7 +140,7 @@ class Claim:
     where: str
     parts: tuple[str, ...]
 
-    def judged(self, parts: Sequence[Measured]) -> Verdict:
+    def judged(self, parts: Sequence[Evidence]) -> Verdict:
         """What follows from what was measured for it, which may lack some of its parts."""
         verdicts = {part.verdict for part in parts}
         if "refuted" in verdicts:

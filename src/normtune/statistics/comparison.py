@@ -15,7 +15,7 @@ from normtune.statistics.paired import p_value, smallest_p
 
 if TYPE_CHECKING:
     from normtune.statistics.paired import SignedRank
-    from normtune.statistics.scores import Scores
+    from normtune.statistics.scores import ScoreTable
 
 #: More rows than this are no benchmark, and the exact distribution takes long.
 MOST = 1000
@@ -99,11 +99,11 @@ class Comparison:
         pairs: The pairs.
     """
 
-    scores: Scores
+    scores: ScoreTable
     pairs: tuple[Pair, ...]
 
 
-def compare(scores: Scores, against: str | None = None, *, margin: float = 0.01, alpha: float = 0.05) -> Comparison:
+def compare(scores: ScoreTable, against: str | None = None, *, margin: float = 0.01, alpha: float = 0.05) -> Comparison:
     """Compare methods pair by pair: every two of them, or every other one with `against`.
 
     Args:

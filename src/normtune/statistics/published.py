@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from normtune.statistics.scores import Scores
+from normtune.statistics.scores import ScoreTable
 
 MODEL = "bert-large-cased"
 
@@ -51,7 +51,7 @@ RANKING = (
 )
 
 
-def scores(split: str) -> Scores:
+def scores(split: str) -> ScoreTable:
     """The paper's scores, one seed each.
 
     Args:
@@ -60,4 +60,4 @@ def scores(split: str) -> Scores:
     parts = [*TABLES] if split == "pooled" else [split]
     names = tuple(f"{task} {part}" for part in parts for task in TASKS) if split == "pooled" else TASKS
     rows = np.concatenate([np.array([TABLES[part][method] for method in METHODS]).T for part in parts])
-    return Scores(METHODS, names, tuple(rows[:, None, :]), (("",),) * len(names))
+    return ScoreTable(METHODS, names, tuple(rows[:, None, :]), (("",),) * len(names))

@@ -25,7 +25,7 @@ _PART = re.compile(r"(?P<stem>.+?)[\s_.:/(\[-]+(m|mm|matched|mismatched|dev|test
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreTable:
     """Scores as fractions, by task, seed and method.
 
     Attributes:
@@ -77,7 +77,7 @@ def same_task(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {stem: tuple(rows) for stem, rows in groups.items() if len(rows) > 1}
 
 
-def grouped(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -> Scores:
+def grouped(scores: ScoreTable, groups: Mapping[str, Sequence[str]] | None = None) -> ScoreTable:
     """One value a task: the mean over the rows of each group, seed by seed.
 
     Args:
@@ -109,7 +109,7 @@ def grouped(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -
     return replace(scores, tasks=tuple(members), values=tuple(values), seeds=tuple(seeds))
 
 
-def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Scores:
+def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> ScoreTable:
     """Scores from a table: a row a task, or a task and seed; a column a method.
 
     The column ``task`` names the tasks, or the first column where there is none; a column ``seed`` is optional. Scores
@@ -157,7 +157,7 @@ def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequen
     ]
     percent = _is_percent(rows.source, dict(zip(names, values, strict=True)))
     shown = tuple(task / 100 if percent else task for task in values)
-    return Scores(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent, rows.notes)
+    return ScoreTable(wanted, names, shown, tuple(tuple(places[name]) for name in names), percent, rows.notes)
 
 
 def _number(place: str, column: str, text: str) -> float:
@@ -191,7 +191,7 @@ def _is_percent(source: str, values: Mapping[str, NDArray[np.float64]]) -> bool:
 
 def from_records(
     records: Iterable[Record], *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None
-) -> Scores:
+) -> ScoreTable:
     """Scores from records, at the rate that `normtune.records.aggregate.chosen` picks for each method and task.
 
     Each task has the seeds that all methods have on it, so that every pair is compared on the same runs. MNLI gives two
@@ -230,7 +230,7 @@ def from_records(
             names.append(task + end)
             seeds.append(tuple(map(str, shared)))
             values.append(np.array([[_score(cell[seed], split) for cell in cells] for seed in shared]))
-    return Scores(methods, tuple(names), tuple(values), tuple(seeds), notes=tuple(notes))
+    return ScoreTable(methods, tuple(names), tuple(values), tuple(seeds), notes=tuple(notes))
 
 
 def _score(record: Record, split: str) -> float:

@@ -166,10 +166,10 @@ class _Study:
 
 
 #: A run of one task under one method or mask, without seed and rate, and the rates that suit it, the default first.
-Row = tuple[TrainJob, tuple[float, ...]]
+TableRow = tuple[TrainJob, tuple[float, ...]]
 
 
-def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[Row]:
+def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[TableRow]:
     """Every task under every method, task by task; `tasks` has a run of each, whatever its method.
 
     Several tasks of a suite train together where the method can share.
@@ -184,7 +184,7 @@ def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[s
     ]
 
 
-def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[Row]:
+def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[TableRow]:
     """Every task under every mask, task by task; `tasks` has a run of each, whatever its method.
 
     Masks of one name, made for different tasks, are one row: each task trains its own. A mask that stands alone
@@ -213,7 +213,7 @@ def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]
 
 def trainings(
     setup: Setup,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     seeds: Sequence[int],
     *,
     rates: Sequence[float] | None = None,
