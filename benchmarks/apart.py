@@ -1,4 +1,4 @@
-"""Cases in processes of their own, which take turns: a peer runs as its users run it, without what ours sets."""
+"""Cases in processes of their own, which take turns: a peer runs as its users run it, without our settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 
 class Apart:
-    """One process, which runs one thing at a time and keeps what it made ready.
+    """One process, which runs one call at a time and keeps its caches.
 
     Args:
-        threads: Of torch in it.
+        threads: torch's threads in the process.
     """
 
     def __init__(self, threads: int) -> None:
@@ -23,7 +23,7 @@ class Apart:
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(threads,))
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function`, of a module's top level, of `args`, in the process; its answer is waited for."""
+        """Run `function`, of a module's top level, on `args` in the process, and wait for its result."""
         return self._pool.submit(function, *args).result()
 
     def close(self) -> None:

@@ -1,14 +1,14 @@
 """The bank: a thousand tasks in shared batches, against the base on one task, PEFT's switching, and one process a task.
 
-A short real training of each method gives one delta, and the others are seeded variations of its values: what a row
-costs does not depend on what its values are. Requests are windows of 64 rows whose tasks are drawn at random. All ways
-start from token numbers and take turns; the base takes the fast linear layers too, and PEFT is timed without them, as
-its users run it, and with them. A ratio is the median over rounds of the other's time over ours. In the same run, rows
-of mixed batches are compared with their delta applied alone.
+A short real training of each method gives one delta, and the others are seeded variations of its values, since what a
+row costs does not depend on the values. Requests are windows of 64 rows whose tasks are drawn at random. All ways start
+from token ids and take turns; the base uses the fast linear layers too, and PEFT is timed without them, as its users
+run it, and with them. A ratio is the median over rounds of the other's time over ours. In the same run, rows of mixed
+batches are compared with their delta applied alone.
 
 Run ``python benchmarks/bank.py``: about ten minutes on two cores. It writes ``results/benchmarks/bank.json``, part by
-part, and goes on where it was stopped; ``--parts`` asks for some parts, anew. On a machine that does other work too,
-take ``--threads 1 --clock cpu``: seconds of the processor instead of the wall's.
+part, and continues where it was stopped; ``--parts`` measures some parts anew. On a shared machine,
+``--threads 1 --clock cpu`` counts processor time instead of wall time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ COUNTS = "10,100,1000"
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts measure with, each made when it is first asked for."""
+    """What the parts measure with, each made on first use."""
 
     counts: tuple[int, ...]
     rounds: int
@@ -153,7 +153,7 @@ def _done(name: str) -> dict[str, dict[str, Any]]:
 
 
 def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
-    """Mixed windows against the base on one task, and against the bank itself on one: from token numbers to logits."""
+    """Mixed windows against the base on one task, and against the bank itself on one: from token ids to logits."""
     suffix = "" if tokens == TOKENS else f"_{tokens}_tokens"
     some = {"mixed": setting.largest, "bitfit_mixed": setting.bitfit}
     if tokens == TOKENS:
@@ -170,7 +170,7 @@ def throughput(setting: Setting, tokens: int, rounds: int) -> Figures:
 
 
 def peft(setting: Setting, counts: tuple[int, ...]) -> Figures:
-    """Mixed windows against PEFT's, at some numbers of tasks; the largest number's ratios are called after none."""
+    """Mixed windows against PEFT's, at some numbers of tasks; the ratios' names leave out the largest number."""
     cases: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     for count in counts:
@@ -213,7 +213,7 @@ def from_texts(setting: Setting) -> Figures:
 
 
 def quality(base: Base, deltas: Mapping[str, Delta]) -> dict[str, float]:
-    """How far the rows of a window, with heads of two labels, of three, and of a number, are from each delta alone."""
+    """How far the rows of a window, whose heads have two labels, three, or a number, are from each delta alone."""
     bank = filled(base, deltas)
     rows = next(windows(bank, seed=9, count=1))
     largest = 0.0

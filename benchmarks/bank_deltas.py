@@ -87,7 +87,7 @@ def filled(base: Base, deltas: Mapping[str, Delta]) -> Bank:
 
 
 def windows(bank: Bank, tokens: int = TOKENS, *, seed: int = 0, count: int = 16) -> Iterator[list[Prepared]]:
-    """Windows of random token numbers for tasks of the bank drawn at random, drawn before anything is timed."""
+    """Windows of random token ids for random tasks of the bank, drawn before anything is timed."""
     random, tasks = np.random.default_rng(seed), bank.tasks
     names = list(tasks)
     drawn = []
@@ -103,7 +103,7 @@ def windows(bank: Bank, tokens: int = TOKENS, *, seed: int = 0, count: int = 16)
 
 
 def encoded_of(window: Sequence[Prepared]) -> Encoded:
-    """A window's token numbers as one set of examples."""
+    """A window's token ids as one set of examples."""
     fields = window[0].fields
     return Encoded({n: tuple(one.fields[n] for one in window) for n in fields}, None, dict.fromkeys(fields, 0))
 

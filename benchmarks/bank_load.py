@@ -19,7 +19,7 @@ from normtune.deltas.bank import Bank
 from normtune.deltas.delta import Delta, DeltaInfo
 from normtune.models.base import Base, load_base
 
-#: Tasks whose resident memory is measured, and tasks that are added under load, one every so many seconds.
+#: Tasks whose resident memory is measured, tasks that a turn adds under load, and mean seconds between additions.
 RESIDENT, ADDED, PAUSE = 1000, 40, 0.1
 
 
@@ -44,7 +44,7 @@ def _fill_a_bank() -> float:
     delta = untrained(base)
     bank = filled(base, {"first": delta})
     before = _resident()
-    for number in range(RESIDENT):  # each is made, added and let go of, as when deltas are read from files
+    for number in range(RESIDENT):  # each is made, added and dropped, as when deltas are read from files
         (varied,) = variations(delta, 1, seed=number).values()
         info = DeltaInfo.model_validate_json(varied.info.model_dump_json())
         bank.add(f"task-{number}", replace(varied, info=info))
@@ -58,9 +58,9 @@ def _resident() -> int:
 def adding(bank: Bank, delta: Delta) -> dict[str, float]:
     """Seconds to read a delta and add it while another thread answers windows without a pause.
 
-    Those of the processor tell the addition itself from a wait for it on a machine that does other work too.
-    Batches are timed in turns of `ADDED` without and with additions, so that what these do to them is seen. The windows
-    are short, which is when a delay shows.
+    Processor seconds separate the addition itself from waiting on a shared machine. Turns of `ADDED` files without and
+    with additions alternate, so that the batches' times show what additions cost. The windows are short, which is when
+    a delay shows.
     """
     batches: dict[bool, list[float]] = {False: [], True: []}
     state, stop = {"adding": False}, threading.Event()

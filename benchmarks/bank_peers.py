@@ -30,7 +30,7 @@ PROCESSES = 3
 
 Figures = tuple[dict[str, Any], dict[str, float]]
 
-#: Windows of ours in a row for one of PEFT's, so that both are timed over like seconds.
+#: Windows of ours in a row for one of PEFT's, so that both are timed over a similar span.
 OURS = 8
 
 #: The regular expression that makes PEFT tune the output LayerNorm of each layer and nothing else.
@@ -40,11 +40,11 @@ TARGET = r"bert\.encoder\.layer\.\d+\.output\.LayerNorm"
 class Switching:
     """A PEFT model with LN-tuning adapters of many tasks: a window is answered group by group, each with its adapter.
 
-    PEFT's `add_adapter` visits all adapters each time, so that a thousand take minutes; they are put into its modules
-    directly, which leaves the same state. Only answering is timed.
+    PEFT's `add_adapter` visits all adapters each time, so a thousand take minutes; they are put into its modules
+    directly instead, which leaves the same state. Only answering is timed.
 
     Args:
-        deltas: Deltas of the output LayerNorm, all with as many labels, by name.
+        deltas: Deltas of the output LayerNorm, all with two labels, by name.
     """
 
     def __init__(self, deltas: Mapping[str, Delta]) -> None:
@@ -128,7 +128,7 @@ def against_peft(peft: Switching, bank: Bank, tokens: int, rounds: int) -> Figur
 
 
 def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int) -> Figures:
-    """What one process a task costs at least: each task's rows in a batch of their own, and no switch."""
+    """The least that one process a task costs: each task's rows in a batch of their own, and no switch."""
     ours, theirs = windows(bank, seed=5), windows(bank, seed=5)
 
     def separate() -> None:
@@ -146,7 +146,7 @@ def one_process_a_task(base: Base, bank: Bank, delta: Delta, rounds: int) -> Fig
 
 
 def processes(deltas: Sequence[Path]) -> list[int]:
-    """Bytes that each of some processes takes which answer for one task each, all alive at once.
+    """Bytes that each of some processes takes, which answer for one task each and are all alive at once.
 
     It is the proportional set size: a page that several processes share (the mapped checkpoint, libraries) is divided
     among them.

@@ -1,14 +1,14 @@
 """The speed of training before and after the rebuild, in turns on one machine.
 
-It needs a checkout of the code before::
+It needs a checkout of the old code::
 
     git worktree add ../before df5899d
     python benchmarks/before.py ../before          # about 15 minutes on two cores
 
-Each code runs in a process of its own, with its own ``benchmarks/speed.py``, which take an epoch's time alike: from a
-sample of its batches. *fastest* is what could be had before by options with dropout on (a compiler and kernels in C++),
-against no option now. A ratio is the median over rounds of the time after over the time before, then the geometric mean
-over the tasks: below 1 the code of now is faster. ``results/benchmarks/before.json`` keeps all of it.
+Each code runs in a process of its own, with its own ``benchmarks/speed.py``; both measure an epoch in the same way,
+from a sample of its batches. *fastest* compares the old code's fastest options with dropout on (a compiler and kernels
+in C++) with no option now. A ratio is the median over rounds of the time after over the time before, then the geometric
+mean over the tasks: below 1 the current code is faster. ``results/benchmarks/before.json`` keeps all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-#: Protocols, before and after, of what is compared.
+#: The protocols of each case, before and after.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fastest": ({"layers": "compiled", "dropout_generator": "fast"}, {}),
     "fused": ({"layers": "fused", "dropout_generator": "fast"}, {}),
@@ -35,7 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Measure, or be the process that measures."""
+    """Measure, or run as the worker that measures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("before", type=Path, help="a checkout of the code before")
     parser.add_argument("--tasks", default=",".join(TASKS))
@@ -73,7 +73,7 @@ def main() -> None:
 
 @contextmanager
 def worker(number: int, folder: Path, threads: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs the code in `folder`, and nothing of this one."""
+    """A process that runs the code in `folder`, and none of this checkout's."""
     paths = os.pathsep.join(str((folder / name).resolve()) for name in ("src", "benchmarks"))
     command = [sys.executable, "-P", __file__, str(folder), "--worker", str(number), "--threads", str(threads)]
     environment = {**os.environ, "PYTHONPATH": paths}
@@ -94,7 +94,7 @@ def ask(process: subprocess.Popen[str], task: str, case: str) -> float:
 
 
 def work(number: int, threads: int) -> None:
-    """Measure what is asked for on standard input, with the code on the path of this process."""
+    """Measure each task and case that standard input names, with the code on the path of this process."""
     import ours
     import speed
     import torch

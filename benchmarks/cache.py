@@ -1,8 +1,8 @@
-"""A million tasks on one server: how often the cache has the task that is asked for, and what it costs when not.
+"""A million tasks on one server: how often the cache holds the requested task, and what a miss costs.
 
-The cache is the server's own, fed with requests whose tasks follow Zipf's law: the task of rank r is asked for in
-proportion to r^-s. Its hit rate is compared with Che's approximation, which knows nothing of our code. Beside it stand
-measured costs: loading a task from a folder, finding one that is loaded, preparing a row (finding its task and
+The cache is the server's own, fed with requests whose tasks follow Zipf's law: the task of rank r is requested in
+proportion to r^-s. Its hit rate is compared with Che's approximation, which is independent of our code. Costs are
+measured beside it: loading a task from a folder, finding one that is loaded, preparing a row (finding its task and
 tokenizing), and a row of a mixed batch of MiniLM on one thread.
 
 Run ``python benchmarks/cache.py``: a minute. It writes ``results/benchmarks/cache.json``.
@@ -82,7 +82,7 @@ def simulated(tasks: int, exponent: float, room: int, requests: int, costs: dict
 
 
 def che(shares: np.ndarray, room: int) -> float:
-    """Hit rate of a cache of the most recently used, after Che, Tung and Wang (2002)."""
+    """Hit rate of an LRU cache, after Che, Tung and Wang (2002)."""
     span = brentq(lambda log: float(np.sum(-np.expm1(-shares * np.exp(log)))) - room, 0, 40)
     return float(np.sum(shares * -np.expm1(-shares * np.exp(span))))
 

@@ -1,4 +1,4 @@
-"""What leaving out low layers costs and saves: time and score of LayerNorm from each layer on, its Fisher share beside.
+"""What leaving out low layers costs and saves: time, score and Fisher share of LayerNorm from each layer on.
 
 With the prefix kept, the lowest layer that trains decides what a step costs, whether only each layer's output norm
 trains above it or its attention's too. Run ``NORMTUNE_CLOCK=cpu OMP_NUM_THREADS=1 python benchmarks/depth.py`` with
@@ -81,14 +81,14 @@ def measure(task: str) -> dict[str, Any]:
 def relative_time(layer: int) -> float:
     """A step's time where only LayerNorm from `layer` on trains, over the whole LayerNorm's, by counting products.
 
-    With a frozen prefix a step passes the layers above `layer` forth and back, and of `layer` itself only its norm;
-    without one the whole LayerNorm passes every layer forth, and all but the first back.
+    With a frozen prefix, a step runs the layers above `layer` forward and backward, and of `layer` itself only its
+    norm. To train the whole LayerNorm without one, it runs every layer forward, and all but the first backward.
     """
     return 2 * (len(LAYERS) - 1 - layer) / (2 * len(LAYERS) - 1)
 
 
 def ways(layer: int) -> tuple[str, ...]:
-    """The keys of `WAYS` that differ from this layer on: the last one's attention lies below its output norm."""
+    """The keys of `WAYS` that differ from this layer on: above the last one's output norm there is no attention."""
     return tuple(WAYS) if layer < LAYERS[-1] else ("output",)
 
 
@@ -107,7 +107,7 @@ def train(setting: Setting, selects: str, seed: int) -> tuple[float, float]:
         seed=seed,
         clock=clock,
     )
-    # What lies between two steps of one epoch is a step; between two epochs lies an evaluation.
+    # The time between two steps of one epoch is a step's; between two epochs there is an evaluation.
     each = np.diff(np.array(clock.steps).reshape(epochs, -1), axis=1).mean(axis=1)
     return trained.scores[setting.task.primary], round(float(np.median(each)), 5)
 
@@ -134,7 +134,7 @@ def parts(found: dict[str, Any], way: str) -> dict[int, float]:
 
 
 def draw(found: dict[str, Any]) -> None:
-    """Score against time, a panel for each task; each point says from which layer on."""
+    """Score against time, a panel for each task; each point names the lowest layer that trains."""
     mpl.rcParams.update({
         "font.size": 9,
         "svg.hashsalt": "normtune",

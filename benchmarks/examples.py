@@ -1,12 +1,12 @@
-"""How many examples Fisher information needs: what would have been read off fewer, against using all of them.
+"""How many examples Fisher information needs: results from fewer of them, against those from all.
 
-For each of GLUE's eight tasks every training example at hand is added in a random order, and whenever their number has
-doubled the ranking of components (table 1) and the 10 % mask of LayerNorm are compared: between halves, which is what
-``--until-stable`` stops by, and with what all examples give in the end.
+For each of GLUE's eight tasks every available training example is added in a random order. Whenever their number has
+doubled, the ranking of components (table 1) and the 10 % mask of LayerNorm are compared: between halves, which decides
+when ``--until-stable`` stops, and with the result from all examples.
 
 Run ``python benchmarks/examples.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about half an hour on one core. It
-writes ``results/benchmarks/examples.json`` after every task, and goes on where it was stopped; ``--force`` counts again
-what stands there already, ``--markdown`` prints the table of the results from it.
+writes ``results/benchmarks/examples.json`` after every task, and continues where it was stopped; ``--force`` measures
+again what is there already, ``--markdown`` prints the table of ``results/README.md`` from it.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Each is asked for the same three things: every entry of LayerNorm; a sum for each component, which table 1 needs; and
 every entry of the whole model. The texts are training examples of five GLUE tasks at their own lengths.
 
-Times are per example. Ours takes as many examples as a small use has, its check of the model included. The others take
-a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are. On those
-few, ours is compared with the loop: beside each time stands the largest relative difference over the parameters' sums.
+Times are per example. Ours runs on as many examples as a small use has, its check of the model included. The others
+run on a few of the same, spread evenly over the lengths: their time an example does not depend on how many there are.
+On those few, each is compared with the loop: the largest relative difference over the parameters' sums is recorded.
 
 Run ``python benchmarks/fisher.py``, with ``NORMTUNE_DATA`` naming a GLUE folder: about six minutes on two cores; Opacus
 is in the extra ``bench``. It writes ``results/benchmarks/fisher.json`` after each part; ``--parts`` measures some anew
@@ -40,9 +40,9 @@ from normtune.models.head import HeadSpec
 TASKS = ("cola", "sst2", "stsb", "mrpc", "rte")
 #: Steps of a mask, beside the tasks.
 STEPS = "mask_step"
-#: Examples that ours takes, by what is asked for, and the others; how many the peers take at once, to bound memory.
+#: Examples of ours, by what is measured, and of the others; the peers' batch size, to bound memory.
 EXAMPLES, FEW, PEER_BATCH = {"layernorm": 192, "component_totals": 128, "all_entries": 96}, 24, 8
-#: What is asked for: (name, summed over, every entry of).
+#: What is measured: the selection that is summed over, and the one of which every entry is kept.
 WANTED = {
     "layernorm": ("layernorm", "layernorm"),
     "component_totals": ("full", None),
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def together(cases: dict[str, Any]) -> dict[str, float]:
-    """The ratios of all cases: of what was measured on several tasks the geometric mean."""
+    """The ratios of all cases; the geometric mean of what was measured on several tasks."""
     found: dict[str, list[float]] = {}
     for case in cases.values():
         for name, value in case["ratios"].items():
@@ -208,7 +208,7 @@ def opacus(setting: Setting) -> Case:
     def wrapped() -> Iterator[GradSampleModule]:
         parameters = dict(model.named_parameters())
         for name in setting.within.chosen:
-            # It has no gradient for position embeddings, which have no dimension for examples.
+            # Opacus has no gradient for position embeddings, which have no dimension for examples.
             parameters[name].requires_grad_("position" not in name)
         model.train()
         for module in model.modules():

@@ -1,11 +1,11 @@
-"""Tokens a second of bfloat16 training on a GPU, and the share of its peak: ours against the Trainer with PEFT or all.
+"""Tokens a second of bfloat16 training on a GPU and the share of its peak: ours, and the Trainer with and without PEFT.
 
 Run ``python benchmarks/gpu.py`` where there is a GPU: about five minutes. It writes ``results/benchmarks/gpu.json``.
 The model has BERT-large's shape and random weights, dropout is on. ``glue``: batches of 32 texts as long as GLUE's (a
 lognormal around 38 tokens, at most 128), which the Trainer pads to 128 as ``run_glue.py`` does, or to the longest of a
-batch that is grouped by length; ours are bucketed. ``full``: 512 tokens each. Only tokens of texts are counted, padding
-is none. A rate is the median over rounds in which the ways take turns, each with its first steps left out. The peak is
-that of a large square product; the share is of the products that training LayerNorm cannot do without.
+batch that is grouped by length; ours are bucketed. ``full``: 512 tokens each. Only tokens of texts are counted, not
+padding. A rate is the median over rounds in which the ways take turns, each with its first steps left out. The peak is
+that of a large square product; the share counts only the products that training LayerNorm cannot do without.
 ``--shape tiny --device cpu`` tries the benchmark out.
 """
 
@@ -50,7 +50,7 @@ class Size:
         full: Tokens of a text at full length.
         steps: Steps a round, of which the first `unseen` are not timed.
         unseen: How many are not timed.
-        square: Side of the product that says the peak.
+        square: Side of the product that measures the peak.
     """
 
     width: int
@@ -112,7 +112,7 @@ def measure(size: Size, lengths: str, device: str, rounds: int, peak: float) -> 
     examples = texts(size, lengths)
     ways: dict[str, Way] = {"ours": own(size, examples, device)}
     for name, (method, padded) in PEERS.items():
-        if padded or lengths == "glue":  # texts of one length are grouped as they are
+        if padded or lengths == "glue":  # texts of one length need no grouping
             to = (size.padded if lengths == "glue" else size.full) if padded else None
             ways[name] = peer(size, examples, device, method, to)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -134,7 +134,7 @@ def measure(size: Size, lengths: str, device: str, rounds: int, peak: float) -> 
 
 
 def config(size: Size) -> BertConfig:
-    """Of a BERT of that size, with BERT's own dropout."""
+    """The configuration of a BERT of that size, with BERT's own dropout."""
     return BertConfig(
         hidden_size=size.width,
         num_hidden_layers=size.layers,
@@ -216,7 +216,7 @@ def peer(size: Size, examples: Encoded, device: str, method: str, padded: int | 
 
 
 def padding(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch filled up to its longest text, where it is not filled up already."""
+    """A batch, padded to its longest text where it is not padded already."""
     found = {"labels": torch.tensor([row["labels"] for row in rows])}
     for name in ("input_ids", "attention_mask"):
         values = [torch.tensor(row[name]) for row in rows]

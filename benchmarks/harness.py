@@ -20,23 +20,23 @@ from normtune.files import write_atomically
 from normtune.machine import machine
 from normtune.versions import versions
 
-#: Names another clock than the wall's.
+#: The environment variable that selects the processor's clock.
 CLOCK = "NORMTUNE_CLOCK"
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
 
 def now() -> float:
-    """Seconds on the wall's clock; of processor time where ``NORMTUNE_CLOCK=cpu``, for a machine that is not quiet."""
+    """Seconds of wall time, or of processor time where ``NORMTUNE_CLOCK=cpu``, for a machine that is shared."""
     return time.process_time() if os.environ.get(CLOCK) == "cpu" else time.perf_counter()
 
 
 def alternate(cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each case in each round; the cases take turns, so that a drift of the machine meets all alike.
+    """Seconds of each case in each round; the cases take turns, so that a drift of the machine affects all alike.
 
     Args:
         cases: What to time, by name.
         rounds: How many times each.
-        warmup: Rounds not counted, first.
+        warmup: First rounds, which are not counted.
 
     Returns:
         `rounds` seconds by name.
@@ -65,12 +65,12 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
-    """Median over rounds of the one's time over the other's in the same round."""
+    """Median over rounds of `slow` over `fast` in the same round."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table, of which all columns but the first are numbers."""
+    """A Markdown table, whose columns are numbers, but for the first."""
     columns = list(head)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,10 +1,10 @@
-"""What a step under a mask costs: next to LayerNorm's step, and next to the same mask with a dense gradient.
+"""What a step under a mask costs: against LayerNorm's step, and against the same mask with a dense gradient.
 
 ``python benchmarks/fisher.py --parts mask_step`` runs it: about two minutes on two cores. All steps are of MiniLM,
 forward, backward and AdamW, with the fast linear layers. ``mask`` draws as many entries as LayerNorm has over the whole
 model, so its gradients also go through layer 0's attention and the embeddings; ``mask_above`` draws as many among the
 linear weights of the layers above, where no gradient goes deeper than LayerNorm's. ``dense_mask`` trains the entries of
-``mask`` by what is usual: every parameter that holds one gets its whole gradient, which is then multiplied by the mask.
+``mask`` the usual way: every parameter that holds one gets its whole gradient, which is then multiplied by the mask.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]
         rounds: How many steps of each.
 
     Returns:
-        Seconds a step (median, smallest, largest), and what the masks' steps cost of LayerNorm's.
+        Seconds a step (median, smallest, largest), and the masks' steps' time over LayerNorm's.
     """
     base = load_base("minilm")
     layernorm, mask = select(base.layout, "layernorm"), select(base.layout, "random")
@@ -56,7 +56,7 @@ def measure(rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]
 
 
 def drawn(within: Selection, count: int) -> Selection:
-    """`count` entries of `within`, whose parameters are whole, each equally likely."""
+    """`count` entries of `within`, a selection of whole parameters, each equally likely."""
     layout, start, spans = within.layout, 0, []
     for place in layout.body:
         if within.is_whole(place.parameter):
@@ -66,7 +66,7 @@ def drawn(within: Selection, count: int) -> Selection:
 
 
 def tuned(base: Base, selection: Selection) -> Step:
-    """A step of `Trainable` on `base`, whose model it keeps."""
+    """A step of `Trainable` on `base`, whose model stays tuned."""
     tuning = Trainable(base, selection)
     optimizer = torch.optim.AdamW(tuning.param_groups(0.01), lr=1e-4, fused=True)
     forward = loss(base)

@@ -1,9 +1,9 @@
 """Peak memory of a training step of a model of BERT-large's shape, ours and the peers', and what saving it costs.
 
 Weights are random, float32 on the CPU; batches of 32 texts of 128 tokens, dropout on as in BERT's configuration, AdamW
-with its state. Run ``python benchmarks/memory.py``: about six minutes on two quiet cores. ``--part peak`` is each case
-in a process of its own, ``--part time`` a model of four layers, of which the cases take turns; ``--cases`` takes some
-of them, and ``--missing`` those whose peak is not known yet. Each result is written to
+with its state. Run ``python benchmarks/memory.py``: about six minutes on two quiet cores. ``--part peak`` runs each
+case in a process of its own; in ``--part time`` the cases take turns on a model of four layers; ``--cases`` selects
+some of them, and ``--missing`` those whose peak is not known yet. Each result is written to
 ``results/benchmarks/memory.json`` as soon as it is there. On the CPU the peak is the process's largest resident set,
 interpreter and the libraries that the case needs included; freed activations go back to the system in the peers' cases.
 With ``--device cuda`` it is torch's allocations, products are bfloat16, and tokens a second and the share of the
@@ -35,7 +35,7 @@ from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
 from normtune.models.base import wrap
 
-#: By name: what trains it, and how much memory it may take.
+#: By name: the method, and how much memory it may take.
 CASES: dict[str, tuple[str, Memory]] = {
     "full": ("full", "plain"),
     "full_recomputing": ("full", "low"),
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def apart(name: str) -> dict[str, float]:
-    """The case in a process of its own."""
+    """Measure the case in a process of its own."""
     command = [sys.executable, *sys.argv, "--part", "one", "--cases", name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -94,7 +94,7 @@ def apart(name: str) -> dict[str, float]:
 
 
 def peak(name: str, layers: int, batch: int, options: argparse.Namespace) -> dict[str, float]:
-    """GiB at most while a step runs, and its seconds."""
+    """Peak GiB of a step, and its seconds."""
     device = torch.device(options.device)
     libraries = peak_memory(device)
     case = Case(name, layers, options.device)
@@ -186,7 +186,7 @@ class Case:
 
 
 def times(names: list[str], layers: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step in every round, by case; the cases take turns, after one that is not counted."""
+    """Seconds of a step in every round, by case; the cases take turns, after a round that is not counted."""
     cases = {name: partial(Case(name, layers, options.device).timed, batch, options.tokens) for name in names}
     seconds = {name: [round(s, 4) for s in each] for name, each in alternate(cases, options.rounds).items()}
     sizes = {"layers": layers, "batch": batch, "tokens": options.tokens, "threads": options.threads}

@@ -42,13 +42,13 @@ class Case:
     selects: str = "layernorm"
 
     def ways(self, base: Base, kept: Kept | None, products: Products | None = None) -> Ways:
-        """How `base`, with what trains in place, is computed; `products` are others than the protocol's."""
+        """The ways to compute `base` with its trainable in place; `products` overrides the protocol's."""
         products = products or self.protocol.products
         return choose(base, dropout=self.protocol.dropout, products=products, plain=self.plain, kept=kept)
 
 
-#: As the peers' Trainer has it by default, so that scores differ by nothing but how a step is computed: neither warm-up
-#: nor weight decay.
+#: The defaults of the peers' Trainer, neither warm-up nor weight decay, so that scores differ only by how a step is
+#: computed.
 SCHEDULE: dict[str, Any] = {"name": "benchmark", "warmup_fraction": 0.0, "weight_decay": 0.0}
 
 CASES = {
@@ -57,13 +57,13 @@ CASES = {
     "plain": Case("--plain", Protocol(**SCHEDULE), plain=True),
     "bfloat16": Case("products=bfloat16", Protocol(**SCHEDULE, products="bfloat16")),
 }
-#: Those that this machine can measure.
+#: The cases that this machine can measure.
 HERE = tuple(name for name in CASES if name != "bfloat16" or bfloat16_pays_off())
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gave.
+    """The result of a training.
 
     Attributes:
         curve: Every epoch's loss and scores.
@@ -75,7 +75,7 @@ class Trained:
 
 
 class Clock:
-    """When a training ended each step, and how many seconds it computed its prefix before."""
+    """The time at which a training ended each step, and the seconds that computing its prefix took before."""
 
     def __init__(self) -> None:
         self.keeping = 0.0
@@ -105,10 +105,10 @@ def train(
         epochs: Passes over `train`.
         rate: Learning rate.
         seed: Of head, order and dropout.
-        clock: Told what took how long.
+        clock: Receives the times.
 
     Returns:
-        What came out.
+        Its curve and scores.
     """
     way = CASES[case] if isinstance(case, str) else case
     protocol = way.protocol.model_copy(update={"epochs": epochs})
@@ -129,7 +129,7 @@ def train(
 
 
 def computing(ways: Ways, encoded: Encoded) -> float:
-    """Seconds that the prefix of these examples takes, without looking up whether it is kept: no matter of how many."""
+    """Seconds to compute the prefix of these examples, less those of looking it up once it is kept."""
     started = now()
     ways.states(encoded)
     computed = now()
@@ -138,10 +138,10 @@ def computing(ways: Ways, encoded: Encoded) -> float:
 
 
 def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float]:
-    """Seconds of an evaluation in the way of a case: a first one, a later one, and the last one.
+    """Seconds of a case's evaluations: the first, a later one, and the last.
 
-    The first has the prefix to compute, if one is kept. The last is that of the best epoch in float32, which takes no
-    time where it was scored so before.
+    The first computes the prefix, if one is kept. The last is that of the best epoch in float32, which takes no time
+    where the others are float32 already.
     """
     way, last = CASES[case], 0.0
     tuning = Trainable(base, select(base.layout, way.selects))
@@ -157,7 +157,7 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float
 def _evaluated(base: Base, ways: Ways, dev: Encoded, states: States | None) -> tuple[float, float]:
     """Seconds of a first evaluation and of one after it."""
     seconds = []
-    with ways.context():  # in which a training stays from its first step to its last
+    with ways.context():  # which a training enters once, for all its steps
         for _ in range(2):
             started = now()
             logits(base, dev, ways=ways, states=states)

@@ -30,7 +30,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from normtune.data.encode import Encoded
 from normtune.models.base import Base
 
-#: Exactly ``output.LayerNorm``: a list of names would take ``attention.output.LayerNorm`` too.
+#: Exactly ``output.LayerNorm``: a list of names would match ``attention.output.LayerNorm`` too.
 OUTPUT_NORMS = r".*\.layer\.\d+\.output\.LayerNorm"
 
 Item = dict[str, Any]
@@ -40,7 +40,7 @@ def peer_model(base: Base, method: str) -> nn.Module:
     """The base's model, changed in place as a peer does it.
 
     Args:
-        base: The base; its model is used up.
+        base: The base, whose model is changed for good.
         method: ``full``, ``layernorm`` (PEFT LN tuning) or ``lora`` (PEFT LoRA, rank 8, on query and value).
 
     Returns:
@@ -61,7 +61,7 @@ def peer_model(base: Base, method: str) -> nn.Module:
 
 
 def items(encoded: Encoded, numbers: Sequence[int] | np.ndarray, *, regression: bool, padded: int | None) -> list[Item]:
-    """Examples as ``run_glue.py`` keeps them: lists of numbers, filled up to `padded` tokens if it is given."""
+    """Examples as ``run_glue.py`` keeps them: lists of numbers, padded to `padded` tokens if it is given."""
     found = []
     for number in numbers:
         item: Item = {name: values[number].tolist() for name, values in encoded.fields.items()}
@@ -111,7 +111,7 @@ def trainer(
         seed: Of order and dropout.
         dev: Examples to predict after each epoch.
         bf16: Whether products are bfloat16 under mixed precision.
-        use_cpu: Whether an accelerator is left alone.
+        use_cpu: Whether to ignore an accelerator.
         more: Further arguments of `Trainer`.
 
     Returns:

@@ -1,9 +1,9 @@
-"""What a base of few bits learns by its norms: ours, in float32, against PEFT's LN tuning in one loop at the same rate.
+"""Training the norms of a low-precision base: ours, in float32, against PEFT's LN tuning, in one loop at one rate.
 
 Run ``python benchmarks/precision.py``: about half an hour of one core. It writes ``results/benchmarks/precision.json``.
 
-SST-2 on MiniLM, the norm that closes each layer. All begin with the same head, which is float32 in all of them, and see
-the same batches; there is no dropout. PEFT keeps its norms in the dtype of the base.
+SST-2 on MiniLM, the norm that closes each layer. All start from the same float32 head and see the same batches; there
+is no dropout. PEFT keeps its norms in the dtype of the base.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def start(base: Base, case: str) -> list[nn.Parameter]:
-    """Let the norms and the head of a base train; these are their parameters."""
+    """Make the norms and the head of a base trainable, and return their parameters."""
     if case.startswith("ours"):
         return [*Trainable(base, select(base.layout, "layernorm")).parameters()]
     return [parameter for parameter in peers.peer_model(base, "layernorm").parameters() if parameter.requires_grad]
@@ -83,7 +83,7 @@ def values_of(base: Base) -> dict[str, Tensor]:
 
 
 def learn(base: Base, parameters: list[nn.Parameter], train: Encoded, task: Task, rate: float, seed: int) -> None:
-    """Train by AdamW without weight decay, at a rate that falls to zero in a line."""
+    """Train by AdamW without weight decay, at a rate that decays linearly to zero."""
     assert train.labels is not None
     steps = EPOCHS * (len(train) // BATCH)
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)

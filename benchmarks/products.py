@@ -1,9 +1,9 @@
 """The limit: nothing but the matrix products that training every output LayerNorm cannot do without.
 
-For each layer the products of the forward pass, and, above the lowest layer, those that carry the gradient to the
-layer's input: one for each linear layer and four for attention. Weights' gradients are not among them, nor are biases,
-softmax, activations, normalisations, dropout, padding or an optimizer. They run over the same batches, on the faster of
-the libraries that we choose from.
+These are, for each layer, the products of the forward pass, and, above the lowest layer, those that carry the gradient
+to the layer's input: one for each linear layer and four for attention. Weights' gradients are not among them, nor are
+biases, softmax, activations, normalisations, dropout, padding or an optimizer. They run over the same batches, on the
+faster of the libraries that we choose from.
 
 Without dropout the lowest layer is computed once for all epochs, and the last one costs next to nothing, since the head
 reads its first token alone: `Shape.inner_layers` leaves out both.
@@ -94,7 +94,7 @@ class Products:
 
 
 def peak_rate(device: str, side: int) -> float:
-    """bfloat16 operations a second of a large square product: the machine's peak as it can be had."""
+    """bfloat16 operations a second of a large square product: the machine's attainable peak."""
     left = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     seconds = []
     for _ in range(10):

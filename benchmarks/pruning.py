@@ -46,7 +46,7 @@ def replay(rule: Pruning, runs: dict[float, Record]) -> tuple[int, int, float]:
 
 
 def table() -> str:
-    """The table of the docs."""
+    """The table of ``results/README.md``."""
     rows = [
         [
             f"{case['margin']:g}",

@@ -60,7 +60,7 @@ def _peer(setting: Setting, _: str, seed: int) -> tuple[list[float], float]:
         padded=False,
         strategy="group_by_length",
         seed=seed,
-        # The order changes no score; like lengths side by side save the padding that would.
+        # The order changes no score; texts of similar length side by side need little padding.
         dev=peers.items(setting.dev, np.argsort(setting.dev.lengths, kind="stable"), **every),
         compute_metrics=scored,
     ).train()

@@ -3,9 +3,10 @@
 Run ``python benchmarks/scaling.py``: about three minutes on two quiet cores. It writes
 ``results/benchmarks/scaling.json`` and draws ``docs/assets/scaling.svg``; ``--part`` measures some of the curves, each
 of which is written as soon as it is there, and ``--draw`` only draws. All steps are of MiniLM: forward, backward,
-AdamW; on random tokens without padding, as ``normtune train`` computes them by default. What is not varied is a batch
-of 32 texts of 64 tokens, all layers, dropout on. Beside each time stands that of the bare matrix products. Examples are
-trained on for one epoch by the whole loop, batching and all, with lengths drawn evenly from 8 to 64.
+AdamW; on random tokens without padding, as ``normtune train`` computes them by default. Where not varied, a batch has
+32 texts of 64 tokens, all layers train, and dropout is on. The curves of length and batch have the bare matrix products
+beside them. Examples are trained on for one epoch by the whole loop, batching included, with lengths drawn evenly from
+8 to 64.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ BATCH, TOKENS = 32, 64
 LENGTHS, BATCHES, EXAMPLES = (16, 32, 64, 128), (4, 8, 16, 32, 64), (64, 128, 256)
 ASSETS = Path(__file__).parent.parent / "docs" / "assets"
 Case = Callable[[], object]
-#: What the picture calls what is varied; a curve that was not measured has no panel.
+#: The picture's name for what is varied; a curve that was not measured has no panel.
 TITLES = {
     "length": "tokens a text",
     "batch": "texts a batch",
     "depth": "layers trained, from the top",
     "examples": "examples an epoch",
 }
-#: Of medium lightness, so that it can be read on white and on black.
+#: Of medium lightness, readable on white and on black.
 INK, OURS, LIMIT = "#82878f", "#12a08c", "#c28e0e"
 
 
@@ -69,14 +70,14 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A MiniLM of which the LayerNorm of some layers trains."""
+    """A MiniLM in which the LayerNorm of some layers trains."""
 
     step: Callable[[int, int], None]
     layers: int
 
 
 def model(lowest: int) -> Model:
-    """MiniLM, of which `lowest` is the lowest layer that trains."""
+    """MiniLM, in which LayerNorm trains from the layer `lowest` on."""
     base = load_base("minilm")
     layers = int(base.model.config.num_hidden_layers)
     tuning = Trainable(base, select(base.layout, f"layernorm@{lowest}-" if lowest else "layernorm"))
@@ -106,7 +107,7 @@ def batch(rounds: int) -> dict[str, Any]:
 
 
 def _beside_products(sizes: Sequence[tuple[int, int, int]], rounds: int) -> dict[str, Any]:
-    """For what is varied, texts and tokens: the whole step and its bare products, which take turns."""
+    """The whole step and its bare products, which take turns, for each size: what is varied, texts, tokens."""
     whole, bare = model(0), Products(Shape.of(load_base("minilm").model.config))
     cases = {f"{name}-{n}": _of(step, *size) for n, *size in sizes for name, step in _both(whole, bare)}
     seconds = _curve(cases, rounds)
@@ -163,7 +164,7 @@ def medians(curve: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarra
 
 
 def exponents(curves: dict[str, Any]) -> dict[str, float]:
-    """The power of what is varied that the time grows by, over the upper half; of depth the share of a whole step."""
+    """The exponents by which the times grow, over the upper half; of depth, the top layer's share of a step."""
     found = {}
     for name in ("length", "batch", "examples"):
         for way in {"ours", "products"} & {*curves.get(name, {})}:
@@ -178,7 +179,7 @@ def exponents(curves: dict[str, Any]) -> dict[str, float]:
 
 
 def ways(curve: dict[str, Any]) -> list[tuple[str, dict[str, list[float]]]]:
-    """What was measured in a part, without how."""
+    """The curves of a part, without its settings."""
     return [(name, values) for name, values in curve.items() if isinstance(values, dict)]
 
 

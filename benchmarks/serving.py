@@ -1,10 +1,10 @@
-"""The server under load: how long answers take at several rates, and what happens above what it can do.
+"""The server under load: how long answers take at several rates, and what happens beyond its capacity.
 
 `normtune serve` runs in a process of its own with one thread, over MiniLM and a hundred tasks; a client on the same
 machine sends requests of one row, each for a task drawn at random, through loopback. First it asks as fast as answers
 come, which gives the rate at which the server is saturated; then requests are sent at random moments (a Poisson
 process) at parts and multiples of that rate, whether or not answers have come. The latency of a request counts from
-the moment it was due, so that a client that falls behind hides nothing.
+the moment it was due, so that a client that falls behind hides no delay.
 
 Run ``python benchmarks/serving.py``: two minutes on two cores. It writes ``results/benchmarks/serving.json``.
 """
@@ -67,7 +67,7 @@ def save(folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The server's address, while it runs; it must end well."""
+    """The server's address, while it runs; it must exit with status 0."""
     code = "from normtune.cli.app import main; main()"
     limits = ["--threads", "1", "--max-queue", str(QUEUE), "--port", "0"]
     files = [str(file) for file in sorted(folder.iterdir())]
@@ -85,7 +85,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 async def measure(url: str, texts: tuple[str, ...], seconds: float) -> tuple[float, dict[str, Any]]:
-    """The rate of saturation, and what came of each rate."""
+    """The rate of saturation, and the outcome at each rate."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, connector=connector) as client:
         names = (await (await client.get("/v1/tasks")).json())["tasks"]
@@ -123,7 +123,7 @@ async def saturate(ask: Any, seconds: float) -> float:
 
 
 async def at_rate(ask: Any, rate: float, seconds: float, draw: np.random.Generator) -> dict[str, Any]:
-    """What came of requests sent at random moments."""
+    """The outcome of requests sent at random moments."""
     due = np.cumsum(draw.exponential(1 / rate, round(rate * seconds)))
     statuses: Counter[str] = Counter()
     took: list[float] = []

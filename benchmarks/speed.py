@@ -1,4 +1,4 @@
-"""An epoch's time of each case, from a sample of the case's own batches, and an evaluation's."""
+"""The time of an epoch of each case, from a sample of the case's own batches, and of an evaluation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from normtune.models.head import HeadSpec
 
 #: Tokens that ``run_glue.py`` pads to, and examples a step.
 LENGTH, BATCH = 128, 32
-#: Examples of an epoch from which batches are drawn, and batches drawn of each case at least; of what is padded, fewer:
-#: they are all alike. Where texts are short, more, of so many tokens a text together, since what an epoch costs beside
-#: its batches would weigh on a few short ones as it does on no real epoch.
+#: Examples of an epoch from which batches are drawn; the least batches drawn of each case, and where all are padded to
+#: one length; for short texts more, `TOKENS` over their mean length, since what an epoch costs beside its batches would
+#: weigh more on a few short ones than on a real epoch.
 DRAWN_FROM, BATCHES, ALIKE, TOKENS = 2048, 4, 2, 200
 #: Examples of dev.
 DEV = 500
-#: Examples a batch in the Trainer's evaluation, and batches that stand for all of dev.
+#: Examples a batch in the Trainer's evaluation, and batches that represent all of dev.
 EVAL_BATCH, EVAL_BATCHES = 64, 2
 RATE = 1e-2
 
@@ -65,7 +65,7 @@ class Setting:
 
     @property
     def batches(self) -> int:
-        """How many batches stand for an epoch, where they are not padded alike."""
+        """How many batches represent an epoch, where they are not padded to one length."""
         return max(BATCHES, int(TOKENS / self.train.lengths.mean()))
 
     def base(self, seed: int = 0) -> Base:
@@ -73,8 +73,8 @@ class Setting:
         return load_base("minilm", HeadSpec(self.task.kind, self.task.labels), head_seed=seed)
 
 
-#: One measurement: seconds to set up, and of a first epoch, a later one, a first evaluation, a later one and the last
-#: one, each an example.
+#: One measurement: seconds to set up, and seconds an example of a first epoch, a later one, a first evaluation, a later
+#: one and the last one.
 Times = tuple[float, float, float, float, float, float]
 Run = Callable[[], Times]
 
@@ -91,8 +91,8 @@ def measure(task: str, rounds: int, processes: Mapping[str, Apart]) -> dict[str,
 
     Args:
         task: The task.
-        rounds: How often they do.
-        processes: Those named in `PROCESSES`.
+        rounds: How often each is measured.
+        processes: The processes that `PROCESSES` names.
 
     Returns:
         The size, and by case the seconds of setting up, a first epoch, a later one, a first evaluation of dev, a later
@@ -108,7 +108,7 @@ def measure(task: str, rounds: int, processes: Mapping[str, Apart]) -> dict[str,
 
 
 def run_case(task: str, case: str) -> Times:
-    """One measurement in this process, in which the task's cases are made ready once."""
+    """One measurement in this process, which caches what the task's cases need."""
     return _ready(task, case)()
 
 
@@ -128,7 +128,7 @@ def _setting(task: str) -> Setting:
 
 
 def circumstances(rounds: int) -> dict[str, Any]:
-    """What makes two measurements comparable."""
+    """What must be equal for two measurements to be comparable."""
     clock = os.environ.get(CLOCK, "wall")
     return {
         "rounds": rounds,
@@ -170,7 +170,7 @@ def evenly(batches: list[np.ndarray], lengths: np.ndarray, count: int) -> list[n
 
 
 def dev_batches(lengths: np.ndarray) -> list[np.ndarray]:
-    """Batches that stand for all of dev, by length: a Trainer that groups by length evaluates so too."""
+    """Batches that represent all of dev, by length: a Trainer that groups by length also evaluates by length."""
     return evenly(by_length(lengths, EVAL_BATCH), lengths, EVAL_BATCHES)
 
 
@@ -218,8 +218,8 @@ def own(setting: Setting, case: str) -> Run:
     one = take(setting.train, np.array([int(lengths.argmin())]))
 
     def run() -> Times:
-        # Each epoch is followed by the evaluation of a single example. The second one has what the first one kept; what
-        # the first one took more, but for the prefix, is setting up.
+        # Each epoch is followed by the evaluation of a single example. The second epoch uses what the first one kept;
+        # the extra time of the first, without the prefix, is setting up.
         clock, started = ours.Clock(), now()
         ours.train(base, setting.task, case, train, one, epochs=2, rate=RATE, seed=0, clock=clock)
         later = clock.steps[-1] - clock.steps[count - 1]

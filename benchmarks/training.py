@@ -1,6 +1,6 @@
 """Training LayerNorm on the eight tasks of GLUE: ours against the peers, time and score side by side.
 
-The parts are run apart and gathered in ``results/benchmarks/training.json``::
+The parts are run separately and gathered in ``results/benchmarks/training.json``::
 
     python benchmarks/training.py --part speed      # about 20 minutes on two cores, 3 rounds
     python benchmarks/training.py --part quality    # hours: by --tasks and --cases, a thread each (--threads 1)
@@ -13,8 +13,8 @@ GLUE folder. **speed**: an epoch's seconds, from a sample of each case's own bat
 lengths, and an evaluation's; the cases take turns, and a ratio is the median over rounds of two cases' times in the
 same round: ``default_vs_peft_tuned_geomean`` is PEFT's time of an epoch over ours, as the geometric mean over tasks.
 **quality**: dev scores after every epoch, three seeds, and in float32 the best one's. The time to the best score is
-that of setting up and of the epochs up to it, each with an evaluation of dev; it is given once more with the evaluation
-of the best epoch in float32, where those before were not.
+that of setting up and of the epochs up to it, each with an evaluation of dev; a second figure adds the evaluation of
+the best epoch in float32, where the evaluations before were not.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SCORE, LEARN, SHORT = DEV, 500, ("cola", "sst2", "stsb", "qqp")
 #: Peers, and what the table calls them. Both train alike, since padding changes no score: one set of runs serves both.
 PEERS = {"peft_run_glue": "PEFT LN tuning, padded to 128 as run_glue does", "peft_tuned": "the same, tuned well"}
 SCORED_BY = {**dict.fromkeys(PEERS, "peft_tuned"), **{name: name for name in ours.CASES}}
-#: What no training without dropout can be faster than.
+#: The limit of a float32 training without dropout.
 LIMIT = {"limit": "the bare matrix products of dropout=false"}
 #: Ratios: theirs, ours.
 PAIRS = tuple((peer, own) for own in (*ours.CASES, *LIMIT) for peer in PEERS)
-#: What the time to a score is until: the best score, its being known in float32 too, PEFT's.
+#: Where the time to a score ends: at the best score, once that is known in float32 too, at PEFT's score.
 TO_SCORE = (("to_best", "seconds"), ("to_best_exact", "seconds_exact"), ("to_one_score", "level_seconds"))
-#: Whole trainings are as long as those that are scored, and as the paper's.
+#: Whole trainings are timed at the length of those that are scored, and at the paper's.
 PAPERS_EPOCHS = 20
 
 
@@ -111,7 +111,7 @@ def said(case: str, learn: int) -> str:
 
 
 def keep(out: str, task: str = "", new: Mapping[str, Any] | None = None) -> None:
-    """Write what there is, with what is `new` of a task, and the ratios of all."""
+    """Write what there is, with the `new` results of a task, and the ratios of all tasks."""
     stored = read(out)
     for key, value in (new or {}).items():
         known = stored.setdefault(task, {})
@@ -213,7 +213,7 @@ def ratios(stored: Mapping[str, Any]) -> dict[str, float]:
     result: dict[str, float] = {}
 
     def add(name: str, each: list[float]) -> None:
-        # Where a task lacks one, a mean over the others would be another one than its neighbours.
+        # Where a task lacks a ratio, a mean over the others would not be comparable with the other means.
         if each and len(each) == len(stored):
             result[f"{name}_geomean"] = statistics.geometric_mean(each)
 

@@ -1,7 +1,7 @@
 r"""AntiBERTy (26 million parameters), a masked language model of antibodies, as a folder that ``--model`` takes.
 
-It comes from PyPI alone, and so do human antibody genes (IMGT), a line each, to score it on. The package holds a file
-that torch has to load, which normtune itself never does::
+It comes from PyPI alone, as do human antibody genes (IMGT), one a line, to score it on. The package holds a file that
+needs ``torch.load``, which normtune itself never calls::
 
     python examples/antiberty.py models/antiberty models/antibodies.txt
     normtune ablate models/antiberty --file models/antibodies.txt --dimensions 1,2,4,8 \
@@ -31,7 +31,7 @@ SHA256 = {
     VOCABULARY: "6db8c6cd6361eb233005b2dfe665d40d7f1ba78951bdf0fe61fa670ce192419a",
     ALIGNED: "2a496adc3debc9b29114f21f035ab0c119e5dfa6ec00755036a67ddaab161e85",
 }
-#: One gene in so many is taken.
+#: One gene in this many is taken.
 EVERY = 5
 
 
@@ -52,7 +52,7 @@ def fetch(package: str, *names: str) -> dict[str, bytes]:
     """Files of a package.
 
     Raises:
-        SystemExit: If one is not the one expected.
+        SystemExit: If a file is not the one expected.
     """
     with tempfile.TemporaryDirectory() as wheels:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, package]

@@ -1,6 +1,6 @@
 r"""A ViT of the size of scikit-learn's digits, untrained, as a folder that ``--model`` takes.
 
-Train it on digits that stand upright, and then only parts of it on those that lie on their side::
+Train it on upright digits, then only parts of it on digits that lie on their side::
 
     python examples/digits_vit.py models/untrained
     normtune train --suite digits --task digits --model models/untrained --method full --lr 1e-3 \

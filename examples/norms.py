@@ -111,7 +111,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @cache
 def batch_size(draws: int = 60) -> Curves:
-    """1: how much the output of one example varies over draws of the others in its batch, by size of the batch."""
+    """1: how much the output of one example varies over draws of the rest of its batch, by batch size."""
     others = normal(draws, max(SIZES), 64, seed=1)
     others[:, 0] = normal(64)
 
@@ -138,7 +138,7 @@ def recurrent(sequences: int = 128, width: int = 64) -> Curves:
 
 @cache
 def inference() -> Curves:
-    """3: the mean output of trained layers, for inputs that are shifted from those of training."""
+    """3: the mean output of trained layers, for inputs shifted from those of training."""
     layers = {"BatchNorm": nn.BatchNorm1d(64).double(), "LayerNorm": nn.LayerNorm(64).double()}
     for seed in range(100):
         layers["BatchNorm"](normal(32, 64, seed=seed))
@@ -151,7 +151,7 @@ def inference() -> Curves:
 
 @cache
 def dependence() -> dict[str, Tensor]:
-    """4: how far the output of each example (row) depends on the input of each (column): sizes of the Jacobian."""
+    """4: how far the output of each example (row) depends on the input of each (column): norms of the Jacobian."""
     inputs = normal(EXAMPLES, 16)
     return {
         name: torch.autograd.functional.jacobian(norm, inputs).square().sum((1, 3)).sqrt()
@@ -197,7 +197,7 @@ def rows() -> Iterator[str]:
     yield row(f"in {LAYERS} layers", lambda name: depth()[name][0], ".1f")
 
 
-#: Of medium lightness, so that they can be read on white and on black.
+#: Of medium lightness, readable on white and on black.
 INK, COLOURS = "#82878f", {"BatchNorm": "#c28e0e", "LayerNorm": "#12a08c"}
 
 

@@ -7,7 +7,7 @@ The package holds it as GGUF, with 4-bit matrices (Q4_1) and float32 norms; what
     normtune train --task sst2 --model models/smollm2
     normtune ablate models/smollm2 --file texts.txt
 
-So its weights are not those that were published: a score of it is one of the dequantised model.
+So its weights are not the published ones: scores are those of the dequantised model.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def dequantise(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     del read.config.quantization_config
-    # A model that came from GGUF counts as quantised, and is not saved; one of the same values is.
+    # A model read from GGUF counts as quantised and is not saved; a fresh one with the same values is.
     plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)

@@ -113,7 +113,7 @@ def test_a_wrapped_heads_answers_come_back_to_the_bit_however_it_lay(make_model:
 def test_what_is_undone_takes_no_values_and_what_trains_is_not_copied(make_base: BaseFactory) -> None:
     base = make_base("bert")
     before, tuning = answers(base.model), nt.tune(base, "layernorm")
-    with pytest.raises(ModelError, match="is not copied"):
+    with pytest.raises(ModelError, match="cannot be copied"):
         copy.deepcopy(tuning)
     moved(tuning)
     values, head = tuning.values(), tuning.head_values()
@@ -184,7 +184,7 @@ def test_what_a_delta_says_of_itself_is_checked(make_base: BaseFactory) -> None:
     tuning = nt.tune(make_base("bert"), "layernorm")
     with pytest.raises(DeltaError, match=r"the shape \(2, 32\) instead of \(3, 32\)"):
         Delta.capture(tuning, labels=("a", "b", "c"))
-    with pytest.raises(DeltaError, match="A delta cannot say this of itself at taks: there is no such key"):
+    with pytest.raises(DeltaError, match="A delta cannot have this metadata at taks: there is no such key"):
         Delta.capture(tuning, taks="films")
 
 

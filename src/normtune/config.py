@@ -115,7 +115,7 @@ def read_protocol(text: str, **changes: Any) -> Protocol:
 
     Raises:
         UnknownNameError: If there is no such protocol or field.
-        ConfigError: If a field stands twice, or its value does not fit.
+        ConfigError: If a field is given twice, or its value does not fit.
     """
     name, *parts = (part.strip() for part in text.split(","))
     fields = [field for field in Protocol.model_fields if field != "name"]
@@ -132,15 +132,15 @@ class Pruning(Strict):
     """When a clearly lost rate of a search is dropped early (`normtune.studies.pruning`).
 
     Attributes:
-        margin: How far behind, as a fraction like the scores.
-        after: Part of a run's epochs before the end of which none is dropped.
+        margin: How far behind a rate must be, as a fraction like the scores.
+        after: Part of a run's epochs that every rate is trained for.
     """
 
     margin: Annotated[float, Field(ge=0)] = 0.05
     after: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     def first(self, epochs: int) -> int:
-        """The first epoch after which a run of so many may be dropped."""
+        """The first epoch after which a run of `epochs` may be dropped."""
         return max(1, math.ceil(self.after * epochs))
 
 
@@ -150,7 +150,7 @@ class RunConfig(Strict):
     Attributes:
         model: Hub id, folder or packaged name.
         revision: Commit on the hub or version of the package, where there is one.
-        dtype: Of the frozen part.
+        dtype: Dtype of the frozen part.
         task: The task's name.
         method: A method's name or an expression; the training itself sees only the selection made from it.
         rate: Peak learning rate.

@@ -38,10 +38,10 @@ class UnknownNameError(ConfigError):
 
 
 def known(kind: str, name: str, among: Iterable[Name]) -> Name:
-    """The one of some names that is `name`.
+    """Return the name in `among` that equals `name`.
 
     Raises:
-        UnknownNameError: If it is none of them; `kind` says what of.
+        UnknownNameError: If there is none; `kind` says what they are names of.
     """
     among = tuple(among)
     for each in among:
@@ -55,19 +55,19 @@ _LISTED = 50
 
 
 class GuessWarning(UserWarning):
-    """What a user should know: a guess about a model, or a text that it cannot read. The command line notes it."""
+    """A guess about a model, or a text that it cannot read; the command line prints it as a note."""
 
 
 @contextmanager
 def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
-    """Turn whatever a library raises over what it is given into an error of ours.
+    """Turn whatever a library raises over its input into an error of ours.
 
-    Libraries raise what their authors did not foresee too: a `RecursionError` over a thousand brackets, a `KeyError`, a
-    `MemoryError`, or a panic of Rust, which is no `Exception`. Our own errors, and what is to stop the program, pass.
+    Libraries also raise what their authors did not foresee: a `RecursionError` over a thousand brackets, a `KeyError`,
+    a `MemoryError`, or a Rust panic, which is no `Exception`. Our own errors, and those that stop the program, pass.
 
     Args:
-        error: The class of what is raised instead.
-        sentence: What is wrong and where; what the library says is put behind it.
+        error: The class to raise instead.
+        sentence: What is wrong and where; the library's message is appended.
 
     Raises:
         NormtuneError: If anything else is raised inside.
@@ -87,12 +87,12 @@ def refusing(error: type[NormtuneError], sentence: str) -> Iterator[None]:
 
 
 def found_wrong(fault: Mapping[str, Any]) -> str:
-    """What pydantic finds wrong with a value, given one of its `errors`, as a sentence without its end."""
+    """What pydantic finds wrong with a value, from one of its `errors`, as a sentence without a full stop."""
     said: str = _WORDS.get(fault["type"]) or re.sub(r"^\w+ (?=should )", "it ", fault["msg"])
     return said[:_LONGEST]
 
 
-#: What pydantic calls otherwise, by the type of its error.
+#: Our words for errors of pydantic, by their type.
 _WORDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "it should be true or false"),
     **dict.fromkeys(("float_parsing", "float_type"), "it should be a number"),
@@ -104,7 +104,7 @@ _WORDS = {
     "missing": "it is missing",
     "extra_forbidden": "there is no such key",
 }
-#: Characters of what a library says.
+#: The most characters quoted from a library's message.
 _LONGEST = 300
 
 

@@ -16,7 +16,7 @@ from normtune.models.base import Base
 #: Examples a batch when nothing is trained.
 EVAL_BATCH = 64
 
-#: Tokens from which on it pays to prepare a model for faster evaluation.
+#: The number of tokens from which preparing a model for faster evaluation pays off.
 _WORTH = 2048
 
 
@@ -34,8 +34,8 @@ def logits(
         base: The model, with the head of the task.
         encoded: The examples.
         batch_size: Examples a batch; batches are formed by length, so the same set gives the same batches. By default
-            the ways say what a batch is.
-        ways: How the model is computed, where that context is on already; by default the fastest ways that fit.
+            `ways` determines the batches.
+        ways: How the model is computed; their context must be on already. By default the fastest ways that fit.
         states: Hidden states of the examples at the end of a frozen prefix, to go on from.
 
     Returns:

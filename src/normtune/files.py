@@ -1,4 +1,4 @@
-"""Files of ours: written whole or not at all, one writer a folder, and read only if they are as they were written."""
+"""Our own files: written whole or not at all, by one writer per folder, and read only if undamaged."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 Info = TypeVar("Info", bound=BaseModel)
 
-#: Begins the name of what is being written, before it gets the name that it is to have; 16 hexadecimal digits follow.
+#: Prefix of the temporary name of a file or folder that is being written; 16 hexadecimal digits follow.
 _ASIDE = ".normtune-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` whole or not at all, over what was there; text as UTF-8.
 
-    The file's folder is made where it is missing.
+    The file's folder is created if it is missing.
 
     Raises:
-        OutputError: If it cannot be written, for want of space or of permission.
+        OutputError: If it cannot be written, such as for lack of space or permission.
     """
     data = content.encode() if isinstance(content, str) else content
     _make(path.parent, "Cannot write to {}")
@@ -51,14 +51,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def expanded(name: str | Path) -> Path:
-    """The path with ``~`` as the home folder; that of a user whom there is not stays as it is."""
+    """The path with ``~`` expanded; a path of an unknown user stays as it is."""
     with suppress(RuntimeError):
         return Path(name).expanduser()
     return Path(name)
 
 
 def claim_folder(path: Path) -> None:
-    """Make sure that `path` is a folder of one's own: absent or empty; it is made where it is missing.
+    """Make sure that `path` is an empty folder; it is created if it is missing.
 
     Raises:
         OutputError: If something is in the way.
@@ -74,7 +74,7 @@ def claim_folder(path: Path) -> None:
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder aside to write to, which becomes `folder` in the end, or vanishes where anything goes wrong.
+    """A temporary folder to write to, which becomes `folder` in the end, or is removed on any error.
 
     Raises:
         OutputError: If something is in `folder`, or it cannot be written.
@@ -102,12 +102,12 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made where it is missing, so that one command at a time writes there.
+    """Lock a folder, which is created if it is missing, so that one command at a time writes there.
 
-    A process that dies holds nothing. Where the file system has no locks, nothing is held.
+    The lock of a process that dies is released. Where the file system has no locks, nothing is locked.
 
     Raises:
-        OutputError: If another holds it, or it cannot be made.
+        OutputError: If another command has locked it, or it cannot be created.
     """
     had = folder.is_dir()
     _make(folder, "Cannot make the folder {}")
@@ -123,7 +123,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def remove_strays(folder: Path) -> None:
-    """Remove what writers that were killed left half written in a folder; what a live process holds stays."""
+    """Remove half-written files and folders of killed writers from a folder; those that a live process locks stay."""
     for aside in folder.glob(f"{_ASIDE}{'[0-9a-f]' * 16}"):
         with suppress(OSError), _locked(aside, os.O_NOFOLLOW) as mine:
             if mine:
@@ -132,9 +132,9 @@ def remove_strays(folder: Path) -> None:
 
 @contextmanager
 def _aside(folder: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Something to write to, which `make` makes under a name of its own in `folder`.
+    """A temporary file or folder in `folder`, which `make` creates, under a unique name.
 
-    It is to be given its right name; it is held until then, and gone afterwards.
+    It is locked within this context, for the caller to rename, and removed afterwards if it was not renamed.
     """
     remove_strays(folder)
     while True:
@@ -146,7 +146,7 @@ def _aside(folder: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             except FileNotFoundError:
                 mine = False
             if mine is False or not aside.exists():
-                continue  # another took it for a stray, before it was locked
+                continue  # another process removed it as a stray before it was locked
             stack.callback(_remove, aside)
             yield aside
             return
@@ -175,17 +175,17 @@ def _locked(path: Path, flags: int = 0) -> Iterator[bool | None]:
 
 
 def _make(folder: Path, sentence: str) -> None:
-    """Make a folder where it is missing."""
+    """Create a folder if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{sentence.format(folder)}: {error.strerror or error}.") from error
 
 
-# A hash over all that is read of a file: the JSON that describes it, or is it, and the tensors.
+# A hash over all that is read from a file: its JSON, which may be metadata or the whole file, and its tensors.
 
 _HASH = "hash"
-#: Bytes of the largest header of a safetensors file that is read, since JSON takes thirty times its size in memory.
+#: The largest safetensors header, in bytes, that is read, since JSON takes thirty times its size in memory.
 _LARGEST = 16 << 20
 
 
@@ -200,17 +200,17 @@ def add_tensors(digest: hashlib._Hash, names: Iterable[str], read: Callable[[str
 
 
 def sealed(info: BaseModel, tensors: Mapping[str, Tensor] | None = None, *, indent: int | None = None) -> str:
-    """What a file says of itself as JSON, with a hash over it and the file's tensors."""
+    """The metadata of a file as JSON, with a hash over it and the file's tensors."""
     raw: dict[str, Any] = json.loads(info.model_dump_json())
     return json.dumps({**raw, _HASH: _hash(raw, tensors or {})}, ensure_ascii=False, indent=indent)
 
 
 def unsealed(raw: Any, file: Path, noun: str, error: type[NormtuneError], tensors: Mapping[str, Tensor]) -> Any:
-    """What `sealed` was given, from the JSON that it gave.
+    """The metadata that `sealed` was given, from the JSON that it returned.
 
     Raises:
-        NormtuneError: If the hash is another, or there is none.
-        UnicodeEncodeError: If a text in it is none, since half of a pair of surrogates stands alone.
+        NormtuneError: If the hash differs or is missing.
+        UnicodeEncodeError: If a string has a lone surrogate.
     """
     json.dumps(raw, ensure_ascii=False).encode()
     if not isinstance(raw, dict) or _HASH not in raw:
@@ -236,29 +236,29 @@ def write_tensors(file: Path, key: str, info: BaseModel, tensors: Mapping[str, T
     """
     from safetensors.torch import save
 
-    # One key alone, since safetensors writes several in any order.
+    # A single key, since safetensors writes several in any order.
     write_atomically(file, save(dict(tensors), {key: sealed(info, tensors)}))
 
 
 def read_tensors(
     file: Path, noun: str, key: str, schema: type[Info], error: type[NormtuneError]
 ) -> tuple[Info, dict[str, Tensor]]:
-    """Read a safetensors file, a `noun`, in whose header JSON under `key` says what `schema` has.
+    """Read a safetensors file, which messages call a `noun`, with metadata of `schema` in its header under `key`.
 
-    The default of the schema's ``format`` is the version that is read.
+    Only the version that is the default of the schema's ``format`` is read.
 
     Returns:
-        What the file says of itself, and its tensors by name.
+        The file's metadata, and its tensors by name.
 
     Raises:
-        NormtuneError: The `error`, if there is none, or it is truncated, damaged or of a later version.
+        NormtuneError: An `error`, if there is no such file, or it is truncated, damaged or of a later version.
     """
     from safetensors.torch import load
 
     if not file.is_file():
         raise error(f"There is no {noun} at {file}.")
     with refusing(error, f"The {noun} {file} is truncated or corrupt"):
-        content = file.read_bytes()  # not mapped, so that the tensors stay if somebody writes over the file
+        content = file.read_bytes()  # not memory-mapped, so that the tensors survive if the file is overwritten
         size = int.from_bytes(content[:8], "little")
         if _LARGEST < size < len(content):
             raise error(f"The {noun} {file} has a header of {size:,} bytes; at most {_LARGEST:,} are read.")

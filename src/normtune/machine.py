@@ -13,7 +13,7 @@ import torch
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """For a record: processor, what torch uses of it, cores, threads, accelerator."""
+    """For a record: processor, the instruction set that torch uses, cores, threads, accelerator."""
     facts: dict[str, str | int] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
@@ -41,7 +41,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting the largest memory anew, where the system can."""
+    """Start measuring the peak memory anew, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access(_RESET, os.W_OK):
@@ -50,7 +50,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory in bytes since `reset_peak_memory`: the accelerator's allocations, or the resident set."""
+    """Peak memory in bytes since `reset_peak_memory`: the accelerator's allocations, or the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.is_file():

@@ -13,9 +13,9 @@ _Found = TypeVar("_Found")
 
 
 def unwatched(run: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-    """`run` with torch's function modes, which are called at each operation, switched off: none changes any of these.
+    """`run` with torch's function modes switched off, for operations that no mode changes.
 
-    Each call costs some microseconds, as does each look at a tensor's shape.
+    A mode is called at each operation and each look at a tensor's shape, which costs some microseconds.
     """
 
     @wraps(run)

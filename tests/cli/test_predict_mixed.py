@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(cli: Run, folder: Path, tmp_p
         ([folder, "--file", unknown, *column], "line 3: Unknown task 'leters'. Did you mean 'letters'?"),
         ([folder, "--file", empty, *column], "line 2: a text is empty; --read skip-bad-rows leaves such rows out."),
         ([folder, "--file", known, "--task-column", "tusk"], "no column 'tusk'. Did you mean 'task'?"),
-        ([folder / "letters", folder / "number", "--file", known], "Of several deltas --task-column must say"),
+        ([folder / "letters", folder / "number", "--file", known], "With several deltas --task-column must say"),
         ([folder, "--text", "a", *column], "A text has no column: leave out --task-column."),
         ([folder, other, "--file", known, *column], "Two deltas are called 'letters'"),
         ([tmp_path / "nothing", "--file", known, *column], "There is no delta in the folder"),

@@ -410,7 +410,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
         patch.setattr(Loop, "_finish_epoch", lambda self: os.kill(os.getpid(), number))
         status, text, error = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
     assert (status, text) == (130, "")
-    assert "is continued by the same command" in error
+    assert "Repeat the command to continue" in error
     assert signal.getsignal(number) == before
     status, _, _ = cli("train", "--task", "sst2", "--out", tmp_path / "out", *small)
     assert status == 0

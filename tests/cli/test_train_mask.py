@@ -151,7 +151,7 @@ def test_killed_and_continued_it_gives_the_same(
     out = tmp_path / "out"
     status, _, error = cli("train", *options, "--out", out)
     assert status == 130
-    assert "is continued by the same command" in error
+    assert "Repeat the command to continue" in error
     status, _, error = cli("train", *options, "--out", out)
     assert status == 0
     assert "Continuing" in error

@@ -272,8 +272,8 @@ def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> N
         "Dev rows whose texts are in train too, which flatters the scores: 30 of 30.",
     )
     notes = load(train).notes
-    assert "Classes of their own that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
-    assert "Classes that are lists, where --labels several takes each for itself: 1 of 6 (\"['a', 'b']\")." in notes
+    assert "Different classes that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
+    assert "Classes that are lists, whose labels --labels several would separate: 1 of 6 (\"['a', 'b']\")." in notes
     numbers = write(tmp_path, "numbers.csv", [(f"text {i}", f"{i % 9}.5") for i in range(20)])
     hint = "Most classes are numbers with few rows each: --labels numbers predicts numbers as such."
     assert hint in load(numbers).notes

@@ -57,7 +57,7 @@ def test_blocks_are_the_whole_text_in_pieces(tmp_path: Path, tiny_tokenizer) -> 
 
 
 def test_of_how_it_is_read_plain_text_has_the_encoding_alone(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="plain text, of which --read takes the encoding alone"):
+    with pytest.raises(ConfigError, match="plain text, for which --read takes only the encoding"):
         load_lines(text(tmp_path, "\n".join(ROWS)), None, reading=Reading.of("labels=bar"))
 
 

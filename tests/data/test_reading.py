@@ -39,7 +39,7 @@ def test_what_is_said_is_read() -> None:
         ("skip-bad-rows=yes", "takes skip-bad-rows; got 'skip-bad-rows=yes'"),
         ("delimiter=;;", "A delimiter is one sign, or one of comma,"),
         ("delimiter=x", "A delimiter is one sign"),
-        ("encoding=klingon", "There is no encoding 'klingon'; such are utf-8, utf-16,"),
+        ("encoding=klingon", "There is no encoding 'klingon'; try utf-8, utf-16,"),
         ("encoding=base64", "There is no encoding 'base64'"),
         ("decimal=;", "Unknown decimal sign ';'. Known: comma, point."),
         ("seperator=;", "Unknown field of --read 'seperator'."),

@@ -300,7 +300,7 @@ DIALOGUE = 'text\tlabel\nHe said:\tno\n"I came.\tyes\nI saw."\tno\n'
 
 def test_every_line_of_a_tsv_is_a_row_where_quotes_would_join_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "a.tsv", DIALOGUE)
-    note = (f"{path}: quotes are read as part of the texts, since so every line is a row.",)
+    note = (f"{path}: quotes are read as part of the texts, since only then every line is a row.",)
     rows = read_rows(path)
     assert (rows.column("text"), rows.notes) == (["He said:", '"I came.', 'I saw."'], note)
     rows = read_rows(write(tmp_path, "a.tsv", DIALOGUE + '"Why" not?\tno\n'))

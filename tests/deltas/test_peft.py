@@ -396,8 +396,8 @@ def test_damaged_and_missing_files_are_told_by_name(tiny_base: Base, tmp_path: P
     export_peft(moved(tiny_base, "layernorm"), tiny_base, folder)
     config, weights = ((folder / name).read_bytes() for name in (CONFIG, WEIGHTS))
     for name, damaged, message in (
-        (CONFIG, config[:40], "tells no peft_type"),
-        (CONFIG, b"[1]", "tells no peft_type"),
+        (CONFIG, config[:40], "has no peft_type"),
+        (CONFIG, b"[1]", "has no peft_type"),
         (WEIGHTS, weights[:100], "truncated or corrupt"),
         (WEIGHTS, b"", "truncated or corrupt"),
     ):

@@ -55,7 +55,7 @@ def test_a_partial_cell_says_how_many_seeds_it_has(tmp_path):
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
     table = table2(Cells(read(tmp_path)))
     cell = table.rows[3][table.header.index("RTE")]
-    assert (cell.kind, cell.badge) == ("partial", "2 of 3")
+    assert (cell.kind, str(cell)) == ("missing", "2 of 3")
 
 
 def test_table3_waits_for_the_server(cells, tmp_path):
@@ -95,10 +95,10 @@ def test_the_floors_are_those_of_a_constant_answer(cells):
 
 
 def test_tables_are_written_for_others_to_read():
-    rows = ((Entry("a_b & 5 %"), Entry("1.0", spread="0.1", badge="2 of 3"), Entry("\N{MINUS SIGN}2")),)
+    rows = ((Entry("a_b & 5 %"), Entry("1.0", spread="0.1"), Entry("\N{MINUS SIGN}2")),)
     table = Table("t", "Title.", ("name", "x", "y"), (Group("all", rows),), "Caption.", ("A note.",))
     markdown = as_markdown(table)
-    assert "| a_b & 5 % | 1.0 ± 0.1 (2 of 3) | \N{MINUS SIGN}2 |" in markdown
+    assert "| a_b & 5 % | 1.0 ± 0.1 | \N{MINUS SIGN}2 |" in markdown
     assert "A note." in markdown
 
 

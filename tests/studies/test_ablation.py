@@ -173,7 +173,7 @@ def test_the_command(cli: Callable[..., tuple[int, str, str]], session: Session,
     for words, said in (
         (("nowhere",), "There is no delta"),
         ((tmp_path / "delta", "--dimensions", "0"), "--dimensions takes different whole numbers from 1"),
-        ((tmp_path / "delta", "full@1", "--per", "layer"), "Only --dimensions are of norms, and ranked"),
+        ((tmp_path / "delta", "full@1", "--per", "layer"), "Only --dimensions uses norms and a ranking"),
         ((tmp_path / "delta", "--per", "row"), "Unknown ranking 'row'"),
         ((tmp_path / "delta", "--figure", "a.txt"), "A figure is written as"),
     ):

@@ -19,23 +19,23 @@ def ablate(
     delta: Annotated[str, typer.Argument(help="Folder or file of a delta, or its hub id; or a language model.")],
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="What is switched off as a whole, such as output.LayerNorm.bias, or full@3 for a layer."),
+        typer.Argument(help="Parts to switch off whole, such as output.LayerNorm.bias, or full@3 for a layer."),
     ] = None,
     dimensions: Annotated[
         str | None,
-        typer.Option(help="How many dimensions of the norms, by commas. [default: 1,2,4,8 where no part is named]"),
+        typer.Option(help="Numbers of dimensions of the norms, separated by commas. [default: 1,2,4,8 without parts]"),
     ] = None,
-    norm: Annotated[str, typer.Option(help="The norms whose dimensions these are, such as layernorm@3.")] = "layernorm",
+    norm: Annotated[str, typer.Option(help="Norms for --dimensions, such as layernorm@3.")] = "layernorm",
     per: Annotated[
         str,
-        typer.Option(help="model takes the same dimensions in every layer, layer each layer's own; both by a comma."),
+        typer.Option(help="model takes the same dimensions in every layer, layer each layer's own; model,layer both."),
     ] = "model",
-    draws: Annotated[int, typer.Option(min=0, help="Random draws that each is compared with.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    draws: Annotated[int, typer.Option(min=0, help="Random draws to compare each with.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: DeltaSuite = None,
     file: Annotated[
-        Path | None, typer.Option(help="File of your own to score on, instead of a task; of a language model TXT.")
+        Path | None, typer.Option(help="File of your own to score on, instead of a task; TXT for a language model.")
     ] = None,
     protocol: Annotated[str, typer.Option(help="Which examples are scored, as with normtune train.")] = "reduced",
     model: BaseAt = None,
@@ -51,8 +51,8 @@ def ablate(
 ) -> None:
     """Switch off parts of a trained model, and score it on dev without them and without as much drawn at random.
 
-    Dimensions of a norm are switched off by weights and biases of zero, those with the largest weights first (Kovaleva
-    et al. 2021). In a whole part every entry becomes zero, but the weight of a norm one. Only the record is saved.
+    A dimension of a norm is switched off by setting its weight and bias to zero, the largest weights first (Kovaleva
+    et al. 2021); a whole part by setting every entry to zero, but a norm's weight to one. Only the record is saved.
 
     Examples:
     `normtune ablate runs/sst2-full --dimensions 1,2,4,8 --per model,layer --figure ablation.svg`
@@ -63,7 +63,7 @@ def ablate(
     """
     form = options.form(as_json=as_json, markdown=markdown)
     if dimensions is None and parts:
-        options.refuse(context, {"norm", "per"}, "Only --dimensions are of norms, and ranked")
+        options.refuse(context, {"norm", "per"}, "Only --dimensions uses norms and a ranking")
     if file is not None:
         options.refuse(context, {"task", "suite", "data"}, "--file is scored instead of a task")
     options.set_threads(threads)

@@ -57,7 +57,7 @@ app = typer.Typer(
 
 
 class _Command(TyperCommand):
-    """A command that says where the fields of a protocol went, where one is tried as an option."""
+    """A command that, given a field of a protocol as an option, says how to write it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -95,7 +95,7 @@ def main() -> None:
     """Run the command line; a known error becomes one sentence on standard error and exit status 1.
 
     Raises:
-        OSError: If the system refuses something for another reason than those in `_REFUSED`: a defect of ours.
+        OSError: If its errno is not in `_REFUSED`: a defect of ours.
     """
     _use_utf8()
     # Progress bars of the libraries underneath would break ours.
@@ -109,9 +109,9 @@ def main() -> None:
     except NormtuneError as error:
         _fail(str(error))
     except _StoppedError:
-        _fail("Stopped. A study, or a training with an output folder, is continued by the same command.", status=130)
+        _fail("Stopped. Repeat the command to continue a study, or a training with an output folder.", status=130)
     except BrokenPipeError:
-        # Whoever read our output has gone, which is no error.
+        # The reader of our output has gone, which is no error.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
@@ -121,14 +121,14 @@ def main() -> None:
         _fail(f"Cannot {'use' if error.errno == errno.ENAMETOOLONG else 'write'}{named}: {error.strerror}.")
 
 
-#: What the user can mend of what the system refuses.
+#: System errors that the user can mend.
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG}
 
 
 def _use_utf8() -> None:
-    """Take only arguments in UTF-8, and write standard output in it, unless a terminal says what it takes.
+    """Refuse arguments that are not UTF-8, and write standard output as UTF-8, or in a terminal's own encoding.
 
-    Without this a redirect on Windows would be in cp1252, and what that lacks would end the program.
+    Without this a redirect on Windows would use cp1252, and a character that it lacks would end the program.
     """
     for argument in sys.argv[1:]:
         if argument != argument.encode(errors="replace").decode():
@@ -155,12 +155,12 @@ def _noted_guesses() -> Iterator[None]:
 
 
 class _StoppedError(BaseException):
-    """The user or the system wants us to stop. Not a KeyboardInterrupt, which click answers in its own way."""
+    """Raised on SIGINT and SIGTERM; not a KeyboardInterrupt, which click handles in its own way."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within this context SIGINT and SIGTERM raise `_StoppedError`, so that what was begun is cleaned up."""
+    """Within this context SIGINT and SIGTERM raise `_StoppedError`, so that cleanup runs."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _StoppedError

@@ -35,9 +35,9 @@ def change(
         str | None, typer.Option(help="Tasks separated by commas. [default: all that the folder has]")
     ] = None,
     measure: Annotated[
-        str, typer.Option(help="mean |change| (equation 1), relative to mean |pre-trained|, or the sums l0, l1.")
+        str, typer.Option(help="mean |change| (equation 1), relative (to mean |pre-trained|), or the sums l0 or l1.")
     ] = "mean",
-    subs: Annotated[bool, typer.Option("--subs", help="Weight and bias apart.")] = False,
+    subs: Annotated[bool, typer.Option("--subs", help="Show weight and bias apart.")] = False,
     model: OfModel = None,
     protocol: OfProtocol = None,
     figure: Annotated[
@@ -82,7 +82,7 @@ def change(
 def _recorded(
     folder: Path, tasks: Sequence[str] | None, model: str | None, protocol: str | None
 ) -> dict[str, list[Record]]:
-    """Of each task the full fine-tunings to show: one a seed, at the task's best rate."""
+    """The full fine-tunings to show, by task: one a seed, at the rate that `normtune table` shows."""
     every = load_runs(folder, model=model, protocol=protocol)
     full = [record for record in every if record.config.method == METHOD and record.status == "done"]
     hint = f"run it with `normtune train --method {METHOD} --records {folder}`"
@@ -120,7 +120,7 @@ class Panel:
 
 
 def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], measure: Measure) -> list[render.Part]:
-    """The unit, and the components: those of the layers first, and of these the one that moved most."""
+    """The unit and the table: the components of the layers, then the others, each from the farthest moved."""
     whole: dict[str, dict[str, Average]] = defaultdict(dict)
     for panel in panels:
         for name, value in panel.moved.whole.items():
@@ -140,7 +140,7 @@ def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], m
 
 
 def _setting(runs: Sequence[Record]) -> tuple[str, str]:
-    """On which model under which protocol, and how many seeds at which rate, in words."""
+    """The model and protocol, and the number of seeds and their rate, in words."""
     config, count = runs[0].config, len(runs)
     seeds = f"{count} seed{'s' * (count > 1)}, rate {config.rate:g}"
     return f"{model_name(config.model)}, protocol {config.protocol.name}", seeds
@@ -186,7 +186,7 @@ def _plain(panel: Panel, places: Mapping[str, int]) -> dict[str, object]:
 
 
 def _rows(panels: Sequence[Panel]) -> Iterator[dict[str, object]]:
-    """For CSV: a row for each component as a whole, then one for each of its layers."""
+    """Rows for CSV: for each panel the components as a whole, then each component in each layer."""
     for panel in panels:
         whole = [((name, None), value) for name, value in panel.moved.whole.items()]
         for (name, layer), value in [*whole, *panel.moved.cells.items()]:

@@ -1,4 +1,4 @@
-"""``normtune compare``: the statistics that a comparison of methods needs, on anybody's scores."""
+"""``normtune compare``: the statistics for a comparison of methods, on any table of scores."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def compare(
     context: typer.Context,
     scores: Annotated[
         Path,
-        typer.Argument(help="A table (CSV, TSV, JSONL, Excel, Parquet): a row a task, a column a method; or records."),
+        typer.Argument(help="Records, or a table (CSV, TSV, JSONL, Excel, Parquet): a row a task, a column a method."),
     ],
-    against: Annotated[str | None, typer.Option(help="Compare with this method only. [default: every two]")] = None,
+    against: Annotated[str | None, typer.Option(help="Compare with this method only. [default: every pair]")] = None,
     margin: Annotated[float, typer.Option(help="Differences below it count as none; 0.01 is one point.")] = 0.01,
     alpha: Annotated[float, typer.Option(help="Level of the tests, after Holm's correction.")] = 0.05,
     group: Annotated[
         list[str] | None,
-        typer.Option(help="Rows that are one task, separated by commas; MNLI-m and MNLI-mm are seen without."),
+        typer.Option(help="Rows that are one task, separated by commas; MNLI-m and MNLI-mm are recognised anyway."),
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, separated by commas.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
@@ -76,7 +76,7 @@ def compare(
 def _compared(
     scores: ScoreTable, against: str | None, group: Sequence[str], margin: float, alpha: float
 ) -> tuple[Sets, Groups]:
-    """The comparisons, with every row for itself and with one value a task; and the rows of each task of several."""
+    """The comparisons, by rows and, where tasks have several, by tasks; and the rows of each such task."""
     from normtune.statistics.comparison import compare as compare_pairs
     from normtune.statistics.scores import grouped, same_task
 
@@ -93,11 +93,11 @@ def _compared(
 
 
 def _show(scores: ScoreTable, sets: Sets, groups: Groups, form: render.Form) -> None:
-    """Print the questions, each with a row for every pair and set of values, and what follows."""
+    """Print a table a question, with a row for every pair and set of values, then conclusions and notes."""
     from normtune.statistics.comparison import sentence, warnings
 
     facts = _facts(scores, groups)
-    last = sets[-1][1]  # one value a task, where there is that
+    last = sets[-1][1]  # by tasks, if there is one
     said = {"Conclusions": [*map(sentence, last.pairs)], "Notes": warnings(last)}
     lists = ["\n".join([f"{title}:\n", *(f"- {text}" for text in texts)]) for title, texts in said.items() if texts]
     plain = {

@@ -21,7 +21,7 @@ def components(
     markdown: Markdown = False,
     as_json: Json = False,
 ) -> None:
-    """Show the components of a model: what a selection of your own is made of.
+    """Show the components of a model, from which you can make a selection of your own.
 
     No weights are needed.
 

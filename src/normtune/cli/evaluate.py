@@ -25,7 +25,7 @@ def evaluate(
     suite: DeltaSuite = None,
     split: Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched or train.")] = "dev",
     file: Annotated[
-        Path | None, typer.Option(help="File of your own to score on, instead of a task; of a language model TXT.")
+        Path | None, typer.Option(help="File of your own to score on, instead of a task; TXT for a language model.")
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Column of its texts, or two, separated by a comma. [default: as in training]")
@@ -34,7 +34,7 @@ def evaluate(
     read: Read = "",
     model: BaseAt = None,
     dtype: Dtype = "float32",
-    max_dev: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the examples.")] = None,
+    max_dev: Annotated[int | None, typer.Option(min=1, help="Score a seeded sample of at most this many.")] = None,
     data: Data = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -89,9 +89,9 @@ def evaluate(
 def task_of(
     context: typer.Context, delta: Delta, name: str | None, suite: str | None, data: Path | None, instead: str
 ) -> TaskData:
-    """The task of a suite, by default the delta's own, as the delta answers it.
+    """The task of a suite, by default the delta's own, with the delta's center and scale.
 
-    Without a suite it is the delta's own, or GLUE. `instead` says what to do where the delta's own task is in none.
+    The suite defaults to the delta's own, or GLUE. `instead` tells the user what to do if no suite has the task.
     """
     from normtune.data.suites import load_task, suite_of
 

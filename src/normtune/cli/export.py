@@ -43,7 +43,7 @@ def export(
 
 
 def _call(delta: Delta, base: Base, out: str) -> str | None:
-    """What loads the adapter in PEFT; None for a masked language model, which PEFT has no task for."""
+    """The call that loads the adapter in PEFT; None for a masked language model, which PEFT has no task for."""
     from normtune.deltas.peft import task_type
 
     task, outputs = task_type(delta, base), delta.info.head.outputs
@@ -54,7 +54,7 @@ def _call(delta: Delta, base: Base, out: str) -> str | None:
         return f"peft.AutoPeftModel{head}.from_pretrained({out!r}, num_labels={outputs})"
     if base.reads != "picture":
         return None
-    # Models of pictures mostly bring a head of another width.
+    # The checkpoints of image models mostly have a head of another width.
     sizes = f"num_labels={outputs}, ignore_mismatched_sizes=True"
     plain = f"AutoModelForImageClassification.from_pretrained({str(base.model.config._name_or_path)!r}, {sizes})"
     return f"peft.PeftModel.from_pretrained({plain}, {out!r})"

@@ -32,12 +32,12 @@ def fisher(
     tasks: Annotated[
         str,
         typer.Option(
-            "--tasks", "--task", help="Tasks separated by commas, all that tables show, or a manifest (YAML)."
+            "--tasks", "--task", help="Tasks separated by commas, all (those that tables show), or a manifest (YAML)."
         ),
     ] = "all",
     model: options.Model = "minilm",
     within: Annotated[
-        str, typer.Option(help="Sum over these: a method or an expression (normtune methods lists them).")
+        str, typer.Option(help="Entries to sum over: a method or an expression (normtune methods lists them).")
     ] = "full",
     entries: Annotated[
         str | None,
@@ -120,7 +120,7 @@ def fisher(
 
 
 def _with_norms(config: FisherConfig, layout: Layout) -> FisherConfig:
-    """The same, keeping every entry of the closing norms where they are known and among what is summed over."""
+    """The config, keeping every entry of the closing norms if these are known and within what is summed over."""
     from normtune.methods.expression import select
 
     summed = select(layout, config.within)
@@ -131,7 +131,7 @@ def _with_norms(config: FisherConfig, layout: Layout) -> FisherConfig:
 
 
 def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None, normalised: bool) -> None:
-    """Print table 1, and draw figure 3, or 4 with each task divided by its own sum, if a file is named."""
+    """Print table 1 and, if a file is named, draw figure 3, or figure 4 (each task divided by its own sum)."""
     show(records, form)
     if file is None:
         return
@@ -141,7 +141,7 @@ def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None,
     cells = Cells(Results((), tuple(records)))
     drawing = (figure4 if normalised else figure3)(cells)
     if not drawing.panels:
-        raise ConfigError("There is no figure: the information of no layer's closing norm was measured.")
+        raise ConfigError("There is no figure to draw: no layer's closing norm was measured.")
     save(drawing.figure, file)
     notes.print(f"Saved to {file}", soft_wrap=True)
 

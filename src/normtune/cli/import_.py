@@ -1,4 +1,4 @@
-"""``normtune import``: a delta of another library's adapter."""
+"""``normtune import``: a delta from another library's adapter."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of an LN-tuning adapter, as PEFT saves it.")],
     model: Annotated[str, typer.Option(help="The model that it was trained on: hub id, folder or packaged name.")],
     out: Annotated[Path, typer.Option(help="Folder for the delta.")],
-    task: Annotated[str | None, typer.Option(help="Name of its task; one of a suite brings labels and pairs.")] = None,
+    task: Annotated[str | None, typer.Option(help="Name of its task; a suite's task sets --labels and --pair.")] = None,
     labels: Annotated[str | None, typer.Option(help="Names of its labels in class order, separated by commas.")] = None,
     pair: Annotated[bool | None, typer.Option(help="Whether it reads pairs of texts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens that it was trained with.")] = None,
 ) -> None:
-    """Make a delta of an LN-tuning adapter that PEFT trained, with the same answers.
+    """Turn an LN-tuning adapter that PEFT trained into a delta with the same answers.
 
-    PEFT does not keep the names of the labels, for example; give here what it lacks, or import what `normtune export`
-    wrote, which says it itself.
+    PEFT does not keep the names of the labels, for example; give here what it lacks. An adapter that `normtune export`
+    wrote has all of it.
 
     Examples:
     `normtune import adapters/rte --model bert-base-cased --task rte --out runs/rte-peft`

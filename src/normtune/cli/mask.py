@@ -1,4 +1,4 @@
-"""``normtune mask``: which entries to train, by what they are worth."""
+"""``normtune mask``: which entries to train, by an importance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from normtune.importance.masks import Mask
     from normtune.importance.scores import Importance
 
-#: Parts of the model that are listed.
+#: How many parts of the model are listed.
 _ROWS = 16
 
 
@@ -29,7 +29,7 @@ def mask(
     tasks: Annotated[
         str | None,
         typer.Option(
-            "--tasks", "--task", help="Tasks whose Fisher goes in, all that tables show, or a manifest (YAML)."
+            "--tasks", "--task", help="Tasks whose Fisher goes in, all (those that tables show), or a manifest (YAML)."
         ),
     ] = None,
     target: Annotated[
@@ -42,8 +42,8 @@ def mask(
         str, typer.Option(help="fisher, least-fisher, change, wanda, magnitude, obd, obs, random or an added one.")
     ] = "fisher",
     fraction: Annotated[float | None, typer.Option(help="Fraction of the candidates to take, from 0 to 1.")] = None,
-    entries: Annotated[int | None, typer.Option(help="How many to take, instead of a fraction.")] = None,
-    per: Annotated[str, typer.Option(help="set ranks all candidates together, row those of each output row.")] = "set",
+    entries: Annotated[int | None, typer.Option(help="How many candidates to take, instead of a fraction.")] = None,
+    per: Annotated[str, typer.Option(help="set ranks all candidates together, row each output row apart.")] = "set",
     within: Annotated[
         str,
         typer.Option(
@@ -104,7 +104,7 @@ def mask(
     if not of.seeded:
         options.refuse(context, {"seed"}, f"The importance {importance!r} draws nothing")
     deltas = _deltas(of, tasks, runs)
-    # A run's task may be of the user's own, so that GLUE does not know it.
+    # A run's task may be the user's own, which GLUE does not know.
     beside = None if scope == "individual" else target
     named = [*deltas] or [*own] or ([] if tasks is None else task_names(tasks, suite, beside))
     recipe = MaskRecipe(
@@ -152,7 +152,7 @@ def mask(
 
 
 def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict[str, list[Delta]]:
-    """What the folders named in `runs` hold, by task, where the importance is read off runs."""
+    """The deltas in the folders that `runs` names, by task, if the importance is computed from runs."""
     from normtune.deltas.delta import Delta
 
     if importance.needs != "runs":

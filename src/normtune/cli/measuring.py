@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def task_names(text: str, suite: str, target: str | None = None) -> list[str]:
-    """The tasks of a comma-separated list, each once, and the target; ``all`` stands for those that tables show."""
+    """The tasks of a comma-separated list, each once, and the target; ``all`` means those that tables show."""
     chosen = suite_of(suite)
     given = list(chosen.reported) if text.strip() == "all" else names(text)
     return list(dict.fromkeys(chosen.resolve(name) for name in [*given, *([target] if target else [])]))
 
 
 def own_tasks(text: str, model: str) -> dict[str, TaskData]:
-    """The tasks of a manifest with their data, by name; nothing where `text` names no file of YAML.
+    """The tasks of a manifest with their data, by name; empty if `text` names no YAML file.
 
     Raises:
-        ConfigError: If the manifest is of another model than `model`.
+        ConfigError: If the manifest names another model than `model`.
     """
     if not text.endswith((".yaml", ".yml")):
         return {}
@@ -53,7 +53,7 @@ def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_s
 
 
 def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], Measured]:
-    """Measure Fisher information on every task, unless it was measured before; returns what gives that on a task."""
+    """Measure Fisher information on every task not measured before; returns a function from task to result."""
     jobs = {task: FisherJob(task=task, config=config) for task in tasks}
     for result in run_jobs([*jobs.values()], engine).values():
         if result.error is not None:

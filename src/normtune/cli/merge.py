@@ -17,10 +17,10 @@ def merge(
     model: BaseAt = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Write a plain transformers model with a delta in it, which runs without normtune.
+    """Write a plain transformers model with a delta merged in, which runs without normtune.
 
-    The model is in float32, also where --dtype rounds the base first, as --precision did in training. A delta of a
-    regression then answers on the scale of its training targets.
+    The model is in float32, even if --dtype rounds the base first, as --precision did in training. A merged
+    regression model answers on the scale of its training targets.
 
     Examples:
     `normtune merge runs/rte-layernorm --out rte-model`

@@ -1,4 +1,4 @@
-"""``normtune methods``: what can be trained of a model."""
+"""``normtune methods``: what can be trained in a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json = False) -> None:
     """List every method: what it trains beside the head, how many entries of this model that is, and what it costs.
 
-    No weights are needed. The cost at inference is what remains once all that can be merged is merged.
+    No weights are needed. The cost at inference is what remains after merging all that can be merged.
 
     Example: `normtune methods --model minilm`
     """
@@ -34,13 +34,13 @@ def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json =
         notes = [f"{name}: {facts['error']}" for name, facts in own.items() if facts["error"]]
         if own:
             shown.append(render.table(header, map(_row, own, own.values()), title=group, texts=4, notes=notes))
-    entries = f"Of {layout.size:,} pre-trained entries of {model}; a task's head trains beside them."
-    sizes = "What stands after @ is what a number sets: lora@4 has rank 4."
+    entries = f"{model} has {layout.size:,} pre-trained entries; a task's head trains beside them."
+    sizes = "(@ ...) says what a number after @ sets: lora@4 has rank 4."
     render.show([*shown, f"{entries} {sizes}"], form, plain={"model": model, "entries": layout.size, "methods": found})
 
 
 def _facts(method: Method, layout: Layout) -> dict[str, Any]:
-    """All there is to say of a method on a model; without entries, why the model cannot have it."""
+    """The facts about a method on a model; without entries, the error says why it does not fit."""
     fields = ("group", "about", "option", "paper")
     facts: dict[str, Any] = {name: getattr(method, name) for name in fields}
     try:

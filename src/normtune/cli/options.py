@@ -1,4 +1,4 @@
-"""Options that several commands share, and how what is given for them is read."""
+"""Options that several commands share, and functions that parse their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 
-#: For people: progress and notes go to standard error, so that standard output stays readable by programs.
+#: Progress and notes go to standard error, so that standard output stays readable by programs.
 notes = Terminal(stderr=True, highlight=False, markup=False)
 
 Data = Annotated[
@@ -43,13 +43,13 @@ BaseAt = Annotated[
 Read = Annotated[
     str,
     typer.Option(
-        help="How your file is read, where that is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma,"
+        help="How to read your file, where this is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma,"
         "labels=bar (between several labels in a cell); skip-bad-rows leaves out rows that lack a cell or its value.",
         show_default=False,
     ),
 ]
 Model = Annotated[str, typer.Option(help="Hub id, also with @REVISION, folder or packaged name.")]
-Dtype = Annotated[str, typer.Option(help="Of the frozen model: float32, bfloat16, float16, int8 or nf4.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the frozen model: float32, bfloat16, float16, int8 or nf4.")]
 ProtocolText = Annotated[
     str | None,
     typer.Option(
@@ -57,16 +57,16 @@ ProtocolText = Annotated[
         " (epochs, batch_size, max_length, max_train, max_dev and others). [default: paper; own for your own files]"
     ),
 ]
-Whose = Annotated[str, typer.Option("--protocol", help="Whose training examples: paper, held-out, reduced or small.")]
+Whose = Annotated[str, typer.Option("--protocol", help="Training examples as under paper, held-out, reduced or small.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; all cores by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Examples = Annotated[
     int | None, typer.Option(min=1, help="Training examples of each task, a seeded sample. [default: all]")
 ]
 UntilStable = Annotated[
-    bool, typer.Option("--until-stable", help="Add examples until what is read off no longer changes.")
+    bool, typer.Option("--until-stable", help="Add examples until the ranking, or the mask, no longer changes.")
 ]
-Tolerated = Annotated[float, typer.Option(help="Share in which two halves of the examples may then still differ.")]
+Tolerated = Annotated[float, typer.Option(help="Share in which --until-stable lets two halves of the examples differ.")]
 Estimate = Annotated[str, typer.Option(help="empirical (true labels), exact or monte-carlo (the model's own).")]
 Samples = Annotated[int, typer.Option(min=1, help="Labels drawn for each example by monte-carlo.")]
 Measurements = Annotated[
@@ -78,7 +78,7 @@ HeadSeeds = Annotated[
 
 Track = Annotated[
     list[str] | None,
-    typer.Option("--track", help="Log each run by tensorboard, mlflow, wandb or another tracker of accelerate."),
+    typer.Option("--track", help="Log each run to tensorboard, mlflow, wandb or another tracker of accelerate."),
 ]
 
 Prune = Annotated[
@@ -91,18 +91,18 @@ Prune = Annotated[
 
 Precision = Annotated[
     str,
-    typer.Option(help="float32; bf16: mixed; bfloat16, float16, int8 or nf4: the frozen part is loaded so."),
+    typer.Option(help="float32; bf16 (mixed precision); or bfloat16, float16, int8 or nf4 for the frozen part."),
 ]
 
 
 def tell(said: Iterable[str]) -> None:
-    """Print what a user should know of their files."""
+    """Print notes on the user's files."""
     for note in said:
         notes.print(f"Note: {note}", soft_wrap=True)
 
 
 def form(*, as_json: bool = False, markdown: bool = False, as_csv: bool = False) -> Form:
-    """How results are printed; no more than one way may be asked for."""
+    """The form in which to print results; choosing more than one is an error."""
     asked: dict[Form, bool] = {"json": as_json, "csv": as_csv, "markdown": markdown}
     chosen = [name for name, wanted in asked.items() if wanted]
     if len(chosen) > 1:
@@ -121,10 +121,10 @@ def refuse(context: typer.Context, useless: Iterable[str], why: str) -> None:
     Args:
         context: The call.
         useless: Names of the parameters without effect.
-        why: What makes them useless; it begins the sentence.
+        why: Why they have no effect; begins the error message.
 
     Raises:
-        ConfigError: If one of them stands on the command line; what the environment says is not refused.
+        ConfigError: If one of them is given on the command line; values from the environment are not refused.
     """
     sources = {each: context.get_parameter_source(each.name or "") for each in context.command.params}
     given = [each for each, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
@@ -134,7 +134,7 @@ def refuse(context: typer.Context, useless: Iterable[str], why: str) -> None:
 
 
 def refuse_data(context: typer.Context, suite: str) -> None:
-    """Refuse ``--data`` for a suite that lies in no folder."""
+    """Refuse ``--data`` for a suite that comes with the package."""
     from normtune.data.suites import suite_of
 
     if suite_of(suite).survey is None:
@@ -144,7 +144,7 @@ def refuse_data(context: typer.Context, suite: str) -> None:
 def open_delta(text: str) -> Delta:
     """The delta at a place: a folder, a file or a hub id. A language model's folder gives a delta that changes nothing.
 
-    A base that was named by a relative path is looked for here, and then from each folder above the delta.
+    A base named by a relative path is looked for from the current folder, then from each folder above the delta.
     """
     if (Path(text) / "config.json").is_file() and not (Path(text) / "delta.safetensors").is_file():
         return _unchanged(text)
@@ -163,7 +163,7 @@ def open_delta(text: str) -> Delta:
 
 
 def _unchanged(model: str) -> Delta:
-    """A delta of a language model as it is, on up to 1,024 tokens, as many as transformers' run_clm takes."""
+    """A delta that leaves a language model as it is, on up to 1,024 tokens, as transformers' run_clm."""
     from normtune.deltas.delta import Delta
     from normtune.methods.selection import nothing
     from normtune.models.base import load_base
@@ -172,22 +172,22 @@ def _unchanged(model: str) -> Delta:
     try:
         base = load_base(model, HeadSpec("language"))
     except ModelError as error:
-        raise DeltaError(f"{model} holds no delta, and is no language model to be taken as it is: {error}") from error
+        raise DeltaError(f"{model} holds no delta, and is no language model to use as it is: {error}") from error
     told = {"task": Path(model).name, "columns": ("text",), "max_length": base.limit(1024)}
     return Delta.of(base, nothing(base.layout), {}, {}, **told)
 
 
 def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "float32") -> Base:
-    """The base model that a delta asks for, from `model` if not from where the delta says, on its device.
+    """A delta's base model on `device`, from `model` or, without one, from where the delta says.
 
-    `dtype` is that of what the delta leaves as it is.
+    `dtype` is that of the frozen part.
     """
     from normtune.models.base import load_base
     from normtune.models.device import accelerator
     from normtune.models.sources import DTYPES, PACKAGED
 
     info, dtype = delta.info, known("dtype", dtype, DTYPES)
-    # A packaged model's revision is the package's version, which cannot be asked for.
+    # A packaged model's revision is the package's version, which cannot be chosen.
     revision = None if model or info.base in PACKAGED else info.base_revision
     try:
         base = load_base(model or info.base, info.head, revision=revision, dtype=dtype)
@@ -201,12 +201,12 @@ def base_of(delta: Delta, model: str | None, device: str = "cpu", dtype: str = "
 
 
 def protocol_of(text: str, delta: Delta | None) -> Protocol:
-    """Reads ``--protocol``; texts are as long as those that a delta was trained on, unless it says otherwise."""
+    """Read ``--protocol``; unless it sets ``max_length``, that is the length that the delta was trained with."""
     return read_protocol(text, max_length=None if delta is None or "max_length" in text else delta.info.max_length)
 
 
 def precision_of(text: str) -> tuple[str, str]:
-    """Reads ``--precision``: the dtype of the frozen part, and the mixed precision."""
+    """Read ``--precision``: the dtype of the frozen part, and the mixed precision."""
     if text == "bf16":
         return "float32", text
     return known("precision", text, ("float32", "bf16", "bfloat16", "float16", "int8", "nf4")), "no"
@@ -232,7 +232,7 @@ def methods(text: str) -> list[str]:
 
 
 def columns(text: str) -> tuple[str, str | None]:
-    """Reads ``--text``: the column of the texts, and that of their pairs, if there is one."""
+    """Read ``--text``: the column of the texts, and that of their pairs or None."""
     first, *others = names(text)
     if len(others) > 1:
         raise ConfigError(f"--text takes one column, or two separated by a comma for pairs; got {text!r}.")
@@ -244,10 +244,10 @@ def numbers(text: str, option: str, what: str, read: Callable[[str], N], fits: C
 
     Args:
         text: The list.
-        option: The option that it is given to.
-        what: What it takes, in words.
+        option: The option that it is the value of.
+        what: The values that the option takes, in words.
         read: ``int`` or ``float``.
-        fits: Whether it takes a number.
+        fits: Whether the option takes a number.
     """
     values: tuple[N, ...] = ()
     with suppress(ValueError):
@@ -263,14 +263,14 @@ def seeds(text: str, option: str = "--seed") -> tuple[int, ...]:
 
 
 def rates(text: str | None) -> tuple[tuple[float, ...] | None, bool]:
-    """Reads ``--lr``: (rates or None for the method's own, whether to search the method's grid)."""
+    """Read ``--lr``: (rates or None for the method's own, whether to search the method's grid)."""
     if text is None or text == "auto":
         return None, text == "auto"
     return numbers(text, "--lr", "positive numbers, or auto", float, lambda rate: 0 < rate < math.inf), False
 
 
 def trackers(given: list[str] | None) -> tuple[str, ...]:
-    """Reads ``--track``, given several times or separated by commas."""
+    """Read ``--track``, given several times or separated by commas."""
     if not given:
         return ()
     from normtune.training.tracking import check_trackers
@@ -279,7 +279,7 @@ def trackers(given: list[str] | None) -> tuple[str, ...]:
 
 
 def set_threads(threads: int | None) -> int:
-    """Use this many threads of the CPU, or leave torch's own choice; answers how many there are."""
+    """Use this many CPU threads, or keep torch's choice; returns how many are used."""
     import torch
 
     if threads is not None:

@@ -1,4 +1,4 @@
-"""How a study is shown: its plan, and what came of it."""
+"""How a study's plan and its results are printed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from normtune.studies.jobs import Job, MaskJob, Result, TrainJob, describe
 from normtune.studies.study import Study
 from normtune.training.splits import parts_of
 
-#: Reasons that are listed.
+#: How many jobs without a result are listed.
 _REASONS = 20
 
 
 def unanswered(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
-    """The jobs without a result, but for rates that failed while another one of the same search worked.
+    """The jobs without a result, except for rates that failed while another rate of the same search worked.
 
-    A rate that was dropped early was tried, and lost.
+    A rate that was dropped early has a result: it lost.
     """
     done = {_search(job) for job in jobs if _word(job, results) in _DONE}
     return [
@@ -48,7 +48,7 @@ def _search(job: Job) -> object:
 
 
 def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: render.Form) -> None:
-    """Print what a study takes with so many workers; `seconds` has those of its missing jobs, as far as known."""
+    """Print a study's plan for so many workers; `seconds` has the times of its missing jobs, as far as known."""
     total, config = _total(study.missing, seconds), study.config
     jobs = _needed(study.jobs, study.known)
     known = len(jobs) - len(study.missing)
@@ -68,12 +68,12 @@ def show_plan(study: Study, seconds: Mapping[str, float], workers: int, form: re
 
 
 def _total(jobs: Sequence[Job], seconds: Mapping[str, float]) -> float | None:
-    """Seconds of all of `jobs`, one after the other; None where one is not known."""
+    """Total seconds of `jobs`; None if one is not known."""
     return sum(seconds[job.key] for job in jobs) if {job.key for job in jobs} <= seconds.keys() else None
 
 
 def _needed(jobs: Sequence[Job], results: Mapping[str, Result]) -> list[Job]:
-    """The jobs but for rates that turned out not to be needed."""
+    """The jobs without the rates that turned out not to be needed."""
     return [job for job in jobs if _word(job, results) != "skipped"]
 
 
@@ -110,11 +110,11 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-# What came of it
+# The results
 
 
 def show_summary(study: Study, results: Mapping[str, Result], form: render.Form, *, methods: bool = False) -> None:
-    """Print what became of a study's jobs and, where `methods` is set, its scores as a table of methods."""
+    """Print the outcomes of a study's jobs and, if `methods` is set, its scores as a table of methods."""
     every, rule = _needed(study.jobs, results), study.config.prune
     counts = Counter(_word(job, results) for job in every)
     errors = {key: result.error for key, result in results.items()}
@@ -141,7 +141,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
 
 
 def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
-    """Methods side by side: scores and costs, tests against LayerNorm, and what must be known to read them."""
+    """Methods side by side: scores and costs, tests against LayerNorm, and notes that a reader needs."""
     config, engine = study.config, study.engine
     cells = Cells(Results(records, (), config.seeds))
     table = methods_table(cells)
@@ -168,7 +168,7 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
 
 
 def _floor(data: TaskData, rules: Protocol) -> float | None:
-    """The primary metric on dev of the best of train's answers, given to every example; None without answers."""
+    """The primary metric on dev of the best constant answer taken from train; None if there is none."""
     parts, asks = parts_of(data, rules), data.task.asks
     train, dev = parts.train.labels, parts.dev["dev"].labels
     assert train is not None

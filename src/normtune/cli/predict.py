@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     #: Loads the base model of a delta.
     OpenBase = Callable[[Delta], Base]
 
-#: Kinds of file for answers.
+#: File types for answers.
 KINDS = (".csv", ".tsv", ".jsonl")
 
 
@@ -37,11 +37,11 @@ def predict(
     deltas: Annotated[
         list[str],
         typer.Argument(
-            help="Folder or file of a delta, or its hub id, or a language model; with --task-column many, or folders."
+            help="Folder, file or hub id of a delta, or a language model; with --task-column several, or their folders."
         ),
     ],
     text: Annotated[str | None, typer.Option(help="A text.")] = None,
-    text_pair: Annotated[str | None, typer.Option(help="Its pair, where the task reads pairs.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Its second text, where the task reads pairs.")] = None,
     file: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +53,7 @@ def predict(
     pair_column: Annotated[str | None, typer.Option(help="Column of their pairs. [default: as in training]")] = None,
     read: Read = "",
     task_column: Annotated[
-        str | None, typer.Option(help="Column that names the delta of each row: NAME=PLACE, or else its folder's name.")
+        str | None, typer.Option(help="Column that names each row's delta, as in NAME=PLACE, or by its folder's name.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the answers: .csv, .tsv or .jsonl. [default: standard output, -]")
@@ -64,11 +64,11 @@ def predict(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Answer with a delta, or each row with its own: labels with their probabilities, a number, or spans of words.
+    """Answer with one delta, or each row with its own: labels with their probabilities, a number, or spans of words.
 
     A language model, as it is or with a delta, gives each text's mean log-likelihood and its perplexity.
 
-    A file's answers keep its other columns; one that has the name of an answer's becomes `NAME (file)`.
+    The answers keep the file's other columns; one with the name of an answer's column becomes `NAME (file)`.
 
     Examples:
     `normtune predict runs/rte-layernorm --text "A cat sat." --text-pair "A cat was there."`
@@ -96,7 +96,7 @@ def predict(
         if out.exists():
             raise OutputError(f"{out} exists already; choose another place or remove it first.")
     if task_column is None and len(deltas) > 1:
-        raise ConfigError("Of several deltas --task-column must say which one answers each row of --file.")
+        raise ConfigError("With several deltas --task-column must say which one answers each row of --file.")
     from normtune.data.images import holds_pictures
     from normtune.deltas.hub import named_places
     from normtune.files import write_atomically
@@ -136,10 +136,10 @@ def predict(
 
 
 def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[Prediction], *, many: bool) -> str:
-    """The answers as a file's content: ``.csv``, ``.tsv``, ``.jsonl``, or nothing for people.
+    """The answers as a file's content: `kind` is ``.csv``, ``.tsv``, ``.jsonl``, or empty for plain text.
 
-    In JSONL a row has all its probabilities. So it has in a table where one delta answers; with several, where each row
-    has a task, it has the label and its probability, or the value.
+    A row has all its probabilities in JSONL, and in a table where one delta answers. In a table where several deltas
+    answer (`many`), a row has the label and its probability, or the value.
     """
     if not kind:
         return "".join(map(_in_words, answers))
@@ -154,12 +154,12 @@ def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[P
     else:
         gaps = {name: "" for name in ("text", "text_pair") if any(name in own for own in inputs)}
         rows = [{**gaps, **own, **_brief(answer)} for own, answer in both]
-    # Every text is quoted: only so does a lone carriage return in one survive.
+    # Quote every text, so that a lone carriage return in one survives.
     return render.as_csv(rows, "\t" if kind == ".tsv" else ",", csv.QUOTE_NONNUMERIC)
 
 
 def _typed(cell: object) -> object:
-    """A cell of the file, with numbers of JSON as numbers again."""
+    """A cell of the file, with the numbers of a JSON file as numbers again."""
     if isinstance(cell, list):
         return [*map(_typed, cell)]
     number = json.loads(cell) if isinstance(cell, Number) else None
@@ -172,7 +172,7 @@ def _inputs(text: Text) -> dict[str, object]:
     return {"text": text[0], "text_pair": text[1]} if isinstance(text, tuple) else {"image": str(text)}
 
 
-#: The names of an answer's columns, beside a picture's and the probabilities, which are ``p(LABEL)``.
+#: The names of an answer's columns, except a picture's and those of probabilities, which are ``p(LABEL)``.
 _OURS = {
     *("text", "text_pair", "task", "label", "labels", "spans", "probability", "probabilities", "value"),
     *("log_likelihood", "perplexity"),
@@ -180,7 +180,7 @@ _OURS = {
 
 
 def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> list[dict[str, object]]:
-    """Each text, and what the other columns of its row hold."""
+    """Each text with the cells of its row's other columns."""
     others: dict[str, Sequence[object]] = {}
     for name, cells in rows.columns.items():
         if name not in used:
@@ -188,7 +188,7 @@ def _kept(rows: Rows, texts: Sequence[Text], used: Collection[str | None]) -> li
             while shown != name and shown in rows.columns:
                 shown += " (file)"
             others[shown] = cells
-    # No NaN, which no JSON has.
+    # JSON has no NaN.
     known = {name: [cell if cell == cell else None for cell in column] for name, column in others.items()}
     return [
         {**_inputs(text), **{name: column[number] for name, column in known.items()}}
@@ -212,15 +212,15 @@ def _brief(answer: Prediction) -> Mapping[str, object]:
 
 
 def _label(answer: Prediction) -> str:
-    """The label, or in JSON several labels, which `train` reads again, or spans."""
+    """The label; or, as JSON, several labels (which `train` can read) or spans."""
     several = answer.labels if answer.spans is None else [span.model_dump() for span in answer.spans]
     return (answer.label or "") if several is None else json.dumps(several, ensure_ascii=False)
 
 
 def _numbers(answer: Prediction) -> dict[str, float]:
-    """What an answer without labels consists of: a value, or how likely the text is."""
+    """The numbers of an answer without labels: a value, or how likely the text is."""
     own = {"value": answer.value, "log_likelihood": answer.log_likelihood, "perplexity": answer.perplexity}
-    # To six decimals, or six digits where those would hide it.
+    # Six decimals, or six significant digits for a number so small that decimals would hide it.
     return {name: round(n, 6) if abs(n) >= 0.1 else float(f"{n:.6g}") for name, n in own.items() if n is not None}
 
 
@@ -237,7 +237,7 @@ def _in_words(answer: Prediction) -> str:
 
 
 def _read(file: str, reading: Reading) -> Rows:
-    """The rows of a file, or of standard input; what was guessed of it is told on standard error."""
+    """The rows of a file, or of standard input; notes on what was guessed go to standard error."""
     from normtune.data.images import holds_pictures, read_pictures
     from normtune.data.reading import RECOGNISED
     from normtune.data.rows import read_rows
@@ -266,7 +266,7 @@ def _single(delta: Delta, texts: list[Text], open_base: OpenBase, places: Sequen
 
 
 def _tasks(rows: Rows, column: str, places: Mapping[str, str]) -> list[str]:
-    """The task of each row, for each of which there must be a delta."""
+    """The task of each row; a task without a delta is an error."""
     names = rows.column(column)
     for number, name in enumerate(names):
         if name not in places:
@@ -296,10 +296,10 @@ def _texts(
 ) -> tuple[list[Text | None], Collection[str]]:
     """The text of each row, from the columns that its delta was trained on, unless the user names others.
 
-    Of a delta that reads pictures it is the picture.
+    For a delta that reads pictures, the pictures.
 
     Returns:
-        The texts, with None for those that are empty, or the pictures, and the names of the columns that they are from.
+        The texts (None where empty) or pictures, and the names of the columns that they come from.
     """
     if infos[0].picture:
         from normtune.data.images import COLUMN, pictures_of

@@ -36,14 +36,14 @@ def bars(count: ProgressColumn, console: Console = notes) -> Bars:
 
 
 class Progress:
-    """What is done, the jobs that run, and the time left; each job that ends leaves a line.
+    """Shows what is done, the jobs that run, and the time left; each job that ends leaves a line.
 
-    Where standard error is no terminal, there are only these lines.
+    If standard error is no terminal, only these lines are shown.
 
     Args:
-        jobs: The jobs that are to be done.
-        weights: How much of the whole each is, by key; by default all are alike.
-        silent: Whether nothing is shown.
+        jobs: The jobs to do.
+        weights: How much of the whole each job is, by key; by default all count the same.
+        silent: Whether to show nothing.
     """
 
     def __init__(self, jobs: Sequence[Job], weights: Mapping[str, float] = {}, *, silent: bool = False) -> None:
@@ -67,7 +67,7 @@ class Progress:
             self._lines[job.key] = self._bars.add_task(describe(job), total=None, note="")
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
-        """Show how far it is."""
+        """Show how far a job is."""
         if job.key in self._lines:
             self._bars.update(self._lines[job.key], completed=done, total=total, note=f"{done}/{total} {note}")
 
@@ -101,7 +101,7 @@ def is_tried(job: Job) -> bool:
 
 
 def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, epochs: int) -> str:
-    """How much searches were shortened, in words."""
+    """How much pruning shortened searches, in words."""
     runs = filter(is_tried, jobs)
     tried = [own for job in runs if (own := results.get(job.key)) is not None and own.state != "skipped"]
     lost = [own for own in tried if own.state == "pruned"]
@@ -112,9 +112,9 @@ def savings(jobs: Sequence[Job], results: Mapping[str, Result], margin: float, e
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
-    """Do jobs in this process, each after those that it needs, and show how they go; gives what became of each by key.
+    """Run jobs in this process, each after those that it needs, and show their progress; returns the results by key.
 
-    Of several processes that train together, one speaks.
+    Of several processes that train together, only the main one prints.
     """
     speaks = engine.session.accelerator.is_main_process
     with Progress(jobs, silent=not speaks) as progress:

@@ -1,4 +1,4 @@
-"""``normtune prune``: what is left of a model once the lowest entries of its matrices are zero."""
+"""``normtune prune``: what a model scores once the lowest entries of its matrices are zero."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ if TYPE_CHECKING:
 
 def prune(
     context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(help="Folder or file of a delta; or a base model, which --retrain makes answer.")
-    ],
-    sparsity: Annotated[str, typer.Option(help="Parts of the entries that become zero, separated by commas.")],
+    source: Annotated[str, typer.Argument(help="Folder or file of a delta; or a base model, with --retrain.")],
+    sparsity: Annotated[str, typer.Option(help="Fractions of the entries that become zero, separated by commas.")],
     task: Annotated[str | None, typer.Option(help="Task of a suite. [default: the delta's own]")] = None,
     suite: DeltaSuite = None,
     importance: Annotated[
         str | None,
         typer.Option(
-            help="magnitude, wanda, obd, obs, fisher, random; several by commas. [default: magnitude] With --structured"
-            " first-order or learnt. [default: first-order]"
+            help="magnitude, wanda, obd, obs, fisher, random, or several separated by commas. [default: magnitude] With"
+            " --structured: first-order or learnt. [default: first-order]"
         ),
     ] = None,
-    structured: Annotated[str | None, typer.Option(help="heads or units: whole ones go instead of entries.")] = None,
+    structured: Annotated[str | None, typer.Option(help="heads or units: prune whole ones instead of entries.")] = None,
     per: Annotated[
         str, typer.Option(help="row takes the same share of every output row, set ranks all matrices together.")
     ] = "row",
@@ -45,7 +43,7 @@ def prune(
     protocol: Annotated[
         str, typer.Option(help="How --retrain trains, and which examples are taken; as with normtune train.")
     ] = "reduced",
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample, and of --retrain.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample, and of --retrain.")] = 0,
     model: BaseAt = None,
     out: Annotated[Path | None, typer.Option(help="File for the record. [default: runs/prune/TASK-ID.json]")] = None,
     data: Data = None,
@@ -56,7 +54,7 @@ def prune(
 ) -> None:
     """Make the lowest entries of the layers' matrices zero, at several sparsities, and score each model on dev.
 
-    What is measured to rank them is measured on training examples. Nothing is saved but the record.
+    Importances are measured on training examples, where they need any. Only the record is saved.
 
     Examples:
     `normtune prune runs/rte-full --sparsity 0.3,0.5,0.7 --importance magnitude,wanda,obs`
@@ -87,7 +85,7 @@ def prune(
         revision = None if model or delta.info.base in PACKAGED else delta.info.base_revision
         model = model or delta.info.base
     else:
-        options.refuse(context, {"model"}, "A base model is its own")
+        options.refuse(context, {"model"}, "The base model is named already")
         if task is None:
             raise ConfigError(
                 f"There is no delta at {source}; if it is a base model, name the --task to retrain it on."

@@ -22,21 +22,21 @@ from normtune.report.table import GAP, Entry, Kind, Table, group, rows_as_markdo
 if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
 
-#: Control characters, which would move a terminal's cursor or give it orders; a question mark stands for each.
+#: Control characters, which could move a terminal's cursor or command it; each is replaced by a question mark.
 _CONTROL = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Terminal(Console):
-    """A console that passes no control characters on, since labels and texts come from files of others."""
+    """A console that replaces control characters, since labels and texts come from other people's files."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is printed, piece by piece."""
+        """The segments to print, with control characters replaced."""
         for piece in super().render(renderable, options):
             yield piece if piece.control else piece._replace(text=piece.text.translate(_CONTROL))
 
 
 def write(text: str) -> None:
-    """Write to standard output: what is given, or without control characters where that is a terminal."""
+    """Write to standard output, with control characters replaced if that is a terminal."""
     sys.stdout.write(text.translate(_CONTROL) if sys.stdout.isatty() else text)
 
 
@@ -47,8 +47,8 @@ Form = Literal["text", "markdown", "csv", "json"]
 #: What is printed: tables, and paragraphs between them.
 Part = Table | str
 
-_NAME = 24  # characters of a row's name that are not broken
-_HEADER = 10  # characters of a column's name that fit over its numbers
+_NAME = 24  # longest name of a row, in characters, that is never broken
+_HEADER = 10  # characters a line in the name of a column of numbers
 _STYLES: dict[Kind, str] = {"best": "bold", "missing": "dim", "note": "dim", "bad": "red", "good": "green"}
 
 
@@ -60,7 +60,7 @@ def table(
     texts: int = 1,
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table of one group; as many columns as `texts` says hold words rather than numbers."""
+    """A table of one group; its first `texts` columns hold words, the others numbers."""
     return Table("", title, tuple(header), (group(rows),), notes=tuple(notes), texts=texts)
 
 
@@ -70,7 +70,7 @@ def show(
     """Print results on standard output.
 
     Args:
-        parts: What people read, also in Markdown.
+        parts: What is printed as text or Markdown.
         form: How to print it.
         plain: What is printed as JSON.
         rows: What is printed as CSV, with the keys of the first row as columns.
@@ -87,7 +87,7 @@ def show(
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
-    """The parts in Markdown; the title of a table that stands alone is left out."""
+    """The parts in Markdown; a single table is shown without its title."""
     several = sum(isinstance(part, Table) for part in parts) > 1
     blocks: list[str] = []
     for part in parts:
@@ -125,7 +125,7 @@ def _print(part: Part) -> None:
 
 
 def _fitting(shown: Table, columns: Sequence[int]) -> Iterator[RichTable]:
-    """Some columns of a table for the terminal; where that is too narrow for the numbers, one half below the other."""
+    """Some columns of a table for the terminal; in halves, one below the other, if it is too narrow for the numbers."""
     made, wide = _rich(shown, columns), console.options.update(max_width=10_000)
     if console.measure(made, options=wide).maximum > console.width:
         made.padding = (0, 0, 0, 0)
@@ -138,7 +138,7 @@ def _fitting(shown: Table, columns: Sequence[int]) -> Iterator[RichTable]:
 
 
 def _rich(shown: Table, columns: Sequence[int]) -> RichTable:
-    """Some columns of a table for the terminal; where that is narrow, words are broken and numbers are not."""
+    """Some columns of a table for the terminal; if it is narrow, words are broken and numbers are not."""
     made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place in columns:
         name = shown.header[place]
@@ -159,7 +159,7 @@ def _rich(shown: Table, columns: Sequence[int]) -> RichTable:
 def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), tasks: Sequence[str] = ()) -> Table:
     """Scores of runs: a row a method, a column a task, mean and standard deviation over seeds.
 
-    By default all methods and tasks that there are; a cell that lacks seeds says how many it has.
+    By default all methods and tasks; a cell that lacks seeds says how many it has.
     """
     methods = methods or [*dict.fromkeys(method for method, _ in cells)]
     tasks = tasks or [*dict.fromkeys(task for _, task in cells)]
@@ -175,11 +175,11 @@ def scores(cells: Mapping[tuple[str, str], Cell], methods: Sequence[str] = (), t
 
 
 def metrics(scores: Mapping[str, float], labels: Sequence[str]) -> str:
-    """Metrics in words; F1 is that of the second of two `labels`, and says so."""
+    """Metrics in words; with two `labels`, F1 is that of the second and names it."""
     of = {"f1": f" of {shortened(labels[1])}"} if len(labels) == 2 else {}
     return ", ".join(f"{name}{of.get(name, '')} {in_print(value)}" for name, value in scores.items())
 
 
 def shortened(label: str) -> str:
-    """As much of a label as a line has room for."""
+    """A label, cut to at most 60 characters."""
     return label if len(label) < 60 else f"{label:.57}..."

@@ -23,10 +23,10 @@ def report(
         str | None, typer.Option(help="Only print one table in Markdown: claims, table1, statistics, ...")
     ] = None,
 ) -> None:
-    """Write a report of records: every table and figure of the paper, ours beside the paper's, on one page.
+    """Write a report from records: every table and figure of the paper, ours beside the paper's, on one page.
 
     The page needs no network. Beside it lie the figures (SVG, PDF, PNG, CSV) and the tables (Markdown).
-    Records are not changed. Missing runs are shown as missing, and what no record belongs to is left out.
+    Records are not changed. Missing runs are shown as missing; a table or figure without any record is left out.
 
     Examples:
     `normtune report results --out report`

@@ -75,8 +75,8 @@ def runs(
 
 
 def listed(found: Sequence[Row]) -> Table:
-    """The rows for people, with as much of each id as tells them apart, eight characters at least."""
-    # What all rows share says nothing of a row.
+    """The rows as a table, with ids cut to the shortest length that tells them apart, at least eight characters."""
+    # A protocol or model that all rows share is not shown.
     several = [name for name in ("protocol", "model") if len({row[name] for row in found}) > 1]
     ids = {row["id"] for row in found}
     length = next(count for count in range(8, 65) if len({own[:count] for own in ids}) == len(ids))

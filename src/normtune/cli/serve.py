@@ -28,18 +28,18 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A further name to be called by, such as a proxy's. [default: any, if other machines call]"),
+        typer.Option(help="Further host name to answer to, such as a proxy's. [default: any, if other machines call]"),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     deltas_folder: Annotated[
-        Path | None, typer.Option(help="The only folder that tasks may be added from while it serves.")
+        Path | None, typer.Option(help="The only folder from which tasks can be added while it serves.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Every delta in that folder is a task, loaded when it is asked for.")
+        bool, typer.Option("--follow", help="Every delta in that folder is a task, loaded on request.")
     ] = False,
     cache_mb: Annotated[int, typer.Option(min=1, help="Memory for the tasks loaded with --follow, in MB.")] = 256,
     apart: Annotated[
-        bool, typer.Option("--apart", help="Also take deltas that cannot share batches; they run by themselves.")
+        bool, typer.Option("--apart", help="Also take deltas that cannot share batches; they get batches of their own.")
     ] = False,
     fixed: Annotated[bool, typer.Option("--fixed", help="Refuse the calls that add or remove tasks.")] = False,
     token_file: Annotated[
@@ -50,7 +50,7 @@ def serve(
     max_wait_ms: Annotated[
         float, typer.Option(min=0, max=10_000, help="How long an idle model waits for a batch to fill.")
     ] = 2.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; beyond, a request gets 503.")] = 1024,
+    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; beyond that, requests get 503.")] = 1024,
     max_rows: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 256,
     max_text: Annotated[int, typer.Option(min=1, help="Characters a text.")] = 20_000,
     max_body_kb: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
@@ -58,7 +58,7 @@ def serve(
         int, typer.Option(min=1, help="Connections at a time, fewer than the files that a process may open.")
     ] = 512,
     drain_seconds: Annotated[
-        float, typer.Option(min=0, help="After SIGTERM, how long it says that it is not ready before it stops.")
+        float, typer.Option(min=0, help="Seconds to report not ready after SIGTERM before stopping.")
     ] = 1.0,
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -78,7 +78,7 @@ def serve(
     if follow and deltas_folder is None:
         raise ConfigError("--follow needs the folder: --deltas-folder.")
     if not follow:
-        options.refuse(context, {"cache_mb"}, "Only --follow loads tasks when they are asked for")
+        options.refuse(context, {"cache_mb"}, "Only --follow loads tasks on request")
     if fixed:
         unused = {"token_file"} if follow else {"token_file", "deltas_folder"}
         options.refuse(context, unused, "With --fixed no call changes the tasks")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normtune.studies.executors.executor import Executor
     from normtune.studies.study import Study
 
-#: What is run without an argument, and, without a suite or tasks of one's own, on what: a first look without any data.
+#: The default study, and its default suite, tasks and protocol: a first look that needs no data.
 FIRST, _SUITE, _TASKS, _PROTOCOL = "methods", "toy", ("sst2", "stsb", "rte"), "small,max_train=1000,rates=1"
 
 
@@ -25,8 +25,8 @@ def study(
     what: Annotated[
         str,
         typer.Argument(
-            help="paper, table1, table2, figure1 to figure5, or methods: methods side by side, without --suite or tasks"
-            " of your own a first look without any data."
+            help="paper, table1, table2, figure1 to figure5, or methods: methods side by side; without --suite or tasks"
+            " of your own, a first look that needs no data."
         ),
     ] = FIRST,
     model: options.Model = "minilm",
@@ -56,11 +56,11 @@ def study(
     masks: Annotated[
         str,
         typer.Option(
-            help="Masks of figure 5: a scope of Fisher's, or an importance: wanda, obs-global, magnitude, random."
+            help="Masks of figure 5: scopes of Fisher masks, or importances: wanda, obs-global, magnitude, random."
         ),
     ] = "individual,global,leave-one-out",
     fisher_tasks: Annotated[
-        str | None, typer.Option(help="Tasks whose Fisher goes into masks of several. [default: the paper's eight]")
+        str | None, typer.Option(help="Tasks whose Fisher is in masks of several tasks. [default: the paper's eight]")
     ] = None,
     protocol: Annotated[
         str | None,
@@ -84,12 +84,12 @@ def study(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be run, and how long it takes.")] = False,
     mode: Annotated[
-        str, typer.Option(help="cached; retry (what failed); force (everything); read-only (nothing).")
+        str, typer.Option(help="Jobs to run: cached (missing), retry (also failed), force (all) or read-only (none).")
     ] = "cached",
     executor: Annotated[str, typer.Option(help="here (this process), pool (of processes) or ray.")] = "here",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of the pool. [default: 2]")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; auto for this machine's. [default: a new one, here]")
+        str | None, typer.Option(help="Address of the Ray cluster; auto for this machine's. [default: a new one, here]")
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Processors of a job on Ray. [default: its threads]")] = None,
     gpus: Annotated[float | None, typer.Option(help="Accelerators of a job on Ray. [default: none]")] = None,
@@ -100,10 +100,10 @@ def study(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare methods, or run the paper's study or one of its parts, on any model; what is done is never done again.
+    """Compare methods, or run the paper's study or one of its parts, on any model; jobs already done are kept.
 
-    A study that was stopped is continued by the same command. The threads of a run are part of its record's identity:
-    by default all cores in this process, in a pool each worker's share of them.
+    Repeat the command to continue a study that was stopped. The number of threads is part of a record's identity: by
+    default all cores in this process, or in a pool each worker's share of them.
 
     Examples:
     `normtune study`
@@ -171,7 +171,7 @@ def study(
     )
     form = options.form(as_json=as_json)
     opened = Study.open(config, storage)
-    for each in files:  # what its author should know is said before all else
+    for each in files:  # notes on the user's files come first
         load(opened.engine, str(each.name), each)
     if plan:
         show_plan(opened, estimate(opened), count, form)
@@ -180,7 +180,7 @@ def study(
 
 
 def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) -> None:
-    """Run a study, by default in this process, and show what came of it."""
+    """Run a study, by default in this process, and print its results."""
     from normtune.cli.overview import show_summary, unanswered
     from normtune.cli.progress import Progress
     from normtune.studies.estimate import sizes
@@ -199,7 +199,7 @@ def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) 
 
 
 def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: bool, mode: str) -> None:
-    """Refuse options that no part of the study, or nothing of what is done, makes use of."""
+    """Refuse options that no part of the study uses, or that `plan` or `mode` leaves without effect."""
     from normtune.studies.config import TRAINED
 
     trained, masked = parts & {*TRAINED}, parts & {"figure2", "figure5"}
@@ -224,7 +224,7 @@ def _refuse_unused(context: typer.Context, what: str, parts: set[str], *, plan: 
 def _executor(
     name: str, workers: int | None, address: str | None, cpus: float | None, gpus: float | None
 ) -> tuple[Executor | None, int, int]:
-    """Who does the jobs (None for this process), how many at a time, and the threads of each where none are named."""
+    """The executor (None for this process), how many jobs it runs at a time, and the default threads of each."""
     from normtune.studies.executors.executor import fair_threads
 
     if workers is not None and name != "pool":

@@ -85,7 +85,7 @@ def submit(
 
 
 def _show(record: SubmissionRecord, out: Path, form: render.Form) -> None:
-    # The remarks stand below, where a narrow terminal cuts none of them.
+    # Remarks go below the table, where a narrow terminal cuts none of them.
     shown = render.table(("file", "answered by", "dev", "rows"), map(_cells, record.answers), texts=3)
     lines = [f"{answered.file}: {answered.remark}" for answered in record.answers if answered.remark]
     if cut := sum(answered.truncated for answered in record.answers):

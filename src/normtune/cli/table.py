@@ -22,7 +22,7 @@ def table(
     protocol: OfProtocol = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, in this order, separated by commas.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, in this order, separated by commas.")] = None,
-    rates: Annotated[bool, typer.Option("--rates", help="Show the first seed's score at every rate tried.")] = False,
+    rates: Annotated[bool, typer.Option("--rates", help="Show scores by rate, for the seed with most rates.")] = False,
     markdown: Markdown = False,
     as_csv: Csv = False,
     as_json: Json = False,
@@ -59,7 +59,7 @@ def table(
 
 
 def show_rates(runs: Sequence[Record], tasks: Sequence[str], methods: Sequence[str], form: render.Form) -> None:
-    """Print the score at every rate tried, of the seed that most were tried on."""
+    """Print the score at every rate tried, of the seed with most rates."""
     from normtune.records.aggregate import by_rate
 
     scores = by_rate(runs, tasks, methods)

@@ -32,5 +32,5 @@ def tasks(data: Data = None, markdown: Markdown = False, as_json: Json = False) 
             plain.append({"suite": name, **about, "found": place, "sizes": sizes})
         head = ["task", "title", "metric", "found in", *_SPLITS]
         shown.append(render.table(head, rows, title=f"--suite {name}", texts=4))
-    lines = [] if data else ["What lies on the hub is fetched when it is used; --data or NORMTUNE_DATA names a folder."]
+    lines = [] if data else ["Data on the hub is fetched when it is used; --data or NORMTUNE_DATA names a folder."]
     render.show([*shown, *lines], form, plain=plain)

@@ -62,7 +62,7 @@ def train(
         bool, typer.Option("--plain", help="Plain torch, without the faster ways to compute the same numbers.")
     ] = False,
     memory: Annotated[
-        str, typer.Option(help="plain, or low: less memory, with layers computed a second time; the same numbers.")
+        str, typer.Option(help="plain, or low: less memory, the same numbers, but layers are computed a second time.")
     ] = "plain",
     data: Data = None,
     out: Annotated[
@@ -81,7 +81,7 @@ def train(
 ) -> None:
     """Train a chosen sliver of a model on a task, and save it as a delta of kilobytes.
 
-    A training that was stopped is continued by the same command. Options give what a manifest does not say.
+    Repeat the command to continue a training that was stopped. Options give what a manifest leaves out.
 
     Examples:
     `normtune train --task rte`
@@ -166,7 +166,7 @@ def train(
 def _check_source(
     context: typer.Context, task: str | None, suite: str, train: Path | None, manifest: Path | None
 ) -> None:
-    """Refuse options that do not go with where the examples come from."""
+    """Refuse options that do not fit the source of the examples."""
     from normtune.data.lines import is_running_text
 
     if (task is None) == (train is None):
@@ -178,12 +178,12 @@ def _check_source(
         options.refuse(context, {"suite", "data", "dev"}, "A manifest names the files of its tasks")
         options.refuse(context, {"overwrite"}, "A manifest's tasks are trained again where they changed")
     else:
-        options.refuse(context, {"suite", "data"}, "A file of your own is of no suite")
+        options.refuse(context, {"suite", "data"}, "A file of your own is in no suite")
         if train is not None and is_running_text(train):
             options.refuse(context, {"text", "label", "labels"}, "Plain text has no columns")
 
 
-#: The kinds of tasks that --labels means.
+#: The kind of task that each value of --labels means.
 _LABELS: dict[str, KindName] = {
     "classes": "classification",
     "weighted": "classification",

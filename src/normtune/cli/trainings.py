@@ -55,7 +55,7 @@ class Wanted:
 
     @property
     def named(self) -> list[str]:
-        """The methods that are no files."""
+        """The methods that are not files."""
         return [method for method in self.methods if not method.endswith(".safetensors")]
 
     @property
@@ -88,7 +88,7 @@ class Wanted:
 
 
 def storage_of(out: Path | None, records: Path | None, data: Path | None, track: tuple[str, ...]) -> Storage:
-    """Where the engine keeps what it needs, for an output folder or, without one, for a folder of records alone."""
+    """The engine's storage for an output folder or, without one, for a folder of records alone."""
     beside = records or out
     assert beside is not None
     return Storage(
@@ -103,18 +103,18 @@ def storage_of(out: Path | None, records: Path | None, data: Path | None, track:
 
 
 def holding(engine: Engine, out: Path | None) -> AbstractContextManager[None]:
-    """Hold the output folder against other trainings; of several processes that train together, one does."""
+    """Lock the output folder against other trainings; of several processes that train together, the main one does."""
     return hold(out) if out is not None and engine.session.accelerator.is_main_process else nullcontext()
 
 
 def train_table(
     engine: Engine, wanted: Wanted, out: Path | None, form: render.Form, *, overwrite: bool = False
 ) -> None:
-    """Train a table, and show it; if a run has no result, that is an error at the end.
+    """Train a table, and show it; a run without a result raises an error at the end.
 
-    Without an output folder only records are kept; with `overwrite` another training that it holds is replaced.
+    Without an output folder only records are kept; `overwrite` replaces another training in that folder.
     """
-    tasks = [load(engine, name, files) for name, files in wanted.tasks]  # what is missing is said before all else
+    tasks = [load(engine, name, files) for name, files in wanted.tasks]  # missing data is reported first
     many, main = wanted.many, engine.session.accelerator.is_main_process
 
     def folder(job: TrainJob) -> Path | None:
@@ -128,8 +128,8 @@ def train_table(
     finished = out is not None and output.read_state(out).training == training
     finished &= all(job.out is not None and (job.out / output.RECORD).is_file() for job in ends)
     finished &= not _tell_lost(engine, ends)
-    engine.session.accelerator.wait_for_everyone()  # every process has looked, before one of them writes
-    if main and not finished:  # of several processes, one writes and speaks
+    engine.session.accelerator.wait_for_everyone()  # all processes look before one of them writes
+    if main and not finished:  # of several processes, one writes and prints
         if out is not None and output.claim(out, training, runs, overwrite=overwrite):
             notes.print(f"Continuing what was left unfinished in {out}.")
         rules, device = engine.setup.protocol, engine.session.accelerator.device
@@ -158,9 +158,8 @@ def train_table(
 def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form) -> None:
     """Train every task of a manifest into a folder of its own.
 
-    A task whose folder holds the very run that is asked for is not trained again, so a call that was killed is
-    continued by the same call. A task that fails is listed with its reason, the others are trained, and then it is an
-    error.
+    A task whose folder already holds this very run is not trained again, so repeating a killed call continues it. A
+    task that fails is listed with its reason; the others are trained, then an error is raised.
     """
     state = output.read_state(out)
     if state.kind == "finished" or state.id:
@@ -202,13 +201,13 @@ def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form)
     shown = render.table(header, rows, title=f"{len(rows)} tasks in {out}", texts=3)
     failures = [f"{name}: {why[name]}" for name, _ in wanted.tasks if name in why]
     render.show([shown, *failures], form, plain=plain)
-    if why:  # what is kept aside for those that failed stays, for the next time
+    if why:  # keep the unfinished state of failed tasks for the next call
         raise TrainingError(f"{len(why)} of {len(rows)} tasks failed: {', '.join(sorted(why))}.")
     output.finish(out)
 
 
 def _tell_lost(engine: Engine, jobs: Sequence[TrainJob]) -> bool:
-    """Say which finished runs have lost their deltas, and whether there are any."""
+    """Print which finished runs have a missing or damaged delta; returns whether there are any."""
     lost = [job.out for job in jobs if job.out is not None and output.lost(job.out)]
     for folder in lost if engine.session.accelerator.is_main_process else ():
         notes.print(f"The delta in {folder} is missing or damaged, so it is made again.", soft_wrap=True)
@@ -216,14 +215,14 @@ def _tell_lost(engine: Engine, jobs: Sequence[TrainJob]) -> bool:
 
 
 def plain_record(record: Record) -> dict[str, object]:
-    """A record for a program, without how far each parameter moved."""
+    """A record as JSON data, without how far each parameter moved."""
     return record.model_dump(mode="json", exclude={"changes"})
 
 
 def load(engine: Engine, name: str, files: OwnFiles | None, called: str = "") -> TrainJob:
-    """A run on a task, without a method yet; what the author of its files should know is told on standard error.
+    """A run on a task, without a method yet; notes on the user's files go to standard error.
 
-    What is told begins with how the task is `called`, where there are others.
+    Each note begins with `called`, which names the task where there are several.
     """
     found = engine.task(name, files)
     if found.labels_count:
@@ -237,7 +236,7 @@ def load(engine: Engine, name: str, files: OwnFiles | None, called: str = "") ->
 
 
 def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, tuple[str, ...]]:
-    """A training's identity, and those of the runs that may be its only result, as far as their rates are known."""
+    """A training's identity, and those of the runs that may be its only result and whose rates are known."""
     runs = [job for job in jobs if isinstance(job, TrainJob)]
     known = tuple(engine.setup_run(job, {}).id for job in runs if job.rate is not None)
     words = [job.model_dump(mode="json", include={"task", "method", "seed", "rate", "beyond"}) for job in runs]
@@ -245,7 +244,7 @@ def _identity(engine: Engine, jobs: Sequence[Job], *, many: bool) -> tuple[str, 
 
 
 def _facts(record: Record, engine: Engine, job: TrainJob) -> list[str]:
-    """What came of one run, in words."""
+    """The result of one run, in words."""
     counts, data, config, session = record.counts, record.data, record.config, engine.session
     taken = session.spec(config.method).positions if config.mask is None else 0
     limit = session.base.limit(config.protocol.max_length, taken)

@@ -1,4 +1,4 @@
-"""The content of a file: its bytes, unpacked where it is compressed, and their text."""
+"""The content of a file: its bytes, decompressed where needed, and their text."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 from normtune.errors import DataError, refusing
 
-#: Endings of compressed files, which stand behind that of the file inside.
+#: Endings of compressed files, after the ending of the file inside.
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-# A small file may unpack to more than fits into memory: what is in it may take so many bytes, or so many times its own.
+# Limits on what a file may unpack to, since a small one may exceed memory: bytes, or a multiple of its size.
 _LEAST_ROOM, _EXPANSION = 2**26, 32
 
 
 def inner(path: Path) -> Path:
-    """The path of what a compressed file holds; of any other file its own."""
+    """The path without the ending of a compressed file, if it has one."""
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 def task_name(path: Path) -> str:
-    """The name of a task from that of its file."""
+    """A task's name, derived from its file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", inner(path).stem).strip("-.") or "task"
 
 
 def room(size: int) -> int:
-    """The most bytes that may come out of a file of `size` bytes; honest ones stay far below."""
+    """The most bytes that a file of `size` bytes may unpack to; ordinary files stay far below."""
     return max(_LEAST_ROOM, _EXPANSION * size)
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file, of what a compressed file holds, or of the only file in a zip archive.
+    """The bytes of a file, decompressed if it is compressed; for a zip archive, the bytes of its only file.
 
     Raises:
         DataError: If it cannot be read or unpacked.
@@ -55,10 +55,10 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
-    """Turns whatever a library raises over the file `source` into one sentence.
+    """Turn any error that a library raises on the file `source` into one sentence.
 
     Raises:
-        DataError: If the package that reads it is missing, or the library does not take it for a file of this kind.
+        DataError: If the package that reads it is missing, or the library cannot read it as a file of this kind.
     """
     with refusing(DataError, f"{source} is not a readable {kind} file"):
         try:
@@ -68,12 +68,12 @@ def library_errors(source: str, kind: str, package: str) -> Iterator[None]:
 
 
 def decode(source: str, raw: bytes, asked: str = "", *, guess: bool = True) -> tuple[str, tuple[str, ...]]:
-    """The text of bytes, without a byte-order mark, and a note if their encoding is guessed.
+    """Decode bytes to text without a byte-order mark, with a note if their encoding is guessed.
 
-    They are UTF-8, UTF-16 with a mark, in the encoding `asked` for or, if that may be guessed, Windows-1252.
+    The encoding is `asked` or, if empty, UTF-16 if the bytes have its mark, else UTF-8 or, if `guess`, Windows-1252.
 
     Raises:
-        DataError: If they are in no such encoding, or hold a NUL character, as binary files do.
+        DataError: If the bytes do not decode, or hold a NUL character, as binary files do.
     """
     marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = asked or ("UTF-16" if marked else "UTF-8")
@@ -86,13 +86,13 @@ def decode(source: str, raw: bytes, asked: str = "", *, guess: bool = True) -> t
         found = f"{source}, line {line}: not {encoding} (byte {error.start} of the file)"
         notes = (f"{found}; it is read as Windows-1252.",)
         try:
-            # UTF-8 with a damaged place has whole characters elsewhere; other encodings hardly ever look so.
+            # Damaged UTF-8 has valid multi-byte characters elsewhere; other encodings hardly ever do.
             text = raw.decode("cp1252" if guess and not marked and raw.decode(errors="ignore").isascii() else encoding)
         except UnicodeDecodeError:
             more = ", or say --read encoding=NAME" if guess else ""
             hint = "is it in another encoding?" if asked else f"save it as UTF-8{more}."
             raise DataError(f"{found}; {hint}") from error
-    except ValueError as error:  # of codecs that know no places
+    except ValueError as error:  # from codecs that report no position
         raise DataError(f"{source}: not {encoding} ({error}); is it in another encoding?") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

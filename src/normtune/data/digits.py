@@ -10,7 +10,7 @@ import numpy as np
 from normtune.data.images import Picture
 from normtune.data.task import PICTURE, Split, Task, TaskData
 
-#: One digit in so many is a dev example.
+#: One digit in this many is a dev example.
 _DEV_EVERY = 5
 
 _ABOUT = "Which digit is this?"
@@ -23,7 +23,7 @@ DIGITS: dict[str, Task] = {
 
 
 def load_digits(name: str, _: Path | None = None) -> TaskData:
-    """A task of the suite, a key of `DIGITS`, with 1,437 training and 360 dev examples, the same for all tasks."""
+    """Load a task, a key of `DIGITS`: 1,437 training and 360 dev examples, the same ones for all tasks."""
     grey, numbers = _digits()
     grey = np.rot90(grey, axes=(1, 2)).copy() if name == "turned" else grey
     labels = numbers % 2 if name == "odd" else numbers
@@ -38,7 +38,7 @@ def load_digits(name: str, _: Path | None = None) -> TaskData:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """The pictures, uint8 of shape (1797, 8, 8), and what they show, int64."""
+    """The pictures, uint8 of shape (1797, 8, 8), and the digits that they show, int64."""
     from sklearn.datasets import load_digits as stored
 
     found = stored()

@@ -26,14 +26,14 @@ class Encoded:
     """A split as a model reads it.
 
     Attributes:
-        fields: The model's inputs by name (``input_ids``, ``token_type_ids``, ...): for each example a tensor. Of texts
-            it is a vector of int64, as long as the text; other tensors have one shape for all examples, and may be made
-            when they are asked for.
+        fields: The model's inputs by name (``input_ids``, ``token_type_ids``, ...), a tensor for each example. For
+            texts it is a vector of int64 with an entry for each token; other tensors have one shape for all examples,
+            and may be computed on access.
         labels: Class numbers (int64) or targets (float64), or None.
-        pad: The number that fills up each field of vectors, by field.
-        side: The side that is filled up, ``right`` or ``left``: some families read their answer off the last token.
+        pad: The padding value of each field of vectors.
+        side: The side that is padded, ``right`` or ``left``: some families read their answer off the last token.
         cut: Positions of the examples that were longer than the limit.
-        firsts: Where each word is answered for itself, the places of the words' first pieces among an example's tokens.
+        firsts: If each word has an answer, the positions of the words' first pieces among each example's tokens.
     """
 
     fields: Mapping[str, Sequence[Tensor]]
@@ -56,7 +56,7 @@ class Encoded:
 
     @unwatched
     def batch(self, indices: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The model's inputs for the examples at `indices`, of texts of shape (len(indices), longest of them)."""
+        """The model's inputs for the examples at `indices`; for texts of shape (len(indices), longest text)."""
         return {
             name: pad_sequence(
                 [values[i] for i in indices],
@@ -69,14 +69,14 @@ class Encoded:
 
     @unwatched
     def answered(self, outputs: Tensor, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """The outputs that count of those for the examples at `indices`: all, or the words' first pieces.
+        """The outputs that are answers to the examples at `indices`: all, or those of the words' first pieces.
 
         Args:
             outputs: Of shape (examples, outputs) or, for words, (examples, tokens, outputs).
             indices: The examples.
 
         Returns:
-            The outputs, or those of words, of shape (examples, most words, outputs), with zeros after the last word.
+            The outputs; for words of shape (examples, most words, outputs), with zeros after an example's last word.
         """
         if self.firsts is None:
             return outputs
@@ -86,7 +86,7 @@ class Encoded:
         return found.masked_fill(places < 0, 0.0)
 
     def own(self, outputs: np.ndarray, index: int) -> np.ndarray:
-        """The outputs of the example at `index` without what fills up words after its last one."""
+        """The outputs of the example at `index`, without the padding after its last word."""
         return outputs if self.firsts is None else outputs[: len(self.firsts[index])]
 
     @property
@@ -96,7 +96,7 @@ class Encoded:
 
     @property
     def words(self) -> tuple[int, ...]:
-        """The most words of an example, where each is answered for itself; otherwise nothing."""
+        """The most words of an example, as a tuple of one, if each word has an answer; otherwise empty."""
         return () if self.firsts is None else (max(map(len, self.firsts)),)
 
 
@@ -105,10 +105,10 @@ _PATCH = 256
 
 
 def encode(split: Split, processor: Any, limit: int) -> Encoded:
-    """Encode `split` by its kind of input, which the name of its first column says.
+    """Encode `split` by its kind of input (`Split.kind`).
 
-    The processor is the base model's tokenizer, or its `normtune.data.images.Reader`; the limit is the most tokens that
-    an example may have, which the model takes (`normtune.models.base.Base.encode`).
+    `processor` is the base model's tokenizer, or its `normtune.data.images.Reader`; `limit` is the most tokens that an
+    example may have, and no more than the model takes (`normtune.models.base.Base.encode`).
 
     Raises:
         DataError: If there are no examples, or one cannot be encoded.
@@ -127,9 +127,9 @@ def encode(split: Split, processor: Any, limit: int) -> Encoded:
 
 
 def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
-    """Tokenize texts or pairs, cutting what is longer than `limit` tokens.
+    """Tokenize texts or pairs, truncated to `limit` tokens.
 
-    Special tokens count; of a pair the longer text is cut first.
+    Special tokens count; the longer text of a pair is cut first.
 
     Raises:
         DataError: If a text is empty.
@@ -138,8 +138,8 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
         if not text.strip() or (split.pairs is not None and not split.pairs[number].strip()):
             raise DataError(f"{split.place(number)} is empty.")
     pairs = None if split.pairs is None else list(split.pairs)
-    # Tokenized whole first: only so is it known how many are too long.
-    masked = {"return_attention_mask": True}  # without it, what fills up a batch would count
+    # Tokenize without truncation first, to know which are too long.
+    masked = {"return_attention_mask": True}  # without it, the model would attend to padding
     whole = tokenizer(list(split.texts), pairs, truncation=False, verbose=False, **masked)
     long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
     if long:
@@ -158,7 +158,7 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     if unread:
         more = f" ({len(unread)} such texts in all)" if unread[1:] else ""
         warnings.warn(
-            f"{split.place(unread[0])}: the tokenizer knows nothing of the text, as if it were empty{more}.",
+            f"{split.place(unread[0])}: the tokenizer knows nothing of the text, so the model reads it as empty{more}.",
             GuessWarning,
             stacklevel=2,
         )
@@ -173,7 +173,7 @@ def _encode_texts(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
 
 
 def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
-    """The running text of all lines in blocks of `limit` tokens, each with the special tokens that a text has.
+    """Cut the running text of all lines into blocks of `limit` tokens, each with the special tokens of a text.
 
     The last block may be shorter; transformers' run_clm leaves it out.
     """
@@ -185,7 +185,7 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     size = limit - len(before) - len(after)
     blocks = [tokens[i : i + size] for i in range(0, len(tokens), size)]
     if len(blocks) > 1 and len(blocks[-1]) == 1:
-        del blocks[-1]  # without a start token nothing comes before a single one
+        del blocks[-1]  # without a start token, nothing precedes a single token
     ids = [torch.tensor([*before, *block, *after]) for block in blocks]
     fills = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0}
     fields = {
@@ -197,28 +197,28 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
 
 
 def _encode_words(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) -> Encoded:
-    """Tokenize texts and find each word's first piece, which is where the word is answered."""
+    """Tokenize texts and find each word's first piece, whose outputs are the word's."""
     texts = [" ".join(text.split()) for text in split.columns["sentence"]]
     if not tokenizer.is_fast:
-        raise DataError("Words are told apart by fast tokenizers alone; add tokenizer.json to the model's folder.")
+        raise DataError("Tagging words needs a fast tokenizer; add tokenizer.json to the model's folder.")
     encoded = _encode_texts(replace(split, columns={"text": tuple(texts)}), tokenizer, limit)
     options = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
     firsts = []
     for number, (text, offsets) in enumerate(zip(texts, tokenizer(texts, **options)["offset_mapping"], strict=True)):
-        # The blank before a word may count as a part of its first piece, so that a piece is known by its end.
+        # A first piece may include the blank before its word, so the end of a piece tells its word.
         of = np.cumsum([sign == " " for sign in text])
         words = [int(of[end - 1]) if end > start and text[end - 1] != " " else -1 for start, end in offsets]
         places = {word: place for place, word in reversed([*enumerate(words)]) if word >= 0}
         lost = [word for word in range(of[-1] + 1) if word not in places]
         if lost and (number not in encoded.cut or lost[0] < max(places, default=-1)):
             gone = text.split()[lost[0]]
-            raise DataError(f"{split.place(number)}: the tokenizer makes nothing of the word {gone!r}; leave it out.")
+            raise DataError(f"{split.place(number)}: the tokenizer has no piece for the word {gone!r}; leave it out.")
         firsts.append(torch.tensor([places[word] for word in sorted(places)]))
     return replace(encoded, side="right", firsts=tuple(firsts))
 
 
 def _encode_pictures(split: Split, reader: Reader, _: int) -> Encoded:
-    """The pixels of pictures; one that cannot be read is a `DataError`."""
+    """Encode pictures as pixels; an unreadable picture raises a `DataError`."""
     return Encoded({"pixel_values": Pixels(split.columns["picture"], reader)}, None, {})
 
 
@@ -232,7 +232,7 @@ ENCODERS: dict[str, Callable[[Split, Any, int], Encoded]] = {
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The number that fills up each of the fields that models are given."""
+    """The padding value of each model input."""
     return {
         "input_ids": int(tokenizer.pad_token_id or 0),
         "token_type_ids": int(tokenizer.pad_token_type_id),
@@ -241,7 +241,7 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def buckets(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Batches of one epoch of training, by positions: every example once, batches of like length, in random order.
+    """The batches of one training epoch, as positions: every example once, similar lengths together, in random order.
 
     Examples are shuffled, sorted by length within pools of `POOL` batches, cut into batches of `size` (one may be
     smaller), and the batches shuffled.
@@ -252,7 +252,7 @@ def buckets(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> list[np
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-#: Batches a pool: within a pool of this many, examples are sorted by length.
+#: Batches per pool; examples are sorted by length within a pool.
 POOL = 64
 
 
@@ -264,7 +264,7 @@ def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
 def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     """Batches for evaluation, the longest first: as many examples as fit in `budget` tokens, padding included.
 
-    An example that is longer is a batch by itself.
+    A longer example is a batch by itself.
     """
     order, start = np.argsort(-lengths, kind="stable"), 0
     batches: list[np.ndarray] = []

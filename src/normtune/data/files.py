@@ -46,14 +46,14 @@ def load_files(
 ) -> TaskData:
     """Reads a task from one or two files or folders.
 
-    A file is a table in any format that `normtune.data.rows.read_rows` knows; what else holds pictures
-    `normtune.data.images.read_pictures` says. The cells of a column ``image`` are paths of pictures, relative to
-    the table's folder; it is read where `text` names it, or where there is no such column.
+    A file is a table in any format that `normtune.data.rows.read_rows` knows, or pictures in any form that
+    `normtune.data.images.read_pictures` knows. A table's column ``image`` holds paths of pictures, relative to the
+    table's folder; it is read if `text` names it, or names no column of the table.
 
-    The classes are those of the train file. Without a dev file a seeded tenth of the train file becomes the dev split:
-    classes keep their proportions, every class with at least two different texts is on both sides, and identical texts
-    stay on one side. Texts are kept as they are, labels are stripped. Whatever is wrong with a file is a `DataError`
-    that names it and the line.
+    The classes are those of the train file. Without a dev file, a seeded tenth of the train file becomes the dev split:
+    classes keep their proportions, every class with at least two different texts is in both splits, and identical texts
+    stay together. Texts are kept as they are; labels are stripped. Anything wrong with a file raises a `DataError` that
+    names the file and the line.
 
     Args:
         train: The file to train on.
@@ -71,7 +71,7 @@ def load_files(
         The task with its ``train`` and ``dev`` splits, and notes.
 
     Raises:
-        ConfigError: If class weights or a decimal sign are asked for where labels have none.
+        ConfigError: If `class_weights` or a field of `reading` does not fit the labels or the file.
     """
     asks = KINDS[kind]
     if class_weights and not asks.weighted:
@@ -117,7 +117,7 @@ def read_split(
     kind: KindName = "classification",
     reading: Reading = RECOGNISED,
 ) -> tuple[Split, tuple[str, ...]]:
-    """Reads the examples of a file as of `load_files`, for a task whose labels have these names, in class order.
+    """Reads the examples of a file as `load_files` does, for a task whose labels have these names, in class order.
 
     Returns:
         All of its examples, and notes on how they were read.
@@ -129,7 +129,7 @@ def read_split(
 
 @dataclass(frozen=True)
 class _Examples:
-    """The wanted columns of a file, as a split with labels only if they are numbers, and the labels of each example."""
+    """A file's rows, its inputs (a split that has labels only if they are numbers), and each example's labels."""
 
     rows: Rows
     inputs: Split
@@ -137,7 +137,7 @@ class _Examples:
 
 
 def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading, asks: Kind) -> _Examples:
-    """The wanted columns of a file with labels of a kind; if they are numbers, they may have decimal commas."""
+    """Read the wanted columns of a file, with labels of this kind; numbers may have decimal commas."""
     if reading.decimal and asks.named:
         raise ConfigError("Only labels that are numbers have a decimal sign; leave decimal out of --read.")
     if reading.labels and asks.read is not several:
@@ -153,7 +153,7 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     if pictures and pair is not None:
         raise DataError(f"{path} holds pictures, which have no pairs; leave out the column {pair!r}.")
     if asks.words and (pictures or pair is not None or bare):
-        raise DataError(f"Words have tags, and neither pairs nor pictures do; look at {path}.")
+        raise DataError(f"{path}: tags need single texts, not pairs or pictures.")
     read = words if asks.words else Rows.column
     columns = {name: read(rows, name) for name in (COLUMN if pictures else own for own in texts)}
     given = asks.read(rows, label, reading)
@@ -173,7 +173,7 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     labels = given.values
     figures = [] if asks.named else [own for own, *_ in labels]
     commas = [own for own in figures if _COMMA.fullmatch(own)]
-    # Three digits behind a comma may be thousands, unless other labels show what commas are.
+    # A comma before three digits may separate thousands, unless other labels show that commas are decimal.
     guessed = any(len(own.rpartition(",")[2]) != 3 for own in commas) and not any("." in own for own in figures)
     comma = guessed if not reading.decimal else reading.decimal == "comma"
     targets = np.array([_number(own, comma=comma) for own in figures])
@@ -181,7 +181,7 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
     if odd and not reading.skip:
         how, target = " with a decimal comma" if comma else "", figures[odd[0]]
         hint = "Correct it, or leave such rows out with --read skip-bad-rows."
-        if _COMMA.fullmatch(target):  # and so it was not to be a decimal one
+        if _COMMA.fullmatch(target):  # so commas were not taken as decimal
             hint = f"If {target} is {target.replace(',', '.')}, say --read decimal=comma."
         raise DataError(f"{rows.place(odd[0])}: the target {target!r} is not a finite number{how}. {hint}")
     if reading.skip:
@@ -204,7 +204,7 @@ def _read(path: Path, text: str, pair: str | None, label: str, reading: Reading,
 
 
 def _number(label: str, *, comma: bool) -> float:
-    """The number that a label is, or NaN; if its decimal sign is a `comma`, a point has no place in it."""
+    """The number that a label is, or NaN; if the decimal sign is a `comma`, a label with a point is NaN."""
     text = label if not comma else label.replace(".", "?").replace(",", ".")
     return float(text) if NUMBER.fullmatch(text) else math.nan
 

@@ -16,7 +16,7 @@ from normtune.errors import DataError
 HUB_DATASET = "nyu-mll/glue"
 HIGHEST_SCORE = 5.0
 
-#: The folder with a task's files, or None, and the rows of each split, before any are dropped.
+#: The folder with a task's files, or None, and the number of rows of each split, before any are dropped.
 Found = tuple[Path | None, Mapping[str, int]]
 #: A split, and how many of its rows were dropped.
 _Read = tuple[Split, int]
@@ -27,7 +27,7 @@ def load_glue(name: str, data: Path | None) -> TaskData:
 
     Texts are stripped. Test splits carry no labels. QQP's rows with missing columns or an empty question, and MNLI's
     rows without a settled label, are left out of train and dev and counted in `TaskData.dropped`; every row of a test
-    split is kept, as a submission must answer every row. Whatever else is wrong with a file is a `DataError` that
+    split is kept, as a submission must answer every row. Anything else wrong with a file raises a `DataError` that
     names the file and the line.
 
     Args:
@@ -49,12 +49,12 @@ def load_glue(name: str, data: Path | None) -> TaskData:
 
 
 def survey(data: Path | None) -> dict[str, Found]:
-    """What a folder in GLUE's layout holds of each task; nothing is fetched, and what is missing is no error."""
+    """Find each task's folder and row counts in GLUE's layout; nothing is fetched, and missing files are no error."""
     found: dict[str, Found] = {}
     for task in GLUE.values():
         files, sizes = {} if data is None else _find(task, data), {}
         for split, path in files.items():
-            with suppress(OSError), path.open("rb") as file:  # an error when it is loaded, not when it is listed
+            with suppress(OSError), path.open("rb") as file:  # loading raises the error, listing does not
                 sizes[split] = max(sum(1 for line in file if line.strip()) - (_header(task, split) is None), 0)
         found[task.name] = next((path.parent for path in files.values()), None), sizes
     return found
@@ -77,7 +77,7 @@ def _folders(task: Task, data: Path) -> list[Path]:
 
 
 def _find(task: Task, data: Path) -> dict[str, Path]:
-    """The task's files by split, in any case, from the first of its folders that has any."""
+    """The task's files by split, whatever their names' case, from the first of its folders that has any."""
     for folder in _folders(task, data):
         present = {path.name.lower(): path for path in sorted(folder.glob("*")) if path.is_file()}
         files = {
@@ -123,8 +123,8 @@ def read_table(
             both are errors.
 
     Returns:
-        The rows, each with its 1-based line and the stripped values of the wanted columns, in the order asked for, and
-        how many rows were left out. Blank lines are no rows.
+        The rows, each with its 1-based line and the stripped values of the wanted columns, in the order of `columns`,
+        and how many rows were left out. Blank lines are no rows.
 
     Raises:
         DataError: If the file cannot be read, lacks a wanted column, or has a row that is not as wide as the header.
@@ -154,10 +154,10 @@ def read_table(
 def _examples(
     task: Task, place: str, rows: Iterable[tuple[int, tuple[str, ...]]], codes: Mapping[str, int] | None
 ) -> _Read:
-    """The split that rows hold, and how many of them were dropped.
+    """Make a split of `rows`, and count those dropped.
 
-    A row has its number, which follows `place` in messages, its texts and its label, of which `codes` gives the class
-    number; in a split without labels these are None.
+    A row is its number, which follows `place` in messages, and its texts and label. `codes` maps labels to class
+    numbers; it is None for a split without labels.
 
     Raises:
         DataError: If a text is empty or a label is not one of the task's.
@@ -194,7 +194,7 @@ def _label(task: Task, text: str, codes: Mapping[str, int], place: str) -> float
 
 
 def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
-    """Where a task is on the hub, and its splits from there or from the hub's local cache."""
+    """A task's place on the hub, and its splits, fetched or from the local cache."""
     source = f"{HUB_DATASET}, {task.name}"
     folder = "name a folder in GLUE's official layout"
     try:
@@ -203,14 +203,14 @@ def _from_hub(task: Task) -> tuple[str, dict[str, _Read]]:
         fetched = datasets.load_dataset(HUB_DATASET, task.name)
     except ImportError as error:
         raise DataError(f"Reading GLUE from the hub needs 'datasets': install normtune[hub], or {folder}.") from error
-    # What goes wrong between here and the hub has no common base class: OSError, httpx, datasets' own, ValueError.
+    # The errors of fetching have no common base class: OSError, httpx's, datasets' own, ValueError.
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
         problem = f"cannot be read from the hub ({type(error).__name__}: {reason})"
         raise DataError(f"{source} {problem}; {folder} instead.") from error
     where = COLUMNS[task.name]
     codes = {str(number): number for number in range(len(task.labels))}
-    # Scores are float32 there and have three decimals in the files: so both give the same numbers.
+    # The hub has float32 scores, the files three decimals: rounding gives the same numbers from both.
     form = "" if task.labels else ".3f"
     read = {}
     for split in where.files:

@@ -52,13 +52,13 @@ class Columns:
     Attributes:
         texts: Names of the text columns in the files.
         label: Name of the label column in the files.
-        named: Whether labels stand in the files by name; otherwise by number.
+        named: Whether the files hold labels by name; otherwise by number.
         hub_texts: Names of the text columns on the hub, where they differ.
         header: Names of all columns of the train and dev files, where these have no header line.
-        folders: Names that its folder may also have.
-        files: For each split the names that its file may have; the first also gives the split's name on the hub.
+        folders: Other names that the task's folder may have.
+        files: For each split, the names that its file may have; the first also gives the split's name on the hub.
         flawed: Whether the official train and dev files hold broken rows, which are left out.
-        unsettled: What stands for the label where annotators did not agree; such rows are left out.
+        unsettled: The label of rows on which annotators did not agree; such rows are left out.
     """
 
     texts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Dividing one file's examples into train and dev, and what may do harm in either."""
+"""Divides one file's examples into train and dev, and notes problems in either."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def labels_of(split: Split) -> np.ndarray:
 
 
 def alike(split: Split) -> dict[tuple[Any, ...], list[int]]:
-    """The numbers of the examples that have the same texts or pictures, by these."""
+    """The numbers of the examples with the same texts or pictures, by those texts or pictures."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for index, key in enumerate(zip(*split.columns.values(), strict=True)):
         found.setdefault(key, []).append(index)
@@ -38,7 +38,7 @@ def alike(split: Split) -> dict[tuple[Any, ...], list[int]]:
 def divide(whole: Split, asks: Kind, fraction: float, seed: int, names: Sequence[str]) -> dict[str, Split]:
     """Splits a file's examples into train and dev, both in the file's order.
 
-    What is drawn are groups of identical texts, each as one of its rarest class; `Kind.strata` says what classes are.
+    Groups of identical texts are drawn whole, each as one example of its rarest class (`Kind.strata`).
 
     Raises:
         DataError: If there are too few different texts.
@@ -48,7 +48,7 @@ def divide(whole: Split, asks: Kind, fraction: float, seed: int, names: Sequence
     groups = list(alike(whole).values())
     kinds = [min((labels[row] for row in rows), key=lambda kind: (rarity[kind], kind)) for rows in groups]
     held = _draw(kinds, fraction, seed)
-    # A class that occurs only beside contradictory labels can still be missing from train.
+    # A class that occurs only in groups with contradictory labels can still be missing from train.
     there = {labels[row] for group, rows in enumerate(groups) if group not in held for row in rows}
     for group in sorted(held):
         if not there.issuperset(found := {labels[row] for row in groups[group]}):
@@ -63,7 +63,7 @@ def divide(whole: Split, asks: Kind, fraction: float, seed: int, names: Sequence
 
 
 def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
-    """The positions of a stratified, seeded sample, with one of every kind that has two or more, and none of others."""
+    """The positions of a stratified, seeded sample: at least one of each kind that has two or more, none of others."""
     from sklearn.model_selection import train_test_split
 
     sizes = Counter(kinds)
@@ -71,7 +71,7 @@ def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
     least = len({kinds[item] for item in items})
     if not items:
         return set()
-    # scikit-learn wants as many items as kinds on either side, and still may leave a small kind out.
+    # scikit-learn needs at least as many items as kinds on each side, and may still leave out a small kind.
     size = min(max(round(fraction * len(kinds)), least), len(items) - least)
     kept, drawn = train_test_split(items, test_size=size, random_state=seed, stratify=[kinds[item] for item in items])
     last = {kinds[item]: item for item in kept}
@@ -81,7 +81,7 @@ def _draw(kinds: Sequence[int], fraction: float, seed: int) -> set[int]:
 def notes_on(
     asks: Kind, whole: Split, splits: Mapping[str, Split], counts: Mapping[str, int], file: str, fraction: float | None
 ) -> tuple[str, ...]:
-    """What may do harm in a task's data, of whose train file this fraction became the dev split, if any."""
+    """Notes on problems in a task's data; `fraction` is the part of the train file that became dev, if any."""
     labels, train, dev = labels_of(whole), splits["train"], splits["dev"]
     torn = sum(len(rows) for rows in alike(whole).values() if np.ptp(labels[rows], axis=0).any())
     seen = alike(train)
@@ -107,8 +107,8 @@ def notes_on(
         ),
         (small, f"Classes with fewer than {SMALL_CLASS} train rows: {_some(small, names)}."),
         (absent, f"Classes that are in train but not in dev{why}: {_some(absent, names)}."),
-        (twins, f"Classes of their own that look alike: {_some(twins, names)}."),
-        (lists, f"Classes that are lists, where --labels several takes each for itself: {_some(lists, names)}."),
+        (twins, f"Different classes that look alike: {_some(twins, names)}."),
+        (lists, f"Classes that are lists, whose labels --labels several would separate: {_some(lists, names)}."),
         (
             asks.name == "classification"
             and 2 * len(small) > len(names)

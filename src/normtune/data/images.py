@@ -1,4 +1,4 @@
-"""Pictures: where they lie, and the pixels that a model reads of them."""
+"""Pictures: where they are stored, and the pixels that a model reads from them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 COLUMN = "image"
 #: Endings of files that are taken for pictures.
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-#: Kinds of pixels that Pillow would cut down to 8 bits without a word.
+#: Pillow's modes of pixels that it would silently cut down to 8 bits.
 _DEEP = re.compile(r"I(;.*)?|F")
-#: How it reads coloured ones that it cuts so: of 16 bits a channel (in BGR;16 a pixel has them), or a PPM beyond 255.
+#: The same in colour, by Pillow's `tile`: 16 bits a channel (but BGR;16 has 16 a pixel), or a PPM maximum above 255.
 _CUT = re.compile(r"(?<!BGR);16|'ppm\w*'.*, (?:25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,})\)")
 _IDX = re.compile(r"(.*)idx[34]-ubyte(\..*)?")
 
 
 class Picture:
-    """A picture, read when it is needed; two are equal where their content is.
+    """A picture, read when it is needed; two are equal if their contents are.
 
     Args:
         source: Its path, or what messages and answers call it.
@@ -58,7 +58,7 @@ class Picture:
         return hashlib.sha256(content).digest()
 
     def __bytes__(self) -> bytes:
-        """A hash of its content, which stands for it in the identity of a split."""
+        """A hash of its content, which goes into the identity of a split."""
         return self._digest
 
     def __eq__(self, other: object) -> bool:
@@ -68,7 +68,7 @@ class Picture:
         return hash(self._digest)
 
     def open(self, mode: str) -> Image.Image:
-        """The picture upright, as ``L`` (grey) or ``RGB``; of an animation the first frame.
+        """The picture upright, as ``L`` (grey) or ``RGB``; for an animation, its first frame.
 
         Raises:
             DataError: If it is no picture, or has more than 8 bits a channel.
@@ -86,12 +86,12 @@ class Picture:
 
 
 class Reader:
-    """What a model brings for pictures: its image processor, and how many channels it takes.
+    """Turns pictures into a model's inputs, with its image processor and its number of channels.
 
     Args:
         processor: The image processor.
         channels: 1 for grey pictures, 3 for coloured ones.
-        dtype: What the pixels are made; by default what the image processor makes them.
+        dtype: The dtype of the pixels; by default the image processor's.
     """
 
     def __init__(self, processor: BaseImageProcessor, channels: int, dtype: torch.dtype | None = None) -> None:
@@ -111,12 +111,12 @@ class Reader:
         return pixels if self._dtype is None else pixels.to(self._dtype)
 
 
-#: Bytes of the pixels of one set of examples that are kept; those of further pictures are made each time.
+#: Bytes of pixels that are cached for one set of examples; further pictures are read again on each access.
 BUDGET = 1 << 30
 
 
 class Pixels(Sequence[Any]):
-    """The pixels of pictures, all of which are read once; those that fit into a budget of bytes are kept.
+    """The pixels of pictures; all are read once at first, and those that fit into a budget of bytes are cached.
 
     Raises:
         DataError: If one is no picture, or they come out in different sizes.
@@ -152,11 +152,11 @@ def holds_pictures(path: Path) -> bool:
 
 
 def read_pictures(path: Path, *, labelled: bool) -> Rows:
-    """The pictures at a path, as a table with the column ``image`` and, where labels are wanted, ``label``.
+    """The pictures at a path, as a table with the column ``image`` and, if `labelled`, ``label``.
 
-    The path is a folder, with a folder for each class in it if the pictures are labelled; a single picture; or an IDX
-    file as of MNIST, whose labels are in the file beside it (``train-labels-idx1-ubyte``). The rows are in the order of
-    names and, of IDX, of the file.
+    The path is a folder, which holds a folder for each class if `labelled`; a single picture; or an IDX file such as
+    MNIST's, whose labels are in the file beside it (``train-labels-idx1-ubyte``). Rows are sorted by path; those of an
+    IDX file keep its order.
 
     Raises:
         DataError: If there are none, or no labels where they are wanted.
@@ -187,7 +187,7 @@ def read_pictures(path: Path, *, labelled: bool) -> Rows:
 
 
 def pictures_of(rows: Rows) -> tuple[Picture, ...]:
-    """The pictures in the column ``image`` of a table, whose paths are relative to the table's folder.
+    """The pictures in the column ``image`` of a table, with paths relative to the table's folder.
 
     Raises:
         DataError: If there is no such column, or no such file.

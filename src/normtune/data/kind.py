@@ -1,4 +1,4 @@
-"""What a task asks, as one value: its head, its loss, how its labels count, and how outputs become answers."""
+"""A kind of task as one value: its head, loss, labels and metrics, and how outputs become answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Problem = Literal["regression", "single_label_classification", "multi_label_clas
 
 
 class Asked(Protocol):
-    """What a kind needs to know of a `normtune.data.task.Task`."""
+    """The part of a `normtune.data.task.Task` that a kind uses."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -33,11 +33,11 @@ class Asked(Protocol):
 
     @property
     def center(self) -> float:
-        """What is taken from a target before training."""
+        """The number that is subtracted from a target before training."""
 
     @property
     def scale(self) -> float:
-        """What the rest is divided by."""
+        """The number that the difference is divided by."""
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -51,7 +51,7 @@ Generators = Sequence[np.random.Generator]
 
 
 def score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, float]:
-    """All of a task's metrics of what was decided, by name."""
+    """All of a task's metrics of its predictions, by name."""
     return compute(task.metrics, decided, labels)
 
 
@@ -59,38 +59,35 @@ def score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, flo
 class Kind:
     """A kind of task; `normtune.data.kinds.KINDS` holds them all.
 
-    Below, outputs are those of a batch, of shape (B, outputs), and labels have the examples as their first axis. Torch
-    is imported only where it computes, so that records and reports are read without it.
+    Below, outputs are those of a batch, of shape (B, outputs), and the first axis of labels is the examples. Only the
+    functions that compute import torch, so that records and reports can be read without it.
 
     Attributes:
-        name: Its name, as tasks and deltas have it.
-        problem: What transformers calls it (``problem_type``), or None where the class of the model says it.
+        name: Its name in tasks and deltas.
+        problem: Its ``problem_type`` in transformers, or None where the model's class determines it.
         said: What a model with these labels answers, as a sentence.
-        metrics: The metrics of a task in the user's own files with these labels, the primary one first.
-        constants: The answers that may score most if every example is given the same one, by these labels.
+        metrics: The metrics of a task in the user's own files, from its labels; the primary one first.
+        constants: The answers that may score best if every example gets the same one, from the labels.
         loss: The mean loss of a batch.
         log_prob: log p(labels | x) of each example, of shape (B,).
-        expected: Numbers of shape (B,), one a pass, whose squared gradients add up to the expectation of the squared
-            gradient of log p(y | x) over the model's own labels y.
-        draw: That many labels drawn from the model for each example, by its own generator: one batch of labels after
-            the other.
+        expected: Yields a tensor of shape (B,) for each backward pass; their squared gradients add up to the expected
+            squared gradient of log p(y | x) over labels y from the model's own distribution.
+        draw: Yields that many batches of labels, drawn from the model with each example's own generator.
         decide: Predictions in the form of labels.
         answer: The fields of a `normtune.deltas.answers.Prediction` of one example, from its outputs, its decision,
             the task and its text.
         named: Whether the head has an output for each label; otherwise the task has no labels.
-        width: How many outputs the head has then.
+        width: How many outputs the head has if not `named`.
         dtype: Type of the labels.
-        read: The labels of each row of a file, from the column of this name.
+        read: Reads each row's labels from the column of this name.
         pack: The labels of a split, from each example's class numbers and the number of classes.
-        strata: The group of each example, of shape (examples,): where a file is divided, each part has its share of
-            every group.
+        strata: Each example's stratum, of shape (examples,); each part of a divided file has its share of each stratum.
         counts: How often each class occurs, given the labels and the number of classes.
-        score: All metrics of what was decided, given the labels.
-        classes: How well each class is predicted, given what was decided, the labels and their names.
+        score: All metrics of the predictions, given the labels.
+        classes: How well each class is predicted, given the predictions, the labels and their names.
         weighted: Whether classes can have weights.
         words: Whether there is an output for each word of a text, rather than one for the whole.
-        models: The classes of transformers that load models of this kind: the first that knows the configuration is
-            taken.
+        models: The transformers classes that load models of this kind; the first that knows the configuration is used.
     """
 
     name: KindName

@@ -85,7 +85,7 @@ def _normal(outputs: Tensor, task: Asked) -> Normal:
 
 
 def _squared(task: Asked) -> Loss:
-    """The squared error on the target in the task's scale, or on the raw target where the task has none."""
+    """The mean squared error on standardised targets, or on raw targets if the task has no scale."""
     import torch
 
     def squared(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -126,6 +126,6 @@ KINDS: Mapping[KindName, Kind] = {kind.name: kind for kind in _ALL}
 
 
 def kind_of(model: str, problem: str | None) -> Kind:
-    """The kind of task that a model answers, by the name of its class in transformers and by its ``problem_type``."""
+    """The kind of task that a model answers, from the name of its transformers class and its ``problem_type``."""
     fitting = [kind for kind in KINDS.values() if any(own.removeprefix("AutoModel") in model for own in kind.models)]
     return next((kind for kind in fitting if kind.problem == problem), (*fitting, _CLASSIFICATION)[0])

@@ -1,4 +1,4 @@
-"""Labels as they stand in the cells of a file's column."""
+"""Reads labels from the cells of a file's column."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Labels:
     """The labels of each row.
 
     Attributes:
-        values: Those of each row, stripped.
-        faults: By row what is wrong with its cell, as a sentence without its end.
+        values: The labels of each row, stripped.
+        faults: By row, what is wrong with its cell, as a clause for a message.
         notes: Sentences on how they were read.
     """
 
@@ -45,7 +45,7 @@ def one(rows: Rows, name: str, _: Reading) -> Labels:
 
 
 def several(rows: Rows, name: str, reading: Reading) -> Labels:
-    """Any number of labels a cell: a list, or a text of them with a separator in between.
+    """Any number of labels a cell: a list, or a text with a separator between labels.
 
     Raises:
         ConfigError: If more than one sign may be the separator.
@@ -69,16 +69,16 @@ def several(rows: Rows, name: str, reading: Reading) -> Labels:
 
 
 def _parts(text: str, sign: str | None) -> list[str]:
-    """The labels in a text; nothing beside a separator is no label."""
+    """The labels in a text, without empty ones."""
     return [part.strip() for part in ([text] if sign is None else text.split(sign)) if part.strip()]
 
 
 def _parsed(text: str) -> object:
-    """The list that a cell of a table of texts holds, as JSON or Python writes it; otherwise the text."""
+    """The value, such as a list, that a text cell holds as JSON or a Python literal; otherwise the text."""
     for read in (JSON.decode, ast.literal_eval):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             found: object = read(text)
-            json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is no text
             return found
     return text
 
@@ -95,7 +95,7 @@ def _lists(cells: Sequence[object]) -> Labels:
 
 
 def tags(rows: Rows, name: str, _: Reading) -> Labels:
-    """A tag for each word: a list, or a text with blanks in between."""
+    """A tag for each word: a list, or a text with blanks between tags."""
     values, faults = list[list[str]](), dict[int, str]()
     for number, cell in enumerate(_split_cells(rows, name)):
         odd = [tag for tag in cell if not re.fullmatch(r"O|[BI]-\S+", tag)]
@@ -108,7 +108,7 @@ def tags(rows: Rows, name: str, _: Reading) -> Labels:
 
 
 def words(rows: Rows, name: str) -> list[str]:
-    """The words of each row, with a blank in between.
+    """The words of each row, joined by blanks.
 
     Raises:
         DataError: If a word is empty or has a blank in it.
@@ -122,7 +122,7 @@ def words(rows: Rows, name: str) -> list[str]:
 
 
 def _split_cells(rows: Rows, name: str) -> list[list[str]]:
-    """The parts of each cell: those of a list, or of a text those between blanks."""
+    """The parts of each cell: the items of a list, or a text split at blanks."""
     cells = rows.cells(name)
     if not any(isinstance(cell, list) for cell in cells):
         texts = rows.column(name)

@@ -1,6 +1,6 @@
-"""The likelihood of the text itself, by a language model: no labels, and outputs that are a sum and a count.
+"""Language modelling: the likelihood of the text itself, without labels.
 
-The outputs of a text are the sum of its tokens' log-likelihoods, and how many tokens these are
+A text has two outputs: the sum of its tokens' log-likelihoods, and the number of these tokens
 (`normtune.models.language`).
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _unlikely(_: Asked) -> Loss:
-    """The mean over the tokens of a batch of minus their log-likelihood, which is the loss of transformers."""
+    """The mean negative log-likelihood of the tokens of a batch, as in transformers."""
 
     def unlikely(outputs: Tensor, _: Tensor) -> Tensor:
         return -outputs[:, 0].sum() / outputs[:, 1].sum()
@@ -31,7 +31,7 @@ def _no_labels(*_: object) -> NoReturn:
 
 
 def _per_token(decided: np.ndarray) -> dict[str, float]:
-    """The mean log-likelihood of the tokens of some texts, and their perplexity; one beyond measure is the largest."""
+    """The mean log-likelihood of the tokens of some texts, and their perplexity, at most exp(700)."""
     mean = float(decided[..., 0].sum() / decided[..., 1].sum())
     return {"log_likelihood": mean, "perplexity": float(np.exp(min(-mean, 700.0)))}
 

@@ -1,4 +1,4 @@
-"""A plain text file as a task for a language model: running text, cut into blocks of tokens once a model reads it."""
+"""A plain text file as a task for a language model: running text, cut into blocks of tokens when encoded."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ DEV_FRACTION = 0.1
 
 
 def is_running_text(path: Path) -> bool:
-    """Whether a file is plain text (``.txt``, also compressed), which as a task is for a language model."""
+    """Whether a file is plain text (``.txt``, also compressed), and so a task for a language model."""
     return inner(path).suffix.lower() == ".txt"
 
 
 def load_lines(train: Path, dev: Path | None, *, name: str | None = None, reading: Reading = RECOGNISED) -> TaskData:
-    """Read a task for a language model, to make a text likely, from one or two plain text files.
+    """Read a task for a language model from one or two plain text files.
 
-    Without `dev` the last tenth of the lines of `train` becomes the dev split; without a name it is that of `train`.
+    Without `dev`, the last tenth of the lines of `train` becomes the dev split; `name` defaults to that of `train`.
 
     Raises:
-        ConfigError: If `dev` is another kind of file, or the reading says what plain text does not have.
+        ConfigError: If `dev` is another kind of file, or `reading` sets what plain text does not have.
         DataError: If a file cannot be read, is blank, or is too short to be divided.
     """
     if dev is not None and not is_running_text(dev):
@@ -51,14 +51,14 @@ def read_lines(path: Path, reading: Reading = RECOGNISED) -> tuple[Split, tuple[
     """The lines of a plain text file, blank ones included, and notes on how it was read.
 
     Raises:
-        ConfigError: If the reading says what plain text does not have.
+        ConfigError: If `reading` sets what plain text does not have.
         DataError: If the file cannot be read, or is blank.
     """
     if reading.delimiter or reading.decimal or reading.labels or reading.skip:
-        raise ConfigError(f"{path.name} is plain text, of which --read takes the encoding alone.")
+        raise ConfigError(f"{path.name} is plain text, for which --read takes only the encoding.")
     text, notes = decode(str(path), read_bytes(path), reading.encoding)
     if not text.strip():
         raise DataError(f"{path} is empty.")
     lines = [line + "\n" for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
-    # Nothing is asked of a text but itself, so it has no label of its own.
+    # The text is its own target, so zeros stand in for labels.
     return Split({"lines": tuple(lines)}, np.zeros(len(lines))), notes

@@ -1,4 +1,4 @@
-"""Metrics of predictions, as fractions (never percent). Where one is undefined it is 0, without a warning."""
+"""Metrics of predictions, as fractions (never percent). An undefined metric is 0, without a warning."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ClassScore:
 
     Attributes:
         name: The class.
-        precision: Of what was predicted as this class, the fraction that is.
-        recall: Of what is this class, the fraction that was predicted as it.
+        precision: The fraction of the examples predicted as this class that are of it.
+        recall: The fraction of the examples of this class that are predicted as it.
         f1: The harmonic mean of both.
-        support: How many examples are this class.
+        support: How many examples are of this class.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ClassScore:
 
 
 def in_print(value: float) -> str:
-    """A metric or a target, to four decimals, or to four digits where those would hide it."""
+    """A metric or a target as text: to four decimals or, if it is below 0.001 in size, four digits (``1.234e-05``)."""
     return f"{value:.4f}" if value == 0 or not abs(value) < 1e-3 else f"{value:.3e}"
 
 
@@ -44,10 +44,10 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
     """Metrics of predictions against labels.
 
     Args:
-        names: Which ones of `METRICS`; others raise an `UnknownNameError`.
-        predictions: Class numbers or, for regression, real numbers, of shape ``(examples,)``; of several labels an
-            example whether each applies, of shape ``(examples, labels)``, whose accuracy is that of whole examples.
-        labels: What they should have been, of the same shape.
+        names: Names from `METRICS`; others raise an `UnknownNameError`.
+        predictions: Class numbers or, for regression, real numbers, of shape ``(examples,)``; for several labels an
+            example, whether each applies, of shape ``(examples, labels)``: accuracy then counts wholly right examples.
+        labels: The true values, of the same shape.
 
     Returns:
         Values by name, in the order of `names`.
@@ -68,9 +68,9 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
         constant = is_constant(guesses) or is_constant(truths)
         scorers: dict[str, Callable[[], float]] = {
             "accuracy": lambda: accuracy_score(truths, guesses),
-            # Of class 1.
+            # For class 1 only.
             "f1": lambda: f1_score(truths == 1, guesses == 1, zero_division=0.0),
-            # Over the classes that occur in the predictions or in the labels; of several labels an example over all.
+            # Over the classes that occur in predictions or labels; for several labels an example, over all labels.
             "macro_f1": lambda: f1_score(truths, guesses, average="macro", zero_division=0.0),
             "micro_f1": lambda: f1_score(truths, guesses, average="micro", zero_division=0.0),
             "matthews": lambda: 0.0 if constant else matthews_corrcoef(truths, guesses),
@@ -84,7 +84,7 @@ def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> 
 
 
 def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequence[str]) -> list[ClassScore]:
-    """Precision, recall and F1 of every class, also of one that does not occur, in the order of their numbers.
+    """Precision, recall and F1 of every class, also of those that do not occur, in class order.
 
     Predictions and labels are class numbers, of shape ``(examples,)``.
     """
@@ -98,5 +98,5 @@ def classification_report(predictions: ArrayLike, labels: ArrayLike, names: Sequ
 
 
 def is_constant(column: np.ndarray) -> bool:
-    """Whether all values are the same, but for rounding."""
+    """Whether all values are the same, up to rounding."""
     return bool(np.ptp(column) <= _ROUNDING * np.abs(column).max())

@@ -30,7 +30,7 @@ def _rarest(labels: np.ndarray) -> np.ndarray:
 
 
 def _constants(labels: np.ndarray) -> list[np.ndarray]:
-    """The commonest label, the two commonest, and so on to all: of as many labels none is right more often."""
+    """No label, the commonest, the two commonest, up to all; no other set of the same size is right more often."""
     order = (-labels.mean(axis=0)).argsort(kind="stable")
     return [np.isin(np.arange(len(order)), order[:many]).astype(np.int64) for many in range(len(order) + 1)]
 
@@ -52,7 +52,7 @@ def _log_prob(outputs: Tensor, labels: Tensor, _: Asked) -> Tensor:
 
 
 def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
-    # The gradient of log p at label l is (y_l - p_l) dz_l. The labels are independent, so that no products are left.
+    # The gradient of log p at label l is (y_l - p_l) dz_l. The labels are independent, so cross terms vanish.
     shares = outputs.detach().sigmoid()
     roots = (shares * (1 - shares)).sqrt()
     for label in range(outputs.shape[1]):

@@ -1,4 +1,4 @@
-"""How a file of the user's own is read, where that is not to be recognised."""
+"""Options for reading a user's file, in place of what is recognised from the file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Self
 
 from normtune.errors import ConfigError, known
 
-#: Delimiters that have names, since a comma separates fields and a shell takes blanks away.
+#: Names of delimiters, since a comma separates the fields of --read, and a shell strips blanks.
 _NAMED = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "bar": "|", "space": " "}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read; what is empty is recognised (`normtune.data.rows.read_rows`).
+    """How a file is read; empty fields are recognised from the file (`normtune.data.rows.read_rows`).
 
     Attributes:
         delimiter: What separates the cells of CSV and TSV.
-        encoding: Of the text, by Python's name for it.
+        encoding: The text's encoding, by its name in Python.
         decimal: The decimal sign of numbers in CSV and TSV: ``point`` or ``comma``.
         labels: What separates the labels of a cell that has several.
         skip: Whether rows that cannot be used are left out and counted. By default they are refused.
@@ -32,10 +32,10 @@ class Reading:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Reads fields as in ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``; nothing in an empty text.
+        """Parse fields such as ``delimiter=;,encoding=cp1252,decimal=comma,skip-bad-rows``; an empty text sets none.
 
         Raises:
-            ConfigError: If a field stands twice, or its value does not fit.
+            ConfigError: If a field is empty or occurs twice, or its value does not fit.
             UnknownNameError: If there is no such field.
         """
         given, parts = dict[str, str](), [part.strip() for part in text.split(",")] if text.strip() else []
@@ -69,11 +69,11 @@ def _encoding(value: str) -> str:
     try:
         "".encode(value)
     except (LookupError, ValueError) as error:
-        raise ConfigError(f"There is no encoding {value!r}; such are utf-8, utf-16, cp1252, gb18030.") from error
+        raise ConfigError(f"There is no encoding {value!r}; try utf-8, utf-16, cp1252 or gb18030.") from error
     return value
 
 
-#: What can be said of a file: an example of a value, and what checks one.
+#: The fields with values: an example of a value, and the function that checks one.
 _FIELDS: dict[str, tuple[str, Callable[[str], str]]] = {
     "delimiter": ("semicolon", _delimiter),
     "encoding": ("cp1252", _encoding),

@@ -1,4 +1,4 @@
-"""Rows of a table file: CSV, TSV, JSONL, Excel, Parquet, or plain text with a text a line; also compressed."""
+"""Reads the rows of a file: CSV, TSV, JSONL, Excel, Parquet, CoNLL, or plain text (a text a line); also compressed."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from normtune.data.reading import RECOGNISED, Reading
 from normtune.data.table import Number, Rows, left_out
 from normtune.errors import ConfigError, DataError
 
-# Bytes that a cell takes in memory beside its text, at least.
+# The least bytes that a cell takes in memory, beside its text.
 _CELL = 16
 
-#: A line or row of a file, counted from 1, and its cells.
+#: The 1-based number of a line or row of a file, and its cells.
 Record = tuple[int, Sequence[object]]
 
 
 def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     """Reads a table from a file, or plain text from standard input.
 
-    Text is UTF-8, UTF-16 with a byte-order mark or, which is noted, Windows-1252. CSV, TSV and Excel have a header, and
-    every row is as wide as it. CSV may be separated by semicolons, tabs or bars, which its header or a first line such
-    as ``sep=;`` tells. It is quoted as RFC 4180 says, and so is TSV, unless every line is a row only without quotes. A
-    line of JSONL is an object; the columns are the keys of all of them, and ``outer.inner`` of an object within. Plain
-    text is one column, ``text``. Rows of empty cells are left out, which is noted, and so are empty lines, which
-    is not. Whatever else is wrong is a `DataError` too, which names the file and the line.
+    Text is UTF-8, UTF-16 with a byte-order mark or, with a note, Windows-1252. CSV, TSV and Excel have a header, and
+    every row is as wide as the header. CSV may be separated by semicolons, tabs or bars; its header shows which, or a
+    first line such as ``sep=;``. CSV and TSV are quoted as in RFC 4180, but quotes in TSV are plain text if only then
+    every line is a row. A line of JSONL is an object; the columns are all keys that occur, ``outer.inner`` for those of
+    a nested object. Plain text is one column, ``text``. Rows of empty cells and blank lines of plain text are left out
+    with a note, other empty lines without one. Anything else wrong raises a `DataError` that names the file and line.
 
     Args:
-        path: The file, whose ending is one of `READERS`, with one of `PACKED` behind it if it is compressed; None reads
+        path: The file, whose ending is one of `READERS`, followed by one of `PACKED` if it is compressed; None reads
             standard input.
-        reading: What is not to be recognised, and whether rows that are no rows of this table are left out.
+        reading: What is set rather than recognised, and whether bad rows are left out.
 
     Returns:
-        The rows, of which there is at least one.
+        The rows, at least one.
 
     Raises:
-        ConfigError: If `reading` says what such a file does not have.
+        ConfigError: If `reading` sets what such a file does not have.
         DataError: If there are no rows.
     """
     if path is None:
@@ -63,23 +63,23 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)
     _check_cells(source, sum(map(raw.count, _ENDS)), len(raw) if path is None else path.stat().st_size)
     rows = READERS[ending](source, raw, reading)
-    if not len(rows) and not rows.left_out:  # which refuses a table of bad rows alone
+    if not len(rows) and not rows.left_out:  # `left_out` raises if all rows are bad
         raise DataError(f"{source} has no rows.")
     return rows
 
 
-#: What ends a cell or a row of a text.
+#: What may end a cell or a row of a text.
 _ENDS = (b"\n", b",", b";", b"\t", b"|")
 
 
 def _check_cells(source: str, cells: int, size: int) -> None:
-    """Refuse more cells than memory takes, before they are made."""
+    """Raise an error for more cells than may fit into memory, before they are made."""
     if cells > room(size) // _CELL:
         raise DataError(f"{source} holds {cells:,} cells, which may not fit into memory; take a part of it.")
 
 
 def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter: str = "") -> Rows:
-    """The rows of a text of cells; without a `delimiter` they are separated by what is most often in the header."""
+    """The rows of delimited text; without a `delimiter`, the most frequent one in the header separates cells."""
     text, notes = decode(source, raw, reading.encoding)
     before, delimiter = 0, reading.delimiter or delimiter
     if mark := re.match(r"sep=([,;|\t])\r?\n", text):
@@ -97,15 +97,15 @@ def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter
                 records = _records(source, text, delimiter, before)
             if records is None or len(records) < len(lines):
                 records = lines
-                notes += (f"{source}: quotes are read as part of the texts, since so every line is a row.",)
+                notes += (f"{source}: quotes are read as part of the texts, since only then every line is a row.",)
     return _table(source, records or _records(source, text, delimiter, before), "line", notes, reading)
 
 
 def _records(
     source: str, text: str, delimiter: str, before: int, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 ) -> list[Record]:
-    """The records of a text of cells, each with the line on which it starts, without blank ones."""
-    # The module's limit is global. None of the cells is longer than the text.
+    """The records of delimited text, each with the line on which it starts, without empty lines."""
+    # The csv module's limit is global. No cell is longer than the text.
     limit = csv.field_size_limit(len(text) + 1)
     found: list[Record] = []
     start = before + 1
@@ -124,7 +124,7 @@ def _records(
 
 
 def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
-    """The rows under a header, without columns that have neither a name nor data, and without a nameless index."""
+    """The rows under the header, without columns that have neither a name nor data, and without an unnamed index."""
     (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
     blank = sorted({line for line, _ in records if line > first} - {line for line, _ in rows})
     if blank:
@@ -153,7 +153,7 @@ def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, 
 
 
 def _holds(cell: object) -> bool:
-    """Whether there is more than blanks in a cell."""
+    """Whether a cell holds more than blanks."""
     return cell is not None and str(cell).strip() != ""
 
 
@@ -168,14 +168,14 @@ def _plain(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
 
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """An object, which names each key once: of two values JSON would keep the last."""
+    """An object from its pairs; raises an error for a repeated key, whose last value Python would keep."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"the key {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} stands twice")
     return found
 
 
-#: Numbers stay as they are written.
+#: Keeps numbers as they are written.
 JSON = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant={"NaN": None}.get, object_pairs_hook=_once)
 
 
@@ -197,15 +197,15 @@ def _jsonl(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
 
 
 def _object(place: str, line: str) -> dict[str, object]:
-    """The JSON object that a line holds, with the fields of objects within as ``outer.inner``."""
+    """The JSON object on a line, with the fields of nested objects as ``outer.inner``."""
     try:
         value = JSON.decode(line)
-        if "\\u" in line:  # which may be half of a surrogate pair
+        if "\\u" in line:  # which may be a lone surrogate
             json.dumps(value, ensure_ascii=False).encode()
         flat = _once([*_fields(value)]) if isinstance(value, dict) else None
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not valid JSON ({error.msg}, at character {error.pos + 1}).") from error
-    except (ValueError, RecursionError) as error:  # half of a surrogate pair, thousands of brackets
+    except (ValueError, RecursionError) as error:  # a lone surrogate, a repeated key, thousands of brackets
         raise DataError(f"{place}: not usable JSON ({error}).") from error
     if flat is None:
         raise DataError(f"{place}: not a JSON object, but {type(value).__name__}; write one object a line.")
@@ -226,7 +226,7 @@ def _excel(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
 
         with pandas.ExcelFile(io.BytesIO(raw), engine="openpyxl") as book:
             sheet, height, width = book.book.worksheets[0], 0, 0
-            sheet.reset_dimensions()  # which may be wrong
+            sheet.reset_dimensions()  # the stored ones may be wrong
             for row in sheet.iter_rows(values_only=True):
                 height, width = height + 1, max(width, len(row))
                 _check_cells(source, height * width, len(raw))
@@ -282,7 +282,7 @@ def _conll(source: str, raw: bytes, reading: Reading = RECOGNISED) -> Rows:
     return Rows(source, columns, starts, notes=notes).drop(odd)
 
 
-#: The readers by a file's ending; each takes the source, for messages, all bytes, and how they are read.
+#: The reader of each file ending; it takes the source (for messages), the file's bytes, and a `Reading`.
 READERS: Mapping[str, Callable[..., Rows]] = {
     ".csv": _delimited,
     ".tsv": partial(_delimited, delimiter="\t"),

@@ -1,4 +1,4 @@
-"""SUITES: the suites that tasks are named in, what their tables show, and how their tasks are read."""
+"""SUITES: the suites of tasks, the columns of their tables, and how their tasks are loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Column:
     """A column of a suite's tables: a task, and which of its dev splits.
 
     Attributes:
-        title: Its name in print.
+        title: Its displayed name.
         task: The task.
         split: The split of the scores.
     """
@@ -35,11 +35,11 @@ class Suite:
     """Tasks that are reported together.
 
     Attributes:
-        title: Its name in print.
+        title: Its displayed name.
         tasks: Its tasks by name, in order.
         columns: The columns of its tables and the panels of its figures, in order.
-        load: Reads the task of a name, from a folder where the suite lies in one (None takes it from the hub).
-        survey: Finds what a folder holds of its tasks, or None where they are always there.
+        load: Loads a task by name, from a folder if the suite is stored in one (None takes it from the hub).
+        survey: Finds what a folder holds of each task; None if the tasks are always available.
         aliases: Further names of tasks, as `normtune.data.task.plain` gives them.
     """
 
@@ -56,7 +56,7 @@ class Suite:
         return tuple(name for name in self.tasks if name in {column.task for column in self.columns})
 
     def resolve(self, name: str) -> str:
-        """The name of a task in any spelling; `normtune.data.task.resolve` raises an error where there is none."""
+        """The name of the task that `name` spells; `normtune.data.task.resolve` raises an error if there is none."""
         return resolve(name, self.tasks, f"{self.title} task", self.aliases)
 
     def knows(self, name: str) -> bool:
@@ -66,7 +66,7 @@ class Suite:
         return False
 
     def found(self, data: Path | None) -> Mapping[str, Found]:
-        """What there is of each task, by name; `data` is the folder of a suite that lies in one."""
+        """The folder and row counts of each task, by name; `data` is the suite's folder, if it is stored in one."""
         if self.survey is not None:
             return self.survey(data)
         loaded = {name: self.load(name, None) for name in self.tasks}
@@ -103,8 +103,8 @@ def load_task(name: str, suite: str = "glue", data: Path | None = None) -> TaskD
 
     Args:
         name: The task's name in the suite, in any spelling (``rte``, ``RTE``).
-        suite: One of `SUITES`; others raise an `UnknownNameError`, as names of no task do.
-        data: A folder in the suite's layout; None takes it from the hub, where the suite is on one.
+        suite: One of `SUITES`; an unknown suite or task raises an `UnknownNameError`.
+        data: A folder in the suite's layout; None takes the task from the hub, if the suite is on it.
 
     Returns:
         The task with its data, which names the suite.
@@ -119,7 +119,7 @@ def known_task(name: str) -> Task | None:
 
 
 def title_of(name: str) -> str:
-    """A task's name in print."""
+    """A task's displayed name."""
     found = known_task(name)
     return name if found is None else found.title
 
@@ -131,7 +131,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def spelled(name: str, known: Iterable[str]) -> str:
-    """The one of some tasks' names that `name` means in any spelling, such as ``sst2`` by ``SST-2``; else itself."""
+    """The one of the `known` names that `name` spells, such as ``sst2`` for ``SST-2``; else `name` itself."""
     names, meant = [*known], {plain(name)}
     for suite in SUITES.values():
         with suppress(UnknownNameError):

@@ -11,7 +11,7 @@ from normtune.errors import DataError
 
 
 class Number(str):
-    """A number as JSON wrote it: texts, labels and targets are read from what was written."""
+    """A number as written in JSON; texts, labels and targets are read from that spelling."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ class Rows:
     Attributes:
         source: The file's path, or ``standard input``.
         columns: The cells of each column, one a row, by the column's name.
-        lines: For each row where it starts: its 1-based line or, in Parquet and Excel, its 1-based number.
+        lines: Where each row starts: its 1-based line or, in Parquet and Excel, its 1-based number.
         unit: What `lines` counts: ``line`` or ``row``.
         notes: Sentences that say what was guessed in reading.
         bad: The lines (or rows, as `unit` says) that could not be used and were left out on request.
@@ -64,12 +64,12 @@ class Rows:
         return self.columns[name]
 
     def column(self, name: str) -> list[str]:
-        """The texts of a column, one a row: empty where the row has none, and other values as Python writes them.
+        """The cells of a column as texts, one a row: empty where there is none, other values as Python writes them.
 
-        True and false are written as JSON has them.
+        True and false are written as in JSON.
 
         Raises:
-            DataError: If there is no such column, or if it holds what is neither a text nor a number.
+            DataError: If there is no such column, or if a cell is neither a text nor a number.
         """
         cells = self.cells(name)
         for index, cell in enumerate(cells):
@@ -80,7 +80,7 @@ class Rows:
         return ["" if cell is None or cell != cell else as_text(cell) for cell in cells]
 
     def drop(self, bad: Collection[int]) -> Rows:
-        """The table without the rows at `bad`, which are left out and counted."""
+        """The table without the rows at `bad`, whose lines are added to `Rows.bad`."""
         if not bad:
             return self
         kept = [index for index in range(len(self)) if index not in bad]
@@ -94,7 +94,7 @@ class Rows:
         """A note on the rows that are left out, if there are any.
 
         Raises:
-            DataError: If no others are there.
+            DataError: If no rows remain.
         """
         if not self.bad:
             return ()
@@ -115,5 +115,5 @@ def left_out(source: str, what: str, unit: str, lines: Sequence[int]) -> str:
 
 
 def places(lines: Sequence[int]) -> str:
-    """The first few of some lines, to be read."""
+    """The first few of some lines, for a message."""
     return ", ".join(map(str, lines[:5])) + (", ..." if lines[5:] else "")

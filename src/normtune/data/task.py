@@ -14,8 +14,8 @@ from normtune.data.kind import Kind, KindName
 from normtune.data.kinds import KINDS
 from normtune.errors import DataError, UnknownNameError
 
-#: The columns of a task that reads one text, of one that reads two, of one that reads a picture, of one that reads a
-#: sentence whose words are known, with a blank between them, and of running text.
+#: The columns of a task that reads a text, a pair of texts, a picture, a sentence of words separated by blanks, or
+#: running text.
 TEXT, PAIR, PICTURE, SENTENCE, LINES = ("text",), ("text", "pair"), ("picture",), ("sentence",), ("lines",)
 
 
@@ -25,15 +25,15 @@ class Task:
 
     Attributes:
         name: Short name, as on the hub (``rte``).
-        title: The name in print (``RTE``).
+        title: The displayed name (``RTE``).
         kind: Name of the kind (`normtune.data.kinds.KINDS`): what an answer is.
-        labels: Label names in the order of their class numbers; empty for regression.
+        labels: Label names in the order of their class numbers; empty for regression and language models.
         metrics: Names of the metrics to report (see `normtune.data.metrics`), the primary one first.
-        inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, `SENTENCE`, or those of a kind that
-            was added to `normtune.data.encode.ENCODERS`.
+        inputs: The columns that an example consists of: `TEXT`, `PAIR`, `PICTURE`, `SENTENCE`, `LINES`, or those of a
+            kind that was added to `normtune.data.encode.ENCODERS`.
         about: One line that says what is asked.
-        center: For regression, what is taken from a target before training and added to a prediction.
-        scale: For regression, what the rest is divided by before training; a prediction is multiplied by it.
+        center: For regression, subtracted from a target before training, and added to a prediction.
+        scale: For regression, what the difference is divided by before training; a prediction is multiplied by it.
         weights: For classification, the weight of each class in the loss, or None for equal ones.
         columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
     """
@@ -67,12 +67,12 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Width of the head: the number of labels, or 1 for regression."""
+        """Width of the head: the number of labels, or `Kind.width` without labels."""
         return self.asks.outputs(self.labels)
 
 
 def plain(name: str) -> str:
-    """A name without case, hyphens and the like, as tasks and folders are compared."""
+    """A name in lower-case letters and digits only, for comparing tasks and folders."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -80,7 +80,7 @@ def resolve(name: str, tasks: Mapping[str, Task], kind: str, aliases: Mapping[st
     """The key of `tasks` that `name` means: a name or a title in any spelling (``SST-2`` for ``sst2``), or an alias.
 
     Raises:
-        UnknownNameError: If it means none; `kind` says what of.
+        UnknownNameError: If it means none; `kind` says what was looked for.
     """
     known = {given: own for given, own in (aliases or {}).items() if own in tasks}
     known |= {plain(given): own for own, task in tasks.items() for given in (own, task.title)}
@@ -94,10 +94,10 @@ class Split:
     """Some examples of a task, in order.
 
     Attributes:
-        columns: What the task reads, by the names in `Task.inputs`; the first name says how it is encoded. Texts are
-            strings; other values can be turned into bytes.
+        columns: What the task reads, by the names in `Task.inputs`; the first name decides how it is encoded. Texts are
+            strings; other values support `bytes`.
         labels: Class numbers (int64) or targets (float64), or None where they are not known.
-        places: Where each example is, to start a sentence about it (``a.csv, line 7``); empty where nobody says.
+        places: Where each example is, to start a sentence about it (``a.csv, line 7``); empty if unknown.
     """
 
     columns: Mapping[str, tuple[Any, ...]]
@@ -156,8 +156,8 @@ class Split:
     def sample(self, size: int | None, seed: int) -> Split:
         """A seeded sample without replacement of at most `size` examples, in the data's own order.
 
-        Of running text it is a piece: so many lines, one after the other. The sample depends on `size`, `seed` and the
-        number of examples only. None takes all.
+        A sample of running text is consecutive lines. The sample depends only on `size`, `seed` and the number of
+        examples. None takes all.
         """
         if size is None or size >= len(self):
             return self
@@ -170,7 +170,7 @@ class Split:
     def identity(self) -> str:
         """A content hash over all columns and labels, in order (hexadecimal SHA-256)."""
         digest = hashlib.sha256()
-        # A missing column of texts counts as an empty one: records and Fisher files name hashes that were made so.
+        # A missing column of texts counts as an empty one: records and Fisher files hold hashes made this way.
         for column in {**dict.fromkeys(PAIR, ()), **self.columns}.values():
             digest.update(f"{len(column)}\n".encode())
             for value in column:
@@ -190,10 +190,10 @@ class TaskData:
         splits: Splits by name: ``train``, ``dev``, ``test`` and, for MNLI, ``dev_mismatched`` and
             ``test_mismatched``. Only those that were found.
         source: Where the data was read from, for people and for the record.
-        dropped: Rows that were left out although the file holds them, by split, with the count.
-        suite: The suite that the task is of (`normtune.data.suites`); empty for files of the user's own.
-        notes: In files of the user's own, sentences about what was guessed, and what may do harm.
-        labels_count: In files of the user's own, examples of the train split by label, in the order of the classes.
+        dropped: How many rows of the file were left out, by split.
+        suite: The task's suite (`normtune.data.suites`); empty for the user's own files.
+        notes: For the user's own files, sentences about what was guessed, and about problems in the data.
+        labels_count: For the user's own files, the number of train examples of each label, in class order.
     """
 
     task: Task

@@ -1,4 +1,4 @@
-"""A tag for each word (IOB2), which mark spans such as names: softmax and cross entropy over the words.
+"""A tag for each word (IOB2), to mark spans such as names: softmax and cross entropy over the words.
 
 A word's outputs are those of its first piece, as in Devlin et al. (2019, section 5.3). Outputs are of shape (B, words,
 tags), and zero where a text has fewer words; labels there are `NONE`.
@@ -18,17 +18,17 @@ from normtune.data.metrics import ClassScore
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: The label where there is no word, or none that the model has seen.
+#: The label where there is no word, or the word was cut off.
 NONE = -100
 
-#: The type of a span, and its first word and the word after its last one.
+#: The type of a span, its first word, and the word after its last.
 Span = tuple[str, int, int]
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
     """The spans that tags mark, in their order, as conlleval and the default mode of seqeval count them.
 
-    A span begins at ``B-TYPE``, and at an ``I-TYPE`` that does not go on from a tag of this type.
+    A span begins at ``B-TYPE``, and at an ``I-TYPE`` that does not continue a span of this type.
     """
     found: list[Span] = []
     begun: tuple[str, int] | None = None
@@ -71,7 +71,7 @@ def _loss(_: Asked) -> Loss:
 
 
 def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
-    # The tags of the words are independent given the text, so that the expectations of single words add up.
+    # The tags of the words are independent given the text, so the expectations of single words add up.
     log_p = outputs.log_softmax(-1)
     roots = log_p.detach().exp().sqrt()
     for word in range(outputs.shape[1]):
@@ -115,7 +115,7 @@ def _score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, fl
 
 
 def _classes(decided: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[ClassScore]:
-    """Of each type of span."""
+    """The scores of each type of span."""
     guessed, true = _marked(decided, labels, names), _marked(labels, labels, names)
     found = []
     for kind in sorted({name.partition("-")[2] for name in names} - {""}):

@@ -1,11 +1,11 @@
 """The toy suite: eight tasks in GLUE's shapes from one small grammar, for tests, examples and machines without data.
 
-It needs nothing from elsewhere and has any size. The manner is that of BLiMP (Warstadt et al., 2020), HANS (McCoy et
-al., 2019) and CheckList (Ribeiro et al., 2020); frames and words are not theirs. Scores on it are not GLUE scores.
+It needs no other data and can have any size. It follows the approach of BLiMP (Warstadt et al., 2020), HANS (McCoy et
+al., 2019) and CheckList (Ribeiro et al., 2020), with frames and words of its own. Scores on it are not GLUE scores.
 
 A *frame* is an example with gaps. In a frame
 
-- ``{city}`` is a word of that kind (see `toy_words.WORDS`), the same one wherever it stands; ``{city2}`` is another
+- ``{city}`` is a word of that kind (see `toy_words.WORDS`), the same one at each occurrence; ``{city2}`` is another
   one, ``{act.past}`` a form of one; ``{w}``, ``{x}``, ``{y}`` and ``{z}`` are people;
 - ``[a|b]`` has one part for each label, in the order of the class numbers;
 - ``(a/b)`` is any of its parts;
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 #: Sizes of the splits, and the seed that they are generated with.
 TRAIN, DEV, SEED = 2000, 500, 0
-# So many draws in a row without a new example mean that a frame has hardly any left.
+# After this many draws in a row without a new example, a frame counts as exhausted.
 _PATIENCE = 1000
-# Every so many words of a kind in `APART` are dev's, the others train's.
+# One word in this many of each kind in `APART` is dev's; the others are train's.
 _DEV_EVERY = 3
 
-#: The frames of each task, one a line; the second text may stand on the next. For similarity see `_marked`.
+#: The frames of each task, one a line; the second text may be on the next line. For similarity see `_marked`.
 FRAMES: Mapping[str, str] = {
     "cola": """
         the {x} {near} the {y}s [were|was] {mood} {time}
@@ -189,12 +189,12 @@ TOY: Mapping[str, Task] = {name: GLUE[name] for name in FRAMES}
 
 
 def load_toy(name: str, _: Path | None) -> TaskData:
-    """The task of a name at the suite's own size; no folder is read."""
+    """Generate a task, a key of `TOY`, at the suite's own size; no folder is read."""
     return generate(name, train=TRAIN, dev=DEV, seed=SEED)
 
 
 def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
-    """Makes the data of a task, a key of `TOY`, in memory, with so many examples in train and in each dev split.
+    """Generate a task, a key of `TOY`, in memory, with this many examples in train and in each dev split.
 
     The same arguments give the same examples on every platform. A smaller train split is the start of a larger one.
     Every frame gives equally many examples of every label. No sentence of train is in a dev split: names and other
@@ -211,7 +211,7 @@ def generate(name: str, *, train: int, dev: int, seed: int) -> TaskData:
 
 
 def _split(task: Task, split: str, size: int, seed: int) -> Split:
-    """So many distinct examples."""
+    """Generate `size` distinct examples."""
     draw, words = Draw(f"toy/{task.name}/{split}/{seed}"), _words_of(split)
     examples: dict[tuple[str, ...], int] = {}
     for (frame, label), _ in zip(_cells(task, draw), range(size), strict=False):
@@ -228,7 +228,7 @@ def _split(task: Task, split: str, size: int, seed: int) -> Split:
 
 
 def _cells(task: Task, draw: Draw) -> Iterator[tuple[str, int]]:
-    """All pairs of a frame and a label, round after round in a new order, so that any prefix is balanced.
+    """All pairs of a frame and a label, in a new order each round, so that any prefix is balanced.
 
     Yields:
         A frame and a label, without end.
@@ -251,9 +251,9 @@ def _fill(frame: str, label: int, draw: Draw, words: Mapping[str, Sequence[Word]
 
 
 def _marked(frame: str, label: int, draw: Draw) -> str:
-    """A frame of similarity, in which a star stands behind each of the five gaps of the second sentence.
+    """Replace the stars of a similarity frame, which follow the five gaps of its second sentence.
 
-    So many of them as the label says are filled with the words of the first sentence, the others with other words.
+    As many gaps as `label` says take the words of the first sentence, the others take other words.
     """
     for mark in draw.shuffled([""] * label + ["2"] * (5 - label)):
         frame = frame.replace("*", mark, 1)
@@ -261,7 +261,7 @@ def _marked(frame: str, label: int, draw: Draw) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A text with its articles by sound, a capital letter and a mark at the end."""
+    """A text with *a* or *an* by sound, a capital letter and a mark at the end."""
     text = re.sub(r"\ba (?=[aeio]|u[^s])", "an ", text)
     return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
@@ -277,7 +277,7 @@ def _words_of(split: str) -> dict[str, Sequence[Word]]:
 
 
 class _Gaps(dict[str, Word]):
-    """The words in the gaps of a frame: each is drawn when it is first asked for, and none twice."""
+    """The words in the gaps of a frame: each is drawn at its first lookup, and none twice."""
 
     def __init__(self, draw: Draw, words: Mapping[str, Sequence[Word]]) -> None:
         self._draw, self._words = draw, words

@@ -12,7 +12,7 @@ class Word(str):
 
     @classmethod
     def read(cls, written: str) -> Word:
-        """A word, with a synonym and an opposite behind equals signs where it has them: ``raise=lift=lower``."""
+        """Parse a word with, after equals signs, its synonym and opposite if it has them: ``raise=lift=lower``."""
         word, *others = " ".join(written.split()).split("=")
         made = cls(word)
         made._others = others
@@ -43,7 +43,7 @@ def _words(text: str) -> tuple[Word, ...]:
     return tuple(map(Word.read, text.split("|")))
 
 
-#: Kinds of which train and dev have different words. Every sentence has a word of one of these kinds.
+#: Kinds whose words differ between train and dev. Every sentence has a word of one of these kinds.
 APART = ("woman", "man", "person", "city", "surname", "hobby", "work")
 
 #: The words of each kind. A sentence may use any word of a kind, so that all of them must fit wherever the kind does.
@@ -91,7 +91,7 @@ WORDS: Mapping[str, tuple[Word, ...]] = {
         """broken|heavy|old|expensive|cheap|wooden|red|blue|green|yellow|dusty|clean|tiny|huge|shiny|useful|ugly
         |elegant|fragile|small|large|dirty|new|strange|plain|damaged|beautiful|ordinary|rare|worn|grey|black|white"""
     ),
-    # What is done to things, by verbs that need an object.
+    # What is done to things: verbs that need an object.
     "act": _words(
         """repair=mend=wreck|damage=harm=protect|discard=dump=retain|examine=inspect=ignore|gather=collect=scatter
         |raise=lift=lower|order=request=refuse|select=pick=reject|locate=discover=misplace|obtain=acquire=abandon
@@ -171,7 +171,7 @@ WORDS: Mapping[str, tuple[Word, ...]] = {
     ),
 }
 
-#: What MNLI's second dev split has instead: topics that train and the first dev split do not have.
+#: The words of these kinds in MNLI's second dev split: topics that train and the first dev split do not have.
 ELSEWHERE: Mapping[str, tuple[Word, ...]] = {
     "person": _words(
         """milkmaid|beekeeper|blacksmith|fruit picker|stable boy|farmhand|landowner|goatherd|captain|diver|docker

@@ -27,7 +27,7 @@ class Span(Strict):
     Attributes:
         type: What they are.
         start: Position of the first word, from 0.
-        end: Position behind the last word.
+        end: Position after the last word.
         text: The words.
     """
 
@@ -41,13 +41,13 @@ class Prediction(Strict):
     """The answer for one text or picture.
 
     Attributes:
-        label: The most probable label, where one of several is asked for.
-        labels: The labels that apply, where several may.
-        spans: The spans that are marked, where words have tags.
+        label: The most probable label, where exactly one of several applies.
+        labels: The labels that apply, where any number may.
+        spans: The marked spans, where words have tags.
         probabilities: Probability by label, where a text as a whole has labels.
-        value: The number, where one is asked for.
-        log_likelihood: Of a language model, the mean over the text's tokens.
-        perplexity: Of a language model, the perplexity of the text.
+        value: The number, for regression.
+        log_likelihood: For a language model, the mean over the text's tokens.
+        perplexity: For a language model, the perplexity of the text.
     """
 
     label: str | None = None
@@ -60,7 +60,7 @@ class Prediction(Strict):
 
     @classmethod
     def of(cls, outputs: np.ndarray, task: Task, text: Text = "") -> Prediction:
-        """The answer of `task` that the outputs of its head stand for: a float32 vector, or one for each tagged word.
+        """The answer of `task` from the outputs of its head: a float32 vector, or one for each tagged word.
 
         Raises:
             AnswerError: If an output is not finite.
@@ -80,7 +80,7 @@ class Predictor:
 
     Raises:
         DeltaError: If `base` is another model, or carries a delta already.
-        ModelError: If `base` is a language model that was wrapped.
+        ModelError: If `base` is a wrapped language model.
     """
 
     def __init__(self, base: Base, delta: Delta) -> None:
@@ -92,12 +92,12 @@ class Predictor:
         self.truncated = 0
 
     def predict(self, texts: Sequence[Text], places: Sequence[str] = ()) -> list[Prediction]:
-        """The answers for `texts` (pairs or pictures where the task reads such), in their order.
+        """The answers for `texts` (pairs or pictures where the task reads those), in their order.
 
-        `places` say where each of them is, for messages.
+        `places` say where each text comes from, for messages.
 
         Raises:
-            DataError: If there are none, one is empty or unreadable, or the task does not read such.
+            DataError: If there are no texts, one is empty or unreadable, or the task reads another kind of input.
         """
         texts = listed(texts)
         split = replace(examples(texts, self.task), places=places)
@@ -121,7 +121,7 @@ def examples(texts: Sequence[Text], task: Task) -> Split:
     """Texts or pictures as examples of `task`.
 
     Raises:
-        DataError: If the task does not read such.
+        DataError: If the task reads another kind of input.
     """
     wanted, fits = _WANTED.get(task.inputs, _WANTED[TEXT])
     for text in texts:
@@ -141,7 +141,7 @@ def _is_pair(text: object) -> bool:
     return isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
 
 
-#: What the examples of a task are, and whether something is one. A string is never a path: it may come from a stranger.
+#: By inputs of a task, what it reads and a check for it. A string is never a path: it may come from a stranger.
 _WANTED: dict[tuple[str, ...], tuple[str, Callable[[object], bool]]] = {
     TEXT: ("single texts", lambda text: isinstance(text, str)),
     SENTENCE: ("texts with a blank between words", lambda text: isinstance(text, str)),

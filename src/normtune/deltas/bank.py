@@ -25,11 +25,11 @@ from normtune.models.base import Base
 
 @dataclass(frozen=True, eq=False)
 class BankTask:
-    """A task in a bank. It never changes: a task that is replaced gets a new one.
+    """A task in a bank. It is immutable: replacing a task makes a new one.
 
     Attributes:
         name: The name it answers to.
-        info: What its delta says of itself.
+        info: Its delta's metadata.
         task: What it answers.
         values: The values of its rows in a mixed batch; or its delta, if its rows run in batches of their own.
     """
@@ -54,14 +54,14 @@ class BankTask:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A text or picture that is checked and encoded for a task, and holds on to that task as it was then.
+    """A text or picture, checked and encoded for a task, with that task as it was then.
 
     Attributes:
         entry: The task.
-        fields: The model's inputs: of a text vectors of int64, of a picture its pixels.
+        fields: The model's inputs: int64 vectors for a text, pixels for a picture.
         truncated: Whether the text was longer than the task's limit and was cut.
-        text: What it is of.
-        firsts: Where each word is answered, the places of the words' first pieces; otherwise None.
+        text: The text or picture.
+        firsts: Where each word is answered, the positions of the words' first pieces; otherwise None.
     """
 
     entry: BankTask
@@ -74,18 +74,18 @@ class Prepared:
 class Bank:
     """One frozen base model and many deltas that answer together.
 
-    Rows of a batch share the base's products, and each has its own task's vectors and head. Tasks are added, replaced
-    and removed at any time, from any thread; a batch that runs and a text that is prepared keep the tasks they began
+    Rows of a batch share the base's products, and each has its own task's vectors and head. Tasks can be added,
+    replaced and removed at any time, from any thread; running batches and prepared texts keep the tasks they began
     with.
 
     Args:
         base: The base model, on its device. While the bank is used, nothing else may put a delta on it or train it.
-        max_batch: Rows a batch.
+        max_batch: The most rows in a batch.
 
     Raises:
         DeltaError: If the base carries a delta.
-        ModelError: If it is being tuned, its parameters are sharded, it has no tokenizer, or it is a language model
-            that was wrapped.
+        ModelError: If it is being tuned, its parameters are sharded, it has no tokenizer, or it is a wrapped
+            language model.
     """
 
     def __init__(self, base: Base, *, max_batch: int = EVAL_BATCH) -> None:
@@ -94,11 +94,11 @@ class Bank:
         check_free(base.model)
         base.need_answers()
         self._model = RowModel(base.model, base.layout)
-        # How batches are filled up, which those of pictures are not.
+        # How batches are padded; those of pictures are not.
         tokenizer = base.need_tokenizer() if base.reads == "text" else None
         self._pad, self._side = (padding(tokenizer), tokenizer.padding_side) if tokenizer else ({}, "right")
-        # One batch at a time runs on the model, whose head a delta that runs apart replaces meanwhile; the tokenizer
-        # keeps the limit that it cuts at.
+        # One batch at a time runs on the model; a delta that runs apart replaces its head; the tokenizer stores the
+        # limit that it cuts at.
         self._running, self._replacing, self._tokenizing = Lock(), Lock(), Lock()
         self._entries: dict[str, BankTask] = {}
 
@@ -113,7 +113,7 @@ class Bank:
         Args:
             name: The name it answers to.
             delta: Its delta.
-            apart: Let in a delta that cannot share batches: its rows then run in batches of their own, with the delta
+            apart: Accept a delta that cannot share batches: its rows then run in batches of their own, with the delta
                 applied to the base, which copies its values each time.
 
         Returns:
@@ -138,12 +138,12 @@ class Bank:
                 ) from error
             if delta.info.added is not None:
                 with self._on(delta):
-                    pass  # what it adds is checked as it is put on
+                    pass  # putting it on checks what it adds
         entry = self._entries[name] = BankTask(name, delta.info, replace(delta.info.as_task, name=name), values)
         return entry
 
     def remove(self, name: str) -> None:
-        """Remove a task; what is prepared for it is still answered.
+        """Remove a task; texts prepared for it are still answered.
 
         Raises:
             UnknownNameError: If there is none of this name.
@@ -158,7 +158,7 @@ class Bank:
     def prepare_many(
         self, texts: Sequence[Text], tasks: Sequence[str] | str, places: Sequence[str] = ()
     ) -> list[Prepared]:
-        """Check and tokenize texts for `answer`, which keeps the tasks as they are now, whatever becomes of them.
+        """Check and tokenize texts for `answer`, with the tasks as they are now, even if they change before that.
 
         Args:
             texts: Texts, or pairs of texts where their task reads pairs.
@@ -167,8 +167,8 @@ class Bank:
 
         Raises:
             UnknownNameError: If there is no such task.
-            DataError: If there are no texts, their number is not that of the names, one is empty, or its task does not
-                read such.
+            DataError: If there are no texts, not as many as names, one is empty, or its task reads another kind of
+                input.
         """
         texts = listed(texts)
         names = [tasks] * len(texts) if isinstance(tasks, str) else tasks
@@ -204,7 +204,7 @@ class Bank:
     def logits(self, prepared: Sequence[Prepared]) -> list[np.ndarray]:
         """The head's outputs for what `prepare_many` gave, in its order.
 
-        For each that is a float32 vector, as long as its task has outputs; of words one each.
+        For each it is a float32 vector of its task's outputs; for tagged words, one for each word.
 
         Raises:
             DeltaError: If somebody put a delta on the base.
@@ -280,14 +280,14 @@ class Bank:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """While nothing else runs on the model: its sites hold one batch's values at a time."""
+        """Within this context nothing else runs on the model, whose sites hold one batch's values at a time."""
         with self._running:
             self._refuse_applied()
             yield
 
     @contextmanager
     def _on(self, delta: Delta) -> Iterator[None]:
-        """While a delta is on the base, alone."""
+        """Within this context a delta is on the base, and nothing else runs on the model."""
         with self._alone(), self._replacing, delta.apply(self._base):
             yield
 

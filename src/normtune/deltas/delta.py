@@ -1,9 +1,9 @@
 """A delta: what training changed or added, the head, and the identity of the base model.
 
-It stores values, not differences, so that restoring is exact. One safetensors file holds it: ``values/NAME``, a vector,
-for each parameter with selected entries and for each parameter that was added; of a parameter that was not selected
-whole the positions too, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32), whichever is shorter; ``head/NAME``;
-and ``statistics/NAME`` of running statistics, where training updated them. Its header carries the metadata as JSON.
+It stores values, not differences, so that restoring is exact. It is one safetensors file: ``values/NAME``, a vector,
+for each parameter with selected entries and for each added parameter; for a parameter that was not selected whole also
+the positions, as ``mask/NAME`` (packed bits) or ``index/NAME`` (int32), whichever is shorter; ``head/NAME``; and
+``statistics/NAME`` for running statistics that training updated. Its header carries the metadata as JSON.
 """
 
 from __future__ import annotations
@@ -41,30 +41,29 @@ _KEY = "normtune"
 
 
 class DeltaInfo(Strict):
-    """What a delta says of itself.
+    """The metadata of a delta.
 
     Attributes:
         format: Version of the file's layout.
         base: Name of the base model, as its user called it.
         base_revision: Its commit or package version, where there is one.
-        base_identity: Its content hash; the delta goes on no other.
-        base_config: Hash of what its configuration computes; empty in deltas from before.
-        base_tokenizer: Hash of how its tokenizer, or its image processor, reads; empty where it had none, and in deltas
-            from before.
+        base_identity: Its content hash; the delta is refused on any other.
+        base_config: Hash of what its configuration computes; empty in older deltas.
+        base_tokenizer: Hash of its tokenizer or image processor; empty where it had none, and in older deltas.
         layout: Fingerprint of the base's parameter names and shapes.
-        method: The method or expression, for people.
-        added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where entries of its own
-            were trained.
+        method: The method or expression, for display.
+        added: What was added to the model (`normtune.methods.trainable.Spec.describe`); None where the model's
+            own entries were trained.
         task: The task's name.
-        suite: The suite that it is of; empty for files of the user's own, and in deltas from before.
+        suite: The task's suite; empty for files of the user's own, and in older deltas.
         kind: Name of the kind of task (`normtune.data.kinds.KINDS`).
         labels: Label names in class order.
         max_length: Limit in tokens that it was trained with.
         pair: Whether it reads pairs of texts.
         picture: Whether it reads pictures.
-        center: For regression, what is added to the head's output once it is multiplied by `scale`.
+        center: For regression, what is added to the head's output after multiplication by `scale`.
         scale: For regression, what the head's output is multiplied by.
-        columns: In the user's own files, the names of the columns of text, pair (where there is one) and label.
+        columns: In the user's own files, the names of the text, pair (if there is one) and label columns.
         note: The run that it comes from, or what its author says of it.
         versions: Versions of the libraries that wrote it.
         content: Hash over all tensors; set when the delta is saved.
@@ -119,10 +118,10 @@ class Delta:
     """What training changed.
 
     Attributes:
-        info: What it says of itself.
+        info: Its metadata.
         indices: For each parameter with selected entries their positions in the flattened parameter, or None for all;
             empty where parameters were added instead.
-        values: The values, float32 vectors: new ones of the selected entries, or those of what was added, by name.
+        values: Float32 vectors by name: the new values of the selected entries, or the values of added parameters.
         head: The head's values: float32, by parameter name.
         statistics: Running statistics of BatchNorm, by buffer name, where training moved them; otherwise empty.
     """
@@ -135,16 +134,16 @@ class Delta:
 
     @classmethod
     def capture(cls, trainable: Trainable, **info: object) -> Delta:
-        """The delta of a model as it is trained now: a copy of what trains, as far as the method keeps it.
+        """The delta of a model as trained so far: a copy of those trained values that the method keeps.
 
         Args:
             trainable: The model in training.
-            **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``pair``, ``note``, ... Texts are as
-                long as the model takes, unless ``max_length`` says otherwise.
+            **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``pair``, ``note``, ... By default
+                ``max_length`` is the model's limit, if it has one.
 
         Raises:
             ModelError: If the method is not done (see `Trainable.result`).
-            DeltaError: If a value is not finite, or the head or a field is none that a delta can have.
+            DeltaError: If a value is not finite, or the head or a field is invalid.
         """
         base, (spec, values) = trainable.base, trainable.result()
         known: dict[str, object] = {"method": trainable.method}
@@ -164,7 +163,7 @@ class Delta:
         """A delta of the values that `Trainable.values` and `Trainable.head_values` gave for `spec`.
 
         Raises:
-            DeltaError: If the head, or a field of `info`, is none that a delta can have.
+            DeltaError: If the head or a field of `info` is invalid.
         """
         answers, (config, tokenizer) = base.head, base.computes
         fields = {
@@ -181,13 +180,13 @@ class Delta:
             "versions": versions(),
         }
         indices = dict(spec.chosen) if isinstance(spec, Selection) else {}
-        with refusing(DeltaError, "A delta cannot say this of itself"):
+        with refusing(DeltaError, "A delta cannot have this metadata"):
             made = DeltaInfo.model_validate({**fields, **info})
         check_head(head, base.meta_head(made.head.outputs))
         return cls(made, indices, dict(values), dict(head))
 
     def spec(self, base: Base) -> Spec:
-        """What was trained, on `base`, once all of the delta is checked against that; everyone who uses it asks here.
+        """Check the whole delta against `base` and return what was trained; every use of a delta comes through here.
 
         Raises:
             DeltaError: If `base` is another model, the delta is of a method that this version does not know, values or
@@ -214,12 +213,12 @@ class Delta:
         return spec
 
     def _not_finite(self) -> str | None:
-        """The first tensor with a value that is not finite."""
+        """Name of the first tensor with a value that is not finite."""
         tensors = (*self.values.items(), *self.head.items(), *self.statistics.items())
         return next((name for name, values in tensors if not bool(values.isfinite().all())), None)
 
     def selection(self, base: Base) -> Selection:
-        """The entries of `base`, which must be the delta's, that were trained.
+        """The trained entries of `base`, which must be the delta's base.
 
         Raises:
             DeltaError: If it is another model, or parameters were added instead.
@@ -241,7 +240,7 @@ class Delta:
         return sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("head/"))
 
     def check(self, base: Base) -> None:
-        """Check that `base` is this delta's base, and computes what that computed.
+        """Check that `base` is this delta's base, and computes the same.
 
         Raises:
             DeltaError: If it is another model, or has another head, configuration or tokenizer.
@@ -275,14 +274,14 @@ class Delta:
     def apply(self, base: Base, *, merge: bool = False) -> AppliedDelta:
         """Put the delta on `base`, in place: its values, the head, its labels and its problem type.
 
-        With `merge`, added parameters go into the base's own, so that its modules and their names stay.
+        With `merge`, added parameters are merged into the base's own, so that modules and names stay the same.
 
         Returns:
             A handle whose `remove` puts back what was there, to the bit.
 
         Raises:
             DeltaError: If `base` is another model, carries a delta already, or the delta does not fit it.
-            ModelError: If it is no base, or is being tuned.
+            ModelError: If `base` is no `Base`, or is being tuned.
         """
         return AppliedDelta(base, self, merge=merge)
 
@@ -377,7 +376,7 @@ def is_applied(base: Base) -> bool:
 
 
 def _put_back(model: nn.Module, name: str, values: Tensor) -> None:
-    copy_values(model.get_buffer(name), values)  # wherever the model is by now
+    copy_values(model.get_buffer(name), values)  # on whatever device the model is by now
 
 
 def _file(path: Path) -> Path:

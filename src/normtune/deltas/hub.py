@@ -1,4 +1,4 @@
-"""Where deltas are: those that a user lists, and those on the hub, which are fetched from it and pushed to it."""
+"""Finds the deltas that a user lists, and fetches deltas from the hub and pushes them to it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def named_places(listed: Iterable[str]) -> dict[str, str]:
             delta. Otherwise it is called after its folder, its file (without ``.safetensors``) or its repository.
 
     Returns:
-        A place for `fetch` by the name of the task; nothing is read yet.
+        By name of the task, a place for `fetch`; nothing is read yet.
 
     Raises:
         ConfigError: If two deltas have the same name.
-        DeltaError: If a folder holds no delta, or nothing is there that could.
+        DeltaError: If a folder holds no delta, or a place neither exists nor can be a hub id.
     """
     places: dict[str, str] = {}
     for text in listed:
@@ -71,7 +71,7 @@ def _name(path: Path) -> str:
 
 
 def prepare_push(folder: str | Path) -> list[Path]:
-    """The files of a delta's folder that `push` uploads: the delta, and its record and card where they are there.
+    """The files of a delta's folder that `push` uploads: the delta, and its record and card if present.
 
     Raises:
         DeltaError: If there is no delta in the folder, or it is damaged.
@@ -84,7 +84,7 @@ def prepare_push(folder: str | Path) -> list[Path]:
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload the delta in `folder` to the hub; the repository's address.
+    """Upload the delta in `folder` to the hub, and return the repository's address.
 
     Args:
         folder: The folder of a delta.

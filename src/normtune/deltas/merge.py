@@ -33,7 +33,7 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
 
     Args:
         delta: The delta.
-        base: Its base model; afterwards it is as it was.
+        base: Its base model; it is left as it was.
         folder: Where to write: absent or empty; written whole or not at all.
 
     Raises:

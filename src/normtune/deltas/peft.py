@@ -1,4 +1,4 @@
-"""PEFT's LN-tuning adapters: a delta of whole norms is exported as one, and any of them is imported as a delta.
+"""PEFT's LN-tuning adapters: exports a delta of whole norms as one, and imports any of them as a delta.
 
 An adapter is a safetensors file and a JSON file, so PEFT itself is not needed here. Its values are absolute, as in a
 delta.
@@ -28,11 +28,11 @@ from normtune.models.language import language_model_of
 from normtune.models.sources import PACKAGED
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-#: What the exported delta says of itself, beside PEFT's files; and what an import takes from it.
+#: The file beside PEFT's for the exported delta's metadata, and the fields that an import takes from it.
 INFO, _KEPT = "normtune.json", {"task", "suite", "kind", "labels", "max_length", "pair", "columns"}
 _PREFIX, _INFIX = "base_model.model.", ".ln_tuning_layers."
 
-# PEFT takes these names for heads of any sequence classifier.
+# Names that PEFT takes for the head of any sequence classifier.
 _PEFT_HEADS = ("classifier", "score")
 
 
@@ -88,8 +88,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     Args:
         folder: A folder that PEFT's ``save_pretrained`` or `export_peft` wrote.
         base: The model that the adapter was trained on; its head may have any number of labels.
-        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Of an exported delta
-            those that are not given are its own. Otherwise labels without names are called LABEL_0, LABEL_1, ...
+        **info: Fields of `DeltaInfo` that PEFT's format lacks: ``task``, ``labels``, ``pair``, ... Those not
+            given come from the exported delta, if it is one; otherwise labels are called LABEL_0, LABEL_1, ...
 
     Raises:
         DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or does not fit `base`;
@@ -112,12 +112,12 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
     if named != outputs:
         raise DeltaError(f"The adapter's head has {outputs} outputs, but {named} labels are named.")
     delta = Delta.of(base, selection, {name: value.reshape(-1) for name, value in body.items()}, head, **fields)
-    with delta.apply(base):  # refuses a head whose parts do not fit together
+    with delta.apply(base):  # applying it refuses a head whose parts do not fit together
         return delta
 
 
 def exported(folder: Path) -> DeltaInfo | None:
-    """What a delta that `export_peft` wrote says of itself; None of an adapter of PEFT's own.
+    """The metadata of a delta that `export_peft` wrote; None for PEFT's own adapters.
 
     Raises:
         DeltaError: If it is damaged.
@@ -144,9 +144,9 @@ def _norms(selection: Selection, base: Base) -> list[str]:
 
 
 def _check_heads(base: Base, norms: list[str]) -> None:
-    """Check that PEFT takes the head for the head, and nothing else.
+    """Check that PEFT takes the head, and no other module, for the head.
 
-    PEFT saves a module whole, and wraps no norm in it, if its name ends like that of a head.
+    PEFT saves a module whole, and wraps no norm in it, if its name ends like a head's.
 
     Raises:
         SelectionError: If it would take another module for a head.
@@ -173,12 +173,12 @@ def _to_peft(delta: Delta, base: Base) -> dict[str, Tensor]:
 def _check_kind(folder: Path, own: DeltaInfo | None) -> None:
     if not (folder / CONFIG).is_file():
         raise DeltaError(f"There is no PEFT adapter in {folder}: it holds no {CONFIG}.")
-    with refusing(DeltaError, f"{folder / CONFIG} is damaged: it tells no peft_type"):
+    with refusing(DeltaError, f"{folder / CONFIG} is damaged: it has no peft_type"):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind, task = config["peft_type"], config.get("task_type")
     if kind != "LN_TUNING":
         raise DeltaError(f"{folder} holds a {kind} adapter; normtune imports LN_TUNING only.")
-    # Without what an export says of itself, nothing tells the tags of words.
+    # Only the metadata of an export names the tags of words; PEFT's own files do not.
     if task not in {None, "SEQ_CLS", "TOKEN_CLS" if own is not None and KINDS[own.kind].words else None}:
         raise DeltaError(f"The adapter in {folder} has the task_type {task}; normtune imports SEQ_CLS only.")
 

@@ -1,8 +1,8 @@
-"""A model whose vectors, and whose head, differ from row to row of a batch.
+"""A model whose vectors and head differ from row to row of a batch.
 
-It is a twin of the model: it has its modules, whose forward passes are replaced by sites, and the model's own
-parameters, which it only reads. The model itself stays as it is. Where a family's head reads the first token alone, the
-last layer computes no other.
+It is a twin of the model: a copy of its modules, with sites in place of forward passes, that reads the model's own
+parameters. The model itself stays as it is. Where a family's head reads the first token alone, the last layer computes
+no other.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from normtune.errors import ModelError
 from normtune.fast.first_token import classifies_texts, first_token, reads_first_token
 from normtune.models.layout import Layout
 
-#: Height and width of a made-up picture for a model that takes any.
+#: Height and width of a made-up picture for a model that takes any size.
 _SIZE = 64
-#: Stands for the head among the names of what was proven.
+#: The name of the head among the names of what was proven.
 _HEAD = "the head"
 
 
 @dataclass(frozen=True, eq=False)
 class BatchRow:
-    """The values that a row of a batch has for itself.
+    """The values that are particular to a row of a batch.
 
     Attributes:
         names: The vectors that it changes, in the layout's order, those of the head's norms included.
@@ -47,7 +47,7 @@ class RowModel:
     """The twin of a model.
 
     Args:
-        model: The model; the twin reads its parameters, so that they may not change while it is used.
+        model: The model; the twin reads its parameters, so they may not change while it is used.
         layout: The model's parameters.
     """
 
@@ -55,7 +55,7 @@ class RowModel:
         self._model, self._layout = model, layout
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self._twin: PreTrainedModel = copy.deepcopy(model, shared).eval()
-        #: Of each vector that can differ from row to row: its site, and what it is called there.
+        #: By name of each vector that can differ from row to row, its site and its name in the site.
         self._sites: dict[str, tuple[Site, str]] = {}
         #: The model's own values of these vectors, float32.
         self._vectors: dict[str, Tensor] = {}
@@ -79,11 +79,11 @@ class RowModel:
                 if kind is not None:
                     site = site or kind(module)
                     self._sites[f"{path}.{name}"] = site, name
-                    # A copy, since the model's own change while a delta runs apart.
+                    # A copy, since the model's own values change while a delta runs apart.
                     self._vectors[f"{path}.{name}"] = value.detach().to(torch.float32, copy=True)
 
     def row(self, entries: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor]) -> BatchRow:
-        """A row's values, copied to the model's device, from those of `Spec.vectors` and of the head.
+        """A row's values, copied to the model's device, from those of `Spec.vectors` and the head's.
 
         Raises:
             ModelError: If anything but vectors is changed.
@@ -105,7 +105,7 @@ class RowModel:
         return BatchRow(names, packed.to(device, copy=True), head)
 
     def logits(self, rows: Sequence[BatchRow], inputs: Mapping[str, Tensor]) -> Tensor:
-        """The outputs of a batch, float32, of shape (rows, most outputs of a row); a row with fewer is filled up."""
+        """The outputs of a batch, float32, of shape (rows, most outputs of a row); a row with fewer is padded."""
         with torch.inference_mode():
             try:
                 self._bind(rows)
@@ -118,7 +118,7 @@ class RowModel:
         return outputs.float()
 
     def _bind(self, rows: Sequence[BatchRow]) -> None:
-        """Give each site the values of each row, or those of all rows where they are the same."""
+        """Give each site the values of each row, or one for all rows where they are the same."""
         if all(row is rows[0] for row in rows):
             rows = rows[:1]
         names = rows[0].names
@@ -134,7 +134,7 @@ class RowModel:
             head.bind([(row.head[f"{path}.weight"], row.head.get(f"{path}.bias")) for row in rows])
 
     def _filled(self, row: BatchRow, names: tuple[str, ...]) -> Tensor:
-        """The row's values of `names`; what it does not change is the model's own."""
+        """The row's values of `names`, with the model's own for those that it does not change."""
         if row.names == names:
             return row.packed
         own = {**self._vectors, **self._split(row.packed, row.names)}
@@ -145,13 +145,13 @@ class RowModel:
         return dict(zip(names, packed.split(sizes, dim=-1), strict=True))
 
     def unproven(self, row: BatchRow) -> set[str]:
-        """What of a row `prove` has not checked yet."""
+        """The names in a row that `prove` has not checked yet."""
         return {*row.names, _HEAD} - self._proven
 
     def prove(self, names: Collection[str]) -> None:
-        """Check on a small made-up batch that rows with their own values of `names` get what they would get alone.
+        """Check on a small made-up batch that rows with their own values of `names` get the same outputs as alone.
 
-        The head is among what differs. No other batch may run meanwhile.
+        The head differs too. No other batch may run meanwhile.
 
         Raises:
             ModelError: If they do not.
@@ -167,7 +167,7 @@ class RowModel:
         inputs, made = self._made_up_inputs(), [self._made_up(names, seed) for seed in (0, 1)]
         try:
             got = self.logits([self._row(values) for values in made], inputs)
-        except Exception:  # code of any family, run with values that it was not written for, fails in its own ways
+        except Exception:  # a family's code can raise anything, given values that it was not written for
             return False
         near = 1e-4 if self._model.dtype == torch.float32 else 5e-2
         for row, values in enumerate(made):
@@ -190,7 +190,7 @@ class RowModel:
         return {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in own.items()}
 
     def _made_up_inputs(self) -> dict[str, Tensor]:
-        """Two rows of which the second is shorter, so that rows of a batch that is not rectangular are noticed.
+        """Two rows; of texts the second is shorter, if there is a padding token, so that the check covers padding.
 
         Pictures have one size.
         """

@@ -1,7 +1,7 @@
 """Modules some of whose values differ from row to row of a batch.
 
-A site stands in the place of a module's forward pass. It is given values, one for each row or one for all rows,
-computes what all rows share once, and the rest row by row in as few passes over memory as torch allows.
+A site replaces a module's forward pass. From values for each row, or one for all rows, it computes what all rows share
+once, and the rest row by row in as few passes over memory as torch allows.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Site:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        #: The same with a forward pass of its own.
+        #: A copy of the module, with its own forward pass.
         self._own = copy.copy(module)
-        #: By name the vector of all rows, of shape (width), or those of each row, of shape (rows, width).
+        #: By name one vector for all rows, of shape (width), or one for each row, of shape (rows, width).
         self.values: dict[str, Tensor] = {}
         module.forward = self.forward
 
@@ -80,10 +80,10 @@ class LinearSite(Site):
 
 
 class AnySite(Site):
-    """Any other module, which runs with other vectors in the place of its own.
+    """Any other module, run with the rows' vectors in place of its own.
 
-    Those of a norm, such as RMSNorm, broadcast over the rows. A bias beside a matrix is added last: the module runs
-    with a bias of zeros, and each row's own is added.
+    The vectors of a norm, such as RMSNorm, broadcast over the rows. A bias beside a matrix is added last: the
+    module runs with a bias of zeros, and each row's own is added.
     """
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class AnySite(Site):
             return self._run({}, *inputs)
         if self._module.get_parameter("weight").ndim == 1:
             vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
-            # As `normtune.models.precision.Raised` has it: in float32, and lowered again.
+            # As `normtune.models.precision.Raised` does: in float32, then cast back.
             return self._run(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
         bias = self.values["bias"]
         result = self._run({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)
@@ -104,16 +104,16 @@ class AnySite(Site):
 
 
 class HeadSite(Site):
-    """A Linear of the head, of which every row has its own, with as many outputs as its task has.
+    """A Linear of the head, of which each row has its own, with as many outputs as its task has.
 
-    The rows of each task run by themselves; those with fewer outputs than others are filled up with zeros.
+    The rows of each task run separately; those with fewer outputs than others are padded with zeros.
     """
 
-    #: By task its rows, its weight and its bias.
+    #: For each task its rows, its weight and its bias.
     _tasks: Sequence[tuple[list[int], Tensor, Tensor | None]] = ()
 
     def bind(self, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-        """Give each row its weight, of shape (outputs, inputs), and its bias; one of each stands for all rows."""
+        """Give each row its weight, of shape (outputs, inputs), and its bias; a single pair is for all rows."""
         rows: dict[int, list[int]] = {}
         for row, (weight, _) in enumerate(layers):
             rows.setdefault(id(weight), []).append(row)
@@ -131,7 +131,7 @@ class HeadSite(Site):
         order = [row for rows, _, _ in self._tasks for row in rows]
         if len(inputs) != len(order):
             raise ModelError(_MIXED)
-        # Task after task, so that an accelerator is told of the rows once and not for each task.
+        # Sorted by task, so that row indices go to an accelerator once and not for each task.
         sorted_by_task = torch.tensor(order, device=inputs.device)
         parts = inputs[sorted_by_task].split([len(rows) for rows, _, _ in self._tasks])
         most = max(len(weight) for _, weight, _ in self._tasks)
@@ -142,7 +142,7 @@ class HeadSite(Site):
         return torch.cat(outputs)[sorted_by_task.argsort()]
 
 
-_MIXED = "This model does not keep the rows of a batch apart from its first dimension."
+_MIXED = "This model does not keep the rows of a batch apart in its first dimension."
 
 
 def site_of(module: nn.Module, parameter: str) -> type[Site] | None:
@@ -155,13 +155,13 @@ def site_of(module: nn.Module, parameter: str) -> type[Site] | None:
 
 
 def by_row(values: Tensor, inputs: Tensor) -> Tensor:
-    """Vectors of each row, of shape (rows, width), made to broadcast over `inputs`, of shape (rows, ..., width).
+    """Vectors of each row, of shape (rows, width), shaped to broadcast over `inputs`, of shape (rows, ..., width).
 
-    One vector of all rows, of shape (width), broadcasts as it is. Some families lay the tokens of all rows one after
-    the other, in the shape (rows * tokens, width).
+    One vector for all rows, of shape (width), broadcasts as it is. Some families flatten the tokens of all rows, to
+    the shape (rows * tokens, width).
 
     Raises:
-        ModelError: If the inputs cannot be of so many rows.
+        ModelError: If the inputs cannot be of that many rows.
     """
     if values.ndim == 1:
         return values

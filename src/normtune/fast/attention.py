@@ -1,4 +1,4 @@
-"""Attention over the rows of a batch without padding, group by group, with a backward pass that is called by hand."""
+"""Attention over the rows of a batch without padding, group by group, with a backward pass written by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Heads:
     Attributes:
         count: Number of heads.
         scale: Factor of the scores.
-        rate: Rate of dropout of the probabilities, or None.
+        rate: Dropout rate of the probabilities, or None.
     """
 
     count: int
@@ -29,10 +29,10 @@ class Heads:
 
 
 def attend(qkv: Tensor, batch: Unpadded, how: Heads) -> tuple[Tensor, list[Tensor | None]]:
-    """Attention's outputs, (rows, width), of queries, keys and values side by side, (rows, three widths).
+    """Attention's outputs, (rows, width), for queries, keys and values side by side, (rows, three widths).
 
-    Its backward pass needs three tensors for each group: its heads, of shape (3, texts times heads, room, width of a
-    head), the probabilities, of shape (texts times heads, room, room), and the bits that dropped some of them.
+    The list is for `attend_back`, three items for each group: its heads, of shape (3, texts times heads, room, width of
+    a head), the probabilities, of shape (texts times heads, room, room), and the random bits of their dropout.
     """
     joined = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     kept: list[Tensor | None] = []
@@ -65,7 +65,7 @@ def attend_back(gradient: Tensor, batch: Unpadded, how: Heads, kept: Sequence[An
 
 
 def _scaled(scores: Tensor, group: Group, how: Heads) -> Tensor:
-    """`scores` times the scale plus the group's mask, in place; no text looks at padding."""
+    """`scores` times the scale plus the group's mask, in place; no text attends to padding."""
     if group.mask is None:
         return scores.mul_(how.scale)
     each = scores.view(-1, how.count, group.room, group.room)

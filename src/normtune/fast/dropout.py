@@ -1,7 +1,7 @@
-"""Dropout that costs little on a CPU: torch's rates, places and statistics, from a fast generator.
+"""Cheap dropout on a CPU: torch's rates, places and statistics, from a fast generator.
 
-torch draws the masks of dropout one number after the other, and attention with dropout leaves torch's fused kernel; the
-two together cost a large part of a step. Here every mask comes from the raw output of numpy's SFC64, sixteen bits an
+torch draws dropout masks one number after the other, and attention with dropout cannot use torch's fused kernel;
+together they cost a large part of a step. Here every mask comes from the raw output of numpy's SFC64, sixteen bits an
 element, and attention with dropout is written out.
 
 Each mask has a generator of its own, whose seed is drawn from torch's global generator. So whatever governs torch's
@@ -26,7 +26,7 @@ _LEVELS = 1 << 16
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate of dropout as sixteen random bits can meet it.
+    """A dropout rate, rounded to what sixteen random bits can meet.
 
     Attributes:
         threshold: An element is kept if its bits, read as a signed number, reach this.
@@ -38,14 +38,14 @@ class Rate:
 
     @classmethod
     def of(cls, p: float) -> Rate:
-        """The nearest to `p`, a probability below 1."""
+        """The rate nearest to `p`, a probability below 1."""
         dropped = min(round(p * _LEVELS), _LEVELS - 1)
         return cls(dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped))
 
     def apply(self, values: Tensor, bits: Tensor) -> Tensor:
-        """`values`, with zero where `bits` say so and the rest scaled; both of one shape.
+        """Set the elements of `values` that `bits` drop to zero, and scale the others; both are of one shape.
 
-        The comparison is written as numbers at once, since torch converts booleans slowly.
+        The comparison writes numbers directly, since torch converts booleans slowly.
         """
         result = torch.empty(values.shape, dtype=values.dtype, device=values.device)
         return torch.ge(bits, self.threshold, out=result).mul_(values).mul_(self.scale)
@@ -60,14 +60,14 @@ def draw_bits(shape: torch.Size) -> Tensor:
 
 
 def dropped(values: Tensor, bits: Tensor | None, rate: Rate | None) -> Tensor:
-    """`values` dropped out at `rate` as `bits` say; without a rate as they are."""
+    """`values` after dropout at `rate` by `bits`; without a rate, `values` as they are."""
     return values if bits is None or rate is None else rate.apply(values, bits)
 
 
 def dropout(inputs: Tensor, p: float) -> Tensor:
-    """Each element zero with probability `p`, else scaled so that its expectation is what it was.
+    """Set each element to zero with probability `p`, else scale it so that its expectation stays the same.
 
-    On another device than the CPU torch's own dropout is taken.
+    On devices other than the CPU this is torch's own dropout.
     """
     if p <= 0.0:
         return inputs
@@ -135,11 +135,11 @@ def _attention_call(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    # Contiguous, since the last bits of a product depend on how its factors lie.
+    # Contiguous, since the last bits of a product depend on the memory layout of its factors.
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)  # not -inf: a row may see nothing
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)  # not -inf: a query may see no key
     elif attn_mask is not None:
         scores = scores + attn_mask.to(scores.dtype).clamp(min=torch.finfo(scores.dtype).min)
     return dropout(scores.softmax(-1), dropout_p) @ value

@@ -1,4 +1,4 @@
-"""The last layer for the first token alone, since the heads of BERT-like families read no other."""
+"""The last layer computed for the first token alone, since the heads of BERT-like families read no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 def reads_first_token(config: PretrainedConfig) -> bool:
-    """Whether `first_token` can stand for the last layer of a classifier with this configuration."""
+    """Whether `first_token` can replace the last layer of a classifier with this configuration."""
     return config.model_type in BERTS and not config.is_decoder and config._attn_implementation == "sdpa"
 
 
@@ -29,7 +29,7 @@ def classifies_texts(model: PreTrainedModel) -> bool:
 
 
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
-    """A layer's output for each example's first token, which looks at all tokens: of shape (batch, 1, width).
+    """A layer's output, of shape (batch, 1, width), for each example's first token, which attends to all tokens.
 
     `hidden` is of shape (batch, tokens, width); `mask` is as `scaled_dot_product_attention` takes it. In training mode
     dropout is on.
@@ -53,9 +53,9 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: obje
 
 
 def can_shorten(model: PreTrainedModel) -> bool:
-    """Whether `shortened` gives what `model` gives: its family reads the first token, and its last layer is unchanged.
+    """Whether `shortened` keeps the outputs: the family reads the first token, and the last layer is unchanged.
 
-    `first_token` calls the parts of the layer's attention itself, so that a hook on the whole would not run.
+    `first_token` calls the parts of the layer's attention itself, so a hook on the layer or attention would not run.
     """
     if not (reads_first_token(model.config) and classifies_texts(model)):
         return False
@@ -64,7 +64,7 @@ def can_shorten(model: PreTrainedModel) -> bool:
 
 
 def shorter_layer(model: PreTrainedModel) -> Callable[..., Tensor] | None:
-    """The fastest function that stands for the last layer of `model`, if any does: `last_layer` or `first_token`."""
+    """The fastest function that can replace the last layer of `model`, if any: `last_layer` or `first_token`."""
     if not can_shorten(model):
         return None
     return last_layer if is_plain(last_of(model)) else first_token
@@ -72,7 +72,7 @@ def shorter_layer(model: PreTrainedModel) -> Callable[..., Tensor] | None:
 
 @contextmanager
 def shortened(model: PreTrainedModel) -> Iterator[None]:
-    """Within this context the last layer of `model`, which `can_shorten`, is computed for the first token alone."""
+    """Within this context the last layer is computed for the first token alone; `model` must pass `can_shorten`."""
     last = last_of(model)
     with replaced(last, partial(first_token, last)):
         yield
@@ -85,7 +85,7 @@ def last_of(model: PreTrainedModel) -> Any:
 
 
 def last_layer(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """As `first_token`, for a plain layer, at a cost for each example rather than for each of its tokens.
+    """Like `first_token`, for a plain layer, with projections for each example rather than for each of its tokens.
 
     The first token's query q scores a token's hidden state h by q . (K h) = (K' q) . h, and its sum of values is
     V (sum of p h), so keys and values of the other tokens are never computed. `mask`, of shape (batch, 1, 1, tokens),

@@ -25,7 +25,7 @@ NORMS = ("attention.output.LayerNorm.", "output.LayerNorm.")
 
 
 def fits(layer: Any) -> bool:
-    """Whether `Layer` can stand for this layer of a BERT-like encoder: only its norms train, and it is unchanged."""
+    """Whether `Layer` can replace this layer of a BERT-like encoder: only its norms train, and it is unchanged."""
     return (
         is_plain(layer)
         and isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
@@ -39,15 +39,15 @@ def fits(layer: Any) -> bool:
     )
 
 
-#: Rows that oneDNN is told to expect when it lays a weight out; from a few hundred to some thousands it makes no odds.
+#: Rows that oneDNN lays a weight out for; from a few hundred to some thousands it makes no difference.
 _ROWS = 1024
 
 
 class FrozenLinear:
     """One frozen linear layer, or several over the same inputs whose outputs lie side by side.
 
-    oneDNN lays a weight out anew in every product. Here that is done once for each direction, when it is first used;
-    the products are the same to the bit. Elsewhere the weight is used as it is.
+    oneDNN by itself lays a weight out anew in every product. Here it does so once for each direction, at its first use;
+    the products are the same to the bit. Where oneDNN is not used, the weight stays as it is.
 
     Args:
         layers: The layers, of one dtype. Their weights are read now and when a direction is first used.
@@ -65,7 +65,7 @@ class FrozenLinear:
         own = self._weight.dtype
         self._dtype = torch.bfloat16 if products == "bfloat16" and own == torch.float32 else own
         self._onednn = self._weight.device.type == "cpu" and own == torch.float32 and prefers_onednn()
-        if self._dtype == torch.bfloat16:  # which oneDNN refuses where it would have to emulate it
+        if self._dtype == torch.bfloat16:  # oneDNN refuses it where it would emulate it
             self._onednn = self._onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         self._laid_out: dict[bool, tuple[Tensor, Tensor | None]] = {}
 
@@ -85,7 +85,7 @@ class FrozenLinear:
 
     def _lay_out(self, *, back: bool) -> tuple[Tensor, Tensor | None]:
         weight = (self._weight.t() if back else self._weight).to(self._dtype)
-        # Not a tensor of the inference mode that may be on now: trainings use it too.
+        # Inference mode may be on now, but trainings use this tensor too.
         with torch.inference_mode(False):
             if self._onednn:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
@@ -120,7 +120,7 @@ class Layer:
 
     @unwatched
     def __call__(self, rows: Tensor, batch: Unpadded) -> Tensor:
-        """Outputs of shape (rows, width) for such inputs, which lie as `batch` says."""
+        """Outputs for `rows`, both of shape (rows, width); `batch` says where the rows lie."""
         return _apply(rows, self, batch, *self.norm_values)
 
     @unwatched
@@ -138,23 +138,23 @@ class Layer:
 
     @property
     def heads(self) -> Heads:
-        """How attention is computed now."""
+        """How attention is computed, with the current dropout."""
         own = self.module.attention.self
         return Heads(int(own.num_attention_heads), float(own.scaling), _rate(own.dropout))
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
-        """Of dropout now, before the lower and the upper normalisation."""
+        """The current dropout rates before the lower and the upper normalisation."""
         return _rate(self.module.attention.output.dropout), _rate(self.module.output.dropout)
 
 
 def _rate(module: nn.Dropout) -> Rate | None:
-    """The rate at which `module` drops out now."""
+    """The current rate of `module`, or None where it drops nothing."""
     return Rate.of(module.p) if module.training and module.p > 0.0 else None
 
 
 class _Layer(torch.autograd.Function):
-    """Over (rows, width); `values` are those of `Layer.norm_values`."""
+    """A `Layer` over inputs of shape (rows, width); `values` are its `norm_values`."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: Layer, batch: Unpadded, *values: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _forward(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The outputs, of shape (rows, width), and what the backward pass needs.
 
-    The upper normalisation's inputs come first; if not `deep`, only what its own gradients need is kept.
+    The upper normalisation's inputs come first; unless `deep`, only what its own gradients need is kept.
     """
     module, (low_rate, up_rate) = layer.module, layer.rates
     lower_weight, lower_bias, upper_weight, upper_bias = values
@@ -215,7 +215,7 @@ def _forward(
 
 
 def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor, Tensor | None]:
-    """`residual` plus `values`, of which some are dropped, and the random bits; `values` are overwritten."""
+    """`residual` plus `values` after dropout, and the random bits; `values` are overwritten."""
     if rate is None:
         return values.add_(residual), None
     bits = draw_bits(values.shape)
@@ -226,7 +226,7 @@ def _joined(residual: Tensor, values: Tensor, rate: Rate | None) -> tuple[Tensor
 def _norm_back(
     gradient: Tensor, inputs: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, needs: Sequence[bool]
 ) -> tuple[Any, ...]:
-    """The gradients of a normalisation's inputs, weight and bias that are needed, from that of its outputs."""
+    """The needed gradients of a normalisation's inputs, weight and bias, from the gradient of its outputs."""
     if not any(needs):
         return None, None, None
     found: tuple[Any, ...] = torch.ops.aten.native_layer_norm_backward(

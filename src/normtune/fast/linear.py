@@ -50,7 +50,7 @@ def fast_linear(products: Products = "float32") -> AbstractContextManager[Any]:
 
     On the CPU that is oneDNN where `prefers_onednn`. On every device, a weight of which only some entries train (see
     `normtune.methods.selection`) gets the gradient of those entries alone, never the dense one; embeddings likewise.
-    With `products` in ``bfloat16``, what is frozen must not change within the context.
+    With `products` in ``bfloat16``, frozen values must not change within the context.
     """
     return _FastLinear(prefers_onednn(), products == "bfloat16")
 
@@ -64,17 +64,17 @@ class _FastLinear(TorchFunctionMode):
     def __init__(self, onednn: bool, lower: bool) -> None:
         super().__init__()
         self._onednn, self._lower = onednn, lower
-        #: bfloat16 copies by the identity of what was copied; each goes with its tensor.
+        #: bfloat16 copies by the identity of the copied tensor; a copy is freed with it.
         self._copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.backward and _of_a_loss(*args, **(kwargs or {})):
             # torch switches the mode off while it handles a call, but layers that are computed again in the backward
-            # pass must go the same way as before. An edge stands for the loss, which would call the mode again.
+            # pass must take the same path as before. The loss itself would call the mode again; its edge does not.
             with self:
                 return torch.autograd.backward(get_gradient_edge(args[0]))
         if func is torch.nn.functional.embedding and is_alias(args[1]):
-            # torch has no sparse gradient by frequency, nor one of a single token without a dimension.
+            # torch has no sparse gradient with scale_grad_by_freq, nor for a token id of zero dimensions.
             return func(*args, **{**kwargs, "sparse": args[0].ndim > 0 and not kwargs["scale_grad_by_freq"]})
         if func is not torch.nn.functional.linear or kwargs or not _suits(*args):
             return func(*args, **(kwargs or {}))
@@ -90,7 +90,7 @@ class _FastLinear(TorchFunctionMode):
     def _lowered(self, frozen: Tensor) -> Tensor:
         """`frozen` in bfloat16, copied when it is first used."""
         if frozen not in self._copies:
-            with torch.inference_mode(False):  # which may be on now, but a training uses the copy too
+            with torch.inference_mode(False):  # it may be on now, but a training uses the copy too
                 self._copies[frozen] = frozen.detach().to(torch.bfloat16)
         copy: Tensor = self._copies[frozen]
         return copy
@@ -102,13 +102,13 @@ def _of_a_loss(loss: Tensor, *others: object, **more: object) -> bool:
 
 
 def _suits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether the product is one over the tokens of a batch, in one dtype."""
+    """Whether inputs are of shape (batch, tokens, width) and of the weight's dtype, without autocast."""
     device = inputs.device.type
     return inputs.ndim == 3 and inputs.dtype == weight.dtype and not torch.is_autocast_enabled(device)
 
 
 def _is_frozen_float32(inputs: Tensor, *layer: Tensor | None) -> bool:
-    """Whether inputs are float32, and a layer's weight and bias too, and frozen."""
+    """Whether inputs, weight and bias are float32, and the latter two frozen."""
     parts = [part for part in layer if part is not None]
     return all(part.dtype == torch.float32 for part in (inputs, *parts)) and not any(p.requires_grad for p in parts)
 

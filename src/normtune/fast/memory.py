@@ -25,9 +25,9 @@ Modes = Callable[[], AbstractContextManager[Any]]
 def checkpointed(model: nn.Module, but: set[nn.Module], modes: Modes) -> Iterator[None]:
     """Within this context the layers of `model` keep only their inputs, and are computed again in the backward pass.
 
-    The numbers are the same to the bit. It holds in evaluation mode too, since dropout may be off in training. Layers
-    in `but`, which are computed in another way, are left alone; `modes` makes the context in which layers are computed
-    again, as they were before.
+    The numbers are the same to the bit. This works in evaluation mode too, since training may be without dropout.
+    Layers in `but`, which are computed in another way, are left alone; `modes` makes the context in which layers are
+    computed again as they were before.
     """
     keep_freed(False)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in but]
@@ -38,7 +38,7 @@ def checkpointed(model: nn.Module, but: set[nn.Module], modes: Modes) -> Iterato
 
 
 def again(function: Callable[..., Any], modes: Modes, *args: Any, **kwargs: Any) -> Any:
-    """`function` of these arguments, which are all that is kept for the backward pass (see `checkpointed`)."""
+    """Call `function`, and keep only its arguments for the backward pass (see `checkpointed`)."""
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     # A cache of keys and values would grow when a layer is computed again; classifiers have no use for one.
@@ -47,7 +47,7 @@ def again(function: Callable[..., Any], modes: Modes, *args: Any, **kwargs: Any)
     return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), modes()), **kwargs)
 
 
-#: glibc's numbers for the size from which a block is mapped by itself, and for the free memory that it gives back.
+#: glibc's options: the size from which a block is mapped by itself, and the free memory that it keeps.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
 
@@ -55,7 +55,7 @@ def keep_freed(keep: bool) -> None:
     """Let glibc keep freed memory for the next allocation, or give blocks of an activation's size back to the system.
 
     Fresh memory is cleared page by page, which costs a tenth of a step of short texts. Kept memory has gaps that no
-    later block fits in. It holds for the whole process.
+    later block fits in. The setting is for the whole process.
     """
     if platform.libc_ver()[0] == "glibc":
         for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

@@ -1,4 +1,4 @@
-"""Modules: whether they are as their library made them, and another forward pass for a while."""
+"""Tells whether modules are as their library made them, and replaces forward passes for a while."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PARTS: dict[str, type[nn.Module]] = {
     **dict.fromkeys(("attention.self.dropout", "attention.output.dropout", "output.dropout"), nn.Dropout),
     **dict.fromkeys(("attention.output.LayerNorm", "output.LayerNorm"), nn.LayerNorm),
 }
-#: The parts that call these.
+#: The parts that call those.
 _CALLERS = ("", "attention", "attention.self", "attention.output", "intermediate", "output")
 
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a BERT-like layer has exactly the parts that its family gives it, and no hooks.
 
-    A part may be parametrized, since its weights then still are what it computes with.
+    A part may be parametrized, since it still computes with its weights.
     """
     found = dict(layer.named_modules())
     return (
@@ -36,7 +36,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def is_changed(module: nn.Module) -> bool:
-    """Whether somebody hooked a module of transformers, or put a class or a forward pass of their own in its place."""
+    """Whether a module has hooks or a forward pass of its own, or is of a class from outside transformers."""
     return is_hooked(module) or not type(module).__module__.startswith("transformers.")
 
 

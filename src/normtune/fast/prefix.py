@@ -1,4 +1,4 @@
-"""The frozen prefix: what lies below everything that trains, computed once an example and kept.
+"""The frozen prefix: what lies below everything that trains, computed once for each example and cached.
 
 The hidden states of an example's own tokens, without padding, are kept at one point of a BERT-like encoder: the input
 of a layer, or of a layer's ``output.LayerNorm`` where nothing else of that layer trains. They are right only while
@@ -30,7 +30,7 @@ from normtune.fast.modules import is_plain, replaced
 from normtune.models.base import Base
 from normtune.modes import unwatched
 
-#: Bytes of hidden states of one set of examples that are kept, and twice as many of all sets; a larger set has none.
+#: The most bytes of hidden states of one set of examples, else it is not kept; all sets may take twice as many.
 BUDGET = 4 << 30
 
 #: Sets of examples that are kept: training, picking and scoring of one task, and of the next.
@@ -43,7 +43,7 @@ class Point:
 
     Attributes:
         layer: The first layer that is computed anew, wholly or from its ``output.LayerNorm`` on.
-        last_norm: Whether it is from its ``output.LayerNorm`` on.
+        last_norm: Whether only from its ``output.LayerNorm`` on.
     """
 
     layer: int
@@ -53,7 +53,7 @@ class Point:
     def of(cls, base: Base) -> Self | None:
         """The highest point of a model below every parameter that trains; None where no layer lies below.
 
-        A parameter that trains anywhere but in the layers, the pooler and the head may come into play below them.
+        There is none either if a parameter outside layers, pooler and head trains, since it may be used below them.
         """
         model: Any = base.model
         if model.config.model_type not in BERTS or model.config.is_decoder:
@@ -80,7 +80,7 @@ class Kept:
     """The hidden states of the last few sets of examples, each of at most `budget` bytes, for all runs on one base.
 
     Attributes:
-        computed: How many examples were computed rather than found.
+        computed: How many examples were computed rather than found in the cache.
     """
 
     def __init__(self, budget: int = BUDGET) -> None:
@@ -89,7 +89,7 @@ class Kept:
         self.computed = 0
 
     def find(self, prefix: Prefix, encoded: Encoded, key: str) -> tuple[Tensor, np.ndarray] | None:
-        """The hidden states under `key`, computed by `prefix` if they are not kept; None where they have no room."""
+        """The hidden states under `key`, computed by `prefix` if they are not kept; None if they exceed the budget."""
         if key not in self._sets:
             starts = np.concatenate([[0], encoded.lengths.cumsum()])
             if starts[-1] * prefix.width * prefix.dtype.itemsize > self._budget:
@@ -100,18 +100,18 @@ class Kept:
             self._sets[key] = room, starts
             while len(self._sets) > _SETS or sum(s.nbytes for s, _ in self._sets.values()) > 2 * self._budget:
                 del self._sets[next(iter(self._sets))]
-        self._sets[key] = self._sets.pop(key)  # the last one used is the last one dropped
+        self._sets[key] = self._sets.pop(key)  # the least recently used one is dropped first
         return self._sets[key]
 
 
 class Prefix:
-    """What lies below one point of a base.
+    """The part of a base that lies below one point.
 
     Args:
         base: The base model.
         point: Where the prefix ends.
         kept: Where hidden states are kept.
-        layers: Fused layers, which it is computed by where there are any.
+        layers: Fused layers that compute it, if any.
         products: What its products are computed in.
     """
 
@@ -129,13 +129,13 @@ class Prefix:
         self.width, self.dtype = int(base.model.config.hidden_size), base.model.dtype
 
     def states(self, *sets: Encoded) -> list[States | None]:
-        """The hidden states of each of `sets`; None where they have no room."""
+        """The hidden states of each of `sets`; None for a set that exceeds the budget."""
         frozen = self._digest()
         found = [(encoded, self._kept.find(self, encoded, _key(frozen, encoded))) for encoded in sets]
         return [None if kept is None else States(self, encoded, *kept) for encoded, kept in found]
 
     def _digest(self) -> Any:
-        """A hash of the frozen values below and of the way to compute.
+        """A hash of the frozen values below the point and of the way of computing.
 
         It is computed anew each time, since torch does not count changes made through ``.data``.
         """
@@ -182,7 +182,7 @@ class Prefix:
         """Within this context the model goes on from `hidden`, whatever tokens it is given."""
         encoder, layers = self._body.encoder, self._body.encoder.layer
         rest = layers[self.point.layer :]
-        # A fused encoder computes its last layer for one token by itself.
+        # A fused encoder shortens its last layer by itself.
         shorten = "forward" not in vars(encoder) and len(rest) > self.point.last_norm and can_shorten(self._base.model)
         with ExitStack() as stack:
             stack.enter_context(replaced(self._body.embeddings, lambda *_, **__: hidden))
@@ -203,10 +203,10 @@ class States:
     """The hidden states of a set of examples.
 
     Attributes:
-        prefix: What they were computed by.
+        prefix: The prefix that computed them.
         encoded: The examples.
         kept: Of shape (tokens of all examples, width).
-        starts: Where each example's tokens begin; one more than there are examples.
+        starts: Where each example's tokens begin, and at last where the tokens of the last one end.
     """
 
     prefix: Prefix
@@ -222,13 +222,13 @@ class States:
 
     @unwatched
     def padded(self, indices: np.ndarray) -> Tensor:
-        """Those of the examples at `indices`, filled up with zeros: of shape (examples, longest, width)."""
+        """The hidden states of the examples at `indices`, zero-padded: of shape (examples, longest, width)."""
         rows = [self.kept[self.starts[i] : self.starts[i + 1]] for i in indices]
         return pad_sequence(rows, batch_first=True, padding_side=self.encoded.side)
 
 
 def _key(frozen: Any, encoded: Encoded) -> str:
-    """The hash of frozen values, joined with the tokens."""
+    """The hash of the frozen values, extended by the examples' tokens."""
     digest = frozen.copy()
     for name, tokens in sorted(encoded.fields.items()):
         digest.update(f"{name} {encoded.side}".encode())

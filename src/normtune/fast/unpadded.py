@@ -16,14 +16,14 @@ from torch import Tensor
 
 from normtune.modes import unwatched
 
-#: Attention takes at least so many tokens: softmax is several times slower over rows shorter than a register.
+#: Attention pads texts to at least this many tokens: softmax is several times slower over rows shorter than a register.
 ROOM = 16
 
-#: A batch with a smaller part of padding than this stays padded: taking it out costs as much as it saves.
+#: A batch with no larger share of padding than this stays padded: removing it costs as much as it saves.
 WASTE = 0.02
 
-#: Texts of up to `EXACT` lengths are grouped by their exact length, which copies least. With more lengths, the shortest
-#: text of a group has at least the part `LIKE` of the tokens of the longest.
+#: Texts of up to `EXACT` different lengths are grouped by exact length, which copies least. With more lengths, the
+#: shortest text of a group has at least `LIKE` times as many tokens as the longest.
 EXACT, LIKE = 8, 7 / 8
 
 
@@ -35,8 +35,8 @@ class Group:
         start: The first row.
         lengths: Tokens of each text.
         room: Tokens of each text in attention, padding included.
-        places: For each row its place among the (texts times room) places; None where all texts have one length.
-        mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all alike; None without padding.
+        places: The index of each row among the (texts times room) padded tokens; None where all texts have one length.
+        mask: Added to scores, of shape (texts, 1, 1, room), or (1, 1, 1, room) for all texts; None without padding.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Group:
 
     @classmethod
     def of(cls, start: int, lengths: Sequence[int], like: Tensor) -> Self:
-        """The group of texts with such lengths, for values of the dtype and on the device of `like`."""
+        """The group of texts with these lengths, for values of the dtype and on the device of `like`."""
         longest = max(lengths)
         room = max(longest, ROOM)
         numbers = torch.arange(room, device=like.device)
@@ -61,7 +61,7 @@ class Group:
 
     @classmethod
     def padded(cls, shape: tuple[int, int], own: Tensor | None, like: Tensor) -> Self:
-        """All texts of a padded batch of shape (texts, tokens); `own`, of that shape, is true where they may look."""
+        """All texts of a padded batch of shape (texts, tokens); `own`, of that shape, is true at their tokens."""
         count, tokens = shape
         group = cls.of(0, (tokens,) * count, like)
         if own is None:
@@ -114,8 +114,8 @@ class Unpadded:
 
     Attributes:
         shape: Texts and tokens of the padded batch.
-        rows: For each row its place among the (texts times tokens) of the padded batch; None where rows are all of
-            those.
+        rows: The index of each row among the (texts times tokens) of the padded batch; None where the rows are all
+            of those.
         groups: The texts that attention takes together.
     """
 
@@ -160,7 +160,7 @@ class Unpadded:
 
 
 def _alike(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last text of each group, the last excluded; `lengths` fall. Texts without tokens are in no group."""
+    """First and last text of each group, the last excluded, of descending `lengths`; empty texts are in no group."""
     part = 1.0 if len(set(lengths)) <= EXACT else LIKE
     first, end = 0, sum(length > 0 for length in lengths)
     while first < end:

@@ -1,10 +1,10 @@
-"""The one door to this folder for training and evaluation: which faster ways fit a model, and computing by them.
+"""The one entry to this folder for training and evaluation: chooses the faster ways that fit a model, and uses them.
 
-`choose` looks at the model as it stands, never at how it came to be so: which parameters train, where they are, and
-whether each layer has exactly the parts that its family gives it. What a way does not cover is computed by torch, layer
-by layer. The numbers are the same but for rounding, and for the draws of dropout.
+`choose` looks only at the model as it is now: which parameters train, where they are, and whether each layer has
+exactly the parts that its family gives it. What a way does not cover is computed by torch, layer by layer. The numbers
+are the same but for rounding, and for the draws of dropout.
 
-``Ways(base)`` is plain torch: with it alone the program is slower and complete.
+``Ways(base)`` is plain torch: with it alone the program is slower but complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from normtune.fast.memory import again, checkpointed
 from normtune.fast.prefix import Kept, Point, Prefix, States
 from normtune.models.base import Base
 
-#: Tokens a batch in evaluation where padding is left out, and of language models, whose texts are long.
+#: Tokens per evaluation batch where padding is left out, and for language models, whose texts are long.
 _TOKENS = 4096
 
 
@@ -37,13 +37,13 @@ class Ways:
     """How a model is computed.
 
     Attributes:
-        base: The model; nothing in it that is frozen may change as long as this is used.
+        base: The model; its frozen values may not change as long as this is used.
         products: What the products of frozen linear layers are computed in.
         memory: What is kept for the backward pass.
         dropout: Whether dropout is drawn from the fast generator.
-        layers: The fused layers, by the layer that each stands for; None where the encoder is torch's own.
-        prefix: What is computed once an example.
-        names: The ways for a record, in words.
+        layers: The fused layers, by the layer that each replaces; None where the encoder is torch's own.
+        prefix: What is computed once for each example.
+        names: Names of the ways, for a record.
     """
 
     base: Base
@@ -56,12 +56,12 @@ class Ways:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens a batch in evaluation; None where batches are of so many examples."""
+        """Tokens per evaluation batch; None where batches have a fixed number of examples."""
         return _TOKENS if self.layers or self.base.language else None
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Within this context the model is computed so, in training and in evaluation."""
+        """Within this context the model is computed in these ways, in training and in evaluation."""
         model, layers, low = self.base.model, self.layers, self.memory == "low"
         dropout, linear = FastDropout() if self.dropout else nullcontext(), fast_linear(self.products)
 
@@ -109,9 +109,9 @@ def choose(
         kept: Where the prefix's hidden states are kept from run to run; None keeps no prefix.
     """
     model, names = base.model, []
-    # Layers that the model itself computes again in the backward pass are left to it.
+    # A model that computes layers again in the backward pass by itself is left alone.
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    if plain or recomputes or base.language:  # which reads every token's hidden state
+    if plain or recomputes or base.language:  # it reads every token's hidden state
         return Ways(base, products, memory)
     on_cpu = base.device.type == "cpu"
     layers, known = None, reads_first_token(model.config)
@@ -120,7 +120,7 @@ def choose(
         names += ["fused layers", "no padding"] if layers else []
     point = None if dropout or kept is None else Point.of(base)
     if point is not None and not on_cpu and 2 * point.layer < base.layout.layers:
-        point = None  # what few layers cost on a GPU is less than copying their hidden states from memory
+        point = None  # on a GPU, few layers cost less than copying their hidden states from memory
     prefix = None if point is None else Prefix(base, point, kept, layers, products)
     if (layers is not None or prefix is not None) and can_shorten(model):
         names.append("first token")

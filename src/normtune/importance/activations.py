@@ -1,4 +1,4 @@
-"""How large the input of each parameter's entries is over a sample of texts: what Wanda weighs values by."""
+"""The size of the input of each parameter's entries over a sample of texts, by which Wanda weights values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
     An entry's input is what it is multiplied by (see `normtune.importance.uses`).
 
     Returns:
-        For each parameter one number an entry, flattened, float64.
+        For each parameter one number per entry, flattened, float64.
 
     Raises:
         ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
@@ -34,7 +34,7 @@ def feature_norms(base: Base, texts: Encoded, names: Collection[str]) -> dict[st
 def over_texts(
     base: Base, texts: Encoded, names: Collection[str], of: Callable[[Use, Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """For each of some parameters the sum over its uses, in every text, of what `of` gives.
+    """For each of some parameters, sum what `of` returns over its uses in every text.
 
     `of` takes a use and its module's input and output. Each text goes through the model by itself, without padding and
     with dropout off; the model is left as it was.
@@ -75,7 +75,7 @@ def transposed(model: nn.Module) -> set[str]:
 
 
 def squares(use: Use, inputs: Tensor, output: Tensor) -> Tensor:
-    """The sum over tokens of each squared feature; of a table by row, and for a shift the number of tokens."""
+    """The sum over tokens of each squared feature; for a table, counts of each row; for a shift, of tokens."""
     if use.kind == "table":
         return torch.bincount(inputs.flatten(), minlength=len(use.module.get_parameter("weight"))).double()
     if use.kind == "shift":
@@ -84,7 +84,7 @@ def squares(use: Use, inputs: Tensor, output: Tensor) -> Tensor:
 
 
 def spread(base: Base, name: str, numbers: Tensor) -> np.ndarray:
-    """One number an entry of a parameter, flattened, from one an input feature."""
+    """Broadcast one number per input feature to one per entry of a parameter, flattened."""
     shape = base.model.get_parameter(name).shape
     own = numbers.view(shape[1:]) if numbers.ndim and len(shape) > 2 else numbers
     column = own[:, None] if name in transposed(base.model) and own.ndim else own

@@ -1,13 +1,13 @@
 """The three estimators of Fisher information, as log-likelihoods to differentiate.
 
-Each gives numbers, one a pass, whose squared per-example gradients add up to the estimate:
+Each gives one number per example and pass; the squared per-example gradients of these add up to the estimate:
 
 - ``empirical``: log p(y | x) with the true label, the paper's equation 2;
 - ``exact``: the expectation over the model's own labels, as the square root of p(y | x) times log p(y | x) for every y,
-  and for regression, a Gaussian of unit variance, the prediction itself;
+  and for regression (a Gaussian of unit variance) the prediction itself;
 - ``monte-carlo``: log p(y | x) of labels drawn from the model, which converges to ``exact``.
 
-Kunstner et al. (2019, "Limitations of the empirical Fisher approximation") tell them apart.
+Kunstner et al. (2019, "Limitations of the empirical Fisher approximation") compare them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def passes(
     """What to differentiate, pass by pass.
 
     Args:
-        estimator: Which labels the gradients are taken at.
+        estimator: Which labels the gradients are taken for.
         outputs: The head's outputs, of shape (B, outputs) or (B, words, outputs), with their graph.
-        task: Says what they mean.
+        task: Says what the outputs mean.
         labels: The true labels, where the estimator needs them.
         numbers: Numbers of these examples in the data, which seed the draws.
 
     Yields:
-        For each pass one number an example, of shape (B,).
+        For each pass one number per example, of shape (B,).
     """
     kind = task.asks
     if estimator.name == "empirical":

@@ -27,24 +27,24 @@ from normtune.models.head import HeadSpec
 from normtune.models.layout import Place
 from normtune.records.fisher import Estimator, Information
 
-#: Tokens of a batch, padding included, which bound the memory whatever the lengths.
+#: Most tokens in a batch, padding included, to bound memory whatever the lengths.
 TOKENS = {"cpu": 2048, "cuda": 1 << 17}
 
-#: Padding that a batch may hold, in tokens, where splitting it costs about as much.
+#: Most padding in a batch, in tokens: beyond it, splitting the batch costs less.
 PADDING = {"cpu": 64, "cuda": 1 << 13}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What Fisher information is wanted.
+    """Which Fisher information to compute.
 
     Attributes:
-        within: For these entries, summed a parameter.
-        entries: For these, which are among them, every single entry; None for none.
-        estimator: With which labels.
-        head_seeds: Seeds of the heads to average over: the head is random before training. None stands for the head
-            that the model has.
-        tokens: Tokens a batch, padding included; changes memory and speed, and no result.
+        within: Entries to sum over, per parameter.
+        entries: Entries among these whose single values are wanted too; None for none.
+        estimator: Which labels to take.
+        head_seeds: Seeds of the heads to average over: the head is random before training. None means the head that the
+            model has.
+        tokens: Most tokens in a batch, padding included; changes memory and speed, but no result.
     """
 
     within: Selection
@@ -54,10 +54,10 @@ class Request:
     tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what is wanted.
+        """Check the request.
 
         Raises:
-            ImportanceError: If nothing is, or no head is named, or `entries` are not among `within`.
+            ImportanceError: If `within` is empty, head seeds are missing or repeated, or `entries` are not in `within`.
         """
         if not len(self.within):
             raise ImportanceError("Fisher information of an empty set of entries was asked for.")
@@ -77,8 +77,8 @@ class Fisher:
     """Fisher information on one task.
 
     Attributes:
-        by_seed: For each head seed: for each parameter the sum of the Fisher information over its entries.
-        scores: Fisher information of the single entries asked for, or None.
+        by_seed: For each head seed, the sum of the Fisher information over each parameter's entries.
+        scores: Fisher information of the single entries requested, or None.
         examples: Numbers of the examples that it is a mean over.
         slow: Parameters that had to be computed example by example.
     """
@@ -90,7 +90,7 @@ class Fisher:
 
     @property
     def totals(self) -> dict[str, float]:
-        """For each parameter the sum over its entries: the mean over head seeds."""
+        """For each parameter the sum over its entries, averaged over head seeds."""
         return {name: float(np.mean([own[name] for own in self.by_seed])) for name in self.by_seed[0]}
 
 
@@ -107,11 +107,11 @@ def fisher(
 
     Args:
         base: The base model; heads are put on it and taken off again.
-        task: What the examples ask.
+        task: The examples' task.
         encoded: The examples.
-        request: What is wanted.
+        request: Which Fisher information to compute.
         examples: Numbers of the examples to take the mean over; all of them by default.
-        progress: Called with how many further examples are done; each head seed counts them anew.
+        progress: Called with the number of further examples done; each head seed counts them anew.
 
     Raises:
         ImportanceError: If a gradient is not finite; the example is named.
@@ -139,7 +139,7 @@ class Estimation:
             raise DataError(f"The {request.estimator.name} Fisher information of task {task.name!r} needs labels.")
         self.request = request
         self._base, self._task, self._encoded = base, task, encoded
-        # A parameter that is wanted in part is computed whole, entry by entry, and the rest left out in the end.
+        # A parameter that is wanted in part is computed whole, entry by entry, and the rest is dropped in the end.
         partial = {name for name in request.within.chosen if not request.within.is_whole(name)}
         self._single = {*request.single.chosen, *partial}
         with self.head(request.head_seeds[0]):
@@ -147,7 +147,7 @@ class Estimation:
 
     @contextmanager
     def head(self, seed: int | None) -> Iterator[None]:
-        """The head of this seed is on the model within this context; `add` needs one."""
+        """Put the head of this seed on the model within this context; `add` needs a head."""
         if seed is None:
             yield
             return
@@ -158,11 +158,11 @@ class Estimation:
             swap.undo()
 
     def tally(self) -> Tally:
-        """Sums of no examples yet."""
+        """An empty tally."""
         return Tally(self._gradients.parameters, self._single)
 
     def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
-        """The examples at `numbers` in batches of like length, with a bounded number of tokens and little padding."""
+        """The examples at `numbers` in batches of similar length, of bounded tokens and little padding."""
         device = self._base.device.type
         tokens = self.request.tokens or TOKENS.get(device, TOKENS["cpu"])
         padding = PADDING.get(device, PADDING["cpu"])
@@ -207,7 +207,7 @@ class Estimation:
         return tally
 
     def fisher(self, tallies: Sequence[Tally], examples: np.ndarray) -> Fisher:
-        """Fisher information from the sums of each head seed over these examples, in the order of the request's."""
+        """Fisher information from each head seed's sums over these examples, in the request's order of seeds."""
         within, single = self.request.within, self.request.single
         return Fisher(
             by_seed=tuple(totals(tally, within) for tally in tallies),
@@ -223,7 +223,7 @@ class Estimation:
 
 
 def totals(tally: Tally, within: Selection) -> dict[str, float]:
-    """For each parameter the sum over its entries within a selection, of the mean over examples."""
+    """The mean over examples, summed over each parameter's entries within a selection."""
     sums, partial = tally.totals(), (name for name in within.chosen if not within.is_whole(name))
     sums.update({name: float(_packed(tally, within, name).sum()) for name in partial})
     return {name: sums[name] / tally.examples for name in within.chosen}
@@ -234,13 +234,13 @@ def scores(tallies: Sequence[Tally], single: Selection) -> Scores:
     values = {}
     for name in single.chosen:
         each = [_packed(tally, single, name) / tally.examples for tally in tallies]
-        # As a file keeps them, so that a mask is the same before and after.
+        # float32, as in a file, so that a mask is the same before saving and after.
         values[name] = (each[0] if len(each) == 1 else np.mean(each, axis=0)).astype(np.float32)
     return Scores(single, values)
 
 
 def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tuple[Information, ...]:
-    """Sums by parameter, one mapping a head seed, as entries of a record."""
+    """Sums by parameter, one mapping per head seed, as rows of a record."""
 
     def row(place: Place) -> Information:
         own = tuple(sums[place.parameter] for sums in by_seed)
@@ -257,6 +257,6 @@ def information(within: Selection, by_seed: Sequence[Mapping[str, float]]) -> tu
 
 
 def _packed(tally: Tally, selection: Selection, name: str) -> np.ndarray:
-    """The sums of the selected entries of a parameter whose every entry is kept."""
+    """The sums of the selected entries of a parameter that is tallied entry by entry."""
     flat: np.ndarray = tally.entries[name].flatten().cpu().numpy()
     return flat if selection.is_whole(name) else flat[selection.indices(name)]

@@ -1,4 +1,4 @@
-"""Gates on heads or units, which learn how many of them a task needs (CoFi, Xia et al. 2022)."""
+"""Gates on heads or units, which learn which of them a task needs (CoFi, Xia et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from normtune.methods.diff_pruning import FIRST, OFFSET, RATE, gate_of, soft_gat
 from normtune.methods.hooked import generator_of
 from normtune.models.base import Base
 
-#: Passes over the examples, and examples a step.
+#: Passes over the examples, and examples per step.
 EPOCHS, BATCH = 10, 8
 
 
 def learnt(
     base: Base, task: Task, encoded: Encoded, structure: Structure, fraction: float, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """How open a gate on each head or unit stays, where a fraction of them is to go.
+    """How open a gate on each head or unit stays when a fraction of them is to be pruned.
 
-    The outputs of each are multiplied by a hard-concrete gate, drawn anew in each step as those of diff pruning are.
-    The gates' logits are trained by Adam to make ``loss + a (s - t) + b (s - t)^2`` small: s is the expected part of
-    the gates that are shut, and t rises to `fraction` in the first half of the steps. The Lagrange multipliers a and b
-    begin at zero and are trained to make it large. The model, which has the head of the task, stays as it is; CoFi
-    trains it too, with distillation. `seed` is for the order of the examples and the gates.
+    The outputs of each are multiplied by a hard-concrete gate, drawn anew in each step as in diff pruning. Adam trains
+    the gates' logits to minimise ``loss + a (s - t) + b (s - t)^2``: s is the expected fraction of closed gates, and t
+    rises to `fraction` in the first half of the steps. The Lagrange multipliers a and b start at zero and are trained
+    to maximise it. The model, which has the task's head, does not change; CoFi trains it too, with distillation. `seed`
+    seeds the order of the examples and the gates.
 
     Returns:
-        For each matrix that heads or units are the inputs of, the logit of each of these, float64.
+        For each matrix whose inputs are heads or units, the logit of each of these, float64.
     """
     counts, labels, loss = ends(base, structure), encoded.labels, task.asks.loss(task)
     assert labels is not None
@@ -66,5 +66,5 @@ def learnt(
 
 
 def shut(logits: dict[str, Tensor]) -> Tensor:
-    """The expected part of the gates that are shut."""
+    """The expected fraction of closed gates."""
     return 1 - torch.cat([torch.sigmoid(own - OFFSET) for own in logits.values()]).mean()

@@ -1,11 +1,11 @@
 """Squared per-example gradients of a model's log-likelihood, summed over the examples of whole batches.
 
-One forward and one backward pass a batch, with every parameter frozen: hooks on the modules hand over what per-example
-gradients are made of (see `normtune.importance.uses`). Before the first batch, the shortest and the longest example are
-computed together and one by one. A parameter for which the two differ, since it is used in another way, is from then
-on computed example by example: slower, and exact as well.
+Each batch takes one forward pass, and one backward pass per objective, with every parameter frozen: hooks on modules
+collect what per-example gradients are made of (see `normtune.importance.uses`). Before the first batch, the shortest
+and the longest example are computed together and one by one. A parameter for which the two differ, since it is used in
+another way, is then computed example by example, which is slower but also exact.
 
-Where a family's head reads the first token alone, so does the last layer in batches (`normtune.fast.first_token`).
+If a family's head reads the first token alone, batches compute the last layer for it (`normtune.fast.first_token`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from normtune.importance.tally import Tally, merged
 from normtune.importance.uses import Use, frozen, hooked, uses_of
 from normtune.models.base import Base
 
-#: Gives, from the head's outputs and the numbers of the examples, one number an example for every pass.
+#: Maps the head's outputs and the examples' numbers to objectives, each with one number per example.
 Objectives = Callable[[Tensor, np.ndarray], Iterable[Tensor]]
 
-#: Part of a parameter's sum by which the two ways may differ: rounding is far below it, any mistake far above.
+#: Fraction of a parameter's sum by which the two ways may differ: rounding is far below it, any mistake far above.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 0.02}
 _CLOSE_LOW = 0.2
 
@@ -39,17 +39,17 @@ class PerExample:
     """Squared per-example gradients of some parameters of one model.
 
     Args:
-        base: The model with the head of the task; it is in evaluation mode while this works.
+        base: The model with the head of the task; it is put into evaluation mode during each call.
         names: The parameters wanted.
         encoded: The examples.
 
     Attributes:
         parameters: The parameters, by name.
-        slow: Those that are computed example by example.
+        slow: The names of those that are computed example by example.
         short: Whether the last layer is computed for the first token alone.
 
     Raises:
-        ModelError: If the model does not answer the same twice.
+        ModelError: If the model is not deterministic.
     """
 
     def __init__(self, base: Base, names: Iterable[str], encoded: Encoded) -> None:
@@ -59,7 +59,7 @@ class PerExample:
         self._uses = uses_of(base.model, self.parameters)
         self.slow: tuple[str, ...] = ()
         self.short = False
-        self._known: Counter[str] | None = None  # how often each is used in a pass, once that is found out
+        self._known: Counter[str] | None = None  # how often each is used in a pass, once known
         with self._frozen():
             self._probe()
 
@@ -94,9 +94,9 @@ class PerExample:
         return tuple(name for name in self.parameters if name in names)
 
     def _probe(self) -> None:
-        """Find out how the parameters are used, and whether the first token of the last layer will do."""
+        """Find out how the parameters are used, and whether the last layer needs its first token alone."""
         lengths = self._encoded.lengths
-        # So that padding is checked; the shortest twice, to find what adds up two examples at the same place.
+        # Two lengths, to check padding; the shortest twice, to detect a sum over two examples at the same place.
         longest = len(lengths) - 1 - lengths[::-1].argmax()
         indices = np.array([lengths.argmin(), longest, lengths.argmin()])
         with torch.no_grad():
@@ -145,12 +145,12 @@ class PerExample:
 class _Batch:
     """Collects what the gradients of one batch are made of, and adds their squares to a tally.
 
-    For one use of a matrix, an example's gradient is ``grad^T inputs`` over its tokens, with `grad` and `inputs` of the
-    shape (B, T, O) and (B, T, I). Of a table, whose inputs are row numbers (B, T), it is the sum of `grad` over the
-    tokens that look the same row up; of a vector, which has no inputs, the sum over all tokens.
+    For one use of a matrix, an example's gradient is ``grad^T inputs`` over its tokens, with `grad` and `inputs` of
+    shapes (B, T, O) and (B, T, I). For a table, whose inputs are row numbers (B, T), it is the sum of `grad` over the
+    tokens that look up the same row; for a vector, which has no inputs, the sum over all tokens.
 
     A parameter that is used several times (a shared layer, say) waits for all of its uses, since they add before they
-    are squared; one that is used once is squared at once, so that nothing is kept.
+    are squared; one that is used once is squared immediately, so that nothing is kept.
 
     Args:
         examples: Number of examples in the batch.
@@ -167,7 +167,7 @@ class _Batch:
         self._waiting: dict[str, list[tuple[str, Tensor, Tensor | None]]] = defaultdict(list)
 
     def see(self, uses: list[Use], inputs: Tensor, output: Tensor) -> Tensor | None:
-        """Note the uses in one module, whose output will hand over its gradient."""
+        """Record the uses in one module, and hook the gradient of its output."""
         if not torch.is_grad_enabled():
             return None
         inputs = inputs.detach()
@@ -177,7 +177,7 @@ class _Batch:
             self.irregular.update(use.name for use in uses)
         self.uses.update(use.name for use in uses)
         if not output.requires_grad:
-            # The first layer that matters: the graph begins here. Cloned, since models change such tensors in place.
+            # The first layer that matters: the graph starts here. Cloned, since models change such tensors in place.
             output = output.detach().requires_grad_().clone()
 
         def take(grad: Tensor) -> None:
@@ -213,7 +213,7 @@ class _Batch:
         return values.reshape(self._examples, -1, values.shape[-1])
 
     def finish(self) -> None:
-        """Square what is still waiting, for uses that the outputs do not depend on."""
+        """Square the parameters that still wait for uses on which the outputs do not depend."""
         for name in list(self._waiting):
             self._square(name)
 
@@ -221,7 +221,7 @@ class _Batch:
     def _square(self, name: str) -> None:
         kinds, grads, inputs = zip(*self._waiting.pop(name), strict=True)
         if len({*kinds}) > 1:
-            self._tally.add(name, grads[0].new_tensor(torch.nan))  # which the check on the first examples finds
+            self._tally.add(name, grads[0].new_tensor(torch.nan))  # the check on the first examples finds this
             return
         grad = _joined(grads)
         if kinds[0] == "vector":
@@ -241,12 +241,12 @@ def _joined(values: tuple[Tensor, ...]) -> Tensor:
 
 
 def _working(values: Tensor) -> Tensor:
-    """In float32, or float64 where the model is: squares of lower precisions would vanish."""
+    """Values in float32, or in float64 if they are already: in lower precision, squares would underflow."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:
-    """Some fixed function of the outputs in which every one of them takes part."""
+    """A fixed function of the outputs that depends on every one of them."""
     weights = torch.linspace(1.0, 2.0, outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
     yield (outputs * weights).tanh().flatten(1).sum(1) + (outputs * weights).flatten(1).sum(1)
 
@@ -254,7 +254,7 @@ def _any_direction(outputs: Tensor, _: np.ndarray) -> Iterator[Tensor]:
 def _differing(
     together: Mapping[str, float], alone: Mapping[str, float], parameters: Mapping[str, nn.Parameter]
 ) -> set[str]:
-    """Parameters whose two sums differ by more than rounding, beside the largest mean square of any of them."""
+    """Parameters whose two sums differ by more than rounding, judged by the sum and the largest mean square of any."""
     floor = max((alone[name] / parameters[name].numel() for name in parameters), default=0.0)
     wrong = set()
     for name, parameter in parameters.items():

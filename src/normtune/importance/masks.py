@@ -2,7 +2,7 @@
 
 One safetensors file holds a mask: for each parameter with selected entries ``mask/NAME`` (packed bits) or
 ``index/NAME`` (positions), whichever is shorter, or an empty ``whole/NAME`` where all of it is selected. Its header
-carries as JSON where the mask comes from. It holds no head, so that tasks with different labels can share it.
+says where the mask comes from, as JSON. It holds no head, so that tasks with different labels can share it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ Per = Literal["set", "row"]
 def top(scores: Scores, *, fraction: float | None = None, entries: int | None = None) -> Selection:
     """The candidates with the highest scores, ranked jointly over layers, weight and bias.
 
-    Of equal scores the one that comes first in the layout's order is taken first: by parameter, then by position. So
-    the same scores give the same mask on every machine. `fraction` or `entries` says how many are taken (see
-    `size_of`).
+    Ties are broken by the layout's order, by parameter, then by position, so that the same scores give the same mask on
+    every machine. `fraction` or `entries` says how many are taken (see `size_of`).
     """
     count, within = size_of(len(scores), fraction, entries), scores.within
     if not count:
@@ -62,7 +61,7 @@ def size_of(candidates: int, fraction: float | None, entries: int | None) -> int
     """How many of the candidates a mask takes: ``entries``, or exactly ``round(fraction * candidates)``, half to even.
 
     Raises:
-        ConfigError: If not one of `fraction` and `entries` is given, or it is out of range.
+        ConfigError: If not exactly one of `fraction` and `entries` is given, or it is out of range.
         SelectionError: If there are no candidates.
     """
     if (fraction is None) == (entries is None):
@@ -78,27 +77,27 @@ def size_of(candidates: int, fraction: float | None, entries: int | None) -> int
 
 
 class MaskInfo(Strict):
-    """What a mask says of itself.
+    """A mask's metadata.
 
     Attributes:
         format: Version of the file's layout.
         base: Name of the base model, as its user called it.
-        base_identity: Its content hash; the mask goes on no other.
+        base_identity: Its content hash; the mask fits no other base.
         layout: Fingerprint of the base's parameter names and shapes.
         importance: What entries were ranked by, a name in IMPORTANCES.
         scope: Whose importance, where it depends on a task.
-        tasks: The tasks whose importance went in.
-        target: The task that it was made for, where it was made for one.
+        tasks: The tasks whose importance was used.
+        target: The task that it was made for, if any.
         within: The candidates, as an expression.
         candidates: How many there were.
         entries: How many were taken.
-        fraction: The fraction asked for, or None where a number of entries was.
+        fraction: The fraction requested, or None if a number of entries was.
         per: Whether entries were compared over the whole ``set``, or within each output ``row``.
         seed: Seed of an importance that draws.
         examples: How many examples each task's importance was measured on.
         estimator: How a Fisher was estimated.
         head_seeds: Seeds of the heads that it was averaged over.
-        note: What its author says of it.
+        note: Its author's remark.
         versions: Versions of the libraries that made it.
         content: Fingerprint of the selection; a file that does not match it is refused.
     """
@@ -135,22 +134,22 @@ class MaskInfo(Strict):
         return f"{kind}@{size}{' by row' if self.per == 'row' else ''}{within}"
 
     def name_on(self, task: str) -> str:
-        """The name in a record of `task`; it says whose mask it is where that is another task's."""
+        """The name in a record of `task`; it names the mask's target if that is another task."""
         return self.name if self.target in {None, task} else f"{self.name} for {self.target}"
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A selection, and what it says of where it comes from."""
+    """A selection, and the metadata of where it comes from."""
 
     selection: Selection
     info: MaskInfo
 
     def __post_init__(self) -> None:
-        """Check that `info` speaks of `selection`.
+        """Check that `info` describes `selection`.
 
         Raises:
-            SelectionError: If it speaks of another one.
+            SelectionError: If it describes another one.
         """
         if self.info.content != self.selection.fingerprint or self.info.entries != len(self.selection):
             raise SelectionError("The mask's entries do not match what it says of itself.")
@@ -159,14 +158,14 @@ class Mask:
     def make(
         cls, base: Base, scores: Scores, *, fraction: float | None = None, entries: int | None = None, **info: object
     ) -> Mask:
-        """The mask of the highest `scores`, which were measured on `base`; negated ones give a mask of the least.
+        """The mask of the highest `scores`, which were measured on `base`; negated ones give a mask of the lowest.
 
         Args:
             base: The base model.
             scores: One number for each candidate.
             fraction: How many candidates to take (see `size_of`).
             entries: How many, instead of a fraction.
-            **info: Fields of `MaskInfo` that the scores do not know: ``importance``, ``scope``, ``target``, ...
+            **info: Fields of `MaskInfo` that do not follow from the scores: ``importance``, ``scope``, ``target``, ...
 
         Raises:
             SelectionError: If the scores are of another model.
@@ -192,7 +191,7 @@ class Mask:
         return self.info.name
 
     def save(self, path: str | Path, *, over: bool = False) -> Path:
-        """Write the mask to the file `path`, whole or not at all; over what is there only if that is asked for.
+        """Write the mask to the file `path`, whole or not at all; overwrite an existing file only if `over`.
 
         Raises:
             OutputError: If the file exists, or cannot be written.
@@ -212,7 +211,7 @@ class Mask:
         """Read a mask of `base`.
 
         Raises:
-            SelectionError: If there is none, it is truncated, corrupt or of a later version, or of another model.
+            SelectionError: If there is none, or it is truncated, corrupt, of a later version or for another model.
         """
         info, tensors = read_tensors(Path(path), "mask", _KEY, MaskInfo, SelectionError)
         if info.base_identity != base.identity or info.layout != base.layout.fingerprint:
@@ -228,7 +227,7 @@ class Mask:
 
 
 def read_info(path: str | Path) -> MaskInfo:
-    """What the mask in the file `path` says of itself.
+    """The metadata of the mask in the file `path`.
 
     Raises:
         SelectionError: If there is none, or it is truncated, corrupt or of a later version.

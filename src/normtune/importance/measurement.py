@@ -1,6 +1,6 @@
-"""Measurements of Fisher information in a folder: found again by what they measure, so that nothing is measured twice.
+"""Measurements of Fisher information, cached in a folder under what they measure, so that nothing is measured twice.
 
-``TASK-ID.json`` is the record; ``TASK-ID.safetensors`` beside it holds the single entries where they were asked for:
+``TASK-ID.json`` is the record; ``TASK-ID.safetensors`` beside it holds the single entries if they were requested:
 ``NAME`` for each parameter, float32, packed in the order of its selected entries, and in its header the record's id.
 """
 
@@ -31,7 +31,7 @@ from normtune.models.families import norms_of
 from normtune.records.fisher import FisherConfig, FisherRecord
 from normtune.versions import versions
 
-# A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
+# Raise this when numbers of the same configuration change their meaning, so that old records are not reused.
 _SCHEMA = 1
 
 _KEY = "normtune"
@@ -41,7 +41,7 @@ WHOLE = "full"
 
 
 class EntriesInfo(Strict):
-    """What the file of a measurement's single entries says of itself."""
+    """The header of the file of a measurement's single entries."""
 
     format: int = 1
     id: str
@@ -49,7 +49,7 @@ class EntriesInfo(Strict):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, with the Fisher information of every entry asked for; `cached` if it was there before."""
+    """A record, with the Fisher information of every entry requested; `cached` if it was stored before."""
 
     record: FisherRecord
     scores: Scores | None
@@ -61,8 +61,8 @@ class Measurement:
     """A measurement of Fisher information on one task.
 
     Attributes:
-        train: Those of the task's training examples that may be looked at.
-        folder: Where measurements lie, or None to keep none.
+        train: The task's training examples that may be used.
+        folder: Where measurements are stored, or None to store none.
     """
 
     base: Base
@@ -73,22 +73,22 @@ class Measurement:
 
     @cached_property
     def within(self) -> Selection:
-        """What is summed over."""
+        """The entries that are summed over."""
         return select(self.base.layout, self.config.within)
 
     @cached_property
     def entries(self) -> Selection | None:
-        """What is kept entry by entry."""
+        """The entries whose single values are kept."""
         return None if self.config.entries is None else select(self.base.layout, self.config.entries)
 
     @cached_property
     def sample(self) -> Split:
-        """The examples."""
+        """The examples to measure on."""
         return self.train.sample(self.config.examples, self.config.sample_seed)
 
     @cached_property
     def identity(self) -> str:
-        """Fingerprint of all that changes a number. What GLUE's tasks ask is known by their names."""
+        """Fingerprint of all that changes a number; a GLUE task's name stands for what it asks."""
         task = self.data.task
         known = task.name in GLUE and _asks(task) == _asks(GLUE[task.name])
         own: dict[str, object] = {} if known else {"task": _asks(task)}
@@ -104,15 +104,15 @@ class Measurement:
         })
 
     def find(self) -> Measured | None:
-        """What was measured before, or kept of these entries by a wider measurement; None where there is neither."""
+        """The stored measurement, or one that kept these entries and summed over more; None if there is neither."""
         config, within = self.config, self.within
         found = _stored(self.folder, config.task, self.identity, self.entries)
         if found is None and config.within == config.entries and all(map(within.is_whole, within.chosen)):
-            # What was kept while more was summed over will do as well.
+            # A measurement that kept these entries and summed over the whole model will do as well.
             wider = replace(self, config=config.model_copy(update={"within": WHOLE}))
             found = _stored(self.folder, config.task, wider.identity, self.entries)
             if found is not None:
-                # The record as if no more had been summed over; its id says where it is kept.
+                # The record as if no more had been summed over; its id still says where it is stored.
                 rows = zip(wider.within, found.record.information, strict=True)
                 own = tuple(row for place, row in rows if place.parameter in within.chosen)
                 changes = {"config": config, "selection": within.fingerprint, "information": own}
@@ -120,7 +120,7 @@ class Measurement:
         return found
 
     def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> Measured:
-        """Measure it, whether or not it is there, and keep it."""
+        """Measure, even if a stored measurement exists, and store the result."""
         base, data, config, started = self.base, self.data, self.config, time.monotonic()
         every = data.split("train")
         encoded = base.encode(self.sample, config.max_length)
@@ -152,7 +152,7 @@ class Measurement:
         )
         if self.folder is not None:
             file = self.folder / f"{config.task}-{record.id}.json"
-            if measured.scores is not None:  # first, so that a record means that all is there
+            if measured.scores is not None:  # first, so that where a record exists its entries do
                 tensors = {
                     name: torch.from_numpy(values.astype(np.float32)) for name, values in measured.scores.values.items()
                 }
@@ -162,10 +162,10 @@ class Measurement:
 
 
 def read(folder: Path, task: str, identity: str, entries: Selection) -> Measured:
-    """The measurement called `identity` in a folder, with the scores of `entries`, which are those that it kept.
+    """The measurement called `identity` in a folder, with the scores of `entries`, the entries that it kept.
 
     Raises:
-        DataError: If it is not there, or its files are damaged.
+        DataError: If it does not exist, or its files are damaged.
     """
     found = _stored(folder, task, identity, entries)
     if found is None:
@@ -201,5 +201,5 @@ def read_scores(file: Path, identity: str, entries: Selection) -> Scores:
 
 
 def _asks(task: Task) -> tuple[object, ...]:
-    """What of a task changes a number, beside its examples."""
+    """What of a task changes a number, besides its examples."""
     return task.kind, task.outputs, task.center, task.scale

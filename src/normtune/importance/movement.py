@@ -64,7 +64,7 @@ class Average:
     """A value over seeds.
 
     Attributes:
-        mean: The mean, or None where the value of any seed is missing.
+        mean: The mean, or None if the value of any seed is missing.
         spread: The sample standard deviation, or None with one seed.
     """
 
@@ -73,7 +73,7 @@ class Average:
 
 
 def average(values: Sequence[float | None]) -> Average:
-    """Mean and spread of `values`; a gap among them is never averaged over."""
+    """Mean and spread of `values`; both None if a value is missing."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return Average(None)
@@ -103,11 +103,11 @@ class Movement:
 def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub | None = None) -> Movement:
     """Aggregate the changes of runs that differ in their seed only.
 
-    Within a run a mean runs over all entries of what is aggregated, so that a weight counts for more than its bias; a
-    relative change is one such mean over another; L0 and L1 are sums.
+    Within a run, a mean is over all entries of what is aggregated, so that a weight counts for more than its bias; a
+    relative change is the ratio of two such means; L0 and L1 are sums.
 
     Args:
-        runs: Each run's changes, as its record has them.
+        runs: Each run's changes, as in its record.
         measure: ``mean`` (equation 1), ``relative``, ``l0`` or ``l1``.
         sub: Only this sub-component, or None for both together.
 
@@ -139,7 +139,7 @@ def movement(runs: Sequence[Sequence[Change]], measure: str = "mean", sub: Sub |
 
 
 def ranks(values: Mapping[str, float | None]) -> dict[str, int]:
-    """The place of each name by its value, from 1 for the largest; equal values share a place, gaps have none."""
+    """The rank of each name by its value, from 1 for the largest; equal values share a rank, missing ones have none."""
     known = {name: value for name, value in values.items() if value is not None}
     return {name: 1 + sum(other > value for other in known.values()) for name, value in known.items()}
 
@@ -155,17 +155,17 @@ def _grid(changes: Iterable[Change], sub: Sub | None) -> dict[Spot, np.ndarray]:
 def _sums(change: Change) -> np.ndarray:
     """Entries, how many of them changed, and the sums of |change| and of |pre-trained|; they add up over parts.
 
-    The last is nan where it cannot be told: a part that did not move at all has a relative change of zero, whatever it
-    was before.
+    The last is nan where it is unknown: a part that did not move at all has a relative change of zero, whatever its
+    pre-trained values.
     """
     scale = change.l1 / change.relative if change.relative else np.nan
-    if change.relative is None:  # as it is defined: the pre-trained values are all zero
+    if change.relative is None:  # by definition the pre-trained values are all zero
         scale = 0.0
     return np.array([change.entries, change.l0, change.l1, scale])
 
 
 def _value(sums: np.ndarray, measure: Measure) -> float | None:
-    """What `_sums` add up to, by `measure`; None where there is no such number, or it cannot be told."""
+    """The `measure` of sums from `_sums`; None where it is undefined or unknown."""
     entries, l0, l1, scale = sums.tolist()
     if measure == "relative":
         still = np.isnan(scale) and l1 == 0

@@ -12,7 +12,7 @@ from normtune.records.fisher import Information
 def component_means(information: Iterable[Information], head: int | None = None) -> dict[str, float]:
     """Mean Fisher information of each component over all of its entries: all layers, weight and bias together.
 
-    Embeddings, pooler and head have no part in table 1. `head` is the position of one head seed, for its values alone.
+    Embeddings, pooler and head are not in table 1. `head` is the position of one head seed, for its values alone.
     """
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
@@ -39,7 +39,7 @@ def ranking(by_task: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def concordance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The share of pairs of components that both put in the same order (Kendall's tau is twice that, less one)."""
+    """The share of pairs of components that both rank in the same order (Kendall's tau is twice that minus one)."""
     pairs = list(combinations(one, 2))
     same = sum((one[a] > one[b]) == (other[a] > other[b]) for a, b in pairs)
     return same / len(pairs) if pairs else 1.0

@@ -1,4 +1,4 @@
-"""Recipes: what a mask is to be, as a plain value, and the one function that makes a mask of it."""
+"""Recipes, plain values that describe a mask, and the one function that makes a mask from a recipe."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from normtune.models.base import Base
 
 SCOPES: tuple[str, ...] = get_args(Scope)
 
-#: Texts of each task for an importance that needs some, unless it is said how many: as many as the authors of Wanda and
-#: SparseGPT take.
+#: Default number of texts of each task for an importance that needs texts: that of Wanda's and SparseGPT's authors.
 TEXTS = 128
 
 
 class MaskRecipe(Strict):
-    """What a mask is to be.
+    """The description of a mask to make.
 
     Attributes:
         importance: What entries are ranked by, a name in IMPORTANCES.
         scope: Whose importance: ``individual``, the target's own; ``global``, every task's divided by its own sum over
-            the candidates, then added; ``leave-one-out``, the same without the target. It means nothing where the
+            the candidates, then added; ``leave-one-out``, the same without the target. It has no effect if the
             importance is the same for every task.
-        tasks: The tasks whose importance may go in.
-        target: The task that the mask is for; the only one of `tasks` unless given. ``global`` needs none.
+        tasks: The tasks whose importance may be used.
+        target: The task that the mask is for; by default the only one of `tasks`. ``global`` needs none.
         within: The candidates, as an expression.
         fraction: How many of them to take, as a fraction.
         entries: How many, instead of a fraction.
-        per: ``set`` compares all candidates, so that the top of the whole set is taken; ``row`` compares those of one
-            output row, as Wanda does for pruning, so that every row gives the same share.
+        per: ``set`` compares all candidates, so that the top of the whole set is taken; ``row`` compares those within
+            each output row, as Wanda does for pruning, so that every row gives the same share.
         seed: Seeds an importance that draws.
     """
 
@@ -58,8 +57,8 @@ class MaskRecipe(Strict):
         """Check the fields.
 
         Raises:
-            UnknownNameError: If there is no such importance or scope.
-            ConfigError: If tasks are missing, or mean nothing.
+            UnknownNameError: If there is no such importance, scope or comparison.
+            ConfigError: If tasks are missing, or given for an importance that is the same for every task.
         """
         known("importance", self.importance, IMPORTANCES)
         known("scope", self.scope, SCOPES)
@@ -85,10 +84,11 @@ class MaskRecipe(Strict):
         return IMPORTANCES[self.importance].needs != "nothing"
 
     def candidates(self, base: Base) -> Selection:
-        """The candidates in a base model, which are enough for the size that is asked for.
+        """The candidates in a base model, checked to be enough for the size requested.
 
         Raises:
             SelectionError: If there are none.
+            ConfigError: If the size requested is out of range (see `size_of`).
         """
         candidates = select(base.layout, self.within)
         if not len(candidates):
@@ -98,9 +98,9 @@ class MaskRecipe(Strict):
 
     @property
     def target_and_sources(self) -> tuple[str | None, tuple[str, ...]]:
-        """The task that the mask is for, where it is for one, and those whose importance goes in, sorted.
+        """The task that the mask is for, if any, and the tasks whose importance is used, sorted.
 
-        Of ``leave-one-out`` the target's own importance is never among them.
+        For ``leave-one-out`` the target is never among the latter.
 
         Raises:
             ConfigError: If there is no target where one is needed, or no other task than the target.
@@ -122,7 +122,7 @@ class MaskRecipe(Strict):
 def kind_of(kind: str) -> tuple[str, str]:
     """The importance and the scope of a kind of mask.
 
-    A scope alone is Fisher's, and an importance alone the task's own.
+    A scope alone means Fisher, and an importance alone means ``individual``.
 
     Raises:
         UnknownNameError: If there is no such kind.
@@ -136,7 +136,7 @@ def kind_of(kind: str) -> tuple[str, str]:
 
 
 class Sources(TypedDict, total=False):
-    """What gives, for a task, what an importance needs of it (see `Given`). Only what is asked for is called."""
+    """Functions that return what an importance needs of a task (see `Given`). Only the needed one is called."""
 
     fisher: Callable[[str], Measured]
     runs: Callable[[str], Sequence[Delta]]
@@ -144,11 +144,11 @@ class Sources(TypedDict, total=False):
 
 
 def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) -> Mask:
-    """The mask of a recipe, on a base as it was loaded; `sources` say where its importance finds what it needs.
+    """The mask of a recipe, on a base as it was loaded; `sources` provide what its importance needs.
 
     Raises:
-        SelectionError: If there are no candidates, or their scores cannot be put together.
-        ConfigError: If the recipe's target or tasks do not fit its scope, or nothing gives what the importance needs.
+        SelectionError: If there are no candidates, or their scores cannot be combined.
+        ConfigError: If the recipe's target or tasks do not fit its scope, or no source gives what the importance needs.
     """
     candidates = recipe.candidates(base)
     importance, (target, tasks) = IMPORTANCES[recipe.importance], recipe.target_and_sources
@@ -156,7 +156,7 @@ def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) ->
     source: Any = dict(sources or {}).get(importance.needs)
 
     def of_task(task: str) -> Scores:
-        """The scores of one task; `facts` gets how they were measured."""
+        """The scores of one task; adds to `facts` how they were measured."""
         found = source(task)
         if isinstance(found, Measured):
             config = found.record.config

@@ -1,7 +1,7 @@
-"""Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of what gives them.
+"""Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of ways to compute them.
 
-To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask` and a
-mask's name take it from there, and so does `normtune study --masks`.
+To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask`, `normtune
+study --masks` and the names of masks take it from there.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from normtune.models.base import Base
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How much each of some entries matters, by whatever importance.
+    """How much each candidate matters, by some importance.
 
     Attributes:
         within: The candidates.
-        values: For each parameter with candidates one number each, float64, in the order of `within.indices`.
+        values: For each parameter with candidates one number per candidate, float64, in the order of `within.indices`.
     """
 
     within: Selection
     values: Mapping[str, np.ndarray]
 
     def __post_init__(self) -> None:
-        """Check that there is one finite number for every candidate; they cannot be written to afterwards.
+        """Check that there is one finite number for every candidate, and make them read-only.
 
         Raises:
             SelectionError: If they are missing, too many or too few, not finite, or of a parameter without candidates.
@@ -56,7 +56,7 @@ class Scores:
         return len(self.within)
 
     def normalised(self) -> Scores:
-        """Divided by their own sum over all candidates, so that they add up to 1.
+        """The scores divided by their own sum over all candidates, so that they add up to 1.
 
         Raises:
             SelectionError: If that sum is zero, negative or not finite.
@@ -68,7 +68,7 @@ class Scores:
         return Scores(self.within, {name: values / total for name, values in self.values.items()})
 
     def __add__(self, other: Scores) -> Scores:
-        """Sums of two scores of the same candidates.
+        """The sum of two scores of the same candidates.
 
         Raises:
             SelectionError: If the candidates differ.
@@ -78,15 +78,15 @@ class Scores:
         return Scores(self.within, {name: values + other.values[name] for name, values in self.values.items()})
 
     def __neg__(self) -> Scores:
-        """The other way round, so that the top is what had the least."""
+        """The scores negated, so that the top is what had the lowest."""
         return Scores(self.within, {name: -values for name, values in self.values.items()})
 
     def by_row(self, columns: Collection[str] = ()) -> Scores:
-        """The rank of each candidate in its output row, from 0 to 1, so that a mask takes like shares of all rows.
+        """The rank of each candidate in its output row, from 0 to 1, so that a mask takes equal shares of all rows.
 
-        The highest of n candidates of a row gets 1 - 1 / 2n, the next 1 - 3 / 2n, and so on; of equal ones the first is
-        the higher. A parameter of one dimension is one row; the rows of those in `columns`, which are stored with their
-        inputs first, are their columns.
+        The highest of n candidates in a row gets 1 - 1 / 2n, the next 1 - 3 / 2n, and so on; of equal ones the first
+        ranks higher. A parameter of one dimension is one row; for those in `columns`, which are stored with their
+        inputs first, the columns are the rows.
         """
         ranked = {}
         for place in self.within:
@@ -126,7 +126,7 @@ class Given:
         within: The candidates.
         seed: Seeds a draw.
         fisher: The task's Fisher information of every candidate.
-        runs: What runs on the task left, such as full fine-tunings.
+        runs: The deltas of runs on the task, such as full fine-tunings.
         texts: A sample of the task's training texts.
     """
 
@@ -143,13 +143,13 @@ class Importance:
     """A way to score entries.
 
     Attributes:
-        about: What it is, in a line.
+        about: A description in one line.
         needs: What it is computed from.
-        scores: Gives the scores; of `Given` the field that it needs is set.
+        scores: Computes the scores; the field of `Given` that it needs is set.
         least: Whether a mask takes the lowest scores.
-        estimator: Of what Fisher information it is computed, unless another is asked for.
-        update: Where pruning changes what stays too: makes entries of matrices zero, and others make up for them.
-        seeded: Whether it draws, be it only the sample of texts.
+        estimator: The default estimator of the Fisher information that it needs.
+        update: For pruning that also changes what stays: zeroes entries of matrices, and adjusts others to compensate.
+        seeded: Whether it draws, if only the sample of texts.
     """
 
     about: str
@@ -165,7 +165,7 @@ def fisher(given: Given) -> Scores:
     """Fisher information of every candidate.
 
     Raises:
-        SelectionError: If it was measured of other entries.
+        SelectionError: If it is that of other entries.
     """
     if given.fisher is None or given.fisher.within != given.within:
         raise SelectionError("The Fisher information is of other entries than the candidates.")
@@ -175,19 +175,19 @@ def fisher(given: Given) -> Scores:
 def obd(given: Given) -> Scores:
     """Half the curvature of -log p(y | x) times the square of the value: Optimal Brain Damage (LeCun et al. 1989).
 
-    This is their saliency (section 2.3): what the loss rises by where the entry becomes zero, to second order, with
-    a diagonal Hessian. The exact Fisher information is the diagonal of the Gauss-Newton matrix, which they take.
+    This is their saliency (section 2.3): the rise in loss when the entry becomes zero, to second order, with a diagonal
+    Hessian. The exact Fisher information is the diagonal of the Gauss-Newton matrix, which they use.
     """
     values = magnitude(given).values
     return Scores(given.within, {name: own * values[name] ** 2 / 2 for name, own in fisher(given).values.items()})
 
 
 def obs(given: Given) -> Scores:
-    """What a layer's squared error rises by without the candidate, the rest of its row made the best of.
+    """The rise in a layer's squared error without the candidate, with the rest of its row readjusted.
 
     This is the saliency w^2 / 2 [H^-1] of Optimal Brain Surgeon (Hassibi and Stork 1993, equation 5), with the Hessian
-    of each layer's own outputs over the sample, as in SparseGPT (Frantar and Alistarh 2023, equation 3). Norms, biases
-    and embeddings, whose Hessian is diagonal, have the square of `wanda`.
+    of each layer's own outputs over the sample, as in SparseGPT (Frantar and Alistarh 2023, equation 3). For norms,
+    biases and embeddings, whose Hessian is diagonal, it is the square of `wanda`.
     """
     assert given.texts is not None
     curvature = surgeon.freed_curvatures(given.base, given.texts, given.within.chosen)

@@ -1,7 +1,7 @@
-"""Sums over examples of squared per-example gradients, from what a layer saw and the gradient of what it gave.
+"""Sums over examples of squared per-example gradients, from a layer's inputs and the gradient of its outputs.
 
-A layer meets a batch of examples, each of several tokens. The gradient of a parameter *for one example* is a sum over
-that example's tokens; these functions square it per example and add up, without a backward pass an example.
+A layer sees a batch of examples, each of several tokens. The gradient of a parameter *for one example* is a sum over
+that example's tokens; these functions square it per example and add up, without a backward pass per example.
 
 Shapes: ``B`` examples, ``T`` tokens each, ``I`` inputs and ``O`` outputs of a linear layer. Padding takes no part,
 since the gradient of its outputs is zero.
@@ -12,15 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Bytes of per-example products held at once where they are formed together.
+#: Most bytes of per-example gradients held at once, where several are formed together.
 _CHUNK = 256 << 20
 
 
 def linear_entries(inputs: Tensor, grad: Tensor) -> Tensor:
     """For each entry of a linear weight, (O, I), the sum over examples of its squared gradient.
 
-    It takes what the layer saw, (B, T, I), and the gradient of its outputs, (B, T, O). A bounded number of per-example
-    gradients is held at once; on the CPU a single one, which stays in the processor's cache; of one token none, since
+    It takes the layer's inputs, (B, T, I), and the gradient of its outputs, (B, T, O). A bounded number of per-example
+    gradients is held at once; on the CPU a single one, which stays in the cache; with one token per example none, since
     the square of a product is the product of the squares.
     """
     if inputs.shape[1] == 1:
@@ -55,13 +55,13 @@ def tokens_are_cheaper(tokens: int, inputs: int, outputs: int) -> bool:
 
 
 def table_rows(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared per-example gradients of the rows of an embedding, of which a batch looks `ids` (B, T) up.
+    """The squared per-example gradients of the rows of an embedding that a batch looks up as `ids` (B, T).
 
-    A token that stands twice in a text is one row: its gradients add before they are squared.
+    A token that occurs twice in a text is one row: its gradients add before they are squared.
 
     Returns:
-        Row numbers, of shape (N,), where a row stands once for each example that meets it, and the squared gradients,
-        of shape (N, O).
+        Row numbers, of shape (N,), each row once for every example that looks it up, and the squared gradients, of
+        shape (N, O).
     """
     stride = int(ids.max()) + 1
     places = ids + torch.arange(len(ids), device=ids.device)[:, None] * stride

@@ -1,10 +1,10 @@
-"""How many examples Fisher information needs: they are added until what is read off it no longer changes.
+"""How many examples Fisher information needs: they are added until the ranking or the mask no longer changes.
 
 Examples come in a seeded random order and are dealt out to eight groups. Whenever their number has doubled, the groups
-are put into two halves in the seven balanced ways of a Hadamard design, and the halves are compared: which share of
-the pairs of components both order alike, or which share of a mask both choose. The standard deviation over the seven
-ways, divided by the root of seven, is the error. A half has half of the examples, so all of them together agree better
-still.
+are split into two halves in the seven balanced ways of a Hadamard design, and the halves are compared: the share of
+pairs of components that both rank alike, or the share of a mask that both choose. The error is the standard deviation
+over the seven ways, divided by the root of seven. A half has half of the examples, so what all of them give is more
+stable still.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from normtune.models.base import Base
 from normtune.records.fisher import Look, Stability, Tolerance
 
 GROUPS = 8
-#: Examples before the first look, and by how much their number grows until the next.
+#: Examples before the first look, and the factor by which their number grows until the next.
 FIRST, GROWTH = 32, 2
 
 
@@ -41,7 +41,7 @@ def until_stable(
     """Fisher information on as many examples as it needs, and how it became stable.
 
     The number is found with the first head seed; the other seeds take the same examples. The arguments are those of
-    `fisher`, and `asked`: when to stop.
+    `fisher`, and `asked`, which says when to stop.
     """
     estimation = Estimation(base, task, encoded, request)
     looks = []
@@ -62,7 +62,7 @@ def until_stable(
 def rounds(
     estimation: Estimation, available: int, seed: int, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[tuple[np.ndarray, list[Tally]]]:
-    """Add examples in an order by `seed`, and stop to look whenever their number has doubled, and at the end.
+    """Add examples in an order seeded by `seed`, and yield whenever their number has doubled, and at the end.
 
     Yields:
         The numbers of the examples so far, in their order, and the sums of each group.
@@ -82,21 +82,21 @@ def rounds(
 
 
 def look(groups: Sequence[Tally], asked: Tolerance, request: Request) -> Look:
-    """Compare the halves in what was asked for."""
+    """Compare the halves by what `asked` names."""
     shares = [agreement(one, other, asked, request) for one, other in halves(groups)]
     error = float(np.std(shares, ddof=1) / len(shares) ** 0.5)
     return Look(examples=sum(own.examples for own in groups), agreement=float(np.mean(shares)), error=error)
 
 
 def halves(groups: Sequence[Tally]) -> Iterator[tuple[Tally, Tally]]:
-    """Two halves of the examples, in every balanced way."""
+    """Two halves of the examples, for each balanced way to split the groups."""
     for row in hadamard(GROUPS)[1:]:
         one, other = ([own for own, sign in zip(groups, row, strict=True) if sign == side] for side in (1, -1))
         yield merged(one), merged(other)
 
 
 def agreement(one: Tally, other: Tally, asked: Tolerance, request: Request) -> float:
-    """The share in which two halves agree: of the pairs of components, or of the mask."""
+    """The share of the pairs of components, or of the mask, in which two halves agree."""
     within = request.within
     if asked.of == "ranking":
         return concordance(*(component_means(information(within, [totals(half, within)])) for half in (one, other)))
@@ -107,5 +107,5 @@ def agreement(one: Tally, other: Tally, asked: Tolerance, request: Request) -> f
 
 
 def overlap(one: Selection, other: Selection) -> float:
-    """The share of two masks of one size that both have."""
+    """The share of their entries that two masks of one size have in common."""
     return len(one & other) / len(one) if len(one) else 1.0

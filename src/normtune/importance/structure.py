@@ -1,4 +1,4 @@
-"""What whole heads of an attention, or units of a feed-forward block, are worth to the loss, to first order."""
+"""The effect on the loss, to first order, of whole attention heads or of units of a feed-forward block."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ends(base: Base, structure: Structure) -> dict[str, int]:
     """The matrices whose inputs are the heads or units of a layer, and how many of these each has.
 
     Raises:
-        SelectionError: If the family's are not known, or the heads do not fit the matrix.
+        SelectionError: If the family's matrices are not known, or their inputs do not divide into the heads.
     """
     attention, feed_forward = block_ends(base.layout)
     config: Any = base.model.config.get_text_config()
@@ -45,14 +45,14 @@ def ends(base: Base, structure: Structure) -> dict[str, int]:
 
 
 def first_order(base: Base, task: Task, encoded: Encoded, structure: Structure) -> dict[str, np.ndarray]:
-    """How far the loss of an example changes where a head or a unit goes, to first order.
+    """How far the loss of an example changes when a head or a unit is removed, to first order.
 
     This is ``I = E |xi dL / d xi|`` for a factor xi = 1 on its outputs (Michel et al. 2019, section 4.1), which is
     ``E |h . dL / dh|`` for the outputs h of all tokens; the scores of a layer are divided by their L2 norm. The model,
     which has the head of the task, is left as it was.
 
     Returns:
-        For each matrix that heads or units are the inputs of, one number for each of these, float64.
+        For each matrix whose inputs are heads or units, one number for each of these, float64.
     """
     counts = ends(base, structure)
     sums = {name: np.zeros(count) for name, count in counts.items()}
@@ -85,12 +85,12 @@ def first_order(base: Base, task: Task, encoded: Encoded, structure: Structure) 
 
 
 def lowest(base: Base, scores: dict[str, np.ndarray], fraction: float) -> Selection:
-    """The inputs of the matrices that belong to a fraction of the heads or units, with the lowest scores of all layers.
+    """The matrix entries that multiply a fraction of the heads or units, those with the lowest scores of all layers.
 
     They are whole columns of the matrices, or rows where these are stored with their inputs first.
     """
     within = where(base.layout, lambda place: place.parameter in scores)
-    # Ranks, so that no two are equal, of which a part would be taken.
+    # Ranks, so that there are no ties, of which a part might be taken.
     ranks = np.split(rankdata(np.concatenate([*scores.values()]), "ordinal"), np.cumsum([*map(len, scores.values())]))
     values = {}
     for name, own in zip(scores, ranks, strict=False):

@@ -1,8 +1,8 @@
-"""Optimal Brain Surgeon for linear layers: what an entry is worth, and what the others become once it is gone.
+"""Optimal Brain Surgeon for linear layers: the saliency of an entry, and how to adjust the others when it is removed.
 
-An output row w of a matrix may become w' where ``||w X - w' X||^2`` stays small, X being the layer's inputs over a
-sample. The Hessian is ``H = 2 X X^T``, the same for all rows (Hassibi and Stork 1993, "Optimal Brain Surgeon"; Frantar
-and Alistarh 2023, "SparseGPT").
+An output row w of a matrix is replaced by a w' for which ``||w X - w' X||^2`` is small, X being the layer's inputs over
+a sample. The Hessian is ``H = 2 X X^T``, the same for all rows (Hassibi and Stork 1993, "Optimal Brain Surgeon";
+Frantar and Alistarh 2023, "SparseGPT").
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from normtune.importance.uses import Use
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
 
-#: What is added to the diagonal of a Hessian, as a part of its mean: SparseGPT's.
+#: Added to the diagonal of a Hessian, as a fraction of its mean; SparseGPT's value.
 DAMPING = 0.01
 
-#: Inputs that are settled before what they change of all that come after is computed, which is faster.
+#: Number of inputs pruned before all later inputs are updated at once, which is faster.
 _BLOCK = 128
 
 
@@ -30,8 +30,8 @@ def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Te
     """The Hessians of some parameters' layers over a sample.
 
     Returns:
-        Of a matrix its damped Hessian, of shape (inputs, inputs), float64; of anything else the diagonal, which is all
-        there is, with one number an input feature.
+        For a matrix its damped Hessian, of shape (inputs, inputs), float64; for anything else the diagonal, since the
+        rest is zero, with one number per input feature.
 
     Raises:
         ImportanceError: If a parameter is of no linear layer, convolution, norm or embedding, or is never used.
@@ -40,9 +40,9 @@ def hessians(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, Te
 
 
 def freed_curvatures(base: Base, texts: Encoded, names: Collection[str]) -> dict[str, np.ndarray]:
-    """What the square of each entry is multiplied by in `normtune.importance.scores.obs`: 1 / 2 [H^-1], float64.
+    """The factor of each squared entry in `normtune.importance.scores.obs`: 1 / 2 [H^-1], float64.
 
-    It is half the curvature of the error along the entry, with the others of its row free to follow.
+    It is half the curvature of the error along the entry, with the others of its row free to adjust.
     """
     half = {}
     for name, own in hessians(base, texts, names).items():
@@ -52,10 +52,10 @@ def freed_curvatures(base: Base, texts: Encoded, names: Collection[str]) -> dict
 
 @torch.no_grad()
 def prune(base: Base, texts: Encoded | None, gone: Selection) -> None:
-    """Make entries of matrices zero, and let the others of each row make up for them.
+    """Zero entries of matrices, and let the others of each row make up for them.
 
-    Input by input, as SparseGPT does it (algorithm 1): the weights of the inputs before stay, and those of the inputs
-    after become the best that is left.
+    This goes input by input, as in SparseGPT (algorithm 1): weights of earlier inputs stay, and those of later inputs
+    are readjusted optimally.
     """
     assert texts is not None
     turned = transposed(base.model)
@@ -72,8 +72,8 @@ def prune(base: Base, texts: Encoded | None, gone: Selection) -> None:
 
 
 def _without(weight: Tensor, out: Tensor, hessian: Tensor) -> Tensor:
-    """A matrix, a row an output, without the entries in `out`; it is changed in place."""
-    # Row j of this factor is that of the inverse Hessian of the inputs from j on, over the root of its first entry.
+    """Prune the entries in `out` from a matrix with one row per output, in place, and return it."""
+    # Row j of this factor is row 0 of the inverse Hessian of the inputs from j on, over the root of its first entry.
     factor = torch.linalg.cholesky(_inverse(hessian), upper=True)
     for start in range(0, weight.shape[1], _BLOCK):
         end = min(start + _BLOCK, weight.shape[1])
@@ -98,7 +98,7 @@ def _doubled(use: Use, inputs: Tensor, output: Tensor) -> Tensor:
 def _damped(hessian: Tensor) -> Tensor:
     if hessian.ndim < 2:
         return hessian
-    mean = float(hessian.diagonal().mean()) or 1.0  # of inputs that are zero always
+    mean = float(hessian.diagonal().mean()) or 1.0  # 0 if all inputs are always zero
     return hessian + DAMPING * mean * torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
 
 

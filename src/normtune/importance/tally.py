@@ -13,12 +13,12 @@ class Tally:
 
     Args:
         parameters: The parameters, by name.
-        entries: For these of them every entry's own sum is kept, for the others the sum over all entries.
+        entries: The names of those that get a sum for every entry; the others get one over all entries.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], entries: Collection[str] = ()) -> None:
         self.examples = 0
-        self._all = torch.zeros((), dtype=torch.float64)  # of all that was added, to see at once what is not finite
+        self._all = torch.zeros((), dtype=torch.float64)  # of all that was added, for `finite`
         self._sums = {
             name: torch.zeros(own.shape if name in entries else (), dtype=torch.float64, device=own.device)
             for name, own in parameters.items()
@@ -26,9 +26,9 @@ class Tally:
         self.entries = {name: self._sums[name] for name in entries}
 
     def add(self, name: str, squares: Tensor, rows: Tensor | None = None) -> None:
-        """Add squares of the parameter called `name`, in its shape, or, where its total is kept, their sum.
+        """Add squares of the parameter called `name`, in its shape, or in any if only their total is kept.
 
-        Of a table, `rows` are the numbers (N,) of the rows whose squares (N, O) these are; one may stand there twice.
+        For a table, `rows` are the numbers (N,) of the rows that the squares (N, O) belong to, with repeats allowed.
         """
         total = squares.sum(dtype=torch.float64)
         self._all = self._all.to(total.device) + total

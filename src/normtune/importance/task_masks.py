@@ -23,7 +23,7 @@ class TaskMasks:
     """The masks of one base model: each is measured once, whatever the seeds and rates of the runs that train it.
 
     Attributes:
-        folder: Where masks are kept, or None to keep none beyond this process.
+        folder: Where masks are stored, or None to keep them in this process only.
     """
 
     base: Base
@@ -33,10 +33,10 @@ class TaskMasks:
     def selection(
         self, top: Top, data: TaskData, train: Split, max_length: int, *, threads: int, keep: bool = True
     ) -> Selection:
-        """What a method trains on a task.
+        """The entries that a method trains on a task.
 
-        `train` are those of its training examples that may be looked at. The `threads` of the runs may change last
-        bits, and with them a mask. This process writes to the folder only if it is to `keep` masks.
+        `train` holds the training examples that may be used. The `threads` of the runs may change last bits, and with
+        them a mask. This process writes to the folder only if `keep`.
         """
         task = data.task
         key = fingerprint({
@@ -54,7 +54,7 @@ class TaskMasks:
             else:
                 mask = measure(self.base, top, data, train, max_length)
                 if file is not None and keep:
-                    mask.save(file, over=True)  # which another process may make at this moment
+                    mask.save(file, over=True)  # another process may be saving it too
             self._made[key] = mask.selection
         return self._made[key]
 
@@ -62,10 +62,10 @@ class TaskMasks:
 def measure(base: Base, top: Top, data: TaskData, train: Split, max_length: int) -> Mask:
     """The mask of the top entries by an importance, measured on a task (see `TaskMasks.selection`).
 
-    Fisher information is that of the head of seed 0, so that every seed of a run trains the same entries.
+    Fisher information is taken with the head of seed 0, so that every seed of a run trains the same entries.
 
     Raises:
-        ConfigError: If the importance needs runs, which nothing gives.
+        ConfigError: If the importance needs runs, for which there is no source.
     """
     importance, task = IMPORTANCES[known("importance", top.importance, IMPORTANCES)], data.task.name
     config = FisherConfig(

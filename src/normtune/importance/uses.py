@@ -1,8 +1,8 @@
 """How modules use parameters, where that has a closed form: linear layers, convolutions, norms and embeddings.
 
-Each entry of such a parameter is multiplied by something. For a linear weight that is a feature of the layer's input,
-for a norm's weight the normalised feature, for a bias one, and for a row of an embedding one where it is looked up. A
-convolution is linear in each of the patches that it sees.
+Each entry of such a parameter has a multiplier: for a linear weight a feature of the layer's input, for a norm's weight
+the normalised feature, for a bias 1, and for a row of an embedding 1 where it is looked up. A convolution is a linear
+layer on each patch of its input.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Use:
         name: The parameter's name.
         module: The module.
         kind: ``matrix``: a linear weight; ``scale``: a norm's weight; ``shift``: a bias; ``table``: an embedding.
-        features: Gives, from the module's input, what the entries multiply, features last; for a shift and a table the
-            input itself.
+        features: Maps the module's input to what the entries multiply, features last; for a shift and a table the input
+            itself.
         turned: Whether a matrix is stored with its inputs first, as in GPT-2.
-        last: Puts the features of the module's output, or of its gradient, last.
+        last: Moves the features of the module's output, or of its gradient, to the last dimension.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Use:
 
 
 def uses_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[nn.Module, list[Use]]:
-    """By module the uses of `parameters`; a parameter of another kind of module has none."""
+    """The uses of `parameters` by module; a parameter of another kind of module has none."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     found: dict[nn.Module, list[Use]] = defaultdict(list)
     for module in model.modules():
@@ -81,7 +81,7 @@ def _channels_last(values: Tensor) -> Tensor:
 
 
 def _is_patchwise(module: nn.Module) -> bool:
-    """Whether it is a convolution each of whose outputs sees all channels of a patch, padded alike on both sides."""
+    """Whether it is a convolution whose outputs see all channels of a patch, with equal zero padding on both sides."""
     if not isinstance(module, nn.Conv2d) or module.groups != 1 or module.padding_mode != "zeros":
         return False
     padding = module._reversed_padding_repeated_twice
@@ -89,10 +89,10 @@ def _is_patchwise(module: nn.Module) -> bool:
 
 
 def _patches(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a matrix multiplies: the input, or of a convolution its patches, one a position of the output."""
+    """Maps an input to what a matrix multiplies: itself, or for a convolution its patches, one per output position."""
     if not isinstance(module, nn.Conv2d):
         return _same
-    padding = module._reversed_padding_repeated_twice[::-2]  # in numbers, where `padding` may say "same"
+    padding = module._reversed_padding_repeated_twice[::-2]  # numbers, while `padding` may be "same"
     made = nn.Unfold(module.kernel_size, module.dilation, padding, module.stride)  # type: ignore[arg-type]
     return lambda inputs: made(inputs).transpose(1, 2)
 
@@ -129,19 +129,19 @@ def hooked(uses: Mapping[nn.Module, list[Use]], hook: OnUse) -> Iterator[None]:
     with ExitStack() as stack:
         for module, own in uses.items():
             if not isinstance(module, nn.Embedding):
-                # First of all hooks, so that the output is the module's own.
-                handle = module.register_forward_hook(partial(_told, hook, own), with_kwargs=True, prepend=True)
+                # Before all other hooks, so that the output is the module's own.
+                handle = module.register_forward_hook(partial(_after, hook, own), with_kwargs=True, prepend=True)
                 stack.callback(handle.remove)
         stack.enter_context(_LookUps(tables, hook))
         yield
 
 
-def _told(hook: OnUse, own: list[Use], _: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+def _after(hook: OnUse, own: list[Use], _: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
     return hook(own, next(iter((*args, *named.values()))), output)
 
 
 class _LookUps(TorchFunctionMode):
-    """Sees the rows that are looked up, which some families' embeddings compute from what they are given."""
+    """Calls the hook with the rows looked up, which some families' embeddings compute from their inputs."""
 
     def __init__(self, tables: Mapping[int, list[Use]], hook: OnUse) -> None:
         super().__init__()
@@ -161,12 +161,12 @@ def _same(inputs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _normalised(norm: nn.Module, last: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What a norm's weight multiplies: its outputs are linear in the weight, so one weight's less another's give it."""
+    """Maps an input to what a norm's weight multiplies: the norm's outputs at weight 1 minus those at weight 0."""
     one, zero = copy.deepcopy(norm).eval(), copy.deepcopy(norm).eval()
     for parameter in (*one.parameters(), *zero.parameters()):
         parameter.zero_()
     one.get_parameter("weight").fill_(1.0)
-    # Not by calling them, so that no hook runs.
-    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):  # whose outputs are zero where the weight is
+    # By `forward`, so that no hook runs.
+    if isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):  # their outputs are zero at weight 0
         return lambda inputs: last(type(one).forward(one, inputs))
     return lambda inputs: last(type(one).forward(one, inputs) - type(zero).forward(zero, inputs))

@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank matrices whose ranks are given away as they train (Zhang et al. 2023), through PEFT."""
+"""AdaLoRA: low-rank matrices whose ranks are allocated during training (Zhang et al. 2023), through PEFT."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from normtune.models.layout import Layout
 def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
     """W + P diag(lambda) Q beside every matrix of the layers (AdaLoRA, Zhang et al. 2023, equation 3).
 
-    P and Q are drawn, and lambda starts at zero. `option` is their mean rank in the end; they begin with half as much
-    again. The delta holds the rows whose lambda is zero too.
+    P and Q start random, and lambda at zero. `option` is the final mean rank; training starts with 1.5 times that,
+    rounded up. The delta also holds the rows whose lambda is zero.
     """
     first = -(-3 * in_range("adalora", "a rank", option) // 2)
-    # PEFT wants a number of steps; the hook knows it.
+    # PEFT requires a number of steps; the hook sets the right one.
     config = {"peft_type": "ADALORA", "target_r": option, "init_r": first, "lora_alpha": 2 * first, "total_step": 1}
     targets = every_matrix(layout)
     return Peft(layout, "adalora", json.dumps(config, sort_keys=True), targets, seed, partial(AdaLora, config))
@@ -33,14 +33,14 @@ def adalora(layout: Layout, *, seed: int = 0, option: int = 8) -> Peft:
 
 @final
 class AdaLora(Hook):
-    """Keeps P and Q orthogonal, and takes rank away from the matrices where it matters least, by PEFT's allocator.
+    """Keeps P and Q nearly orthogonal, and cuts the rank of matrices where it matters least, by PEFT's allocator.
 
-    The schedule is that of the paper's section 3.3, with shares of the steps close to those of the authors' script for
-    RTE: all of the rank for the first 15 %, a cubic fall until half of the steps are done, then no change.
+    The schedule is that of the paper's section 3.3, with fractions of the steps close to those of the authors' script
+    for RTE: full rank for the first 15 %, a cubic decrease until half of the steps are done, then no change.
 
     Args:
         config: PEFT's configuration.
-        leaves: What trains.
+        leaves: The parameters that train, by name.
     """
 
     def __init__(self, config: Mapping[str, Any], leaves: Mapping[str, nn.Parameter]) -> None:
@@ -51,7 +51,7 @@ class AdaLora(Hook):
         """Set the schedule.
 
         Raises:
-            SelectionError: If there is one step alone.
+            SelectionError: If there are fewer than two steps.
         """
         from peft import AdaLoraConfig
         from peft.tuners import adalora as tuner
@@ -61,7 +61,7 @@ class AdaLora(Hook):
         own = {name: value for name, value in self._config.items() if name != "peft_type"}
         schedule = {"tinit": round(0.15 * steps), "tfinal": min(steps // 2, steps - 2), "total_step": steps}
         self._schedule: Any = AdaLoraConfig(**{**own, **schedule})
-        # What PEFT's allocator and method read of their models.
+        # Stand-ins with what PEFT's allocator and `update_and_allocate` read of their models.
         named = [(f"{name}.{ADAPTER}", leaf) for name, leaf in self._leaves.items()]
         model, allocator = SimpleNamespace(named_parameters=lambda: named), cast(Any, tuner.RankAllocator)
         self._allocator = allocator(model, self._schedule, ADAPTER)
@@ -83,8 +83,8 @@ class AdaLora(Hook):
     def penalty(self) -> Tensor:
         """The orthogonality term: the mean over all P and Q of ||P'P - I|| and ||QQ' - I||, Frobenius norms.
 
-        The paper's equation 4 has the squares of these norms; the authors' code, which its weights were found with,
-        and PEFT have the norms.
+        The paper's equation 4 squares these norms; PEFT and the authors' code, with which the term's weights were
+        tuned, do not.
         """
         norms = []
         for name, leaf in self._leaves.items():
@@ -94,7 +94,7 @@ class AdaLora(Hook):
         return torch.stack(norms).mean()
 
     def stepped(self, step: int) -> None:
-        """Update the importances, and set to zero what is beyond the step's budget (equations 5 to 11)."""
+        """Update the importances, and zero what exceeds the step's budget (equations 5 to 11)."""
         from peft import AdaLoraModel
 
         tuner: Any = AdaLoraModel
@@ -108,7 +108,7 @@ class AdaLora(Hook):
         return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from them."""
+        """Resume from what `state` returned."""
         device, kept = next(iter(self._leaves.values())).device, {}
         for key, value in state.items():
             part, _, name = key.partition("/")

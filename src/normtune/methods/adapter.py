@@ -14,26 +14,26 @@ from normtune.methods.trainable import Cost
 from normtune.models.families import block_ends
 from normtune.models.layout import Layout
 
-#: The standard deviation of an adapter's first weights (Houlsby et al. 2019, section 3.6).
+#: The standard deviation of an adapter's initial weights (Houlsby et al. 2019, section 3.6).
 _SPREAD = 1e-2
 
 
 def adapter(layout: Layout, *, seed: int = 0, option: int = 64) -> Adapter:
     """Bottlenecks after the attention and the feed-forward block of each layer, and every norm (Houlsby et al. 2019).
 
-    As in section 2.1 and figure 2 a bottleneck, `option` wide, takes what the block's last matrix gives, and its own
-    outputs go on to the residual sum. The model's norms train with it.
+    As in section 2.1 and figure 2, a bottleneck of width `option` takes the outputs of the block's last matrix, and its
+    own outputs go on to the residual sum. The model's norms train too.
     """
     return Adapter(layout, both_ends(layout), in_range("adapter", "a width", option), seed)
 
 
 def both_ends(layout: Layout) -> tuple[str, ...]:
-    """The modules that end the blocks of `layout`, layer by layer, the attention's first."""
+    """The last module of each block in `layout`, layer by layer, the attention's first."""
     return tuple(name for pair in zip(*block_ends(layout), strict=True) for name in pair)
 
 
 class Adapters(Around):
-    """Bottlenecks around the outputs of some modules, of width `size`, and every norm of the base."""
+    """Bottlenecks of width `size` on the outputs of some modules, and every norm of the base."""
 
     @property
     def cost(self) -> Cost:
@@ -59,7 +59,7 @@ class Adapter(Adapters):
 
 
 class Bottleneck(nn.Module):
-    """h -> h + up(GELU(down(h))), nearly h in the beginning."""
+    """h -> h + up(GELU(down(h))), initially close to h."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()

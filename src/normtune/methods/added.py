@@ -1,7 +1,7 @@
-"""What methods share that add parameters to modules of a base, and modules of our own around the outputs of the base's.
+"""Base classes of methods that add parameters to a base's modules, or modules of our own to their outputs.
 
-A module of our own is a child of the module whose outputs it takes, called `NAME`, and runs as a hook after it. So the
-base's modules, their names and their values stay as they are.
+A module of our own is a child, called `NAME`, of the module whose outputs it takes, and runs as a forward hook on it.
+So the base's modules, names and values do not change.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from normtune.models.device import seeded
 from normtune.models.families import TRANSPOSED
 from normtune.models.layout import Layout, Place
 
-#: What a module of our own is called, where it stands.
+#: Name of a module of our own in the base's module that it is a child of.
 NAME = "added"
 
 
 class Added(Spec):
-    """Parameters that are added to modules of the base; entries of its own may train beside them.
+    """Parameters added to modules of the base; entries of the base may train with them.
 
     Attributes:
         method: The method's name.
-        seed: Seeds the values that the parameters begin with.
-        version: A number that rises when the method trains in another way, so that old runs are not taken for new.
+        seed: Seeds the parameters' initial values.
+        version: Raised when the method trains in another way, so that old runs are not taken for new ones.
     """
 
     method: str
@@ -44,7 +44,7 @@ class Added(Spec):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What makes it again from a delta, with its name as ``method``."""
+        """What a delta stores to rebuild the spec, with its name as ``method``."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,12 +60,12 @@ class Added(Spec):
         return leaf.ndim > 1
 
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The parameters with these values (see `Spec.apply`).
+        """Add the parameters with these values (see `Spec.apply`).
 
         Raises:
-            DeltaError: If names or sizes are not theirs.
+            DeltaError: If names or sizes do not match.
         """
-        if (found := sum(values.numel() for values in state.values())) != len(self):  # before they take memory
+        if (found := sum(values.numel() for values in state.values())) != len(self):  # before any is allocated
             raise DeltaError(f"What the delta adds does not fit this model: {found:,} of {len(self):,} entries.")
         leaves = self.put(base, undo)
         if odd := sorted(state.keys() ^ leaves.keys()):
@@ -76,7 +76,7 @@ class Added(Spec):
             leaf.data.copy_(state[name].reshape(leaf.shape))
 
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Never, unless a method says how: no plain model has such layers or tokens.
+        """Refuse by default: no plain model has such layers or tokens.
 
         Raises:
             DeltaError: Always.
@@ -84,7 +84,7 @@ class Added(Spec):
         raise DeltaError(f"{self.method} adds what no plain model has, so it cannot be merged into one.")
 
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Never: the rows of a batch share the base's modules.
+        """Refuse: the rows of a batch share the base's modules.
 
         Raises:
             ModelError: Always.
@@ -94,11 +94,11 @@ class Added(Spec):
 
 @dataclass(frozen=True)
 class Around(Added):
-    """Modules of our own, each around the outputs of a module of the base.
+    """Modules of our own, each applied to the outputs of a module of the base.
 
     Attributes:
         targets: The modules of the base.
-        size: The width inside a module of our own; 0 where there is none.
+        size: Inner width of a module of our own; 0 where it has none.
     """
 
     layout: Layout
@@ -108,16 +108,16 @@ class Around(Added):
 
     @abstractmethod
     def modules(self) -> list[nn.Module]:
-        """A module for each target: it takes the target's outputs and gives as many. They may share parameters."""
+        """A module for each target, which maps its outputs to as many. They may share parameters."""
 
     @property
     def selection(self) -> Selection:
-        """The entries of the base that train too; none, unless a method says which."""
+        """The entries of the base that train too; none by default."""
         return nothing(self.layout)
 
     @property
     def held(self) -> Self:
-        """What a delta holds: all of it, unless a method's hook says otherwise."""
+        """The spec that a delta stores; by default this one."""
         return self
 
     @classmethod
@@ -134,7 +134,7 @@ class Around(Added):
         return spec
 
     def describe(self) -> dict[str, Any]:
-        """Method, modules and the width inside."""
+        """Method, modules and inner width."""
         return {"method": self.method, "targets": list(self.targets), **({"size": self.size} if self.size else {})}
 
     def width(self, target: str) -> int:
@@ -153,7 +153,7 @@ class Around(Added):
         return self.selection.places
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """The added parameters as leaves, float32, after those of the base (see `Spec.put`)."""
+        """The added parameters as float32 leaves, after those of the base (see `Spec.put`)."""
         leaves = self.selection.put(base, undo)
         with seeded(self.seed):
             made = nn.ModuleList(self.modules()).requires_grad_(False)
@@ -167,7 +167,7 @@ class Around(Added):
 
 
 def _run(module: Any, _: Any, outputs: Tensor) -> Tensor:
-    """What the module of our own makes of the outputs; it computes in the precision of its parameters."""
+    """Apply the module of our own to the outputs; it computes in the precision of its parameters."""
     made: Tensor = module.added(outputs.to(next(module.added.parameters()).dtype))
     return made.to(outputs.dtype)
 
@@ -176,7 +176,7 @@ def known_targets(layout: Layout, description: Mapping[str, Any]) -> tuple[str, 
     """The modules that a delta's description names.
 
     Raises:
-        DeltaError: If it names none, or one that is no matrix of this model's.
+        DeltaError: If it has no list of modules, or names one that is not a matrix of this model.
     """
     with refusing(DeltaError, "The delta does not say where it adds parameters"):
         targets = tuple(map(str, description["targets"]))
@@ -188,7 +188,7 @@ def known_targets(layout: Layout, description: Mapping[str, Any]) -> tuple[str, 
 
 
 def refuse_rounding(base: Base) -> None:
-    """Check that a base's own parameters can take what is merged into them.
+    """Check that a base's own parameters can hold merged values without rounding.
 
     Raises:
         DeltaError: If it is of lower precision than float32.

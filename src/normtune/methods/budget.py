@@ -1,4 +1,4 @@
-"""Methods at one budget: each gets the size at which it trains as many entries as it may."""
+"""Methods at one budget of trained entries: each gets the largest size within it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from normtune.errors import ConfigError, SelectionError
 from normtune.methods.method import METHODS, Method
 from normtune.models.layout import Layout
 
-#: No size is larger: more than any model has entries.
+#: An upper bound on sizes: more entries than any model has.
 _LARGEST = 1 << 40
 
 
 def sized(layout: Layout, names: Iterable[str], entries: int) -> tuple[str, ...]:
-    """Methods under a budget of entries that each may train beside the head.
+    """Fit each method to a budget of trained entries, the head's not counted.
 
     Returns:
-        For a method that takes a size its name with the largest size that keeps to the budget, such as ``lora@2``, or
-        its bare name where that is its own size. What has no size, or was given one, stays as it is; so do expressions.
+        The names. A method that takes a size gets the largest one within the budget, such as ``lora@2``, or keeps its
+        bare name if that is its default size. Methods without a size or with a given one stay; so do expressions.
 
     Raises:
-        ConfigError: If a method takes more at its smallest size.
+        ConfigError: If a method exceeds the budget at its smallest size.
         SelectionError: If the model cannot have a method.
     """
     return tuple(_fitted(layout, name, entries, METHODS.get(name)) for name in names)
@@ -53,7 +53,7 @@ def _fitted(layout: Layout, name: str, entries: int, method: Method | None) -> s
 
 
 def _same(layout: Layout, method: Method, least: int) -> bool:
-    """Whether a method's number is not about how many entries train."""
+    """Whether a method's number does not affect how many entries train."""
     try:
         return len(method(layout, option=2)) == least
     except SelectionError:

@@ -25,12 +25,12 @@ def child_tuning_f(layout: Layout, *, option: int = 30) -> Hooked:
 class ChildTuning(Hook):
     """Multiplies the gradient by a mask that is 1 / p with probability p, and 0 otherwise.
 
-    It is drawn anew in each step. Clipping and AdamW see the masked gradient; the authors' optimizer masks what is
-    clipped already. The head, which is no part of the pre-trained model, has all of its gradient.
+    The mask is drawn anew in each step. Clipping and AdamW see the masked gradient; the authors' optimizer masks the
+    clipped gradient instead. The head, which is not part of the pre-trained model, keeps all of its gradient.
 
     Args:
         share: The probability p.
-        leaves: What trains.
+        leaves: The parameters that train, by name.
     """
 
     def __init__(self, share: float, leaves: Mapping[str, nn.Parameter]) -> None:

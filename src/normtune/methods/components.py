@@ -1,4 +1,4 @@
-"""Methods whose entries follow from the layout: those of some components, of some layers, or random ones."""
+"""Methods that select entries by the layout alone: some components, some layers, or random entries."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def all_layernorm(layout: Layout) -> Selection:
 def batchnorm(layout: Layout) -> Selection:
     """The weight and bias of every BatchNorm (Frankle et al., 2021), as section 6 of the paper proposes.
 
-    Their running statistics are no parameters: `normtune.config.Protocol.statistics` says what becomes of them.
+    Running statistics are not parameters; `normtune.config.Protocol.statistics` says how they are treated.
     """
     return _not_empty(where(layout, lambda place: place.batch), "BatchNorm")
 
 
 def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selection:
-    """As many entries as `layernorm` selects, or `option`, drawn over all pre-trained ones, a shared tensor once.
+    """`option` random pre-trained entries, by default as many as `layernorm` selects.
 
-    The draw is uniform and without replacement.
+    The draw is uniform and without replacement; a shared tensor counts once.
 
     Raises:
         SelectionError: If the model's layers have no norms, or it has fewer entries.
@@ -66,7 +66,7 @@ def random(layout: Layout, *, seed: int = 0, option: int | None = None) -> Selec
 def last_layers(layout: Layout, *, option: int | None = None) -> Selection:
     """The whole of the last layers, and of a pooler in the checkpoint (Lee et al., 2019, "What would ELSA do?").
 
-    They are `option`, or a quarter of the layers, rounded up; of each stack where there are several.
+    These are the last `option` layers of each stack, by default a quarter of them, rounded up.
     """
     if option is not None:
         in_range("last-layers", "a number of layers", option, layout.layers)

@@ -15,20 +15,20 @@ from normtune.methods.selection import at, everything, in_range
 from normtune.methods.trainable import Hook, Spec
 from normtune.models.layout import Layout
 
-#: The authors' constants: the interval that gates are stretched to, what they begin with, their rate, and the weight of
-#: the penalty, for each entry.
+#: The authors' constants: the interval that gates are stretched to, their initial logit, their learning rate, and the
+#: weight of the penalty, per entry.
 LOWER, UPPER, FIRST, RATE, PENALTY = -1.5, 1.5, 5.0, 0.1, 1.25e-7
-#: How many times as far a step goes in the second half. In the paper that is a training of its own, at 5e-5 where the
-#: first has 1e-5; here it begins when the rate has fallen to a half.
+#: Factor on the steps of the second half. In the paper that is a separate training, at 5e-5 after a first one at 1e-5;
+#: here it begins when the rate has fallen to a half.
 FASTER = 10
-#: A gate is open at all with the probability of the sigmoid of its logit less this.
+#: A gate is above zero with the probability sigmoid(logit - OFFSET).
 OFFSET = math.log(-LOWER / UPPER)
 
 
 def diff_pruning(layout: Layout, *, option: int | None = None) -> Hooked:
-    """A sparse difference from the pre-trained entries, found as all of them train (Guo et al. 2021).
+    """A sparse difference from the pre-trained entries, found while all of them train (Guo et al. 2021).
 
-    In the end `option` entries may differ, or 0.5 % of all, as in the paper.
+    In the end `option` entries may differ, by default 0.5 % of all, as in the paper.
     """
     size = max(1, round(0.005 * layout.size)) if option is None else option
     in_range("diff-pruning", "a number of entries", size, layout.size)
@@ -37,15 +37,15 @@ def diff_pruning(layout: Layout, *, option: int | None = None) -> Hooked:
 
 @final
 class DiffPruning(Hook):
-    """Trains theta + z_g z w: w is a difference, z a gate for each entry, z_g one for the parameter that it belongs to.
+    """Trains theta + z_g z w, where w is the difference, z a gate for each entry, and z_g a gate for each parameter.
 
-    In the first half of the steps gates are drawn from hard-concrete distributions, anew in each step. Their logits
-    alpha are trained to make the loss and the expected number of entries that differ small (the paper's section 3.1,
-    with the groups of 3.3). Then the entries that differ most are kept, so many as there are to be (3.2), and their
-    difference trains on alone, at a rate of its own (`FASTER`).
+    In the first half of the steps, gates are drawn from hard-concrete distributions, anew in each step. Their logits
+    alpha are trained to minimise the loss plus a penalty on the expected number of entries that differ (the paper's
+    section 3.1, with the groups of 3.3). Then the `size` entries that differ most are kept (3.2), and only their
+    differences train on, with longer steps (`FASTER`).
 
-    The model's own parameters are theta + z_g z w; AdamW's step on them, along w's gradient, is one on w. The logits
-    have an Adam of their own at the authors' rate, which falls linearly; their gradient is not clipped.
+    The model's parameters hold theta + z_g z w; the step that AdamW takes on them, along w's gradient, is applied to w.
+    The logits have their own Adam at the authors' rate, which falls linearly; their gradient is not clipped.
 
     Args:
         layout: The model's parameters.
@@ -59,8 +59,8 @@ class DiffPruning(Hook):
         self.ready = False
 
     def start(self, steps: int, seed: int) -> None:
-        """Begin with a difference of zero, and with gates that are mostly open."""
-        self._origin = self._origin.to(self._leaves[0].device)  # where the model is by now
+        """Start with a difference of zero, and with gates that are mostly open."""
+        self._origin = self._origin.to(self._leaves[0].device)  # the model may have moved
         self._last, self._seed, self._mask = max(1, steps // 2), seed, torch.empty(0)
         # For each entry: w, alpha, and z before it is stretched; for each parameter alpha_g, and z_g with its slope.
         self._difference, self._soft = torch.zeros_like(self._origin), torch.empty_like(self._origin)
@@ -71,7 +71,7 @@ class DiffPruning(Hook):
 
     @torch.no_grad()
     def gradient(self, step: int) -> None:
-        """Train the gates, and make the gradient that of the difference."""
+        """Train the gates, and turn the gradient into that of the difference."""
         if self.ready:
             self._before = [values[self._mask[span]] for _, values, _, span in self._blocks()]
             for _, _, grad, span in self._blocks():
@@ -84,7 +84,7 @@ class DiffPruning(Hook):
             on = torch.sigmoid(self._alpha[span] - OFFSET)
             pulls[group] += pull @ gate
             number[group] += on.sum()
-            # By the loss; then by the expected number of entries that differ.
+            # The gradient of the loss, then that of the penalty.
             change = pull.mul_(slope_of(self._soft[span])).mul_(self._group_gates[group])
             self._alpha.grad[span] = change.add_(PENALTY * group_on[group] * on * (1 - on))
             grad.mul_(gate).mul_(self._group_gates[group])
@@ -94,7 +94,7 @@ class DiffPruning(Hook):
 
     @torch.no_grad()
     def stepped(self, step: int) -> None:
-        """Take over the optimizer's step, and draw the next gates; halfway, keep the largest differences alone."""
+        """Apply the optimizer's step to w, and draw the next gates; halfway, keep only the largest differences."""
         if not self.ready:
             for group, values, _, span in self._blocks():
                 self._difference[span] += values - self._placed(group, span)
@@ -112,7 +112,7 @@ class DiffPruning(Hook):
             values[self._mask[span]] = moved
 
     def state(self) -> dict[str, Tensor]:
-        """The differences, the gates' logits and what their optimizer keeps; in the second half, what is kept."""
+        """The differences, the gates' logits and their optimizer's state; in the second half, the mask alone."""
         if self.ready:
             return {"mask": self._mask}
         kept = {"difference": self._difference, "alpha": self._alpha, "groups": self._groups}
@@ -121,7 +121,7 @@ class DiffPruning(Hook):
         return kept
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from them."""
+        """Resume from what `state` returned."""
         if "mask" in state:
             self._keep(state["mask"].to(self._origin.device))
             return
@@ -137,14 +137,14 @@ class DiffPruning(Hook):
         self._draw(int(state.get("adam/0/step", torch.tensor(0))) + 1)
 
     def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
-        """A selection of the entries that differ, so many as there may be, and their values."""
+        """A selection of the entries that differ most, as many as may differ, and their values."""
         flat = torch.cat([*values.values()])
         chosen = at(self._layout, largest(flat - self._origin.cpu(), self._size).numpy())
         return chosen, {name: values[name][torch.from_numpy(chosen.indices(name))] for name in chosen.chosen}
 
     @torch.no_grad()
     def _draw(self, step: int) -> None:
-        """Draw the gates of a step, and give the model its parameters."""
+        """Draw the gates of a step, and set the model's parameters accordingly."""
         generator = generator_of(self._origin.device, self._seed, step)
         soft = soft_gate(self._groups, uniform(self._groups, generator))
         self._group_gates, self._group_slopes = gate_of(soft), slope_of(soft)
@@ -153,17 +153,17 @@ class DiffPruning(Hook):
             values.copy_(self._placed(group, span))
 
     def _placed(self, group: int, span: slice) -> Tensor:
-        """What the model's entries are: theta + z_g z w."""
+        """The model's entries: theta + z_g z w."""
         opened = gate_of(self._soft[span]).mul_(self._group_gates[group])
         return torch.addcmul(self._origin[span], opened, self._difference[span])
 
     def _keep(self, mask: Tensor) -> None:
-        """Go over to the second half, in which the entries of `mask` train as they are."""
+        """Switch to the second half, in which the entries of `mask` train without gates."""
         self._mask, self.ready = mask, True
         del self._difference, self._soft, self._alpha, self._adam
 
     def _blocks(self) -> Iterator[tuple[int, Tensor, Tensor, slice]]:
-        """All entries in blocks that stay in a core's cache: the parameter's number, values, gradient, and place."""
+        """All entries in blocks, on a CPU fit for a core's cache: parameter number, values, gradient and slice."""
         size, start = 1 << (18 if self._origin.device.type == "cpu" else 24), 0
         for group, leaf in enumerate(self._leaves):
             grads = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -173,22 +173,22 @@ class DiffPruning(Hook):
 
 
 def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers between 0 and 1, as many as `like` has."""
+    """Uniform random numbers between 0 and 1, in the shape of `like`."""
     return torch.rand(like.shape, generator=generator, device=like.device)
 
 
 def soft_gate(alpha: Tensor, noise: Tensor) -> Tensor:
-    """A gate before it is stretched: a concrete distribution's draw by uniform noise (Guo et al. 2021, section 3.1)."""
+    """A gate before stretching: a draw from a concrete distribution by uniform noise (Guo et al. 2021, section 3.1)."""
     return torch.logit(noise).add_(alpha).sigmoid_()
 
 
 def gate_of(soft: Tensor) -> Tensor:
-    """The hard-concrete gate: stretched to the interval, then cut off at 0 and 1."""
+    """The hard-concrete gate: stretched to the interval, then clamped to 0 and 1."""
     return (soft * (UPPER - LOWER)).add_(LOWER).clamp_(0, 1)
 
 
 def slope_of(soft: Tensor) -> Tensor:
-    """The gate's derivative by its logit."""
+    """The gate's derivative with respect to its logit."""
     gate = gate_of(soft)
     return (UPPER - LOWER) * soft * (1 - soft) * ((gate > 0) & (gate < 1))
 

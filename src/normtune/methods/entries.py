@@ -1,4 +1,4 @@
-"""Single entries of a frozen tensor that train: where they lie, and their gradients without the dense one."""
+"""Single entries of a frozen tensor that train: their positions, and their gradients without the dense one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-#: Numbers held at once while gradients are summed over tokens: on a CPU about what stays in a core's cache.
+#: Numbers held at once while gradients are summed over tokens: on a CPU about what fits in a core's cache.
 _BLOCK, _BLOCK_ELSEWHERE = 1 << 18, 1 << 24
 
 
 class Entries:
-    """Where the entries lie that train.
+    """Positions of the entries that train.
 
-    What is derived from the positions is made when it is first needed: a mask can hold millions.
+    What is derived from them is computed on first use, since a mask can hold millions.
 
     Args:
         indices: Positions in the flattened tensor: int64, sorted, without repeats.
@@ -35,7 +35,7 @@ class Entries:
 
     @property
     def share(self) -> float:
-        """The part of the tensor's entries that trains."""
+        """The fraction of the tensor's entries that train."""
         return len(self) / math.prod(self.shape)
 
     @cached_property
@@ -49,14 +49,14 @@ class Entries:
         return self.indices % self.width
 
     def seen(self, inputs: Tensor) -> Tensor:
-        """The columns that `of_product` needs of a layer's inputs (tokens, width), or all where it needs most."""
+        """The columns of a layer's inputs (tokens, width) that `of_product` needs; all where it needs most."""
         return inputs if self._needed is None else inputs.index_select(1, self._needed)
 
     def of_product(self, grad: Tensor, seen: Tensor) -> Tensor:
         """Gradients of the entries of a linear weight, in float32 or better.
 
-        For entry (o, i) this is the sum over tokens of ``grad[:, o] * inputs[:, i]``; `grad` is that of the layer's
-        outputs, of shape (tokens, outputs), and `seen` what the method of that name gave of its inputs.
+        For entry (o, i) this is the sum over tokens of ``grad[:, o] * inputs[:, i]``; `grad` is the gradient of the
+        layer's outputs, of shape (tokens, outputs), and `seen` what the method `seen` returned for its inputs.
         """
         dtype = torch.promote_types(grad.dtype, torch.float32)
         step = max(1, (_BLOCK if grad.device.type == "cpu" else _BLOCK_ELSEWHERE) // len(self))
@@ -74,12 +74,12 @@ class Entries:
 
     @cached_property
     def _places(self) -> Tensor:
-        """Where each entry's column is among those of `seen`."""
+        """The index of each entry's column among those that `seen` returns."""
         return self.columns if self._needed is None else torch.searchsorted(self._needed, self.columns)
 
 
 def mark(weight: Tensor, leaf: Tensor, entries: Entries) -> Tensor:
-    """Note on `weight` that its `entries` hold the values of `leaf`, and that nothing else of it trains."""
+    """Note on `weight` that its `entries` hold the values of `leaf`, and that nothing else in it trains."""
     setattr(weight, _MARK, (leaf, entries))
     return weight
 

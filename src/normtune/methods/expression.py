@@ -1,4 +1,4 @@
-"""An expression for a selection of one's own, by component, sub-component and layers.
+"""Expressions, which describe a selection by component, sub-component and layers.
 
 A term is a method's name, or a component's whole name with an optional sub-component and layers::
 
@@ -7,10 +7,10 @@ A term is a method's name, or a component's whole name with an optional sub-comp
     attention.self.*@4-
     last-layers@2
 
-``*`` stands for one part of a name. Layers are counted from 0: ``@3``, ``@1,3,5``, ``@3-5`` (both ends included),
-``@4-`` (to the last one) or ``@0,2-4``, and each that is named must be there; after ``last-layers`` stands how many.
-Terms are joined from left to right by ``+`` (and also), ``&`` (only what both have) and ``-`` (without), each with a
-space on both sides. What selects nothing is refused, but for `head`, which stands for the head alone.
+``*`` matches one part of a name. Layers are counted from 0: ``@3``, ``@1,3,5``, ``@3-5`` (both ends included), ``@4-``
+(to the last one) or ``@0,2-4``, and each one named must exist; after ``last-layers@`` the number says how many. Terms
+are joined from left to right by ``+`` (union), ``&`` (intersection) and ``-`` (difference); ``&`` and ``-`` need a
+space on both sides. An expression that selects nothing is refused, except `head`, which trains the head alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
-    """Make a model train what is said, and its head, and nothing else, until `Trainable.undo`.
+    """Make a model train `what` and its head, and nothing else, until `Trainable.undo`.
 
     Args:
         base: The base model; its model is changed in place.
@@ -41,13 +41,13 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
         seed: Seeds what the method draws.
 
     Returns:
-        What trains: give its `param_groups` to an optimizer.
+        The trainable; pass its `param_groups` to an optimizer.
 
     Raises:
         UnknownNameError: If a name is neither a method nor a component of this model.
         SelectionError: If the expression cannot be read, a term selects nothing, or the selection is of another model.
-        ModelError: If there is no base, its head is of no kind of task, it is being tuned already or carries a delta,
-            or its parameters are sharded.
+        ModelError: If `base` is not a `Base`, its head fits no kind of task, it is being tuned already or carries a
+            delta, or its parameters are sharded.
     """
     if not isinstance(base, Base):
         raise ModelError(NO_BASE.format("tune", type(base).__name__))
@@ -55,14 +55,14 @@ def tune(base: Base, what: str | Spec, *, seed: int = 0) -> Trainable:
         raise SelectionError(f"tune takes a method's name, an expression or a selection, not {type(what).__name__}.")
     if seed < 0:
         raise SelectionError(f"A seed is a whole number from 0; got {seed}.")
-    _ = base.head  # which says so where its head is of no kind
+    _ = base.head  # raises if it fits no kind of task
     if isinstance(what, Spec):
         return Trainable(base, what)
     return Trainable(base, specify(base.layout, what, seed=seed), what)
 
 
 def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
-    """What a method's name, with ``@`` and a number where it takes one, or an expression (see the module) trains.
+    """The spec of a method's name, with ``@`` and a number if it takes one, or of an expression (see the module).
 
     Raises:
         UnknownNameError: If a name is neither a method nor a component of this model.
@@ -72,7 +72,7 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     method = METHODS.get(name)
     if method is not None and not method.selects:
         if marked and not (method.option and _NUMBER.fullmatch(option)):
-            after = f"after {name}@ stands a number, its {method.option}"
+            after = f"{name}@ takes a number, its {method.option}"
             raise SelectionError(
                 f"Cannot read {text.strip()!r}: {after if method.option else f'{name} takes no number'}."
             )
@@ -138,7 +138,7 @@ def _named(layout: Layout, name: str) -> Selection:
 
 
 def _matches(place: Place, pattern: str) -> bool:
-    """Whole names only, part by part, so that ``output.LayerNorm`` is not found in a longer name."""
+    """Whether the whole name matches, part by part, so that ``output.LayerNorm`` does not match a longer name."""
     wanted = pattern.split(".")
     return any(
         len(own) == len(wanted) and all(map(fnmatchcase, own, wanted))
@@ -147,7 +147,7 @@ def _matches(place: Place, pattern: str) -> bool:
 
 
 def _layers(term: str, text: str, own: list[int]) -> set[int]:
-    """The layers that `text` names, of its `own`."""
+    """The layers that `text` names among `own`, those of its term."""
     wanted: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")

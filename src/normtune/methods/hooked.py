@@ -1,4 +1,4 @@
-"""A selection that trains with a hook: the `Spec` of methods that train existing entries in a way of their own."""
+"""A selection that trains with a hook: the `Spec` of methods that change how existing entries train."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from normtune.models.layout import Layout, Place
 @final
 @dataclass(frozen=True)
 class Hooked(Spec):
-    """Entries that train with a hook. Its delta is a selection's, so it is read, merged and served as one.
+    """Entries that train with a hook. The delta is a selection's, so it is read, merged and served as one.
 
     Attributes:
-        size: How many entries the delta has in the end.
+        size: Number of entries in the final delta.
         decayed: Whether there is weight decay.
         begin: Makes the hook from the leaves.
         version: As `normtune.methods.added.Added.version`.
@@ -62,11 +62,11 @@ class Hooked(Spec):
         return self.begin(leaves)
 
     def decays(self, name: str, leaf: nn.Parameter) -> bool:
-        """As the selection's, where there is weight decay at all."""
+        """Whether a leaf has weight decay: as in the selection, if there is any (see `Spec.decays`)."""
         return self.decayed and self.selection.decays(name, leaf)
 
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The values in the base's own parameters (see `Spec.apply`)."""
+        """Write the values into the base's own parameters (see `Spec.apply`)."""
         self.selection.apply(base, state, undo)
 
     merge = apply
@@ -81,6 +81,6 @@ class Hooked(Spec):
 
 
 def generator_of(device: torch.device, seed: int, step: int) -> torch.Generator:
-    """What a hook draws from in a step: the same numbers in every process, and in a run that is continued."""
+    """The generator of a hook's draws in a step: the same numbers in every process, and after a resume."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]))

@@ -17,18 +17,18 @@ from normtune.models.base import Base
 from normtune.models.layout import Layout
 from normtune.models.precision import in_full
 
-#: The width of the embeddings, and of the layer between them and the adapters' embedding.
+#: The width of the embeddings, and of the hidden layer that combines them into an adapter's.
 _EMBEDDING, _HIDDEN = 64, 128
-#: The standard deviation of the first weights of every linear layer.
+#: The standard deviation of the initial weights of every linear layer.
 _SPREAD = 1e-2
 
 
 def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -> HyperAdapter:
     """Adapters that one network makes, and every norm (HyperFormer++, Mahabadi et al. 2021).
 
-    The adapters stand where those of `adapter` do. Each task that trains has an embedding; norms are the same for all.
-    Of the network a task's delta holds nothing: it holds the adapters that it made. They are `option` wide, or a 32nd
-    of the model's width.
+    The adapters are placed as in `adapter`. Each task that trains has an embedding; the norms are shared by all. A
+    task's delta holds the adapters that the network made, not the network. Adapters are `option` wide, by default a
+    32nd of the model's width.
     """
     targets = both_ends(layout)
     made = HyperAdapter(layout, targets, seed=seed, network=True)
@@ -39,11 +39,11 @@ def hyper_adapter(layout: Layout, *, seed: int = 0, option: int | None = None) -
 @final
 @dataclass(frozen=True)
 class HyperAdapter(Adapters):
-    """Bottlenecks with a norm of their own; the modules come in pairs, two a layer.
+    """Bottlenecks with a norm of their own; the targets come in pairs, two per layer.
 
     Attributes:
-        network: Whether one network makes their weights, which a delta does not hold.
-        tasks: How many tasks train together, with such a network.
+        network: Whether one network, which a delta does not hold, makes their weights.
+        tasks: How many tasks train together with the network.
     """
 
     network: bool = False
@@ -58,13 +58,13 @@ class HyperAdapter(Adapters):
         return replace(self, network=False, tasks=1)
 
     def modules(self) -> list[nn.Module]:
-        """An adapter for each module, all with one network or each with its weights."""
+        """An adapter for each target, all made by one network or each with weights of its own."""
         if self.network:
             return [*self.generated()]
         return [NormedBottleneck(self._shapes) for _ in self.targets]
 
     def generated(self) -> list[GeneratedBottleneck]:
-        """An adapter for each module, all with one network."""
+        """An adapter for each target, all made by one network."""
         network = Network(-(-len(self.targets) // 2), self._shapes, self.tasks)
         return [GeneratedBottleneck(network, *divmod(number, 2)) for number in range(len(self.targets))]
 
@@ -76,7 +76,7 @@ class HyperAdapter(Adapters):
         return {name: torch.Size(shape) for name, shape in {**matrices, "scale": (width,), "shift": (width,)}.items()}
 
     def choose(self, base: Base, task: int) -> None:
-        """Make the adapters on `base`, on which this trains, those of the task of this number."""
+        """Switch the adapters on `base`, where this spec trains, to those of the task of this number."""
         network = base.model.get_submodule(f"{self.targets[0]}.{NAME}.network")
         assert isinstance(network, Network)
         network.chosen = task
@@ -99,7 +99,7 @@ class HyperAdapter(Adapters):
 
 
 def adapt(hidden: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """What an adapter gives: h + norm(up(GELU(down(h))))."""
+    """An adapter's outputs: h + norm(up(GELU(down(h))))."""
     inner = torch.nn.functional.gelu(hidden @ weights["down"].T + weights["down_bias"])
     outer, scale = inner @ weights["up"].T + weights["up_bias"], weights["scale"]
     return hidden + torch.nn.functional.layer_norm(outer, scale.shape, scale, weights["shift"])
@@ -133,7 +133,7 @@ class Network(nn.Module):
     def __init__(self, layers: int, shapes: Mapping[str, torch.Size], tasks: int) -> None:
         super().__init__()
         self.shapes, self.chosen = shapes, 0
-        # The tasks' embeddings one after the other: a vector, which has no weight decay.
+        # The tasks' embeddings, concatenated into a vector, which has no weight decay.
         self.task = nn.Parameter(torch.randn(tasks * _EMBEDDING))
         self.layers = nn.Parameter(torch.randn(layers, _EMBEDDING))
         self.positions = nn.Parameter(torch.randn(2, _EMBEDDING))
@@ -143,11 +143,11 @@ class Network(nn.Module):
         for linear in (first, second, self.make):
             nn.init.normal_(linear.weight, std=_SPREAD)
             nn.init.zeros_(linear.bias)
-        # The last layer's weights are so much larger and its inputs so much smaller, so that a step of an optimizer
-        # moves an adapter's weights about as far as the head's, and one rate suits both.
+        # The last layer's weights are scaled up by this and its inputs down, so that a step of an optimizer moves an
+        # adapter's weights about as far as the head's, and one rate suits both.
         self.make.weight.detach().mul_(_EMBEDDING)
-        # The norms begin at zero, so that the model begins as the base. Small draws, as the authors' code has for T5,
-        # are not small beside what the blocks of a BERT give.
+        # The norms start at zero, so that the model starts as the base. Small random values, which the authors' code
+        # uses for T5, are not small beside the outputs of BERT's blocks.
         nn.init.zeros_(self.make.weight.detach()[-shapes["scale"].numel() - shapes["shift"].numel() :])
 
     def forward(self, layer: int, position: int) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ class Network(nn.Module):
 
 
 class GeneratedBottleneck(nn.Module):
-    """An adapter with weights that `network`, which all share, makes."""
+    """An adapter with weights that the shared `network` makes."""
 
     def __init__(self, network: Network, layer: int, position: int) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ from normtune.methods.top import child_tuning_d, fish_mask
 from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
-#: The families of the paper's section 5, after the two ends that every method lies between.
+#: The families of the paper's section 5, after the baselines: the two extremes that every method lies between.
 Group = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -43,18 +43,18 @@ class Method:
     """A named way to make something trainable.
 
     Attributes:
-        make: Gives what trains for a layout: a selection of its entries, or a spec with parameters of its own. It takes
-            ``seed`` where it draws, and ``option`` where it takes a number.
+        make: Makes the spec for a layout: a selection of its entries, or another kind. It takes ``seed`` if it draws,
+            and ``option`` if it takes a number.
         about: What trains, in a few words.
         paper: Where it comes from.
-        option: What the number after an ``@`` stands for; empty where it takes none.
-        seeded: Whether it draws.
-        wide: Learning rates for wide models, in the order in which a search takes them, the default first.
+        option: What the number after ``@`` means; empty if it takes none.
+        seeded: Whether it draws random numbers.
+        wide: Learning rates for wide models, in the order in which a search tries them, the default first.
         narrow: The same for narrow ones (`normtune.training.rates`).
-        read: Makes a spec again of what `Spec.describe` gave, where it is no selection.
-        hooked: Whether it trains existing entries in a way of its own (`normtune.methods.hooked`).
-        measured: Whether what it trains is measured on the task (`normtune.methods.top`).
-        shared: Whether several tasks train together, where several are asked for (`normtune.training.together`).
+        read: Rebuilds a spec from what `Spec.describe` returned; None if its delta holds a selection.
+        hooked: Whether it trains existing entries with a hook (`normtune.methods.hooked`).
+        measured: Whether it selects entries by a measurement on the task (`normtune.methods.top`).
+        shared: Whether several tasks of a suite train together (`normtune.training.together`).
         group: Its family.
     """
 
@@ -77,9 +77,9 @@ class Method:
         return self.read is None and not self.hooked and not self.measured
 
     def __call__(self, layout: Layout, *, seed: int = 0, option: int | None = None) -> Spec:
-        """What trains of a model; `option` is the number after an ``@``, or None for the method's own.
+        """The spec for a model; `option` is the number after ``@``, or None for the method's default.
 
-        A model that lacks what the method trains, and a number out of range, are a `SelectionError`.
+        Raises a `SelectionError` if the model lacks what the method trains, or the number is out of range.
         """
         given: dict[str, Any] = {"seed": seed} if self.seeded else {}
         if option is not None:
@@ -92,7 +92,7 @@ _FULL: dict[str, Any] = {"wide": (3e-5, 2e-5, 5e-5, 1e-5), "narrow": (3e-5, 1e-4
 _BIAS: dict[str, Any] = {"narrow": (3e-3, 1e-3, 1e-2, 3e-4)}
 _SCALE: dict[str, Any] = {"narrow": (1e-2, 3e-2, 3e-3, 1e-1)}
 _NETWORK: dict[str, Any] = {"narrow": (3e-2, 1e-1, 1e-2, 3e-1)}
-#: What the methods share that PEFT adds parameters of a rank for, that add layers with a bottleneck, and tokens.
+#: Fields shared by the methods with a rank (through PEFT), with bottleneck layers of a width, and with added tokens.
 _RANK: dict[str, Any] = {"option": "rank", "seeded": True, "read": Peft.read, "group": "low rank", **_BIAS}
 _WIDTH: dict[str, Any] = {"option": "width", "seeded": True, "group": "adapters"}
 _TOKENS: dict[str, Any] = {"option": "tokens", "seeded": True, "group": "prompts"}
@@ -221,9 +221,9 @@ METHODS: dict[str, Method] = {
 
 
 def named(name: str) -> Method | None:
-    """The method of this name, None for an expression or a mask.
+    """The method of this name; None for an expression or a mask.
 
-    After it may stand ``@`` and a number, and a colon and the tasks that trained together.
+    The name may be followed by ``@`` and a number, and by a colon and the tasks that trained together.
     """
     return None if {*name} & {"+", "&", " "} else METHODS.get(re.split("[@:]", name)[0])
 

@@ -1,4 +1,4 @@
-"""Frozen parameters whose entries train as a leaf of float32, by torch's parametrizations."""
+"""Frozen parameters whose entries train as a float32 leaf, through torch's parametrizations."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from normtune.methods.entries import Entries, mark
 
 
 class Cast(nn.Module):
-    """A parameter of another precision that trains whole; one for all modules that share it.
+    """A parameter of a dtype other than float32 that trains whole; one object for all modules that share it.
 
     Args:
         frozen: The parameter.
-        values: The values that train as they are now, flat; without any all of the parameter.
+        values: The current values of what trains, flat; by default all of the parameter.
     """
 
     def __init__(self, frozen: nn.Parameter, values: Tensor | None = None) -> None:
         super().__init__()
         values = frozen.detach().reshape(-1) if values is None else values
-        # In a tuple, so that they are not registered: the leaf already is, and what is frozen is none of the state.
+        # In a tuple, so that they are not registered: the leaf is already, and the frozen one is not part of the state.
         self._tensors = (frozen, nn.Parameter(values.to(torch.float32, copy=True)))
 
     @property
@@ -36,7 +36,7 @@ class Cast(nn.Module):
         return leaf.to(frozen.dtype).view(frozen.shape)
 
     def right_inverse(self, _: Tensor) -> tuple[Tensor]:
-        """The leaf's values; torch asks for them when the parametrization is registered."""
+        """The leaf's values; torch calls this when the parametrization is registered."""
         return (self.leaf.detach(),)
 
     def restore(self) -> None:
@@ -50,19 +50,19 @@ class Cast(nn.Module):
 
 
 class Packed(Cast):
-    """A parameter of which some entries train: their values are put into it, and it is used as it is, never copied.
+    """A parameter of which some entries train; their values are written into it in place, without a copy, if possible.
 
     Args:
         frozen: The parameter.
         entries: Which of its entries train.
-        in_place: Whether they may be put into `frozen` itself; otherwise into a copy, in every forward pass.
+        in_place: Whether values may be written into `frozen` itself; otherwise into a copy, in every forward pass.
     """
 
     def __init__(self, frozen: nn.Parameter, entries: Entries, *, in_place: bool) -> None:
         original = frozen.detach().reshape(-1).index_select(0, entries.indices)
         super().__init__(frozen, original)
         self._entries, self._original = entries, original
-        # Parameters that are views of one tensor share torch's count of its changes (see `_place`).
+        # Parameters that are views of one tensor share its version counter (see `_place`).
         whole = frozen.untyped_storage().nbytes() == frozen.nbytes
         self._in_place = in_place and whole and frozen.is_contiguous()
         self._written: int | None = None
@@ -70,7 +70,7 @@ class Packed(Cast):
     def forward(self, leaf: Tensor) -> Tensor:
         """The parameter with the values of `leaf` in place."""
         frozen = self._tensors[0]
-        # Of other tensors in the leaf's place (`torch.func.functional_call`, replicas) nothing may stay behind.
+        # Values of another tensor in the leaf's place (`torch.func.functional_call`, replicas) must not stay behind.
         if leaf is not self.leaf or not self._in_place or torch.compiler.is_compiling():
             values = leaf.to(frozen.dtype)
             composed = frozen.reshape(-1).scatter(0, self._entries.indices, values).view(frozen.shape)
@@ -86,11 +86,11 @@ class Packed(Cast):
                 frozen.view(-1).scatter_(0, self._entries.indices, self._original)
 
     def _place(self) -> None:
-        """Put the leaf's values into the frozen parameter.
+        """Write the leaf's values into the frozen parameter.
 
-        torch counts the changes of a tensor, and refuses to differentiate what was computed before the last one. What
-        is written here counts if the leaf's own count has gone up; else it is what is there already, or was changed
-        through ``.data``, which torch does not count either.
+        torch counts in-place changes of a tensor, and refuses to differentiate what was computed before the last one.
+        This write counts as a change only if the leaf's own version has risen; otherwise the values are there already,
+        or were changed through ``.data``, which torch does not count either.
         """
         frozen, leaf = self._tensors
         target = frozen.data if leaf._version == self._written else frozen
@@ -105,7 +105,7 @@ class Packed(Cast):
 
 
 class _Alias(torch.autograd.Function):
-    """The frozen tensor itself, with the gradient of the entries that train."""
+    """The frozen tensor itself, whose gradient goes to the leaf of the entries that train."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor, frozen: Tensor, entries: Entries) -> Tensor:
@@ -117,7 +117,7 @@ class _Alias(torch.autograd.Function):
         (grad,), entries = grads, ctx.entries
         if not grad.is_sparse:
             return grad.reshape(-1).index_select(0, entries.indices), None, None
-        # Of an embedding: the rows that were looked up. A row of zeros after them stands for all others.
+        # An embedding's: the rows that were looked up. A row of zeros after them serves for all others.
         grad = grad.to(torch.promote_types(grad.dtype, torch.float32)).coalesce()
         looked_up, rows = grad.indices()[0], torch.cat((grad.values(), grad.values().new_zeros(1, entries.width)))
         places = looked_up.new_full((len(grad),), len(looked_up))
@@ -130,5 +130,5 @@ _alias: Callable[..., Tensor] = _Alias.apply
 
 
 def is_alias(weight: Tensor) -> bool:
-    """Whether it is a frozen tensor whose entries train in place, which takes a sparse gradient as well."""
+    """Whether `weight` is a frozen tensor whose entries train in place; it takes a sparse gradient too."""
     return isinstance(weight.grad_fn, _Alias._backward_cls)

@@ -1,4 +1,4 @@
-"""Methods whose parameters PEFT adds to a model: its adapters are put into the modules, and taken out again.
+"""Methods that add parameters through PEFT, whose adapters are put into the model's modules and taken out again.
 
 Only PEFT's layers are used, not its models: names, head and configuration stay the base's own.
 """
@@ -25,23 +25,23 @@ from normtune.models.device import seeded
 from normtune.models.families import FUSED, KEYS, QUERIES, READ_PAST, TRANSPOSED, VALUES
 from normtune.models.layout import Layout, Place
 
-#: PEFT's name for an adapter, which stands in the names of its parameters.
+#: PEFT's name for an adapter, which is part of its parameters' names.
 ADAPTER = "default"
-#: The methods that PEFT computes beside a quantised matrix, on a CPU too.
+#: The methods that PEFT can add to a quantised matrix, on a CPU too.
 _ON_QUANTISED = {"lora", "lora-all", "vera"}
 
 
 def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> Peft:
-    """Low-rank matrices beside those of the attention, by one of five methods.
+    """Low-rank matrices added to those of the attention, by one of five methods.
 
-    They stand beside the matrices that make queries and values, or both in one (Hu et al. 2021, section 7.1); for
-    ``lora-all`` beside every matrix of the layers.
+    They are added to the matrices that make queries and values, or to one that makes both (Hu et al. 2021, section
+    7.1); ``lora-all`` adds them to every matrix of the layers.
 
-    ``lora``, ``lora-all``: two matrices, the second zero in the beginning; their product is scaled by alpha over rank,
-    with alpha twice the rank (Hu et al. 2021, section 4). ``dora``: as lora, with the length of each column of the
-    matrix apart (Liu et al. 2024, equation 5). ``loha``: the elementwise product of two low-rank matrices, which starts
-    at zero (FedPara, Hyeon-Woo et al. 2022). ``vera``: scales of random matrices that all layers share and that do not
-    train (Kopiczko et al. 2024, equation 2). `option` is the rank.
+    ``lora``, ``lora-all``: two matrices, the second initially zero; their product is scaled by alpha over rank, with
+    alpha twice the rank (Hu et al. 2021, section 4). ``dora``: lora, with a separate length for each column of the
+    matrix (Liu et al. 2024, equation 5). ``loha``: the elementwise product of two low-rank matrices, which starts at
+    zero (FedPara, Hyeon-Woo et al. 2022). ``vera``: scales of frozen random matrices that all layers share (Kopiczko
+    et al. 2024, equation 2). `option` is the rank.
 
     Raises:
         SelectionError: If the family's queries and values are not known by name.
@@ -70,13 +70,13 @@ def low_rank(layout: Layout, *, method: str, seed: int = 0, option: int = 8) -> 
 def ia3(layout: Layout) -> Peft:
     """A factor for each key, value and inner unit of a layer (IA3, Liu et al. 2022, section 3.3).
 
-    Keys and values are scaled where they are made, inner units as inputs of the matrix that narrows them.
+    Keys and values are scaled as outputs of their matrices, inner units as inputs of the matrix that narrows them.
 
     Raises:
         SelectionError: If the layers have no matrices for keys or for values by a known name, or none for inner units.
     """
     keys, values = _matrices(layout, KEYS), _matrices(layout, VALUES)
-    # Of the matrices that give a layer's hidden units those with the most inputs, which are its inner units.
+    # A layer's inner units are the inputs of the widest of the matrices that give its hidden units.
     hidden, inner = {place.layer: place.shape[1] for place in values}, dict[int | None, int]()
     narrow = [p for p in _matrices(layout) if p.shape[0] == hidden.get(p.layer, 0) < p.shape[1]]
     if not (keys and values and narrow):
@@ -121,8 +121,8 @@ class Peft(Added):
     """Parameters that PEFT adds to some modules.
 
     Attributes:
-        config: PEFT's configuration as JSON, without the modules.
-        begin: Makes the method's hook from the leaves, where it has one.
+        config: PEFT's configuration as JSON, without the target modules.
+        begin: Makes the method's hook from the leaves, if it has one.
     """
 
     layout: Layout
@@ -152,25 +152,25 @@ class Peft(Added):
 
     @cached_property
     def added(self) -> int:
-        """Number of added entries: PEFT is let loose on matrices of the same shapes that hold nothing."""
+        """Number of added entries, found by applying PEFT to matrices of the same shapes without data."""
         shapes = [self.layout.by_name[f"{target}.weight"].shape for target in self.targets]
         if self.layout.model_type in TRANSPOSED:
             shapes = [shape[::-1] for shape in shapes]
-        names = [target.rpartition(".")[2] for target in self.targets]  # which tell IA3 what is scaled
+        names = [target.rpartition(".")[2] for target in self.targets]  # these tell IA3 what to scale
         twin = nn.ModuleList(
             nn.ModuleDict({name: nn.Linear(columns, rows, bias=False, device="meta")})
             for name, (rows, columns) in zip(names, shapes, strict=True)
         )
         own = {*twin.parameters()}
-        with torch.device("meta"):  # the rank in a file may be any
+        with torch.device("meta"):  # the rank in a file may be any, however large
             _inject(twin, replace(self, targets=tuple(f"{place}.{name}" for place, name in enumerate(names))))
         return sum(p.numel() for p in twin.parameters() if p not in own and p.requires_grad)
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """The added parameters as leaves, float32 (see `Spec.put`).
+        """The added parameters as float32 leaves (see `Spec.put`).
 
         Raises:
-            ModelError: If the model is quantised, and PEFT's way to add them needs its matrices as they are.
+            ModelError: If the model is quantised, and PEFT cannot add the method's parameters to quantised matrices.
         """
         model = base.model
         if getattr(model, "is_quantized", False) and self.method.partition("@")[0] not in _ON_QUANTISED:
@@ -199,10 +199,10 @@ class Peft(Added):
         return super().decays(name, leaf) and ".ia3_l" not in name and ".lora_E" not in name
 
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The base's own matrices with what the added parameters contribute (see `Spec.merge`).
+        """Merge the added parameters into the base's own matrices (see `Spec.merge`).
 
         Raises:
-            DeltaError: If the base is of lower precision than float32, or names or sizes are not theirs.
+            DeltaError: If the base is of lower precision than float32, or names or sizes do not match.
         """
         refuse_rounding(base)
         modules: dict[str, Any] = {name: base.model.get_submodule(name) for name in self.targets}
@@ -222,11 +222,11 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     modules: dict[str, Any] = {name: model.get_submodule(name) for name in spec.targets}
     own = json.loads(spec.config)
     if own["peft_type"] == "IA3":
-        made = (*KEYS, *VALUES)  # their outputs are scaled, and the inputs of the others
+        made = (*KEYS, *VALUES)  # whose outputs are scaled; of the others, the inputs are
         own["feedforward_modules"] = [f"model.{name}" for name in modules if name.rpartition(".")[2] not in made]
     elif own["peft_type"] != "LOHA":
         own["fan_in_fan_out"] = isinstance(next(iter(modules.values())), Conv1D)
-    # Within a module without a configuration; by the model's PEFT would move targets on to stacked experts.
+    # In a module without a configuration: given the model's, PEFT would move targets to stacked experts.
     outer: Any = nn.ModuleDict({"model": model})
     for flag in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
         setattr(outer, flag, getattr(model, flag, False))
@@ -235,11 +235,11 @@ def _inject(model: nn.Module, spec: Peft) -> None:
     with seeded(spec.seed):
         try:
             PEFT_TYPE_TO_TUNER_MAPPING[PeftType(own["peft_type"])](outer, config, adapter_name=ADAPTER)
-        except (TypeError, ValueError) as error:  # the router of a mixture of experts is no linear layer
+        except (TypeError, ValueError) as error:  # the router of a mixture of experts is not a linear layer
             kinds = [type(module).__name__ for module in modules.values()]
             kind = next((kind for kind in kinds if kind not in {"Linear", "Conv1D"}), kinds[0])
             raise SelectionError(f"PEFT has no {spec.method} for the {kind} modules of this model.") from error
-    # A constant that PEFT keeps as a parameter is thawed where it is moved to the base's device or dtype.
+    # PEFT keeps a constant as a parameter, and makes it trainable when moving it to the base's device or dtype.
     for name, parameter in model.named_parameters():
         if name.endswith(f".ranknum.{ADAPTER}"):
             parameter.requires_grad_(False)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from normtune.errors import SelectionError
 
-#: First parts of the names under which positions are stored: packed bits, and numbers.
+#: Prefixes of the names under which positions are stored: as packed bits, and as numbers.
 PACKED = ("mask", "index")
 
 
 def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
-    """Positions in a flattened parameter, sorted and at least one, as a tensor under the parameter's name.
+    """Pack positions in a flattened parameter, sorted and at least one, into a tensor under the parameter's name.
 
     Returns:
         ``mask/NAME`` (bits, up to the last position) or ``index/NAME`` (int32; int64 where that does not suffice).
@@ -28,14 +28,14 @@ def pack(name: str, indices: np.ndarray) -> dict[str, Tensor]:
 
 
 def unpack(part: str, stored: Tensor, most: int) -> np.ndarray:
-    """Positions as `pack` stored them, int64; `part` is ``mask`` or ``index``, which stands before the name.
+    """The positions that `pack` stored, int64; `part` is the prefix of the name, ``mask`` or ``index``.
 
     Raises:
-        SelectionError: If no positions are stored in this way, or bits mark more than `most`.
+        SelectionError: If positions are not stored in this way, or bits mark more than `most`.
     """
     if part == "mask" and stored.dtype == torch.uint8:
         bits = np.unpackbits(stored.numpy()).view(bool)
-        if np.count_nonzero(bits) > most:  # a number takes sixty-four times the room of a bit
+        if np.count_nonzero(bits) > most:  # a number takes 64 times the space of a bit
             raise SelectionError(f"There are more positions than the {most:,} that there can be.")
         return np.flatnonzero(bits)
     if part == "index" and stored.dtype in {torch.int32, torch.int64}:

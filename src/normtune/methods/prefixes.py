@@ -20,16 +20,16 @@ from normtune.models.base import Base
 from normtune.models.families import FUSED, VALUES
 from normtune.models.layout import Layout
 
-#: What transformers calls `_attend`, and the attribute of an attention that holds its keys and values.
+#: The name of `_attend` in transformers, and the attribute of an attention that holds its keys and values.
 _ATTENTION, _MARK = "normtune_prefix", "_normtune_prefix"
 
 
 def prefix_tuning(layout: Layout, *, seed: int = 0, option: int = 10) -> Prefixes:
     """Trained keys and values that every layer's attention sees before the text's (Li and Liang 2021, section 4.2).
 
-    They begin as those of `option` random words (section 7.4), and train as themselves, without the paper's network in
-    between, as PEFT has it by default. In a decoder the text's positions begin after them; in an encoder they have
-    none.
+    They start as the keys and values of `option` random words (section 7.4), and train directly, without the paper's
+    network in between, as by default in PEFT. In a decoder the text's positions start after them; in an encoder they
+    have none.
     """
     return Prefixes.of(layout, "prefix-tuning", option, seed)
 
@@ -46,12 +46,12 @@ class Prefixes(Tokens):
 
     @property
     def positions(self) -> int:
-        """In a decoder the text begins after them; in an encoder they have no positions."""
+        """In a decoder the text starts after the prefix; in an encoder the prefix has no positions."""
         return self.tokens if self.decoder else 0
 
     @cached_property
     def attentions(self) -> dict[str, int]:
-        """The width of the keys, and of the values, of each layer's attention, by its path.
+        """The width of the keys, and of the values, of each layer's attention, by module path.
 
         Raises:
             SelectionError: If no layer has a matrix for them by a known name.
@@ -72,10 +72,10 @@ class Prefixes(Tokens):
         return nn.ParameterList(torch.empty(2, self.tokens, width) for width in self.attentions.values())
 
     def start(self, base: Base, module: nn.Module) -> None:
-        """They begin as the keys and values of random words.
+        """Set the prefix to the keys and values of random words.
 
         Raises:
-            SelectionError: If the model's attention cannot be given keys.
+            SelectionError: If keys cannot be added to the model's attention.
         """
         seen: list[list[Tensor]] = [[] for _ in self.attentions]
         words, training = self.words(base), base.model.training
@@ -83,7 +83,7 @@ class Prefixes(Tokens):
             once.callback(base.model.train, training)
             base.model.eval()
             self._attend(base, seen, once)
-            for part in words.split(base.positions or self.tokens, 1):  # as many as are read at once
+            for part in words.split(base.positions or self.tokens, 1):  # as many as the model reads at once
                 base.model.base_model(input_ids=part, attention_mask=torch.ones_like(part))
         if not all(seen):
             raise SelectionError(f"{self.method} does not reach the attention of a {self.layout.model_type!r} model.")
@@ -92,7 +92,7 @@ class Prefixes(Tokens):
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
         """Let each layer's attention see its keys and values."""
-        # By place, so that whoever puts others into the module (`functional_call`) has these used.
+        # By index, so that parameters put into the module by `functional_call` are used.
         self._attend(base, [(module, number) for number in range(len(self.attentions))], undo)
         if self.decoder:
 
@@ -102,7 +102,7 @@ class Prefixes(Tokens):
             self.change_inputs(base, shifted, undo)
 
     def _attend(self, base: Base, own: Sequence[object], undo: ExitStack) -> None:
-        """Let the attention of each layer go through `_attend`, with its own of `own`."""
+        """Route the attention of each layer through the function `_attend`, with its element of `own`."""
         config = base.model.config
         if config._attn_implementation != "sdpa":
             raise SelectionError(f"{self.method} needs torch's attention (sdpa), not {config._attn_implementation}.")
@@ -119,10 +119,10 @@ class Prefixes(Tokens):
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """The attention of torch with the module's keys and values before the text's, or with a list to note these in.
+    """Compute torch's attention with the module's keys and values before the text's, or collect the text's in a list.
 
     Query, key and value are of shape (texts, heads, tokens, width); the last two may have fewer heads. The mask, of
-    shape (texts, 1, tokens, tokens), is true where a query may look.
+    shape (texts, 1, tokens, tokens), is true where a query may attend.
     """
     own = vars(module)[_MARK]
     if isinstance(own, list):
@@ -141,5 +141,5 @@ def _attend(
 
 
 def _mask(*args: Any, **more: Any) -> Tensor | None:
-    """The mask for torch's attention, written out where a decoder's could be left to torch, which knows no prefix."""
+    """The mask for torch's attention; a decoder's is always explicit, since torch's causal mask ignores the prefix."""
     return sdpa_mask(*args, **{**more, "allow_is_causal_skip": False})

@@ -1,9 +1,9 @@
 """Methods that add trained tokens to every text: prompts, and what they share with prefixes.
 
-Where they stand follows from the token that the family answers from. An encoder reads its answer off its first token:
-prompts come right after it, so that the pooler reads the token, at the position, that it was trained on. A decoder
-reads it off the text's last token: prompts come before the text, as in the papers. PEFT's own models put them first in
-both, and so pool a prompt in an encoder, and padding in a decoder whose batch is padded on the right.
+Where prompts go depends on the token that the family answers from. An encoder answers from its first token: prompts
+come right after it, so that the pooler reads the token, at the position, that it was trained on. A decoder answers from
+the text's last token: prompts come before the text, as in the papers. PEFT's own models put them first in both, so that
+an encoder pools a prompt, and a decoder padding if its batch is padded on the right.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from normtune.models.families import FIRST_TOKEN, LAST_TOKEN, WORDS
 from normtune.models.layout import Layout
 from normtune.models.precision import in_full
 
-#: What the module of added parameters is called in a model.
+#: Name of the module of added parameters in a model.
 _MODULE = "normtune_tokens"
-#: Changes what the body of a model, the first argument, is given, by name.
+#: Maps a model's body and its keyword arguments to changed keyword arguments.
 Change = Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
 
 
 def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
-    """Trained tokens among those of the text (Lester et al. 2021, section 2), which begin as random words.
+    """`option` trained tokens among those of the text, which start as random words (Lester et al. 2021, section 2).
 
-    There are `option` of them, drawn from the whole vocabulary (section 3.2, "sampled vocabulary").
+    The words are drawn from the whole vocabulary (section 3.2, "sampled vocabulary").
     """
     return Prompts.of(layout, "prompt-tuning", option, seed)
 
@@ -46,18 +46,18 @@ def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts
 def residual_prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 10) -> Prompts:
     """As `prompt_tuning`, each prompt P trained as P + MLP(P) (Razdaibiedina et al. 2023, section 3).
 
-    The network is shared by all prompts and gone after training: two layers with ReLU between them, the inner one as
-    wide as the embeddings, and a normalisation.
+    The network is shared by all prompts and dropped after training: two linear layers with a ReLU between them, as wide
+    as the embeddings inside, and a LayerNorm.
     """
     return replace(Prompts.of(layout, "residual-prompt-tuning", option, seed), network=True)
 
 
 @dataclass(frozen=True)
 class Tokens(Added):
-    """Trained vectors for some tokens that are no text.
+    """Trained vectors for tokens that are not part of the text.
 
     Attributes:
-        tokens: How many tokens.
+        tokens: Number of tokens.
     """
 
     layout: Layout
@@ -72,7 +72,7 @@ class Tokens(Added):
 
     @classmethod
     def of(cls, layout: Layout, method: str, tokens: int, seed: int) -> Self:
-        """The spec, once it is checked that the model can have it.
+        """The spec, after checking that the model supports it.
 
         Raises:
             SelectionError: If there are no tokens, or the family is not known to take them.
@@ -105,11 +105,11 @@ class Tokens(Added):
 
     @abstractmethod
     def module(self) -> nn.Module:
-        """What holds the added parameters, to be set by `start`, but for what it draws itself."""
+        """A module of the added parameters, which `start` sets, except those that the module draws itself."""
 
     @abstractmethod
     def start(self, base: Base, module: nn.Module) -> None:
-        """Set the parameters of `module` to what they begin as on a base, from torch's generator as it is."""
+        """Initialise the parameters of `module` on a base, with torch's global generator as it is."""
 
     @abstractmethod
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
@@ -122,7 +122,7 @@ class Tokens(Added):
 
     @cached_property
     def table(self) -> tuple[int, int]:
-        """Rows and width of the model's embeddings of words."""
+        """Rows and width of the model's word embeddings."""
         endings = tuple(f".{name}.weight" for name in WORDS)
         [(rows, width)] = [place.shape for place in self.layout.body if place.parameter.endswith(endings)]
         return rows, width
@@ -132,19 +132,19 @@ class Tokens(Added):
         return torch.randint(self.table[0], (1, self.tokens)).to(base.device)
 
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """The added parameters as leaves, float32 (see `Spec.put`)."""
+        """The added parameters as float32 leaves (see `Spec.put`)."""
         with seeded(self.seed), torch.no_grad():
             module = self.module()
             self.start(base, module)
         module.to(base.device).requires_grad_(False)
-        body = body_of(base)  # from where hooks take it, so that a copy of the model uses its own
+        body = body_of(base)  # where hooks look it up, so that a copy of the model uses its own
         undo.callback(body._modules.pop, _MODULE)
         body.add_module(_MODULE, module)
         self.place(base, module, undo)
         return dict(module.named_parameters())
 
     def change_inputs(self, base: Base, change: Change, undo: ExitStack) -> None:
-        """Let `change` change what the body of a model is given, by name, once it is checked that it fits."""
+        """Apply `change` to the keyword arguments of a model's body, after checking that they fit."""
 
         def changed(body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
             given = {**dict(zip(("input_ids",), args, strict=False)), **given}
@@ -166,13 +166,13 @@ class Tokens(Added):
 
 
 def body_of(base: Base) -> Any:
-    """What reads the tokens: the body, or its decoder, which OPT's language model calls past the body."""
+    """The module that reads the tokens: the body, or its decoder, which OPT's language model calls directly."""
     body = base.model.base_model
     return getattr(body, "decoder", body)
 
 
 def places_of(mask: Tensor, first: int = 0) -> Tensor:
-    """The position of each token that is no padding, wherever padding is; `first` is that of the first token."""
+    """The position of each token, without counting padding on either side; `first` is that of the first token."""
     return (mask.cumsum(1) - 1).clamp(min=0) + first
 
 
@@ -207,12 +207,12 @@ class Prompts(Tokens):
 
     @property
     def added(self) -> int:
-        """Number of entries of the prompts; those of the network are gone after training."""
+        """Number of entries of the prompts; the network is dropped after training."""
         return self.tokens * self.table[1]
 
     @property
     def positions(self) -> int:
-        """All of them have a position."""
+        """Every prompt has a position."""
         return self.tokens
 
     def module(self) -> nn.Module:
@@ -220,11 +220,11 @@ class Prompts(Tokens):
         return _Prompt(self.tokens, self.table[1], network=self.network)
 
     def start(self, base: Base, module: nn.Module) -> None:
-        """Prompts begin as the embeddings of random words."""
+        """Set the prompts to the embeddings of random words."""
         module.get_parameter("prompts").copy_(base.model.get_input_embeddings()(self.words(base))[0])
 
     def place(self, base: Base, module: nn.Module, undo: ExitStack) -> None:
-        """Put the prompts after an encoder's first token, or before a decoder's text, and take them out at the end."""
+        """Put the prompts after an encoder's first token or before a decoder's text, and drop them from the outputs."""
         at = 0 if self.decoder else 1
 
         def longer(body: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Prompts(Tokens):
         undo.callback(body_of(base).register_forward_hook(shorter).remove)
 
     def made(self, values: Mapping[str, Tensor]) -> tuple[Prompts, dict[str, Tensor]]:
-        """The prompts as they come out of the network, without it (see `Spec.made`)."""
+        """The prompts that the network makes, without the network (see `Spec.made`)."""
         if not self.network:
             return self, dict(values)
         with torch.device("meta"):

@@ -21,7 +21,7 @@ from normtune.models.layout import Layout
 def red(layout: Layout) -> Red:
     """A scale and a bias for the outputs of each layer's feed-forward block (RED, Wu et al. 2024).
 
-    They edit what the block's last matrix gives, before dropout and the residual.
+    They edit the outputs of the block's last matrix, before dropout and the residual sum.
     """
     _, feed_forward = block_ends(layout)
     return Red(layout, feed_forward)
@@ -45,13 +45,13 @@ class Red(Around):
         return [Edit(self.width(target)) for target in self.targets]
 
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Scale and bias in the matrix and the bias before them (see `Spec.merge`).
+        """Fold scale and bias into the matrix and the bias before them (see `Spec.merge`).
 
         Raises:
-            DeltaError: If the matrix has no bias, the base is of lower precision than float32, or the state is not its.
+            DeltaError: If the matrix has no bias, the base is below float32 precision, or the state does not fit.
         """
         refuse_rounding(base)
-        with ExitStack() as aside:  # whether the state fits
+        with ExitStack() as aside:  # checks that the state fits
             self.apply(base, state, aside)
         for target in self.targets:
             module: Any = base.model.get_submodule(target)
@@ -66,7 +66,7 @@ class Red(Around):
 
 
 class Edit(nn.Module):
-    """h -> scale * h + bias; the same h in the beginning."""
+    """h -> scale * h + bias; initially the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
-"""A selection: which entries of which pre-trained parameters train, the `Spec` of every method that adds nothing.
+"""A selection: which entries of which pre-trained parameters train; the `Spec` of most methods that add nothing.
 
 Exactly the selected entries train, whatever the optimizer. The leaf is the packed float32 vector of their values, which
 the forward pass puts in place. So weight decay, momentum, clipping and optimizer state never see an entry that is not
 selected. A parameter that is selected whole, and is float32 already, trains as itself.
 
-The values are put into the frozen tensor itself, so that a step copies no weight; `Trainable.undo` puts back what was
-there. As with any weight that torch trains, outputs from before a change can then no longer be differentiated, and say
-so.
+The values are written into the frozen tensor itself, so that a step copies no weight; `Trainable.undo` restores the old
+ones. As with any weight that torch trains, differentiating outputs from before a change raises an error.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Selection(Spec):
     Attributes:
         layout: The parameters that it selects from.
         chosen: For each parameter that has selected entries, their positions in the flattened parameter, sorted;
-            None stands for all of them. Parameters without any are left out.
+            None means all of them. Parameters without any are left out.
     """
 
     layout: Layout
@@ -125,7 +124,7 @@ class Selection(Spec):
         return decays(self.layout.by_name[name])
 
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """The values in the base's own parameters (see `Spec.apply`)."""
+        """Write the values into the base's own parameters (see `Spec.apply`)."""
         _raise_norms(base.model, self, undo)
         _refuse_quantised(dict(base.model.named_parameters()), state)
         for name, values in state.items():
@@ -139,7 +138,7 @@ class Selection(Spec):
         """The selected entries and their values (see `Spec.vectors`)."""
         return {name: (torch.from_numpy(self.indices(name)), values) for name, values in state.items()}
 
-    # Whole parameters are common and large, so that none of these spells out their positions.
+    # Whole parameters are common and large, so none of these operators lists their positions.
 
     def __or__(self, other: Selection) -> Selection:
         self._check(other)
@@ -188,7 +187,7 @@ def _tidy(place: Place, indices: Indices | None) -> Indices | None:
 
 
 def in_range(method: str, what: str, number: int, most: int | None = None) -> int:
-    """The number that a method takes, such as a rank.
+    """Check the number that a method takes, such as a rank, and return it.
 
     Raises:
         SelectionError: If it is not 1 to `most`.
@@ -230,7 +229,7 @@ def at(layout: Layout, positions: Iterable[int] | Indices) -> Selection:
 
 
 def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, undo: ExitStack) -> nn.Parameter:
-    """What trains of a parameter: itself where all of it does, or the packed values of the entries at `indices`."""
+    """The leaf of a parameter: itself if it trains whole in float32, otherwise the packed values at `indices`."""
     if indices is None and parameter.dtype == torch.float32:
         undo.callback(copy_values, parameter, parameter.detach().clone())
         return parameter
@@ -238,7 +237,7 @@ def _leaf(model: nn.Module, parameter: nn.Parameter, indices: Indices | None, un
     if indices is None:
         packed = Cast(parameter)
     else:
-        # torch rescales the rows of such an embedding in place, which must not reach the frozen tensor.
+        # torch rescales the rows of an embedding with `max_norm` in place, which must not reach the frozen tensor.
         rescaled = any(getattr(module, "max_norm", None) is not None for module, _ in holders)
         at = torch.from_numpy(indices).to(parameter.device)
         packed = Packed(parameter, Entries(at, parameter.shape), in_place=not rescaled)
@@ -263,15 +262,15 @@ def _refuse_quantised(parameters: Mapping[str, nn.Parameter], names: Iterable[st
 
 
 def _place(parameter: nn.Parameter, at: Tensor, values: Tensor) -> None:
-    """Put values at positions of a flattened parameter, wherever the model is by now."""
+    """Write values at positions of a flattened parameter, on whatever device it is now."""
     flat = parameter.data.view(-1)
     flat[at.to(flat.device)] = values.to(flat)
 
 
 def _unpack(module: nn.Module, kind: type[nn.Module], owned: dict[str, nn.Parameter | None]) -> None:
-    """Give a module its class and its own parameters back in the place of packed ones.
+    """Restore a module's class, and its own parameters in place of packed ones.
 
-    torch's `remove_parametrizations` would change the class, which copies of the module have too.
+    torch's `remove_parametrizations` would change the class, which copies of the module share.
     """
     module.__class__ = kind
     module._modules.pop("parametrizations", None)

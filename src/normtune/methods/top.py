@@ -1,4 +1,4 @@
-"""Methods that train the top entries of the whole model by an importance, measured on the task before the training."""
+"""Methods that train the top entries of the whole model by an importance, measured on the task before training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from normtune.models.layout import Layout
 def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
     """The entries with the most Fisher information on 1,024 training examples (FISH Mask, Sung et al. 2021).
 
-    They are `option`, or as many as `layernorm` has, by the empirical Fisher information, with the true labels
-    (section 3).
+    There are `option` of them, by default as many as `layernorm` has, by empirical Fisher information, with the true
+    labels (section 3).
     """
     return Top(layout, "fish-mask", len(layernorm(layout)) if option is None else option, examples=1024)
 
@@ -25,9 +25,9 @@ def fish_mask(layout: Layout, *, option: int | None = None) -> Top:
 def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
     """`option` per cent of the model by Fisher information on all training examples (Child-Tuning_D, Xu et al. 2021).
 
-    The entries of the whole model are ranked together; those that are taken stay the same for the whole training, and
-    every other entry stays as it is. The authors' code ranks the entries of the layers together, by the squares of
-    clipped mean gradients, and trains embeddings and pooler whole.
+    All entries of the model are ranked together; those chosen stay the same for the whole training, and no other entry
+    changes. The authors' code ranks the entries of the layers together, by the squares of clipped mean gradients, and
+    trains embeddings and pooler whole.
     """
     in_range("child-tuning-d", "a percentage", option, 100)
     return Top(layout, "child-tuning-d", round(option / 100 * layout.size))
@@ -36,16 +36,16 @@ def child_tuning_d(layout: Layout, *, option: int = 20) -> Top:
 @final
 @dataclass(frozen=True)
 class Top(Spec):
-    """The entries that matter most by an importance; a selection once that is measured on a task.
+    """The top entries by an importance, which become a selection once it is measured on a task.
 
-    Which entries they are depends on the task's training examples, so that no model can be trained by it as it is:
-    a `normtune.training.session.Session` measures it before a run. It is the same for every seed and rate of a run.
+    They depend on the task's training examples, so this spec cannot be put on a model: a
+    `normtune.training.session.Session` measures it before a run. The entries are the same for every seed and rate.
 
     Attributes:
         method: The method's name.
-        entries: How many entries.
+        entries: Number of entries.
         importance: A name in `normtune.importance.scores.IMPORTANCES`.
-        examples: On how many training examples it is measured, a seeded sample; None takes all.
+        examples: Number of training examples to measure on, a seeded sample; None takes all.
     """
 
     layout: Layout
@@ -55,7 +55,7 @@ class Top(Spec):
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that the model has so many entries."""
+        """Check that the model has that many entries."""
         in_range(self.method, "a number of entries", self.entries, self.layout.size)
 
     def __len__(self) -> int:
@@ -63,12 +63,12 @@ class Top(Spec):
 
     @property
     def fingerprint(self) -> str:
-        """A hash over the layout and all that says what is measured, but for the data."""
+        """A hash over the layout and all that determines what is measured, except the data."""
         own = {name: getattr(self, name) for name in ("entries", "importance", "examples")}
         return fingerprint({"layout": self.layout.fingerprint, "top": own})
 
     def put(self, *_: Any, **__: Any) -> NoReturn:
-        """Never.
+        """Refuse.
 
         Raises:
             SelectionError: Always.

@@ -1,7 +1,7 @@
-"""What a method makes of a base: a spec, which says what trains, and the trainable that it becomes on a model.
+"""Spec, which says what trains in a model, and Trainable, a model that a spec has been put on.
 
-A `Spec` is a pure value: it is counted, named and saved without a model. A `Trainable` is a model with a spec on it,
-which an optimizer trains. Loop, checkpoint, delta, bank and record know nothing else of a method.
+A `Spec` is a pure value: it is counted, named and saved without a model. A `Trainable` is what an optimizer trains.
+Training loop, checkpoint, delta, bank and record know a method through these two alone.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from normtune.models.layout import statistics as running
 from normtune.models.precision import Raised
 from normtune.records.run import Counts
 
-#: What a trained model costs at inference beside the base model, once all that can be merged is merged.
+#: Extra cost of a trained model at inference over the base model, after merging all that can be merged.
 Cost = Literal["none", "extra tokens", "extra layers"]
 
 
 class Hook:
-    """What a method does in each step beside the optimizer; as it stands, nothing.
+    """What a method does in each step besides the optimizer's update; this base class does nothing.
 
-    It is started once and then called in each step, from 1: by `gradient` between the backward pass and clipping, and
-    by `stepped` between the optimizer's step and the removal of the gradient. A loop knows nothing else of it.
+    A training loop calls `start` once. In each step, counted from 1, it calls `gradient` between the backward pass and
+    clipping, and `stepped` between the optimizer's step and zeroing the gradients.
 
     Attributes:
-        ready: Whether what trains may be kept as it is now, as a best epoch or as a delta.
+        ready: Whether the current values may be kept, as a best epoch or as a delta.
     """
 
     ready: bool = True
@@ -41,83 +41,83 @@ class Hook:
     def start(self, steps: int, seed: int) -> None:
         """Called once, before the first of `steps` steps.
 
-        What is drawn in a step follows from its number and the run's seed, so that no generator is kept.
+        Draws in a step depend only on its number and the run's seed, so that no generator state is saved.
         """
 
     def gradient(self, step: int) -> None:
         """Change the gradient of a step."""
 
     def stepped(self, step: int) -> None:
-        """Change what trains, once the optimizer has changed it."""
+        """Change the trained values after the optimizer's step."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps beside the trained values, by name."""
+        """What a checkpoint saves besides the trained values, by name."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave, in a hook that was started and whose trained values are as they were then."""
+        """Resume from what `state` returned; the hook is started and the trained values are restored already."""
 
     def result(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]] | None:
-        """What a delta holds of these values of what trained; None for what the spec says (`Spec.made`)."""
+        """The spec and the state that a delta stores for these trained values; None for those of `Spec.made`."""
 
 
 class Spec(ABC):
-    """What trains of a model, beside the head: existing entries, or parameters that are added.
+    """What trains in a model besides the head: existing entries, or added parameters.
 
     Its state is a float32 vector for each of its tensors, by name.
 
     Attributes:
-        layout: The parameters of the model that it is for.
+        layout: The layout of the model that it is for.
     """
 
     layout: Layout
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of trained entries that a delta holds, the head's left out."""
+        """Number of trained entries that a delta holds, without the head's."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash over the layout and all that says what trains; equal specs have equal ones."""
+        """A hash over the layout and all that determines what trains; equal specs have equal hashes."""
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The pre-trained parameters that train, for equation 1; none, unless a method says which."""
+        """The pre-trained parameters that train, for equation 1; none by default."""
         return ()
 
     @property
     def added(self) -> int:
-        """Number of entries that are not the pre-trained model's; none, unless a method adds some."""
+        """Number of entries added to the pre-trained model's; 0 by default."""
         return 0
 
     @property
     def cost(self) -> Cost:
-        """What it costs at inference; nothing, unless a method says what."""
+        """Extra cost at inference; none by default."""
         return "none"
 
     @abstractmethod
     def put(self, base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-        """Put it on a base whose parameters are frozen, in place, and give what an optimizer is to see, by name.
+        """Put the spec on a base with frozen parameters, in place, and return the leaves for an optimizer, by name.
 
-        `undo` takes what puts the base back, to the bit. A `Trainable` calls this.
+        Callbacks pushed on `undo` restore the base, to the bit. `Trainable` calls this.
         """
 
     def hook(self, leaves: Mapping[str, nn.Parameter]) -> Hook:
-        """What the method does to the leaves in each step beside the optimizer; nothing, unless it has its own hook."""
+        """The method's hook on these leaves; by default one that does nothing."""
         return Hook()
 
     @abstractmethod
     def decays(self, name: str, leaf: nn.Parameter) -> bool:
-        """Whether this leaf, one of those that `put` gave, has weight decay: norms and biases have none."""
+        """Whether this leaf, one that `put` returned, has weight decay; norms and biases have none."""
 
     @abstractmethod
     def apply(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Make a base compute with what `Trainable.values` gave, nothing of which trains; `undo` is as in `put`."""
+        """Make a base compute with what `Trainable.values` returned, without training it; `undo` is as in `put`."""
 
     @abstractmethod
     def merge(self, base: Base, state: Mapping[str, Tensor], undo: ExitStack) -> None:
-        """Like `apply`, with the values in the base's own parameters, so that its modules and names are as before.
+        """Like `apply`, but write the values into the base's own parameters; its modules and names do not change.
 
         Raises:
             DeltaError: If added parameters cannot be merged.
@@ -125,25 +125,25 @@ class Spec(ABC):
 
     @abstractmethod
     def vectors(self, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """The values that replace the base's for this task's rows, in a batch that several tasks share.
+        """The values that replace the base's for this task's rows in a batch that several tasks share.
 
-        They are by parameter the positions of the entries in the flattened parameter, and their values.
+        For each parameter these are the entries' positions in the flattened parameter, and their values.
 
         Raises:
-            ModelError: If its rows cannot share a batch with others.
+            ModelError: If this task's rows cannot share a batch with others.
         """
 
     def describe(self) -> dict[str, Any] | None:
-        """What makes it again from a delta, with its name in METHODS as ``method``; None for a selection."""
+        """What a delta stores to rebuild the spec, with its name in METHODS as ``method``; None for a selection."""
         return None
 
     def made(self, values: Mapping[str, Tensor]) -> tuple[Spec, dict[str, Tensor]]:
-        """What a delta holds of these values of what trained: a spec, and its state; here all of them, as they are."""
+        """The spec and the state that a delta stores for these trained values; by default this spec and all values."""
         return self, dict(values)
 
     @property
     def positions(self) -> int:
-        """How many of the model's positions it takes, which a text then has not."""
+        """How many of the model's positions it takes away from a text."""
         return 0
 
     @property
@@ -152,7 +152,7 @@ class Spec(ABC):
         return len(self) / self.layout.size
 
     def counts(self, layout: Layout) -> Counts:
-        """How many entries train of a model with this layout, which has the head of the task."""
+        """How many entries train in a model with this layout, which includes the task's head."""
         return Counts(
             selected=len(self),
             head=layout.head_size,
@@ -172,18 +172,18 @@ class Trainable:
         method: The method's name or the expression, for the delta.
 
     Attributes:
-        leaves: What an optimizer sees of the spec, by name.
+        leaves: The spec's parameters for an optimizer, by name.
         head: The head's parameters, by name.
         hook: What a training loop calls in each step.
 
     Raises:
-        SelectionError: If the spec is of another model.
+        SelectionError: If the spec is for another model.
         ModelError: If the model is being tuned already, or its parameters are sharded.
     """
 
     def __init__(self, base: Base, spec: Spec, method: str = "") -> None:
         if spec.layout.fingerprint != base.layout.fingerprint:
-            raise SelectionError("What is to train is of another model.")
+            raise SelectionError("The spec is for another model.")
         check_free(base.model)
         self.base, self.spec, self.method = base, spec, method
         with ExitStack() as undo:
@@ -197,10 +197,10 @@ class Trainable:
 
     def __deepcopy__(self, _: object) -> NoReturn:
         """Refuse: a copy would undo the original's model."""
-        raise ModelError("What trains is not copied. Keep values() and head_values(), or copy the model itself.")
+        raise ModelError("A Trainable cannot be copied. Keep values() and head_values(), or copy the model itself.")
 
     def undo(self) -> None:
-        """Put the model back, to the bit, as it was before."""
+        """Restore the model, to the bit."""
         self._undo.close()
         self._undone = True
 
@@ -221,15 +221,15 @@ class Trainable:
         return [{"params": own, "weight_decay": rates[decay]} for decay, own in decayed.items() if own]
 
     def values(self) -> dict[str, Tensor]:
-        """The spec's state as it is now: copies, float32 vectors on the CPU, by name."""
+        """Copies of the spec's current state: float32 vectors on the CPU, by name."""
         return {name: leaf.detach().reshape(-1).float().cpu().clone() for name, leaf in self.leaves.items()}
 
     def result(self) -> tuple[Spec, dict[str, Tensor]]:
-        """What a delta holds of the values as they are now: its spec, and that one's state.
+        """The spec and the state that a delta stores for the current values.
 
         Raises:
-            ModelError: If the method has not done yet what its hook is to do, everything was undone, or the model was
-                converted to a lower precision.
+            ModelError: If the method's hook is not ready, everything was undone, or the model was converted to a lower
+                precision.
         """
         if self._undone:
             raise ModelError("This was undone, so nothing of it is left: capture the delta before undo.")
@@ -240,19 +240,19 @@ class Trainable:
             )
         if not self.hook.ready:
             raise ModelError(
-                "This method is not done: its hook is to be started, and called in each step until it is ready."
+                "This method is not done: its hook must be started, and called in each step until it is ready."
             )
         values = self.values()
         return self.hook.result(values) or self.spec.made(values)
 
     def head_values(self) -> dict[str, Tensor]:
-        """Copies of the head's values as they are now, float32, on the CPU, by parameter name."""
+        """Copies of the head's current values, float32, on the CPU, by parameter name."""
         return {name: value.detach().float().cpu().clone() for name, value in self.head.items()}
 
     def statistics_values(self) -> dict[str, Tensor]:
         """BatchNorm's running statistics and counts, if training moved any, by buffer name; otherwise none.
 
-        They are copies, float32, on the CPU.
+        They are copies on the CPU, the statistics in float32.
         """
         own = _statistics(self.base)
         return own if any(not torch.equal(value, self._statistics[name]) for name, value in own.items()) else {}
@@ -260,7 +260,7 @@ class Trainable:
     def load(
         self, values: Mapping[str, Tensor], head: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Set what trains to what `values`, `head_values` and `statistics_values` gave.
+        """Load what `values`, `head_values` and `statistics_values` returned.
 
         Raises:
             ModelError: If everything was undone: the values would go into the base.
@@ -292,15 +292,15 @@ def decays(place: Place) -> bool:
 
 @torch.no_grad()
 def copy_values(parameter: Tensor, values: Tensor) -> None:
-    """Set a parameter or a buffer, wherever its model is by now."""
+    """Set a parameter or a buffer, on whatever device it is now."""
     parameter.copy_(values)
 
 
 def check_free(model: nn.Module) -> None:
-    """Check that every parameter lies whole on this process, and that none is being tuned or a delta's.
+    """Check that a model's parameters are neither sharded nor computed, and that it is not tuned and has no delta.
 
     Raises:
-        ModelError: If one is sharded or computed by a parametrization, or its model is being tuned or carries a delta.
+        ModelError: If one is sharded or computed by a parametrization, or the model is being tuned or carries a delta.
     """
     if hasattr(model, APPLIED):
         raise ModelError("This model carries a delta; remove that first.")
@@ -320,12 +320,12 @@ def check_free(model: nn.Module) -> None:
 
 
 def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
-    """Freeze a model but for its head, whose parameters are returned; `undo` takes what puts all of it back."""
+    """Freeze a model except its head, whose parameters are returned; callbacks on `undo` restore everything."""
     model = base.model
     setattr(model, TUNED, True)
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
-    # Statistics that a normalisation keeps as it trains are put back too.
+    # Buffers too: a normalisation updates its running statistics in training.
     kept = {name: value.detach().clone() for name, value in (*head.items(), *model.named_buffers())}
 
     @torch.no_grad()
@@ -339,8 +339,8 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
 
     undo.callback(thaw)
     model.requires_grad_(False)
-    # The head of a model that was wrapped may be of lower precision, in which small steps are lost. Its output stays
-    # float32, as that of an applied delta's head does (`normtune.models.precision.in_float32`).
+    # The head of a wrapped model may be in lower precision, which loses small steps, so it is raised to float32. Its
+    # output stays float32, like that of an applied delta's head (`normtune.models.precision.in_float32`).
     for path in dict.fromkeys(name.rpartition(".")[0] for name, own in head.items() if own.dtype.itemsize < 4):
         undo.callback(Raised(model.get_submodule(path), lower=False).undo)
     head = {name: model.get_parameter(name) for name in head}

@@ -21,9 +21,9 @@ from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
 
-#: Attributes of a model that is being tuned, and of one that carries a delta.
+#: Attributes that mark a model as being tuned, and as carrying a delta.
 TUNED, APPLIED = "_normtune_tuned", "_normtune_applied"
-#: What is said where a function is given something else.
+#: The error of a function that was given something other than a base.
 NO_BASE = "{} takes a base, not {}: make one with normtune.load_base(NAME), or of a model with normtune.wrap(MODEL)."
 
 
@@ -32,17 +32,17 @@ class Base:
     """A base model, ready to be trained or to carry a delta.
 
     Attributes:
-        model: The classifier; what is trained or applied changes it in place.
+        model: The classifier or language model, which training and deltas change in place.
         tokenizer: Its tokenizer, or None where the folder holds none.
         name: What the user called it: a hub id, a folder or a packaged name.
         revision: The hub's commit or the package's version, where there is one.
         identity: Content hash of the encoder (see `normtune.models.identity`).
         layout: Every parameter and its component, head included.
         roots: Paths of the head's modules.
-        reader: What reads pictures for it, or None where it reads texts or the folder holds no image processor.
-        language: What scores texts, where it is a language model, which has no head; None for a classifier.
-        begin: Values of the checkpoint that a fresh head begins with: of what lies between encoder and output layer,
-            such as ModernBERT's ``head`` or PoolFormer's last norm.
+        reader: Reads pictures for the model; None for a text model, or if the folder holds no image processor.
+        language: Scores texts for a language model, which has no head; None for a classifier.
+        begin: Checkpoint values that a fresh head starts from: those between encoder and output layer, such as
+            ModernBERT's ``head`` or PoolFormer's last norm.
     """
 
     model: PreTrainedModel
@@ -58,28 +58,28 @@ class Base:
     _heads: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Take the head out of the checkpoint's buffer: where it lies unaligned, sums come out in another order."""
+        """Copy the head out of the checkpoint's buffer, where bad alignment would change the order of sums."""
         for place in self.layout.head:
             parameter = self.model.get_parameter(place.parameter)
             parameter.data = parameter.data.clone()
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The device that the model is on."""
         return next(self.model.parameters()).device
 
     @property
     def head(self) -> HeadSpec:
-        """What the present head answers; a language model has none, and answers what `language` does."""
+        """What the current head answers; of kind ``language`` for a language model, which has no head."""
         return HeadSpec("language") if self.language or not self.roots else read_spec(self.model)
 
     def put_head(self, spec: HeadSpec, seed: int = 0, tensors: Mapping[str, Tensor] | None = None) -> HeadSwap:
-        """Put a head on the model; what is returned takes it off again.
+        """Put a head on the model; `HeadSwap.undo` takes it off again.
 
-        Its values are `tensors`, by parameter name (a `DeltaError` says what does not fit), or `begin`, and what that
-        lacks drawn from `seed`.
+        Its values are `tensors`, by parameter name, or else `begin` with the rest drawn from `seed`.
 
         Raises:
+            DeltaError: If `tensors` do not fit the head.
             ModelError: If the model is being tuned.
         """
         if hasattr(self.model, TUNED):
@@ -99,16 +99,16 @@ class Base:
         if self.tokenizer is None:
             raise ModelError(
                 f"The model {self.name!r} has no tokenizer that can be read here: add tokenizer.json to its folder, or"
-                " install what reads its *.model file (pip install sentencepiece tiktoken protobuf); a model that is"
-                " wrapped is given its tokenizer there."
+                " install what reads its *.model file (pip install sentencepiece tiktoken protobuf); for a"
+                " wrapped model, give wrap its tokenizer."
             )
         return self.tokenizer
 
     def need_answers(self) -> None:
-        """Check that what it puts out answers a task.
+        """Check that the model's outputs answer a task.
 
         Raises:
-            ModelError: If it is a language model that was wrapped, whose outputs are transformers' own.
+            ModelError: If it is a wrapped language model, whose outputs are transformers' own.
         """
         if self.language is None and self.head.kind == "language":
             raise ModelError(
@@ -123,19 +123,19 @@ class Base:
 
     @property
     def processor(self) -> dict[str, str]:
-        """The hash of how pictures are read, as a field of an identity; nothing for texts."""
+        """The hash of the image processor, as a field of an identity; empty for text models."""
         return {"processor": self.computes[1]} if self.reads == "picture" else {}
 
     @cached_property
     def computes(self) -> tuple[str, str]:
-        """Hashes of what the configuration computes and of how the tokenizer, or the image processor, if any, reads."""
+        """Hashes of what the configuration computes, and of the tokenizer or image processor (empty without one)."""
         config = identities.config_identity(self.model.config)
         if self.reader is not None:
             return config, identities.processor_identity(self.reader.processor)
         return config, "" if self.tokenizer is None else identities.tokenizer_identity(self.tokenizer)
 
     def meta_head(self, outputs: int) -> Mapping[str, Tensor]:
-        """The parameters that a head of so many outputs has on this model, on the meta device."""
+        """The parameters, on the meta device, of a head with `outputs` outputs on this model."""
         if outputs not in self._heads:
             self._heads[outputs] = meta_head(self.model, self.roots, outputs)
         return self._heads[outputs]
@@ -154,12 +154,12 @@ class Base:
         return found
 
     def limit(self, asked: int, taken: int = 0) -> int:
-        """The most tokens of a text: the smallest of what is asked, what the tokenizer takes and what the model takes.
+        """The most tokens a text may have: the smallest of `asked`, the tokenizer's limit and the model's.
 
-        Of pictures it is what is asked. So many of the model's positions are `taken` and not the text's.
+        For pictures it is `asked`. `taken` of the model's positions are not available to the text.
 
         Raises:
-            ModelError: If there is no tokenizer, or less is left than a pair of texts and their special tokens need.
+            ModelError: If there is no tokenizer, or too few positions are left for a pair of texts and special tokens.
         """
         if self.reads == "picture":
             return asked
@@ -172,18 +172,18 @@ class Base:
 
     @cached_property
     def _strange(self) -> dict[int, str]:
-        """The tokens that the tokenizer has and the model has no embedding for, by number."""
+        """The tokens of the tokenizer that the model has no embedding for, by id."""
         rows = len(self.model.get_input_embeddings().get_parameter("weight"))
         return {number: token for token, number in self.need_tokenizer().get_vocab().items() if number >= rows}
 
     @torch.no_grad()
     def encode(self, split: Split, max_length: int) -> Encoded:
-        """Encode examples for this model, texts cut to the `limit` that `max_length` comes to.
+        """Encode examples for this model; texts are cut to ``self.limit(max_length)`` tokens.
 
         Raises:
             ModelError: If there is no tokenizer, or no image processor.
-            DataError: If there are no examples, the model takes others, or one cannot be encoded, such as for a token
-                without an embedding.
+            DataError: If there are no examples, the model reads another kind of input, or an example cannot be encoded,
+                such as for a token without an embedding.
         """
         if (split.kind == "picture") != (self.reads == "picture"):
             raise DataError(
@@ -216,7 +216,7 @@ class Base:
         if self.language:
             for place, numbers in enumerate(encoded.fields["input_ids"]):
                 if not self.language.scored(numbers):
-                    raise DataError(f"{split.place(place)} has too few tokens: of its first, no likelihood is known.")
+                    raise DataError(f"{split.place(place)} has too few tokens: none of them has a likelihood.")
         return encoded
 
 
@@ -233,11 +233,11 @@ def load_base(
 
     Args:
         name: A hub id, also with ``@REVISION``, a local folder, or a packaged name (``minilm``).
-        head: What the head answers, or a number of labels. Of the kind ``language``, the model is a language model
-            without a head, and gives the log-likelihood of texts (`normtune.models.language`).
+        head: What the head answers, or a number of labels. For the kind ``language``, the model is a language model
+            without a head, which gives the log-likelihood of texts (`normtune.models.language`).
         revision: Commit, tag or branch on the hub; what it resolves to is kept in `Base.revision`.
-        dtype: ``float32``, ``bfloat16`` or ``float16``, for the frozen part; or ``int8`` or ``nf4``, for its matrices,
-            with the rest in bfloat16. What trains is float32 always.
+        dtype: Of the frozen part: ``float32``, ``bfloat16`` or ``float16``; or ``int8`` or ``nf4`` for its matrices,
+            with the rest in bfloat16. Trained values are always float32.
         head_seed: Seeds the head's values.
         keep_head: Keep the classifier that the checkpoint brings. By default it is reset (but see `Base.begin`).
 
@@ -246,8 +246,8 @@ def load_base(
 
     Raises:
         UnknownNameError: If there is no such dtype.
-        ModelError: If there is no such model, it cannot be read, transformers has none with such a head, or its
-            checkpoint does not hold the encoder.
+        ModelError: If there is no such model, it cannot be read, transformers has no class for it with such a head, or
+            its checkpoint does not hold the encoder.
     """
     spec = HeadSpec.numbered(head) if isinstance(head, int) else head
     known("dtype", dtype, sources.DTYPES)
@@ -291,25 +291,25 @@ def wrap(
     tokenizer: PreTrainedTokenizerBase | None = None,
     processor: BaseImageProcessor | None = None,
 ) -> Base:
-    """Make a base of a classifier that the caller loaded; its head stays as it is. A language model has none.
+    """Make a base of a model that the caller loaded; a classifier keeps its head, a language model has none.
 
     Args:
         model: The model. Its identity is taken from its values as they are now, so wrap it before training it.
-        tokenizer: Its tokenizer, needed only to read texts. It is copied, and the copy pads as the model needs it;
-            where the model's configuration has no padding token, it gets the copy's.
+        tokenizer: Its tokenizer, needed only to read texts. It is copied, and the copy's padding is set for the model;
+            a configuration without a padding token gets the copy's.
         processor: Its image processor, needed only to read pictures.
 
     Returns:
         The base model around `model` itself, not a copy.
 
     Raises:
-        ModelError: If it is no model of transformers, has no head, is tuned, offloaded or carries a delta, or needs a
-            padding token that its tokenizer lacks.
+        ModelError: If `model` is no transformers model, has no head, is being tuned, is offloaded, carries a delta, or
+            needs a padding token that its tokenizer lacks.
     """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"wrap takes a model of transformers, not {type(model).__name__}: give it the model that is inside (of"
-            " PEFT's what merge_and_unload() gives), and compile afterwards."
+            f"wrap takes a transformers model, not {type(model).__name__}: give it the model inside (for PEFT, the"
+            " result of merge_and_unload()), and compile afterwards."
         )
     if hasattr(model, TUNED) or hasattr(model, APPLIED):
         raise ModelError("This model is being tuned or carries a delta; undo or remove that before wrapping it.")
@@ -319,7 +319,7 @@ def wrap(
         )
     if model.base_model is model:
         raise ModelError(
-            f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (of pictures"
+            f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (for pictures"
             " AutoModelForImageClassification), or with load_base."
         )
     head_names = [] if is_language_model(model) else _outside(model)
@@ -361,7 +361,7 @@ def skeleton(name: str, labels: int = 2, *, revision: str | None = None) -> Layo
 
 
 def _between(base: Base, missing: list[str]) -> dict[str, Tensor]:
-    """The checkpoint's values of the head's modules that it holds whole, and that no number of outputs changes."""
+    """The checkpoint's values of head modules that it holds whole and whose shapes no number of outputs changes."""
     inside = {
         root: [place.parameter for place in base.layout.head if place.parameter.startswith(f"{root}.")]
         for root in base.roots
@@ -375,7 +375,7 @@ def _between(base: Base, missing: list[str]) -> dict[str, Tensor]:
 
 
 def _outside(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters outside the encoder; where that is no module of its own, there is no telling."""
+    """Names of the parameters outside the encoder, which must be a module of its own."""
     if not hasattr(model, model.base_model_prefix):
         kind, prefix = model.config.model_type, model.base_model_prefix
         raise ModelError(f"This {kind!r} model cannot be trained: its encoder is no module called {prefix!r}.")

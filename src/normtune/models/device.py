@@ -21,21 +21,21 @@ def accelerator(
 
     Raises:
         UnknownNameError: If the device or the precision is not known.
-        ConfigError: If it is not here.
+        ConfigError: If there is no CUDA device.
     """
     known("device", device, ("auto", "cpu", "cuda"))
     known("precision", precision, ("no", "bf16"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("There is no CUDA device here; use --device cpu.")
     log = {"log_with": [*trackers], "project_dir": None if folder is None else str(folder)} if trackers else {}
-    # Of some families a parameter takes no part, such as XLNet's embedding of a mask.
+    # In some families a parameter takes no part, such as XLNet's mask embedding.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[parallel], **log)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within this context torch draws from `seed` on the CPU, so that it means the same values on every device."""
+    """Within this context torch draws on the CPU from `seed`, so that a seed gives the same values on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
         yield

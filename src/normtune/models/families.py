@@ -1,8 +1,8 @@
 """Which norms of a layer follow its attention and close the layer, for each family of models.
 
 The paper's LayerNorm is BERT's ``output.LayerNorm``, the one that closes a layer. In families that normalise
-before each block instead, it is the one in front of the feed-forward block, the last of the layer. Of a family that is
-not listed here, the last norm among each layer's modules is taken for the closing one, with a warning.
+before each block instead, it is the norm before the feed-forward block, the layer's last. For a family not listed here,
+the last norm among each layer's modules is taken for the closing one, with a warning.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FAMILIES: dict[str, Norms] = {
 }
 
 
-#: The matrices that end a layer's attention and its feed-forward block; what they give is added to the residual.
+#: The matrices that end a layer's attention and its feed-forward block; their outputs are added to the residual.
 BLOCK_ENDS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(_BERTS, ("attention.output.dense", "output.dense")),
     **dict.fromkeys(_LLAMAS, ("self_attn.o_proj", "mlp.down_proj")),
@@ -67,20 +67,20 @@ BLOCK_ENDS: dict[str, tuple[str, str]] = {
 
 #: Families whose matrices are stored as (inputs, outputs).
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-#: What the matrix that makes an attention's queries is called, its keys, its values, and one that makes all of them.
+#: Names of the attention matrices that compute the queries, the keys, the values, and all three at once.
 QUERIES = ("query", "query_proj", "q_proj", "q_lin", "q")
 KEYS = ("key", "key_proj", "k_proj", "k_lin", "k")
 VALUES = ("value", "value_proj", "v_proj", "v_lin", "v")
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "self.in_proj")
-#: Matrices that some families read past their modules, so that what is added beside those is not called.
+#: Matrices that some families read without calling their modules, so that anything added beside those never runs.
 READ_PAST: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("mamba", "falcon_mamba"), ("dt_proj", "x_proj", "out_proj")),
     "jamba": ("dt_proj",),
     "wavlm": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
-#: What the embeddings of a text's tokens are called.
+#: Names of the token embeddings.
 WORDS = ("word_embeddings", "embed_tokens", "wte", "embed_in")
-#: Families that answer from a text's first token, [CLS], and those that read to the right and answer from its last.
+#: Families that answer from a text's first token, [CLS], and causal ones, which answer from its last.
 FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "distilbert")
 LAST_TOKEN = ("gpt2", "gpt_neox", "opt", *_LLAMAS)
 
@@ -91,7 +91,7 @@ def stack(place: Place) -> str:
 
 
 def norms_of(layout: Layout) -> Norms:
-    """The norms of the layers of `layout`; of a family that is not listed a guess, and none for the attention."""
+    """The norms of the layers of `layout`; for a family that is not listed, a guess without attention norms."""
     if layout.model_type in FAMILIES:
         return FAMILIES[layout.model_type]
     last = {
@@ -140,7 +140,7 @@ def block_ends(layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The modules that end the attention of each layer of `layout`, and those that end its feed-forward block.
 
     Raises:
-        SelectionError: If the family's are not known.
+        SelectionError: If they are not known for the family.
     """
     if layout.model_type not in BLOCK_ENDS:
         raise SelectionError(

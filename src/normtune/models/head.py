@@ -1,7 +1,7 @@
 """The head: the parameters that a task brings, put on a base model and taken off again.
 
 The head is every parameter outside the encoder, and the pooler where the checkpoint has none. Its values are drawn
-anew, but for what the checkpoint holds below the output layer (`Base.begin`). It computes in float32 whatever the
+anew, except those that the checkpoint holds below the output layer (`Base.begin`). It computes in float32 whatever the
 base's dtype.
 """
 
@@ -42,7 +42,7 @@ class HeadSpec:
 
     @classmethod
     def numbered(cls, outputs: int, kind: KindName = "classification") -> HeadSpec:
-        """A head of `outputs` labels without names of their own, where the kind has labels."""
+        """A head of `outputs` labels called LABEL_0, LABEL_1, ..., if the kind has labels."""
         return cls(kind, tuple(f"LABEL_{i}" for i in range(outputs)) if KINDS[kind].named else ())
 
     def __post_init__(self) -> None:
@@ -66,10 +66,10 @@ def head_roots(model: nn.Module, head: Iterable[str]) -> tuple[str, ...]:
 
 
 class HeadSwap:
-    """A head put on a model in place, with its modules at the paths `roots`, which `undo` takes off again.
+    """A head that replaces a model's modules at the paths `roots`, in place, until `undo`.
 
-    Its values are `tensors`, by parameter name, or are drawn from `seed`, but for those in `begin`. After either change
-    `changed` is called.
+    Its values are `tensors`, by parameter name, or else `begin` with the rest drawn from `seed`. `changed` is called
+    after the head is put on and after `undo`.
 
     Raises:
         DeltaError: If `tensors` are not this head's: a name or a shape differs.
@@ -102,7 +102,7 @@ class HeadSwap:
         changed()
 
     def undo(self) -> None:
-        """Put back the head, the labels and the problem type that the model had, where it is now."""
+        """Put back the model's former head, on its current device, and its labels and problem type."""
         for path, module in self._modules.items():
             self._model.set_submodule(path, module.to(self._model.device).train(self._model.training), strict=True)
         for name, value in self._config.items():
@@ -112,7 +112,7 @@ class HeadSwap:
 
 
 def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
-    """Tell the model's configuration what its head answers."""
+    """Set what the head answers in the model's configuration."""
     names = spec.labels or ("LABEL_0",)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: i for i, name in enumerate(names)}
@@ -121,15 +121,15 @@ def set_labels(model: PreTrainedModel, spec: HeadSpec) -> None:
 
 
 def _set_outputs(model: PreTrainedModel) -> None:
-    """Some families' forward pass reads the width from an attribute of the model's own."""
+    """Set ``model.num_labels``, from which the forward pass of some families reads the head's width."""
     setattr(model, "num_labels", len(model.config.id2label or {}))  # noqa: B010
 
 
 def read_spec(model: PreTrainedModel) -> HeadSpec:
-    """What the model's present head answers, from its configuration.
+    """What the model's current head answers, from its configuration.
 
     Raises:
-        ModelError: If that is no kind of task.
+        ModelError: If that is no known kind of task.
     """
     names: dict[Any, str] = model.config.id2label or {}
     problem, regression = model.config.problem_type, len(names) == 1
@@ -159,12 +159,12 @@ def new_head(model: PreTrainedModel, roots: tuple[str, ...], spec: HeadSpec, see
 
 
 def meta_head(model: PreTrainedModel, roots: tuple[str, ...], outputs: int) -> dict[str, nn.Parameter]:
-    """The parameters, on the meta device, that a head with so many outputs has on `model`, at the paths `roots`."""
+    """The parameters, on the meta device, of a head with `outputs` outputs on `model`, at the paths `roots`."""
     return _parameters(_without_values(model, roots, outputs))
 
 
 def check_head(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Check that values by parameter name are those of a head with the parameters `own`.
+    """Check that `values`, by parameter name, fit a head with the parameters `own`.
 
     Raises:
         DeltaError: If a name or a shape differs.
@@ -182,12 +182,12 @@ def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def _without_values(model: PreTrainedModel, roots: tuple[str, ...], outputs: int) -> dict[str, nn.Module]:
-    """The head's modules of a model of the same kind on the meta device, with this many outputs, by path."""
+    """The head's modules, by path, of a twin of `model` with `outputs` outputs on the meta device."""
     config = copy.deepcopy(model.config)
     config.num_labels = outputs
     with torch.device("meta"):
         twin = type(model)(config)
     made = dict(twin.named_modules())
     if odd := [path for path in roots if path not in made]:
-        raise ModelError(f"{type(model).__name__} makes no module {odd[0]!r} of itself, so it can be no head's.")
+        raise ModelError(f"{type(model).__name__} defines no module {odd[0]!r}, so it cannot be a head's.")
     return {path: made[path] for path in roots}

@@ -1,4 +1,4 @@
-"""The identity of a base model: a hash over its encoder's tensors as they are stored, and over what they compute."""
+"""The identity of a base model: a hash of its encoder's tensors as stored, and hashes of what it does with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normtune.errors import ModelError, refusing
 from normtune.files import add_tensors
 from normtune.models.layout import Layout, statistics
 
-# Names that checkpoints from before LayerNorm was called weight and bias still hold.
+# Names of LayerNorm's weight and bias in old checkpoints.
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -30,9 +30,9 @@ def canonical_name(stored: str, prefix: str) -> str:
 
 
 def encoder_tensors(model: PreTrainedModel, places: Layout, device: str | None = None) -> dict[str, Tensor]:
-    """The tensors that make a base's identity, by canonical name; on the device ``meta`` where names are enough.
+    """The tensors that make up a base's identity, by canonical name; on the device ``meta`` where names are enough.
 
-    They are as transformers stores them, which splits or renames those of some families (mixtures of experts).
+    They are as transformers stores them: it splits or renames the tensors of some families (mixtures of experts).
     """
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = [*(place.parameter for place in places.body), *statistics(model)]
@@ -48,8 +48,8 @@ def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
 def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) -> str:
     """Hash of the encoder's tensors as safetensors files store them, independent of the dtype they are loaded in.
 
-    `own` are the canonical names of what the loaded encoder took from them: parameters, and norms' statistics; `prefix`
-    is the family's (``bert``).
+    `own` are the canonical names of the loaded encoder's parameters and norm statistics; `prefix` is the family's base
+    prefix (``bert``).
 
     Raises:
         ModelError: If a file cannot be read.
@@ -59,7 +59,7 @@ def checkpoint_identity(files: Iterable[Path], prefix: str, own: Iterable[str]) 
         with refusing(ModelError, f"Cannot read the checkpoint {file}"), safe_open(file, "pt") as stored:
             where.update({canonical_name(name, prefix): (file, name) for name in stored.keys()})  # noqa: SIM118
     wanted = set(own)
-    # A family whose loader renames or fuses tensors shares no names with its checkpoint: then all of it counts.
+    # If the loader renames or fuses tensors, names differ from the checkpoint's: then the whole checkpoint is hashed.
     names = [name for name in where if name in wanted] if wanted <= where.keys() else list(where)
 
     def read(name: str) -> Tensor:
@@ -77,34 +77,34 @@ def _identity(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
     return digest.hexdigest()
 
 
-# What the same tensors compute is for the configuration and the tokenizer to say.
+# What a model computes with the same tensors depends on its configuration and its tokenizer.
 
-#: Fields of a configuration that change no answer: names, what training alone reads, and how outputs are handed over.
+#: Fields of a configuration that change no answer: names, settings for training, and the form of outputs.
 _NO_MATTER = re.compile(
     r"_.*|architectures|.*dtype|.*version|id2label|label2id|num_labels|problem_type|return_dict|use_cache|output_attentions"
     r"|output_hidden_states|.*drop.*|initializer_.*|gradient_checkpointing|chunk_size_feed_forward|tie_word_embeddings"
 )
-#: Texts that tokenizers of one vocabulary split in different ways.
+#: Texts that tokenizers with the same vocabulary may split in different ways.
 _PROBES = ("Ça, c'est l'Été: don't  MIX Ünïcode - or 3.50 $!", "a_b-c\tnaïve\nx²  ﬁn 日本語 🙂 unbelievably", "the")
 
 
 def config_identity(config: PreTrainedConfig) -> str:
-    """Hash of the fields that change what a model computes and are not as its family has them by default.
+    """Hash of the fields that change what a model computes and differ from its family's defaults.
 
-    Empty for a configuration of somebody's own that has no defaults.
+    Empty for a custom configuration class that has no defaults.
     """
     try:
         own, usual = config.to_dict(), type(config)().to_dict()
     except (TypeError, ValueError):
         return ""
-    # A token that the family has none of is set by whoever loads the model.
+    # A token id that is None by default is set by whoever loads the model.
     names = [name for name in usual if not (name.endswith("_token_id") and usual[name] is None)]
     changed = {name: own.get(name) for name in names if not _NO_MATTER.fullmatch(name) and own.get(name) != usual[name]}
     return fingerprint({"type": config.model_type, **changed})
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of a tokenizer's vocabulary, and of what it makes of texts that are hard to split.
+    """Hash of a tokenizer's vocabulary, and of how it encodes texts that are hard to split.
 
     Raises:
         ModelError: If it cannot encode them.
@@ -117,6 +117,6 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def processor_identity(processor: BaseImageProcessor) -> str:
-    """Hash of what an image processor does to a picture, as its file says it."""
+    """Hash of an image processor's settings."""
     own = {name: value for name, value in processor.to_dict().items() if not name.startswith("_")}
     return fingerprint(json.loads(json.dumps(own, default=str)))

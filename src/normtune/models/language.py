@@ -1,11 +1,11 @@
-"""Language models as bases without a head: what they give for a text is its log-likelihood.
+"""Language models as bases without a head, whose output for a text is its log-likelihood.
 
 A causal model scores each token of a text but the first, given those before it, as its own loss in transformers does. A
 masked model scores each token of the text given all the others, with that token masked: the pseudo-log-likelihood of
-Salazar et al. 2020 (arXiv 1910.14659, equation 1). It needs as many passes as a text has tokens, and no draws.
+Salazar et al. 2020 (arXiv 1910.14659, equation 1). It needs one pass for each token of a text, and draws nothing.
 
-The outputs over the vocabulary are never kept: they are computed for a few tokens at a time, and in training once more
-in the backward pass.
+Logits over the vocabulary are never kept: they are computed for a few tokens at a time and, in training, again in the
+backward pass.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from normtune.errors import ModelError
 
-#: Numbers over the vocabulary that are computed at a time.
+#: Logits over the vocabulary that are computed at a time.
 _PIECE = 1 << 24
 
 
 def language_model_of(config: PreTrainedConfig) -> Any:
-    """What makes language models of this configuration in transformers, masked or causal; None without one."""
+    """The auto class of transformers for language models of this configuration, masked or causal; None if none."""
     if getattr(config, "is_encoder_decoder", False):
         return None
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
@@ -45,20 +45,20 @@ def language_model_of(config: PreTrainedConfig) -> Any:
 
 
 def is_language_model(model: PreTrainedModel) -> bool:
-    """Whether a model is of the class that `language_model_of` makes of its configuration."""
+    """Whether a model is of the class that `language_model_of` has for its configuration."""
     maker = language_model_of(model.config)
     return maker is not None and type(model) is maker._model_mapping[type(model.config)]
 
 
 @dataclass
 class Likelihood:
-    """A language model's forward pass as a base: two outputs a text, its log-likelihood and how many tokens that is of.
+    """A language model's forward pass as a base: for each text its log-likelihood and the number of scored tokens.
 
     Attributes:
-        model: The model, whose own forward pass gives outputs over the vocabulary.
-        mask: The number of its mask token, or None for a causal model.
-        special: Numbers of the tokens that a masked model does not score.
-        again: Whether a backward pass computes these once more rather than keeping them.
+        model: The model, whose own forward pass gives logits over the vocabulary.
+        mask: The id of its mask token, or None for a causal model.
+        special: Ids of the tokens that a masked model does not score.
+        again: Whether the backward pass computes the logits again rather than keeping them.
     """
 
     model: PreTrainedModel
@@ -68,7 +68,7 @@ class Likelihood:
 
     @classmethod
     def put(cls, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
-        """Make this the forward pass of `model`, which its user calls `name`.
+        """Replace the forward pass of `model`, which messages call `name`, by a `Likelihood`, and return that.
 
         Raises:
             ModelError: If a causal model looks ahead, or a masked one has no mask token.
@@ -92,7 +92,7 @@ class Likelihood:
 
     @contextmanager
     def once(self) -> Iterator[None]:
-        """Within this context nothing is computed again in the backward pass, for those who watch the modules."""
+        """Within this context the backward pass computes nothing again, so that hooks on modules run once."""
         self.again = False
         try:
             yield
@@ -107,7 +107,7 @@ class Likelihood:
         return torch.isin(input_ids, torch.tensor(self.special, device=input_ids.device))
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:
-        """The outputs of a batch, of shape (texts, 2), float32 or better: the sum over tokens, and their number."""
+        """The outputs of a batch, of shape (texts, 2), float32 or better: log-likelihood and number of tokens."""
         real = attention_mask.bool()
         if self.causal:
             scored = real[:, 1:] & real[:, :-1]
@@ -117,11 +117,11 @@ class Likelihood:
         else:
             scored = real & ~self._special(input_ids)
             found, *at = self._one_by_one(scored, input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        sums = found.new_zeros(scored.shape).index_put(tuple(at), found).sum(1)  # in the same order on every device
+        sums = found.new_zeros(scored.shape).index_put(tuple(at), found).sum(1)  # same order on every device
         return SequenceClassifierOutput(logits=torch.stack((sums, scored.sum(1).to(sums.dtype)), 1))
 
     def _one_by_one(self, scored: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The log-likelihood of each token that is `scored`, once it is masked, and the row and place of each."""
+        """The log-likelihood of each `scored` token when it is masked, and each token's row and position."""
         found, rows, places = [], [], []
         for place in scored.any(0).nonzero()[:, 0]:
             own = scored[:, place].nonzero()[:, 0]
@@ -134,13 +134,13 @@ class Likelihood:
         return torch.cat(found), torch.cat(rows), torch.cat(places)
 
     def _body(self, **inputs: Tensor) -> Tensor:
-        """The hidden states below the outputs over the vocabulary, of shape (texts, tokens, width)."""
+        """The hidden states below the output layer, of shape (texts, tokens, width)."""
         more = {"use_cache": False} if self.causal else {}
         hidden: Tensor = self.model.base_model(**inputs, **more).last_hidden_state
         return hidden
 
     def _log_likelihoods(self, hidden: Tensor, true: Tensor) -> Tensor:
-        """The log-likelihood of the true token after each hidden state, piece by piece."""
+        """The log-likelihood of the true token for each hidden state, piece by piece."""
         tokens = max(1, _PIECE // int(self.model.config.get_text_config().vocab_size))
         pieces = list(zip(hidden.split(tokens), true.split(tokens), strict=True))
         if self.again and torch.is_grad_enabled() and hidden.requires_grad:
@@ -155,7 +155,7 @@ class Likelihood:
 
     @torch.no_grad()
     def _refuse_looking_ahead(self, name: str) -> None:
-        """Check on made-up tokens that what follows a token does not change what the model gives for it."""
+        """Check on made-up tokens that a later token does not change the hidden states of earlier ones."""
         last = int(self.model.config.get_text_config().vocab_size) - 1
         ids = torch.tensor([[1, 2, 3], [1, 2, last]], device=self.model.device)
         one, other = self._body(input_ids=ids, attention_mask=torch.ones_like(ids))[:, :2]
@@ -167,7 +167,7 @@ class Likelihood:
 
 
 class _Output(BaseModelOutputWithPastAndCrossAttentions):
-    """Hidden states, and None for whatever else a family's outputs have."""
+    """Hidden states; whatever else a family reads from the outputs is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -175,7 +175,7 @@ class _Output(BaseModelOutputWithPastAndCrossAttentions):
 
 
 class _Given:
-    """Stands for a model's body, or its decoder, and gives hidden states that are known already."""
+    """Replaces a model's body, or its decoder, and returns hidden states that are known already."""
 
     def __init__(self, body: Any, hidden: Tensor) -> None:
         self._body, self._output = body, _Output(last_hidden_state=hidden[None])
@@ -193,7 +193,7 @@ class _Given:
 
 @contextmanager
 def _given(model: PreTrainedModel, hidden: Tensor) -> Iterator[None]:
-    """Within this context a model computes what follows its body, from hidden states of shape (tokens, width)."""
+    """Within this context a model skips its body and uses hidden states of shape (tokens, width) instead."""
     path = model.base_model_prefix
     vars(model)[path] = _Given(model.base_model, hidden)  # an attribute, which hides the module of that name
     try:

@@ -3,11 +3,11 @@
 Names are matched whole: a component's name is the path of the module that owns the parameter, without the
 prefix that the checkpoint puts before every name and without the layer's own path and number. So
 ``bert.encoder.layer.3.attention.output.LayerNorm.bias`` is the sub-component ``bias`` of
-``attention.output.LayerNorm`` in layer 3, and nothing that asks for ``output.LayerNorm`` can catch it.
+``attention.output.LayerNorm`` in layer 3, and ``output.LayerNorm`` never matches it.
 
-Image models have layers within stages. These are counted through: the first layer of the second stage follows the last
-one of the first. A list inside a layer is one of layers if each of its items has norms, and another item alike; T5's
-list of attention and feed-forward block is none.
+Image models have layers within stages. Layers are numbered across stages: the first layer of the second stage follows
+the last one of the first. A list inside a layer is a list of layers if each of its items has norms and resembles
+another item; T5's list of attention and feed-forward block is not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from normtune.config import Sub
 
 @dataclass(frozen=True)
 class Place:
-    """Where one parameter stands in the model.
+    """Where one parameter is in the model.
 
     Attributes:
         parameter: Its full name in the model.
@@ -41,8 +41,8 @@ class Place:
         shape: Its shape.
         head: Whether it belongs to the head.
         norm: Whether a normalisation module owns it.
-        batch: Whether that is a BatchNorm.
-        linear: Whether a linear layer owns it; a router of experts, which answers with its choice, is none.
+        batch: Whether that module is a BatchNorm.
+        linear: Whether a linear layer owns it; a router of experts, which returns its choice, does not count.
     """
 
     parameter: str
@@ -153,12 +153,12 @@ class Layout:
 
 
 def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
-    """Every parameter of `model`, those named in `head` its head, with the one component that it belongs to.
+    """The layout of `model`, whose head has the parameters named in `head`.
 
-    No weights are read, so it may lie on the meta device.
+    No weights are read, so the model may be on the meta device.
     """
     head_names = set(head)
-    # A matrix of four bits an entry is stored as a column of bytes.
+    # A 4-bit matrix is stored as a column of bytes; its quant_state has the true shape.
     shapes = {
         name: tuple(getattr(parameter, "quant_state", parameter).shape) for name, parameter in model.named_parameters()
     }
@@ -167,7 +167,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in shapes}
     norms = {name for name, owner in owners.items() if is_norm(owner)}
     paths = {name: _Path(name.removeprefix(prefix), name in norms) for name in body}
-    # A list of single modules that are no norms, such as tables of embeddings, is none of layers.
+    # A list of single modules that are no norms, such as embedding tables, is not a list of layers.
     real = {path.stack for path in paths.values() if path.norm or len(path.rest) > 1}
     nested = _nested_lists(paths.values())
     for each in paths.values():
@@ -181,7 +181,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
         leaf = name.rpartition(".")[2]
         path = paths.get(name)
         component = path.component(stacks, single) if path else _own_component(name.removeprefix(prefix))
-        if component in inside and path and not path.spot:  # called as one in the layers, as ConvNeXt's last norm is
+        if component in inside and path and not path.spot:  # named like one in the layers, as ConvNeXt's last norm is
             component = prefix + component
         places.append(
             Place(
@@ -200,26 +200,26 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
 
 
 def statistics(model: nn.Module, *, counted: bool = False) -> list[str]:
-    """Names of the buffers in which norms keep statistics of what they saw (BatchNorm's running mean and variance).
+    """Names of the buffers that hold the running statistics of norms (BatchNorm's running mean and variance).
 
-    Where it is `counted`, the number of batches that they saw is among them.
+    With `counted`, those that hold the number of batches seen are included.
     """
     kept = {"running_mean", "running_var", *(["num_batches_tracked"] if counted else [])}
     return [f"{path}.{name}" for path, module in model.named_modules() for name in module._buffers if name in kept]
 
 
-#: torch's own normalisations; its BatchNorm and InstanceNorm have one base.
+#: torch's own normalisations; its BatchNorm and InstanceNorm share a base class.
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 #: Other classes that were tried, and whether they normalise.
 _TRIED: dict[type[nn.Module], bool] = {}
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` normalises: one of torch's normalisations, or a class of its own that computes one.
+    """Whether `module` normalises: one of torch's normalisations, or another class that computes one.
 
-    A class of its own has no modules inside, and a weight (and perhaps a bias) of one dimension. It is tried once, on a
-    small copy on the CPU: a normalisation gives the same for its inputs and for ten times its inputs, and something
-    else for another weight. So it works on the meta device too.
+    Such a class has no submodules, and a weight (and perhaps a bias) of one dimension. It is tried once, on a small
+    copy on the CPU, so a module on the meta device will do: its outputs must be the same for ten times the inputs, and
+    others for another weight.
     """
     if isinstance(module, _NORMS):
         return True
@@ -235,7 +235,7 @@ def is_norm(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _normalises(module: nn.Module) -> bool:
-    """Whether a copy of `module` gives the same for ten times its inputs, and something else for another weight."""
+    """Whether a copy of `module` gives the same outputs for ten times its inputs, and others for another weight."""
     own = copy.deepcopy(module).to_empty(device="cpu").float()
     generator = torch.Generator().manual_seed(0)
     width = dict(own.named_parameters())["weight"].numel()
@@ -245,13 +245,13 @@ def _normalises(module: nn.Module) -> bool:
 
     def holds(*gate: Tensor) -> bool:
         try:
-            # Not by calling it, so that no hook runs.
+            # The forward of its class, so that no hook runs.
             outputs, larger = (type(own).forward(own, values, *gate) for values in (inputs, 10 * inputs))
             own.get_parameter("weight").add_(1.0)
             other = type(own).forward(own, inputs, *gate)
             same = torch.allclose(outputs, larger, rtol=1e-3, atol=1e-3)
             return same and not torch.allclose(outputs, other, atol=1e-1)
-        except Exception:  # it takes something else, or gives something else than one tensor
+        except Exception:  # it takes other inputs, or returns other than one tensor
             return False
 
     return holds() or holds(torch.ones_like(inputs))  # Qwen3-Next's norms want a gate beside the hidden states
@@ -268,13 +268,13 @@ _List = tuple[str, tuple[str, ...]]
 
 
 class _Path:
-    """A parameter's path without the base's prefix, taken apart at the first number.
+    """A parameter's path without the base's prefix, split at its first number.
 
     Attributes:
         stack: The list of layers, or of stages.
-        spot: Where it is in there: nowhere, a layer's number, or those of a stage and of a layer in it.
+        spot: The position in it: empty outside the layers, (layer,), or (stage, layer).
         rest: The names inside the layer.
-        norm: Whether it is a norm's.
+        norm: Whether a norm owns it.
     """
 
     def __init__(self, path: str, norm: bool) -> None:
@@ -291,7 +291,7 @@ class _Path:
                 yield (self.stack, tuple(self.rest[:i])), int(part)
 
     def settle(self, stacks: set[str], nested: set[_List]) -> None:
-        """Leave a list that is none of layers; if a layer's first list is one, go on into it: the layer is a stage."""
+        """Drop a stack that holds no layers; if a layer's first inner list holds layers, treat it as a stage."""
         if self.stack not in stacks:
             self.stack, self.spot, self.rest = "", (), self._parts
         inner, position = next(self.lists(), (None, 0))
@@ -314,7 +314,7 @@ class _Path:
 
 
 def _numbers(paths: Iterable[_Path]) -> dict[str, dict[tuple[int, ...], int]]:
-    """By stack, the number of the layer at each spot; what a stage has beside its layers goes with its first."""
+    """By stack, the layer number of each spot; parameters of a stage outside its layers go to its first layer."""
     spots: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for path in paths:
         spots[path.stack].add(path.spot)
@@ -344,7 +344,7 @@ def _nested_lists(paths: Iterable[_Path]) -> set[_List]:
 
 
 def _single_lists(paths: Iterable[_Path]) -> set[_List]:
-    """Lists inside a layer that hold one module only (ALBERT's inner groups): their number tells nothing."""
+    """Lists inside a layer that hold one module only (ALBERT's inner groups), so that their number says nothing."""
     positions: dict[_List, set[int]] = defaultdict(set)
     for path in paths:
         for inner, position in path.lists():

@@ -19,15 +19,14 @@ def in_float32(module: nn.Module) -> nn.Module:
 
 
 def in_full(device: torch.device) -> AbstractContextManager[object]:
-    """Within this context autocast is off: what makes a delta's values must make the same ones after training."""
+    """Within this context autocast is off, so that modules that make a delta's values make the same after training."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class Raised:
-    """A norm or head of a lower-precision model, made to hold its values and statistics and compute in float32.
+    """A norm or head of a lower-precision model, changed in place to store its tensors and compute in float32.
 
-    It is changed in place. Its output is lowered to the dtype that its parameters had, where `lower`. `undo` puts it
-    back to the bit.
+    With `lower`, its output is cast back to the dtype that its parameters had. `undo` restores it, to the bit.
     """
 
     def __init__(self, module: nn.Module, *, lower: bool = True) -> None:
@@ -41,11 +40,11 @@ class Raised:
             if buffer is not None and buffer.is_floating_point():
                 module._buffers[name] = buffer.float()
         self._hooks = [module.register_forward_pre_hook(_raise_inputs, with_kwargs=True)]
-        if lower:  # The hook above hides the input's dtype from this one, so the model's own is remembered.
+        if lower:  # The hook above hides the input's dtype from this one, so that of the parameters is used.
             self._hooks.append(module.register_forward_hook(lambda _module, _args, output: output.to(self._dtype)))
 
     def undo(self) -> None:
-        """Put back the module's own parameters and its way to compute."""
+        """Remove the hooks and put back the module's own parameters and buffers."""
         for hook in self._hooks:
             hook.remove()
         device = next(self._module.parameters()).device  # the model may have moved

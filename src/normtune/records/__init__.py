@@ -1,1 +1,1 @@
-"""What a run and a measurement leave behind, read without torch."""
+"""Records of runs and measurements, read without torch."""

@@ -20,12 +20,12 @@ class AblationConfig(Strict):
     Attributes:
         model: Hub id, folder or packaged name of the base model.
         delta: The delta on it; empty for a language model as it is.
-        suite: The suite that the task is of; empty for a text file of the user's own.
+        suite: The task's suite; empty for the user's own text file.
         task: The task's name.
         parts: Expressions for what is switched off as a whole: components, sub-components, layers.
         norm: The norms whose dimensions are switched off, as an expression.
-        dimensions: How many of them at once.
-        per: Over what these are ranked.
+        dimensions: How many dimensions are switched off at once.
+        per: What the dimensions are ranked over.
         draws: Random draws that each is compared with.
         seed: Seeds the draws.
         protocol: Which examples are scored.
@@ -48,10 +48,10 @@ class AblationPoint(Strict):
     """One part that was switched off.
 
     Attributes:
-        part: The expression that names it, or that of the norms.
-        dimensions: How many dimensions of these, where it is no whole part.
-        per: Over what they were ranked.
-        positions: Which they are, where they are the same in every layer, the largest first.
+        part: The expression that selects it, or the norms.
+        dimensions: How many dimensions of the norms; None for a whole part.
+        per: What they were ranked over.
+        positions: Which dimensions, the largest first, where they are the same in every layer.
         entries: How many entries were switched off.
         scores: All metrics on dev without them.
         random: The same for each draw of as many random dimensions or entries.
@@ -89,10 +89,10 @@ class AblationRecord(DevRecord):
 
     @property
     def shown(self) -> int:
-        """What its scores are multiplied by in print: 100, but a log-likelihood is shown as it is."""
+        """Factor with which its scores are shown: 100, or 1 for a log-likelihood."""
         return 1 if self.primary == "log_likelihood" else 100
 
     def loss(self, scores: dict[str, float]) -> float:
-        """What the task's first metric loses from the whole model's to these scores."""
+        """The drop of the task's primary metric from the whole model's scores to these."""
         assert self.dense is not None
         return self.dense[self.primary] - scores[self.primary]

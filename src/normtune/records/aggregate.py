@@ -1,4 +1,4 @@
-"""Scores of runs by method and task: which runs stand for a cell, their mean and their spread over seeds."""
+"""Scores of runs by method and task: which runs make a cell, their mean and their spread over seeds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from normtune.records.run import Record
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a method that stand in one cell of a table of scores, all at one rate.
+    """The runs of a method in one cell of a table of scores, all at one rate.
 
     Attributes:
         method: The method.
-        title: What the column is called: a task, or one of its dev sets.
-        values: The score of each seed that there is, ascending.
+        title: Name of the column: a task, or one of its dev sets.
+        values: The scores by seed, ascending.
         wanted: The seeds that there should be.
         runs: The runs behind the values.
     """
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def count(self) -> str:
-        """How many seeds there are, of how many."""
+        """How many of the wanted seeds there are."""
         return f"{len({*self.wanted} & self.values.keys())} of {len(self.wanted)}"
 
     @property
@@ -56,10 +56,10 @@ class Cell:
 
 
 def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]]:
-    """The runs that stand for each method and task: those at one rate, by seed.
+    """The runs that represent each method and task: those at one rate, by seed.
 
-    Of the rates with the most seeds it is the best on the lowest seed of each, by the data that the epoch was picked
-    on; of equals the lowest. Of runs that differ in threads, device or versions only, the first stands for its seed.
+    The rate is the one with the most seeds, then the best score of its lowest seed on the data that the epoch was
+    picked on, then the lowest rate. Of runs that differ in threads, device or versions only, the first counts.
 
     Args:
         records: Runs of one base model and protocol.
@@ -82,7 +82,7 @@ def _rank(group: dict[int, Record]) -> tuple[int, float, float]:
 
 
 def tabulate(records: Iterable[Record]) -> dict[tuple[str, str], Cell]:
-    """The cell of each method and task that has finished runs, which should have every seed that any of them has.
+    """The cell of each method and task with finished runs; each should have every seed that any of them has.
 
     Args:
         records: Runs of one base model and protocol.
@@ -101,7 +101,7 @@ def tabulate(records: Iterable[Record]) -> dict[tuple[str, str], Cell]:
 
 
 def by_rate(records: Iterable[Record], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, dict[float, float]]:
-    """The score at every rate tried of the seed that a cell's rate was searched on: what a grid is read from.
+    """The score at every rate tried, for the seed that a cell's rate was searched on; grids are chosen from it.
 
     Returns:
         For each ``METHOD on TASK``, in the order wanted, the score by rate, ascending.

@@ -18,12 +18,12 @@ COLUMNS = (
     *("primary", "score", "best_epoch", "trained", "seconds", "error"),
 )
 
-#: Which part of a record is what; the rest is outcome.
+#: The kind of each part of a record; the rest is outcome.
 KINDS = {
     **dict.fromkeys(("config", "base_identity", "trains", "counts", "outputs", "data"), "configuration"),
     **dict.fromkeys(("machine", "versions"), "machine"),
 }
-#: A name, and lists with an entry an epoch or a parameter: too long to set side by side.
+#: Not compared: a name, and lists with an entry for each epoch or parameter, which are too long to show.
 LEFT_OUT = ("id", "curve", "changes")
 ORDER = ("configuration", "machine", "outcome")
 
@@ -49,14 +49,14 @@ def select(found: Sequence[Row], wanted: Mapping[str, Any]) -> list[Row]:
 
     Args:
         found: Rows.
-        wanted: A value for each column that matters; fractions need to agree to nine digits.
+        wanted: A value for each column to filter by; fractions must agree to nine digits.
 
     Returns:
         The rows, at least one.
 
     Raises:
-        UnknownNameError: If none of those with the values before it has a wanted name.
-        DataError: If none of these has a wanted number.
+        UnknownNameError: If none of the rows left by the values before it has a wanted name.
+        DataError: If none of them has a wanted number.
     """
     for name, value in wanted.items():
         there = {own[name] for own in found}
@@ -120,7 +120,7 @@ def _kind(field: str) -> str:
 
 
 def leaves(values: Mapping[str, Any], joint: str = ".", before: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values, each under its names, joined by dots unless said otherwise."""
+    """Flatten nested values, each under its names joined by `joint`."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves(value, joint, f"{before}{name}{joint}")

@@ -18,7 +18,7 @@ class Estimator(Strict):
     Attributes:
         name: ``empirical``, ``exact`` or ``monte-carlo``.
         samples: For ``monte-carlo``, how many labels are drawn for each example.
-        seed: For ``monte-carlo``, seeds the draws, example by example, whatever the batches.
+        seed: For ``monte-carlo``, seeds the draws of each example, independent of the batches.
     """
 
     name: str = "empirical"
@@ -40,15 +40,15 @@ class Estimator(Strict):
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the true labels enter."""
+        """Whether it takes the true labels."""
         return self.name == "empirical"
 
 
 class Tolerance(Strict):
-    """When to stop.
+    """When an estimate is stable enough to stop.
 
     Attributes:
-        of: ``ranking`` of components, or the ``mask`` of the entries asked for, or that of those with the least.
+        of: The ``ranking`` of components, the ``mask`` of the top entries, or the ``least-mask`` of the lowest.
         tolerance: Largest share of pairs, or of the mask, in which two halves may differ, error included.
         fraction: For a mask, its fraction of the entries.
         seed: Seeds the order of the examples.
@@ -74,12 +74,12 @@ class Tolerance(Strict):
 
 
 class Look(Strict):
-    """One comparison of halves.
+    """One comparison of two halves of the examples.
 
     Attributes:
         examples: Examples in both halves together.
         agreement: Mean share in which two halves agree.
-        error: Its standard error over the ways of halving.
+        error: Its standard error over the ways to halve the examples.
     """
 
     examples: int
@@ -91,8 +91,8 @@ class Stability(Strict):
     """How an estimate became stable.
 
     Attributes:
-        asked: When it was to stop.
-        reached: Whether it did, before the examples ran out.
+        asked: The tolerance that was asked for.
+        reached: Whether it was reached before the examples ran out.
         examples: How many it took.
         available: How many there were.
         looks: Every comparison of halves, in order.
@@ -131,12 +131,12 @@ class FisherConfig(Strict):
     Attributes:
         model: Hub id, folder or packaged name.
         revision: Commit on the hub or version of the package, where there is one.
-        dtype: Of the model.
+        dtype: Dtype of the model.
         task: The task's name.
         within: What was summed over, as an expression.
         entries: What was kept entry by entry, as an expression, or None.
-        estimator: With which labels.
-        head_seeds: Seeds of the heads that it is averaged over.
+        estimator: Which labels the gradients are taken at.
+        head_seeds: Seeds of the heads that the information is averaged over.
         max_length: Limit in tokens.
         examples: Largest number of examples, a seeded sample; None takes all.
         sample_seed: Seeds the sample.
@@ -164,8 +164,8 @@ class FisherRecord(Saved):
         id: Fingerprint of all that changes a number.
         config: What the user chose.
         base_identity: Content hash of the base model.
-        norms: What the model's family calls its norms; empty in records from before; a guess for an unlisted family.
-        suite: The suite that the task is of; empty for files of the user's own.
+        norms: The family's names for its norms; empty in older records; a guess for an unlisted family.
+        suite: The task's suite; empty for the user's own files.
         selection: Fingerprint of what was summed over.
         source: Where the data was read from: the folder's or the hub's name.
         examples: Examples that it is a mean over.
@@ -177,7 +177,7 @@ class FisherRecord(Saved):
         slow: Parameters that had to be computed example by example.
         seconds: Time that it took.
         machine: What it ran on.
-        versions: With which libraries.
+        versions: Versions of the libraries.
     """
 
     id: str

@@ -20,7 +20,7 @@ Kind = TypeVar("Kind", Record, FisherRecord, AblationRecord)
 
 
 class _Plan(Saved, extra="ignore"):
-    """What the file of a study says of its runs."""
+    """The protocol and the seeds in a study's file."""
 
     noun: ClassVar[str] = "study"
     protocol: Protocol | None = None
@@ -32,11 +32,11 @@ class Results:
     """The records of one base model under one protocol.
 
     Attributes:
-        runs: Finished and failed runs, and those that were dropped early.
+        runs: Finished, failed and pruned runs.
         fisher: One measurement of Fisher information a task.
         planned: The seeds that ``study.json`` asks for, where there is one.
         submissions: Submissions to the GLUE server (``submission*.json``), with its reply where it was recorded.
-        ablations: What scores lose when parts are switched off.
+        ablations: Ablations of models.
     """
 
     runs: tuple[Record, ...]
@@ -55,7 +55,7 @@ class Store:
     """Records of runs in a folder: a file each, named after the run's identity, so that nothing is run twice.
 
     Args:
-        folder: Where they lie; it is made when the first is put in.
+        folder: Where they are stored; it is made with the first record.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Store:
         return self.folder / f"{identity}.json"
 
     def get(self, identity: str) -> Record | None:
-        """The record of a run that is finished, or None where there is none."""
+        """The record of a run, or None if there is none."""
         path = self.path(identity)
         return Record.load(path) if path.is_file() else None
 
@@ -82,7 +82,7 @@ class Store:
 def load_runs(folder: Path, *, model: str | None = None, protocol: str | None = None) -> list[Record]:
     """The records of runs in `folder`, or in its ``runs``, in the order of their file names; at least one.
 
-    With `model` or `protocol` only those of the model that its user called so, and of the protocol of that name.
+    With `model` or `protocol`, only those of this model, as its user called it, and of this protocol.
 
     Raises:
         DataError: If there is no such folder, it holds no such record, or one is damaged.
@@ -201,9 +201,9 @@ def _refuse_several(kind: str, names: Iterable[str], option: str) -> None:
 
 
 def _one_each(fisher: Sequence[FisherRecord]) -> list[FisherRecord]:
-    """Of several measurements on one task the one by the labels, with most examples and head seeds.
+    """One measurement a task: the empirical one, if any, with the most examples, then the most head seeds.
 
-    All are of one part of the model: the whole of it where any is, otherwise the part with most measurements.
+    All are of the same part of the model: the whole if any is, else the part with the most measurements.
     """
 
     def weight(each: FisherRecord) -> tuple[bool, int, int]:

@@ -68,12 +68,12 @@ class DataFacts(Strict):
 
     Attributes:
         source: Where the data was read from: the folder's or the hub's name.
-        suite: The suite that the task is of; empty for files of the user's own.
+        suite: The task's suite; empty for the user's own files.
         train: Examples trained on.
         train_of: Examples that the training split holds; more than `train` where a sample was taken.
         dev: Examples scored on.
         dev_of: Examples that the dev split holds.
-        held_out: Examples of the training split that rate and epoch were picked on; 0 where dev did that.
+        held_out: Examples of the training split that rate and epoch were picked on; 0 if they were picked on dev.
         identity: Content hashes of the examples used, by split.
         truncated: Examples cut to the limit of tokens, by split.
         dropped: Rows that the reader left out, by split.
@@ -110,17 +110,17 @@ class Counts(Strict):
 
 
 class Pruned(Strict):
-    """Why a run was dropped before its end (`normtune.studies.pruning`).
+    """Why a run was pruned before its end (`normtune.studies.pruning`).
 
     Attributes:
-        epoch: The epoch after which it was dropped.
+        epoch: The epoch after which it was pruned.
         of: Epochs that a whole run has.
         score: Its best score until then, on the data that the epoch is picked on.
         leader: Identity of the whole run, at another rate, that led at that epoch.
         leader_rate: Its rate.
         leader_score: Its best score until that epoch.
-        margin: How far behind it a run had to be.
-        after: Part of the epochs before the end of which none is dropped.
+        margin: How far behind the leader a run had to be.
+        after: Fraction of the epochs that every run gets before it may be pruned.
     """
 
     epoch: int
@@ -139,7 +139,7 @@ class Pruned(Strict):
         )
 
 
-#: A change of what the numbers mean, with the same configuration, is a new schema: old records are then not reused.
+#: Raised when the same configuration gives numbers with another meaning, so that old records are not reused.
 _SCHEMA = 2
 
 
@@ -152,16 +152,16 @@ def identity(
     machine: Mapping[str, str | int],
     **more: object,
 ) -> str:
-    """A run's identity: a fingerprint of all that changes a number, but for the last bits.
+    """A run's identity: a fingerprint of all that changes more of a number than its last bits.
 
     Args:
         config: What the user chose.
         base: Content hash of the base model.
         trains: Fingerprint of what trains.
         data: Content hashes of the examples, by split.
-        machine: What it runs on; its device and the number of threads count.
-        **more: What is not as it mostly is: ``precision`` (mixed), ``processes``, ``plain`` (no faster ways), ``loss``
-            (a task's center, scale and class weights), ``processor`` (how pictures are read).
+        machine: What it runs on; only its device and number of threads count.
+        **more: Settings that are not the usual ones: ``precision`` (mixed), ``processes``, ``plain`` (no faster ways),
+            ``loss`` (a task's center, scale and class weights), ``processor`` (how pictures are read).
 
     Returns:
         The identity. It is the same whichever of the faster ways compute the run.
@@ -179,7 +179,7 @@ def identity(
     })
 
 
-#: What the mean of the primary metrics of tasks that train together is called.
+#: Name of the mean of the primary metrics of tasks that train together.
 MEAN = "mean over tasks"
 
 
@@ -188,18 +188,18 @@ class Record(Saved):
 
     Attributes:
         id: Fingerprint of all that changes a number: configuration, model, data, selection, threads, device.
-        status: ``done``; ``failed``; or ``pruned``, where it was dropped early as asked for. Only what is done has
+        status: ``done``, ``failed``, or ``pruned`` (stopped early by the pruning rule). Only a run that is done has
             scores.
-        error: What went wrong, or why it was dropped.
+        error: What went wrong, or why it was pruned.
         config: What the user chose.
         base_identity: Content hash of the base model.
-        norms: What the model's family calls its norms; empty in records from before; a guess for an unlisted family.
+        norms: The family's names for its norms; empty in older records; a guess for an unlisted family.
         trains: Fingerprint of what was trained.
-        counts: How many entries.
+        counts: How many entries trained.
         outputs: Width of the head: the number of labels, or 1 for regression.
-        data: On what.
-        primary: Name of the metric that `score` is.
-        score: That metric at the best epoch: on dev.
+        data: What it was trained and scored on.
+        primary: Name of the metric of `score`.
+        score: That metric on dev at the best epoch.
         scores: All metrics on dev at the best epoch, by split (``dev``; for MNLI ``dev_mismatched`` too).
         best_epoch: Number of the best epoch, from 1.
         curve: Every epoch's loss and the metrics on the data that the epoch was picked on.
@@ -209,11 +209,11 @@ class Record(Saved):
             ``extra layers``.
         seconds: Time of the training, evaluation included.
         peak_memory: Largest memory of the process during the run, in bytes.
-        delta_bytes: Bytes of the delta's tensors beside the head.
+        delta_bytes: Bytes of the delta's tensors, without the head.
         changes: How far each trained parameter moved (equation 1).
         machine: What it ran on.
-        versions: With which libraries.
-        pruned: Why it was dropped, where it was; absent from the file otherwise.
+        versions: Versions of the libraries.
+        pruned: Why it was pruned; absent from the file if it was not.
     """
 
     id: str
@@ -240,14 +240,14 @@ class Record(Saved):
     changes: tuple[Change, ...] = ()
     machine: dict[str, str | int]
     versions: dict[str, str]
-    # Left out where it is None, so that records of whole runs are what they were before there was pruning.
+    # Left out if None, so that records of whole runs are as they were before there was pruning.
     pruned: Pruned | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def picked(self) -> float:
-        """What rates are compared by: the primary metric at the best epoch, on the data that the epoch was picked on.
+        """The score that rates are compared by: the primary metric at the best epoch, on the data that picked it.
 
-        Of tasks that trained together it is the mean of theirs, so that they are given one rate.
+        For tasks that trained together it is the mean of their metrics, so that they get one rate.
         """
         scores = next(point.scores for point in self.curve if point.epoch == self.best_epoch)
         return scores.get(MEAN, scores[self.primary])

@@ -1,4 +1,4 @@
-"""Records: validated values that lie in a JSON file of their own."""
+"""Records: validated values, each in a JSON file of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from normtune.files import sealed, unsealed, write_atomically
 
 
 class Saved(Strict):
-    """A record that is written whole or not at all, and that says what is wrong with its file."""
+    """A record that is written whole or not at all, and whose errors say what is wrong with its file."""
 
-    #: What a message calls it.
+    #: What error messages call it.
     noun: ClassVar[str] = "record"
 
     def save(self, path: Path) -> None:
@@ -37,15 +37,15 @@ class Saved(Strict):
 
 
 class DevRecord(Saved):
-    """A record of what a trained model scores on dev before and after something is done to it.
+    """A record of a model's scores on dev before and after it is changed.
 
     Attributes:
         base_identity: Content hash of the base model.
         data: Content hashes of the examples, by split.
         primary: Name of the task's first metric.
-        dense: All metrics on dev before anything is done; None for a model without a trained head.
+        dense: All metrics on dev before any change; None for a model without a trained head.
         machine: What it ran on.
-        versions: With which libraries.
+        versions: Versions of the libraries.
     """
 
     base_identity: str

@@ -9,7 +9,7 @@ from pydantic import Field
 from normtune.config import Protocol, Strict
 from normtune.records.saved import DevRecord
 
-#: Part of the entries, from 0 to below 1.
+#: Fraction of the entries, from 0 to below 1.
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -19,15 +19,15 @@ class PruneConfig(Strict):
     Attributes:
         model: Hub id, folder or packaged name of the base model.
         delta: The delta on it, where a trained model is pruned.
-        suite: The suite that the task is of.
+        suite: The task's suite.
         task: The task's name.
-        importances: What is ranked by; empty for whole structures by their first-order score.
-        structure: ``heads`` or ``units``, where they do.
+        importances: What entries are ranked by; empty ranks whole structures by their first-order score.
+        structure: ``heads`` or ``units``, where whole structures are pruned.
         per: ``row`` takes the same share of every output row; ``set`` ranks all matrices together.
-        sparsities: Which parts of the entries become zero.
+        sparsities: Fractions of the entries that become zero.
         examples: Training examples that importances are measured on.
         retrain: Whether LayerNorm is trained afterwards, with a new head.
-        rate: At which rate; None takes LayerNorm's default.
+        rate: Learning rate for that; None takes LayerNorm's default.
         seed: Seeds the sample, the new head and the retraining.
         protocol: Which examples are scored, and how LayerNorm is retrained.
     """
@@ -52,9 +52,9 @@ class PrunePoint(Strict):
 
     Attributes:
         importance: What the entries were ranked by.
-        sparsity: The part that was asked for.
+        sparsity: The fraction that was asked for.
         zeros: How many entries became zero.
-        of: Of how many.
+        of: How many there were to prune from.
         scores: All metrics on dev without any training; None for a model without a trained head.
         retrained: All metrics on dev once LayerNorm is retrained, where it was.
         seconds: Time that it took.

@@ -1,4 +1,4 @@
-"""The record of a submission: what is in it, who answered, and what the server replied."""
+"""The record of a submission: its files, the deltas that answered them, and the server's reply."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Source(Strict):
     Attributes:
         path: Where it was found.
         content: The hash over its tensors.
-        note: What it says of where it comes from.
+        note: The delta's own note on where it comes from.
         method: The method that made its selection.
         base: Name of its base model.
         base_identity: That model's content hash.
-        run: Identity of the run, where its record lies beside the delta; so for what follows.
+        run: Identity of its run, known if the record lies beside the delta; likewise the fields below.
         seed: The run's seed.
         metric: The task's primary metric.
         dev: The run's score by that metric on dev.
@@ -49,7 +49,7 @@ class Answered(Strict):
         sha256: Hash of the file.
         texts: Content hash of the examples answered, or nothing where none were read.
         truncated: Texts that were cut to the delta's limit of tokens.
-        source: Who answered, or None for the majority class.
+        source: The delta that answered, or None for the majority class.
         remark: What a reader of its score must know: WNLI's majority class, AX's model.
     """
 

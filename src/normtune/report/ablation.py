@@ -1,4 +1,4 @@
-"""Ablations: what scores lose against how much is switched off, as a table and as a picture."""
+"""Ablations: the loss in score against the entries switched off, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: How dimensions are drawn, by what they were ranked over, and whole parts.
+#: How points are drawn: dimensions, by what they were ranked over, and whole parts (None).
 _STYLES = {
     "model": Style("dimensions with the largest weights, the same in every layer", "#1f77b4", "o"),
     "layer": Style("dimensions with the largest weights of each layer", "#d95f02", "s"),
@@ -35,7 +35,7 @@ class Ablation:
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
-        """The points as rows, below the names of their columns; losses are as the metric has them."""
+        """The points as rows, below a header; losses are in the metric's own units."""
         record, model = self.record, model_name(self.record.config.model)
         header = ("model", "task", "metric", "off", "per", "entries", "loss", "draw")
         rows = [
@@ -47,7 +47,7 @@ class Ablation:
 
 
 def figure(panels: Sequence[Ablation]) -> Figure:
-    """The panels, two beside each other, with one legend."""
+    """The panels, two in a row, with one legend."""
     import matplotlib as mpl
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -103,7 +103,7 @@ def _panel(axes: Axes, record: AblationRecord) -> list[tuple[Dot, float]]:
 
 
 def table(records: Sequence[AblationRecord]) -> Table:
-    """What each model scores without some of its parts, what it loses, and what it loses with random ones."""
+    """Each model's score without some of its parts, the loss, and the loss without random ones instead."""
     groups = []
     for record in records:
         assert record.dense is not None
@@ -120,16 +120,17 @@ def table(records: Sequence[AblationRecord]) -> Table:
         groups.append(group(rows, f"{name}; {draws}"))
     return Table(
         "ablations",
-        "What scores lose when parts are switched off.",
+        "Loss in score when parts are switched off.",
         ("switched off", "entries", "score", "loss", "random loss", "largest of these"),
         tuple(groups),
-        "Dimensions of a norm are off with a weight and a bias of zero, those with the largest weights first; in a"
-        " whole part every entry is zero, but the weight of a norm one. Random losses are mean and standard deviation.",
+        "Dimensions of a norm are switched off by a weight and bias of zero, those with the largest weights first; in a"
+        " whole part every entry becomes zero, except a norm’s weight, which becomes one. Random losses are mean ±"
+        " standard deviation over the draws.",
     )
 
 
 def _two(value: float) -> str:
-    """A number with two digits; nothing is no less than nothing."""
+    """A number with two decimals, never -0.00."""
     return f"{round(value, 2) + 0.0:.2f}"
 
 

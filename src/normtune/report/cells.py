@@ -1,4 +1,4 @@
-"""Scores of runs as cells: a method on a column of its suite's tables, a value a seed."""
+"""Scores of runs as cells: a method and a column of its suite's tables, with a value a seed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from normtune.statistics.scores import ScoreTable, from_records, grouped, same_t
 
 #: Sums by layer and sub-component.
 Sums = Mapping[tuple[int, str], float]
-#: The columns of the paper's tables, in its order: GLUE's.
+#: The columns of the paper's tables (GLUE's), in its order.
 PRINTED = SUITES["glue"].columns
-#: The paper's methods and the control that it does not have, by their names in print; any other keeps its own name.
+#: Printed names of the paper's methods, and of the control that it lacks; other methods keep their own names.
 NAMES = {"full": "Full", "bitfit": "BitFit", "layernorm": "LayerNorm", "random": "Random", "head": "Head only"}
-#: By column of GLUE the size of its dev set, and how many examples have the answer that scores most when all get it.
+#: The size of each GLUE column's dev set, and how many of its examples have the best single answer for all.
 DEV = {
     "QNLI": (5463, 2761),
     "SST-2": (872, 444),
@@ -32,13 +32,13 @@ DEV = {
     "RTE": (277, 146),
     "QQP": (40430, 14885),
 }
-#: A score that is less than this above one answer for all is near it.
+#: A score less than this above that of one answer for all is near its floor.
 NEAR = 0.05
 _MASK = re.compile(r"(.+)@(0?\.\d+|[\d.]+e-\d+)")
 
 
 class Cells:
-    """Every cell of a results folder, the columns that they stand in, and what the model calls its norms."""
+    """Every cell of a results folder, the columns, and the model's names for its norms."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -51,7 +51,7 @@ class Cells:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The columns of the suites that the records are of, then those of tasks outside any suite."""
+        """The columns of the records' suites, then those of tasks outside any suite."""
         suites = {each.config.task: each.suite for each in self.results.fisher}
         suites |= {run.config.task: run.data.suite for run in self.results.runs}
         own = dict.fromkeys(column for name in SUITES if name in suites.values() for column in SUITES[name].columns)
@@ -70,7 +70,7 @@ class Cells:
         return {task: by_task[task] for task in self.order(by_task)}
 
     def layer_sums(self, fisher: FisherRecord, head: int | None = None) -> Sums:
-        """Sums of the Fisher information of the norm that closes each layer, of one head or the mean over heads."""
+        """Sums of the Fisher information of the norm that closes each layer, for one head or as the mean over heads."""
         sums: dict[tuple[int, str], float] = defaultdict(float)
         for row in fisher.information:
             if row.component in self.norms.closing and row.layer is not None:
@@ -79,13 +79,13 @@ class Cells:
 
     @cached_property
     def no_bias(self) -> str:
-        """A sentence where the norm that closes a layer is known to have no bias, as an RMSNorm; else nothing."""
+        """A sentence saying so if the norm that closes a layer is known to have no bias (RMSNorm); else empty."""
         subs = {sub for each in self.results.fisher for _, sub in self.layer_sums(each)}
         return f"{self.closing} has no bias in this model (RMSNorm)." if subs and "bias" not in subs else ""
 
     @cached_property
     def norms(self) -> Norms:
-        """What the model calls the norms of its layers."""
+        """The model's names for the norms of its layers."""
         return next((each.norms for each in self.records if each.norms != Norms()), Norms())
 
     @property
@@ -99,7 +99,7 @@ class Cells:
         return [*self.results.runs, *self.results.fisher]
 
     def cell(self, method: str, column: Column) -> Cell:
-        """The cell of a method on a column, which may have no runs."""
+        """The cell of a method and a column; it may have no runs."""
         group = self.chosen.get((method, column.task), {})
         values = {}
         for seed, run in group.items():
@@ -109,9 +109,10 @@ class Cells:
         return Cell(method, column.title, values, self.seeds, tuple(group[seed] for seed in values))
 
     def floor(self, column: Column, *, sampled: bool = False) -> float | None:
-        """The most that one answer for all examples can score; None where a column's dev set is not GLUE's whole one.
+        """The most that one answer for all examples can score; None unless a column's dev set is GLUE's whole one.
 
-        F1's answer is yes; a correlation with a constant is taken as 0. Of a `sampled` dev set it is that of the whole.
+        For F1 that answer is yes; a correlation counts as 0. `sampled` gives a sample of a dev set the whole one's
+        floor.
         """
         runs = [run.data for run in self.results.done if run.config.task == column.task]
         sizes = {size for run in runs for size in (run.dev_of, run.dev_of if sampled else run.dev)}
@@ -123,7 +124,7 @@ class Cells:
         return {"accuracy": share, "f1": 2 * share / (1 + share)}.get(self.metric(column), 0.0)
 
     def clear(self, method: str, task: str) -> bool:
-        """Whether a method scores more than one answer for all on a task by a margin that says something."""
+        """Whether a method scores at least `NEAR` above the floor in a column of a task, or the floor is unknown."""
         columns = [column for column in self.columns if column.task == task]
         lows = {column: self.floor(column, sampled=True) for column in columns}
         return any(low is None or (self.cell(method, at).mean or 0.0) - low >= NEAR for at, low in lows.items())
@@ -134,17 +135,17 @@ class Cells:
         return grouped(from_records(runs, methods=methods, tasks=tasks))
 
     def full_runs(self, task: str) -> list[Record]:
-        """The full fine-tunings of a task that say how far their parameters moved."""
+        """The full fine-tunings of a task whose records say how far the parameters moved."""
         return [run for run in self.chosen.get(("full", task), {}).values() if run.changes]
 
     def metric(self, column: Column) -> str:
-        """The metric of a column: that of its runs; without any that of its suite; or nothing."""
+        """The metric of a column: that of its runs, else that of its task, else empty."""
         own = (run.primary for run in self.results.runs if run.config.task == column.task)
         task = known_task(column.task)
         return next(own, task.primary if task else "")
 
     def title(self, task: str) -> str:
-        """The task's name in print: that of its columns, or what they have in common."""
+        """The task's printed name: that of its column, or what its columns' names have in common."""
         own = [column.title for column in self.columns if column.task == task] or [task]
         return next(iter(same_task(own)), own[0])
 
@@ -154,7 +155,7 @@ class Cells:
         return [task for task in dict.fromkeys(column.task for column in self.columns) if task in wanted]
 
     def without(self, tasks: Iterable[str]) -> list[str]:
-        """The names of the columns' tasks that are not among `tasks`."""
+        """The printed names of the columns' tasks that are not among `tasks`."""
         have = {*tasks}
         return [self.title(task) for task in self.order(c.task for c in self.columns) if task not in have]
 
@@ -164,11 +165,11 @@ class Cells:
 
     @property
     def whole(self) -> tuple[str, ...]:
-        """The methods that are no masks."""
+        """The methods that are not masks."""
         return tuple(method for method in self.methods if not _MASK.fullmatch(method))
 
     def masks(self) -> dict[str, dict[float, str]]:
-        """By what masks are called, the methods' whole names by fraction: ``fisher-global``, 0.1, its name."""
+        """The full method names of masks, by name without the fraction (``fisher-global``), then by fraction (0.1)."""
         found: dict[str, dict[float, str]] = {}
         for method in self.methods:
             match = _MASK.fullmatch(method)
@@ -178,5 +179,5 @@ class Cells:
 
 
 def named(method: str) -> str:
-    """The method's name in print."""
+    """The method's printed name."""
     return NAMES.get(method, method)

@@ -1,4 +1,4 @@
-"""The statistics of the report: methods against LayerNorm, on our scores and on those that the paper printed."""
+"""The statistics of the report: methods against LayerNorm, on our scores and on the paper's printed ones."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _SAID: dict[str, tuple[str, Kind]] = {
 
 
 def ours_table(cells: Cells) -> Table:
-    """Our methods against LayerNorm, on the tasks where every one of them has all of its seeds."""
+    """Our methods against LayerNorm, on the tasks where each of them has all seeds."""
     comparison, notes = against_layernorm(cells)
     groups = () if comparison is None else (group(map(_row, comparison.pairs)),)
-    title = "Statistics: LayerNorm against the others, here."
+    title = "Statistics: LayerNorm against the other methods, measured here."
     return Table("statistics", title, _HEADER, groups, CAPTION, notes, texts=2)
 
 
 def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]:
-    """Every other method compared with LayerNorm, unless there are too few tasks, and what must be known of it."""
+    """Every other method compared with LayerNorm, or None if there are too few tasks, and notes on it."""
     full = {method: {task for task in cells.tasks if cells.complete(method, task)} for method in cells.whole}
     methods = [method for method in cells.whole if len(full[method]) >= LEAST]
     dropped = []
     while len(methods) > 2 and len(set.intersection(*(full[method] for method in methods))) < LEAST:
-        # Of those with the fewest tasks the last one.
+        # Drop the last one of those with the fewest tasks.
         dropped.append(min((m for m in reversed(methods) if m != AGAINST), key=lambda method: len(full[method])))
         methods.remove(dropped[-1])
     tasks = [task for task in cells.order(cells.tasks) if all(task in full[method] for method in methods)]
@@ -62,9 +62,9 @@ def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]
 
 
 def theirs_table(cells: Cells | None = None) -> Table:
-    """The paper's methods on its own scores: each split with nine values and with one a task, and both pooled.
+    """The paper's methods on its own scores: each split with nine values and with one per task, and both pooled.
 
-    Beside `cells` of other tasks than the paper's it is empty.
+    It is empty if `cells` has none of the paper's tasks.
     """
     beside = cells is None or {*cells.ran} & {*PRINTED}
     sets = {}
@@ -78,18 +78,18 @@ def theirs_table(cells: Cells | None = None) -> Table:
         "Statistics: the paper’s own scores (tables 2 and 3, BERT-large-cased).",
         _HEADER,
         tuple(group(map(_row, each.pairs), name) for name, each in sets.items()) if beside else (),
-        "The same tests on what the paper printed, one run a value. The notes are on dev with nine values.",
+        "The same tests on the paper’s printed scores, each of one run. The notes are about dev with nine values.",
         tuple(warnings(sets["dev, nine values"])),
         texts=2,
     )
 
 
 CAPTION = (
-    "Scores are paired by task, so Wilcoxon’s signed-rank test is taken by its exact permutation distribution,"
-    " corrected by Holm for the number of pairs; least p is the smallest that so few values allow. The interval of"
-    " the mean difference (× 100) is Student’s, over tasks and seeds. TOST asks whether the difference is smaller"
-    " than one point (corrected likewise); least margin is the smallest that passes. Kruskal-Wallis, the paper’s"
-    " test, takes the scores as if they were of unrelated tasks."
+    "Scores are paired by task. Wilcoxon p is that of the signed-rank test, from its exact permutation distribution;"
+    " Holm is the same p, corrected for the number of pairs; least p is the smallest that this number of values allows."
+    " The interval of the mean difference (× 100) is Student’s t, over tasks and seeds. TOST tests whether the"
+    " difference is smaller than one point (Holm-corrected); least margin is the smallest that passes. Kruskal-Wallis,"
+    " the paper’s test, treats the scores as if they were from unrelated tasks."
 )
 
 

@@ -20,7 +20,7 @@ _HEIGHT = 2.1  # inches of a panel
 
 @dataclass(frozen=True)
 class Style:
-    """How a series is drawn: in a colour that reads on white and on black, with a marker that does without colours.
+    """How a series is drawn: in a colour visible on white and on black, with a marker to tell it without colours.
 
     Attributes:
         name: What it is called in the legend.
@@ -35,12 +35,12 @@ class Style:
     line: bool = True
 
 
-#: A series: by the fraction of LayerNorm the cell of its runs, which may have none.
+#: A series: a cell for each fraction of LayerNorm; a cell may have no runs.
 Series = Mapping[float, Cell]
 
 
 def points(series: Series) -> dict[float, tuple[float, float]]:
-    """By the fraction, from the left, the mean and its standard deviation over seeds, as percents."""
+    """The mean and the standard deviation over seeds, in percent, by fraction, ascending."""
     known = {x: cell for x, cell in sorted(series.items()) if cell.mean is not None}
     return {x: (100 * (cell.mean or 0.0), 100 * (cell.spread or 0.0)) for x, cell in known.items()}
 
@@ -51,8 +51,8 @@ class Curves:
 
     Attributes:
         title: What is shown.
-        series: By its style each series; those without points are in the legend only. The last one is the head alone
-            and the whole LayerNorm, which the lines join.
+        series: The series by style; one without points is in the legend only. The last one is the head alone and the
+            whole LayerNorm, to which the lines extend.
         note: What is missing, if anything.
     """
 
@@ -62,7 +62,7 @@ class Curves:
 
     @property
     def marks(self) -> list[list[str]]:
-        """For each series, what its points say: every series at that place, as they often lie on each other."""
+        """The tooltips of each series' points, with all series at that fraction, as points often overlap."""
         drawn = {style: points(series) for style, series in self.series.items()}
 
         def said(x: float, cell: Cell) -> str:
@@ -76,7 +76,7 @@ class Curves:
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
-        """The points as rows, below the names of their columns."""
+        """The points as rows, below a header."""
         header = ("panel", "masks", "fraction", "score", "sd", "complete")
         rows = [
             (self.title, style.name, x, *point, series[x].complete)
@@ -112,7 +112,7 @@ def _panel(axes: Axes, panel: Curves, number: int) -> None:
     ends = points([*panel.series.values()][-1])
     for place, (style, series) in enumerate(panel.series.items()):
         if own := points(series):
-            # A series is drawn as a line and a band, through the ends too, or as bars; its points stand above.
+            # A series is a line with a band, extended to the ends, or error bars; its points are drawn on top.
             line = dict(sorted({**own, **ends}.items())) if style.line else own
             xs, (means, spreads) = [*line], zip(*line.values(), strict=True)
             if style.line:

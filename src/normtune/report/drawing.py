@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Kinds of file that a figure can be written as, with what keeps the time of day out of them.
+#: File formats of figures, with the metadata that keeps dates out of the files.
 FORMATS: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
 
-#: Inches of the widest figure. It is as wide as the page then, and its letters are as large as those of a table.
+#: Width in inches of the widest figure. It fills the page, and its letters are then as large as a table's.
 WIDTH = 10.0
-MOST = 4  # panels beside each other
+MOST = 4  # panels in a row
 INK, SOFT, HAIR, HOLE, SHEET = "#1d2126", "#59616b", "#eceef0", "#e4e6e9", "#ffffff"
 
 STYLE: Any = {
@@ -50,7 +50,7 @@ STYLE: Any = {
     "ytick.major.size": 0,
 }
 
-_PAGE = 1088  # its width in pixels, which the widest figure takes
+_PAGE = 1088  # width of the page in pixels, which the widest figure fills
 _COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", HAIR: "var(--hair)", HOLE: "var(--hole)", SHEET: "var(--page)"}
 _LEFT_OUT = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>| font-family:[^;\"]*;", re.S
@@ -62,7 +62,7 @@ def check(path: Path) -> None:
     """Make sure that a figure can be drawn and written to `path`, before any work is done for it.
 
     Raises:
-        ConfigError: If matplotlib is missing, or the file's suffix is of no known kind.
+        ConfigError: If matplotlib is missing, or the file's suffix is not one of `FORMATS`.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"A figure is written as {', '.join(FORMATS)}; the name {path.name!r} ends otherwise.")
@@ -80,7 +80,7 @@ def need_matplotlib() -> None:
 
 
 def across(panels: int) -> int:
-    """How many panels stand in a row of a figure as wide as the page, so that its rows are about equally long."""
+    """Panels per row of a figure as wide as the page, chosen so that its rows are about equally long."""
     return math.ceil(panels / math.ceil(panels / MOST))
 
 
@@ -97,14 +97,14 @@ def grid(count: int, wide: int, size: tuple[float, float]) -> tuple[Figure, list
 
 
 def laid_out(figure: Figure) -> Figure:
-    """The figure with its layout computed once, so that no kind of file computes it again."""
+    """The figure with its layout computed once, so that no file format computes it again."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def rendered(figure: Figure, suffix: str) -> bytes:
-    """The figure as the content of a file with this suffix, the same for the same figure."""
+    """The content of a file with this suffix; the same figure gives the same bytes."""
     import matplotlib as mpl
 
     target = io.BytesIO()
@@ -119,13 +119,13 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[str]]) -> str:
-    """A figure as an ``svg`` element for the page: in its colours and font, with a text for the pointer over each mark.
+    """A figure as an ``svg`` element for the page: in the page's colours and font, with a tooltip on each mark.
 
     Args:
         svg: The file as matplotlib writes it.
-        key: The figure's name, which makes the names within it its own.
-        label: What is said to those who do not see it.
-        marks: By the name of a group, what each of its marks says, in the order in which they are drawn.
+        key: The figure's name, which prefixes the ids within it to make them unique on the page.
+        label: The text for screen readers.
+        marks: By the name of a group, the tooltips of its marks, in the order in which they are drawn.
 
     Returns:
         The element.
@@ -136,7 +136,7 @@ def inline(svg: bytes, *, key: str, label: str, marks: Mapping[str, Sequence[str
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-    for part in [*root.iter("g"), *root.iter("image")]:  # nothing refers to these names
+    for part in [*root.iter("g"), *root.iter("image")]:  # nothing refers to these ids
         if tips := marks.get(part.attrib.pop("id", "").removeprefix(f"{key}-")):
             for shape, tip in zip((shape for shape in part if shape.tag != "defs"), tips, strict=True):
                 shape.set("data-tip", tip)

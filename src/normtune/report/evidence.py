@@ -1,4 +1,4 @@
-"""What the records say to each of the paper's claims."""
+"""The evidence in the records for each of the paper's claims."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from normtune.report.cells import Cells, named
 from normtune.report.table import GAP, Entry, Kind, Table, group, remark, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Evidence, Verdict
 
-#: Whether a part of the information counts: by its layer, its sub-component, and how many layers there are.
+#: Whether a sum of Fisher information counts, given its layer, its sub-component, and the number of layers.
 Part = Callable[[int, str, int], bool]
 _KINDS: dict[str, Kind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
 
 
 def evidence(cells: Cells) -> dict[str, Evidence]:
-    """What is measured for the claims, by the names in `normtune.statistics.claims`."""
+    """The evidence for the claims, by the names in `normtune.statistics.claims`."""
     everything = {
         "change": _change(cells),
         **_ranks(cells),
@@ -44,7 +44,7 @@ def evidence(cells: Cells) -> dict[str, Evidence]:
 
 
 def _change(cells: Cells) -> Evidence:
-    """How far the closing norm moved beside the others, on every task that has all seeds of full fine-tuning."""
+    """How far the closing norm moved against the others, on every task that has all seeds of full fine-tuning."""
     runs = {task: own for task in cells.order(cells.tasks) if (own := cells.full_runs(task))}
     whole = {task: own for task, own in runs.items() if cells.complete("full", task)}
     lacking = tuple(cells.title(task) for task in runs if task not in whole)
@@ -63,7 +63,7 @@ def _ranks(cells: Cells) -> dict[str, Evidence]:
     means = {
         each.config.task: [component_means(each.information, head) for head in range(len(each.config.head_seeds))]
         for each in cells.results.fisher
-        if each.config.within == "full"  # a part has no next component
+        if each.config.within == "full"  # a part of the model may lack the next component
     }
     first = {task: _leads(own, closing) for task, own in means.items()}
     second = {task: _leads(own, attention, without=closing) for task, own in means.items()}
@@ -74,9 +74,9 @@ def _ranks(cells: Cells) -> dict[str, Evidence]:
 
 
 def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without: Collection[str] = ()) -> list[float]:
-    """How far norms lead the largest other component, each time: the logarithm of the ratio; none where one is absent.
+    """Log ratios of norms to the largest other component, one for each mapping; mappings that lack a norm have none.
 
-    Of several norms the least counts, since each of them should lead.
+    Of several norms the smallest counts, since each of them should lead.
     """
     found = []
     for values in each:
@@ -87,7 +87,7 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
 
 
 def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Evidence:
-    """One part of the information over another, for each task by the seeds of its head."""
+    """Log ratios of one part of the information to another, for each task and head seed."""
     values: dict[str, list[float]] = {}
     for each in cells.results.fisher:
         for head in range(len(each.config.head_seeds)):
@@ -130,7 +130,7 @@ def _ratio(name: str, values: Mapping[str, Sequence[float]], left_out: tuple[str
 
 
 def _log(one: float, other: float) -> float:
-    """The logarithm of a ratio; zeros count as the smallest number there is."""
+    """The logarithm of a ratio; zero counts as 1e-300."""
     return math.log(max(one, 1e-300) / max(other, 1e-300))
 
 
@@ -158,13 +158,14 @@ def claims_table(cells: Cells) -> Table:
             *("value", "95 % interval", "agree × seeds", "would take"),
         ),
         (group(rows),) if rows else (),
-        "Confirmed where the whole 95 % interval is on the claim’s side (a ratio above 1; a difference of scores,"
-        f" × 100, above −{100 * MARGIN:g}, or above 0 where the claim is that the other is worse), refuted where it is"
-        " on the other, else undecided; each by itself, not corrected for their number. Intervals are Student’s, over"
-        " tasks and seeds, seeds of the head for Fisher information, which is that of the layers’ components. Tasks"
-        " that lack a run take no part. Agree: the tasks whose mean over seeds is on the claim’s side. A task is at"
-        " its floor where neither method is five points above one answer for all. Would take: so many tasks like these"
-        " decide an undecided claim four times in five, if means and spreads are those measured.",
+        "A claim is confirmed if the whole 95 % interval is on its side (a ratio above 1; a difference of scores,"
+        f" × 100, above −{100 * MARGIN:g}, or above 0 for the claim that random entries are worse), refuted if all of"
+        " it is on the other side, else undecided; each by itself, not corrected for the number of claims."
+        " Intervals are Student’s t, over tasks and seeds. Fisher information is that of the layers’ components; its"
+        " seeds are those of the head. Tasks that lack a run are left out. Agree: the tasks whose mean over seeds is on"
+        " the claim’s side. A task is at its floor if neither method scores five points above one answer for all"
+        " examples. Would take: the number of tasks like these that would decide an undecided claim four times in five,"
+        " if means and spreads are as measured.",
         remark("Nothing was measured here for the paper’s claims", silent),
         texts=5,
     )
@@ -175,7 +176,7 @@ def _entry(verdict: Verdict) -> Entry:
 
 
 def _part(cells: Cells, part: Evidence) -> tuple[str | Entry, ...]:
-    """What was measured, its value and interval, on how much, and how much more would decide."""
+    """A row of evidence: its name, value and interval, its tasks and seeds, and the tasks that it would take."""
     lacking = f" (without {', '.join(part.left_out)}: runs missing)" if part.left_out else ""
     named = part.name + lacking
     tip = f"tasks: {', '.join(map(cells.title, cells.order(part.values))) or 'none'}"

@@ -20,10 +20,10 @@ from normtune.report.table import remark
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The paper draws its figures 2 and 5 over these.
+#: The fractions in the paper's figures 2 and 5.
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 ENDS = Style("head alone (f = 0), whole LayerNorm (f = 1)", "#76808b", "o", line=False)
-#: How the paper's masks are drawn, and random ones and those of the least information beside them.
+#: How masks are drawn: the paper's, random ones, and those of the least Fisher information.
 LOOKS = {
     "fisher-individual": Style("individual", "#2a87c8", "o"),
     "fisher-global": Style("global", "#dd6a1f", "s"),
@@ -35,7 +35,7 @@ _OTHERS = (("#766bdc", "v"), ("#cf4f6e", "P"), ("#3a95a5", "*"))
 _SHARED = ("global", "leave-one-out")
 
 Panel = heatmap.HeatMap | Curves | scatter.Scatter | ablation.Ablation
-#: What draws the panels of each kind, all of one figure.
+#: Functions that draw a figure, by the kind of its panels.
 _FIGURES: Mapping[type[Panel], Callable[[Any], Figure]] = {
     heatmap.HeatMap: lambda panels: heatmap.figure(panels, across=across(len(panels))),
     Curves: curves.figure,
@@ -53,7 +53,7 @@ class Drawing:
         title: Its number and what it shows.
         caption: What must be known to read it.
         panels: Heat maps, curves, scattered points, or ablations.
-        notes: What is missing, or strikes.
+        notes: What is missing or unusual.
     """
 
     key: str
@@ -113,8 +113,8 @@ def figure3(cells: Cells) -> Drawing:
     """Sums of the Fisher information of the closing norm, by layer and task; weight and bias apart."""
     columns = _sums(cells)
     every = [value for sums in columns.values() for value in sums.values() if value > 0]
-    # Sums of tasks are far apart, as far as a regression's from a classification's: without a logarithm one column only
-    # would have colours.
+    # Sums of tasks differ by orders of magnitude, as a regression's and a classification's do: on a linear scale only
+    # one column would show colours.
     log = bool(every) and max(every) / min(every) > 100
     return Drawing(
         "figure3",
@@ -127,7 +127,7 @@ def figure3(cells: Cells) -> Drawing:
 
 
 def figure4(cells: Cells) -> Drawing:
-    """The same with each task divided by its own sum, and their sum: the global information."""
+    """The same with each task divided by its own sum, and the mean over tasks: the global information."""
     columns: dict[str, Sums] = {
         task: {spot: value / whole for spot, value in sums.items()}
         for task, sums in _sums(cells).items()
@@ -183,8 +183,9 @@ def figure5(cells: Cells) -> Drawing:
     return Drawing(
         "figure5",
         "Figure 5. Individual, global and leave-one-out masks.",
-        "Whose Fisher information chose the entries: the task’s own, every task’s, or every other task’s (the paper’s"
-        " CV). The ends are shared: f = 0 is the head alone, f = 1 the whole LayerNorm.",
+        "Masks of the entries with the most Fisher information on the task itself (individual), on all tasks (global),"
+        " or on all other tasks (leave-one-out, the paper’s CV). The ends are shared: f = 0 is the head alone, f = 1"
+        " the whole LayerNorm.",
         *_mask_curves(cells, _with("fisher-individual", *(f"fisher-{scope}" for scope in _SHARED), others=kinds)),
     )
 
@@ -204,7 +205,7 @@ def _mask_curves(cells: Cells, styles: Mapping[str, Style]) -> tuple[tuple[Curve
     found = sorted({x for kind in styles for x in masks.get(kind, {})})
     notes = [f"No masks trained yet: {', '.join(absent)}."] if absent else []
     if found and {*FRACTIONS} - {*found}:
-        notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; others of the paper’s are missing.")
+        notes.append(f"Trained here at f = {', '.join(f'{x:g}' for x in found)}; the paper’s others are missing.")
     return tuple(panel for panel in panels if any(map(points, panel.series.values()))), tuple(notes)
 
 
@@ -221,11 +222,11 @@ def _curves(cells: Cells, column: Column, styles: Mapping[str, Style]) -> Curves
 
 
 def ablations(cells: Cells) -> Drawing:
-    """What the scores of models lose against how much of them is switched off."""
+    """The models' loss in score against the entries switched off."""
     return Drawing(
         "switched-off",
         "Loss against how much is switched off.",
         "Dimensions of norms, those with the largest weights first, against as many random ones: the band is the range"
-        " of the draws, the dashed line their mean. Whole parts are diamonds, with the range of random entries.",
+        " of the draws, the dashed line their mean. Diamonds are whole parts, with the range of random entries.",
         tuple(map(ablation.Ablation, cells.results.ablations)),
     )

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-_CELL = (0.29, 0.24)  # inches, for maps of up to _MANY rows or columns; more of them share the same room
-_MANY, _WORD = 14, 6  # a name of up to _WORD letters stands over its cell as it is, a longer one is turned
+_CELL = (0.29, 0.24)  # inches, for up to _MANY rows or columns; more share the same space
+_MANY, _WORD = 14, 6  # column names of up to _WORD letters are horizontal, longer ones vertical
 _LETTER = 0.072  # inches
 
 
@@ -33,7 +33,7 @@ class HeatMap:
         row_name: What a row is.
         column_name: What a column is.
         span: The range of colours that it shares with other maps; None takes that of its own values.
-        log: Whether the colours follow the logarithm.
+        log: Whether the colour scale is logarithmic.
     """
 
     title: str
@@ -54,14 +54,14 @@ class HeatMap:
 
     @property
     def marks(self) -> list[list[str]]:
-        """What each cell says, row by row."""
+        """The tooltip of each cell, row by row."""
         at = f"{self.title}: {self.row_name} {{}}, {self.column_name} {{}}\n{{}}"
         cells = ((row, column, "none" if value is None else f"{value:.3g}") for _, row, column, value in self.flat[1:])
         return [[at.format(*cell) for cell in cells]]
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
-        """The values as rows, below the names of their columns."""
+        """The values as rows, below a header."""
         rows = [
             (self.title, row, column, value)
             for row, own in zip(self.rows, self.values, strict=True)
@@ -75,8 +75,8 @@ def figure(panels: Sequence[HeatMap], *, title: str = "", across: int | None = N
 
     Args:
         panels: The maps, from left to right and from top to bottom.
-        title: What stands over all of them.
-        across: How many stand in a row; by default they fill a block that is about as wide as high.
+        title: Title of the figure.
+        across: Maps in a row; by default the figure is about as wide as high.
     """
     import matplotlib as mpl
 
@@ -129,7 +129,7 @@ def _cells(axes: Axes, panel: HeatMap) -> Any:
 
 
 def _name(axis: Axis, name: str, names: Sequence[str], step: int) -> None:
-    """Name every so many cells of an axis; none with a step of 0."""
+    """Name every `step`-th cell of an axis; none if it is 0."""
     places = range(0, len(names), step) if step else range(0)
     axis.set_ticks([place + 0.5 for place in places], [names[place] for place in places])
     axis.set_label_text(name if step else "")

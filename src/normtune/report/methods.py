@@ -1,4 +1,4 @@
-"""Every method beside every other: a table of scores and costs, and a picture of scores against costs."""
+"""All methods side by side: a table of scores and costs, and a figure of scores against costs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def interval(cell: Cell) -> float | None:
 
 
 def methods_table(cells: Cells) -> Table:
-    """A row a method: its score on every task, and all that it costs."""
+    """A row for each method: its score on every task, and its costs."""
     titles = [column.title for column in cells.ran]
     cost = ("entries", "delta", "seconds", "peak memory", "at inference")
     rows = {
@@ -67,9 +67,9 @@ def methods_table(cells: Cells) -> Table:
         ("method", *titles, *cost),
         groups,
         "Dev score × 100, mean over seeds ± half the width of its 95 % interval (Student’s t; none with one seed)."
-        " Entries are those trained beside the head; delta is what they take in a file; seconds are a training’s, the"
-        " mean over tasks and seeds; peak memory is the process’s largest; the cost at inference is what remains once"
-        " all that can be merged is merged.",
+        " Entries are those trained beside the head; delta is their size in a file; seconds are those of a training,"
+        " the mean over tasks and seeds; peak memory is the process’s largest; the cost at inference is what remains"
+        " after merging all that can be merged.",
     )
 
 
@@ -87,7 +87,7 @@ def _row(cells: Cells, method: str, runs: Sequence[Record]) -> tuple[str | Entry
 
 
 def _score(cell: Cell) -> Entry:
-    half = interval(cell)
+    half = interval(cell) if cell.complete else None
     return score(cell) if half is None else replace(score(cell), spread=f"{100 * half:.1f}")
 
 
@@ -98,7 +98,7 @@ def methods_figure(cells: Cells) -> Drawing:
         "costs",
         "Costs. Score against entries trained, and against time.",
         "Entries are those trained beside the head, on a logarithmic axis; time is the mean of a training. Bars are the"
-        " 95 % interval of the mean over seeds, where there are several: of other seeds, not of other dev"
+        " 95 % interval of the mean over seeds, where there are several; they cover the choice of seeds, not of dev"
         " examples. Hollow points lack seeds. The dashed line is the head alone.",
         tuple(panel for panel in both if panel.dots),
     )

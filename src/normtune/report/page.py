@@ -1,4 +1,4 @@
-"""A report: one HTML page that needs nothing else, and beside it the figures and tables as files."""
+"""A report: one self-contained HTML page, and beside it the figures and tables as files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from normtune.report.table import Table, as_markdown
 from normtune.report.tables import data_table, findings, setting, table1, table2, table3, table4
 
 PAGE = "index.html"
-#: Lists the files of a report in its folder: nothing else is ever replaced.
+#: Lists the files of a report in its folder; only these are ever replaced.
 MARKER = ".normtune-report"
 _ASSETS = files("normtune.report") / "assets"
 
 
-#: The parts of the page: their names in links; their titles, which the contents have up to a colon; and what makes
-#: their tables and figures, of which those are shown that records have anything for.
+#: The sections of the page: name in links; title, shown up to a colon in the table of contents; and the functions that
+#: make its tables and figures, which are shown if there are records for them.
 SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...]], ...] = (
     ("findings", "What came out", (claims_table,)),
     ("where", "Where it matters: change and Fisher information", (figure1, table1, figure3, figure4)),
@@ -39,7 +39,7 @@ SECTIONS: tuple[tuple[str, str, tuple[Callable[[Cells], Table | Drawing], ...]],
     ("tests", "Statistics", (ours_table, theirs_table)),
     ("how", "How it was run", (data_table,)),
 )
-#: Those that have words of their own, too.
+#: Sections with a text of their own, which are always shown.
 _WORDED = {"findings", "how"}
 
 
@@ -82,9 +82,9 @@ def _asset(name: str) -> str:
 
 
 def write(report: Report, out: Path, *, force: bool = False) -> Path:
-    """Write a report to a folder that is absent or empty, after all of it is made; returns the page's file.
+    """Make a whole report, then write it to a folder that is absent or empty; returns the page's file.
 
-    With `force` an earlier report in `out` is replaced; one that was left unfinished always is.
+    With `force` an earlier report in `out` is replaced; an unfinished one always is.
 
     Raises:
         OutputError: If something else is in `out`, or it cannot be written.
@@ -116,7 +116,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
     for key, drawing in report.figures.items():
         for suffix in FORMATS:
             yield f"figures/{key}{suffix}", rendered(drawing.figure, suffix)
-        rows = dict.fromkeys(row for panel in drawing.panels for row in panel.flat)  # the panels have one header
+        rows = dict.fromkeys(row for panel in drawing.panels for row in panel.flat)  # the panels share one header
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         yield f"figures/{key}.csv", text.getvalue()
@@ -124,7 +124,7 @@ def _files(report: Report) -> Iterator[tuple[str, bytes | str]]:
 
 
 def facts(cells: Cells) -> list[tuple[str, str]]:
-    """What was chosen for all of it: model, protocol, seeds and the like."""
+    """The settings that all records share: model, protocol, seeds and the like."""
     runs, fisher, off = cells.results.runs, cells.results.fisher, cells.results.ablations
     every = [*cells.records, *off]
     config = every[0].config

@@ -1,4 +1,4 @@
-"""Points with names: a score against what it cost, a panel a task; the values, and their drawing."""
+"""Named points: a score against its cost, a panel a task; the values, and their drawing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HEIGHT = 2.9  # inches of a panel
 _POINTS = 7.5  # size of a name's letters
-#: Directions in which a name may stand beside its point, the best first, and distances in pixels.
+#: Directions of a name from its point, in degrees, the best first, and distances in pixels.
 _TURNS = (0, 180, 90, 270, 20, 340, 160, 200, 45, 315, 135, 225, 70, 290, 110, 250)
 _REACH = (9, 12, 16, 22, 30, 40, 52, 66, 82, 100, 120, 145)
 _LONG = 12  # from this distance on a line leads from the point to its name
@@ -31,9 +31,9 @@ class Dot:
         name: Its name.
         style: How it is drawn.
         score: Its height.
-        half: Half the length of its bar.
-        complete: Whether it is drawn full.
-        tip: What a pointer over it shows.
+        half: Half the length of its error bar.
+        complete: Whether it is drawn filled.
+        tip: The end of its tooltip.
         strong: Whether its name is bold.
     """
 
@@ -52,10 +52,10 @@ class Scatter:
 
     Attributes:
         title: What is shown.
-        unit: What stands from left to right.
-        dots: The points, each with its place there.
-        line: What is drawn as a line across, if anything.
-        log: Whether places are on a logarithmic axis.
+        unit: What the x axis shows.
+        dots: The points, each with its x value.
+        line: What is drawn as a horizontal line, if anything.
+        log: Whether the x axis is logarithmic.
     """
 
     title: str
@@ -66,12 +66,12 @@ class Scatter:
 
     @property
     def marks(self) -> list[list[str]]:
-        """For each point what it says."""
+        """The tooltip of each point."""
         return [[f"{dot.name}: {dot.score:.2f}\n{x:,.0f} {self.unit}\n{dot.tip}"] for dot, x in self.dots]
 
     @property
     def flat(self) -> list[tuple[object, ...]]:
-        """The points as rows, below the names of their columns."""
+        """The points as rows, below a header."""
         header = ("panel", "against", "method", "place", "score", "half interval", "complete")
         rows = [(self.title, self.unit, d.name, x, d.score, d.half, d.complete) for d, x in self.dots]
         return [header, *rows]
@@ -125,7 +125,7 @@ def _panel(axes: Axes, panel: Scatter, number: int) -> None:
 def _heights(axes: Axes, panel: Scatter) -> None:
     """Give the points room above and below, and draw the line; where it lies far below them, say so at the bottom."""
     lows, highs = zip(*((dot.score - dot.half, dot.score + dot.half) for dot, _ in panel.dots), strict=True)
-    low, high = min(lows), min(max(highs), 100.0)  # the most that a metric can give, however long a bar is
+    low, high = min(lows), min(max(highs), 100.0)  # no metric exceeds 100, however long a bar is
     room = max(high - low, 1.0)
     line = panel.line
     if line is not None and line.score > low - room:
@@ -160,14 +160,14 @@ def name(axes: Axes, dots: Sequence[tuple[Dot, float]]) -> None:
             taken.append(Bbox.from_bounds(left - 1, low, 2, high - low))
     inside = axes.get_window_extent(renderer)
     label: Any
-    for label in axes.texts:  # the line's: at that end of it where no point is
+    for label in axes.texts:  # the line's, moved to the right end if it covers a point
         if any(_overlap(box, label.get_window_extent(renderer)) for box in taken):
             label.xy, label.xyann = (1, label.xy[1]), (-3, 2)
             label.set_ha("right")
         taken.append(label.get_window_extent(renderer).padded(1))
     line: Any
     for line in axes.lines:
-        if len({*line.get_ydata()}) == 1:  # it lies across
+        if len({*line.get_ydata()}) == 1:  # a horizontal line
             height = float(axes.transData.transform((1, line.get_ydata()[0]))[1])
             taken.append(Bbox.from_bounds(inside.x0, height - 1, inside.width, 2))
     pixels = 72 / figure.dpi
@@ -197,7 +197,7 @@ def _free(
 ) -> tuple[Bbox, float]:
     """The nearest place for a name of this size that covers least, and its distance from the point.
 
-    Of free places, one that is nearer to none of the `others` comes first, since a name there would seem to be its.
+    Of free places, one that is nearest to its own point comes first, so that it does not seem to name one of `others`.
     """
     from matplotlib.transforms import Bbox
 

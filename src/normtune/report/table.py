@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
 
-Kind = Literal["", "missing", "partial", "note", "good", "bad", "best"]
+Kind = Literal["", "missing", "note", "good", "bad", "best"]
 
 
 @dataclass(frozen=True)
@@ -17,36 +17,33 @@ class Entry:
     """One cell.
 
     Attributes:
-        text: What stands in it.
-        spread: What stands behind it, smaller.
-        badge: How much of it is missing.
+        text: Its text.
+        spread: Its spread, shown smaller behind the text.
         kind: How it looks.
-        tip: What a pointer over it shows.
+        tip: Its tooltip.
     """
 
     text: str
     spread: str = ""
-    badge: str = ""
     kind: Kind = ""
     tip: str = ""
 
     def __str__(self) -> str:
-        parts = [self.text, f"± {self.spread}" if self.spread else "", f"({self.badge})" if self.badge else ""]
-        return " ".join(filter(None, parts))
+        return f"{self.text} ± {self.spread}" if self.spread else self.text
 
 
-#: What stands where there is nothing.
+#: The entry where there is no value.
 GAP = Entry("—", kind="missing")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that belong together, under a line that says what they are.
+    """Rows that belong together, under a heading.
 
     Attributes:
-        name: That line, or nothing.
+        name: The heading, or empty.
         rows: The rows.
-        other: Whether they are of another model, so that their level is not to be compared.
+        other: Whether they are another model's, so that their levels must not be compared.
     """
 
     name: str
@@ -55,7 +52,7 @@ class Group:
 
 
 def group(rows: Iterable[Sequence[str | Entry]], name: str = "", *, other: bool = False) -> Group:
-    """The group of these rows; a text alone is an entry with nothing behind it."""
+    """A group of these rows; a plain string becomes an entry with that text."""
     made = (tuple(Entry(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
     return Group(name, tuple(made), other)
 
@@ -112,20 +109,16 @@ def rows_as_markdown(table: Table) -> str:
 
 
 def score(cell: Cell) -> Entry:
-    """A score with its spread, and the count of its seeds where some are missing: a gap is never averaged over."""
-    if cell.mean is None:
-        return Entry("—", kind="missing", badge=cell.count if cell.wanted else "", tip=says(cell))
+    """The mean score with its spread; where seeds are missing, how many there are, and no mean of these."""
+    if cell.mean is None or not cell.complete:
+        return Entry(cell.count if cell.wanted else "—", kind="missing", tip=says(cell))
     return Entry(
-        f"{100 * cell.mean:.1f}",
-        spread="" if cell.spread is None else f"{100 * cell.spread:.1f}",
-        badge="" if cell.complete else cell.count,
-        kind="" if cell.complete else "partial",
-        tip=says(cell),
+        f"{100 * cell.mean:.1f}", spread="" if cell.spread is None else f"{100 * cell.spread:.1f}", tip=says(cell)
     )
 
 
 def says(cell: Cell) -> str:
-    """Everything about a score in a line or two."""
+    """A score's method, task, rate, seeds and values, in a line or two."""
     if not cell.values:
         return f"{cell.method} on {cell.title}: no run"
     each = ", ".join(f"seed {seed}: {100 * value:.2f}" for seed, value in cell.values.items())
@@ -138,12 +131,12 @@ def remark(what: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def signed(value: float) -> str:
-    """A number with its sign, by the sign that print has for minus."""
+    """A number with its sign and one decimal, with a typographic minus."""
     return f"{value:+.1f}".replace("-", "−")
 
 
 def model_name(model: str) -> str:
-    """A model's name in print: the last part of a path or a hub id."""
+    """A model's printed name: the last part of a path or a hub id."""
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -14,12 +14,12 @@ from normtune.report.cells import NEAR, PRINTED, Cells, named
 from normtune.report.table import GAP, Entry, Group, Table, group, model_name, remark, score
 from normtune.statistics import published
 
-OTHER = "The paper's, BERT-large-cased: another model, so not to be compared in level"
+OTHER = "The paper’s scores, BERT-large-cased: another model, so do not compare levels"
 _WORDS = {"matthews": "Matthews correlation", "f1": "F1", "spearman": "Spearman correlation"}
 
 
 def table1(cells: Cells) -> Table:
-    """Components by the sum of their normalised Fisher information, the paper's rank beside."""
+    """Components by the sum of their normalised Fisher information, with the paper's ranks."""
     whole = {task: each for task, each in cells.fisher.items() if each.config.within == "full"}
     means = {task: component_means(each.information) for task, each in whole.items()}
     own = {task: shares(each) for task, each in means.items()}
@@ -39,14 +39,14 @@ def table1(cells: Cells) -> Table:
         "Table 1. Components by normalised Fisher information.",
         ("component", "rank", "paper’s rank", "mean share", *map(cells.title, own)),
         (group(rows),) if rows else (),
-        "For each task the mean Fisher information of a component over all of its entries, as a share of the sum over"
-        " components, in %; ranked by the mean over tasks, which orders as the paper’s sum does.",
+        "For each task, the mean Fisher information of a component over all of its entries, as a share of the sum over"
+        " components, in %; ranked by the mean over tasks, which gives the same order as the paper’s sum.",
         remark("Not measured here, so not in the mean", cells.without(own)),
     )
 
 
 def paper_ranks(cells: Cells) -> dict[str, int]:
-    """The rank that the paper gives a component of this name, or the norm in its place."""
+    """The paper's rank of each component by name, with the model's own norms in place of BERT's."""
     ranks = {name: place for place, name in enumerate(published.RANKING, 1)}
     for place, norms in enumerate((cells.norms.closing, cells.norms.attention), 1):
         ranks.update(dict.fromkeys(norms, place))
@@ -76,13 +76,13 @@ def table2(cells: Cells) -> Table:
         f"{metrics(cells)}, × 100; mean ± standard deviation over seeds {', '.join(map(str, cells.seeds)) or '—'}.",
         (
             *remark("Not run here", absent),
-            *remark("Not GLUE’s whole dev set, so not to be compared with anyone’s", other),
+            *remark("Not GLUE’s whole dev set, so not comparable with other results", other),
         ),
     )
 
 
 def setting(cells: Cells) -> str:
-    """On which model and how, in words."""
+    """The model and the protocol, in words."""
     every = [*cells.records, *cells.results.ablations]
     name = model_name(every[0].config.model)
     runs = cells.results.runs
@@ -109,7 +109,7 @@ def _row(method: str, cells: Cells) -> tuple[str | Entry, ...]:
 
 
 def _floors(cells: Cells) -> list[tuple[Entry, ...]]:
-    """A row of what one answer for all examples scores, where that is known of any column."""
+    """A row with the score of one answer for all examples, if it is known for any column."""
     lows = [cells.floor(column) for column in cells.ran]
     tip = "The score of giving every example the same answer, the one that scores most."
     row = (Entry("" if low is None else f"{100 * low:.1f}", kind="missing", tip=tip) for low in lows)
@@ -175,7 +175,7 @@ def table4(cells: Cells) -> Table:
 
 
 def data_table(cells: Cells) -> Table:
-    """On which data: sizes, samples and hashes."""
+    """The data: sizes, samples and hashes."""
     # Only a finished run knows how many texts were cut.
     by_task = {run.config.task: run.data for run in (*cells.results.runs, *cells.results.done)}
     rows = []
@@ -193,7 +193,7 @@ def data_table(cells: Cells) -> Table:
             (data.identity.get("train", "") if data else fisher.identity if fisher else "")[:8],
         ))
     header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
-    caption = "Examples; where a sample was taken, of how many. The same samples for every run."
+    caption = "Numbers of examples; where a sample was taken, of how many. Every run uses the same samples."
     return Table("data", "Data.", header, (group(rows),) if rows else (), caption, texts=2)
 
 
@@ -202,7 +202,7 @@ def _sizes(size: int, of: int) -> str:
 
 
 def findings(cells: Cells) -> list[str]:
-    """What must be known to read the rest: on what it was measured, and where scores say little."""
+    """What a reader must know first: what was measured, and where scores say little."""
     return [sentence for sentence in (_measured(cells), _near(cells)) if sentence]
 
 
@@ -219,7 +219,7 @@ def _measured(cells: Cells) -> str:
     return (
         f"These are runs of {config.model} under the protocol {protocol.name} ({sample}, {protocol.epochs} epochs,"
         f" dropout {'on' if protocol.dropout else 'off'}), scored on dev. The paper’s numbers are BERT-large-cased’s,"
-        " 20 epochs on all examples: read orders and differences beside them, not levels."
+        " 20 epochs on all examples: compare orders and differences with them, not levels."
     )
 
 

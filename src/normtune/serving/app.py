@@ -164,7 +164,7 @@ async def health() -> schemas.State:
 
 @router.get("/readyz", tags=["state"], responses={503: {"model": schemas.State, "description": "Not now"}})
 async def readiness(served: Served, response: Response) -> schemas.State:
-    """Whether requests should be sent here: not while it stops, and not while its folder of deltas cannot be read."""
+    """Whether to send requests here: not while the server stops, nor while its folder of deltas cannot be read."""
     there = await asyncio.to_thread(served.catalogue.is_there)
     response.status_code = 200 if served.ready and there else 503
     return schemas.State(status="stopping" if not served.ready else "ready" if there else "away")
@@ -183,7 +183,7 @@ async def metrics(served: Served) -> Response:
 
 @router.get("/openapi.json", include_in_schema=False)
 async def description(request: Request, served: Served) -> JSONResponse:
-    """The calls as OpenAPI has them."""
+    """The OpenAPI description of the calls."""
     return JSONResponse(await served.at_desk(request.app.openapi))  # its examples may have to be read from files
 
 
@@ -199,7 +199,7 @@ async def docs(request: Request) -> HTMLResponse:
         swagger_favicon_url=f"{root}/assets/favicon-32x32.png",
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
-    # A page of another site must not show it in a frame, and have its buttons pressed there.
+    # No other site may show the page in a frame and have its buttons pressed there (clickjacking).
     page.headers.update({"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"})
     return page
 
@@ -246,7 +246,7 @@ def _openapi(app: FastAPI, batcher: Batcher) -> dict[str, Any]:
         fields["text"]["maxLength"] = settings.max_text
         fields["text_pair"]["anyOf"][0]["maxLength"] = settings.max_text
     operations = [operation for path in found["paths"].values() for operation in path.values()]
-    with suppress(NormtuneError):  # where the folder is away, there are no examples
+    with suppress(NormtuneError):  # no examples if the folder cannot be read
         _add_examples(models, operations, batcher.catalogue)
     if settings.token is None:
         found["components"].pop("securitySchemes", None)

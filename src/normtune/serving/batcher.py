@@ -84,7 +84,7 @@ class Metrics(Collector):
 
 @dataclass(eq=False)
 class _Row:
-    """A row in the queue: the text with its task, when it came, and what becomes its answer."""
+    """A row in the queue: the text with its task, when it came, and the future of its answer."""
 
     prepared: Prepared
     came: float
@@ -122,7 +122,7 @@ class Batcher:
         self.ready = True
 
     def retire(self) -> None:
-        """Say that new requests should go elsewhere. Those that come are answered, in batches that no longer wait."""
+        """Ask for new requests to go elsewhere. Those that still come are answered, in batches that no longer wait."""
         self.ready = False
         self._more.set()
 
@@ -148,7 +148,7 @@ class Batcher:
             TooLongError: If there are too many rows, or a text is too long.
             FullError: If there is no room for them now.
             UnknownTaskError: If there is no such task.
-            DataError: If a text is empty, or its task reads pairs and it is none, or the reverse.
+            DataError: If a text is empty, is no pair though its task reads pairs, or the reverse.
             AnswerError: If a task's outputs are not finite.
             BatchError: If the model failed.
         """
@@ -204,7 +204,7 @@ class Batcher:
             self.metrics.batch_seconds.observe(seconds)
 
     async def _answer(self, batch: list[_Row]) -> None:
-        """Answer a batch. One that fails is answered in halves, so that a row that fails does so alone."""
+        """Answer a batch. If it fails, answer it in halves, so that a row that fails does so alone."""
         prepared = [row.prepared for row in batch]
         try:
             answers = await asyncio.get_running_loop().run_in_executor(

@@ -1,8 +1,8 @@
 """The same application as replicas of a Ray Serve deployment, which share a folder of deltas.
 
-Each replica has the base model and follows the folder. It notices a delta that is added, replaced or removed when its
-task is next asked for, within the recheck time. Calls that change tasks are refused, since one replica cannot answer
-them for all.
+Each replica has the base model and follows the folder. It notices an added, replaced or removed delta when a request
+next needs its task, within the recheck time. Calls that change tasks are refused, since one replica cannot answer them
+for all.
 """
 
 from __future__ import annotations

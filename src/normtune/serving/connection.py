@@ -16,30 +16,30 @@ from normtune.serving.settings import Settings
 
 
 class Connection(H11Protocol):
-    """A connection that answers what is no HTTP with an error in JSON.
+    """A connection that answers invalid HTTP with an error in JSON.
 
-    Of too many connections the one whose client is slowest is closed.
+    If there are too many connections, the one that has waited longest for its client is closed.
     """
 
     def __init__(self, settings: Settings, **given: Any) -> None:
         super().__init__(**given)
         self._settings = settings
-        #: Since when its client is to act, in the loop's time.
+        #: Since when it waits for its client, in the loop's time.
         self.since = self.loop.time()
 
     @property
     def due(self) -> bool:
-        """Whether its client is to act: to send the headers of a request, or to read an answer."""
+        """Whether it waits for its client to send the headers of a request or to read an answer."""
         return self.cycle is None or self.cycle.response_complete or self.flow.write_paused
 
     @property
     def owed(self) -> bool:
-        """Whether its client has not got the whole answer to its request."""
+        """Whether its client has yet to get the whole answer to its request."""
         flushed = self.transport.get_write_buffer_size() == 0
         return self.cycle is not None and not (self.cycle.response_complete and flushed)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, and drop one where there are too many."""
+        """Accept a connection, and drop one if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self._settings.max_connections:
             there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
@@ -57,7 +57,7 @@ class Connection(H11Protocol):
         super().pause_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Say that what came is no HTTP, unless an answer is under way."""
+        """Answer that the request is invalid, unless an answer is under way."""
         if self.cycle is not None and self.cycle.response_started and self.owed:
             self.transport.abort()
             return
@@ -85,5 +85,5 @@ class Seldom(logging.Filter):
         return True
 
 
-#: On every logger that speaks of requests.
+#: The filter on every logger that reports on requests.
 SELDOM = Seldom()

@@ -10,7 +10,7 @@ from pathlib import Path
 from normtune.deltas.delta import FILE, Delta
 from normtune.errors import ConfigError, DeltaError, NormtuneError
 
-#: Names of tasks, and of deltas in the folder: no separator, and no dot in front.
+#: Names of tasks, and of deltas in the folder: no separator, and no leading dot.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _NAME = re.compile(NAME)
 
@@ -19,7 +19,7 @@ Stamp = tuple[int, int, int]
 
 
 class AwayError(NormtuneError):
-    """The folder of deltas that cannot be read now, such as one on a network mount that is away."""
+    """The folder of deltas cannot be read now, for example because its network mount is down."""
 
     def __init__(self) -> None:
         super().__init__("The server's folder of deltas cannot be read now; try again later.")
@@ -46,7 +46,7 @@ class DeltaFolder:
         return sorted(name for name in found if self.find(name) is not None)
 
     def unnamed(self) -> list[str]:
-        """What lies there as deltas do, not hidden, under a name that no task can have."""
+        """The names of deltas there, unless hidden, that no task can have."""
         return sorted(
             entry.name.removesuffix(".safetensors")
             for entry in self.root.iterdir()
@@ -72,7 +72,7 @@ class DeltaFolder:
         return None
 
     def is_there(self) -> bool:
-        """Whether there is the folder itself."""
+        """Whether the folder itself exists."""
         return os.path.isdir(self.root)  # noqa: PTH112 (no error, whatever the system says)
 
     def stamp(self, name: str) -> Stamp | None:

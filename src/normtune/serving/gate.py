@@ -1,4 +1,4 @@
-"""The gate in front of the application: it limits who is answered, how many, and their bodies' size and slowness."""
+"""The gate in front of the application: it limits host names, requests at a time, and the size and time of bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 4
 
 
 class Gate:
-    """ASGI middleware that lets in calls to this server, with a body within limits, and counts what is answered."""
+    """ASGI middleware that passes on requests to this server with bodies within limits, and counts the answers."""
 
     def __init__(self, app: ASGIApp, batcher: Batcher) -> None:
         self._app, self._settings, self._metrics = app, batcher.settings, batcher.metrics
@@ -72,11 +72,11 @@ class Gate:
             self._bytes -= sum(map(len, parts))
 
     async def _read(self, request: Request, parts: list[bytes]) -> None:
-        """Read the body of a request that may come in, into `parts`."""
+        """Check a request, and read its body into `parts`."""
         settings, size = self._settings, 0
         if settings.hosts is not None and not _is_ours(request.headers.get("host", ""), settings.hosts):
-            # A page of another site can make a name of its own lead here, and must not get in by it.
-            raise _RefusedError(403, "forbidden", "This server is not to be called by this name; see --allow-host.")
+            # Another site can point a name of its own at this server (DNS rebinding), and must not get in by it.
+            raise _RefusedError(403, "forbidden", "This server does not answer to this host name; see --allow-host.")
         if self._inside > settings.max_requests:
             raise self._full()
         async for part in request.stream():
@@ -98,7 +98,7 @@ class Gate:
 
 
 class _RefusedError(Exception):
-    """A request that does not come in: what its client is told. Its connection ends, since its body is not read."""
+    """A refused request, with the response to it. Its connection ends, since its body is not read."""
 
     def __init__(self, status: int, error: str, detail: str) -> None:
         again = {"Retry-After": "1"} if status == 503 else {}

@@ -13,12 +13,12 @@ from normtune.deltas.bank import BankTask
 from normtune.serving.folder import NAME
 
 Name = Annotated[str, Field(pattern=NAME, description="Letters, digits, dots, dashes and underscores.")]
-#: A text that is not blank; its greatest length is a setting.
+#: A text that is not blank; its maximum length is a setting.
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 class Question(Strict):
-    """A text for the task in the address."""
+    """A text for the task in the path."""
 
     text: Words
     text_pair: Words | None = None
@@ -49,7 +49,7 @@ class Answer(Prediction):
 
 
 class Answers(Strict):
-    """One answer a row, in their order."""
+    """One answer for each row, in the order of the rows."""
 
     answers: list[Answer]
 

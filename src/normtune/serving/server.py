@@ -1,4 +1,4 @@
-"""uvicorn, which stops without losing an accepted request, and waits for no client for ever."""
+"""A uvicorn server that stops without losing an accepted request and waits for no client for ever."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         """Listen.
 
         Raises:
-            ConfigError: If the address is in use or not of this machine.
+            ConfigError: If the address is in use or not this machine's.
         """
         try:
             await super().startup(sockets)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
             self._call(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def _watch(self) -> None:
-        """Cut off each client that is to act and does not; while the server stops, the time begins with the stop."""
+        """Cut off clients that keep the server waiting too long, counted from its stop at the latest."""
         patience = self._batcher.settings.client_seconds
         while True:
             await asyncio.sleep(min(1.0, patience / 4))
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         """Stop after the time for draining, once every accepted request is answered."""
         if self._signalled:
             self.force_exit = self.should_exit = True
-            # It would show where each request was when it was cancelled.
+            # It would log a traceback of each cancelled request.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self._loop.call_soon_threadsafe(self._cut_all)
             return

@@ -30,16 +30,16 @@ class Settings(Strict):
         max_bodies: Bytes of the bodies of all requests at a time.
         max_head: Bytes of a request's headers.
         max_requests: Requests at a time, of any kind.
-        max_connections: Connections at a time; of more, those go whose clients keep them waiting longest.
+        max_connections: Connections at a time; of more, those are closed that have waited longest for their clients.
         body_seconds: Seconds within which a body must arrive.
-        client_seconds: Seconds within which headers must arrive, and an answer must be read on.
+        client_seconds: Seconds within which headers must arrive, and a client must go on reading an answer.
         drain_seconds: Seconds after a signal to stop in which requests are still accepted, but ``/readyz`` says no.
         cache_bytes: Memory for the tasks that are loaded from the folder on demand.
         recheck: Seconds for which a loaded task is not compared with its file again.
-        hosts: Names by which it may be called, beside those of the machine itself; None for any.
+        hosts: Host names that requests may use, besides those of the machine itself; None for any.
         apart: Accept deltas that cannot share batches; they run in batches of their own.
         fixed: Refuse the calls that change tasks, since one of several replicas cannot answer them for all.
-        token: What the calls that change tasks must carry, or None if they need nothing.
+        token: The token that calls that change tasks must carry, or None if they need none.
     """
 
     max_batch: Annotated[int, Field(ge=1)] = 64
@@ -67,7 +67,7 @@ def read_token(file: Path | None) -> SecretStr | None:
     """The token in `file`, or else in the environment, or None if there is neither.
 
     Raises:
-        ConfigError: If the file cannot be read, or the token is short or cannot stand in a header.
+        ConfigError: If the file cannot be read, or the token is too short or not valid in a header.
     """
     source = str(file) if file is not None else f"the environment variable {TOKEN}"
     try:

@@ -1,4 +1,4 @@
-"""The tasks of a server: those that it was given, and those in its folder, which are loaded when they are asked for."""
+"""The tasks of a server: those that it was given, and those in its folder, which are loaded on demand."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Cache(Generic[V]):
         return self.values[name][0]
 
     def put(self, name: str, value: V, size: int) -> list[str]:
-        """Add or replace a value of `size` bytes; gives the names of the values that were dropped to make room."""
+        """Add or replace a value of `size` bytes; returns the names of the values that were dropped to make room."""
         self.drop(name)
         self.values[name] = value, size
         self.bytes += size
@@ -77,14 +77,14 @@ class Cache(Generic[V]):
 
 @dataclass
 class _Loaded:
-    """A task loaded from the folder: the version of its file (or of the one refused since), and when that was read."""
+    """A task loaded from the folder: the version of its file (or of the one refused since), and when it was checked."""
 
     stamp: Stamp
     checked: float
 
 
 class Catalogue:
-    """The tasks of a server. Those given by name stay; those of a followed folder are loaded when they are asked for.
+    """The tasks of a server. Those given by name stay; those of a followed folder are loaded on demand.
 
     Thread-safe: one thread at a time loads, adds, removes or prepares.
 
@@ -111,7 +111,7 @@ class Catalogue:
         self._given: set[str] = set()
         #: The tasks loaded from the folder.
         self.cache: Cache[_Loaded] = Cache(settings.cache_bytes)
-        #: What is wrong with the last deltas that were refused.
+        #: The errors of the last deltas that were refused.
         self._wrong: Cache[tuple[_Loaded, str]] = Cache(_REFUSALS)
         #: How many deltas were refused when they were loaded from the folder.
         self.refused = 0
@@ -129,7 +129,7 @@ class Catalogue:
             return entry
 
     def add(self, name: str, delta: str) -> tuple[BankTask, bool]:
-        """Add or replace a task with the delta called `delta` in the folder; says also whether the task is new.
+        """Add or replace a task with the delta called `delta` in the folder; also returns whether the task is new.
 
         Raises:
             DeltaError: If there is no folder or no such delta, or it is damaged or does not fit; the old task stays.
@@ -163,7 +163,7 @@ class Catalogue:
         Raises:
             UnknownTaskError: If there is no such task.
             DeltaError: If its delta in the folder is refused.
-            DataError: If a text is empty, or its task reads pairs and it is none, or the reverse.
+            DataError: If a text is empty, is no pair though its task reads pairs, or the reverse.
         """
         alike: dict[str, list[int]] = defaultdict(list)
         for number, (name, _) in enumerate(rows):
@@ -205,7 +205,7 @@ class Catalogue:
         return name in self._given or (self._followed is not None and self._followed.find(name) is not None)
 
     def _load(self, name: str) -> None:
-        """Make the bank hold the task as the folder has it, unless it was compared a moment ago."""
+        """Make the bank hold the task as the folder has it, unless it was checked within `Settings.recheck`."""
         if name in self._given:
             return
         if self._followed is None:

@@ -26,7 +26,7 @@ Kind = Literal["ratio", "difference"]
 
 #: A difference of scores below it counts as none.
 MARGIN = 0.01
-#: So many made-up studies tell how often a number of tasks decides, to about two in a hundred.
+#: Simulated studies, which tell how often a number of tasks decides to about two in a hundred.
 _DRAWS = 400
 
 
@@ -36,9 +36,9 @@ class Evidence:
 
     Attributes:
         name: What it is, in words.
-        kind: ``ratio``: natural logarithms of a ratio that the claim has above 1. ``difference``: differences of scores
-            that the claim has above minus `margin`.
-        values: By task, a value a seed.
+        kind: ``ratio``: natural logarithms of a ratio, which the claim says is above 1. ``difference``: differences of
+            scores, which the claim says are above minus `margin`.
+        values: By task, a value for each seed.
         margin: By how much a difference may be negative.
         left_out: Tasks that lack runs for it.
         floored: Tasks on which neither method is clear of what one answer for all scores.
@@ -53,7 +53,7 @@ class Evidence:
 
     @property
     def clear(self) -> Evidence:
-        """The same on the tasks clear of their floor alone."""
+        """The same evidence on only the tasks clear of their floor."""
         return replace(self, values={task: each for task, each in self.values.items() if task not in self.floored})
 
     @property
@@ -76,7 +76,7 @@ class Evidence:
 
     @property
     def verdict(self) -> Verdict:
-        """What follows for this part."""
+        """The verdict on this part."""
         interval = self.interval
         if interval is None:
             return "undecided"
@@ -89,10 +89,10 @@ class Evidence:
         return sum(mean(each) > -self.margin for each in self.values.values())
 
     def takes(self) -> int | None:
-        """How many tasks like these, more than there are, with as many seeds, would decide it four times in five.
+        """How many tasks like these, more than there are but with as many seeds, would decide it four times in five.
 
-        Studies are drawn from a normal distribution with the mean and the variances of what was measured, of tasks,
-        of what seeds share, and of the rest.
+        Studies are simulated from normal distributions with the measured mean and the measured variances of tasks, of
+        what seeds share, and of the rest.
 
         Returns:
             The tasks; None where a thousand are not enough, or the spread is not known.
@@ -141,7 +141,7 @@ class Claim:
     parts: tuple[str, ...]
 
     def judged(self, parts: Sequence[Evidence]) -> Verdict:
-        """What follows from what was measured for it, which may lack some of its parts."""
+        """The verdict on it from the evidence, which may lack some of its parts."""
         verdicts = {part.verdict for part in parts}
         if "refuted" in verdicts:
             return "refuted"

@@ -1,4 +1,4 @@
-"""Methods compared pair by pair on the same tasks: every test, corrected for their number, and what follows."""
+"""Methods compared pair by pair on the same tasks: every test, corrected for the number of pairs, and a verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normtune.statistics.paired import SignedRank
     from normtune.statistics.scores import ScoreTable
 
-#: More rows than this are no benchmark, and the exact distribution takes long.
+#: The most rows: more are no benchmark, and the exact distribution takes long.
 MOST = 1000
 
 Verdict = Literal["different", "different within the margin", "equivalent", "undecided"]
@@ -36,14 +36,14 @@ class Pair:
         losses: Tasks on which it scores lower.
         ties: The others.
         interval: Interval of the mean difference, over tasks and seeds.
-        signed_rank: Paired test of whether there is one.
+        signed_rank: Paired test of whether there is a difference.
         holm: Its p, corrected by Holm for the number of pairs.
         fdr: The same, corrected by Benjamini and Hochberg.
-        unpaired: p of the Kruskal-Wallis test, which forgets what belongs together.
+        unpaired: p of the Kruskal-Wallis test, which ignores the pairing.
         equivalence: p of the paired test of whether the difference is smaller than the margin.
         equivalence_holm: The same, corrected by Holm.
         smallest_margin: The smallest margin that passes.
-        smallest_margin_holm: The smallest one that passes so corrected.
+        smallest_margin_holm: The smallest one that passes after Holm's correction.
         margin: The margin.
         alpha: The level.
     """
@@ -79,14 +79,14 @@ class Pair:
 
     @property
     def verdict(self) -> Verdict:
-        """What follows."""
+        """The verdict."""
         if self.different:
             return "different within the margin" if self.equivalent else "different"
         return "equivalent" if self.equivalent else "undecided"
 
     @property
     def overlooked(self) -> bool:
-        """Whether the unpaired test does not see a difference that the paired one sees."""
+        """Whether the unpaired test misses a difference that the paired one finds."""
         return self.different and self.unpaired > self.alpha
 
 
@@ -108,15 +108,15 @@ def compare(scores: ScoreTable, against: str | None = None, *, margin: float = 0
 
     Args:
         scores: Their scores.
-        against: The one method that takes part in every pair, as its second.
+        against: The method that is the second of every pair.
         margin: Mean differences below it count as none, in fractions.
-        alpha: Level of every test, after Holm's correction; intervals hold 1 - alpha.
+        alpha: Level of every test, after Holm's correction; intervals have the level 1 - alpha.
 
     Returns:
         The comparison.
 
     Raises:
-        ConfigError: If the margin or the level cannot be.
+        ConfigError: If the margin or the level is out of range.
         UnknownNameError: If there is no such method.
         DataError: If there are fewer than two methods, fewer than three tasks, or too many.
     """
@@ -179,7 +179,7 @@ def interval(pair: Pair) -> str:
 
 
 def sentence(pair: Pair) -> str:
-    """What follows for two methods."""
+    """The conclusion on two methods, as a sentence."""
     margin, rank = f"{pair.margin:g}", pair.signed_rank
     mean = f"mean difference {pair.mean:+.4f}, {100 * (1 - pair.alpha):g}% interval {interval(pair)}"
     tested = f"Wilcoxon {_stated(rank.p)}" + ("" if pair.holm == rank.p else f", {p_value(pair.holm)} after Holm")
@@ -232,12 +232,12 @@ def _overlooked(comparison: Comparison) -> str:
     chance = [pair for pair in missed if "random" in {pair.first, pair.second}]
     named = ", ".join(f"{pair.first} from {pair.second} (p = {p_value(pair.unpaired, 5)})" for pair in chance or missed)
     return (
-        f"The unpaired test cannot tell {'even ' if chance else ''}{named}, where the paired test can: it sets the"
-        " difference of methods against the far larger one of tasks. A large p of it is no evidence of equivalence."
+        f"The unpaired test cannot tell {'even ' if chance else ''}{named}, where the paired test can: it measures the"
+        " difference of methods against the far larger one of tasks. Its large p is no evidence of equivalence."
     )
 
 
 def _seeds(comparison: Comparison) -> str:
     if max(len(seeds) for seeds in comparison.scores.seeds) > 1:
         return ""
-    return "There is one seed: how much a score changes from run to run is in none of these numbers."
+    return "There is one seed, so none of these numbers covers how much a score changes from run to run."

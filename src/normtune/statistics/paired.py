@@ -1,7 +1,7 @@
 """Statistics on the scores of two methods: pure functions over two arrays, the scores of both on the same tasks.
 
-Scores are floats whose last bits are an accident of how they were computed: 0.3 - 0.2 and 0.2 - 0.1 differ.
-Ties are therefore looked for after rounding to twelve digits of the largest score.
+The last bits of a score depend on how it was computed: 0.3 - 0.2 and 0.2 - 0.1 differ. So ties are looked for after
+rounding to twelve digits of the largest score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
-#: Fewer tasks than this are no sample.
+#: The fewest tasks that make a sample.
 LEAST = 3
 _DIGITS = 12
 _HALVINGS = 60
@@ -42,7 +42,7 @@ class SignedRank:
 def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
     """The p of the Kruskal-Wallis test as the paper used it: as if the two methods had been scored on unrelated tasks.
 
-    It is that of the chi-squared distribution, corrected for ties; 1 where all scores are the same.
+    It is from the chi-squared distribution, corrected for ties; 1 if all scores are the same.
     """
     a, b = _rounded(np.array([first, second]), _size(first, second))
     return 1.0 if np.ptp([a, b]) == 0 else float(stats.kruskal(a, b).pvalue)
@@ -51,10 +51,10 @@ def kruskal_wallis(first: ArrayLike, second: ArrayLike) -> float:
 def signed_rank(first: ArrayLike, second: ArrayLike) -> SignedRank:
     """Wilcoxon's signed-rank test by its exact permutation distribution, ties and zeros included.
 
-    Differences of zero are left out, equal ones share the mean of their ranks, and the distribution is that of these
-    very ranks over all sign flips, summed by a dynamic program. `scipy.stats.wilcoxon(method="exact")` takes the
-    distribution of ranks without ties instead, also where there are some; its `PermutationMethod` agrees with this.
-    Where no task has a difference the p is 1.
+    Differences of zero are left out, equal ones share the mean of their ranks, and a dynamic program sums the
+    distribution of just these ranks over all sign flips. `scipy.stats.wilcoxon(method="exact")` takes that of ranks
+    without ties even where there are ties; its `PermutationMethod` agrees with this. If no task has a difference, the p
+    is 1.
     """
     differences = rounded_differences(first, second)
     differences = differences[differences != 0]
@@ -76,10 +76,9 @@ def smallest_p(tasks: int) -> float:
 
 
 def equivalence(first: ArrayLike, second: ArrayLike, margin: float = 0.01) -> float:
-    """Is the mean difference smaller than a margin? The p of two one-sided paired t-tests (TOST; Schuirmann 1987).
+    """The p of two one-sided paired t-tests that the mean difference is below a margin (TOST; Schuirmann 1987).
 
-    It is the larger of the two. It is not above a level alpha where the interval that holds 1 - 2 alpha lies within the
-    margin.
+    It is the larger of their two p, and at most alpha where the 1 - 2 alpha confidence interval lies within the margin.
     """
     return _p(*_size_and_error(first, second), margin)
 
@@ -107,18 +106,18 @@ def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float 
 
 
 def mean_interval(differences: Sequence[Floats] | Floats, *, level: float = 0.95) -> tuple[Any, Any]:
-    """An interval for the mean difference over tasks, by Student's t, where tasks and seeds are both samples.
+    """A Student's t interval for the mean difference over tasks, where tasks and seeds are both samples.
 
-    A seed can push all tasks the same way, as the first values of the head do, and then more tasks make the mean no
-    surer. For n tasks with the same k seeds each, the variance of the mean is (T + S - E) / (n k), with `mean_squares`
-    (Scheffé 1959, section 7.4), and its degrees of freedom are Satterthwaite's (1946), but not below those of tasks and
-    seeds. Where S is below E, or tasks differ in their number of seeds, only the tasks' means are looked at, as in a
+    A seed can shift all tasks the same way, as the head's initial values do, and more tasks do not average that out.
+    For n tasks with the same k seeds each, the variance of the mean is (T + S - E) / (n k), with T, S and E from
+    `mean_squares` (Scheffé 1959, section 7.4), and its degrees of freedom are Satterthwaite's (1946), but at least
+    min(n, k) - 1. If S is at most E, or tasks differ in their number of seeds, only the tasks' means are used, as in a
     paired t-test.
 
     Args:
-        differences: For each task the differences of its seeds, first method minus second; or many such at once, as an
-            array [..., tasks, seeds].
-        level: How often such intervals should hold the true mean.
+        differences: For each task the differences of its seeds, first method minus second; or many such tables at once,
+            as an array [..., tasks, seeds].
+        level: The confidence level.
 
     Returns:
         The lower and the upper end.
@@ -156,7 +155,7 @@ def mean_squares(table: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Each p by Holm's correction: the chance of even one false finding among all comparisons stays at the level."""
+    """Each p with Holm's correction, which keeps the chance of even one false finding at the level."""
     order = np.argsort(values, kind="stable")
     factors = len(values) - np.arange(len(values))
     corrected = np.empty(len(values))
@@ -165,18 +164,18 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(values: Sequence[float]) -> list[float]:
-    """Each p by Benjamini and Hochberg's correction: the share of false ones among the findings stays at the level."""
+    """Each p with the Benjamini-Hochberg correction, which keeps the expected share of false findings at the level."""
     return [float(value) for value in np.atleast_1d(stats.false_discovery_control(values, method="bh"))]
 
 
 def p_value(p: float, digits: int = 4) -> str:
-    """A p in print, to some digits; what is smaller than they can say is said to be."""
+    """A p as text with so many decimals, or ``< 0.0001`` where it is smaller than they can show."""
     least = 10.0**-digits
     return f"< {least:.{digits}f}" if p < least else f"{p:.{digits}f}"
 
 
 def rounded_differences(first: ArrayLike, second: ArrayLike) -> Floats:
-    """The differences in units of the largest score, rounded so that ties are ties: for their signs and ranks."""
+    """The differences in units of the largest score, rounded so that ties are equal: for their signs and ranks."""
     return _rounded(np.subtract(first, second), _size(first, second))
 
 
@@ -185,12 +184,12 @@ def _size(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def _rounded(values: Floats, size: float) -> Floats:
-    """The values in units of `size`, so that what is equal but for the last bits is equal."""
+    """The values in units of `size`, rounded so that those that differ only in their last bits are equal."""
     return np.round(values / size, _DIGITS) if size else values
 
 
 def _chances(ranks: NDArray[np.int64]) -> Floats:
-    """The chance of each sum of ranks where every rank is taken or left by the toss of a coin."""
+    """The probability of each sum of ranks if every rank counts with probability 1/2."""
     chances = np.ones(1)
     for rank in ranks:
         taken = np.zeros(len(chances) + int(rank))
@@ -214,7 +213,7 @@ def _smallest(size: float, error: float, count: int, level: float) -> float:
 
 
 def _p(size: float, error: float, count: int, margin: float) -> float:
-    """The larger of the two one-sided p, which is that of the side nearer to the margin."""
+    """The larger of the two one-sided p: that of the side nearer to the margin."""
     if error == 0:  # every task has the same difference
         return 0.0 if margin > size else 1.0
     return float(special.stdtr(count - 1, (size - margin) / error))

@@ -1,4 +1,4 @@
-"""What the paper printed (ValizadehAslani and Liang 2024, arXiv:2403.20284), to be set beside what is measured here."""
+"""The paper's printed results (ValizadehAslani and Liang 2024, arXiv:2403.20284), to compare ours with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of several methods on the same tasks and seeds, from anybody's table or from records."""
+"""Scores of several methods on the same tasks and seeds, from a user's table or from records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from normtune.records.run import Record
 
-# What tells the rows of one model apart: MNLI-m and MNLI-mm, or the dev and the test score of one run.
+# The suffix that tells the rows of one model apart: MNLI-m and MNLI-mm, or a run's dev and test scores.
 _PART = re.compile(r"(?P<stem>.+?)[\s_.:/(\[-]+(m|mm|matched|mismatched|dev|test)[)\]]?", re.IGNORECASE)
 
 
@@ -56,8 +56,8 @@ class ScoreTable:
     def differences(self, first: str, second: str) -> list[NDArray[np.float64]]:
         """For each task the differences of its seeds, the first method minus the second.
 
-        They are in the order of the seeds' names; where tasks have different seeds, so that what seeds share cannot be
-        told, a task has the mean alone.
+        They are in the order of the seeds' names; if tasks have different seeds, so that what seeds share is unknown, a
+        task has only their mean.
         """
         a, b = self.methods.index(first), self.methods.index(second)
         each = [values[:, a] - values[:, b] for values in self.values]
@@ -67,7 +67,7 @@ class ScoreTable:
 
 
 def same_task(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Rows that are one task by their names, such as ``MNLI-m`` and ``MNLI-mm``: for each such task its rows."""
+    """Rows that are one task by their names, such as ``MNLI-m`` and ``MNLI-mm``, grouped by that task."""
     groups: dict[str, list[str]] = defaultdict(list)
     for task in tasks:
         stem = task
@@ -85,7 +85,7 @@ def grouped(scores: ScoreTable, groups: Mapping[str, Sequence[str]] | None = Non
         groups: For each task its rows; None takes those of `same_task`.
 
     Returns:
-        The scores, a group standing where its first row stood.
+        The scores, each group in the place of its first row.
 
     Raises:
         UnknownNameError: If a row is not there.
@@ -112,8 +112,8 @@ def grouped(scores: ScoreTable, groups: Mapping[str, Sequence[str]] | None = Non
 def from_rows(rows: Rows, *, methods: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> ScoreTable:
     """Scores from a table: a row a task, or a task and seed; a column a method.
 
-    The column ``task`` names the tasks, or the first column where there is none; a column ``seed`` is optional. Scores
-    are percents where any is beyond 1 in size.
+    The column ``task``, or the first column if there is none, names the tasks; a column ``seed`` is optional. Scores
+    are taken as percents if any is beyond 1 in size.
 
     Args:
         rows: The table.

@@ -1,10 +1,10 @@
-"""Ablation: parts of a trained model are switched off, and what its score loses is compared with random parts.
+"""Ablation: switch off parts of a trained model, and compare the loss in score with that for random parts.
 
-A dimension of a norm is off when the norm gives zero there: its weight and bias are zero, as in Kovaleva et al. 2021
-(arXiv 2105.06990), which the paper's section 2.3 rests on. Norms that multiply by one more than their weight, as
-Gemma's, have a weight of -1 there. Nothing gets through a layer whose last norm is zero as a whole, which would say
-nothing of the norm. So in a component, sub-component or layer every entry becomes zero, but a norm's weight one: it
-still normalises (LayerNorm-simple, Xu et al. 2019), and what it learnt is gone. A layer then passes on its inputs.
+A dimension of a norm is off when its weight and bias are zero, as in Kovaleva et al. 2021 (arXiv 2105.06990), on which
+the paper's section 2.3 rests; norms that multiply by (1 + weight), as Gemma's do, get a weight of -1 there. If a
+layer's last norm were zero as a whole, nothing would pass through the layer, which says nothing about the norm. So in a
+component, sub-component or layer every entry becomes zero except a norm's weight, which becomes one (Gemma's zero): it
+still normalises (LayerNorm-simple, Xu et al. 2019) without what it learnt. A layer then passes on its inputs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from normtune.studies.sparsity import zeroed
 from normtune.training.splits import identities, parts_of
 from normtune.versions import versions
 
-#: Entries that go off together: what the record says of them, which they are, what gives as many random ones by the
-#: number of the draw, and what they are then, by parameter, where that is not zero.
+#: Entries that are switched off together: their fields in the record, the entries, a function from a draw's number to
+#: as many random entries, and, by parameter, the value that they get where it is not zero.
 Switch = tuple[dict[str, object], Selection, Callable[[int], Selection], Mapping[str, float]]
 
 
@@ -49,7 +49,7 @@ class Ablater:
         delta: The delta on the base model.
 
     Raises:
-        ConfigError: If nothing is selected, or what is to have dimensions is no norm, or has too few.
+        ConfigError: If a part selects nothing, or `config.norm` selects no norm, or norms with too few dimensions.
         SelectionError: If an expression cannot be read, or the layers have no norms.
         UnknownNameError: If the model has no such component.
     """
@@ -98,7 +98,7 @@ class Ablater:
         )
 
     def _switches(self) -> Iterator[Switch]:
-        """What is switched off, with the dimensions ranked by the weights as they are now."""
+        """Yield what is switched off, with the dimensions ranked by the present weights."""
         learnt = {name: silent + 1 for name, silent in self._silent.items()}
         for text, gone in self._parts.items():
             yield {"part": text}, gone, partial(self._random_entries, gone), learnt
@@ -111,13 +111,13 @@ class Ablater:
                 yield said, self._dimensions(order, count), drawn, self._silent
 
     def _random_entries(self, gone: Selection, draw: int) -> Selection:
-        """As many random entries: of the layers where `gone` lies in these, otherwise of the whole model."""
+        """As many random entries as `gone` has: from the layers if all of it is there, else from the whole model."""
         layers = where(self.base.layout, lambda place: place.layer is not None)
         within = everything(self.base.layout) if len(gone - layers) else layers
         return top(random_scores(within, self.config.seed * self.config.draws + draw), entries=len(gone))
 
     def _random_dimensions(self, per: Per, count: int, draw: int) -> Selection:
-        """Random dimensions of each norm; those of a draw are among those of the same draw for a larger `count`."""
+        """Random dimensions of each norm; a draw with a larger `count` includes the same draw with a smaller one."""
         rng = np.random.default_rng([self.config.seed, draw, 0xAB1A])
         widths = {module: self.base.layout.by_name[names[0]].size for module, names in self._norms.items()}
         same = rng.permutation(min(widths.values()))
@@ -125,7 +125,7 @@ class Ablater:
         return self._dimensions(order, count)
 
     def _order(self, per: Per) -> dict[str, np.ndarray]:
-        """By norm its dimensions, those with the largest size of the weight first, or its mean over all the norms."""
+        """The dimensions of each norm, largest |scale| first; under ``model`` by the mean of |scale| over all norms."""
         sizes: dict[str, np.ndarray] = {}
         for module in self._norms:
             weight = self.base.model.get_parameter(name := f"{module}.weight").detach().double().cpu().numpy()
@@ -135,13 +135,13 @@ class Ablater:
         return {module: np.argsort(-own, kind="stable") for module, own in sizes.items()}
 
     def _dimensions(self, order: Mapping[str, np.ndarray], count: int) -> Selection:
-        """What is selected of the first dimensions of each norm: weight and bias, or one of them."""
+        """The first `count` dimensions of each norm: of weight, bias or both, as `config.norm` selects."""
         chosen = {name: order[module][:count] for module, names in self._norms.items() for name in names}
         return Selection(self.base.layout, chosen)
 
 
 def _norms(base: Base, config: AblationConfig) -> dict[str, list[str]]:
-    """By norm the parameters of which dimensions go."""
+    """The selected parameters of each norm."""
     found, within = defaultdict(list), select(base.layout, config.norm)
     for place in within:
         if not place.norm or not within.is_whole(place.parameter):
@@ -163,7 +163,7 @@ def _owner(parameter: str) -> str:
 
 @torch.no_grad()
 def _silent(norm: nn.Module) -> float:
-    """The weight with which a norm gives zero: 0, or -1 for one that multiplies by one more than its weight."""
+    """The weight with which a norm outputs zero: 0, or -1 for a norm that multiplies by (1 + weight)."""
     if isinstance(norm, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)):
         return 0.0
     own = copy.deepcopy(norm).cpu().float()

@@ -16,20 +16,20 @@ from normtune.studies.manifest import OwnFiles
 
 Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
 
-#: What of the paper needs runs; table 3 is read off the server's reply to a submission.
+#: The paper's tables and figures that a study makes; table 3 comes from the server's reply to a submission.
 PARTS: tuple[Part, ...] = get_args(Part)
 #: The masks of figure 5.
 MASKS = ("individual", "global", "leave-one-out")
-#: By the names of studies what they consist of.
+#: The parts of each named study.
 STUDIES: dict[str, tuple[Part, ...]] = {"methods": ("table2",), "paper": PARTS, **{part: (part,) for part in PARTS}}
 #: Parts that train; the others only measure Fisher information.
 TRAINED: tuple[Part, ...] = ("table2", "figure1", "figure2", "figure5")
-#: Parts that train on whatever task; the others measure Fisher information of a suite's.
+#: Parts that take any task; the others measure Fisher information and take only a suite's tasks.
 OWN: tuple[Part, ...] = ("table2", "figure1")
 
 #: The paper's tasks: GLUE without WNLI, MNLI once.
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-#: Those of table 2, and the head alone beside them.
+#: The methods of table 2, and the head alone.
 METHODS = ("head", "full", "bitfit", "layernorm", "random")
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -44,16 +44,16 @@ class Setup(Strict):
     Attributes:
         model: Hub id, folder or packaged name.
         revision: Commit, tag or branch on the hub.
-        dtype: Of the frozen part.
-        suite: The suite that tasks are of, unless they are in files of the user's own.
-        kind: What the tasks ask, as far as the model's class in transformers depends on it.
+        dtype: Dtype of the frozen part.
+        suite: The tasks' suite, unless they are in the user's own files.
+        kind: Kind of the tasks, as far as the model's class in transformers depends on it.
         protocol: How every run is trained; it says how many rates of each method's grid a search tries.
-        prune: When clearly lost rates of a search are dropped early; None never does.
+        prune: When a search drops clearly lost rates early; None for never.
         head_seeds: Seeds of the heads that Fisher information is averaged over.
-        examples: Examples that it is measured on; None takes all that training sees.
+        examples: Examples that Fisher information is measured on; None takes all that training sees.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: Mixed precision: ``no`` or ``bf16``.
-        threads: Threads of the CPU that every run has; part of each record's identity.
+        threads: CPU threads of every run; part of each record's identity.
         memory: What is kept for the backward pass; it changes no number.
         plain: Whether every run is computed by plain torch, without the faster ways.
     """
@@ -81,14 +81,14 @@ class StudyConfig(Setup, Saved):
         parts: Tables and figures.
         tasks: Tasks that are trained on and measured.
         methods: Methods of table 2.
-        files: Tasks that are in files of the user's own; the others are the suite's.
-        entries: A budget: methods that take a size get the one that comes nearest to so many entries without going
-            over (`normtune.methods.budget`).
+        files: Tasks in the user's own files; the others are the suite's.
+        entries: A budget: methods that take a size get the one nearest to this many entries without going over
+            (`normtune.methods.budget`).
         seeds: Seeds of every run, none where nothing trains; rates are searched on the first.
         fractions: Fractions of LayerNorm in figures 2 and 5.
         masks: Kinds of masks in figure 5 (`normtune.importance.recipe.kind_of`).
         sources: Tasks whose Fisher information goes into global and leave-one-out masks.
-        search_masks: Whether masks get a search of their own, rather than the rate that LayerNorm was given.
+        search_masks: Whether masks get a rate search of their own, rather than LayerNorm's rate.
     """
 
     noun: ClassVar[str] = "study"
@@ -105,12 +105,12 @@ class StudyConfig(Setup, Saved):
     entries: Annotated[int, Field(ge=1)] | None = None
 
     def model_post_init(self, _: object) -> None:
-        """Check that nothing stands twice, and that the masks asked for have something to be made of.
+        """Check that no value is repeated, that files suit the parts, and that every mask can be made.
 
         Raises:
             UnknownNameError: If there is no such kind of mask.
-            ConfigError: If something does, a mask is read off runs, leave-one-out has only one task, or a training has
-                no seed.
+            ConfigError: If a value is repeated, a mask needs runs, a leave-one-out mask has no other task, a training
+                has no seed, or a part does not take the user's own files.
         """
         for name in _EXTENT:
             values = getattr(self, name)
@@ -130,7 +130,7 @@ class StudyConfig(Setup, Saved):
                 raise ConfigError(f"A leave-one-out mask for {alone[0]} needs Fisher information of another task.")
 
     def merged(self, other: Self) -> Self | None:
-        """This study and another as one, or None where they differ in more than how much they ask for."""
+        """Both studies as one, or None if they differ in a field outside `_EXTENT`."""
         if self.model_dump(exclude={*_EXTENT}) != other.model_dump(exclude={*_EXTENT}):
             return None
         joint = {name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _EXTENT}

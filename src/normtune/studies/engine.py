@@ -1,4 +1,4 @@
-"""The engine: it does jobs one after the other on one base model, or finds that they are done."""
+"""The engine: runs jobs one after the other on one base model, or finds their earlier results."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ from normtune.training.tracking import check_trackers
 Mode = Literal["cached", "retry", "force", "read-only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-#: Called with how far a job has come: steps or examples done, of how many, and a note.
+#: Called with a job's progress: steps or examples done, their total, and a note.
 Tell = Callable[[int, int, str], None]
 
 
 class Storage(Strict):
-    """Where results lie, and what of them is made again: what changes no number.
+    """Where results are stored, and which are made again; nothing here changes a number.
 
     Attributes:
         results: Folder of records, Fisher information, masks, and the state of unfinished runs.
         data: Folder of the suite, or None for the hub.
-        mode: ``cached`` takes what is there; ``retry`` runs what failed again; ``force`` everything; ``read-only``
-            nothing at all.
+        mode: ``cached`` reuses every result; ``retry`` reruns failed jobs, ``force`` all jobs; ``read-only`` runs none.
         checkpoints: Whether an unfinished run is continued where it was stopped.
         deltas: Whether the delta of every run is kept.
         records: Folder of the runs' records, where it is not in `results`.
         measured: Folder of the measurements of Fisher information, likewise.
-        track: Trackers that every run is logged by as it is made; those that write to a folder do so in `tracking`.
-        logs: That folder, where it is not in `results`.
+        track: Trackers that log every run as it trains; those that write to a folder use `tracking`.
+        logs: The folder that trackers write to, where it is not in `results`.
     """
 
     results: Path
@@ -77,12 +76,12 @@ class Storage(Strict):
 
 
 class Engine:
-    """Does jobs, one after the other. The base model is loaded when it is first needed.
+    """Runs jobs, one after the other. The base model is loaded when it is first needed.
 
     Args:
         setup: The base model, and what all runs have in common.
-        storage: Where results lie.
-        data: Tasks that are at hand already, by name.
+        storage: Where results are stored.
+        data: Tasks that are loaded already, by name.
     """
 
     def __init__(self, setup: Setup, storage: Storage, data: Mapping[str, TaskData] | None = None) -> None:
@@ -128,7 +127,7 @@ class Engine:
         return self.task(job.task, job.files)
 
     def record(self, job: TrainJob, result: Result | None = None) -> Record:
-        """The record of a run that was made; its result is needed where it has no folder of its own.
+        """The record of a run that was made; its result is needed unless the job has a folder of its own (`out`).
 
         Raises:
             DataError: If it is gone.
@@ -139,9 +138,9 @@ class Engine:
         return Record.load(self.store.path(result.id))
 
     def find(self, job: Job, needs: Outcomes) -> Result | None:
-        """What became of a job before, or None where it is to be done, given what became of those that it needs.
+        """The earlier result of a job, or None if it is to be run, given the results of the jobs that it needs.
 
-        What failed counts as not done in the mode ``retry``, and everything in ``force``.
+        In the mode ``retry`` failed runs count as not done, in ``force`` all jobs.
         """
         if self.storage.mode == "force":
             return None
@@ -156,17 +155,17 @@ class Engine:
         if job.out is not None and output.read_state(job.out) == finished and not output.lost(job.out):
             return _result(job, Record.load(job.out / output.RECORD), known=True)
         record, rule, rivals = self.store.get(run.id), self.setup.prune, self._rivals(job, needs)
-        if record is None and rule and rivals:  # it may have been dropped for the reason that it would be again
+        if record is None and rule and rivals:  # the same rule and rivals may have pruned it already
             record = self.store.get(pruned_identity(run.id, rule, rivals))
         if record is None or (record.status == "failed" and self.storage.mode == "retry"):
             return None
         return None if job.out is not None and record.status == "done" else _result(job, record, known=True)
 
     def run(self, job: Job, needs: Outcomes, tell: Tell = lambda *_: None) -> Result:
-        """Do a job, unless it is done, given what became of those that it needs.
+        """Run a job, unless it is done, given the results of the jobs that it needs.
 
-        Whatever goes wrong is told in the result, so that one job does not stop the others. A run whose loss stopped
-        being finite leaves a record that says so; anything else is tried again next time.
+        An error is reported in the result, so that one job does not stop the others. A run whose loss or gradient stops
+        being finite leaves a record that says so; any other failure is tried again next time.
         """
         started = time.monotonic()
         rate = rate_of(job, needs) if isinstance(job, TrainJob) else None
@@ -174,7 +173,7 @@ class Engine:
             found = self.find(job, needs)
             if found is not None:
                 if isinstance(job, TrainJob) and job.out is not None and found.state == "done":
-                    output.finish(job.out)  # where a kill came between its record and the end of its clean-up
+                    output.finish(job.out)  # in case a kill came between its record and its clean-up
                 return found
             made = self._make(job, needs, tell)
         except (NormtuneError, RuntimeError, OSError, MemoryError, ValueError, ArithmeticError) as error:
@@ -193,7 +192,7 @@ class Engine:
         run = self.setup_run(job, needs)
         delta, record = storage.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()
-        accelerator.wait_for_everyone()  # all that train with this process have looked, before one of them writes
+        accelerator.wait_for_everyone()  # all processes have looked before one of them writes
         if record is None or not kept or storage.mode == "force":
             record = self._train(run, self._rivals(job, needs), tell, keep=storage.deltas or job.out is not None)
         if job.out is not None and record.status == "done" and accelerator.is_main_process:
@@ -202,7 +201,7 @@ class Engine:
         return _result(job, record)
 
     def tidy(self, jobs: Sequence[Job], needs: Outcomes) -> None:
-        """Remove the checkpoints of runs that are done, which stay where a kill came between record and clean-up."""
+        """Remove the checkpoints of runs that have a record: a kill between record and clean-up leaves them behind."""
         left = {file.stem: file for file in self._unfinished.glob("*.safetensors")}
         for job in jobs if left else ():
             done = job.key in needs and needs[job.key].id
@@ -227,7 +226,7 @@ class Engine:
     # Runs
 
     def setup_run(self, job: TrainJob, needs: Outcomes) -> Run:
-        """A run as it is to be made, once what it needs is settled."""
+        """The run of a job, once what it needs is settled."""
         file = job.mask_file if job.mask is None else self._masks / needs[job.mask].id
         mask = None if file is None else Mask.load(file, self.session.base)
         selection = None if mask is None else mask.selection
@@ -241,12 +240,12 @@ class Engine:
         return self.session.prepare(self.data(job), name, rate, job.seed, rules, selection)
 
     def _rivals(self, job: TrainJob, needs: Outcomes) -> list[Record]:
-        """The whole runs of the same search that came before."""
+        """The records of the finished runs of the same search that came before."""
         found = (self.store.get(needs[key].id) for key in job.rivals if needs[key].state == "done")
         return [record for record in found if record is not None]
 
     def _train(self, run: Run, rivals: Sequence[Record], tell: Tell, *, keep: bool) -> Record:
-        """Train a run and those together with it; deltas are kept where asked for, and then records in the store."""
+        """Train a run and those together with it; save their deltas if `keep`, then their records."""
         storage, rule, accelerator = self.storage, self.setup.prune, self.session.accelerator
         checkpoint = self._unfinished / f"{run.training}.safetensors" if storage.checkpoints else None
         if checkpoint is not None and storage.mode == "force" and accelerator.is_main_process:
@@ -275,7 +274,7 @@ class Engine:
                 self.store.put(record)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-        accelerator.wait_for_everyone()  # each finds the record from here on
+        accelerator.wait_for_everyone()  # from here on every process finds the record
         return next((record for record in records if record.id == run.id), records[0])
 
 

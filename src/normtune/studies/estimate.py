@@ -1,4 +1,4 @@
-"""How long a study takes: how much text its jobs read, and how fast a few steps of each kind of job read."""
+"""Estimate how long a study takes, from how much text its jobs read and how fast a trial of each kind reads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from normtune.training.splits import parts_of
 
 #: Texts that a mean length is taken over.
 _SAMPLE = 200
-#: Characters of a token, for texts that are cut.
+#: Characters counted for a token, in texts that are cut.
 _TOKEN = 5
-#: An evaluation has no backward pass.
+#: Cost of an evaluation, which has no backward pass, relative to training.
 _FORWARD = 1 / 3
 _TRIAL_BATCHES, _TRIAL_EXAMPLES = 2, (16, 16, 64)
 
 
 def sizes(study: Study) -> dict[str, float]:
-    """By key how much the missing jobs of a study read, in characters of text.
+    """How much each missing job of a study reads, by key, in characters of text.
 
-    A run reads its training data once an epoch; to evaluate costs a third of it. A mask reads nothing.
+    A run reads its training data once an epoch; evaluating a text counts as a third of it. A mask reads nothing.
     """
     size = cache(partial(_size, study.engine))
     return {
@@ -38,9 +38,9 @@ def sizes(study: Study) -> dict[str, float]:
 
 
 def estimate(study: Study) -> dict[str, float]:
-    """By key how many seconds the missing jobs of a study take on this machine, by a trial of each kind of job.
+    """Seconds that each missing job of a study takes on this machine, by key, from a trial of each kind of job.
 
-    A masked run takes as long as LayerNorm's. Jobs of a kind that cannot be tried are missing.
+    A masked run is taken to last as long as LayerNorm's. Jobs of a kind that cannot be tried are left out.
     """
     kinds, read = defaultdict[str, list[FisherJob | TrainJob]](list), sizes(study)
     seconds = {job.key: 0.0 for job in study.missing if isinstance(job, MaskJob)}
@@ -55,12 +55,12 @@ def estimate(study: Study) -> dict[str, float]:
 
 
 def _method(job: TrainJob) -> str:
-    """The method of a run, or the one that is as fast as its mask."""
+    """The method of a run, or of a masked run the one that is as fast."""
     return job.method if job.mask is None else CANDIDATES
 
 
 def _size(engine: Engine, files: OwnFiles | None, task: str, *, fisher: bool) -> float:
-    """What a measurement or a run on a task reads."""
+    """Characters that a measurement or a run on a task reads."""
     setup, data = engine.setup, engine.task(task, files)
     length, parts = _length(engine, data), parts_of(data, setup.protocol)
     if fisher:
@@ -69,7 +69,7 @@ def _size(engine: Engine, files: OwnFiles | None, task: str, *, fisher: bool) ->
 
 
 def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
-    """Characters a second in a few steps of a job."""
+    """Characters that a job reads per second, over a few steps."""
     data, rules, session = engine.data(job), engine.setup.protocol, engine.session
     length = _length(engine, data)
     if isinstance(job, FisherJob):
@@ -77,18 +77,18 @@ def _speed(engine: Engine, job: FisherJob | TrainJob) -> float:
         pinned = own.config.model_copy(update={"head_seeds": own.config.head_seeds[:1]})
         trials = (pinned.model_copy(update={"examples": number}) for number in _TRIAL_EXAMPLES)
         _, some, more = (replace(own, config=config).measure().record for config in trials)  # the first one warms up
-        # The difference leaves out what every measurement pays once; a task of so few examples takes no time.
+        # The difference cancels the fixed cost of a measurement; a task with so few examples takes no time.
         return length * max(more.examples - some.examples, 1) / max(more.seconds - some.seconds, 1e-3)
     shorter = {"epochs": 2, "max_train": _TRIAL_BATCHES * rules.batch_size, "max_dev": rules.batch_size}
     brief = rules.model_copy(update={"name": "trial", **shorter})
     trial = session.measured(session.prepare(data, _method(job), 1e-6, job.seed, brief), keep=False)
-    first, second = session.run(trial)[0].curve  # the first epoch pays for what is made ready once
+    first, second = session.run(trial)[0].curve  # the first epoch includes the set-up
     read = len(trial.parts.train) + _FORWARD * len(trial.parts.pick)
     return length * read / max(second.seconds - first.seconds, 1e-3)
 
 
 def _length(engine: Engine, data: TaskData) -> float:
-    """Mean characters of a training example, as far as they are read; of a picture 1."""
+    """Mean characters read of a training example that is a text or a pair; 1 for any other kind of input."""
     limit, split = _TOKEN * engine.setup.protocol.max_length, data.labelled("train")
     if split.kind != "text":
         return 1.0

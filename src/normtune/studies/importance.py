@@ -1,4 +1,4 @@
-"""A study's measurements of Fisher information, and the masks that are made of them in its folder."""
+"""A study's measurements of Fisher information, and the masks made from them in its folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from normtune.studies.config import Setup
 from normtune.studies.jobs import MaskJob, Outcomes
 from normtune.training.splits import parts_of
 
-#: What the masks of a study are taken of.
+#: The candidates of a study's masks.
 CANDIDATES = "layernorm"
 
 
 def measurement(
     setup: Setup, base: Base, data: TaskData, folder: Path | None = None, config: FisherConfig | None = None
 ) -> Measurement:
-    """What is measured of a task, by default what masks of a study need, and in which folder it is kept."""
+    """The measurement of a task, by default the one that a study's masks need; `folder` is where it is kept."""
     wanted = config or asked(setup, Estimator())
     facts = {"model": base.name, "revision": base.revision, "dtype": setup.dtype, "task": data.task.name}
     made = wanted.model_copy(update={**facts, "max_length": setup.protocol.max_length})
@@ -33,7 +33,7 @@ def measurement(
 
 
 def asked(setup: Setup, estimator: Estimator) -> FisherConfig:
-    """What a study's masks need to have measured of a task."""
+    """The measurement of a task that a study's masks need."""
     return FisherConfig(
         model=setup.model,
         task="",
@@ -44,7 +44,7 @@ def asked(setup: Setup, estimator: Estimator) -> FisherConfig:
     )
 
 
-#: Gives a task's data.
+#: From a task's name to its data.
 Data = Callable[[str], TaskData]
 
 
@@ -71,10 +71,10 @@ def mask_file(folder: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Se
 
 
 def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: Data) -> None:
-    """Make a mask, over what was there, of measurements in the folder `fishers` or of texts."""
+    """Make a mask from measurements in the folder `fishers` or from texts, and write it over an existing `file`."""
     candidates = select(base.layout, CANDIDATES)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=bool(job.fishers)))
-    # What leave-one-out leaves out is not among the measurements, but the recipe names it.
+    # The recipe also names the task that leave-one-out leaves out, which is not among the measurements.
     tasks = tuple(sorted({*job.tasks, *([job.task] if job.task else [])}))
     recipe = MaskRecipe.of(
         job.mask, tasks=tasks, target=job.task, within=CANDIDATES, fraction=job.fraction, seed=job.seed or 0
@@ -84,4 +84,4 @@ def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Outcomes, base: Ba
         texts=lambda task: base.encode(_texts(setup, data(task)), setup.protocol.max_length),
     )
     mask = make(base, recipe, sources)
-    mask.save(file, over=True)  # which another study may read or make at this moment
+    mask.save(file, over=True)  # another study may read or make it at this moment

@@ -15,7 +15,7 @@ from normtune.studies.manifest import OwnFiles
 
 
 class _Named(Strict):
-    """A value whose key is a hash of all its fields, the keys of the jobs that it needs among them."""
+    """A value whose key is a hash of all its fields, including the keys of the jobs that it needs."""
 
     @property
     def key(self) -> str:
@@ -27,7 +27,7 @@ class FisherJob(_Named):
     """A measurement of Fisher information.
 
     Attributes:
-        task: On which task.
+        task: The task.
         config: What is measured and how; None measures what a study needs.
         needs: Keys of the jobs that come first: none.
         about: What is measured.
@@ -42,14 +42,14 @@ class FisherJob(_Named):
 
 
 class MaskJob(_Named):
-    """The making of a mask of LayerNorm.
+    """Makes a mask of LayerNorm.
 
     Attributes:
         mask: What kind of mask.
         fraction: How much of LayerNorm it takes.
         task: The task that it is for; None where it is the same for all.
         tasks: The tasks whose Fisher information goes in, sorted.
-        fishers: For each of these the key of the measurement.
+        fishers: Keys of their measurements, in the same order.
         seed: Seed of a random mask.
     """
 
@@ -76,17 +76,17 @@ class TrainJob(_Named):
     """A run.
 
     Attributes:
-        task: On which task.
-        files: The files that the task is in, where it is of no suite.
+        task: The task.
+        files: The user's own files that hold the task; None for a suite's task.
         method: Name of the method or of the mask.
         seed: The run's seed.
         rate: Its rate, or None for the best of those in `best_of`.
-        best_of: Keys of the runs of which the best one's rate is taken.
-        beyond: Whether the next rate beyond the best is taken instead, where the best is the lowest or the highest of
-            those in `best_of`; otherwise the job is not needed.
+        best_of: Keys of the runs whose best one gives the rate.
+        beyond: Whether to take the next rate beyond the best instead, if the best is the lowest or the highest of those
+            in `best_of`; if it is neither, the job is not needed.
         mask: Key of the job that makes the mask, where one is trained.
-        mask_file: A file of the mask, instead.
-        rivals: Keys of the runs of the same search that come first, where it may be dropped for being behind them.
+        mask_file: File of the mask, instead of `mask`.
+        rivals: Keys of the runs of the same search that come first, if it may be pruned for being behind them.
         out: Folder for the run's delta, record and model card, where these are wanted.
         together: The tasks that train together, its own among them, sorted; empty where it trains alone. The first of
             their jobs trains them all.
@@ -121,7 +121,7 @@ Job = FisherJob | MaskJob | TrainJob
 
 
 def mask_name(kind: str, fraction: float) -> str:
-    """A mask's name as a method, as `MaskInfo.name` has it for a fraction of LayerNorm."""
+    """A mask's name as a method, the same as `MaskInfo.name` for a fraction of LayerNorm."""
     importance, scope = kind_of(kind)
     of_task = "" if IMPORTANCES[importance].needs == "nothing" else f"-{scope}"
     return f"{importance}{of_task}@{fraction}"
@@ -140,21 +140,21 @@ def describe(job: Job) -> str:
 
 
 class Result(Strict):
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         key: The job's key.
-        state: ``done``; ``failed``; ``pruned``, where it was dropped early as asked for; ``blocked``, where it was
-            never begun since what it needs failed; or ``skipped``, where no rate beyond those tried was needed.
+        state: ``done``; ``failed``; ``pruned`` (stopped early by the pruning rule); ``blocked`` (never begun, since a
+            job that it needs failed); or ``skipped`` (no rate beyond those tried was needed).
         id: Name of the record, or of the mask's file.
         known: Whether it was found rather than made.
-        error: What went wrong, or why it was dropped.
+        error: What went wrong, or why it was pruned.
         rate: The rate of a run.
-        picked: What rates are compared by: the primary metric where the epoch was picked.
+        picked: The score that rates are compared by: the primary metric on the data that the epoch was picked on.
         score: The run's score on dev.
-        note: What else there is to say of a run, in a few words.
-        seconds: Time that it took to make.
-        saved: Epochs that were not trained since it was dropped.
+        note: A remark on a run, in a few words.
+        seconds: Time that it took.
+        saved: Epochs that pruning saved.
     """
 
     key: str
@@ -178,11 +178,11 @@ def rate_of(job: TrainJob, results: Outcomes) -> float | None:
 
     Args:
         job: The run.
-        results: What became of the runs that it needs.
+        results: Results of the runs that it needs.
 
     Returns:
-        Its own rate; that of the best run it waits for, the lowest of equals; or the next one beyond. None where no run
-        that it waits for worked, or where the best lies between others.
+        Its own rate; that of the best run in `best_of`, the lowest of equals; or the next one beyond. None if no run in
+        `best_of` is done, or if the next one beyond is wanted and the best lies between others.
     """
     if job.rate is not None:
         return job.rate
@@ -212,11 +212,11 @@ def beyond(best: float, tried: Sequence[float]) -> float | None:
 
 
 def settled(job: Job, results: Outcomes) -> Result | None:
-    """What becomes of a job without doing it, once all that it needs is settled; None where it is to be done."""
+    """The result of a job that need not or cannot run, once all that it needs is settled; None if it is to be run."""
     best_of, rivals = (job.best_of, job.rivals) if isinstance(job, TrainJob) else ((), ())
     lost = [key for key in job.needs if key not in {*best_of, *rivals} and results[key].state != "done"]
     if lost:
-        return Result(key=job.key, state="blocked", error=f"it needs what failed: {results[lost[0]].error}")
+        return Result(key=job.key, state="blocked", error=f"a job that it needs failed: {results[lost[0]].error}")
     if isinstance(job, TrainJob) and rate_of(job, results) is None:
         if job.beyond:
             return Result(key=job.key, state="skipped")

@@ -1,4 +1,4 @@
-"""Tasks in files of the user's own, as plain values that any process can load, and a manifest of many of them."""
+"""Tasks in the user's own files, as plain values that any process can load, and a manifest of many of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from normtune.data.reading import Reading
 from normtune.data.task import PICTURE, TaskData
 from normtune.errors import ConfigError, DataError, known, refusing
 
-#: Bytes of a task's name, which becomes that of a folder.
+#: Limit in bytes of a task's name, which becomes a folder's name.
 _LONGEST = 100
 
 
@@ -55,10 +55,10 @@ class OwnFiles(Strict):
     read: str = ""
 
     def model_post_init(self, _: object) -> None:
-        """Check the name, which becomes that of a folder, and how the files are read.
+        """Check `name`, which becomes a folder's name, and `read`.
 
         Raises:
-            ConfigError: If the name is too long, or leads out of its folder, or the files cannot be read so.
+            ConfigError: If the name is too long or has other characters than a task's name may, or `read` does not fit.
         """
         Reading.of(self.read)
         name = "task" if self.name is None else self.name
@@ -72,14 +72,14 @@ class OwnFiles(Strict):
 
     @property
     def asks(self) -> KindName:
-        """What the labels are; of plain text there are none."""
+        """The kind of the task: ``language`` for plain text, which has no labels, else `kind`."""
         return "language" if is_running_text(self.train) else self.kind
 
     def load(self) -> TaskData:
         """Read the files.
 
         Returns:
-            The task, which remembers its columns, and what its author should know of the files.
+            The task with its data, its columns, and notes on the files for their author.
         """
         reading = Reading.of(self.read)
         if self.asks == "language":
@@ -92,7 +92,7 @@ class OwnFiles(Strict):
 
 
 def one_kind(of: Iterable[KindName]) -> KindName:
-    """The kind that stands for these, of tasks that are done on one model.
+    """One kind to load the model with, for tasks of these kinds on one model.
 
     Raises:
         ConfigError: If they need models of different classes.
@@ -110,7 +110,7 @@ class Manifest(Strict):
         model: Hub id, folder or packaged name.
         method: A method's name or an expression.
         protocol: The protocol's name.
-        epochs: Instead of the protocol's.
+        epochs: Epochs, instead of the protocol's.
         lr: A rate, several separated by commas, ``auto``, or None for the method's own.
         seed: The seed.
         tasks: The tasks; each has a name of its own.
@@ -132,8 +132,8 @@ def read_manifest(
 
     Args:
         path: The file.
-        given: What holds where the manifest does not say otherwise.
-        columns: What holds for each task that does not say otherwise.
+        given: Values of the keys that the manifest leaves out.
+        columns: Values of the keys that a task leaves out.
         model: The only model that the manifest may name, or None for any.
 
     Returns:
@@ -141,7 +141,7 @@ def read_manifest(
 
     Raises:
         DataError: If there is no such file, or it is no YAML.
-        ConfigError: If a key is unknown, a value does not fit, two tasks have one name, or the model is another.
+        ConfigError: If a key is unknown, a value does not fit, names are missing or repeated, or the model is another.
     """
     if not path.is_file():
         raise DataError(f"There is no manifest at {path}.")
@@ -169,7 +169,7 @@ def read_manifest(
 
 
 def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:
-    """What a manifest says, and what was given beside it where the manifest does not say otherwise."""
+    """The manifest's content, with missing keys filled in from `given` and `columns`."""
     if not isinstance(raw, dict):
         return raw
     whole = {**given, **raw}

@@ -1,4 +1,4 @@
-"""The output folder of a training: what is in it, taking it, and writing a run into it."""
+"""The output folder of a training: read its state, claim it, and write a run into it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from normtune.files import claim_folder, write_atomically
 from normtune.records.run import Record
 
 RECORD, CARD = "record.json", "README.md"
-#: Folder for the state of a training until it is finished, and the file in it that says which training it is, which
-#: is beside the results afterwards.
+#: Folder for the state of an unfinished training, the file in it that names the training, and that file's name beside
+#: the results afterwards.
 UNFINISHED, _TRAINING, _FINISHED = ".unfinished", "training", ".training"
 
-#: Bytes of a name in a path.
+#: Limit in bytes of a name in a path.
 _LONGEST = 100
 
 
@@ -30,11 +30,9 @@ class State:
     """What an output folder holds.
 
     Attributes:
-        kind: ``empty``, where it may be missing too; ``unfinished``; ``finished``; or ``foreign``, where what is in it
-            is not ours.
-        id: Of what is unfinished the training's identity, where it is known; of what is finished the run's, where it is
-            one.
-        training: Of what is finished, the training's identity, where it is known.
+        kind: ``empty`` (or missing); ``unfinished``; ``finished``; or ``foreign`` (its content is not ours).
+        id: If unfinished, the training's identity, where known; if finished, the run's, where it is a single run.
+        training: If finished, the training's identity, where known.
     """
 
     kind: Literal["empty", "unfinished", "finished", "foreign"]
@@ -43,10 +41,10 @@ class State:
 
 
 def read_state(folder: Path) -> State:
-    """What an output folder holds; a training that was stopped while it was cleaned up is unfinished or finished.
+    """What an output folder holds; a training killed during its clean-up counts as unfinished or finished.
 
     Raises:
-        OutputError: If it cannot be looked into.
+        OutputError: If it cannot be read.
         DataError: If its record is damaged.
     """
     aside = folder / UNFINISHED
@@ -67,16 +65,16 @@ def read_state(folder: Path) -> State:
 
 
 def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite: bool = False) -> bool:
-    """Take a folder for a training.
+    """Claim a folder for a training.
 
     Args:
         folder: The folder.
         training: The training's identity.
-        runs: Identities of runs any of which may be the training's result.
-        overwrite: Whether it may hold another training, whose results stay until the new ones are there.
+        runs: Identities of runs; a finished one of these in the folder counts as the training's result.
+        overwrite: Whether it may hold another training, whose results stay until the new ones are written.
 
     Returns:
-        Whether something of this very training is there, which it goes on from.
+        Whether the folder holds state of this very training to continue from.
 
     Raises:
         OutputError: If something else is in the folder.
@@ -102,7 +100,7 @@ def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite:
 
 
 def clear(folder: Path, keep: Collection[Path]) -> None:
-    """Remove what trainings left in a folder of ours, and in those of their runs inside, but for those to `keep`.
+    """Remove the results of trainings from a folder of ours and from the run folders inside, except those in `keep`.
 
     Raises:
         DataError: If a record is damaged.
@@ -123,7 +121,7 @@ def clear(folder: Path, keep: Collection[Path]) -> None:
 
 
 def lost(folder: Path) -> bool:
-    """Whether a run that was finished in a folder has its delta no more, or a damaged one."""
+    """Whether the delta of a run that was finished in a folder is missing or damaged."""
     if not (folder / RECORD).is_file():
         return False
     try:
@@ -134,7 +132,7 @@ def lost(folder: Path) -> bool:
 
 
 def finish(folder: Path) -> None:
-    """Remove the state that an unfinished training would have needed, and keep whose the results are."""
+    """Remove the state of an unfinished training, and keep a file that names the training of the results."""
     if (folder / UNFINISHED / _TRAINING).is_file():
         (folder / UNFINISHED / _TRAINING).replace(folder / _FINISHED)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -159,7 +157,7 @@ def write(folder: Path, record: Record, delta: Delta) -> None:
 
 
 def safe(name: str) -> str:
-    """A name for a path: without what could stumble over it, and not too long."""
+    """A name that is safe in a path: without special characters, and not too long."""
     plain = re.sub(r"[^\w.,@+-]+", "_", name).strip("_.") or "run"
     if len(plain.encode()) <= _LONGEST:
         return plain

@@ -1,4 +1,4 @@
-"""Plans: the jobs that a study or a table of trainings takes, each once, and after those that it needs."""
+"""Plans: the jobs of a study or of a table of trainings, each once, and after those that it needs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from normtune.studies.jobs import FisherJob, Job, MaskJob, TrainJob, mask_name
 from normtune.studies.pruning import trial_order
 from normtune.training.session import Session
 
-#: How many rates a search tries at most beyond those of the protocol, where it has so many rates and epochs: with fewer
-#: the best of them is mostly at an end, which says that little was learnt rather than that the grid is too narrow.
+#: The most rates that a search tries beyond the protocol's, and the least rates and epochs of the protocol for that:
+#: with fewer the best rate is mostly at an end, because little was learnt rather than because the grid is too narrow.
 BEYOND, _ENOUGH = 2, 3
 
 
 def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
     """The jobs of a study.
 
-    For every method each rate of its grid is tried on the first seed, as many for one as for another; as long as the
-    best is the lowest or the highest of them, the next half decade is tried too, at most twice, under a protocol of at
-    least three rates and epochs. The best one is used for the other seeds. A mask takes the rate that LayerNorm was
-    given on the task. With pruning the rates of a search come one after the other, from the middle one outwards.
+    Every method tries the same number of rates of its grid on the first seed; while the best is the lowest or the
+    highest of them, the next half decade is tried too, at most twice, under a protocol of at least three rates and
+    epochs. The other seeds use the best rate. A mask takes LayerNorm's rate on the task, unless `search_masks` is set.
+    With pruning the rates of a search run one after the other, from the middle one outwards.
 
-    Each job is there once, after those that it needs.
+    Each job occurs once, after those that it needs.
     """
     planner = _Study(config, session)
     for part in config.parts:
@@ -50,7 +50,7 @@ def plan(config: StudyConfig, session: Session) -> tuple[Job, ...]:
 
 
 class _Searches:
-    """Jobs, and the searches of rates among them."""
+    """The planned jobs, and the rate searches among them."""
 
     def __init__(self, setup: Setup) -> None:
         self._prune = setup.prune is not None
@@ -58,20 +58,20 @@ class _Searches:
         self.jobs: dict[str, Job] = {}
 
     def add(self, job: Job) -> str:
-        """Plan a job, unless it is planned; its key."""
+        """Plan a job, unless it is planned already; returns its key."""
         self.jobs.setdefault(job.key, job)
         return job.key
 
     def best(self, like: TrainJob, rates: Sequence[float], *, more: bool = True) -> TrainJob:
-        """Plan a run at each rate, ascending; with pruning they wait for each other.
+        """Plan a run at each rate; with pruning each waits for those before it.
 
         Args:
             like: The run, without a rate.
-            rates: The rates; one alone is not tried first.
+            rates: The rates, ascending; a single one is not tried first.
             more: Whether rates beyond them are tried, where the best is the lowest or the highest.
 
         Returns:
-            A run at the best of the rates, which is not planned.
+            A run at the best of the rates, not planned yet.
         """
         if len(rates) == 1:
             return like.model_copy(update={"rate": rates[0]})
@@ -104,7 +104,7 @@ class _Study:
             self.searches.add(FisherJob(task=task))
 
     def masks(self, kinds: Iterable[str]) -> None:
-        """Every task under every kind of mask at every fraction; none of LayerNorm is the head, all of it LayerNorm."""
+        """Every task under every kind of mask at every fraction; 0 is the head alone, 1 the whole LayerNorm."""
         wanted, candidates = list(kinds), len(self._session.spec(CANDIDATES))
         for fraction in self._config.fractions:
             if fraction and not size_of(candidates, fraction, None):
@@ -118,7 +118,7 @@ class _Study:
                         self._masked(task, kind, fraction)
 
     def _search(self, task: str, method: str, mask: str | None = None, name: str = "") -> TrainJob:
-        """The search of a method's rates on the first seed, or of a mask's called `name`, and a run at the best."""
+        """Plan a rate search on the first seed, for a method or a mask called `name`; returns a run at the best."""
         files, seed = self._files.get(task), self._config.seeds[0]
         like = TrainJob(task=task, files=files, method=name or method, seed=seed, mask=mask)
         return self.searches.best(like, sorted(self._session.grid(method)[: self._config.protocol.rates]))
@@ -140,7 +140,7 @@ class _Study:
             self.searches.add(best.model_copy(update=changes))
 
     def _mask(self, task: str, kind: str, fraction: float, seed: int) -> str:
-        """The mask of a kind for a task; a random one is drawn anew for each seed."""
+        """Plan the mask of a kind for a task; returns its key. A random one is drawn anew for each seed."""
         add, (name, scope) = self.searches.add, kind_of(kind)
         importance = IMPORTANCES[name]
         if importance.needs == "nothing":
@@ -157,7 +157,7 @@ class _Study:
         return add(MaskJob(mask=kind, fraction=fraction, task=target, tasks=tuple(tasks), fishers=fishers))
 
     def _fisher(self, task: str, estimator: str) -> FisherJob:
-        """The measurement of Fisher information for a mask."""
+        """The job that measures Fisher information for a mask."""
         own = Estimator(name=estimator)
         return FisherJob(task=task, config=None if own == Estimator() else asked(self._config, own))
 
@@ -170,9 +170,9 @@ TableRow = tuple[TrainJob, tuple[float, ...]]
 
 
 def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[str]) -> list[TableRow]:
-    """Every task under every method, task by task; `tasks` has a run of each, whatever its method.
+    """A row for every task and method, task by task; `tasks` has a run of each task, whose method is replaced.
 
-    Several tasks of a suite train together where the method can share.
+    Several tasks of a suite train together if the method is `shared`.
     """
     grids = {method: session.grid(method) for method in methods}
     names = tuple(sorted(task.task for task in tasks if task.files is None))
@@ -185,14 +185,14 @@ def method_rows(session: Session, tasks: Sequence[TrainJob], methods: Sequence[s
 
 
 def mask_rows(session: Session, tasks: Sequence[TrainJob], files: Sequence[Path]) -> list[TableRow]:
-    """Every task under every mask, task by task; `tasks` has a run of each, whatever its method.
+    """A row for every task and mask, task by task; `tasks` has a run of each task, whose method is replaced.
 
-    Masks of one name, made for different tasks, are one row: each task trains its own. A mask that stands alone
-    trains on every task, under a name that says whose it is where it was made for another (`MaskInfo.name_on`).
+    Of masks with the same name, made for different tasks, each task trains its own. A mask with a name of its own
+    trains on every task; if it was made for another one, it gets a name that says so (`MaskInfo.name_on`).
 
     Raises:
         SelectionError: If a mask is of another model.
-        ConfigError: If several masks have one name, and not one of them alone was made for a task.
+        ConfigError: If several masks have the same name, and not exactly one of them was made for a task.
     """
     masks = [(file.absolute(), Mask.load(file, session.base)) for file in files]
     rows = []
@@ -223,7 +223,7 @@ def trainings(
     """The jobs of a table: every rate on the first seed, then the best rate on the others.
 
     Args:
-        setup: Says how many rates of a grid a search tries, and whether lost ones are dropped.
+        setup: Says how many rates of a grid a search tries, and whether lost ones are pruned.
         rows: The table's rows, a task each.
         seeds: Seeds, in order.
         rates: Rates to try, or None for the rows' own.

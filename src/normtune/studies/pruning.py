@@ -1,9 +1,9 @@
-"""Dropping clearly lost learning rates early: on request, by a rule that no order of execution changes.
+"""Prune clearly lost learning rates early, on request, by a rule that does not depend on the order of execution.
 
-The rates of a search are run one after the other, the middle one first. A rate is dropped after the first epoch at
-which its best score so far lies more than a margin below the best that any whole run before it had at the same epoch.
-Rules that compare with whatever else happens to have run (median stopping, asynchronous successive halving) would
-decide otherwise on another machine, or when a study is continued; this one sees only runs that were finished before.
+The rates of a search run one after the other, the middle one first. A rate is pruned after the first epoch at which its
+best score so far is more than a margin below the best that any finished run before it had by the same epoch. Rules that
+compare with whatever else has run by then (median stopping, asynchronous successive halving) can decide differently on
+another machine, or when a study is continued; this one sees only the runs of the search that finished before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from normtune.training.splits import Run
 
 
 def trial_order(rates: Sequence[float]) -> tuple[float, ...]:
-    """The order in which a search with pruning tries rates: from the middle one outwards, of two the lower first."""
+    """The order in which a search with pruning tries rates: from the middle one outwards, the lower of two first."""
     rising = sorted(rates)
     middle = len(rising) // 2
     return tuple(sorted(rising, key=lambda rate: (abs(rising.index(rate) - middle), rate)))
@@ -27,17 +27,17 @@ def trial_order(rates: Sequence[float]) -> tuple[float, ...]:
 def verdict(
     rule: Pruning, primary: str, curve: Sequence[EpochScore], epochs: int, rivals: Sequence[Record]
 ) -> Pruned | None:
-    """Whether a run is lost: at the first epoch that says so, however long it has been trained since.
+    """Why a run is lost, at the first epoch where it is, however long it has trained since; None if it is not.
 
     Args:
-        rule: When it is.
+        rule: When a run is lost.
         primary: Name of the metric that rates are compared by.
         curve: The run's epochs so far.
         epochs: How many it is to have; after the last there is nothing to save.
         rivals: Whole runs of other rates of the same search.
 
     Returns:
-        What it was lost by, or None.
+        The comparison that it lost, or None.
     """
     for epoch in range(rule.first(epochs), min(len(curve), epochs - 1) + 1) if rivals else ():
         own, rising = _best(curve, primary, epoch), sorted(rivals, key=lambda rival: rival.config.rate)
@@ -57,15 +57,15 @@ def verdict(
 
 
 def judge(rule: Pruning, run: Run, rivals: Sequence[Record]) -> Judge:
-    """Lets a training go on as long as it is not lost (see `verdict`)."""
+    """A judge that lets a training go on as long as it is not lost (see `verdict`)."""
     primary, epochs = run.data.task.primary, run.config.protocol.epochs
     return lambda curve, _: verdict(rule, primary, curve, epochs, rivals) is None
 
 
 def pruned_identity(identity: str, rule: Pruning, rivals: Sequence[Record]) -> str:
-    """The identity of a run that was dropped, which is not the whole run's `identity`.
+    """The identity of a pruned run, which differs from `identity`, that of the whole run.
 
-    It follows from the whole run's, from the rule and from all that the run was compared with.
+    It depends on the whole run's, on the rule, and on all runs that this one was compared with.
     """
     return fingerprint({
         "run": identity,
@@ -75,7 +75,7 @@ def pruned_identity(identity: str, rule: Pruning, rivals: Sequence[Record]) -> s
 
 
 def pruned(session: Session, run: Run, rule: Pruning, rivals: Sequence[Record], error: PrunedError) -> Record:
-    """The record of a run that was dropped for being behind `rivals`, with its curve until then."""
+    """The record of a run that was pruned for being behind `rivals`, with its curve until then."""
     why = verdict(rule, run.data.task.primary, error.curve, run.config.protocol.epochs, rivals)
     assert why is not None
     return session.record(
@@ -91,5 +91,5 @@ def pruned(session: Session, run: Run, rule: Pruning, rivals: Sequence[Record], 
 
 
 def _best(curve: Sequence[EpochScore], primary: str, epoch: int) -> float:
-    """The best score of the first so many epochs."""
+    """The best score of the first `epoch` epochs."""
     return max(point.scores[primary] for point in curve[:epoch])

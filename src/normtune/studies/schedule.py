@@ -9,14 +9,14 @@ from normtune.studies.jobs import Job, Outcomes, Result, settled
 
 
 class Watcher(Protocol):
-    """Is told how jobs go."""
+    """Receives the progress of jobs."""
 
     def begin(self, job: Job) -> None:
-        """A job begins; once more where its worker died."""
+        """A job begins; called again if its worker died."""
         return
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
-        """A job has come so far."""
+        """A job has done `done` of `total`."""
         return
 
     def end(self, job: Job, result: Result) -> None:
@@ -30,11 +30,11 @@ class Silent(Watcher):
 
 
 class Schedule:
-    """Jobs that wait, that run, and what became of the others.
+    """Waiting jobs, running jobs, and the results of the others.
 
     Args:
         jobs: All jobs, each after those that it needs.
-        known: What became of some of them before.
+        known: Results of those that are settled already.
         watcher: Called as jobs begin, go on and end.
     """
 
@@ -45,10 +45,10 @@ class Schedule:
         self._running: dict[str, Job] = {}
 
     def take(self) -> tuple[Job, Outcomes] | None:
-        """The first job that can begin now, which then counts as running, and what became of those that it needs.
+        """Take the first job that can begin now, which then counts as running, and the results of those that it needs.
 
-        On the way to it jobs are settled that are not to be done: what they need failed, or they turned out not to be
-        needed. None where all jobs must wait for those that run, or none is left.
+        Jobs before it that are not to be run, since what they need failed or they are not needed, are settled. None if
+        all waiting jobs need a running one, or no job is left.
         """
         for job in [*self._waiting.values()]:
             if not all(key in self.results for key in job.needs):
@@ -62,10 +62,10 @@ class Schedule:
         return None
 
     def give_back(self, job: Job) -> None:
-        """Let a running job wait again, as the first of all."""
+        """Put a running job back as the first that waits."""
         self._waiting = {job.key: self._running.pop(job.key), **self._waiting}
 
     def settle(self, result: Result) -> None:
-        """Note what became of a running job."""
+        """Record the result of a running job."""
         self.results[result.key] = result
         self.watcher.end(self._running.pop(result.key), result)

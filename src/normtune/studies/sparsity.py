@@ -1,4 +1,4 @@
-"""Pruning: the lowest entries of a model's matrices really become zero, and what is left is scored."""
+"""Pruning: set the lowest-ranked entries of a model's matrices to zero, and score what is left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RANKED = FIRST_ORDER, LEARNT = "first-order", "learnt"
 
 
 class Pruner:
-    """A model whose entries are made zero, and put back.
+    """Sets entries of a model to zero, and puts them back.
 
     Args:
         session: The base model.
@@ -46,7 +46,7 @@ class Pruner:
         delta: The delta on the base model, or None for the model as it was pre-trained.
 
     Raises:
-        ConfigError: If nothing can be scored, or an importance needs what there is not.
+        ConfigError: If nothing can be scored, or an importance needs runs.
     """
 
     def __init__(self, session: Session, data: TaskData, config: PruneConfig, delta: Delta | None) -> None:
@@ -91,7 +91,7 @@ class Pruner:
 
     @cached_property
     def _dev(self) -> Encoded:
-        """What is scored."""
+        """The dev examples, which are scored."""
         return self.base.encode(self._parts.dev["dev"], self.config.protocol.max_length)
 
     def _points(self) -> Iterator[PrunePoint]:
@@ -114,7 +114,7 @@ class Pruner:
                 )
 
     def _ranked(self, name: str, sample: Encoded) -> Ranked:
-        """Gives for a sparsity the entries of the layers' matrices that an importance ranks lowest."""
+        """A function from a sparsity to the entries of the layers' matrices that an importance ranks lowest."""
         base, importance = self.base, IMPORTANCES[name]
         within = where(base.layout, lambda p: p.layer is not None and len(p.shape) == 2 and p.sub == "weight")
         given = Given(base, within, self.config.seed, texts=sample)
@@ -130,7 +130,7 @@ class Pruner:
         return lambda sparsity: (top(worst, fraction=sparsity), len(within), apply)
 
     def _structured(self, name: str, sample: Encoded) -> Ranked:
-        """Gives for a sparsity what belongs to the heads or units that are ranked lowest."""
+        """A function from a sparsity to the entries of the lowest-ranked heads or units."""
         base, task, seed = self.base, self._data.task, self.config.seed
         structure = known("structure", self.config.structure or "", STRUCTURES)
         of = sum(base.layout.by_name[name].size for name in ends(base, structure))
@@ -140,7 +140,7 @@ class Pruner:
         return lambda part: (lowest(base, scores, part), of, None)
 
     def _scored(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
-        """All metrics on dev as the model is now, where it has a trained head; and with LayerNorm retrained."""
+        """All metrics on dev as the model is now, if its head is trained; and with LayerNorm retrained, if wanted."""
         scores, retrained, config = None, None, self.config
         if self._delta is not None:
             scores = score(self.base, self._dev, self._data.task)
@@ -151,7 +151,7 @@ class Pruner:
         return scores, retrained
 
 
-#: Gives, for a sparsity, the entries that go, of how many, and what makes up for them.
+#: From a sparsity to the entries to prune, the number of candidates, and a function that makes up for the loss.
 Ranked = Callable[[float], tuple[Selection, int, Callable[[Selection], None] | None]]
 
 
@@ -162,13 +162,13 @@ def zeroed(
     update: Callable[[Selection], None] | None = None,
     off: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """Within this context entries of a model are zero; afterwards they and all others are as they were.
+    """Set entries of a model to zero within this context; afterwards all entries are as they were.
 
     Args:
         base: The model.
         gone: The entries.
-        update: Makes them zero and lets others of their parameters make up for it.
-        off: What entries are instead of zero, by parameter.
+        update: Sets them to zero and adjusts other entries of their parameters to make up for it.
+        off: Values that entries get instead of zero, by parameter.
     """
     parameters = {name: base.model.get_parameter(name) for name in gone.chosen}
     with ExitStack() as undo:

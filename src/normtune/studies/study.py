@@ -1,4 +1,4 @@
-"""A study: what is to be done, and doing it."""
+"""A study: its jobs, the results so far, and running the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Study:
     Attributes:
         config: What it consists of.
         jobs: All its jobs, each after those that it needs.
-        engine: What finds and does them in this process.
+        engine: Finds their results and runs them in this process.
     """
 
     config: StudyConfig
@@ -35,7 +35,7 @@ class Study:
 
     @cached_property
     def known(self) -> dict[str, Result]:
-        """By key what became of the jobs that were done before this is asked, or that turned out not to be needed."""
+        """Results by key, as of the first access, of jobs that are done or turned out not to be needed."""
         known: dict[str, Result] = {}
         for job in self.jobs:
             if known.keys() >= {*job.needs}:
@@ -46,29 +46,29 @@ class Study:
 
     @property
     def missing(self) -> tuple[Job, ...]:
-        """The jobs that are to be done."""
+        """The jobs that are to be run."""
         return tuple(job for job in self.jobs if job.key not in self.known)
 
     def run(self, executor: Executor | None = None, watcher: Watcher | None = None) -> dict[str, Result]:
-        """Do what is missing; the study's file is written first.
+        """Run the missing jobs; the study's file is written first.
 
         Args:
-            executor: Who does it; by default this process.
+            executor: Runs them; by default this process.
             watcher: Called as jobs begin, go on and end.
 
         Returns:
-            What became of every job, by key.
+            The result of every job, by key.
         """
         schedule = Schedule(self.jobs, self.known, watcher)
         if self.engine.storage.mode != "read-only":
             self._keep()
             self.engine.tidy(self.jobs, self.known)
             (executor or Here()).run(schedule, self.engine)
-            self._keep()  # again, where another study wrote it meanwhile
+            self._keep()  # again, in case another study wrote it meanwhile
         return schedule.results
 
     def _keep(self) -> None:
-        """Write the study's file; with one that asks for more or other parts of the same study, both are kept."""
+        """Write the study's file, merged with the one that is there if `StudyConfig.merged` can."""
         file = self.engine.storage.results / FILE
         joint = StudyConfig.load(file).merged(self.config) if file.is_file() else None
         (joint or self.config).save(file)

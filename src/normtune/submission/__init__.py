@@ -1,1 +1,1 @@
-"""Submissions to the GLUE server: the files it takes, who answers them, and the record of what it replied."""
+"""Submissions to the GLUE server: the files it takes, the deltas that answer them, and the record of its reply."""

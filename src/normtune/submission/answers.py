@@ -1,4 +1,4 @@
-"""Answers for GLUE's test files: the deltas that give them, what is missing for a submission, and the answers."""
+"""Answers GLUE's test files: finds the deltas and what is missing for a submission, and computes the answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from normtune.submission.files import FILES, TASKS, WNLI_MAJORITY, AnswerFile, c
 
 #: Texts that are tokenized at a time: QQP's 390,965 pairs would not fit into memory beside a large model.
 CHUNK = 128 * EVAL_BATCH
-#: Stands for an empty text. QQP's test file has a few, and every row must be answered.
+#: Replaces an empty text. QQP's test file has a few, and every row must be answered.
 EMPTY = "-"
 _RECORD = "record.json"
 
@@ -33,7 +33,7 @@ def named(given: Iterable[str]) -> dict[str, Source]:
     """The deltas that a user lists (folders, files or hub ids), by task.
 
     Raises:
-        ConfigError: If two are of one task.
+        ConfigError: If two are of the same task.
         DeltaError: If there is no such delta, or it is of a task that no delta answers.
     """
     sources: dict[str, Source] = {}
@@ -47,7 +47,7 @@ def named(given: Iterable[str]) -> dict[str, Source]:
 
 
 def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
-    """By task the delta of the best run on dev, and of equal ones the first seed; tasks outside GLUE are ignored.
+    """For each task, the delta of the best run on dev, or the lowest seed on ties; tasks outside GLUE are ignored.
 
     Args:
         folder: The output of ``normtune train``: records with their deltas beside them, at any depth.
@@ -125,8 +125,8 @@ def plan(
         files: The files of a submission.
 
     Returns:
-        The files that can be answered, in the server's order, and why the server would refuse them: parts of a
-        sentence, or nothing if it would not.
+        The files that can be answered, in the server's order, and clauses that say why the server would refuse them;
+        none if it would not.
     """
     sizes = {} if data is None else {name: rows for name, (_, rows) in survey(data).items()}
     parts, bare, absent = [], {}, []
@@ -168,8 +168,8 @@ def answer(
         For each file its part of the record, and its text.
 
     Raises:
-        DataError: If a test file has another number of texts than planned.
-        DeltaError: If a delta is of another base, or gives a number that is not finite.
+        DataError: If a test file has a different number of texts than planned.
+        DeltaError: If a delta is for another base, or gives a number that is not finite.
     """
     answered = []
     base: Base | None = None
@@ -191,7 +191,7 @@ def answer(
 def _answer(
     part: Part, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The answers of a delta that is applied to its base, and of what texts they are, for the record."""
+    """The answers of a delta that is applied to its base, and facts about the texts for the record."""
     examples = load_glue(part.file.task, data).split(part.file.split)
     if len(examples) != part.rows:
         raise DataError(f"{part.file.place} has {len(examples):,} texts where there should be {part.rows:,}.")

@@ -1,4 +1,4 @@
-"""A submission on disk: the zip for the server and, beside it, its record, which takes the server's reply."""
+"""A submission on disk: the zip for the server and, beside it, its record, to which the server's reply is added."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normtune.versions import versions
 _OVERALL = "overall"
 #: The metrics of each task's score in a reply, by its title.
 _METRICS = {file.title: file.metrics for file in FILES} | {_OVERALL: (_OVERALL,)}
-#: Those that can be below zero.
+#: The metrics that can be below zero.
 _SIGNED = {"matthews", "pearson", "spearman", _OVERALL}
 
 
@@ -67,12 +67,12 @@ def add_reply(path: Path, reply: Path) -> SubmissionRecord:
     """Put the server's reply into the record of the submission at `path`, in place of an earlier one.
 
     Raises:
-        DataError: If the zip has changed since its record was written, or holds no file that has a score.
+        DataError: If the zip has changed since its record was written, or it lacks a file that has a score.
     """
     place = path.with_suffix(".json")
     record = SubmissionRecord.load(place)
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
-        raise DataError(f"{path} was changed since {place} was written; the scores may be of another.")
+        raise DataError(f"{path} was changed since {place} was written; the scores may belong to another submission.")
     scores, overall = read_reply(reply)
     if absent := scores.keys() - {answered.title for answered in record.answers}:
         raise DataError(
@@ -86,14 +86,14 @@ def add_reply(path: Path, reply: Path) -> SubmissionRecord:
 def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
     """Read the server's reply: a CSV file with the columns ``task,score``.
 
-    Tasks are called as their files (``MNLI-m``), the average over tasks ``overall``. Scores are the server's, times
+    Tasks are named like their files (``MNLI-m``), the average over tasks ``overall``. Scores are the server's, times
     100; two scores of one task are in the server's order: ``MRPC,88.9/84.8``.
 
     Returns:
         Scores by file and metric, and the average or None, as fractions of 1.
 
     Raises:
-        DataError: If the file cannot be read, or a task or score in it cannot be true.
+        DataError: If the file cannot be read, or a task or score in it is invalid.
     """
     rows = read_rows(path)
     titles = {plain(title): title for title in _METRICS}
@@ -116,7 +116,7 @@ def read_reply(path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
 
 
 def _fractions(text: str) -> list[float]:
-    """Scores as fractions of 1; nothing if one of them is no number from -100 to 100."""
+    """Scores as fractions of 1; empty if one of them is not a number from -100 to 100."""
     try:
         values = [float(part) for part in text.split("/")]
     except ValueError:

@@ -13,7 +13,7 @@ from normtune.data.glue import HIGHEST_SCORE
 from normtune.data.glue_tasks import COLUMNS, GLUE
 
 #: The answer for every row of WNLI: ``not_entailment``, 323 of the 635 training examples. Models that are fine-tuned on
-#: WNLI do worse, so its score says nothing of a method.
+#: WNLI do worse, so its score says nothing about a method.
 WNLI_MAJORITY = 0
 
 # A fixed date: the same answers give the same bytes.
@@ -85,10 +85,10 @@ TASKS = tuple(dict.fromkeys(file.model for file in FILES if file.model is not No
 
 
 def content(file: AnswerFile, answers: np.ndarray) -> str:
-    """The text of a file: a header and a line for each row, with tabs.
+    """The text of a file: a header and a line for each row, separated by tabs.
 
-    Rows are numbered from 0 in the order of the test file. Scores are clipped to 0..5 and have three decimals, as those
-    of GLUE's own baselines.
+    Rows are numbered from 0 in the order of the test file. Scores are clipped to 0..5 and have three decimals, as in
+    GLUE's own baselines.
 
     Args:
         file: Which one.

@@ -40,7 +40,7 @@ class Passes:
         columns: Which of the head's outputs are the task's.
 
     Raises:
-        ConfigError: If products are to be lowered that are not float32, or in plain torch.
+        ConfigError: If products are to be bfloat16 with a model that is not float32, mixed precision or plain torch.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Passes:
         mixed = accelerator.mixed_precision != "no"
         if protocol.products == "bfloat16" and (plain or mixed or base.model.dtype != torch.float32):
             raise ConfigError(
-                "products=bfloat16 of a protocol is for a float32 model in the fast ways; leave out --precision and"
-                " --plain, or it."
+                "A protocol's products=bfloat16 needs a float32 model in the fast ways; leave out --precision and"
+                " --plain, or products=bfloat16."
             )
         self.base, self.protocol, self.accelerator = base, protocol, accelerator
         options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or Kept()}
@@ -76,14 +76,14 @@ class Passes:
         self._loss = task.asks.loss(task)
 
     def on(self, task: Task, train: Encoded, pick: Encoded, columns: slice) -> Self:
-        """Passes of the same model over another task, whose outputs of the head are those at `columns`."""
+        """Passes of the same model over another task, whose part of the head's outputs is at `columns`."""
         other = copy.copy(self)
         other._take(task, train, pick, columns)
         return other
 
     @property
     def primary(self) -> str:
-        """Name of the score that the best epoch has most of."""
+        """Name of the score by which the best epoch is picked."""
         return self.task.primary
 
     @property
@@ -144,8 +144,8 @@ class Passes:
 def train_mode(model: nn.Module, *, dropout: bool, statistics: bool = False) -> None:
     """Put a model into the mode that it trains in, with dropout on, in every module that has any, or off.
 
-    BatchNorm normalises by its running statistics and leaves them alone, or it normalises by the batch and updates them
-    (`statistics`).
+    BatchNorm normalises by its running statistics and leaves them alone or, with `statistics`, normalises by the batch
+    and updates them.
     """
     model.train(dropout)
     for module in model.modules():

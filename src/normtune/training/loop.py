@@ -47,7 +47,7 @@ class Tick:
 
 
 class PrunedError(NormtuneError):
-    """A training that was ended after the epochs of `curve`, and so many steps and seconds, as it was judged lost."""
+    """A training that was judged lost and ended, after the epochs of `curve`, in `steps` steps and `seconds`."""
 
     def __init__(self, curve: tuple[EpochScore, ...], steps: int, seconds: float) -> None:
         super().__init__(f"The training was ended after {len(curve)} epochs, since it was judged to be lost.")
@@ -69,8 +69,8 @@ class Loop:
         run: Identity of the run; a checkpoint of another run is not continued.
         checkpoint: File that the state is kept in, or None to keep none.
         watch: Called after each step.
-        judge: Called after each epoch, and when a training is continued; where it answers no, the training ends. Its
-            answer counts for nothing where the method's first epochs cannot be its best: curves do not say which these
+        judge: Called after each epoch, and when a training is continued; where it returns False, the training ends.
+            Its answer is ignored for a method whose first epochs cannot be its best: curves do not say which these
             are.
     """
 
@@ -111,11 +111,11 @@ class Loop:
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with forked, passes.ways.context(), ExitStack() as after:
             after.callback(model.train, was_training)
-            # Each process drops out on its own; the first draws as a single process would.
+            # Each process draws its own dropout; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
             self._state.resume()
             if passes.accelerator.process_index and self.step:
-                # A checkpoint holds the first process's draws, which the others must not repeat.
+                # A checkpoint holds the first process's random state, which the others must not use.
                 torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index + self.step)
             self._ask()
             while self._state.progress.epoch < self._protocol.epochs:
@@ -139,7 +139,7 @@ class Loop:
                 state.save()
 
     def _learn(self, loss: float, examples: int) -> None:
-        """Step along the gradient that a pass left."""
+        """Take a step with the gradient of the last backward pass."""
         state, step = self._state, self.step + 1
         norm = state.clipped(step)
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
@@ -183,7 +183,7 @@ class Loop:
         return f"The {what} stopped being finite at step {step} of {self.steps}; try a smaller learning rate."
 
     def _ask(self) -> None:
-        """Go on only if the judge, called with the finished epochs, agrees."""
+        """Raise `PrunedError` if the judge, called with the finished epochs, says to end."""
         progress, steps = self._state.progress, self._state.progress.epoch * self.passes.steps
         if self._judge is not None and progress.curve and not self._judge(progress.curve, steps) and self._heeded:
             raise PrunedError(progress.curve, steps, progress.seconds)

@@ -1,9 +1,9 @@
 """Learning rates: a grid for each method and model size, and a default.
 
-For wide models the grids are the paper's, which were BERT-large's. A narrow model wants larger steps: those grids were
-found on MiniLM (384 wide) with the same effort for each method, rates half a decade apart on STS-B; the records are in
-``results/runs`` and ``docs/rates.md`` says how they were read. A selection of one's own takes the grid
-of full fine-tuning or of LayerNorm, by the number of its entries.
+For wide models the grids are the paper's, for BERT-large. A narrow model needs higher rates: those grids were found on
+MiniLM (384 wide) with the same effort for each method, rates half a decade apart on STS-B; the records are in
+``results/runs`` and ``docs/rates.md`` says how they were read. A user's own selection takes the grid of full
+fine-tuning or of LayerNorm, by the number of its entries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from normtune.methods.method import METHODS, named
 from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
-#: Hidden sizes below this are narrow: the measured grids are used; from it on the paper's.
+#: Models with a smaller hidden size are narrow and use the measured grids; others use the paper's.
 NARROW_BELOW = 512
 
 

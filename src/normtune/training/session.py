@@ -51,13 +51,13 @@ class Session:
     Args:
         model: Hub id, folder or packaged name.
         revision: Commit, tag or branch on the hub.
-        dtype: Of the frozen part.
+        dtype: Dtype of the frozen part.
         accelerator: Where it runs; by default the CPU or the first accelerator, in float32. Runs are logged by the
             trackers that it was made with.
-        memory: What is kept for the backward pass; it changes no number, so that it is not part of a run's identity.
+        memory: What is kept for the backward pass; it changes no number, so it is not part of a run's identity.
         plain: Whether runs are computed by plain torch rather than by the fastest ways that fit.
         masks: Folder for the masks of methods that are measured on a task, so that each is measured once.
-        kind: What the head of the model is to answer: any kind of task that needs the same class of transformers.
+        kind: What the head answers: any kind of task that needs the same class of transformers.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -85,11 +85,11 @@ class Session:
         self._kept, self._masks = Kept(), TaskMasks(self.base, masks)
 
     def spec(self, method: str, seed: int = 0) -> Spec:
-        """What `method` trains of this base; `seed` is for methods that draw."""
+        """What `method` trains of this base; `seed` is for methods that draw at random."""
         return specify(self.base.layout, method, seed=seed)
 
     def grid(self, method: str, selection: Selection | None = None) -> tuple[float, ...]:
-        """The rates to try for `method`, or for a `selection` of one's own (see `normtune.training.rates.grid`)."""
+        """The rates to try for `method`, or for a given `selection` (see `normtune.training.rates.grid`)."""
         if selection is not None:
             return grid(None, selection, width_of(self.base.layout))
         return grid(method, self.spec(method), width_of(self.base.layout))
@@ -103,7 +103,7 @@ class Session:
         protocol: Protocol,
         selection: Selection | None = None,
     ) -> Run:
-        """A run as it is to be made: its configuration, its examples, what trains, and its identity.
+        """Prepare a run: its configuration, its examples, what trains, and its identity.
 
         Args:
             data: The task and its data.
@@ -111,10 +111,10 @@ class Session:
             rate: Peak learning rate.
             seed: Seeds the head, the order of the data, dropout, and methods that draw.
             protocol: How it is trained.
-            selection: What trains, such as a mask's entries; `method` is then whatever that is to be called.
+            selection: What trains, such as a mask's entries; `method` is then its name.
 
         Returns:
-            The run, with an identity of all that changes a number.
+            The run; its identity covers all that changes a number.
 
         Raises:
             SelectionError: If the selection is of another model.
@@ -179,7 +179,7 @@ class Session:
             )
 
     def _unusual(self, task: Task) -> dict[str, object]:
-        """What of a run's identity is not as it mostly is."""
+        """The fields of a run's identity that an ordinary run does not have."""
         accelerator, unusual = self.accelerator, dict[str, object](self.base.processor)
         if accelerator.mixed_precision != "no":
             unusual["precision"] = str(accelerator.mixed_precision)
@@ -189,7 +189,7 @@ class Session:
             unusual["plain"] = True
         if (task.center, task.scale, task.weights) != (0.0, 1.0, None):
             unusual["loss"] = [task.center, task.scale, task.weights]
-        if task.columns:  # of the user's own files, whose delta answers with these names
+        if task.columns:  # the user's own files: the delta answers with these names
             unusual["names"] = [task.labels, task.columns]
         return unusual
 
@@ -211,10 +211,10 @@ class Session:
             run: What `prepare` gave, or one of those that `joined` made of several.
             checkpoint: A file to keep the state in; an unfinished training found there is continued.
             watch: Called after each step.
-            judge: Called after each epoch; where it answers no, the training ends.
+            judge: Called after each epoch; where it returns False, the training ends.
 
         Returns:
-            Of each run the record, and the delta at the best epoch. The base model is left as it was.
+            For each run its record, and its delta at the best epoch. The base model is left as it was.
 
         Raises:
             TrainingError: If loss or gradient stop being finite.
@@ -223,9 +223,9 @@ class Session:
         config, runs, state = run.config, run.together or (run,), run.training
         if isinstance(run.spec, Top):
             runs = ((run := self.measured(run)),)
-            state = fingerprint({"run": run.id, "trains": run.spec.fingerprint})  # of other entries none is continued
+            state = fingerprint({"run": run.id, "trains": run.spec.fingerprint})  # not continued with other entries
         encoded = [(self._encode(own, own.parts.train), self._encode(own, own.parts.pick)) for own in runs]
-        for own in runs:  # what cannot be encoded is said before anything is trained
+        for own in runs:  # so that errors of encoding come before training
             for split in own.parts.dev.values():
                 self._encode(own, split)
         reset_peak_memory(self.accelerator.device)
@@ -264,7 +264,7 @@ class Session:
         return made
 
     def record(self, run: Run, **facts: Any) -> Record:
-        """The record of a run: what is known before it is made, and the `facts` of how it went."""
+        """The record of a run: what is known before it starts, and the `facts` of how it went."""
         base, task = self.base, run.data.task
         known: dict[str, Any] = {
             "id": run.id,
@@ -284,13 +284,13 @@ class Session:
         return Record(**{**known, **facts})
 
     def measured(self, run: Run, *, keep: bool = True) -> Run:
-        """A run with the entries that it trains, where its method is measured on the task; any other as it is.
+        """A run with its entries measured, if its method measures them on the task; any other run as it is.
 
-        What is measured is kept in the folder of masks, unless `keep` says otherwise.
+        The measured mask is stored in the folder of masks, unless `keep` is off.
         """
         if not isinstance(run.spec, Top):
             return run
-        # One process measures for all: two need not measure the same to the bit.
+        # One process measures for all: two may not measure the same to the bit.
         found: list[Selection | Exception | None] = [None]
         if self.accelerator.is_main_process:
             try:
@@ -314,7 +314,7 @@ class Session:
     def _finished(
         self, run: Run, number: int, loop: Loop, end: Progress, before: dict[str, Tensor]
     ) -> tuple[Record, Delta]:
-        """Record and delta of a training's run of this number, while the model has the values of its best epoch."""
+        """Record and delta of run `number` of a training, while the model has the values of the best epoch."""
         config, task = run.config, run.data.task
         info = dict[str, object](
             method=config.method,
@@ -371,7 +371,7 @@ class Session:
 
 
 def _unwrap(model: PreTrainedModel, forward: Any) -> None:
-    """Take off what accelerate puts around a model's forward pass where precisions are mixed."""
+    """Remove accelerate's mixed-precision wrapper from a model, and put back `forward`, if any."""
     for name in ("forward", "_original_forward"):
         vars(model).pop(name, None)
     if forward is not None:

@@ -1,4 +1,4 @@
-"""A run before it is made, and its examples: how a protocol cuts a task's data, and what a record says of them."""
+"""A planned run and its examples: how a protocol cuts a task's data, and what a record says about them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Parts:
 def parts_of(data: TaskData, protocol: Protocol) -> Parts:
     """Cut `data` as `protocol` says.
 
-    Under ``held_out`` the training split's seeded slice (of running text its end) picks the epoch, and dev is only
-    scored at the end. Samples and slice depend on the protocol's ``sample_seed``, not on the run's seed.
+    With ``held_out``, a seeded slice of the training split (its end, for running text) picks the epoch, and dev is
+    only scored at the end. Samples and slice depend on the protocol's ``sample_seed``, not on the run's seed.
 
     Raises:
         DataError: If a split is missing, empty or unlabelled.
@@ -39,7 +39,7 @@ def parts_of(data: TaskData, protocol: Protocol) -> Parts:
     if not protocol.held_out:
         return Parts(train.sample(protocol.max_train, protocol.sample_seed), scored["dev"], scored)
     order = np.random.default_rng([protocol.sample_seed, 0x4E1D]).permutation(len(train))
-    if train.kind == "lines":  # of running text the end is held out, in one piece
+    if train.kind == "lines":  # of running text, hold out the end in one piece
         order = np.arange(len(train))[::-1]
     cut = max(1, round(protocol.held_out * len(train)))
     rest = train.take(np.sort(order[cut:]))
@@ -48,7 +48,7 @@ def parts_of(data: TaskData, protocol: Protocol) -> Parts:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is to be made.
+    """A planned run.
 
     Attributes:
         config: Its configuration.
@@ -56,7 +56,7 @@ class Run:
         parts: The examples, as its protocol cuts them.
         spec: What trains.
         id: Its identity.
-        together: The runs that one training makes, itself among them; empty where it is alone.
+        together: The runs that one training makes, this one among them; empty if it trains alone.
     """
 
     config: RunConfig
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def training(self) -> str:
-        """The identity of the training that makes it, which a checkpoint has."""
+        """The identity of the training that makes this run, as in a checkpoint."""
         return fingerprint({"runs": [run.id for run in self.together]}) if self.together else self.id
 
 
@@ -79,7 +79,7 @@ def identities(parts: Parts) -> dict[str, str]:
 
 
 def facts_of(data: TaskData, parts: Parts, truncated: Mapping[str, int]) -> DataFacts:
-    """What a run of `parts` of `data` was trained and scored on, of which so many texts were cut, by split."""
+    """What a run was trained and scored on; `truncated` is the number of texts that were cut, by split."""
     return DataFacts(
         source=Path(data.source).name,
         suite=data.suite,

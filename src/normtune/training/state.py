@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Progress(Strict, frozen=False):
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
         format: Version of the checkpoint's layout.
@@ -52,9 +52,9 @@ class Progress(Strict, frozen=False):
 
 
 class State:
-    """AdamW, warm-up and linear decay, how far they are, the best epoch's values, and the checkpoint of all of it.
+    """AdamW, warm-up and linear decay, the progress, the best epoch's values, and the checkpoint of all of these.
 
-    `steps` are all of the training's; the checkpoint is kept in `file`, if any, and goes on with the same `run` alone.
+    `steps` is the training's total; the checkpoint is kept in `file`, if any, and only the same `run` continues it.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class State:
         self.progress = Progress(run=run)
         #: The best epoch's values.
         self.best: dict[str, Tensor] = {}
-        #: When the time was last counted, as it is with each checkpoint.
+        #: When time was last counted; each checkpoint counts it.
         self.counted = time.monotonic()
 
     @unwatched
     def clipped(self, number: int) -> Tensor:
-        """Clip the gradient of a step, as the method's hook leaves it; its norm before that."""
+        """Clip the gradient of a step, once the method's hook has changed it; return its norm before clipping."""
         self._accelerator.unscale_gradients()
         self._trainable.hook.gradient(number)
         return torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
 
     @unwatched
     def step(self, number: int) -> float:
-        """One step of the optimizer along the gradient, which is then gone, at the learning rate returned."""
+        """Take a step of the optimizer, clear the gradient, and return the learning rate of the step."""
         rate = float(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         self._trainable.hook.stepped(number)
@@ -143,13 +143,13 @@ class State:
             state = unprefixed(f"optimizer/{number}", tensors)
             self._optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
         self._schedule.load_state_dict(dict(self.progress.schedule))
-        # The schedule restores its own count; the optimizer's rate is what it last set.
+        # The schedule restores only its own count; the optimizer gets the rate that it last set.
         for group, rate in zip(self._optimizer.param_groups, self.progress.schedule["_last_lr"], strict=True):
             group["lr"] = rate
 
 
 def _read(file: Path, run: str) -> tuple[Progress, dict[str, Tensor]] | None:
-    """What is in a checkpoint, if there is one, it is as it was written and it belongs to `run`."""
+    """The content of a checkpoint; None if there is none, it is damaged, or it belongs to another run."""
     if not file.is_file():
         return None
     try:

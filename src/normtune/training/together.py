@@ -1,6 +1,6 @@
-"""Several tasks that train together, such as adapters that one network makes (HyperFormer++, Mahabadi et al. 2021).
+"""Several tasks that train together, such as for adapters that one network makes (HyperFormer++, Mahabadi et al. 2021).
 
-Each step is one of one task. The model has one head, with a part of its last layer for each task.
+Each step is on one task. The model has one head, with a part of its last layer for each task.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ TEMPERATURE = 10.0
 
 
 def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Runs that differ in their tasks alone as one training makes them, each under an identity of its own.
+    """Join runs that differ only in their tasks into one training; each gets an identity of its own.
 
-    They come in the order of their tasks' names, which is the network's order.
+    They are sorted by their tasks' names, which is the network's order.
 
     Raises:
         SelectionError: If their method trains each task alone, or a task has no head.
@@ -41,7 +41,7 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
     if len(specs) < len(runs):
         raise SelectionError(f"{runs[0].config.method} trains each task alone.")
     if headless := [run.config.task for run in runs if run.data.task.asks.problem is None]:
-        raise SelectionError(f"The task {headless[0]!r} has no head that tasks could have parts of; train it alone.")
+        raise SelectionError(f"The task {headless[0]!r} has no head to share with other tasks; train it alone.")
     method = f"{runs[0].config.method}:{','.join(run.config.task for run in runs)}"
     ids = [run.id for run in runs]
     alone = tuple(
@@ -57,7 +57,7 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def head_of(runs: Sequence[Run]) -> HeadSpec:
-    """The head for one run, or for all of several."""
+    """The head for one run, or one head for several."""
     if len(runs) > 1:
         kinds = [run.data.task.kind for run in runs if run.data.task.asks.named]
         return HeadSpec.numbered(sum(run.data.task.outputs for run in runs), (*kinds, "classification")[0])
@@ -66,13 +66,13 @@ def head_of(runs: Sequence[Run]) -> HeadSpec:
 
 @final
 class Together:
-    """Passes over several tasks, as a `Loop` asks for them.
+    """Passes over several tasks, with the interface that a `Loop` needs.
 
     Args:
-        trainable: What all of them train, of a `HyperAdapter`.
+        trainable: What all of them train; its spec is a `HyperAdapter`.
         first: Passes over the first task.
         runs: The runs.
-        encoded: Of each run the examples to learn from, and those to pick the best epoch on.
+        encoded: For each run the examples to learn from, and those to pick the best epoch on.
     """
 
     primary = MEAN
@@ -87,26 +87,26 @@ class Together:
             start, end = end, end + run.data.task.outputs
             self.parts.append(first.on(run.data.task, train, pick, slice(start, end)))
         self._sizes = np.array([len(train) for train, _ in encoded])
-        # An example is known by its place among those of all tasks.
+        # Examples are numbered across all tasks.
         self._starts = np.cumsum(self._sizes) - self._sizes
 
     @property
     def steps(self) -> int:
-        """Batches an epoch: as many as there are examples for, of all tasks."""
+        """Batches an epoch: as many as the examples of all tasks make."""
         return -(-int(self._sizes.sum()) // self.protocol.batch_size)
 
     def choose(self, number: int) -> Passes:
-        """The passes over a task, once the model computes for it."""
+        """Switch the model to a task and return the passes over it."""
         spec = self._trainable.spec
         assert isinstance(spec, HyperAdapter)
         spec.choose(self._trainable.base, number)
         return self.parts[number]
 
     def batches(self, seed: int, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch, each of a task that is drawn with a probability proportional to n^(1/T).
+        """The batches of an epoch, each of one task, drawn with a probability proportional to n^(1/T).
 
-        T is `TEMPERATURE`, and n the number of the task's examples, which come in random order, all of them before any
-        comes again. (The authors draw examples with replacement.)
+        T is `TEMPERATURE`, and n the task's number of examples, which come in random order, all of them before any
+        repeats. (The authors draw examples with replacement.)
         """
         weights = self._sizes ** (1 / TEMPERATURE)
         drawn = np.random.default_rng([seed, epoch, 0x7A5C]).choice(
@@ -116,7 +116,7 @@ class Together:
         return [self._starts[number] + next(streams[number]) for number in drawn]
 
     def _stream(self, number: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-        """Batches of a task, without an end; each time through they are others."""
+        """Endless batches of a task, different in each pass over its examples."""
         rules, lengths = self.protocol, self.parts[number].train.lengths
         for lap in count():
             yield from buckets(lengths, rules.batch_size, seed=seed, epoch=epoch + lap * rules.epochs)
@@ -140,8 +140,8 @@ class Together:
         """One task's part of a training with this curve, while the model has the values of its best epoch.
 
         Returns:
-            Its passes; its curve, with the mean over all tasks; its delta, which says `info` of itself, with its part
-            of the head alone; and how many entries train for it.
+            Its passes; its curve, with the mean over all tasks; its delta, with `info` in its metadata and only its
+            part of the head; and how many entries train for it.
         """
         trainable, part = self._trainable, self.choose(number)
         assert isinstance(trainable.spec, HyperAdapter)

@@ -1,4 +1,4 @@
-"""Runs logged by the trackers of an accelerator (TensorBoard, MLflow, W&B, ...); it changes no number of theirs."""
+"""Logs runs to the trackers of an accelerator (TensorBoard, MLflow, W&B, ...), without changing any number."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from normtune.training.splits import Run
 
 #: What trackers group runs by: an experiment of MLflow, a project of W&B.
 PROJECT = "normtune"
-#: Most points of a run's curve of the training loss.
+#: The most logged points of a run's training loss.
 POINTS = 1000
 
-#: How each tracker is told a run's name; those that are not listed take the project's place for it.
+#: The arguments that give each tracker a run's name; those not listed get it in place of the project's.
 _NAMED: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "wandb": lambda run, folder: {"name": run, "dir": str(folder)},
     "mlflow": lambda run, folder: {"run_name": run},
@@ -36,7 +36,7 @@ _NAMED: dict[str, Callable[[str, Path], dict[str, Any]]] = {
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of trackers, each once.
+    """Check names of trackers, and return each once.
 
     Raises:
         UnknownNameError: If accelerate knows no such tracker.
@@ -58,7 +58,7 @@ def run_name(config: RunConfig, identity: str) -> str:
 
 
 class Log:
-    """Logs a run by the trackers of an accelerator, where it has any, and then tells whoever else listens.
+    """Logs a run to the trackers of an accelerator, if it has any, and calls `watch` and `judge`.
 
     Args:
         accelerator: Made with ``log_with``, and with ``project_dir`` for trackers that write to a folder.
@@ -74,10 +74,10 @@ class Log:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Within this context the trackers take what is logged; without any it is only passed on.
+        """Within this context the trackers are open; without trackers, calls are only passed on.
 
         Raises:
-            ConfigError: If a tracker fails. It is no failure of the run, which can be continued.
+            ConfigError: If a tracker fails. The run itself has not failed and can be continued.
         """
         accelerator, config, wanted = self._accelerator, self._run.config, self._accelerator.log_with
         if not wanted:
@@ -91,27 +91,27 @@ class Log:
             with self._at_work():
                 accelerator.init_trackers(PROJECT, config={"run": self._run.id, **settings})
             yield
-            # Not `end_training`, which ends the group of processes too, and other runs may follow.
+            # Not `end_training`, which ends the process group too, and other runs may follow.
             with self._at_work():
                 for tracker in accelerator.trackers:
                     tracker.finish()
         except BaseException:
             for tracker in accelerator.trackers:
-                with suppress(Exception):  # one that never began cannot end; what went wrong is said already
+                with suppress(Exception):  # one that never started cannot finish; the error is raised anyway
                     tracker.finish()
             raise
         finally:
             accelerator.trackers, accelerator.log_with = [], wanted
 
     def tick(self, tick: Tick) -> None:
-        """Log the loss and the rate of a step, of long runs every so many."""
+        """Log the loss and the rate of a step; in long runs, only of every so many steps."""
         if tick.step % math.ceil(tick.steps / POINTS) == 0:
             self._log({"train/loss": tick.loss, "train/rate": tick.rate}, tick.step)
         if self._watch is not None:
             self._watch(tick)
 
     def epoch(self, curve: tuple[EpochScore, ...], step: int) -> bool:
-        """Log the last epoch, at the step that it ended with; whether the run goes on."""
+        """Log the last epoch, at the step that it ended with, and return whether the run goes on."""
         last = curve[-1]
         picked = "held_out" if self._run.config.protocol.held_out else "dev"
         scores = {f"{picked}/{name}": value for name, value in last.scores.items()}
@@ -130,7 +130,7 @@ class Log:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Within this context trackers work, whose libraries raise errors of every kind."""
+        """Turn whatever a tracker raises in this context into a `ConfigError`."""
         try:
             yield
         except Exception as error:
@@ -140,7 +140,7 @@ class Log:
 
 
 def _tracker(tracker: Any, run: str, folder: Path) -> GeneralTracker:
-    """A tracker of one run; one that the user made is used as it is."""
+    """A tracker for one run; a tracker that the user made is returned as it is."""
     if isinstance(tracker, GeneralTracker):
         return tracker
     kind, name = LOGGER_TYPE_TO_CLASS[str(tracker)], str(tracker)

@@ -1,1 +1,1 @@
-"""Executors: who does a study's jobs."""
+"""Executors, which run a study's jobs."""

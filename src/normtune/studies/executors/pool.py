@@ -21,23 +21,23 @@ from normtune.studies.executors.executor import Executor
 from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
 
-#: How often a job is begun before its workers' deaths are taken for its own fault.
+#: Attempts at a job before the deaths of its workers count as its failure.
 ATTEMPTS = 3
-#: Seconds between two words about a job that is running.
+#: Minimum seconds between two progress messages of a running job.
 _PAUSE = 0.5
 
 
 @final
 class Pool(Executor):
-    """Does jobs in processes of this machine, each of which keeps its base model.
+    """Runs jobs in processes of this machine, each of which keeps its base model.
 
-    A worker that dies is replaced, and its job is begun again, where it left a checkpoint from there.
+    A worker that dies is replaced, and its job begins again, from its checkpoint if it left one.
 
     Args:
         workers: How many processes.
 
     Raises:
-        ConfigError: If that is none.
+        ConfigError: If there are none.
     """
 
     def __init__(self, workers: int) -> None:
@@ -46,7 +46,7 @@ class Pool(Executor):
         self._count = workers
 
     def run(self, schedule: Schedule, engine: Engine) -> None:
-        """Do all jobs that are left (see `Executor.run`)."""
+        """Run all jobs that are left (see `Executor.run`)."""
         deaths = Counter[str]()
         workers = [_Worker(engine, number) for number in range(self._count)]
         try:
@@ -80,7 +80,7 @@ class Pool(Executor):
 
 
 class _Worker:
-    """A process that does jobs, the one that it does now, and the pipe to it."""
+    """A process that runs jobs, its present job, and the pipe to it."""
 
     def __init__(self, engine: Engine, number: int) -> None:
         self._engine, self._number = engine, number
@@ -99,11 +99,11 @@ class _Worker:
     def begin(self, job: Job, needs: Outcomes) -> None:
         """Begin a job."""
         self.job = job
-        with suppress(OSError):  # it is dead, which the next word tells
+        with suppress(OSError):  # the process is dead; `word` will say so
             self.pipe.send((job, needs))
 
     def word(self) -> Result | tuple[int, int, str] | None:
-        """What it tells next: the result of its job, or how far it has come; None where it is dead."""
+        """The next message: the result of its job, or its progress; None if the process is dead."""
         try:
             word: Result | tuple[int, int, str] = self.pipe.recv()
         except (EOFError, OSError):
@@ -126,9 +126,9 @@ class _Worker:
 
 
 def _work(pipe: Connection, setup: Setup, storage: Storage, number: int) -> None:
-    """Do the jobs that come through the pipe; tell by it how far they have come, and what became of them."""
+    """Run the jobs that come through the pipe, and send their progress and results back."""
     _take_gpu(number)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed at the terminal reaches all; who gave the jobs decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Thread(target=_end_with_parent, daemon=True).start()
     engine, told = Engine(setup, storage), time.monotonic()
@@ -145,7 +145,7 @@ def _work(pipe: Connection, setup: Setup, storage: Storage, number: int) -> None
 
 
 def _take_gpu(number: int) -> None:
-    """Leave this process one of several GPUs, the worker's number deciding; before torch has touched any."""
+    """Restrict this process to one of several GPUs, by the worker's number, before torch uses any."""
     if (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % count]

@@ -1,4 +1,4 @@
-"""A Ray cluster, for a study's jobs: each with its processors and accelerators, on whatever node has them free."""
+"""A Ray cluster for a study's jobs: each runs on any node that has its processors and accelerators free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normtune.studies.executors.executor import Executor
 from normtune.studies.jobs import Job, Outcomes, Result
 from normtune.studies.schedule import Schedule
 
-#: How often Ray begins a job again whose node or process died.
+#: How often Ray restarts a job whose node or process died.
 RETRIES = 5
 #: Seconds to wait for jobs before looking again.
 _PAUSE = 1.0
@@ -25,9 +25,9 @@ _PATIENCE = 10.0
 
 @final
 class Cluster(Executor):
-    """Does jobs on a Ray cluster whose nodes share the study's folder.
+    """Runs jobs on a Ray cluster whose nodes share the study's folder.
 
-    A node that dies loses nothing but time: its jobs begin again elsewhere, where they left a checkpoint from there.
+    A node that dies costs only time: its jobs begin again elsewhere, from their checkpoints if they left any.
 
     Args:
         address: The cluster's address, ``auto`` for the one that this machine belongs to, or None for one on this
@@ -46,7 +46,7 @@ class Cluster(Executor):
         self._address, self._cpus, self._gpus = address, cpus, gpus
 
     def run(self, schedule: Schedule, engine: Engine) -> None:
-        """Do all jobs that are left (see `Executor.run`).
+        """Run all jobs that are left (see `Executor.run`).
 
         Raises:
             ConfigError: If there is no cluster at the address, or none of its nodes is large enough for a job.
@@ -95,7 +95,7 @@ class Cluster(Executor):
 
 
 def _call(setup: Setup, storage: Storage, job: Job, needs: Outcomes) -> Result:
-    """Do one job in a process that may live on: the base model is kept for the next (see `Engine.run`)."""
+    """Run one job (see `Engine.run`); the base model is kept for the next one in the same process."""
     return _engine(setup, storage).run(job, needs)
 
 
@@ -103,7 +103,7 @@ _engine = lru_cache(maxsize=1)(Engine)
 
 
 def _knock(address: str | None) -> None:
-    """Find out at once that nobody is there, since Ray itself goes on asking for minutes."""
+    """Fail at once if nothing answers at the address, since Ray itself retries for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return
@@ -118,7 +118,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _ray() -> Any:
-    """The library, kept quiet."""
+    """Import Ray, kept quiet."""
     for name, value in {"RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}.items():
         os.environ.setdefault(name, value)
     try:
