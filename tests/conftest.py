@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 
-# Read by the libraries when they are imported, so set before that.
+# The libraries read these when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -48,7 +48,7 @@ WORDS = (
     *("reads", "likes", "good", "bad", "dull", "great", "old", "new", "not", "very", "and", "?", ".", ",", "!"),
 )
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
-# Any English text is told apart, word by word or letter by letter.
+# Tokenizes any English text, by words or by letters.
 VOCABULARY = (*SPECIAL, *WORDS, *(letter for letter in LETTERS if letter not in WORDS), *(f"##{c}" for c in LETTERS))
 
 _IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
@@ -96,7 +96,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("bart", "mbart"), _BART),
 }
 
-#: The same of image models, for grey pictures of 8 by 8 pixels.
+#: The same for image models, with grey pictures of 8 by 8 pixels.
 PICTURES: dict[str, dict[str, Any]] = {
     "vit": {**_COMMON, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
@@ -114,24 +114,24 @@ PICTURES: dict[str, dict[str, Any]] = {
 }
 
 
-#: The methods that a model of texts can have.
+#: The methods for text models.
 TEXT_METHODS = {name: method for name, method in METHODS.items() if name != "batchnorm"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much `tests/soak` does."""
+    """Add ``--cases``: how much `tests/soak` does."""
     parser.addoption("--cases", type=int, default=5, help="damaged files of each kind; a fifth as many kills")
 
 
 @pytest.fixture
 def cases(request: pytest.FixtureRequest) -> int:
-    """What ``--cases`` says."""
+    """The value of ``--cases``."""
     return int(request.config.getoption("cases"))
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    """Every family in turn; a test that needs some of them only parametrizes `family` itself."""
+    """Every family in turn; a test that needs only some of them parametrizes `family` itself."""
     return str(request.param)
 
 
@@ -140,7 +140,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-#: What a Chromium is called.
+#: Names of Chromium executables.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -169,7 +169,7 @@ def make_model() -> ModelFactory:
             torch.manual_seed(seed)
             model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **options))
             with torch.no_grad():
-                # So that no bias is zero and no scale is one: every entry matters to what comes out.
+                # No bias stays zero and no scale one, so every entry affects the outputs.
                 for parameter in model.parameters():
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
         return model.eval()
@@ -212,7 +212,7 @@ def make_image_folder(tmp_path_factory: pytest.TempPathFactory) -> FolderFactory
 
 @pytest.fixture(scope="session")
 def image_folders(make_image_folder: FolderFactory) -> dict[str, Path]:
-    """A folder of each family of `PICTURES`, which tests leave as they are."""
+    """A folder for each family of `PICTURES`, which tests leave as it is."""
     return {family: make_image_folder(family) for family in PICTURES}
 
 
@@ -306,6 +306,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-# Each training ends with a garbage collection, which need not look through all that the libraries made on import.
+# Each training ends with a garbage collection, which can skip what the libraries made on import.
 gc.collect()
 gc.freeze()

@@ -1,4 +1,4 @@
-"""What README and docs tell a reader to run, run."""
+"""Runs what README and docs tell a reader to run."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ BANK = {
 
 
 def table_after(page: str, head: str) -> dict[str, str]:
-    """The first and the last column of the table whose head begins so."""
+    """The first and the last column of the table whose head begins with `head`."""
     text = (ROOT / page).read_text(encoding="utf-8")
     rows = text[text.index(f"| {head}") :].split("\n\n")[0].splitlines()[2:]
     cells = [row.strip("| ").split(" | ") for row in rows]

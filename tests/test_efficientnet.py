@@ -30,7 +30,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def weights(script: ModuleType) -> dict[str, Tensor]:
-    """Random weights of Lite0's names and shapes, such that pictures come through."""
+    """Random weights with Lite0's names and shapes, scaled so that pictures reach the outputs."""
     sizes = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "num_labels": 1000}
     with torch.device("meta"):
         twin = AutoModelForImageClassification.from_config(AutoConfig.for_model("efficientnet", **sizes)).state_dict()

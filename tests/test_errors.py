@@ -7,7 +7,7 @@ from normtune.records.run import Norms
 
 
 class PanicException(BaseException):
-    """As Rust's is called, which no module exports."""
+    """Named like the exception of a Rust panic, which no module exports."""
 
 
 def deep() -> None:

@@ -145,7 +145,7 @@ def test_a_folder_has_one_holder_and_a_dead_process_holds_nothing(tmp_path: Path
         with pytest.raises(OutputError, match=r"Another command is writing to .*out; wait until it ends"), hold(out):
             raise AssertionError
         other.kill()
-    for _ in range(100):  # the system lets go of what a dead process held, soon
+    for _ in range(100):  # the system soon releases a dead process's lock
         try:
             with hold(out):
                 break

@@ -79,7 +79,7 @@ def graph(*, typing: bool) -> dict[str, set[str]]:
 
 
 def cycle(edges: dict[str, set[str]]) -> list[str]:
-    """A way from a node back to itself, or nothing."""
+    """A path from a node back to itself, or an empty list."""
     done: set[str] = set()
 
     def walk(node: str, way: list[str]) -> list[str]:
@@ -144,7 +144,7 @@ def test_no_module_imports_itself_by_a_detour():
 
 def test_no_package_imports_itself_by_a_detour():
     packages: dict[str, set[str]] = {}
-    for module, targets in graph(typing=False).items():  # a name for a type alone ties no knot
+    for module, targets in graph(typing=False).items():  # imports for types make no cycle
         packages.setdefault(part(module), set()).update({part(t) for t in targets if t != "normtune"} - {part(module)})
     assert cycle(packages) == []
 
@@ -206,7 +206,7 @@ def test_public_names_resolve(name):
     value = getattr(normtune, name)
     assert name in dir(normtune)
     home = getattr(value, "__module__", "normtune")
-    # A class or a function comes from the module that the table names, and from normtune itself.
+    # A class or a function comes from the module that the table names.
     assert home == f"normtune.{normtune._PUBLIC[name]}" or not callable(value)
 
 

@@ -1,4 +1,4 @@
-"""Code of which torch's function modes are told nothing."""
+"""Code that runs with torch's function modes switched off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normtune.modes import unwatched
 
 
 class Told(TorchFunctionMode):
-    """Counts what it is told of."""
+    """Counts the calls that it sees."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def norms() -> ModuleType:
     found = importlib.util.spec_from_file_location("norms", SCRIPT)
     assert found is not None
     assert found.loader is not None
-    sys.modules["norms"] = module = importlib.util.module_from_spec(found)  # dataclasses look there
+    sys.modules["norms"] = module = importlib.util.module_from_spec(found)  # dataclasses look the module up there
     found.loader.exec_module(module)
     return module
 
@@ -129,7 +129,7 @@ def test_power_norm(norms: ModuleType, given: tuple[Tensor, Tensor, Tensor]) -> 
         [approximate] = torch.autograd.grad((again * loss).sum(), lagging)
     close(again, out)
     close(together(x[:2], weight, bias), again[:2])  # as at inference
-    close(approximate, gradient, atol=1e-4)  # EPS is in the mean square of one, beside it in the other
+    close(approximate, gradient, atol=1e-4)  # one has EPS inside the mean square, the other beside it
 
 
 def test_normformer(norms: ModuleType) -> None:

@@ -35,7 +35,7 @@ def moved(tuning: nt.Trainable, by: float = 0.1) -> None:
 
 @pytest.mark.parametrize("method", ["layernorm", "random@500", "bitfit", "prompt-tuning@3", "prefix-tuning@3", "red"])
 def test_a_copy_of_a_tuned_model_stands_on_its_own(make_base: BaseFactory, method: str) -> None:
-    """As `copy.deepcopy` for the best epoch, or `AveragedModel`, makes one."""
+    """A copy as `copy.deepcopy` (for the best epoch) or `AveragedModel` makes it."""
     base = make_base("bert")
     tuning = nt.tune(base, method)
     moved(tuning)
@@ -249,7 +249,7 @@ def test_a_head_of_tokens_sees_those_of_the_text_alone() -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"batchnorm", "fish-mask", "child-tuning-d"}))
 def test_every_method_trains_in_float64(make_base: BaseFactory, method: str) -> None:
-    """Converted upwards while it is tuned, nothing is rounded."""
+    """Converting a tuned model upwards rounds nothing."""
     base = make_base("bert")
     tuning = nt.tune(base, method)
     base.model.double()

@@ -1,4 +1,4 @@
-"""What is installed is pinned, by version everywhere and by content where CI runs; what is built holds no results."""
+"""Installed packages are pinned, by version everywhere and by content in CI; the built package holds no results."""
 
 from __future__ import annotations
 

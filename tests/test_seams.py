@@ -1,4 +1,4 @@
-"""The seams hold: a method, an importance, a suite and a family that are new, added from this file alone.
+"""The seams hold: a new method, importance, suite and family, added from this file alone.
 
 Each is one entry in one table, and goes through training, delta, mask, table and report of the command line.
 """
@@ -85,7 +85,7 @@ class Factors(Spec):
 
 
 def alphabetical(given: Given) -> Scores:
-    """The first entries of every parameter."""
+    """Scores that are highest for the first entries of every parameter."""
     return Scores(given.within, {p.parameter: -np.arange(given.within.count(p.parameter)) for p in given.within})
 
 

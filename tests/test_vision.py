@@ -33,7 +33,7 @@ from normtune.training.session import Session
 from tests.conftest import FolderFactory
 
 Run = Callable[..., tuple[int, str, str]]
-#: Of each family the norm method that it is known for.
+#: The norm method that each family is known for.
 NORMS = {"vit": "layernorm", "resnet": "batchnorm"}
 
 
@@ -199,7 +199,7 @@ def test_statistics_that_are_not_finite_are_not_captured(image_folders: dict[str
 
 
 def test_statistics_follow_as_torch_lets_them(image_folders: dict[str, Path]) -> None:
-    """One step: the first BatchNorm's are 0.9 of the old and 0.1 of the batch's, by hand in float64."""
+    """After one step, the first BatchNorm's are 0.9 of the old and 0.1 of the batch's, by hand in float64."""
     base = load_base(str(image_folders["resnet"]))
     norm = base.model.get_submodule("resnet.embedder.embedder.normalization")
     convolution = base.model.get_submodule("resnet.embedder.embedder.convolution")
@@ -247,7 +247,7 @@ def test_a_low_precision_base_trains_norms_and_statistics_in_float32(image_folde
     assert same(before, state(base))
     own = [*delta.values.values(), *(value for name, value in delta.statistics.items() if "running" in name)]
     assert {value.dtype for value in own} == {torch.float32}
-    # No bfloat16 would have these values.
+    # bfloat16 could not hold these values.
     assert all(not torch.equal(value, value.bfloat16().float()) for value in own)
     with delta.apply(base):
         assert np.isfinite(logits(base, base.encode(short("odd").split("dev"), 128))).all()
@@ -312,7 +312,7 @@ def test_another_image_processor_is_another_base(image_folders: dict[str, Path],
 def test_the_commands(
     image_folders: dict[str, Path], cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a user has it: a folder a class in, answers out."""
+    """As a user runs them: a folder per class in, answers out."""
     monkeypatch.chdir(tmp_path)
     for number, (picture, label) in enumerate(
         zip(short("odd").split("train").columns["picture"], "eo" * 17, strict=True)

@@ -48,7 +48,7 @@ def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def records(made: Path, tmp_path: Path) -> Path:
-    """A copy of them, to add to."""
+    """A copy of `made`, to add to."""
     return Path(shutil.copytree(made, tmp_path / "records"))
 
 
@@ -60,7 +60,7 @@ def shown(folder: Path, task: str) -> list[Record]:
 
 
 def edited(record: Record, folder: Path, name: str, **changes: object) -> None:
-    """Another record like `record`, with these fields changed; those of the configuration after ``config_``."""
+    """Save a copy of `record` with these fields changed; ``config_`` marks fields of its configuration."""
     plain = record.model_dump(mode="json")
     for key, value in changes.items():
         place, key = (plain["config"], key.removeprefix("config_")) if key.startswith("config_") else (plain, key)

@@ -61,7 +61,7 @@ def test_a_task_of_ones_own_needs_its_file(cli: Run, tiny_base: Base, tmp_path: 
 
 
 def test_the_suite_is_the_one_of_the_training(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
-    """RTE is a task of GLUE too, of other texts."""
+    """GLUE has an RTE too, with other texts."""
     rules = ("--protocol", "small,epochs=1,max_train=32,max_dev=none", "--threads", 1, "--lr", "0.01")
     status, _, error = cli(
         "train", "--suite", "toy", "--task", "rte", "--model", tiny_folder, *rules, "--out", tmp_path / "d"

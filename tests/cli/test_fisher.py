@@ -66,7 +66,7 @@ def by_api(base: Base, task: str, **more: Any) -> Fisher:
 
 
 def means_by_hand(base: Base, found: Fisher) -> dict[str, float]:
-    """For each component of the layers the mean over its single entries."""
+    """The mean over the entries of each component of the layers."""
     assert found.scores is not None
     entries: dict[str, list[np.ndarray]] = {}
     for place in base.layout.body:
@@ -249,7 +249,7 @@ def test_within_and_entries(cli: Run, options: list[object], records: Path, tiny
     for name, values in kept().items():
         np.testing.assert_allclose(values, wanted.scores.values[name][selection.indices(name)], rtol=1e-5)
 
-    # Biases alone: none of LayerNorm's weights among what is summed over, and so no single entries of it.
+    # Biases alone: LayerNorm's weights are not summed over, so no entries of it are kept.
     status, text, _ = cli(*options, "--task", "rte", "--within", "bitfit", "--json")
     assert status == 0
     assert [path.suffix for path in records.iterdir()] == [".json"]
@@ -259,7 +259,7 @@ def test_within_and_entries(cli: Run, options: list[object], records: Path, tiny
 
 
 def test_a_narrow_table_stays_narrow_beside_a_wide_record(cli: Run, options: list[object]) -> None:
-    """The entries are found in the record of the whole model; the table is of what was asked for."""
+    """The entries come from the record of the whole model; the table shows only what was asked for."""
     cli(*options, "--task", "rte")
     status, text, _ = cli(*options, "--task", "rte", "--within", "layernorm", "--json")
     assert status == 0

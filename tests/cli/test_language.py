@@ -43,7 +43,7 @@ def saved(family: str, make_folder: FolderFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def causal(make_folder: FolderFactory) -> Path:
-    """A tiny Llama without a pad token, in its configuration and its tokenizer."""
+    """A tiny Llama whose configuration and tokenizer have no pad token."""
     folder = saved("llama", make_folder)
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     del tokenizer["pad_token"]
@@ -60,7 +60,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def by_blocks(folder: Path, text: str, size: int) -> float:
-    """The mean log-likelihood of a token of a text in blocks of so many tokens, by transformers' own loss."""
+    """The mean log-likelihood per token of a text in blocks of `size` tokens, by transformers' own loss."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).double()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     total, tokens = 0.0, 0
@@ -78,7 +78,7 @@ def test_a_model_as_it_is(cli: Run, causal: Path, text: Path) -> None:
     assert scores["log_likelihood"] == pytest.approx(by_blocks(causal, text.read_text(), 64), rel=1e-5)
     assert scores["perplexity"] == pytest.approx(math.exp(-scores["log_likelihood"]))
     rows = [json.loads(line) for line in cli("predict", causal, "--file", text, "--json")[1].splitlines()]
-    assert len(rows) == len(LINES)  # a text a line; blank ones are none
+    assert len(rows) == len(LINES)  # a text per line; blank lines are skipped
     own = by_blocks(causal, LINES[0], 64)
     assert rows[0] == {
         "text": LINES[0],
@@ -88,7 +88,7 @@ def test_a_model_as_it_is(cli: Run, causal: Path, text: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT's, of every norm that it wraps
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # PEFT warns of every norm that it wraps
 def test_trained_on_text_it_is_more_likely(cli: Run, causal: Path, text: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> Any:
         status, out, err = cli(*arguments, "--json")

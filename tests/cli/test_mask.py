@@ -69,7 +69,7 @@ def flat(base: Base, suite: Path, task: str, within: str = "layernorm", **more: 
 
 
 def positions(selection: Selection, base: Base, within: str = "layernorm") -> set[int]:
-    """Where the chosen entries stand among the candidates."""
+    """The positions of the chosen entries among the candidates."""
     found, start = set(), 0
     for place in select(base.layout, within):
         own = select(base.layout, within).indices(place.parameter)
@@ -233,7 +233,7 @@ def test_an_importance_that_is_added_at_run_time(
     """One function and its line in the table: command, file and record follow."""
 
     def spread(given: Given) -> Scores:
-        """How far from the mean of its parameter an entry is, over the number of texts."""
+        """An entry's distance from the mean of its parameter, divided by the number of texts."""
         assert given.texts is not None
         values = magnitude(given).values
         return Scores(given.within, {name: np.abs(v - v.mean()) / len(given.texts) for name, v in values.items()})
@@ -310,7 +310,7 @@ def test_entries_that_fisher_kept_are_not_measured_again(
 
 @pytest.fixture
 def train(tiny_base: Base, tmp_path: Path) -> Train:
-    """What a run on a task leaves, with values that moved by chance."""
+    """Saves a delta as a run on a task would, with randomly moved values."""
 
     def run(task: str, seed: int = 0, method: str = "full", base: Base = tiny_base) -> Path:
         out = tmp_path / "runs" / f"{task}-{seed}-{method}"
@@ -360,7 +360,7 @@ def test_change_is_read_off_full_runs(make: Make, train: Train, tiny_base: Base)
 
 
 def test_change_leaves_out_the_targets_run(make: Make, train: Train) -> None:
-    """Whatever the target's own run holds, its leave-one-out mask is the same."""
+    """The target's own run does not affect its leave-one-out mask."""
     common = ["--importance", "change", "--fraction", "0.2"]
     other, own = train("sst2"), [train("rte"), train("rte", seed=1)]
     without = [make(*common, "--scope", "leave-one-out", "--target", "rte", "--runs", f"{other},{run}") for run in own]

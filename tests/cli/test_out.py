@@ -52,7 +52,7 @@ def test_merge_through_a_link_and_past_a_mount(cli: Run, run: Path, tmp_path: Pa
 
 
 def test_an_empty_mount_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "volume")  # to mount takes rights
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "volume")  # mounting needs privileges
     told = r"A file system is mounted at .*volume; choose a folder inside it"
     with pytest.raises(OutputError, match=told), fresh_folder(tmp_path / "volume"):
         pytest.fail("It was begun.")

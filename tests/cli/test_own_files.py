@@ -1,4 +1,4 @@
-"""Files of one's own: from a table to answers in two commands, and fifty of them in one."""
+"""A user's own files: from a table to answers in two commands, and fifty tables in one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ODD = (
 
 
 def write(path: Path, classes: int, each: int, columns: tuple[str, str] = ("body", "intent")) -> list[str]:
-    """A file with as many labels, some of them odd, and as many texts a label."""
+    """Write a file with `classes` labels, some of them odd, and `each` texts per label."""
     names = [*ODD[:classes], *(f"intent {i}" for i in range(classes - len(ODD)))]
     rows = [(f'please {i} of {name}\nnow, "{j}"', name) for i, name in enumerate(names) for j in range(each)]
     random.Random(0).shuffle(rows)
@@ -211,11 +211,11 @@ def test_another_training_is_replaced_once_the_new_one_is_finished(cli: Run, tin
     status, _, error = cli(*call, "layernorm")
     assert (status, "choose another place, or replace it with --overwrite" in error) == (1, True)
     assert Record.load(out / "record.json") == first
-    # One that fails replaces nothing.
+    # A training that fails replaces nothing.
     status, _, error = cli(*call, "layernorm", "--precision", "fp16", "--overwrite")
     assert status == 1, error
     assert Record.load(out / "record.json") == first
-    # One is replaced by a table, and that by one.
+    # A table of trainings replaces one training, and one training the table.
     cells = [f"t/{method}/seed-0/{name}" for method in ("head", "layernorm") for name in own]
     for methods, files in (("head,layernorm", [".training", *cells]), ("layernorm", own)):
         status, _, error = cli(*call, methods, "--overwrite")
@@ -223,7 +223,7 @@ def test_another_training_is_replaced_once_the_new_one_is_finished(cli: Run, tin
         assert there() == sorted(["mine.txt", *files])
     status, text, error = cli(*call, "layernorm", "--overwrite")
     assert (status, "Done before, in" in text, there()) == (0, True, sorted(["mine.txt", *own]))
-    # What others made is not replaced.
+    # Files that normtune did not make are not replaced.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "README.md").write_text("dear")
     status, _, error = cli(*call[:-5], "--out", tmp_path / "other", "--method", "head", "--overwrite")
@@ -235,7 +235,7 @@ def test_what_lies_inside_and_is_another_training_is_not_replaced(cli: Run, tiny
     path, out = manifest(tmp_path, tiny_folder, 4, broken=True), tmp_path / "out"
     given = ("--device", "cpu", "--protocol", "own,epochs=1")
     one = ("train", "--train", tmp_path / "t.csv", "--model", tiny_folder, *given, "--method", "head")
-    # A manifest of which a task failed keeps its place.
+    # A manifest with a failed task keeps its folder.
     assert cli("train", "--train", path, "--device", "cpu", "--out", out)[0] == 1
     trained = sorted(out.rglob("record.json"))
     assert len(trained) == 3
@@ -243,7 +243,7 @@ def test_what_lies_inside_and_is_another_training_is_not_replaced(cli: Run, tiny
         status, _, error = cli(*one, "--out", out, *more)
         assert (status, "is in use" in error) == (1, True), error
     assert sorted(out.rglob("record.json")) == trained
-    # A training in the folder of another is one of its own, and a manifest takes no training's folder.
+    # A training inside another's folder stays apart, and a manifest does not take a training's folder.
     nest = tmp_path / "nest"
     assert cli(*one, "--out", nest)[0] == cli(*one, "--lr", "0.02", "--out", nest / "inner")[0] == 0
     assert cli(*one, "--lr", "0.03", "--out", nest, "--overwrite")[0] == 0
@@ -300,7 +300,7 @@ def test_duplicates_across_train_and_dev_are_warned_of(cli: Run, tiny_folder: Pa
 
 
 def manifest(folder: Path, model: Path, tasks: int, broken: bool) -> Path:
-    """A manifest of generated tasks, the third of which may be broken."""
+    """A manifest of generated tasks; `broken` damages the third one's file."""
     lines = [f"model: {model}", "epochs: 1", "tasks:"]
     for i in range(tasks):
         write(folder / f"{i}.csv", 2 + i % 5, 8)
@@ -331,7 +331,7 @@ def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path:
     tasks = "[{name: one, train: n.csv, kind: regression}]"
     (tmp_path / "m.yaml").write_text(f"model: {tiny_folder}\nepochs: 1\nlr: 0.001\ntasks: {tasks}")
     call = ("train", "--train", tmp_path / "m.yaml", "--out", tmp_path / "out", "--device", "cpu")
-    status, text, error = cli(*call, "--lr", "1e-3")  # which the manifest says in another way
+    status, text, error = cli(*call, "--lr", "1e-3")  # the manifest's rate, written differently
     assert status == 0, error
     [row] = [line.split() for line in text.splitlines() if line.split()[:1] == ["one"]]
     assert (len(row), row[1], row[3]) == (4, "spearman", "18")
@@ -383,7 +383,7 @@ def test_a_task_of_a_manifest_is_done_only_where_it_is_the_run_asked_for(
     text, other = trained()
     assert text.count("done before") == 1
     assert (other[0], other[1].outputs, before[1].outputs) == (before[0], 2, 3)
-    # What the manifest does not say is said beside it; what it says, stays.
+    # Options set what the manifest leaves open; what it sets stays.
     text, other = trained("--method", "head", "--lr", "0.03", "--protocol", "small,max_train=8", "--seed", "3")
     assert "done before" not in text
     for record in other:
@@ -471,7 +471,7 @@ def test_a_folder_left_between_record_and_clean_up_is_no_other_trainings(
     status, text, error = cli(*call, "--lr", "0.05", "--out", out)
     assert (status, text) == (1, "")
     assert "holds another training" in error
-    # The same training is done, and nothing is trained again.
+    # The same training counts as done and is not repeated.
     status, _, error = cli(*call, "--lr", "0.01", "--out", out)
     assert status == 0, error
     assert (out / "record.json").read_bytes() == before

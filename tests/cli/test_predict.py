@@ -1,4 +1,4 @@
-"""``normtune predict``: what becomes of a file's columns, where answers go, and how the base is found."""
+"""``normtune predict``: how a file's columns are used, where answers go, and how the base is found."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_base_that_is_not_found_may_be_elsewhere_now(
     changed(load_base("models/mine"), "layernorm").save(tmp_path / "runs" / "d")
     answer = cli("predict", "runs/d", "--text", "a cat")
     assert answer[0] == 0
-    # From another folder it is found from where it was made, which is above the delta, or beside the delta.
+    # From another folder, the base is found relative to where the delta was made (above it), or beside the delta.
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert cli("predict", "../runs/d", "--text", "a cat") == answer

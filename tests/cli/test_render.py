@@ -41,7 +41,7 @@ def test_csv_has_all_digits() -> None:
     assert render.as_csv([]) == ""
 
 
-#: Clears the screen, sets the title of the window, and colours what follows: with ESC, and with its one-byte twin.
+#: Clears the screen, sets the window's title and colours what follows: by ESC, and by the one-byte CSI.
 HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\x9b31md\x08\x7f"
 
 

@@ -180,7 +180,7 @@ def test_a_table_of_real_records_fits_eighty_columns(cli: Run, monkeypatch):
     assert status == 0
     shown, known = lines(text), rows(records)
     assert len(known) == len(load_runs(records.parent))
-    # One line a run, nothing folded or cut off but the ids, whose starts tell them apart.
+    # One line per run; nothing is wrapped or cut off but the ids, whose starts are unique.
     assert len(shown) == len(known) == len({line[0] for line in shown})
     for line, row in zip(shown, known, strict=True):
         assert row["id"].startswith(line[0])

@@ -88,7 +88,7 @@ def test_the_dtype_is_that_of_the_base(cli: Run, delta: Path, monkeypatch: pytes
     found: list[torch.dtype] = []
 
     class Stub:
-        """Looks at the model in place of serving it."""
+        """Records the model's dtype instead of serving it."""
 
         cut = 0
 

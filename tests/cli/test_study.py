@@ -1,4 +1,4 @@
-"""``normtune study``: the plan, the run, the summary, and one sentence for what cannot be."""
+"""``normtune study``: the plan, the run, the summary, and errors of one sentence."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small GLUE with every test file, which is taken for the whole one."""
+    """A small GLUE with every test file, accepted as the whole one."""
     monkeypatch.setattr(answers, "plan", partial(answers.plan, files=SMALL))
     return write_suite(tmp_path / "glue")
 

@@ -117,7 +117,7 @@ def test_what_is_recorded_is_not_run_again_and_another_draw_is(cli: Run, small: 
 
 
 def test_search_tries_the_grid_of_layernorm(cli: Run, small: list[str], save: Save, tmp_path: Path) -> None:
-    # Six entries of some ten thousand: a random mask is no reason to take the grid of the method of that name.
+    # Six entries of some ten thousand: a mask by random scores does not get the grid of the method `random`.
     file = save("mask", "full", entries=6)
     cli("train", "--task", "sst2", "--method", file, "--lr", "auto", "--records", tmp_path / "mask", *small)
     cli("train", "--task", "sst2", "--lr", "auto", "--records", tmp_path / "method", *small)

@@ -81,7 +81,7 @@ def test_of_a_pair_the_longer_text_is_cut_first(limit, tiny_tokenizer):
         while one + other + 3 > limit:
             one, other = (one - 1, other) if one > other else (one, other - 1)
         types = encoded.fields["token_type_ids"][i]
-        assert abs(int((types == 0).sum()) - 2 - one) <= 1  # which of two equally long ones goes first is open
+        assert abs(int((types == 0).sum()) - 2 - one) <= 1  # of two equally long texts, either may be cut first
         assert len(types) == min(limit, pieces(tiny_tokenizer, first) + pieces(tiny_tokenizer, second) + 3)
     assert encoded.truncated == cut > 0
 
@@ -189,7 +189,7 @@ def test_seed_and_epoch_fix_the_order():
     assert order() == order()
     orders = [order(seed=seed, epoch=epoch) for seed in range(3) for epoch in range(3)]
     assert len({str(each) for each in orders}) == 9
-    # Another order of other batches, not the same batches over again.
+    # The batches themselves differ, not only their order.
     assert {tuple(sorted(batch)) for batch in orders[0]} != {tuple(sorted(batch)) for batch in orders[1]}
 
 
@@ -214,7 +214,7 @@ def test_batches_are_of_like_length_and_in_random_order():
 def test_a_pool_holds_examples_from_everywhere():
     lengths = np.arange(POOL * 2 * 4)
     first = buckets(lengths, 4, seed=0, epoch=0)
-    # With more examples than a pool holds, batches are no slices of the sorted data.
+    # With more examples than a pool holds, batches are not slices of the sorted data.
     assert max(np.ptp(batch) for batch in first) > 3
     assert not any(batch.max() - batch.min() > len(lengths) / 4 for batch in first)
 

@@ -288,7 +288,7 @@ def test_a_survey_of_nothing(data: Path | None) -> None:
     assert all(found == (None, {}) for found in survey(data).values())
 
 
-# The hub, played by a module of the same name.
+# The hub, faked by a module of the same name.
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[tuple[str, ...]]:

@@ -45,7 +45,7 @@ def idx(numbers: np.ndarray) -> bytes:
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """Twenty pictures of two classes, as MNIST has them."""
+    """Twenty pictures of two classes, in MNIST's format."""
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(grey(20, 4, 5)))
     labels = gzip.compress(idx(np.arange(20, dtype=np.uint8) % 2 + 7))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(labels)
@@ -133,7 +133,7 @@ def test_folders_that_are_no_task(photos: Path, tmp_path: Path) -> None:
 
 
 class Halves:
-    """An image processor that takes what is there, times two."""
+    """An image processor that only doubles the pixels."""
 
     def __call__(self, array: np.ndarray, **_: object) -> dict[str, torch.Tensor]:
         return {"pixel_values": 2 * torch.from_numpy(array.copy()).float()[None]}
@@ -160,7 +160,7 @@ def test_grey_and_coloured(tmp_path: Path) -> None:
     assert torch.equal(lone[0], lone[2])
     turned = pillow.fromarray(grey(2, 3))
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     turned.save(tmp_path / "turned.png", exif=exif)
     assert reader()(Picture(tmp_path / "turned.png")).shape == (1, 3, 2)
 

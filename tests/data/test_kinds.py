@@ -57,7 +57,7 @@ def test_a_number_is_on_its_targets_scale():
 
 
 def best(task: Task, labels: np.ndarray) -> float | None:
-    """What one answer for all scores at most, by the first metric."""
+    """The best score of one constant answer, by the first metric."""
     guesses = (np.broadcast_to(answer, labels.shape) for answer in task.asks.constants(labels))
     return max((task.asks.score(guess, labels, task)[task.metrics[0]] for guess in guesses), default=None)
 

@@ -27,7 +27,7 @@ def text(tmp_path: Path, content: str) -> Path:
 def test_the_end_of_a_text_is_kept_for_scoring(tmp_path: Path) -> None:
     data = load_lines(text(tmp_path, "\r\n".join([*ROWS[:3], "", *ROWS[3:]]) + "\n\n"), None)
     train, dev = (data.splits[name].columns["lines"] for name in ("train", "dev"))
-    assert (*train, *dev) == tuple(f"{row}\n" for row in [*ROWS[:3], "", *ROWS[3:]])  # blank lines stay, but the last
+    assert (*train, *dev) == tuple(f"{row}\n" for row in [*ROWS[:3], "", *ROWS[3:]])  # inner blank lines stay
     assert len(dev) == 2
     assert data.task.name == "my-book"
     assert data.task.primary == "log_likelihood"

@@ -117,7 +117,7 @@ def test_constant_classes(guesses: list[int], truths: list[int]) -> None:
         ([0.0, 1.0, 2.0], [3.0, 3.0, 3.0]),
         ([0.0, 0.0], [0.0, 0.0]),
         ([2.5], [1.0]),
-        ([2.5, 2.5 + 4e-16, 2.5], [0.0, 1.0, 2.0]),  # but for rounding
+        ([2.5, 2.5 + 4e-16, 2.5], [0.0, 1.0, 2.0]),  # up to rounding
     ],
 )
 def test_constant_scores(guesses: list[float], truths: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Several labels a text: as files have them, by hand, and from training to answers."""
+"""Several labels per text: in files, by hand, and from training to answers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_fisher_is_the_expectation_over_all_sets_of_labels():
     jacobian = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def squares(estimator: Estimator, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """By example the squared gradients with respect to four weights, which all outputs depend on."""
+        """Each example's squared gradients with respect to four weights that all outputs depend on."""
         outputs = torch.from_numpy(OUTPUTS).double().requires_grad_()
         found = [*passes(estimator, outputs, TASK, labels, [0, 1, 2])]
         grads = [torch.autograd.grad(own.sum(), outputs, retain_graph=True)[0] for own in found]

@@ -58,7 +58,7 @@ def test_delimiter_and_encoding_overrule_what_is_recognised(tmp_path: Path) -> N
     rows = read_rows(file, Reading.of("delimiter=~,encoding=cp850"))
     assert {**rows.columns} == {"text": ["«a;b»", "'c'"], "label;x": ["ja", "nein"]}
     assert rows.notes == ()
-    file.write_text("sep=;\ntext,label\na;b,1\n")  # a spreadsheet's first line is no row, whatever separates the others
+    file.write_text("sep=;\ntext,label\na;b,1\n")  # a spreadsheet's first line is no row, whatever the delimiter
     assert {**read_rows(file, Reading.of("delimiter=comma")).columns} == {"text": ["a;b"], "label": ["1"]}
     file.write_bytes("text,label\na,ä\n".encode("utf-16-le"))
     assert {**read_rows(file, Reading.of("encoding=utf-16-le")).columns} == {"text": ["a"], "label": ["ä"]}
@@ -76,7 +76,7 @@ def test_the_decimal_sign_overrules_what_is_recognised(tmp_path: Path) -> None:
         assert split.labels is not None
         return split.labels.tolist()
 
-    assert targets("1,500 2,250", "decimal=comma") == [1.5, 2.25]  # of three digits nothing is guessed
+    assert targets("1,500 2,250", "decimal=comma") == [1.5, 2.25]  # three digits are ambiguous without the option
     with pytest.raises(DataError, match="line 2: the target '1,500' is not a finite number"):
         targets("1,500 2,250")
     assert targets("1,5 2 3") == targets("1,5 2 3", "decimal=comma") == [1.5, 2, 3]

@@ -156,7 +156,7 @@ def table(between: str) -> str:
 
 SEMICOLON = "is separated by ';', as its header is."
 WESTERN = "line 2: not UTF-8 (byte 9 of the file); it is read as Windows-1252."
-# One table as people have it: the name of its file, its bytes, what separates its cells, and what is said of it.
+# One table in the formats that people have: file name, bytes, delimiter, and the notes on it.
 FOUND = [
     ("a.csv", table(";").encode(), ";", (SEMICOLON,)),
     ("a.csv", table("\t").encode(), "\t", ("is separated by '\\t', as its header is.",)),
@@ -229,7 +229,7 @@ def test_archives(tmp_path: Path) -> None:
 
 
 def bombs(folder: Path) -> Iterator[Path]:
-    """Small files of much: bytes, cells, rows, a text that many rows share, a sheet with a cell in its last corner."""
+    """Small files of many bytes, cells or rows, a text that many rows share, or a cell in a sheet's last corner."""
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     openpyxl = pytest.importorskip("openpyxl")
@@ -381,7 +381,7 @@ def test_missing_column(asked: str, hint: str) -> None:
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    # It may believe in another encoding than UTF-8.
+    # Its encoding may not be UTF-8.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("dé\n".encode()), encoding="ascii"))
     rows = read_rows(None)
     assert rows.source == "standard input"
@@ -396,7 +396,7 @@ def test_every_ending_is_read_whatever_its_case(tmp_path: Path) -> None:
         assert read_rows(write(tmp_path, f"a{ending.upper()}", content)).cells("text")[-1] in ("x", ["text", "x"])
 
 
-# Any text but halves of surrogate pairs, which UTF-8 cannot write, and NUL, which is refused.
+# Any text without lone surrogates, which UTF-8 cannot encode, and NUL, which is refused.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)
 

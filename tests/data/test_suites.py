@@ -1,4 +1,4 @@
-"""SUITES: one registry that everything asks, and that a newcomer adds a line to."""
+"""SUITES: the one registry of suites; a new suite is one line in it."""
 
 from __future__ import annotations
 

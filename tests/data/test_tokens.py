@@ -52,7 +52,7 @@ def test_the_spans_of_tags(tags, wanted):
 
 
 def outputs_of(*texts: str) -> np.ndarray:
-    """Outputs that decide for these tags."""
+    """Outputs whose argmax gives these tags."""
     rows = [[TAGS.index(tag) for tag in text.split()] for text in texts]
     found = np.zeros((len(rows), max(map(len, rows)), len(TAGS)), dtype=np.float32)
     for number, row in enumerate(rows):
@@ -63,7 +63,7 @@ def outputs_of(*texts: str) -> np.ndarray:
 def test_spans_are_scored_whole_and_only_where_there_are_words():
     labels = TASK.asks.pack([[TAGS.index(t) for t in ["B-PER", "I-PER", "O", "B-LOC"]], [4, 1]], len(TAGS))
     assert labels.tolist() == [[1, 3, 4, 0], [4, 1, NONE, NONE]]
-    outputs = outputs_of("B-PER O O B-LOC", "B-PER B-PER B-PER")  # the last tag is of no word
+    outputs = outputs_of("B-PER O O B-LOC", "B-PER B-PER B-PER")  # the last tag has no word
     # Of three spans two are found (LOC, and the second PER), beside two that are none; four tags of six are right.
     assert score_outputs(outputs, labels, TASK) == pytest.approx({
         "span_f1": 2 * 2 / (4 + 3),

@@ -120,7 +120,7 @@ def test_no_bag_of_words_solves_a_task(name: str, data: dict[str, TaskData]) -> 
 
 
 def marked(split: Split) -> list[str]:
-    """Texts as bags of words, those of the second text told apart."""
+    """Texts as bags of words, with the words of the second text marked."""
     seconds = split.pairs or ("",) * len(split)
     return [
         " ".join([one, *(f"2:{word}" for word in two.split())]) for one, two in zip(split.texts, seconds, strict=True)

@@ -1,4 +1,4 @@
-"""What the tests of deltas that leave normtune share: a delta whose every value moved, and plain answers."""
+"""Shared by the tests of deltas that leave normtune: a delta whose every value moved, and plain answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def moved(base: Base, method: str, spec: HeadSpec = THREE, **info: object) -> De
 
 
 def inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Three examples that every family takes: no padding, the end token in its place."""
+    """Three examples that every family takes: no padding, the end token last."""
     ids = torch.randint(4, 40, (3, 9), generator=torch.Generator().manual_seed(0))
     ids[:, -1] = 3
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -45,7 +45,7 @@ def answers(model: torch.nn.Module, fields: dict[str, Tensor]) -> Tensor:
 
 
 def applied(base: Base, delta: Delta) -> Tensor:
-    """The logits of the base with the delta on it, which is taken off again."""
+    """The logits of the base with the delta applied; it is removed afterwards."""
     with delta.apply(base):
         return answers(base.model, inputs(base.model))
 

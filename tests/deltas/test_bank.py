@@ -1,4 +1,4 @@
-"""The bank: every row of a mixed batch is answered as by its own delta alone, whatever changes meanwhile."""
+"""The bank: every row of a mixed batch gets its own delta's answer, whatever changes meanwhile."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_rows_of_any_family_are_as_alone(
     ("family", "method", "culprit"),
     [
         ("xlnet", "layernorm", "layer_norm"),  # its first dimension is that of the tokens
-        ("deberta-v2", "all-layernorm", "encoder.LayerNorm"),  # which normalises what all rows share
+        ("deberta-v2", "all-layernorm", "encoder.LayerNorm"),  # it normalises what all rows share
         ("deberta", "bitfit", "q_bias"),  # a vector that belongs to no linear layer
     ],
 )
@@ -133,7 +133,7 @@ def test_in_bfloat16_too(make_base: BaseFactory, tiny_folder: object) -> None:
     for row, delta, text, other in zip(rows, deltas, TEXTS, [*deltas[1:], deltas[0]], strict=False):
         expected = alone(base, delta, text)
         assert row.dtype == np.float32
-        # A bfloat16 number has eight bits, so that the same sums in another order differ in the third digit.
+        # bfloat16 has eight significant bits, so the same sums in another order differ in the third digit.
         np.testing.assert_allclose(row, expected, atol=0.03)
         assert np.abs(alone(base, other, text) - expected).max() > 0.1
 

@@ -277,7 +277,7 @@ def test_a_loaded_delta_stays_whatever_becomes_of_its_file(tiny_base: Base, tmp_
     file = trained(tiny_base, "full").save(tmp_path)
     loaded = Delta.load(file)
     kept = {name: value.clone() for name, value in loaded.values.items()}
-    file.write_bytes(bytes(file.stat().st_size))  # over it in place, as cp does
+    file.write_bytes(bytes(file.stat().st_size))  # overwritten in place, as by cp
     assert_same(kept, dict(loaded.values))
 
 

@@ -1,4 +1,4 @@
-"""The hub: what is uploaded, and errors of one sentence. Nothing here reaches it."""
+"""The hub: what is uploaded, and errors of one sentence. Nothing here connects to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.deltas.moved import moved
 
 @pytest.fixture
 def folder(tiny_base: Base, tmp_path: Path) -> Path:
-    """A delta as `train` leaves it, with things beside it that are nobody's business."""
+    """A delta as `train` leaves it, beside files that must stay private."""
     folder = tmp_path / "run"
     moved(tiny_base, "layernorm").save(folder)
     for name in ("record.json", "README.md", "notes.txt", "secret.csv", ".env"):

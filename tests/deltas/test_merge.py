@@ -82,7 +82,7 @@ def test_a_lower_precision_base_is_written_in_float32(tiny_folder: Path, tmp_pat
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     for name, value in delta.values.items():
-        assert torch.equal(stored[name].reshape(-1), value), name  # nothing of what was trained is rounded
+        assert torch.equal(stored[name].reshape(-1), value), name  # no trained value is rounded
     frozen = "bert.encoder.layer.1.output.dense.weight"
     assert torch.equal(stored[frozen], before[frozen].float())
     model = plain(tmp_path / "out")
@@ -195,7 +195,7 @@ def test_a_merged_folder_is_a_base_again(tiny_base: Base, tmp_path: Path) -> Non
     merge(delta, tiny_base, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
-    assert tiny_base.name not in json.dumps(config)  # where the base lay is nobody's business
+    assert tiny_base.name not in json.dumps(config)  # the base's path stays private
     again = load_base(str(tmp_path / "out"), THREE, keep_head=True)
     assert again.head == THREE
     assert torch.equal(answers(again.model, inputs(again.model)), applied(tiny_base, delta))

@@ -30,7 +30,7 @@ from normtune.models.head import HeadSpec
 from normtune.models.sources import locate, quiet
 from tests.deltas.moved import NUMBER, THREE, answers, applied, assert_untouched, inputs, moved, state
 
-# What PEFT itself warns of: every norm that it wraps, and what transformers now calls otherwise.
+# PEFT's own warnings: every norm that it wraps, and a name that transformers has changed.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
@@ -176,7 +176,7 @@ def test_a_scaled_regression_is_refused_and_a_plain_one_comes_back(tiny_base: Ba
 
 def test_a_head_that_peft_would_mix_up_with_the_body_is_refused(make_base: Bases, tmp_path: Path) -> None:
     base = make_base("bert")
-    base.meta_head(3)  # what a head has is known from before the root that there is not
+    base.meta_head(3)  # caches the head before a root is added that does not exist
     base.roots = ("output", *base.roots)
     delta = moved(make_base("bert"), "layernorm")
     with pytest.raises(SelectionError, match=r"head from its 'bert\.encoder\.layer\.0\.attention\.output'"):
@@ -195,7 +195,7 @@ def test_a_used_folder_and_another_base_are_refused(tiny_base: Base, make_base: 
 def test_exported_and_imported_it_is_the_same_delta(tiny_base: Base, tmp_path: Path) -> None:
     delta = moved(tiny_base, "layernorm@1")
     export_peft(delta, tiny_base, tmp_path / "out")
-    base = load_base(str(tiny_base.name))  # with a head of two
+    base = load_base(str(tiny_base.name))  # with a head of two labels
     back = import_peft(tmp_path / "out", base, task="mine", labels=THREE.labels)
     assert (back.info.head, back.info.method) == (THREE, "peft-ln-tuning")
     assert back.selection(tiny_base) == delta.selection(tiny_base)
@@ -229,12 +229,12 @@ PEFT_TARGETS: list[tuple[str, str | list[str]]] = [
     ("distilbert", r".*output_layer_norm"),
     ("llama", ["input_layernorm", "post_attention_layernorm", "norm"]),
     ("qwen2", r".*layers\.2\.input_layernorm"),
-    ("bert", ["LayerNorm", "pooler.dense"]),  # PEFT wraps what is no norm as well
+    ("bert", ["LayerNorm", "pooler.dense"]),  # PEFT wraps modules that are no norms, too
 ]
 
 
 def by_peft(source: Path, targets: str | list[str], outputs: int, folder: Path, **options: object) -> torch.Tensor:
-    """Train a few steps with PEFT, save, and give the logits of what was saved, loaded by PEFT."""
+    """Train two steps with PEFT, save, and return the logits of the saved adapter, loaded by PEFT."""
     torch.manual_seed(0)
     config = LNTuningConfig(task_type="SEQ_CLS", target_modules=targets, **options)
     model = get_peft_model(fresh(source, outputs), config)
@@ -362,7 +362,7 @@ def test_an_adapter_of_another_model_is_refused(
     tiny_base: Base, make_base: Bases, minilm: Base, tmp_path: Path
 ) -> None:
     export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "bare")
-    import_peft(tmp_path / "bare", make_base("bert", seed=5))  # PEFT's format names no model by content
+    import_peft(tmp_path / "bare", make_base("bert", seed=5))  # PEFT's format has no hash of the model
     with pytest.raises(DeltaError, match=r"does not fit.*no parameter|has shape \(32,\), the model's \(384,\)"):
         import_peft(tmp_path / "bare", minilm)
     with pytest.raises(DeltaError, match=r"no parameter 'bert\.encoder"):
@@ -380,7 +380,7 @@ def test_heads_whose_shapes_do_not_fit_are_refused(make_base: Bases, tmp_path: P
     save_file({**good, bias: torch.zeros(4)}, file)
     with pytest.raises(DeltaError, match=r"has the shape|but 3 labels are named"):
         import_peft(tmp_path / "out", base)
-    save_file({**good, bias: torch.zeros(2)}, file)  # as many as the base's own head has at present
+    save_file({**good, bias: torch.zeros(2)}, file)  # as many as the base's present head has
     with pytest.raises(DeltaError, match=r"has the shape|but 3 labels are named"):
         import_peft(tmp_path / "out", base)
     dense = "base_model.model.classifier.dense.weight"

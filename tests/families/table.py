@@ -1,4 +1,4 @@
-"""The families that normtune says it takes, with what is known of each from elsewhere: one row a family."""
+"""The families that normtune claims to take, with facts on each from elsewhere: one row per family."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _DEBERTA = {
 }
 
 
-#: By stage of EfficientNet-B0: layers, inputs, outputs and the expansion.
+#: For each stage of EfficientNet-B0: layers, inputs, outputs and the expansion.
 _STAGES = ((1, 32, 16, 1), (2, 16, 24, 6), (2, 24, 40, 6), (3, 40, 80, 6), (3, 80, 112, 6), (4, 112, 192, 6))
 _STAGES += ((1, 192, 320, 6),)
 
 
 def _b0() -> int:
-    """The entries of EfficientNet-B0's norms: two in each layer as wide as its expansion, one as its outputs."""
+    """The entries of EfficientNet-B0's norms: in each layer two of the expansion's width and one of the outputs'."""
     widths = [32, 1280]
     for layers, inputs, outputs, expansion in _STAGES:
         for layer in range(layers):
@@ -35,14 +35,14 @@ class Row:
 
     Attributes:
         published: A published model of it.
-        config: The sizes of that one, from its own configuration.
+        config: The sizes of that model, from its own configuration.
         body: Its entries without a head, and without a pooler that a classifier leaves out, as the hub counts them in
             its checkpoint. The method ``full`` trains these.
-        norms: The entries of all of its norms: vectors times their width.
-        closing: Those of the norms that close its layers.
+        norms: The entries of all of its norms: number of vectors times width.
+        closing: The entries of the norms that close its layers.
         method: The norm method that the family is known for.
-        slow: Of its parameters, parts of the names of those whose Fisher information has no closed form; None where
-            that is most of them.
+        slow: Parts of the names of the parameters whose Fisher information has no closed form; None where that is most
+            of them.
         apart: The methods whose rows in a bank run in batches of their own.
     """
 
@@ -99,7 +99,7 @@ ROWS: dict[str, Row] = {
         "xlnet-base-cased",
         {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072, "vocab_size": 32000},
         *(116_718_336, 24 * 2 * 768, 12 * 2 * 768),
-        slow=None,  # time comes first there
+        slow=None,  # its first dimension is the tokens
         apart=("layernorm", "bitfit"),
     ),
     "modernbert": Row(  # without biases; its first layer has no norm before the attention
@@ -194,7 +194,7 @@ ROWS: dict[str, Row] = {
         "microsoft/resnet-50",
         {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
         25_557_032 - 2049 * 1000,
-        # The stem's, two in a layer as wide as its bottleneck and one four times as wide, and each stage's shortcut.
+        # The stem; in each layer two as wide as its bottleneck and one four times as wide; each stage's shortcut.
         2 * (64 + 6 * (3 * 64 + 4 * 128 + 6 * 256 + 3 * 512) + 256 + 512 + 1024 + 2048),
         2 * (3 * 256 + 4 * 512 + 6 * 1024 + 3 * 2048),
         method="batchnorm",

@@ -1,4 +1,4 @@
-"""Every family of the table, from its parameters to a merged model in a process of its own, on a tiny random one."""
+"""Every family of the table, as a tiny random model: from its parameters to a merged model in another process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.importance.reference import LENGTHS, TASKS, assert_same, by_loop, in_
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:normtune does not list the family:normtune.errors.GuessWarning"),
-    # What PEFT itself warns of.
+    # PEFT's own warnings.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
 ]
@@ -58,11 +58,11 @@ class Trained:
 
     Attributes:
         session: The model.
-        before: The model's values before that.
-        config: Its configuration before that.
+        before: The model's values before the training.
+        config: Its configuration before the training.
         delta: The delta.
         dev: Examples.
-        expected: What base and delta answer to them.
+        expected: The answers of base and delta to them.
     """
 
     session: Session
@@ -79,7 +79,7 @@ class Trained:
 
 
 def fields(base: Base, dev: Split) -> dict[str, Tensor]:
-    """What the model is given of the examples, all in one batch."""
+    """The model's inputs for the examples, in one batch."""
     return base.encode(dev, 64).batch(range(len(dev)))
 
 
@@ -104,7 +104,7 @@ def trained(folder: Callable[[str], Path]) -> Callable[[str], Trained]:
     made: dict[str, Trained] = {}
 
     def make(family: str) -> Trained:
-        gc.freeze()  # each training ends with a collection, which need not look through the models of before
+        gc.freeze()  # each training ends with a garbage collection, which can skip the earlier models
         session = Session(str(folder(family)))
         base, before, config = session.base, state(session.base), session.base.model.config.to_json_string()
         data = load_digits("odd") if family in PICTURES else load_toy("sst2", None)
@@ -128,7 +128,7 @@ each = pytest.mark.parametrize("family", ROWS)
 
 
 def classifier(family: str) -> Any:
-    """The class of transformers that makes a plain model of a family."""
+    """The transformers class for a plain model of a family."""
     return AutoModelForImageClassification if family in PICTURES else AutoModelForSequenceClassification
 
 
@@ -151,11 +151,11 @@ def test_every_parameter_is_in_one_component(
         assert place.head or (place.layer is None) == (not numbers), place
         if family not in STAGED and not place.head:
             assert place.layer == (int(numbers[0]) if numbers else None)
-        # Every class of norm says so in its name, which `is_norm` does not read.
+        # Every norm class has 'norm' in its name, which `is_norm` does not read.
         owner = type(model.get_submodule(place.parameter.rpartition(".")[0])).__name__
         assert place.norm == bool(re.search(r"norm(\dd)?$", owner, re.IGNORECASE)), place
         assert place.batch == ("BatchNorm" in owner)
-    # The same without weights, where each class of norm is tried again; and of a model that the caller loaded.
+    # The same for a model without weights, where each norm class is tried again, and for one that the caller loaded.
     monkeypatch.setattr(layouts, "_TRIED", {})
     assert skeleton(path) == places
     with quiet():
@@ -188,7 +188,7 @@ def test_fisher_is_that_of_a_loop(family: str, folder: Callable[[str], Path], mo
         pixels = base.encode(load_digits("digits").split("train").take(range(4)), 64).fields["pixel_values"]
         encoded = replace(encoded, fields={"pixel_values": tuple(own.double() for own in pixels)})
     base = in_float64(base)
-    base.model.config._experts_implementation = "eager"  # torch's product of groups takes no float64
+    base.model.config._experts_implementation = "eager"  # torch's grouped matrix product takes no float64
     whole = everything(base.layout)
     found = fisher(base, task, encoded, Request(whole, whole, estimator, (5,), tokens=30))
     assert found.scores is not None
@@ -289,7 +289,7 @@ def test_a_merged_model_is_a_plain_one(family: str, trained: Callable[[str], Tra
 
 @pytest.mark.slow
 def test_merged_models_answer_the_same_without_normtune(trained: Callable[[str], Trained], tmp_path: Path) -> None:
-    """In one new process for all."""
+    """One new process runs them all."""
     for family in ROWS:
         own = trained(family)
         merge(own.delta, own.base, tmp_path / family)

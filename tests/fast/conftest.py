@@ -25,5 +25,5 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(params=[ONEDNN])
 def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The library that goes another way than torch."""
+    """oneDNN, which takes another way than torch."""
     return prefer(request.param, monkeypatch)

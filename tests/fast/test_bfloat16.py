@@ -16,7 +16,7 @@ from normtune.methods.trainable import Trainable
 
 #: Wide, so that sums in bfloat16 would be far off.
 TOKENS, WIDE, NARROW = (2, 9), 2048, 24
-#: Half a step of bfloat16 at one, twice over: for the rounding of a sum that lies on an edge.
+#: Half a step of bfloat16 at one, which bounds the relative error of a rounding.
 ROUNDED = 2.0**-8
 
 
@@ -25,12 +25,12 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # All above zero, so that no sum is small beside its terms and a relative error means something.
+    # All positive, so no sum is small beside its terms and a relative error is meaningful.
     return draw(*TOKENS, WIDE).abs(), draw(NARROW, WIDE, seed=1).abs(), draw(NARROW, seed=2).abs()
 
 
 def exactly(value: torch.Tensor) -> torch.Tensor:
-    """What is left of it in bfloat16, as float64."""
+    """`value` rounded to bfloat16, as float64."""
     return value.detach().bfloat16().double()
 
 

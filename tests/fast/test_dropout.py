@@ -135,7 +135,7 @@ def test_without_dropout_it_is_torchs_own(mask: Tensor | None, scale: float | No
 
 def test_a_query_that_sees_nothing_spoils_no_other() -> None:
     mask = torch.ones(5, 5, dtype=torch.bool)
-    mask[3] = False  # as of padding under a local window
+    mask[3] = False  # as for padding under a local window
     theirs = scaled_dot_product_attention(*parts())
     for own in (mask, torch.zeros(5, 5).masked_fill(~mask, -torch.inf)):
         with FastDropout():

@@ -15,7 +15,7 @@ GRAD = torch.randn(*TOKENS.shape, WIDTH, generator=torch.Generator().manual_seed
 
 
 class Largest(TorchDispatchMode):
-    """Notes how many numbers the largest tensor holds that is made."""
+    """Records the size of the largest new tensor, in numbers."""
 
     numbers = 0
 
@@ -63,7 +63,7 @@ def test_sums_over_a_lower_precision_are_in_float32():
     with fast_linear():
         embedding(tokens, composed).backward(grad)
     expected = dense(weight, grad, tokens=tokens)[indices]
-    # torch rounds what it gives to a leaf of bfloat16 once; sums in bfloat16 end at 2.
+    # torch rounds a bfloat16 leaf's gradient once; a sum in bfloat16 would stop at 2.
     assert (leaf.grad.double() - expected).abs().max() <= expected.max() / 256
 
 

@@ -34,7 +34,7 @@ def inputs(base: Base, tokens: int, *, padded: bool) -> dict[str, Tensor]:
 
 
 def both_ways(base: Base, trained: list[Tensor], batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs and gradients as torch's and as fused layers give them."""
+    """Outputs and gradients of torch's layers and of fused ones."""
 
     def run() -> list[Tensor]:
         outputs = base.model(**batch).logits
@@ -97,7 +97,7 @@ def test_weights_are_those_of_now(tiny_base: Base) -> None:
     for _ in range(2):
         with torch.inference_mode(), fused(tiny_base.model, fusable(tiny_base.model)):
             found.append(tiny_base.model(**batch).logits)
-        dense.weight.data.mul_(1.5)  # not counted as a change by torch
+        dense.weight.data.mul_(1.5)  # torch's version counter misses this
     with torch.inference_mode():
         dense.weight.data.div_(1.5)
         torch.testing.assert_close(found[1], tiny_base.model(**batch).logits, rtol=1e-5, atol=1e-6)
@@ -138,7 +138,7 @@ def test_dropout_has_torchs_statistics(make_base: BaseFactory, last: Callable[..
     assert bool((deviation > 0).all())
     assert float(((plain.mean(0) - other.mean(0)).abs() / deviation).max()) < 5 * (2 / count) ** 0.5
     assert float((other.std(0) / deviation - 1).abs().max()) < 0.05
-    # Rows are dropped out one by one.
+    # Each row has its own mask.
     assert not torch.equal(other[0], other[1])
 
 

@@ -34,7 +34,7 @@ def test_laying_out_a_weight_changes_no_bit(rows: int, onednn: str) -> None:
 def test_in_bfloat16_inputs_weights_and_results_are_rounded(backend: str, count: int) -> None:
     layers = [nn.Linear(512, 40) for _ in range(count)]
     rows, gradient = torch.rand(7, 512), torch.rand(7, 40 * count)
-    # Above zero, so that no sum is small beside its terms.
+    # All positive, so no sum is small beside its terms.
     weight = torch.cat([layer.weight.data.abs_() for layer in layers])
     bias = torch.cat([layer.bias.data.abs_() for layer in layers])
 

@@ -16,7 +16,7 @@ TOKENS, WIDE, NARROW = (3, 7), 40, 24
 
 @pytest.fixture(autouse=True)
 def _threshold(monkeypatch):
-    # The measured one would call no part of weights as small as these few.
+    # Under the measured threshold, no part of such small weights would count as few.
     monkeypatch.setattr(module, "_SPARSE_BELOW", 1 / 64)
 
 
@@ -34,7 +34,7 @@ def close(one, other, tolerance=1e-5):
 
 
 def is_ours(result):
-    below = [node for node, _ in result.grad_fn.next_functions]  # ours lies under the view that makes three dimensions
+    below = [node for node, _ in result.grad_fn.next_functions]  # ours lies below the view to three dimensions
     return any(type(node).__name__ == "_LinearBackward" for node in below)
 
 
@@ -77,7 +77,7 @@ def test_inputs_and_gradients_need_not_be_contiguous(backend):
     assert close(result, linear(inputs, weight, bias))
     assert close(ours.grad, grad @ weight)
     assert close(strided.grad, grad.reshape(-1, NARROW).t() @ inputs.reshape(-1, WIDE))
-    # A gradient that was expanded from one number.
+    # A gradient expanded from one number.
     ours.grad = None
     with fast_linear():
         linear(ours, strided, bias).sum().backward()
@@ -182,7 +182,7 @@ def test_the_gradient_of_few_entries_is_summed_in_parts(monkeypatch, backend):
         linear(inputs, composed, bias).backward(grad)
     dense = grad.reshape(-1, NARROW).t() @ inputs.reshape(-1, WIDE)
     assert close(leaf.grad, dense.reshape(-1)[indices])
-    monkeypatch.setattr(entries, "_BLOCK", 1)  # less than one
+    monkeypatch.setattr(entries, "_BLOCK", 1)  # less than one token
     again, _, composed = pack(weight, 12)
     with fast_linear():
         linear(inputs, composed, bias).backward(grad)
@@ -199,7 +199,7 @@ def test_gradients_of_entries_at_lower_precision_are_summed_in_float32(backend):
     assert leaf.grad.dtype == torch.float32
     dense = grad.double().reshape(-1, NARROW).t() @ inputs.double().reshape(-1, WIDE)
     assert close(leaf.grad, dense.reshape(-1)[indices], 0.02)
-    assert (leaf.grad.bfloat16() != leaf.grad).any()  # never rounded to what the base has
+    assert (leaf.grad.bfloat16() != leaf.grad).any()  # never rounded to the base's dtype
 
 
 def test_no_gradient_is_asked_of_a_leaf_that_does_not_train(backend):

@@ -1,4 +1,4 @@
-"""Keeping less for the backward pass: the same to the bit, and as much less as a count by hand says."""
+"""Keeping less for the backward pass: the same results to the bit, and as little as a count by hand says."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_gradients_of_any_method_are_the_same_to_the_bit(
 
 
 def kept(layers: int, memory: Memory, *, plain: bool) -> float:
-    """What a forward pass leaves behind, in vectors of the hidden size a token."""
+    """What a forward pass keeps, in vectors of the hidden size per token."""
     width, texts, tokens = 128, 8, 64
     config = BertConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width, vocab_size=100

@@ -1,4 +1,4 @@
-"""The frozen prefix: the same gradients and the same training as without, and never a stale one."""
+"""The frozen prefix: the same gradients and the same training as without it, and never stale."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def states_of(base: Base, encoded: Encoded, point: Point, **more: Any) -> States
 
 
 def tuned(base: Base, method: str) -> Point | None:
-    """The point below a method, in place for a moment."""
+    """The point below a method, which is undone again."""
     tuning = Trainable(base, select(base.layout, method))
     point = Point.of(base)
     tuning.undo()

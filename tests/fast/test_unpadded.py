@@ -14,7 +14,7 @@ from normtune.fast.unpadded import EXACT, Unpadded
 
 HEADS, WIDTH = 2, 8
 
-#: Lengths of the texts of a batch, and how many groups attention takes them in.
+#: The lengths of a batch's texts, and the number of groups that attention splits them into.
 MIXES = {
     "alike": ([19] * 4, 1),
     "hardly padded": ([50] * 9 + [49], 1),

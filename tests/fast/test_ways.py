@@ -1,4 +1,4 @@
-"""The door: which ways are taken for which model, and that whole trainings by them are torch's."""
+"""The choice of fast ways: which are taken for which model, and that whole trainings by them match torch's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.training.test_session import comparable, data, split
 
 FUSED = ("fused layers", "no padding", "first token")
 
-#: By family, method and whether dropout is on.
+#: The ways by family, method and whether dropout is on.
 WAYS = {
     ("bert", "layernorm", True): (*FUSED, "fast dropout"),
     ("bert", "layernorm", False): (*FUSED, "prefix below the closing norm of layer 0"),
@@ -53,7 +53,7 @@ def test_a_prefix_of_few_layers_is_not_worth_its_copies_to_a_gpu(
 ) -> None:
     base = make_base("bert")
     Trainable(base, select(base.layout, method))
-    base.model.to("meta")  # which is no CPU either
+    base.model.to("meta")  # like a GPU, not the CPU
     assert any("prefix" in name for name in choose(base, kept=Kept()).names) is taken
 
 
@@ -71,7 +71,7 @@ def test_a_model_that_recomputes_its_own_layers_is_left_to_it(make_base: BaseFac
 
 
 class Added(nn.Module):
-    """A frozen linear layer and a trained product of low rank beside it, as LoRA has."""
+    """A frozen linear layer with a trained low-rank product added, as in LoRA."""
 
     def __init__(self, frozen: nn.Linear) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_a_whole_training_is_torchs(tiny_folder: Path, method: str) -> None:
     assert [p.loss for p in fast.curve] == pytest.approx([p.loss for p in torchs.curve], rel=1e-5)
     assert fast.score == torchs.score
     for place, value in values.values.items():
-        if "key.bias" in place:  # moves no output: its gradient is rounding, which Adam turns into whole steps
+        if "key.bias" in place:  # affects no output: its gradient is rounding, which Adam turns into whole steps
             continue
         assert (value - others.values[place]).norm() <= 1e-4 * value.norm()
 

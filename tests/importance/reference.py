@@ -1,4 +1,4 @@
-"""Fisher information by definition: a plain loop over single, unpadded examples, in float64; and what to try it on."""
+"""Fisher information by definition: a plain loop over single, unpadded examples, in float64; and examples for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def texts(
 
 
 class Float64(Base):
-    """A base in float64 throughout: its heads are, too."""
+    """A base in float64, with heads in float64."""
 
     def put_head(self, spec: HeadSpec, seed: int = 0):
         swap = super().put_head(spec, seed)
@@ -55,13 +55,13 @@ class Float64(Base):
 
 
 def in_float64(base: Base) -> Float64:
-    """`base` itself, in float64."""
+    """Convert the model of `base` to float64 in place."""
     base.model.double()
     return Float64(**{field.name: getattr(base, field.name) for field in fields(base) if field.init})
 
 
 def stay_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many families' norms compute in float32 whatever the model is in; from now on they do not lower float64."""
+    """Keep norms that compute in float32 whatever the model's dtype, as in many families, from lowering float64."""
     to, as_float = Tensor.to, Tensor.float
 
     def raised(own: Tensor, value: object) -> object:
@@ -78,7 +78,7 @@ def stay_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def values(
     estimator: Estimator, task: Task, logits: Tensor, label: Tensor | None, number: int
 ) -> list[tuple[float, Tensor]]:
-    """Log-likelihoods of one example, with the weights at which their squared gradients count."""
+    """Log-likelihoods of one example, each with the weight of its squared gradient."""
     name, samples = estimator.name, estimator.samples
     draws = np.random.default_rng([estimator.seed, number])
     if task.kind == "regression":
@@ -111,7 +111,7 @@ def by_loop(
     examples: Iterable[int] | None = None,
     names: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
-    """For each pre-trained parameter the mean over examples of its squared gradient: equation 2, word by word."""
+    """The mean over examples of each pre-trained parameter's squared gradient: equation 2, word by word."""
     estimator = estimator or Estimator()
     numbers = range(len(encoded)) if examples is None else list(examples)
     swap = base.put_head(HeadSpec(task.kind, task.labels), seed)
@@ -137,13 +137,13 @@ def by_loop(
 
 
 def assert_same(found: dict, wanted: dict[str, Tensor], *, rtol: float = 1e-6, zero: float = 1e-12) -> None:
-    """Every entry, or every parameter's sum, relative; what is zero is measured by the largest of all.
+    """Assert that entries, or each parameter's sum, agree to a relative tolerance, and zeros to a part of the largest.
 
     Args:
-        found: For each parameter its entries, flattened, or their sum.
-        wanted: For each parameter its entries.
+        found: Each parameter's entries, flattened, or their sum.
+        wanted: Each parameter's entries.
         rtol: Relative tolerance.
-        zero: Part of the largest that counts as zero.
+        zero: Part of the largest entry that counts as zero.
     """
     assert found.keys() <= wanted.keys()
     assert found

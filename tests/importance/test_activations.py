@@ -27,7 +27,7 @@ SAMPLE = texts(TASKS["two"], (5, 9, 3), types=True)
 
 
 def by_loop(base: Base, encoded: Encoded) -> dict[str, np.ndarray]:
-    """For each parameter that torch's functions of linear layers, norms and embeddings see: |w| times its input's norm.
+    """|w| times its input's norm, for each parameter that torch's linear, norm and embedding functions see.
 
     Token by token, with the sums kept entry by entry.
     """
@@ -120,7 +120,7 @@ def test_a_norm_of_a_familys_own_multiplies_the_normalised_input(monkeypatch, ma
 
 
 class Tiny(nn.Module):
-    """One layer of two features over token numbers: what Wanda is by hand."""
+    """A layer over two features per token, small enough for Wanda by hand."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -138,12 +138,12 @@ def test_two_by_two_by_hand(turned: bool) -> None:
         layer.weight.copy_(weight.t() if turned else weight)
     base = cast(Base, SimpleNamespace(model=Tiny(layer), device="cpu"))
     sample = Encoded({"input_ids": (torch.tensor([0, 1]), torch.tensor([0, 0]))}, None, {"input_ids": 0})
-    # Three tokens (3, 0) and one (4, 1): norms sqrt(27 + 16) and 1, and four tokens for a bias.
+    # Three tokens (3, 0) and one (4, 1): norms sqrt(27 + 16) and 1; sqrt(4) for a bias.
     norms = feature_norms(base, sample, ["layer.weight", "layer.bias"])
     expected = np.array([[43**0.5, 1.0], [43**0.5, 1.0]])
     np.testing.assert_allclose(norms["layer.weight"], (expected.T if turned else expected).flatten())
     np.testing.assert_allclose(norms["layer.bias"], [2.0, 2.0])
-    # |w| times the norm: 6.6 and 20 in the first row, 13.1 and 5 in the second; so magnitude takes another one.
+    # |w| times the norm: 6.6 and 20 in the first row, 13.1 and 5 in the second, where magnitude takes the other.
     assert np.abs(weight.numpy() * expected).argmax(1).tolist() == [1, 0]
     assert weight.abs().argmax(1).tolist() == [1, 1]
 

@@ -37,7 +37,7 @@ def squares(estimator, task, **options):
 
 
 def away(task):
-    """What the gradient of log p(y | x) with respect to the outputs is, for every y: of shape (B, y, outputs)."""
+    """The gradient of log p(y | x) with respect to the outputs for every y, of shape (B, y, outputs), and p."""
     p = outputs_for(task).detach().softmax(1)
     return torch.eye(task.outputs, dtype=torch.float64) - p[:, None], p
 
@@ -87,7 +87,7 @@ def test_monte_carlo_converges_to_exact(name):
     exact = squares(Estimator(name="exact"), task)
     errors = []
     for samples in (100, 10_000):
-        # One draw each for many copies of the examples, all of different numbers.
+        # One draw for each of many copies of the examples, which all have different numbers.
         many = outputs_for(task).detach().repeat(samples, 1).requires_grad_()
         numbers = np.random.default_rng(1).permutation(samples * 4).tolist()
         (drawn,) = gradients(Estimator(name="monte-carlo", seed=3), task, numbers, many)

@@ -19,10 +19,10 @@ from normtune.models.base import wrap
 from normtune.records.fisher import ESTIMATORS, Estimator
 from tests.importance.reference import LENGTHS, TASKS, assert_same, by_loop, in_float64, stay_in_float64, texts
 
-#: The module, whose name the function took.
+#: The module, whose name the function shadows.
 counting = importlib.import_module("normtune.importance.fisher")
 
-#: Families beside those of `tests/families`, with what of theirs is computed example by example: parts of the names.
+#: Families beside those of `tests/families`, with parts of the names of what is computed example by example.
 FAMILIES = {
     "bert": (),
     "gemma": (),
@@ -33,7 +33,7 @@ FAMILIES = {
 LAYERS = {"t5": {"num_layers": 1, "num_decoder_layers": 2}, "umt5": {"num_layers": 1, "num_decoder_layers": 2}}
 TYPED = {"bert"}
 
-#: Every kind of task with every estimator, and for each other family one of each.
+#: Every kind of task with every estimator for BERT, and one of each for every other family.
 CASES = [("bert", task, name) for task in TASKS for name in ESTIMATORS]
 CASES += [(family, [*TASKS][i % 4], [*ESTIMATORS][i % 3]) for i, family in enumerate(FAMILIES) if family != "bert"]
 
@@ -151,7 +151,7 @@ def test_batches_hold_every_example_once_and_no_more_than_they_may(padding, toke
         lengths = encoded.lengths[batch]
         assert len(batch) == 1 or len(batch) * lengths.max() <= tokens
         assert (lengths.max() - lengths).sum() <= padding
-    # The next one would have been too much.
+    # One more example would have been too much.
     for batch, following in itertools.pairwise(batches):
         lengths = encoded.lengths[[*batch, following[0]]]
         assert len(lengths) * lengths.max() > tokens or (lengths.max() - lengths).sum() > padding
@@ -160,7 +160,7 @@ def test_batches_hold_every_example_once_and_no_more_than_they_may(padding, toke
 def test_some_examples(bert):
     task = TASKS["three"]
     encoded, whole = texts(task), everything(bert.layout)
-    for name in ("empirical", "monte-carlo"):  # whose draws go by the number in the data
+    for name in ("empirical", "monte-carlo"):  # a draw depends on the example's number in the data
         estimator = Estimator(name=name)
         found = fisher(bert, task, encoded, Request(whole, whole, estimator), examples=np.array([6, 1, 3]))
         assert_same(entries_of(found), by_loop(bert, task, encoded, estimator, examples=[1, 3, 6]))
@@ -362,7 +362,7 @@ def test_an_example_without_a_finite_gradient_is_named(example, within, make_bas
     base, task = make_base("bert", num_hidden_layers=1), TASKS["two"]
     encoded = texts(task)
     ids = tuple(own.clone() for own in encoded.fields["input_ids"])
-    ids[example][1] = 39  # which no other example has
+    ids[example][1] = 39  # a token that no other example has
     encoded = dataclasses.replace(encoded, fields={**encoded.fields, "input_ids": ids})
     base.model.bert.embeddings.word_embeddings.weight[39] = torch.inf
     for tokens in (1, 10_000):

@@ -28,7 +28,7 @@ MODULES = {"heads": "bert.encoder.layer.{}.attention.output.dense", "units": "be
 def test_gates_and_multipliers_follow_the_definition(
     make_base: BaseFactory, monkeypatch: pytest.MonkeyPatch, structure: Structure
 ) -> None:
-    """z = min(1, max(0, s (r - l) + l)) (Louizos et al. 2018), and a (s - t) + b (s - t)^2, by an Adam for each."""
+    """z = min(1, max(0, s (r - l) + l)) (Louizos et al. 2018), and a (s - t) + b (s - t)^2, each with its own Adam."""
     monkeypatch.setattr(code, "EPOCHS", 2)
     monkeypatch.setattr(code, "BATCH", 2)
     base, task = make_base("bert"), TASKS["three"]

@@ -16,12 +16,12 @@ from normtune.records.fisher import Estimator
 from tests.importance.reference import TASKS, assert_same, stay_in_float64, texts
 from tests.importance.test_squares import Sizes
 
-#: Where the odd modules are put: in place of a norm.
+#: The norm that the odd modules replace.
 PLACE = "bert.encoder.layer.1.output.LayerNorm"
 
 
 class Unseen(torch.autograd.Function):
-    """A scaling of its own."""
+    """A scaling as an autograd function of its own."""
 
     @staticmethod
     def forward(ctx, inputs, weight):
@@ -35,7 +35,7 @@ class Unseen(torch.autograd.Function):
 
 
 class Odd(nn.Module):
-    """A module that uses its parameters, 32 wide, in some way of its own."""
+    """A module that uses its parameters, 32 wide, as `function` does."""
 
     def __init__(self, function):
         super().__init__()
@@ -57,19 +57,19 @@ class Squared(nn.LayerNorm):
 
 
 def grown(odd, x):
-    """One that uses more where there are many examples."""
+    """Call the layer twice where there are many examples."""
     return odd.linear(x) if len(x) <= 5 else torch.cat([odd.linear(x[:, :1]), odd.linear(x[:, 1:])], 1)
 
 
 def expert(odd, x):
-    """One that has a layer of its own for one text alone."""
+    """Use the linear layer for one text alone, the norm for all others."""
     odd.first = x[:, :1, :1].detach()
     rare = (odd.first - odd.target).abs() < 1e-9
     return torch.where(rare, odd.linear(x), odd.norm(x)) if rare.any() else odd.norm(x)
 
 
 def rolled(odd, x):
-    """One that adds something for each place of a text, whatever the text, by a linear layer."""
+    """Add a linear layer's output for each position, whatever the text."""
     places = torch.sin(torch.outer(torch.arange(x.shape[1]).to(x.dtype) + 1, torch.arange(32).to(x.dtype) + 1))
     return x + odd.linear(places)
 
@@ -95,7 +95,7 @@ def squared(odd, x):
 
 
 def hooked_on(odd, x):
-    """One whose layer a user changed by a hook."""
+    """Use a layer that a user changed by a hook."""
     if not odd.linear._forward_hooks:
         odd.linear.register_forward_hook(lambda _module, _args, output: output.tanh() * 3)
     return odd.linear(x)
@@ -113,7 +113,7 @@ def without_gradient(odd, x):
     return odd.norm(x) + hidden.detach()
 
 
-#: Functions, and which parameters are slow; every one is right.
+#: Functions, each with its slow parameters; the sums must be right for all.
 ODD = {
     "linear": (lambda odd, x: odd.linear(x), set()),
     "linear twice": (lambda odd, x: odd.linear(odd.linear(x).tanh()), set()),
@@ -123,7 +123,7 @@ ODD = {
     "linear of four dimensions": (lambda odd, x: odd.linear(x[:, None].expand(-1, 2, -1, -1)).sum(1), set()),
     "linear of different lengths": (lambda odd, x: odd.linear(x) + odd.linear(x[:, :2]).sum(1, keepdim=True), set()),
     "by name": (lambda odd, x: odd.linear(input=x), set()),
-    "in place": (in_place, {"linear.weight", "linear.bias"}),  # torch forgets the hook on what it then changes
+    "in place": (in_place, {"linear.weight", "linear.bias"}),  # torch drops a hook on an in-place change
     "hooked": (hooked_on, set()),
     "without gradient": (without_gradient, set()),
     "norm twice": (lambda odd, x: odd.norm(odd.norm(x).tanh()), set()),
@@ -157,7 +157,7 @@ def _in_float64(monkeypatch):
 
 def put(make_model, function):
     model, odd = make_model("bert", num_hidden_layers=2), Odd(function).eval()
-    odd(torch.zeros(1, 4, 32))  # for those that change themselves
+    odd(torch.zeros(1, 4, 32))  # some functions change the module when first called
     model.set_submodule(PLACE, odd)
     return wrap(model.requires_grad_(False).double())
 
@@ -167,7 +167,7 @@ def passes(outputs, _):
 
 
 def by_hand(base, encoded, numbers=None):
-    """Sums over examples, each alone and unpadded, of squared gradients."""
+    """Squared gradients summed over examples, each alone and unpadded."""
     own = {place.parameter: base.model.get_parameter(place.parameter) for place in base.layout.body}
     for parameter in own.values():
         parameter.requires_grad_(True)
@@ -184,7 +184,7 @@ def by_hand(base, encoded, numbers=None):
 
 
 def count(base, encoded, batches=None, names=None, *, entries=True):
-    """By `PerExample`: the tally and what did the work."""
+    """The tally of a `PerExample`, and the `PerExample` itself."""
     names = [place.parameter for place in base.layout.body] if names is None else names
     per_example = PerExample(base, names, encoded)
     tally = Tally(per_example.parameters, names if entries else ())
@@ -238,7 +238,7 @@ def test_a_use_that_the_first_examples_did_not_show(make_model):
 
 
 def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
-    """Read off the last token, places meet in a sum only where two texts are of one length."""
+    """The answer is read off the last token, so only texts of equal length meet at a position."""
     model = make_model("gpt2", n_layer=2)
     model.set_submodule("transformer.ln_f", Odd(rolled).eval())
     base, encoded = wrap(model.requires_grad_(False).double()), texts(TASKS["two"], (4, 7, 12, 12, 7, 4, 12))
@@ -248,7 +248,7 @@ def test_what_is_at_the_same_place_in_two_examples_is_told_apart(make_model):
 
 
 def tokens_seen(model, layer):
-    """Numbers of tokens that the feed-forward part of a layer has seen, as they come."""
+    """A list that gets the number of tokens of each call of a layer's feed-forward part."""
     seen = []
     model.base_model.encoder.layer[layer].intermediate.register_forward_hook(
         lambda _, args, __: seen.append(args[0].shape[1])
@@ -271,17 +271,17 @@ def test_the_last_layer_is_computed_for_the_first_token(family, make_base):
 
 
 def every_token(layer):
-    """What a user may do to a layer: the first token gets something of the others."""
+    """A user's hook on a layer: it adds the second token's output to every token, so to the first."""
     layer.register_forward_hook(lambda _module, _args, output: output + output[:, 1:2])
 
 
 def in_the_attention(layer):
-    """A change in a part that the short way passes by."""
+    """A user's hook on a part that the short way skips."""
     layer.attention.self.register_forward_hook(lambda _module, _args, output: (output[0] * 1.5, *output[1:]))
 
 
 def not_noticed(layer):
-    """One that no hook shows: only the numbers tell."""
+    """A change without a hook, which only the numbers reveal."""
     layer.attention.self.scaling *= 1.5
     layer.attention.self.register_buffer("more", torch.tensor(2.0, dtype=torch.float64))
     kind = type(layer.attention)
@@ -311,7 +311,7 @@ def test_a_changed_last_layer_is_computed_whole(change, make_base):
 
 
 def test_a_layer_in_chunks_of_tokens(make_base):
-    """Its uses are as many as there are tokens: more in some batches than in others."""
+    """The layer is used once per token, so more often in some batches than in others."""
     base, encoded = make_base("bert", num_hidden_layers=2, chunk_size_feed_forward=1), texts(TASKS["two"])
     base.model.double()
     tally, per_example = count(base, encoded, [[2, 5], [0, 1, 3, 6], [4]])
@@ -342,7 +342,7 @@ def test_one_example_alone(make_base):
 
 @pytest.mark.parametrize("family", ["xlnet", "bert"])
 def test_only_what_nobody_uses(family, make_base):
-    """The mask's embedding of XLNet takes no part, nor do rows of a table that no text has."""
+    """XLNet's mask embedding is unused, and so are rows of a table that no text looks up."""
     base, encoded = make_base(family), texts(TASKS["two"])
     base.model.double()
     name = "transformer.mask_emb" if family == "xlnet" else "bert.embeddings.token_type_embeddings.weight"
@@ -366,7 +366,7 @@ def test_a_model_that_answers_differently_each_time_is_refused(make_base):
 
 def test_numbers_that_are_none_are_no_sign_of_chance(make_base):
     base, encoded = make_base("bert"), texts(TASKS["two"])
-    base.model.bert.embeddings.word_embeddings.weight[2] = torch.inf  # which every text begins with
+    base.model.bert.embeddings.word_embeddings.weight[2] = torch.inf  # every text begins with this token
     tally, _ = count(base, encoded, names=["bert.pooler.dense.bias"])
     assert not tally.finite
 
@@ -421,4 +421,4 @@ def test_the_memory_of_entries_is_bounded_whatever_the_batch(make_base):
     per_example = PerExample(base, ["bert.encoder.layer.0.intermediate.dense.weight"], encoded)
     with Sizes() as sizes:
         per_example.add(np.arange(40), passes, Tally(per_example.parameters, per_example.parameters))
-    assert sizes.largest <= 40 * 4 * 96  # what the layer gives; all gradients would be 40 x 32 x 96
+    assert sizes.largest <= 40 * 4 * 96  # the layer's outputs; all gradients would be 40 x 32 x 96

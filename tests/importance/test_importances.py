@@ -61,7 +61,7 @@ def test_random_scores_are_uniform_and_seeded(tiny_base: Base) -> None:
 
 
 def moved(base: Base, method: str) -> tuple[Delta, dict[str, torch.Tensor]]:
-    """A delta whose values moved by random steps, and the fine-tuned parameters, whole."""
+    """A delta whose values moved by random steps, and all parameters with it applied."""
     tuning = Trainable(base, select(base.layout, method))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Measurements in a folder: found again, told apart by all that changes a number, and safe against damage."""
+"""Measurements in a folder: found again, distinct wherever a number would change, and safe against damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from normtune.models.base import Base, load_base
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Stability, Tolerance
 from tests.training.test_session import NUMBER, TASK, data
 
-#: Small and quick: one component summed over and kept.
+#: Small and quick: the sums and entries of one component.
 SMALL = FisherConfig(model="tiny", task="animals", within="layernorm", entries="layernorm")
 
 
@@ -38,7 +38,7 @@ def animals() -> TaskData:
 
 @pytest.fixture
 def no_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From when it is called, nothing may be encoded or computed."""
+    """A function that makes any later encoding or computing fail."""
 
     def forbid(*_: object, **__: object) -> None:
         raise AssertionError("this was to be found, not measured")
@@ -121,7 +121,7 @@ def test_it_is_found_again(
     first = [measure(tmp_path, tiny_base, animals, config) for config in configs]
     stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     no_computing()
-    base = load_base(str(tiny_folder))  # another day, another process
+    base = load_base(str(tiny_folder))  # as in a later process
     for config, own in zip(configs, first, strict=True):
         again = measure(tmp_path, base, data(), FisherConfig.model_validate_json(config.model_dump_json()))
         assert again.cached
@@ -186,7 +186,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def stand_in(base: Base, task: Task, encoded: Encoded, request: Request, **_: object) -> Fisher:
-    """In place of `fisher`, where any numbers will do."""
+    """A stand-in for `fisher` where any numbers will do."""
     single = {name: np.ones(request.single.count(name)) for name in request.single.chosen}
     kept = None if request.entries is None else Scores(request.single, single)
     by_seed = tuple(dict.fromkeys(request.within.chosen, 1.0) for _ in request.head_seeds)
@@ -247,7 +247,7 @@ def test_what_changes_no_number_changes_no_id(
 
 
 def test_the_tasks_own_name_tells_what_glues_tasks_ask(tiny_base: Base, animals: TaskData, monkeypatch) -> None:
-    """So that records of GLUE made before what a task asks went into the id are found still."""
+    """GLUE records from before the id included what a task asks must still be found."""
     seen: list[dict[str, object]] = []
     real = measurement.fingerprint
     monkeypatch.setattr(measurement, "fingerprint", lambda value: (seen.append(value), real(value))[1])
@@ -352,7 +352,7 @@ def test_what_a_wider_measurement_kept_will_do(
     totals = [[row.total for row in own.record.information] for own in (found, alone)]
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)
     assert (found.record.config, found.record.selection) == (SMALL, alone.record.selection)
-    assert found.record.id == wide.record.id  # where it is kept
+    assert found.record.id == wide.record.id  # the record that holds it
 
 
 @pytest.mark.parametrize(
@@ -401,6 +401,6 @@ def test_bad_input_leaves_nothing(tiny_base: Base, animals: TaskData, tmp_path: 
 def test_records_are_plain_json(tiny_base: Base, animals: TaskData, tmp_path: Path) -> None:
     found = measure(tmp_path, tiny_base, replace(animals, source="/somewhere/private/glue/SST-2"))
     plain = json.loads((tmp_path / f"animals-{found.record.id}.json").read_text())
-    assert plain["source"] == "SST-2"  # not where its user keeps it
+    assert plain["source"] == "SST-2"  # not the user's path
     assert plain["config"]["task"] == "animals"
     assert len(plain["information"]) == 6

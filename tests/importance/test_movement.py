@@ -109,7 +109,7 @@ def test_relative_to_what_is_all_zero_adds_nothing_below():
 
 
 def test_a_relative_change_that_cannot_be_told_is_not_made_up():
-    """A part that did not move has a relative change of zero, from which its size cannot be told."""
+    """A part that did not move has a relative change of zero, which does not reveal its size."""
     still = change(sub="bias", l1=0.0, relative=0.0)
     assert movement([[still]], "relative").whole["x"].mean == 0.0
     assert movement([[still, change()]], "relative").whole["x"].mean is None

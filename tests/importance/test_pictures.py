@@ -1,4 +1,4 @@
-"""Fisher information and Wanda's norms of image models, beside loops in float64."""
+"""Fisher information and Wanda's norms of image models, against loops in float64."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_mask_of_pictures_is_of_how_they_are_read(image_folders: dict[str, Pat
 
 
 def test_what_a_convolution_and_a_batchnorm_multiply(image_folders: dict[str, Path]) -> None:
-    """The norms of Sun et al. (2024, section 3), over all patches of all pictures, beside sums by hand."""
+    """The norms of Sun et al. (2024, section 3), over all patches of all pictures, against sums by hand."""
     base = load_base(str(image_folders["resnet"]), head=10)
     encoded = base.encode(DATA.split("train").take(range(3)), 128)
     names = [f"resnet.embedder.embedder.{name}" for name in ("convolution.weight", "normalization.weight")]

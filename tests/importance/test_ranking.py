@@ -1,4 +1,4 @@
-"""Table 1 beside a computation by hand, and the concordance beside scipy's."""
+"""Table 1 against a computation by hand, and the concordance against scipy's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def row(component: str, layer: int | None, sub: Sub, entries: int, *by_seed: flo
 
 
 def rows(seed: int, heads: int = 1) -> list[Information]:
-    """Two layers of four components, and beside them parts that are no component of a layer, with far larger sums."""
+    """Two layers of four components, and parameters outside the layers with far larger sums."""
     draw = np.random.default_rng(seed)
     inside = [
         row(name, layer, sub, size, *draw.exponential(size, heads))

@@ -52,7 +52,7 @@ def own(**replaced: Scores) -> list[tuple[str, Scores]]:
 def test_every_tasks_share_is_added() -> None:
     expected = [sum(task[i] / sum(task) for task in TASKS.values()) for i in range(4)]
     assert flat(combined(own())) == pytest.approx(expected, rel=1e-14)
-    assert flat(combined(own())) != flat(four(*np.sum([*TASKS.values()], axis=0)))  # CoLA alone would rule raw sums
+    assert flat(combined(own())) != flat(four(*np.sum([*TASKS.values()], axis=0)))  # CoLA alone would dominate raw sums
 
 
 def test_a_tasks_scale_does_not_matter_to_the_sum() -> None:

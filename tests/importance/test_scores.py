@@ -16,7 +16,7 @@ numbers = st.floats(-1e6, 1e6)
 
 
 def scored(values, layout=LAYOUT):
-    """Scores from a number for each (parameter, position)."""
+    """Scores from a mapping of (parameter, position) to a number."""
     selection = select(values)
     return Scores(
         selection,
@@ -25,7 +25,7 @@ def scored(values, layout=LAYOUT):
 
 
 def entries_of(scores):
-    """The number of each (parameter, position): the opposite of `scored`."""
+    """The number of each (parameter, position): the inverse of `scored`."""
     return {
         (p.parameter, int(i)): float(v)
         for p in scores.within
@@ -96,7 +96,7 @@ def test_they_are_float64_and_cannot_be_written_to():
         scores.values["a.bias"][0] = 2
     mine = np.ones(3)
     Scores(Selection(LAYOUT, {"a.bias": None}), {"a.bias": mine})
-    mine[0] = 2  # the giver's own array stays writable
+    mine[0] = 2  # the caller's own array stays writable
 
 
 def test_scores_of_different_candidates_do_not_mix():

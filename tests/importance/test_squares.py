@@ -26,7 +26,7 @@ class Elsewhere(Tensor):
 
 
 class Sizes(TorchDispatchMode):
-    """How many numbers the largest tensor holds that anything gave within this context; a view repeats none."""
+    """Records the size, in numbers, of the largest tensor returned within this context; a view repeats none."""
 
     largest = 0
 
@@ -40,7 +40,7 @@ class Sizes(TorchDispatchMode):
 
 
 def layer(shape, dtype=torch.float64, seed=0):
-    """What a layer saw and the gradient of what it gave."""
+    """A layer's inputs and the gradient of its outputs."""
     examples, tokens, inputs, outputs = shape
     generator = torch.Generator().manual_seed(seed)
     given = torch.randn(examples, tokens, inputs, generator=generator, dtype=torch.float64)
@@ -62,7 +62,7 @@ def by_hand(inputs, grad):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("where", [Tensor, Elsewhere])
 def test_entries_are_the_loop_by_hand(shape, where, monkeypatch):
-    monkeypatch.setattr(squares, "_CHUNK", 2 * shape[2] * shape[3] * 8)  # elsewhere than on the CPU: two at a time
+    monkeypatch.setattr(squares, "_CHUNK", 2 * shape[2] * shape[3] * 8)  # off the CPU: two examples at a time
     inputs, grad = layer(shape)
     found = linear_entries(inputs.as_subclass(where), grad.as_subclass(where)).as_subclass(Tensor)
     torch.testing.assert_close(found, by_hand(inputs, grad), rtol=1e-12, atol=1e-14)
@@ -128,7 +128,7 @@ def test_memory_is_bounded_whatever_the_batch(examples):
     inputs, grad = layer((examples, 2, 32, 48))
     with Sizes() as sizes:
         linear_entries(inputs, grad)
-    assert 32 * 48 <= sizes.largest <= max(32 * 48, examples * 2 * 48)  # the latter is there already
+    assert 32 * 48 <= sizes.largest <= max(32 * 48, examples * 2 * 48)  # the given gradient has the latter size
 
 
 def test_memory_is_bounded_by_the_chunk_elsewhere(monkeypatch):

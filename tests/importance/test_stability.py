@@ -1,4 +1,4 @@
-"""Adding examples until they are enough, beside Fisher information of each group computed on its own."""
+"""Adding examples until they are enough, against Fisher information of each group computed on its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASK = TASKS["three"]
 
 
 class Ticks:
-    """In place of an estimation: marks for each example that it was added, and how often."""
+    """A stand-in for an estimation: counts how often each example was added."""
 
     def __init__(self, available: int) -> None:
         self._names = {"ticks": torch.zeros(available)}
@@ -119,7 +119,7 @@ def test_halves_are_disjoint_and_balanced_in_seven_ways() -> None:
             assert sides.sum() == 0  # four groups on either side
             signs.append(sides)
         assert len(signs) == 7
-        # Any two groups stand on one side in three of the ways, and apart in four: the design is balanced.
+        # Any two groups are on the same side in three of the ways, and apart in four: the design is balanced.
         together = np.array(signs).T @ np.array(signs)
         np.testing.assert_array_equal(together, 8 * np.eye(GROUPS) - 1)
 
@@ -157,7 +157,7 @@ Groups = tuple[list[np.ndarray], list[Fisher]]
 
 @pytest.fixture(scope="module")
 def by_group(base: Base) -> Callable[[int], Groups]:
-    """The eight groups of so many of them, and each one's own Fisher information, computed once."""
+    """The eight groups of `count` of the texts, and each group's own Fisher information, computed once."""
     order = np.random.default_rng([2, 0xF15]).permutation(30)
     encoded, request = thirty(base)
 
@@ -225,7 +225,7 @@ def test_it_stops_at_the_first_look_that_is_good_enough(
 def test_the_error_counts(
     base: Base, encoded: Encoded, request_: Request, shares, stops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Agreements made up: 0.905 alone would do for a tolerance of 0.1, but not once its error is taken off."""
+    """Made-up agreements: 0.905 alone would meet a tolerance of 0.1, but not once its error is subtracted."""
     monkeypatch.setattr(stability, "FIRST", 19)
     spread = np.array([-3, -2, -1, 0, 1, 2, 3]) / 100
     made_up = iter(np.concatenate([share + spread for share in shares]).tolist())
@@ -266,7 +266,7 @@ def test_other_heads_take_the_same_examples(base: Base, encoded: Encoded) -> Non
     alone, known_alone = until_stable(
         base, TASK, encoded, Request(within, within, request.estimator, head_seeds=(4,)), asked
     )
-    assert known == known_alone  # the first seed says how many
+    assert known == known_alone  # the first seed decides how many
     assert found.by_seed[0] == pytest.approx(alone.by_seed[0])
     assert len({tuple(own.values()) for own in found.by_seed}) == 3
     assert_same_fisher(found, fisher(base, TASK, encoded, request, examples=found.examples))

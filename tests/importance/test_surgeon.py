@@ -26,7 +26,7 @@ NAME, ROWS, COLUMNS = "layer.weight", 3, 5
 
 
 class One(nn.Module):
-    """One linear layer over random features of token numbers."""
+    """One linear layer over random features of each token."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ SAMPLE = Encoded({"input_ids": (torch.tensor([0, 1, 5, 2]), torch.tensor([3, 4, 
 
 
 def parts(base: Base) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The matrix with a row an output, the inputs with a column a token, and whether the matrix is stored turned."""
+    """The matrix (a row per output), the inputs (a column per token), and whether the matrix is stored transposed."""
     layer, turned = base.model.layer, isinstance(base.model.layer, Conv1D)
     weight = layer.weight.detach().numpy().copy()
     inputs = base.model.features[torch.cat(SAMPLE.fields["input_ids"])].numpy().T
@@ -75,7 +75,7 @@ def test_the_saliency_is_what_the_error_rises_by_when_the_rest_follows(
 
 
 def test_what_stays_makes_up_for_what_goes_input_by_input(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SparseGPT, algorithm 1: each input is settled while those after it are the best that is left."""
+    """SparseGPT, algorithm 1: the inputs are fixed in order, each while the later ones are at their least squares."""
     monkeypatch.setattr(surgeon, "DAMPING", 0.0)
     monkeypatch.setattr(surgeon, "_BLOCK", 2)
     weight, inputs, turned = parts(base)
@@ -100,7 +100,7 @@ def test_what_has_a_diagonal_hessian_has_the_square_of_wanda(make_base: BaseFact
     given = Given(base, within, texts=sample)
     for name, values in obs(given).values.items():
         np.testing.assert_allclose(values, wanda(given).values[name] ** 2, rtol=1e-9, atol=1e-12)
-    assert len(obs(Given(base, select(base.layout, "full"), texts=sample)))  # inputs that are never seen are no trouble
+    assert len(obs(Given(base, select(base.layout, "full"), texts=sample)))  # inputs that never occur do no harm
 
 
 @pytest.mark.parametrize("kind", ["three", "scaled"])

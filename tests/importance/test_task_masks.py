@@ -1,4 +1,4 @@
-"""Methods that are measured on a task: which entries they train, and that they stay the same for a run."""
+"""Methods measured on a task: which entries they train, and that these stay the same for a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tolerance may be, and that what is known of stability survives a file."""
+"""Valid tolerances, and stability that survives a file."""
 
 from __future__ import annotations
 

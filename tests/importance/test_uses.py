@@ -74,7 +74,7 @@ def test_a_hook_sees_inputs_outputs_and_rows_and_may_change_them(model):
     torch.testing.assert_close(model(ids), plain)
     assert seen.keys() == dict(model.named_parameters()).keys() - {"extra", "other.weight", "other.bias"}
     assert seen["table.weight"][0].tolist() == [[1, 2, 0]]
-    assert seen["places.weight"][0].tolist() == [[2, 3, 4]]  # what it looks up, not what it is given
+    assert seen["places.weight"][0].tolist() == [[2, 3, 4]]  # the rows it looks up, not its inputs
     inputs, output = seen["linear.weight"]
     torch.testing.assert_close(output, inputs @ model.linear.weight.t() + model.linear.bias)  # before any other hook
     assert [len(module._forward_hooks) for module in model.modules()].count(1) == 1

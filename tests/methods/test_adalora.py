@@ -17,7 +17,7 @@ WARM, FINAL = 2, 6  # of 12 steps
 
 
 def test_it_is_a_product_with_singular_values(tiny_folder: Path) -> None:
-    """W + s P diag(lambda) Q (Zhang et al. 2023, equation 3); lambda is zero in the beginning."""
+    """W + s P diag(lambda) Q (Zhang et al. 2023, equation 3); lambda starts at zero."""
     base = load_base(str(tiny_folder), head=3)
     name = "bert.encoder.layer.1.intermediate.dense"
     own = base.model.get_submodule(name)
@@ -39,7 +39,7 @@ def test_it_is_a_product_with_singular_values(tiny_folder: Path) -> None:
 
 
 def test_the_gradient_has_the_orthogonality_terms(tiny_folder: Path) -> None:
-    """The gradient of gamma times the mean of ||P'P - I|| and ||QQ' - I|| is added, by differences."""
+    """The gradient of gamma times the mean of ||P'P - I|| and ||QQ' - I|| is added, checked by differences."""
     base = load_base(str(tiny_folder), head=3)
     trainable = Trainable(base, specify(base.layout, f"adalora@{RANK}"))
     trainable.hook.start(STEPS, 0)
@@ -65,7 +65,7 @@ def test_the_gradient_has_the_orthogonality_terms(tiny_folder: Path) -> None:
 
 
 def test_rank_goes_where_it_matters(tiny_folder: Path) -> None:
-    """Sensitivities smoothed, times their uncertainties, for each triplet; the budget falls by a cubic (3.2, 3.3)."""
+    """A triplet scores smoothed sensitivities times uncertainties; the budget falls by a cubic (sections 3.2, 3.3)."""
     base = load_base(str(tiny_folder), head=3)
     trainable = Trainable(base, specify(base.layout, f"adalora@{RANK}"))
     leaves, hook = trainable.leaves, trainable.hook

@@ -32,7 +32,7 @@ def base(tiny_folder: Path) -> Base:
 
 
 def drawn(base: Base, method: str) -> tuple[Trainable, dict[str, np.ndarray]]:
-    """A method on a base, all of its values drawn anew, and these in float64."""
+    """A method on a base with random values, and these values in float64."""
     trainable = Trainable(base, specify(base.layout, method, seed=4))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def drawn(base: Base, method: str) -> tuple[Trainable, dict[str, np.ndarray]]:
 
 
 def block(base: Base, path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a block of BERT gives for some inputs and some residual; what its matrix gives; and the residual."""
+    """The outputs of a BERT block for random inputs and a random residual, those of its matrix, and the residual."""
     own: Any = base.model.get_submodule(path)
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(5, own.dense.in_features, generator=generator)
@@ -63,14 +63,14 @@ def gelu(values: np.ndarray) -> np.ndarray:
 
 
 def check(base: Base, path: str, found: np.ndarray, changed: np.ndarray, residual: np.ndarray) -> None:
-    """That the block adds `changed` to the residual and normalises the sum by its norm as it is now."""
+    """Assert that the block adds `changed` to the residual and normalises the sum by its current norm."""
     own: Any = base.model.get_submodule(path).LayerNorm
     scale, shift = (value.detach().double().numpy() for value in (own.weight, own.bias))
     np.testing.assert_allclose(found, norm(changed + residual, scale, shift, own.eps), rtol=1e-4, atol=1e-4)
 
 
 def test_red_edits_what_the_feed_forward_block_gives(base: Base) -> None:
-    """To scale * h + bias, before the residual (Wu et al. 2024); what the attention gives is left."""
+    """h becomes scale * h + bias before the residual (Wu et al. 2024); the attention's outputs stay."""
     trainable, leaves = drawn(base, "red")
     found, made, residual = block(base, FEED_FORWARD)
     scale, bias = (leaves[f"{FEED_FORWARD}.dense.added.{name}"] for name in ("scale", "bias"))
@@ -104,7 +104,7 @@ def test_they_begin_as_the_base(base: Base, method: str) -> None:
 
 @pytest.mark.parametrize("path", [ATTENTION, FEED_FORWARD])
 def test_adapters_are_bottlenecks_before_the_residual(base: Base, path: str) -> None:
-    """They give h + U gelu(D h + b) + c, and the norm trains (Houlsby et al. 2019, section 2.1 and figure 2)."""
+    """An adapter gives h + U gelu(D h + b) + c, and the norm trains (Houlsby et al. 2019, section 2.1 and figure 2)."""
     trainable, leaves = drawn(base, "adapter@5")
     found, made, residual = block(base, path)
     down, b, up, c = (leaves[f"{path}.dense.added.{n}.{m}"] for n in ("down", "up") for m in ("weight", "bias"))
@@ -116,7 +116,7 @@ def test_adapters_are_bottlenecks_before_the_residual(base: Base, path: str) -> 
 
 
 def test_adapters_begin_near_the_base_and_are_drawn_from_the_seed(base: Base) -> None:
-    """Gaussians of 0.01, cut at two standard deviations (section 3.6)."""
+    """Gaussians with a standard deviation of 0.01, cut at two of them (section 3.6)."""
     values = []
     for seed in (0, 0, 1):
         trainable = Trainable(base, specify(base.layout, "adapter", seed=seed))
@@ -127,12 +127,12 @@ def test_adapters_begin_near_the_base_and_are_drawn_from_the_seed(base: Base) ->
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert values[0].abs().max() <= 0.02
-    assert values[0].std() == pytest.approx(0.88 * 0.01, rel=0.03)  # of a Gaussian cut there
+    assert values[0].std() == pytest.approx(0.88 * 0.01, rel=0.03)  # the deviation of a Gaussian cut there
 
 
 @pytest.mark.parametrize(("path", "position"), [(ATTENTION, 0), (FEED_FORWARD, 1)])
 def test_one_network_makes_all_adapters(base: Base, path: str, position: int) -> None:
-    """They give h + norm(U gelu(D h)), all from task, layer and position (Mahabadi et al. 2021, section 2)."""
+    """An adapter gives h + norm(U gelu(D h)), made from task, layer and position (Mahabadi et al. 2021, section 2)."""
     trainable, every = drawn(base, "hyper-adapter@3")
     shared = {name.split(".network.")[1]: value for name, value in every.items() if ".network." in name}
     found, made, residual = block(base, path)

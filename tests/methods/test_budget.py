@@ -22,13 +22,13 @@ def test_every_method_with_a_size_gets_the_largest_that_fits(make_base: BaseFact
         count = len(specify(layout, found, seed=0))
         _, _, size = found.partition("@")
         if not size and len(method(layout, option=1)) == len(method(layout, option=2)):
-            continue  # its number is not about how many entries train
+            continue  # its number does not set how many entries train
         assert count <= budget, found
         if size:
             try:
                 assert len(method(layout, option=int(size) + 1)) > budget
             except SelectionError:
-                assert int(size) > 1  # there is no more of the model
+                assert int(size) > 1  # the model allows no larger size
 
 
 def test_counts_by_hand(make_base: BaseFactory) -> None:

@@ -31,7 +31,7 @@ def test_the_gradient_is_kept_with_probability_p_and_divided_by_it(tiny_folder: 
     for values, mask in zip(found, kept, strict=True):
         assert torch.equal(values, mask * torch.tensor(3.0) / 0.2)
         assert abs(mask.sum() - 0.2 * size) < 5 * (size * 0.2 * 0.8) ** 0.5
-    # Steps are independent of each other, and each can be drawn again.
+    # Steps are independent of each other, and repeating a step repeats its draw.
     assert abs((kept[0] & kept[1]).sum() - 0.04 * size) < 5 * (size * 0.04 * 0.96) ** 0.5
     assert torch.equal(kept[0], kept[2])
     trainable.undo()

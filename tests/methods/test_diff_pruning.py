@@ -43,7 +43,7 @@ def layout(make_base: BaseFactory) -> Layout:
 
 
 def made(layout: Layout) -> tuple[DiffPruning, dict[str, nn.Parameter], Tensor]:
-    """The hook on parameters of a layout, and the linear loss that they have: one number for each entry."""
+    """The hook on a layout's parameters, these parameters, and a linear loss: one coefficient for each entry."""
     generator = torch.Generator().manual_seed(0)
     leaves = {p.parameter: nn.Parameter(torch.randn(p.shape, generator=generator)) for p in layout.body}
     return DiffPruning(layout, SIZE, leaves), leaves, torch.randn(layout.size, generator=generator)
@@ -120,7 +120,7 @@ def test_it_trains_differences_and_gates_and_keeps_the_largest(layout: Layout, m
             for leaf in leaves.values():
                 leaf.add_(1.0)  # as momentum might, everywhere
         hook.stepped(step)
-    wanted[kept] += 3 * 10  # at ten times the rate, which has fallen to half of the first half's
+    wanted[kept] += 3 * 10  # at ten times the rate, which has fallen to a half by then
     torch.testing.assert_close(flat(leaves).double(), wanted, rtol=1e-5, atol=1e-6)
     spec, values = hook.result({name: leaf.detach().reshape(-1) for name, leaf in leaves.items()})
     assert isinstance(spec, Selection)

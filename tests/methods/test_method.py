@@ -46,7 +46,7 @@ def expected(hidden, layers, heads, wide, vocabulary):
     layer = attention + feed_forward
     pooler = hidden * hidden + hidden
     embeddings = (vocabulary + 512 + 2) * hidden + norm
-    # Of a layer: four of the attention, one before it widens, one after, two norms; then embeddings' norm and pooler.
+    # A layer's: four in the attention, two in the feed-forward part, two norms; then the embeddings' norm and pooler.
     biases = layers * (4 * hidden + wide + hidden + 2 * hidden) + hidden + hidden
     return {
         "full": embeddings + layers * layer + pooler + head,
@@ -159,7 +159,7 @@ def test_random_is_seeded(bert):
     assert random(bert, seed=3) == random(bert, seed=3)
     assert len({random(bert, seed=seed) for seed in range(20)}) == 20
     assert random(bert) == random(bert, seed=0)
-    # The seed says the same on every machine and in every version.
+    # A seed draws the same entries on every machine and in every version.
     flat = np.random.default_rng([3, 0x7A4D]).choice(bert.size, size=192, replace=False, shuffle=False)
     ends = np.cumsum([place.size for place in bert.body])
     starts = {place.parameter: end - place.size for place, end in zip(bert.body, ends, strict=True)}
@@ -182,7 +182,7 @@ def test_random_draws_without_replacement_as_many_as_layernorm_has(family, make_
 
 
 def goodness(observed, shares):
-    """The chance of counts at least this far from their shares."""
+    """The probability of counts at least this far from their shares."""
     wanted = observed.sum() * shares
     return chi2.sf(((observed - wanted) ** 2 / wanted).sum(), len(shares) - 1)
 
@@ -193,10 +193,10 @@ def test_random_is_uniform_over_tensors(bert):
     counts = np.array([[draw.count(place.parameter) for place in bert.body] for draw in draws]).sum(0)
     assert counts.sum() == 300 * 192
     assert goodness(counts, sizes / sizes.sum()) > 1e-3
-    # A LayerNorm has its share as well: it is not floored away.
+    # A LayerNorm gets its share as well: it is not rounded down to nothing.
     small = np.array([place.norm for place in bert.body])
     assert counts[small].sum() > 0
-    # This test can fail: a tenth more for every third tensor is seen.
+    # The test has power: it detects a tenth more for every third tensor.
     bent = sizes * np.where(np.arange(len(sizes)) % 3 == 0, 1.1, 1.0)
     assert goodness(counts, bent / bent.sum()) < 1e-3
 

@@ -24,19 +24,19 @@ BATCHES = (
     (torch.tensor([[2, 7, 8, 9, 3], [2, 12, 13, 14, 3]]), torch.tensor([0, 1])),
     (torch.tensor([[2, 20, 8, 3], [2, 9, 0, 3]]), torch.tensor([1, 1])),
 )
-#: A tensor that every layer shares; one that embedding, encoder and decoder share; one of its own for each.
+#: Layers that share all tensors; an embedding that encoder and decoder share; nothing shared.
 FAMILIES = ("albert", "t5", "bert")
 FAST = pytest.mark.parametrize("fast", [fast_linear, nullcontext], ids=["fast", "plain"])
 
 
 @pytest.fixture(autouse=True)
 def _threshold(monkeypatch):
-    # The measured one would call no part of weights as small as these few.
+    # Under the measured threshold, no part of such small weights would count as few.
     monkeypatch.setattr(linear_module, "_SPARSE_BELOW", 1 / 64)
 
 
 def drawn(base, parts=150):
-    """A mask over the whole model, so thin that it goes the entry-wise way."""
+    """A mask over the whole model, sparse enough for the entry-wise way."""
     order = np.random.default_rng(0).permutation(base.layout.size)
     return at(base.layout, order[: base.layout.size // parts])
 
@@ -86,7 +86,7 @@ def assert_same(model, before):
 
 
 def dense(base, selection, values, batches=BATCHES[:1]):
-    """The gradients of another model in float64, whole, of which the selected are taken."""
+    """The selected entries of the dense gradients of a float64 copy of the model."""
     model = copy.deepcopy(base.model).double().requires_grad_()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -110,7 +110,7 @@ def assert_gradients(tuning, expected):
 
 
 def again(forward, reentrant):
-    """Computes `forward` once more in the backward pass, instead of keeping what it computed."""
+    """Wraps `forward` in gradient checkpointing, which computes it again in the backward pass."""
 
     def run(hidden, *args, **kwargs):
         return checkpoint(lambda first: forward(first, *args, **kwargs), hidden, use_reentrant=reentrant)
@@ -123,7 +123,7 @@ def parameter_of(base):
 
 
 class Made(TorchDispatchMode):
-    """Notes the sizes of the storages that are made."""
+    """Records the sizes of new storages."""
 
     def __init__(self):
         super().__init__()
@@ -144,7 +144,7 @@ class Made(TorchDispatchMode):
 
 
 def test_a_step_copies_no_weight(make_base):
-    # An embedding far larger than all that the pass itself makes.
+    # An embedding far larger than anything that the pass itself allocates.
     base = make_base("bert", vocab_size=4000)
     frozen = base.model.bert.embeddings.word_embeddings.weight
     tuning = Trainable(base, drawn(base))
@@ -257,7 +257,7 @@ def test_what_is_loaded_or_written_behind_torchs_back_is_used(make_base):
         tuning.load({name: value + 0.1 for name, value in values.items()}, head)
         second = loss(base.model)
         for leaf in tuning.leaves.values():
-            leaf.data.sub_(0.1)  # torch does not count this one
+            leaf.data.sub_(0.1)  # torch's version counter misses this one
         third = loss(base.model)
         for name, leaf in tuning.leaves.items():
             leaf.data = values[name].clone()
@@ -294,7 +294,7 @@ def test_whole_parameters_of_a_lower_precision_train_as_torch_trains_them(fast, 
     base = wrap(make_model(family).to(torch.bfloat16).requires_grad_(False))
     before, plain = state(base.model), copy.deepcopy(base.model)
     for path in {place.parameter.rpartition(".")[0] for place in base.layout.head}:
-        Raised(plain.get_submodule(path), lower=False)  # as the head of a delta computes
+        Raised(plain.get_submodule(path), lower=False)  # as a delta's head computes
     plain.requires_grad_(True)
     tuning = Trainable(base, where(base.layout, lambda place: not place.norm))
     with fast():
@@ -381,7 +381,7 @@ def test_no_buffers_are_added(make_base):
     base = make_base("bert")
     names = [name for name, _ in base.model.named_buffers()]
     tuning = Trainable(base, drawn(base))
-    # Several processes would send each other every buffer in every pass.
+    # In several processes, torch would broadcast every buffer in every pass.
     assert [name for name, _ in base.model.named_buffers()] == names
     tuning.undo()
 

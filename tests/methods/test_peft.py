@@ -40,12 +40,12 @@ def base(tiny_folder: Path) -> Base:
 
 
 class Drawn:
-    """A method on a base, all of its values drawn anew.
+    """A method on a base, with random values.
 
     Args:
         base: The base.
         method: The method.
-        module: The module looked at.
+        module: The module to check.
     """
 
     def __init__(self, base: Base, method: str, module: str) -> None:
@@ -60,7 +60,7 @@ class Drawn:
                 leaf.normal_(mean=0.2)
 
     def outputs(self) -> Tensor:
-        """What the module gives for `inputs`."""
+        """The module's outputs for `inputs`."""
         found: Tensor = self.module(self.inputs.float()).detach().double()
         return found
 
@@ -75,7 +75,7 @@ class Drawn:
         return next(name for name, module in self.trainable.base.model.named_modules() if module is self.module)
 
     def check(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """That the module computes by this matrix and bias, and began as the base's own."""
+        """Assert that the module computes with this matrix and bias, and began as the base's own."""
         plain = self.inputs @ self.weight.T + self.bias
         torch.testing.assert_close(self.before, plain, rtol=1e-5, atol=1e-5)
         wanted = self.inputs @ weight.T + (self.bias if bias is None else bias)
@@ -272,7 +272,7 @@ def _same_draws() -> Iterator[None]:
 def test_a_rank_beyond_measure_is_counted_without_memory(base: Base) -> None:
     described = specify(base.layout, "lora@1").describe()
     assert described is not None
-    described["config"]["r"] = rank = 10**9  # as a delta of somebody else's may have it
+    described["config"]["r"] = rank = 10**9  # as someone else's delta may have it
     assert len(read(base.layout, described)) == rank * 3 * 2 * (32 + 32)
 
 

@@ -31,7 +31,7 @@ MASK = (TOKENS != 0).long()
 
 
 def tuned(base: Base, method: str) -> Trainable:
-    """The method on a base, all of its values drawn anew."""
+    """The method on a base, with random values."""
     trainable = Trainable(base, specify(base.layout, method, seed=4))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def answers(base: Base, tokens: Tensor = TOKENS) -> Tensor:
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_an_encoder_reads_prompts_between_its_first_token_and_the_text(make_base: BaseFactory, family: str) -> None:
-    """[P; X] (Lester et al. 2021, section 2), in float64, behind [CLS]."""
+    """[P; X] (Lester et al. 2021, section 2), in float64, after [CLS]."""
     base = make_base(family)
     trainable = tuned(base, "prompt-tuning@3")
     found, prompts = answers(base, TOKENS[:1]), trainable.leaves["prompts"].detach().double()
@@ -73,7 +73,7 @@ def test_a_decoder_answers_as_in_peft(
     kind = peft.PrefixTuningConfig if method.startswith("prefix") else peft.PromptTuningConfig
     theirs = peft.get_peft_model(make_model(family, **same), kind(task_type="SEQ_CLS", num_virtual_tokens=3)).eval()
     own: Any = theirs.prompt_encoder["default"].embedding.weight
-    # PEFT keeps the keys and the values of all layers side by side in one row a token.
+    # PEFT keeps the keys and the values of all layers side by side in one row per token.
     own.data = leaves[0] if len(leaves) == 1 else torch.cat([leaf.transpose(0, 1).flatten(1) for leaf in leaves], 1)
     wanted = theirs(TOKENS[:1], attention_mask=MASK[:1]).logits
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What every method owes the rest of the package, one table of tests for all of METHODS."""
+"""What the rest of the package requires of every method: one table of tests for all of METHODS."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tests.training.test_session import StoppedError, assert_same_delta, compara
 TEXTS = Split.of_texts(("the cat sat", "a good film", "one dull old book is not very great"))
 LABELLED = replace(TEXTS, labels=np.array([0, 1, 2]))
 TASK = Task("mine", "Mine", "classification", ("a", "b", "c"), ("accuracy",))
-# Once it is measured, child-tuning-d is what fish-mask is.
+# Once measured, child-tuning-d is the same as fish-mask.
 EVERY = pytest.mark.parametrize("method", [name for name in METHODS if name != "child-tuning-d"])
 
 
-#: The base that tests share, with its values, as long as each leaves it as it was.
+#: The base that tests share while each leaves it as it was, with its values.
 _SHARED: dict[Path, tuple[Base, dict[str, Tensor]]] = {}
-#: Deltas trained before, with what the model answered while it trained, by method.
+#: By method, a trained delta and the model's answers before the method was undone.
 _TRAINED: dict[str, tuple[Delta, np.ndarray]] = {}
 
 
@@ -72,7 +72,7 @@ def batch(base: Base) -> dict[str, Tensor]:
 
 
 def spec_of(base: Base, method: str) -> Spec:
-    """What the method trains, measured where it is to be measured on a task."""
+    """The method's spec, measured on the task where the method requires that."""
     spec = specify(base.layout, method, seed=5)
     if isinstance(spec, Top):
         return measure(base, spec, TaskData(TASK, {"train": LABELLED}, "memory"), LABELLED, 16).selection
@@ -177,7 +177,7 @@ def encoded(base: Base):  # type: ignore[no-untyped-def]
 
 
 def captured(base: Base, method: str) -> tuple[Delta, np.ndarray]:
-    """A trained delta, and what the model answered while it trained."""
+    """A trained delta, and the model's answers before the method was undone."""
     if method not in _TRAINED or base.model.dtype != torch.float32:
         trainable = trained(base, method)
         delta, found = Delta.capture(trainable, method=method, task="mine", max_length=16), logits(base, encoded(base))

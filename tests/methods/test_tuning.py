@@ -21,7 +21,7 @@ from normtune.models.head import HeadSpec
 IDS = torch.tensor([[2, 7, 8, 9, 10, 11, 3], [2, 12, 13, 14, 15, 16, 3]])
 LABELS = torch.tensor([0, 1])
 
-#: Every third entry or so of a linear weight and of the embeddings, some of a bias and some of a norm.
+#: About every third entry of a linear weight and of the embeddings, some of a bias and some of a norm.
 MASKS = {
     "bert": (
         "bert.encoder.layer.1.output.dense.weight",
@@ -77,7 +77,7 @@ def current(model, name):
 
 
 def picture(model):
-    """All that a tuning touches."""
+    """Everything that a tuning may change."""
     return (
         [(name, value.dtype, value.clone()) for name, value in model.state_dict().items()],
         {name: (id(parameter), parameter.requires_grad) for name, parameter in model.named_parameters()},
@@ -183,7 +183,7 @@ def test_gradients_are_the_dense_ones_at_the_selected_entries(family, make_base,
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in reference.named_parameters()
     }
-    # So few that the fast path sums them entry by entry; so many that it does not; and all.
+    # Few enough for the fast path to sum them entry by entry; too many for that; and all.
     drawn = np.random.default_rng(0).permutation(base.layout.size)
     few, many = at(base.layout, drawn[: base.layout.size // 150]), at(base.layout, drawn[: base.layout.size // 5])
     for selection, fast in ((few, True), (many, False), (everything(base.layout), True)):
@@ -268,7 +268,7 @@ def test_leaves_of_a_base_of_lower_precision_are_float32(dtype, what, tiny_folde
     assert all(leaf.grad.dtype == torch.float32 for leaf in tuning.leaves.values())
     assert any(leaf.grad.abs().max() > 0 for leaf in tuning.leaves.values())
 
-    # Steps far below what the lower precision tells apart: 200 of them add up.
+    # Steps far below the resolution of the lower precision: 200 of them add up.
     with torch.no_grad():
         for _ in range(200):
             for leaf in tuning.leaves.values():
@@ -276,8 +276,8 @@ def test_leaves_of_a_base_of_lower_precision_are_float32(dtype, what, tiny_folde
     end = tuning.values()
     for name, value in end.items():
         assert torch.allclose(value - start[name], torch.full_like(value, 2e-4), atol=3e-5), name
-        assert torch.equal(start[name].to(low).float(), start[name])  # what the base holds, exactly
-    # Of a norm they reach the forward pass as they are; it computes in float32.
+        assert torch.equal(start[name].to(low).float(), start[name])  # exactly what the base holds
+    # A norm computes in float32, so its values reach the forward pass as they are.
     if what == "layernorm":
         name = "bert.encoder.layer.1.output.LayerNorm.weight"
         assert torch.equal(current(base.model, name), end[name])

@@ -45,7 +45,7 @@ from tests.conftest import FolderFactory
 
 
 def assert_refused(said, name, **options):
-    """`load_base` says `said`, in one line."""
+    """Assert that `load_base` fails with `said`, in one line."""
     with pytest.raises(ModelError, match=said) as raised:
         load_base(name, **options)
     assert "\n" not in str(raised.value)
@@ -53,7 +53,7 @@ def assert_refused(said, name, **options):
 
 @pytest.fixture
 def copy(tiny_folder, tmp_path):
-    """A copy of the tiny BERT's folder, to be spoilt."""
+    """A copy of the tiny BERT's folder, to be damaged."""
     return shutil.copytree(tiny_folder, tmp_path / "copy")
 
 
@@ -224,12 +224,12 @@ def test_a_checkpoint_of_another_shape_is_refused(fields, copy):
 )
 def test_the_size_of_a_model_is_looked_at_before_it_is_made(fields, copy, monkeypatch):
     assert sources._MOST_PARAMETERS == 20_000
-    monkeypatch.setattr(sources, "_MOST_PARAMETERS", 1_000)  # which are made sooner
+    monkeypatch.setattr(sources, "_MOST_PARAMETERS", 1_000)  # quicker to reach
     set_config(copy, **fields)
     began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = "describes a larger model than its checkpoint|gives num_|gives n_layers"
     assert_refused(said, str(copy))
-    if "vocab_size" not in fields:  # without a checkpoint, so many may be
+    if "vocab_size" not in fields:  # without a checkpoint, nothing contradicts the vocabulary's size
         with pytest.raises(ModelError, match=said):
             skeleton(str(copy))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**19  # half a GiB
@@ -499,7 +499,7 @@ def test_a_text_is_cut_to_the_positions_that_the_model_has(family, make_model, t
     inputs = {name: encoded.batch([1])[name] for name in ("input_ids", "attention_mask")}
     assert base.model(**inputs).logits.isfinite().all()
     longer = {name: torch.cat([values[:, :1], values], dim=1) for name, values in inputs.items()}
-    with pytest.raises((IndexError, RuntimeError)):  # not one token more would do
+    with pytest.raises((IndexError, RuntimeError)):  # not one token more fits
         base.model(**longer)
 
 

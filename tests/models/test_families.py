@@ -15,7 +15,7 @@ from normtune.models.sources import quiet
 from normtune.records.run import Norms
 from tests import conftest as tiny
 
-#: By hand: the parameters of layer 1, which the paper's method and its counterpart of the attention train.
+#: By hand: the modules of layer 1 that the paper's method trains, and those of its counterpart for the attention.
 BY_HAND = {
     "bert": (["bert.encoder.layer.1.output.LayerNorm"], ["bert.encoder.layer.1.attention.output.LayerNorm"]),
     "roberta": (["roberta.encoder.layer.1.output.LayerNorm"], ["roberta.encoder.layer.1.attention.output.LayerNorm"]),
@@ -91,7 +91,7 @@ def test_the_attentions_norm_is_another(family, make_base):
 
 
 _SWIN = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
-#: Of image models, the parts that end in the layer's norm of the attention, and in the one that closes it.
+#: Of image models: the name of a layer's attention norm, that of its closing norm, and a tiny configuration.
 IMAGES = {
     **dict.fromkeys(
         ("vit", "vit_msn", "beit", "data2vec-vision"), ("layernorm_before", "layernorm_after", tiny.PICTURES["vit"])
@@ -159,7 +159,7 @@ def test_the_closing_norm_of_an_unlisted_family_is_guessed_and_said(family, make
         selection = layernorm(layout)
     assert {place.component for place in selection} == {*closing}
     assert {place.layer for place in selection} == {0, 1, 2}
-    assert norms_of(layout) == Norms(closing=closing)  # for records, without a word
+    assert norms_of(layout) == Norms(closing=closing)  # for records, without a warning
     with pytest.warns(GuessWarning):
         assert len(random(layout)) == len(selection)
 

@@ -23,7 +23,7 @@ THREE = HeadSpec("classification", ("no", "maybe", "yes"))
 
 
 def snapshot(model):
-    """All that a head touches, copied."""
+    """Copies of all that a head may change."""
     return (
         [(name, value.clone()) for name, value in model.state_dict().items()],
         [(name, id(parameter), parameter.requires_grad) for name, parameter in model.named_parameters()],
@@ -116,7 +116,7 @@ def test_a_seed_fixes_the_head_whatever_happened_before(family, make_base, monke
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-    # Neither do the values of the base matter, or the head that it has.
+    # Neither the base's values nor its present head matter.
     monkeypatch.undo()
     twin = make_base(family, seed=9, num_labels=7)
     assert torch.equal(first, values(new_head(twin.model, twin.roots, THREE, seed=5)))
@@ -296,7 +296,7 @@ def test_wrap_reads_the_head_that_a_model_has(make_model):
     ],
 )
 def test_what_the_checkpoint_holds_below_the_output_layer_begins_there(family, maker, kept, tmp_path):
-    """ModernBERT's ``head`` is of its language model, PoolFormer's last norm of its classifier of ImageNet."""
+    """ModernBERT's ``head`` comes from its language model, PoolFormer's last norm from its ImageNet classifier."""
     sizes = FAMILIES.get(family, {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8]})
     model = maker.from_config(AutoConfig.for_model(family, **_IDS, **sizes, vocab_size=40))
     with torch.no_grad():

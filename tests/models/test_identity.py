@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def rewritten(tiny_folder, tmp_path):
-    """Writes the tiny BERT's tensors anew, after `change`, and gives the folder."""
+    """Saves a copy of the tiny BERT with its tensors put through `change`, and returns its folder."""
 
     def rewrite(change, name="copy"):
         folder = tmp_path / name
@@ -153,7 +153,7 @@ def test_the_order_in_which_tensors_are_stored_changes_nothing(tiny_folder, tmp_
 def test_a_checkpoint_that_transformers_renames_is_known_by_its_encoder(image_folders, tmp_path):
     folder = image_folders["vit"]
     base = load_base(str(folder))
-    # Another head in the file is no other base.
+    # Another head in the file leaves the base the same.
     shutil.copytree(folder, tmp_path / "other")
     tensors = load_file(folder / WEIGHTS)
     save_file({**tensors, "classifier.bias": tensors["classifier.bias"] + 1}, tmp_path / "other" / WEIGHTS)
@@ -184,7 +184,7 @@ def test_what_a_configuration_computes_has_a_hash(make_model, family, changes):
 def test_what_a_tokenizer_reads_has_a_hash(tiny_folder, change):
     own = AutoTokenizer.from_pretrained(tiny_folder)
     before = tokenizer_identity(own)
-    own(["the cat"] * 2, truncation=True, max_length=4, padding=True)  # it keeps what it was last asked for
+    own(["the cat"] * 2, truncation=True, max_length=4, padding=True)  # it keeps these settings
     assert tokenizer_identity(own) == tokenizer_identity(AutoTokenizer.from_pretrained(tiny_folder)) == before
     backend = own.backend_tokenizer
     if change == "vocabulary":

@@ -19,8 +19,8 @@ from tests.conftest import _IDS, FAMILIES, VOCABULARY
 TOKENIZER: Any = SimpleNamespace(
     mask_token_id=4, bos_token_id=2, cls_token_id=2, sep_token_id=3, eos_token_id=3, pad_token_id=0
 )
-#: Outer models that call their body in different ways, or read more of its outputs, and heads that differ: of several
-#: layers, with capped logits.
+#: Models that call their body in different ways or read more of its outputs, and whose heads differ: several layers,
+#: capped logits.
 CAUSAL, MASKED = ("llama", "opt", "gemma2", "mixtral"), ("bert", "deberta-v2")
 LENGTHS = (9, 6, 3)
 
@@ -28,7 +28,7 @@ LENGTHS = (9, 6, 3)
 def model_of(family: str) -> PreTrainedModel:
     """A tiny language model with random values, float64."""
     config = AutoConfig.for_model(family, **{**_IDS, **FAMILIES[family], "vocab_size": len(VOCABULARY)})
-    config._experts_implementation = "eager"  # the product of groups takes no float64
+    config._experts_implementation = "eager"  # torch's grouped matrix product takes no float64
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = language_model_of(config).from_config(config).double().eval()
@@ -44,7 +44,7 @@ def texts() -> tuple[Tensor, Tensor]:
 
 
 def one_by_one(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The log-likelihood of one text by plain transformers: of a masked model, a pass for each token."""
+    """The log-likelihood of one text by plain transformers: for a masked model, one pass per token."""
     if language_model_of(model.config) is AutoModelForCausalLM:
         logits = model(input_ids=ids[None]).logits[0, :-1]
         return logits.log_softmax(1).gather(1, ids[1:, None]).sum()

@@ -155,7 +155,7 @@ def test_a_list_of_one_inside_a_layer_leaves_no_number():
 NESTED = {
     "funnel": ("ffn.layer_norm", lambda config: sum(config.block_sizes)),
     "xlm": ("layer_norm2", lambda config: config.n_layers),
-    "markuplm": ("output.LayerNorm", lambda config: config.num_hidden_layers),  # its tables have numbers too
+    "markuplm": ("output.LayerNorm", lambda config: config.num_hidden_layers),  # its tables are numbered, too
     "segformer": ("layernorm_after", lambda config: sum(config.depths)),
     "pvt": ("encoder.block.layer_norm_2", lambda config: sum(config.depths)),
     "poolformer": ("encoder.block.after_norm", lambda config: sum(config.depths)),
@@ -181,7 +181,7 @@ def test_layers_are_those_of_the_configuration(family):
 
 
 def test_a_stage_of_one_layer_is_a_layer():
-    """The list of its convolutions is none of layers, though each has a norm and is alike."""
+    """The list of its convolutions is no list of layers, though all are alike and have a norm."""
     config = AutoConfig.for_model("resnet", depths=[1, 1, 1, 1])
     with torch.device("meta"):
         assert layout(AutoModelForImageClassification.from_config(config), []).layers == 4
@@ -212,7 +212,7 @@ def test_a_pooler_can_be_of_the_head(make_model):
 
 
 class OwnNorm(nn.Module):
-    """What families define for themselves, under a name that does not say so."""
+    """A root-mean-square norm as families define their own."""
 
     def __init__(self, width: int, offset: float = 0.0) -> None:
         super().__init__()
@@ -224,28 +224,28 @@ class OwnNorm(nn.Module):
 
 
 class GemmaLike(OwnNorm):
-    """With one plus its weight."""
+    """Scales by one plus its weight."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, offset=1.0)
 
 
 class Gated(OwnNorm):
-    """Wants a gate beside the hidden states, as Qwen3-Next's norms do."""
+    """Takes a gate beside the hidden states, as Qwen3-Next's norms do."""
 
     def forward(self, hidden: Tensor, gate: Tensor) -> Tensor:
         return super().forward(hidden) * nn.functional.silu(gate)
 
 
 class ScaleNorm(OwnNorm):
-    """Scales, and normalises nothing, whatever its name says."""
+    """Scales without normalising, whatever its name says."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden * self.weight
 
 
 class Unused(OwnNorm):
-    """Normalises, without its weight."""
+    """Normalises, but ignores its weight."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return nn.functional.normalize(hidden, dim=-1)

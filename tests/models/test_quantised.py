@@ -25,7 +25,7 @@ TOKENS = torch.arange(5, 29).view(3, 8)
 
 @pytest.fixture(scope="module")
 def folders(make_folder: FolderFactory, make_model: ModelFactory) -> dict[str, str]:
-    """A model of each family as wide as a block of NF4, which has one scale, has entries."""
+    """A model of each family; all but GPT-2 are as wide as an NF4 block, whose entries share one scale."""
     sizes = {"hidden_size": 64, "intermediate_size": 128}
     wide = {name: make_model(name, **sizes) for name in ("bert", "roberta", "llama")}
     return {name: str(make_folder(model.base_model)) for name, model in {**wide, "gpt2": make_model("gpt2")}.items()}

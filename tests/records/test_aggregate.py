@@ -1,4 +1,4 @@
-"""The table: what is behind a cell is shown, and a gap is never averaged over."""
+"""The table: each cell shows what is behind it, and gaps are never averaged over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A results folder made up for the tests, written by the classes that real records are written by."""
+"""A made-up results folder, written by the classes that write real records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NORMS = Norms(closing=RANKING[:1], attention=RANKING[1:2])
 
 
 def masks(fractions: Iterable[float] = (0.1, 0.2, 0.4)) -> dict[str, float]:
-    """Methods by masks, with what each lies below full fine-tuning."""
+    """Mask methods, with the distance of each to full fine-tuning."""
     kinds = {"fisher-individual": 0.02, "fisher-global": 0.025, "fisher-leave-one-out": 0.03}
     others = {"random": 0.1, "least-fisher-individual": 0.2}
     return {f"{kind}@{f:g}": -low * (1.2 - f) for f in fractions for kind, low in {**kinds, **others}.items()}
@@ -72,7 +72,7 @@ def names(norms: Norms) -> tuple[str, ...]:
 
 
 def subs(norm: bool, bias: bool) -> list[tuple[str, int, float]]:
-    """Sub-components, their entries, and how much more information an entry has; without `bias` a norm has none."""
+    """Sub-components, their entries, and an entry's relative information; without `bias` a norm has no bias."""
     return [("weight", 40, 1.0), ("bias", 10, 12.0)][: 1 + (bias or not norm)]
 
 
@@ -112,7 +112,7 @@ def fisher(
     return FisherRecord.model_validate({**fields, **changes})
 
 
-#: The tasks of which `results` makes Fisher information.
+#: The tasks for which `results` writes Fisher information.
 MEASURED = ("qnli", "sst2", "mnli", "cola", "mrpc", "stsb", "rte", "qqp")
 
 

@@ -62,7 +62,7 @@ def test_a_sample_of_the_dev_set_has_the_floor_of_the_whole(tmp_path):
             old.model_copy(update={"data": old.data.model_copy(update=half)}).save(tmp_path / "runs" / f"{old.id}.json")
     cells = Cells(read(tmp_path))
     (rte,) = [column for column in cells.ran if column.task == "rte"]
-    assert cells.floor(rte) is None  # of these texts it is not known
+    assert cells.floor(rte) is None  # unknown for these texts
     assert "rte" in evidence(cells)["random"].floored
 
 

@@ -1,4 +1,4 @@
-"""Tables, figures and claims of models whose components are not called like BERT's, and of suites that are not GLUE."""
+"""Tables, figures and claims of models whose components are not named like BERT's, and of suites that are not GLUE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method beside every other: what the table says, and a picture whose names can be read."""
+"""All methods compared: what the table says, and a figure with readable names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from normtune.report.methods import LAYERS, MERGED, OWN, TOKENS, added, interval
 from tests.report import made
 
 SIZE = 22_713_216
-#: By method its entries, whether it adds them, what it costs at inference, and its score.
+#: For each method its entries, whether it adds them, its cost at inference, and its score.
 FIELD: dict[str, tuple[int, bool, str, float]] = {
     "head": (0, False, "none", 0.335),
     "full": (SIZE, False, "none", 0.832),
@@ -119,7 +119,7 @@ def test_a_long_bar_does_not_stretch_the_axis_far_above_the_highest_possible_sco
 
 
 def test_a_name_stands_nearest_to_its_own_point() -> None:
-    """Right of its point, where a name would stand first, another point comes before the name's end."""
+    """Right of its point, the first choice, a name would be nearer to another point."""
     room = Bbox.from_bounds(-200, -200, 400, 400)
     alone, _ = scatter._free((0, 0), 40, 8, [], room, [])
     assert alone.x0 > 0

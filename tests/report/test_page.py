@@ -1,4 +1,4 @@
-"""The page in a real browser, and what of it needs none."""
+"""The page in a real browser, and what can be checked without one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Anchors(HTMLParser):
 
 @pytest.fixture
 def tab(browser: Any, report: Path) -> Iterator[Any]:
-    """The report in a window, with all that the console says."""
+    """The report in a browser tab, whose console must stay empty."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     opened.said = []
     opened.on("console", lambda message: opened.said.append(message.text))
@@ -55,7 +55,7 @@ def test_links_lead_somewhere(report):
 def test_files_beside_the_page_are_there(report):
     text = report.read_text(encoding="utf-8")
     named = re.findall(r'href="((?:figures|tables)/[^"]+)"', text)
-    assert len(named) == 8 + 6 * 4  # without table 3, which no submission is of
+    assert len(named) == 8 + 6 * 4  # without table 3, which has no submission
     assert all((report.parent / name).is_file() for name in named)
 
 

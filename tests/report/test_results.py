@@ -81,7 +81,7 @@ def test_every_record_here_is_named_by_its_identity():
 
 
 def test_of_two_estimates_the_one_by_the_labels_is_shown(tmp_path):
-    for task in ("rte", "cola", "sst2"):  # the order of their files is that of hashes
+    for task in ("rte", "cola", "sst2"):  # their files are ordered by hash
         for estimator in ("empirical", "exact"):
             own = made.fisher(task)
             own = own.model_copy(

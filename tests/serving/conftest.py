@@ -23,7 +23,7 @@ def known(lone: Base) -> dict[str, Delta]:
 
 @pytest.fixture(scope="session")
 def folder(known: dict[str, Delta], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of deltas that tests leave as it is; one is damaged, and a link leads out."""
+    """A folder of deltas that tests leave as it is; two are damaged, and a link leads out."""
     root = tmp_path_factory.mktemp("deltas")
     place = root / "inside"
     for name, delta in known.items():

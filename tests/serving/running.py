@@ -1,4 +1,4 @@
-"""What the tests of the server share: one that runs in a thread of this process, and what each delta answers alone."""
+"""What the tests of the server share: a server in a thread of this process, and each delta's answers alone."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def same(answer: Mapping[str, Any], wanted: Prediction) -> bool:
 
 @dataclass
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        url: Where.
-        batcher: What it serves.
+        url: Its address.
+        batcher: The batcher that it serves.
         server: The server itself.
     """
 
@@ -66,7 +66,7 @@ class Running:
     server: Server
 
     def client(self, **more: Any) -> httpx2.Client:
-        """A client of it."""
+        """A client of the server."""
         return httpx2.Client(base_url=self.url, timeout=60, trust_env=False, **more)
 
 

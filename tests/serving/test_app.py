@@ -1,4 +1,4 @@
-"""The calls over a real connection, their description, which schemathesis checks, and the page, without a network."""
+"""The calls over a real connection, their description checked by schemathesis, and the page without a network."""
 
 from __future__ import annotations
 
@@ -198,12 +198,12 @@ def test_a_folder_that_is_away_is_told_and_what_is_loaded_answers(tiny_folder, k
         assert client.get("/v1/tasks").json()["tasks"] == ["five", "two"]
 
 
-#: What may stand in a delta's metadata where its limit of tokens is.
+#: Values of ``max_length`` in a delta's metadata.
 ODD = {"deep": '128,"more":' + "[" * 9000 + "]" * 9000, "long": "9" * 5000, "negative": "-5", "two": "2"}
 
 
 def odd(delta: Delta, file: Path, kind: str) -> None:
-    """Write a delta as nobody expects it."""
+    """Write a delta with unexpected tensors or metadata."""
     delta.save(file)
     with safe_open(file, "pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -211,7 +211,7 @@ def odd(delta: Delta, file: Path, kind: str) -> None:
     if kind == "float8":
         tensors = {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items()}
     else:
-        # As written before there were hashes: so it is read on.
+        # Without a hash, as written before there were hashes, so that reading goes on.
         said = json.dumps({name: value for name, value in json.loads(metadata["normtune"]).items() if name != "hash"})
         metadata["normtune"] = re.sub(r'"max_length": \d+', f'"max_length": {ODD[kind]}', said)
         assert said != metadata["normtune"]

@@ -36,7 +36,7 @@ def test_changing_tasks_under_load_never_gives_another_tasks_answer(
                     continue
                 first, *fixed, last = got.json()["answers"]
                 own = [same(answer, wanted[task]) for answer, task in zip(fixed, (name, "two"), strict=True)]
-                # A task that is replaced meanwhile answers as the one or the other, and the same for all its rows.
+                # A task that is replaced meanwhile answers as the old or the new one, the same for all its rows.
                 either = [kind for kind in wanted if same(first, wanted[kind]) and same(last, wanted[kind])]
                 if not all(own) or not either:
                     wrong.append(got.text)
@@ -88,7 +88,7 @@ def test_a_batch_that_fails_takes_nothing_else_with_it(tiny_folder: Path, lone: 
     base = load_base(str(tiny_folder))
     with running(base, known) as started, started.client() as client:
         ask = {"rows": [{"task": "two", "text": "a dog"}, {"task": "five", "text": "a dog"}]}
-        with known["five"].apply(base):  # what the bank must not be asked through
+        with known["five"].apply(base):  # the bank must not answer meanwhile
             got = client.post("/v1/predict", json=ask)
             assert (got.status_code, got.json()["error"]) == (500, "defect")
             assert started.batcher.waiting == 0
@@ -126,7 +126,7 @@ def test_a_row_that_fails_fails_alone(tiny_folder: Path, lone: Base, known: dict
 def test_outputs_that_are_not_finite_are_an_error_of_their_task(
     tiny_folder: Path, known: dict[str, Delta], caplog, monkeypatch
 ):
-    monkeypatch.setattr(SELDOM, "_last", -math.inf)  # a warning of the test before would keep this one back
+    monkeypatch.setattr(SELDOM, "_last", -math.inf)  # an earlier test's warning would suppress this one
     loud = {name: torch.full_like(value, 3e38) for name, value in known["two"].head.items()}
     with running(tiny_folder, {**known, "loud": replace(known["two"], head=loud)}, max_wait=0.5) as started:
 

@@ -1,4 +1,4 @@
-"""Replicas on a local Ray cluster: they follow a folder, and one that is killed under load takes no answer with it."""
+"""Replicas on a local Ray cluster: they follow a folder, and one killed under load loses only the requests it has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.serving.running import alone, same
 
 ROOT = Path(__file__).parents[2]
 
-#: In a process of its own: Ray leaves threads, warnings and files behind.
+#: Runs in a process of its own: Ray leaves threads, warnings and files behind.
 SCRIPT = """
 import json, os, shutil, signal, sys, threading, time
 from pathlib import Path

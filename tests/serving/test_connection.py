@@ -22,7 +22,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 @contextmanager
 def connected(server: Running, count: int = 1, data: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Connections that have sent `data`, and take little before it is read."""
+    """Connections that have sent `data`, with small receive buffers."""
     host, port = server.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
         lines = []
@@ -50,7 +50,7 @@ def until(true: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def ended(line: socket.socket) -> bool:
-    """Whether the server ends a connection without a word."""
+    """Whether the server ends a connection without sending anything."""
     try:
         return line.recv(100) == b""
     except ConnectionResetError:
@@ -59,7 +59,7 @@ def ended(line: socket.socket) -> bool:
 
 @pytest.fixture(scope="module")
 def hasty(tiny_folder: Path, known: dict[str, Delta]) -> Iterator[Running]:
-    """A server that waits for no client longer than a moment, and takes few of them."""
+    """A server that waits only briefly for a client and takes few connections."""
     limits = {"client_seconds": 0.4, "max_connections": 8, "max_body": 5000, "max_bodies": 10_000}
     with running(tiny_folder, known, **limits) as started:
         yield started

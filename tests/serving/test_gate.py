@@ -17,7 +17,7 @@ LONG_TEXT, LARGE_BODY = 501, 20_001
 
 
 def hostile(count: int) -> Iterator[tuple[str, str, bytes, dict[str, str]]]:
-    """Requests as method, path, body and headers; none of them is right."""
+    """Requests as method, path, body and headers; all are invalid."""
     draw = random.Random(0)
     whole = json.dumps(GOOD).encode()
     values = (None, 1, 1.5, True, [], {}, "", " \n", "\ud800", [[]], {"a": 1}, 10**400, "x" * LONG_TEXT)
@@ -59,7 +59,7 @@ def hostile(count: int) -> Iterator[tuple[str, str, bytes, dict[str, str]]]:
 def test_each_gets_4xx_and_a_clear_body(server: Running, count: int) -> None:
     with server.client() as client:
         for number, (method, path, body, headers) in enumerate(hostile(count)):
-            chunked = number % 5 == 0  # a body of a length that is not told
+            chunked = number % 5 == 0  # a body of undeclared length
             content = iter([body[:7], body[7:]]) if chunked else body
             got = client.request(method, path, content=content, headers=headers)
             assert 400 <= got.status_code < 500, (path, body[:200], got.text)
@@ -90,7 +90,7 @@ def test_a_body_that_is_too_large_gets_413_however_it_comes(server: Running, pat
 
 
 def raw(server: Running, data: bytes, *, close: bool = False) -> bytes:
-    """What the server answers to bytes on a connection of its own."""
+    """The server's answer to bytes on a new connection."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as line:
         line.sendall(data)

@@ -46,7 +46,7 @@ def test_a_stop_waits_only_a_while_for_clients_that_do_not_read(tiny_folder: Pat
     with running(tiny_folder, known, client_seconds=0.5) as started, unread(started, 2):
         connections = started.server.server_state.connections
         assert until(lambda: sum(one.due and one.owed for one in [*connections]) == 2)
-        with connected(started):  # one that asks for nothing is cut off, too, and lost no answer
+        with connected(started):  # an idle connection is cut off, too, but loses no answer
             started.server.handle_exit(signal.SIGTERM, None)
             assert until(lambda: not connections)
     assert started.server.cut == 2

@@ -40,7 +40,7 @@ def followed(base_folder: Path, root: Path, clock: Clock, cache_bytes: int = 10*
 
 
 def put(root: Path, name: str, delta: Delta) -> None:
-    """Replace a file as a careful writer does: aside first."""
+    """Replace a file atomically: write it aside, then rename it."""
     delta.save(root / f".{name}-new.safetensors")
     (root / f".{name}-new.safetensors").replace(root / f"{name}.safetensors")
 
@@ -56,7 +56,7 @@ def test_a_delta_is_found_changed_and_gone(tiny_folder: Path, lone: Base, known:
     put(tmp_path, "mine", known["two"])
     assert same(answer(catalogue, "mine"), alone(lone, known["two"], "a dog"))
     put(tmp_path, "mine", known["five"])
-    assert same(answer(catalogue, "mine"), alone(lone, known["two"], "a dog"))  # known for a second
+    assert same(answer(catalogue, "mine"), alone(lone, known["two"], "a dog"))  # cached for a second
     clock.now = 1.5
     before = catalogue.prepare([("mine", "a dog")])
     assert same(catalogue.bank.answer(before)[0].model_dump(), alone(lone, known["five"], "a dog"))
@@ -65,7 +65,7 @@ def test_a_delta_is_found_changed_and_gone(tiny_folder: Path, lone: Base, known:
     with pytest.raises(UnknownTaskError):
         catalogue.prepare([("mine", "a dog")])
     assert (catalogue.names(), list(catalogue.bank)) == ([], [])
-    still = catalogue.bank.answer(before)[0]  # accepted before it went
+    still = catalogue.bank.answer(before)[0]  # accepted before the file went
     assert same(still.model_dump(), alone(lone, known["five"], "a dog"))
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_file_leaves_the_old_task(tiny_folder: Path, lone: Base, known
     for now in (2, 4):
         clock.now = now
         assert same(answer(catalogue, "mine"), alone(lone, known["two"], "a dog"))
-    assert catalogue.refused == 1  # asked once for each version of the file
+    assert catalogue.refused == 1  # each version of the file is tried once
     put(tmp_path, "mine", known["number"])
     clock.now = 6
     assert same(answer(catalogue, "mine"), alone(lone, known["number"], "a dog"))

@@ -1,4 +1,4 @@
-"""Damage to a file: to its bytes, or to the values that it holds, in a way that its number settles."""
+"""Seeded random damage to a file: to its bytes, or to the values that it holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-#: What stands for a thousand brackets, until the values are text again.
+#: Becomes a thousand brackets once the values are text again.
 _DEEP = "a thousand brackets"
 #: Values that readers stumble over.
 HOSTILE: tuple[Any, ...] = (
@@ -50,7 +50,7 @@ HOSTILE: tuple[Any, ...] = (
     ),
     *([], {}, [[]], [None], {"": ""}, {"x": {"x": []}}, [0] * 1_000, _DEEP),
 )
-#: What YAML makes of texts, or fails to.
+#: Texts that YAML reads as something else, or fails to.
 YAMLS = (
     "2020-13-45",
     "!!timestamp abc",
@@ -69,7 +69,7 @@ def damaged(rng: Random, raw: bytes, form: str) -> bytes:
     """A file's content with one to three damages.
 
     Args:
-        rng: Settles which.
+        rng: Draws the damages.
         raw: The content.
         form: ``bytes``, ``json``, ``yaml``, or ``tensors`` for safetensors.
     """
@@ -110,7 +110,7 @@ def _yaml(rng: Random, raw: bytes) -> bytes:
 
 
 def _tensors(rng: Random, raw: bytes) -> bytes:
-    """The header of a safetensors file, or the JSON in it, is changed; the tensors stay."""
+    """Change the header of a safetensors file, or the JSON in it; the tensors stay."""
     (size,) = struct.unpack("<Q", raw[:8])
     header, metadata = json.loads(raw[8 : 8 + size]), json.loads(raw[8 : 8 + size]).get("__metadata__", {})
     held = [key for key, text in metadata.items() if text.startswith("{")]
@@ -127,7 +127,7 @@ _FORMS: dict[str, Callable[[Random, bytes], bytes]] = {"json": _json, "yaml": _y
 
 
 def _changed(rng: Random, tree: Any) -> Any:
-    """`tree` with one of its values replaced, taken out, called something else, or put in another's place."""
+    """`tree` with one of its values replaced, removed, renamed, or put in another's place."""
     places = [*_places(tree)]
     if not places:
         return rng.choice(HOSTILE)

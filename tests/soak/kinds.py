@@ -41,7 +41,7 @@ _RECORDS = Path(__file__).parents[2] / "results" / "runs"
 
 @dataclass(frozen=True)
 class World:
-    """What files are made of, and read against: a folder of its own with a tiny model, and that model."""
+    """What files are made from and read with: a folder of its own with a tiny model, and that model."""
 
     folder: Path
     base: Base
@@ -59,8 +59,8 @@ class Kind:
     Attributes:
         form: What a file is damaged as (`tests.soak.damage`).
         make: Writes a good one.
-        read: Reads it, and gives all that was read, to be compared.
-        told: Whether a file that gives something else must be refused. Files that people write may say what they like.
+        read: Reads it, and returns all that was read, for comparison.
+        told: Whether a file that reads differently must be refused. Files that people write may say what they like.
     """
 
     form: str
@@ -70,7 +70,7 @@ class Kind:
 
 
 def plain(value: Any) -> Any:
-    """A value that compares: tensors and arrays by type, shape and bytes."""
+    """`value` made comparable: tensors and arrays by type, shape and bytes."""
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
     if isinstance(value, np.ndarray):
@@ -142,7 +142,7 @@ def _checkpoint(world: World) -> Path:
 
 
 def _resumed(world: World, file: Path, *, step: bool = False) -> Any:
-    """What a training goes on from; one that starts over has refused its checkpoint."""
+    """The state that a training resumes from; one that starts over has refused its checkpoint."""
     trainable = tune(world.base, "layernorm")
     try:
         state = State(trainable, protocol("small"), Accelerator(cpu=True), rate=0.01, steps=9, run="r", file=file)

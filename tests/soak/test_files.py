@@ -1,4 +1,4 @@
-"""Damaged files of every kind: refused in a sentence, or read as they were written; in bounded room and time."""
+"""Damaged files of every kind: refused in a sentence, or read as they were written; in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.soak.kinds import KINDS, World, world
 
 #: The most that reading one file may take.
 SECONDS, KIB = 20, 2**20
-# So that a fault of the program is no fault of the machine.
+# So that a fault of the program does not exhaust the machine.
 _HARD_SECONDS, _HARD_BYTES = 60, 2**32
 
 

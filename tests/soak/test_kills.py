@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-# Imported here, so that the processes below need not.
+# Imported here, so that the forked processes need not.
 from normtune.cli.app import main
 from tests.report import made
 from tests.soak.kinds import ROWS
@@ -24,7 +24,7 @@ _SMALL = "--protocol small,epochs=1,batch_size=16,max_length=32,max_train=32,max
 _BASE = "--model model --device cpu"
 _TRAIN = f"{_BASE} {_SMALL} --train animals.csv"
 _MEASURE = f"--tasks rte --suite toy {_BASE} --threads 1 --examples 8"
-#: What is run, by name, in a folder with a model, a table, a manifest, a delta, an adapter, records and a report.
+#: Commands by name, run in a folder with a model, a table, a manifest, a delta, an adapter, records and a report.
 COMMANDS = {
     "train": f"train {_TRAIN} --out out",
     "train a table": f"train {_TRAIN} --method head,layernorm --seed 0,1 --out out",
@@ -40,7 +40,7 @@ COMMANDS = {
     "report": "report results --out out",
     "report again": "report results --out report --force",
 }
-#: What two runs of one command may differ in.
+#: Fields in which two runs of one command may differ.
 _OWN = {"seconds", "peak_memory", "machine", "versions", "hash"}
 
 
@@ -56,9 +56,9 @@ def run(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
 
 
 def start(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
-    """The process of `run`, and the pipe that it tells its operations to."""
+    """Fork the process of `run`: its id, and the pipe to which it writes the number of its operations."""
     ours, theirs = os.pipe()
-    with warnings.catch_warnings(action="ignore"):  # of threads; those of torch sleep
+    with warnings.catch_warnings(action="ignore"):  # fork warns of threads; torch's are asleep
         child = os.fork()
     if not child:
         done = 0
@@ -89,14 +89,14 @@ def start(folder: Path, command: str, at: int | None = None) -> tuple[int, int]:
 
 
 def wait(child: int, ours: int) -> tuple[int, int]:
-    """What became of what `start` gave."""
+    """Wait for what `start` returned: (exit status, file operations)."""
     with os.fdopen(ours) as pipe:
         done = int(pipe.read() or 0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), done
 
 
 def _changes(event: str, given: tuple[Any, ...], folder: str) -> bool:
-    """Whether an event of the interpreter changes files in a folder, in which the process is."""
+    """Whether an audit event changes files in `folder`, the process's working directory."""
     if event not in {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}:
         return False
     if event == "open" and not (isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
@@ -106,7 +106,7 @@ def _changes(event: str, given: tuple[Any, ...], folder: str) -> bool:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What is in a folder, by path, without what two runs may differ in."""
+    """The content of a folder by path, without what two runs may differ in."""
     return {
         str(path.relative_to(folder)): "folder" if path.is_dir() else _content(path)
         for path in sorted(folder.rglob("*"))
@@ -148,7 +148,7 @@ def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made.results(
         folder / "results", methods={"head": 0.0, "layernorm": 0.1}, tasks=["rte"], seeds=[0], measured=["rte"]
     )
-    # In this process, so that those that come from it find all modules imported.
+    # Run in this process, so that its forks find all modules imported.
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, out in (("train", "delta"), ("export", "adapter"), ("report", "report"), ("fisher", "entries")):
@@ -156,7 +156,7 @@ def stage(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             with pytest.raises(SystemExit, match="0"):
                 main()
     shutil.rmtree(folder / "entries")
-    gc.freeze()  # so that they need not look through what is there already
+    gc.freeze()  # so that garbage collections in the forks skip what exists already
     yield folder
     gc.unfreeze()
 

@@ -72,7 +72,7 @@ def test_so_many_tasks_decide_four_times_in_five(tasks: float, seeds: float, mea
     def draw(count: int) -> Evidence:
         return measured(mean + tasks * random.standard_normal((count, 1)) + seeds * random.standard_normal((count, 3)))
 
-    # Three tasks with these very mean squares of tasks and of the rest, and nothing that seeds share.
+    # Three tasks with exactly these mean squares of tasks and of the rest, and no effect that seeds share.
     own = (tasks**2 + seeds**2 / 3) ** 0.5 * np.array([[-1], [0], [1]])
     rest = (2 / 3) ** 0.5 * seeds * (np.eye(3) - np.eye(3)[[1, 2, 0]])
     enough = measured(mean + own + rest).takes()
@@ -96,7 +96,7 @@ def test_more_tasks_are_needed_than_there_are():
 
 
 def test_tasks_are_not_enough_where_seeds_push_all_alike():
-    """What they share is known by as many degrees of freedom as there are seeds, however many tasks there are."""
+    """What they share has one degree of freedom fewer than there are seeds, however many tasks there are."""
     random = np.random.default_rng(0)
     shift = np.array([-0.01, 0.0, 0.01])
 

@@ -1,4 +1,4 @@
-"""Pairs of methods: corrected, and what follows."""
+"""Pairs of methods: corrections, effects and verdicts."""
 
 from __future__ import annotations
 

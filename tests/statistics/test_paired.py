@@ -131,7 +131,7 @@ def test_wilcoxon_on_the_papers_tables(split, one_value, p):
 
 
 def test_scipys_exact_p_forgets_ties():
-    # Table 3 has three pairs of tied differences; scipy takes the distribution of the ranks 1 to 9.
+    # Table 3 has three pairs of tied differences; scipy uses the distribution of the ranks 1 to 9.
     first, second = (np.array(TABLES["test"][method]) for method in ("bitfit", "layernorm"))
     differences = np.round(first - second, 9)
     assert stats.wilcoxon(differences, method="exact").pvalue == 14 / 512
@@ -188,7 +188,7 @@ def test_seeds_that_push_all_tasks_alike_widen_the_interval():
     freedom = (t + s - e) ** 2 / (t**2 / 3 + s**2 / 2 + e**2 / 6)
     half = stats.t.ppf(0.975, max(freedom, 2)) * ((t + s - e) / 12) ** 0.5
     assert mean_interval(table) == pytest.approx((table.mean() - half, table.mean() + half))
-    # The same differences without their order of seeds in common: tasks alone count.
+    # The same differences without a common order of seeds: tasks alone count.
     table = np.sort(table) - [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
     shuffled = np.array([np.roll(row, place) for place, row in enumerate(table)])
     assert np.ptp(mean_interval(shuffled)) < np.ptp(mean_interval(table))

@@ -29,7 +29,7 @@ def test_seeds_are_averaged_and_differences_stay_paired():
     found = read("seed,a,Task,b\n0,0.5,x,0.25\n1,0.75,x,0.25\n0,0.5,y,0.5\n")
     assert found.seeds == (("0", "1"), ("0",))
     assert found.of("a").tolist() == [0.625, 0.5]
-    assert [d.tolist() for d in found.differences("a", "b")] == [[0.375], [0.0]]  # what seeds share cannot be told
+    assert [d.tolist() for d in found.differences("a", "b")] == [[0.375], [0.0]]  # seeds differ: a mean per task
 
 
 def test_a_seed_is_the_same_one_on_every_task_in_whatever_order_rows_stand():

@@ -50,7 +50,7 @@ def switched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, to
 
 
 def by_hand(model: nn.Module, point: int) -> None:
-    """The tensors of a plain model as each point of the test below leaves them."""
+    """Edit the tensors of a plain model as the given point of the test below should."""
     layers = model.bert.encoder.layer
     norms = [layer.output.LayerNorm for layer in layers]
     if point == 0:  # the norm's whole weight and bias, in every layer

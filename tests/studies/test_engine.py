@@ -1,4 +1,4 @@
-"""Doing jobs: the same runs as a table of trainings has, the masks of their definition, and every mode."""
+"""Running jobs: the same runs as in a table of trainings, the masks of their definition, and every mode."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.studies.tiny import config, contents
 
 
 class Tally:
-    """Notes what is run."""
+    """Records what is run."""
 
     def __init__(self) -> None:
         self.began: list[Job] = []
@@ -44,20 +44,20 @@ class Tally:
 
 
 def done(engine: Engine, jobs: Sequence[Job]) -> dict[str, Result]:
-    """What becomes of jobs in this process."""
+    """The results of jobs in this process."""
     schedule = Schedule(jobs, {})
     Here().run(schedule, engine)
     return schedule.results
 
 
 def whole(model: Path) -> StudyConfig:
-    """All that shares runs."""
+    """All parts that share runs."""
     return config(model, parts=("table1", "table2", "figure5"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
-    """Every run ends with a collection of garbage, which need not look through all libraries here."""
+    """Every run ends with a garbage collection, which can skip the libraries here."""
     gc.collect()
     gc.freeze()
     yield

@@ -1,4 +1,4 @@
-"""Times to come, from how much is read and from a trial of each kind of job."""
+"""Estimated times, from how much is read and from a trial of each kind of job."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_a_measurement_pays_once_is_not_paid_for_every_example(
     warming = [900.0]
 
     def slower(self: Measurement, *args: object, **kwargs: object) -> Measured:
-        """A hundred seconds before, at first a thousand, and one for every example."""
+        """Takes a hundred seconds, the first time a thousand, and one more for every example."""
         found = plain(self, *args, **kwargs)
         seconds = 100.0 + found.record.examples + (warming.pop() if warming else 0.0)
         return replace(found, record=found.record.model_copy(update={"seconds": seconds}))

@@ -1,4 +1,4 @@
-"""Dropping lost rates: the rule by hand, the same records in any order of execution, and never a whole run's place."""
+"""Pruning rates: the rule by hand, the same records in any order of execution, and never in place of a whole run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_run_is_lost_where_its_best_is_more_than_the_margin_behind(
     if found is not None:
         assert (found.leader, found.of, found.margin) == ("at 0.2" if epoch == 3 else "at 0.1", 4, margin)
         assert found.score == max(own[: found.epoch])
-        # Whoever trains on meanwhile changes nothing of it.
+        # Training further does not change the verdict.
         assert verdict(rule, "accuracy", curve(*own, 1.0), 4, rivals) == found
     assert verdict(rule, "accuracy", curve(*own), 4, []) is None
 
@@ -123,7 +123,7 @@ def test_a_dropped_run_is_the_start_of_the_whole_one_and_has_an_identity_of_its_
     assert len(left) + len(dropped) == 3
     assert tabulate(some)["full", "animals"].rate == best.config.rate
     assert set(by_rate(some, ["animals"], ["full"])["full on animals"]) == {r.config.rate for r in left}
-    # Again: everything is known, and the unpruned search takes none of it for a whole run.
+    # Again: everything is known, and the unpruned search takes no pruned run for a whole one.
     files = {path.name: path.read_bytes() for path in some.folder.iterdir()}
     again, _ = table(engine, "full", (0, 1), rates)
     assert {own.id for own in again.values() if own.state == "pruned"} == {record.id for record in dropped}
@@ -206,7 +206,7 @@ def pruning(folder: Path, **changes: Any) -> StudyConfig:
 
 
 class Shuffled:
-    """A schedule that hands out whatever job is ready, by chance."""
+    """A schedule that hands out ready jobs in random order."""
 
     def __init__(self, inner: Schedule, draw: random.Random) -> None:
         self._inner, self._draw = inner, draw

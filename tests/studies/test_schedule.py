@@ -1,4 +1,4 @@
-"""Jobs begin when what they need is settled, and those that never can are told so."""
+"""Jobs begin when what they need is settled, and those that never can are marked so."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_rate_beyond_is_taken_from_results_or_not_needed() -> None:
     schedule.settle(done(further, rate=1.0, picked=0.7))
     assert taken(schedule) == other
     assert rate_of(other, schedule.results) == 1.0
-    # What failed was tried too, so that the best is no longer at the end.
+    # A failed rate was tried, too, so the best is no longer at the end.
     lost = failed(HIGH).model_copy(update={"rate": 0.3})
     schedule = after(done(LOW, rate=0.1, picked=0.5), lost)
     assert rate_of(further, schedule.results) == 0.03

@@ -36,7 +36,7 @@ def session(tiny_folder: Path) -> Session:
 
 @pytest.fixture
 def delta(session: Session) -> Delta:
-    """Every entry moved, and a head."""
+    """A delta that moves every entry, with a head."""
     base = session.base
     swap = base.put_head(HeadSpec("classification", TASK.labels))
     trainable, generator = Trainable(base, select(base.layout, "full")), torch.Generator().manual_seed(1)
@@ -104,7 +104,7 @@ def test_every_importance_and_structure_prunes_and_puts_back(
 
 
 def test_curvature_is_that_of_the_trained_head(session: Session, delta: Delta) -> None:
-    """Without a seed the head that is on the model counts."""
+    """Without a seed, the model's present head counts."""
     from normtune.importance.fisher import Request, fisher
 
     within = select(session.base.layout, "layernorm")

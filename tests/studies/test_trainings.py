@@ -29,7 +29,7 @@ TASKS = [TrainJob(task=name, method="", seed=0) for name in ("one", "two")]
 
 
 def engine_of(model: Path, folder: Path, *, epochs: int = 2, prune: Pruning | None = None, **storage: object) -> Engine:
-    """An engine for tasks of three animals."""
+    """An engine with three tasks of the same data."""
     setup = Setup(model=str(model), protocol=protocol("small", epochs=epochs, batch_size=8), prune=prune, device="cpu")
     own = {name: data(replace(TASK, name=name)) for name in ("animals", "one", "two")}
     return Engine(setup, Storage.model_validate({"results": folder, **storage}), own)
@@ -43,7 +43,7 @@ def engine(tiny_folder: Path, tmp_path: Path) -> Engine:
 def table(
     engine: Engine, method: str, seeds: Sequence[int], rates: Sequence[float] | None, folder: Path | None = None
 ) -> tuple[dict[str, Result], tuple[TrainJob, ...]]:
-    """What becomes of a table of one cell, and the jobs of its results."""
+    """The results of a table of one cell, and the jobs of its runs."""
     rows = method_rows(engine.session, [TrainJob(task="animals", method="", seed=0)], [method])
     jobs, (runs,) = trainings(
         engine.setup,

@@ -1,4 +1,4 @@
-"""What the tests of submissions share: a small GLUE with every test file, deltas made in no time, a reader of zips."""
+"""What the tests of submissions share: a small GLUE with every test file, quickly made deltas, a reader of zips."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write_suite(folder: Path) -> Path:
 
 
 def outputs(base: Base, given: Sequence[Text], limit: int = 64) -> torch.Tensor:
-    """What the model as it is gives for texts, one at a time, without our batching: of shape (texts, outputs)."""
+    """The model's outputs for texts, one at a time without our batching: of shape (texts, outputs)."""
     rows = []
     for text in given:
         words = (text,) if isinstance(text, str) else text
@@ -80,7 +80,7 @@ def outputs(base: Base, given: Sequence[Text], limit: int = 64) -> torch.Tensor:
 
 
 def make_delta(base: Base, name: str, given: Sequence[Text], /, **info: object) -> Delta:
-    """A delta of a head that was never trained, but gives every label for some of `given`; scores go beyond 0..5."""
+    """A delta with an untrained head that gives every label for some of `given`; its scores go beyond 0..5."""
     asked = GLUE[name]
     swap = base.put_head(HeadSpec(asked.kind, asked.labels), 1)
     tuning = Trainable(base, select(base.layout, "layernorm"))

@@ -206,7 +206,7 @@ def test_the_real_test_files(glue: Path, tiny_base: Base, tmp_path: Path, tasks:
         else:
             assert all(0 <= float(row) <= 5 and len(row) == 5 for row in rows)
             assert {"0.000", "5.000"} <= {*rows}
-        # In order: 25 texts, each alone, are answered as their rows are.
+        # The rows are in order: 25 texts, each alone, get the same answers.
         some = range(0, file.rows, file.rows // 25)
         wanted = expected(tiny_base, deltas[task], [given[task][i] for i in some], file.words)
         assert same([rows[i] for i in some], wanted, file.words), task

@@ -1,4 +1,4 @@
-"""The mode that a model trains in: dropout is one thing, the statistics of a batch another."""
+"""The mode that a model trains in: dropout and batch statistics are switched separately."""
 
 from __future__ import annotations
 

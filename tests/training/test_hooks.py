@@ -1,7 +1,6 @@
 """Methods that look for what to keep: killed before they found it and continued, they find the same.
 
-That any method is continued to the bit is tested for all of them in `tests/methods/test_trainable.py`, near the end of
-a training.
+`tests/methods/test_trainable.py` tests near the end of a training that any method is continued to the bit.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tests.training.test_session import StoppedError, assert_same_delta, compara
 def test_stopped_in_the_first_half_and_continued_it_gives_the_same_bits(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Killed in the third of eight steps, four of an epoch."""
+    """Killed in the third of eight steps, four per epoch."""
     session, file, seen = Session(str(tiny_folder)), tmp_path / "state", list[int]()
     run = session.prepare(data(), method, 1e-3, 0, protocol("small", epochs=2, batch_size=10))
     whole, delta = session.run(run)
@@ -41,7 +40,7 @@ def test_stopped_in_the_first_half_and_continued_it_gives_the_same_bits(
 
 @pytest.mark.parametrize("method", ["adalora@1", "diff-pruning@500"])
 def test_the_best_epoch_is_one_that_keeps_what_it_says(tiny_folder: Path, method: str) -> None:
-    """Of three epochs of four steps the first ends before half of the steps are done; no answer of the judge counts."""
+    """Of three epochs of four steps, the first ends before half of all steps; the judge's answers do not count."""
     session = Session(str(tiny_folder))
     run = session.prepare(data(), method, 1e-6, 0, protocol("small", epochs=3, batch_size=10))
     record, _ = session.run(run, judge=lambda *_: False)

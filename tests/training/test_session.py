@@ -35,7 +35,7 @@ SMALL = protocol("small", epochs=2, batch_size=8)
 
 
 def split(size: int, seed: int) -> Split:
-    """Sentences that are true where they speak of a cat."""
+    """Sentences labelled by whether they name a cat."""
     generator = np.random.default_rng(seed)
     texts = tuple(" ".join(generator.choice(WORDS, size=generator.integers(2, 9))) for _ in range(size))
     return Split.of_texts(texts, labels=np.array(["cat" in text for text in texts], dtype=np.int64))
@@ -162,7 +162,7 @@ def test_the_global_random_state_is_left_alone(session: Session) -> None:
 
 
 class StoppedError(Exception):
-    """Stands for a kill at a step."""
+    """Simulates a kill at a step."""
 
 
 @pytest.mark.parametrize(("method", "plain"), [("layernorm", True), ("random", False), ("layernorm", False)])

@@ -114,7 +114,7 @@ def test_a_joint_batch_has_the_loss_and_gradient_of_the_definition(tiny_folder: 
     trainable = Trainable(base, replace(spec, tasks=3))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for leaf in trainable.leaves.values():  # the adapters' norms begin at zero, where hardly a gradient is not
+        for leaf in trainable.leaves.values():  # the adapters' norms begin at zero, where most gradients are zero
             leaf.add_(0.3 * torch.randn(leaf.shape, generator=generator))
     values = {
         name: value.detach().double().requires_grad_() for name, value in (trainable.leaves | trainable.head).items()
@@ -154,7 +154,7 @@ def test_tasks_are_drawn_by_their_size_to_the_tenth_root(tiny_folder: Path) -> N
     share = np.bincount(np.concatenate(tasks)) / (180 * 7)
     wanted = np.array([1, 1, 2**0.1]) / (2 + 2**0.1)
     assert share == pytest.approx(wanted, abs=4 * np.sqrt(0.25 / (180 * 7)))
-    for epoch, drawn in zip(epochs, tasks, strict=True):  # two batches are all of a small task's examples
+    for epoch, drawn in zip(epochs, tasks, strict=True):  # two batches cover a small task's examples
         first = [batch for batch, task in zip(epoch, drawn, strict=True) if task == 0]
         seen = [example for batch in first[:2] for example in batch.tolist()]
         assert len({*seen}) == len(seen)

@@ -1,4 +1,4 @@
-"""A pool gives what one process gives, whoever is killed."""
+"""A pool gives what one process gives, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODE = "from normtune.cli.app import main; main()"
 
 
 class Killer:
-    """Kills a worker of the pool whenever so many jobs have begun."""
+    """Kills a worker of the pool when one of the given numbers of jobs has begun."""
 
     def __init__(self, *moments: int) -> None:
         self._moments, self._began = {*moments}, 0
@@ -63,7 +63,7 @@ def test_a_pool_whose_workers_are_killed_gives_what_one_process_gives(tiny_folde
 
 
 class Noting:
-    """Notes what became of the jobs."""
+    """Records the results of the jobs."""
 
     def __init__(self, inner: Killer) -> None:
         self._inner = inner
@@ -97,7 +97,7 @@ def test_a_job_that_costs_too_many_workers_or_cannot_be_done_fails(
 def command(model: Path, results: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", CODE, "study", "paper", "--model", str(model), "--tasks", "rte,sst2", *OPTIONS),
-        *("--protocol", f"small,epochs=3,{SIZES}"),  # so that a rate can be dropped after the first
+        *("--protocol", f"small,epochs=3,{SIZES}"),  # so that a rate can be dropped after the first epoch
         *("--fisher-tasks", "rte,sst2", "--methods", "head,layernorm", "--seeds", "0,1", "--fractions", "0,0.1,1"),
         *("--examples", "12", "--head-seeds", "0,1", "--prune", "0", "--results", str(results)),
         *more,
@@ -109,7 +109,7 @@ def records(results: Path) -> int:
 
 
 def killed(call: list[str], results: Path, draw: random.Random) -> None:
-    """Start a study, and kill its whole group of processes at a moment drawn by chance, while it has jobs left."""
+    """Start a study, and kill its whole process group at a random moment while it has jobs left."""
     before, more = records(results), draw.randint(1, 4)
     started = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 120
@@ -123,7 +123,7 @@ def killed(call: list[str], results: Path, draw: random.Random) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What a study leaves that nothing disturbs, with rates that were dropped early."""
+    """What an undisturbed study leaves, with rates that were dropped early."""
     results = tmp_path_factory.mktemp("whole")
     subprocess.run(command(tiny_folder, results), check=True, capture_output=True, timeout=600)
     assert {record.status for record in Store(results / "runs")} == {"done", "pruned"}
@@ -138,7 +138,7 @@ def test_killed_at_random_moments_and_continued_gives_the_same(
     draw, call = random.Random(len(more)), command(tiny_folder, tmp_path, *more)
     for _ in range(4):
         killed(call, tmp_path, draw)
-        # What is there is whole, whenever its writer died.
+        # Every record is whole, whenever its writer was killed.
         assert all(record.status in {"done", "pruned"} for record in Store(tmp_path / "runs"))
     done = subprocess.run(call, check=True, capture_output=True, timeout=600)
     assert b" known" in done.stdout

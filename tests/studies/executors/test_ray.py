@@ -20,7 +20,7 @@ from tests.studies.tiny import config, contents
 
 ROOT = Path(__file__).parents[3]
 
-#: In a process of its own: Ray leaves threads, warnings and files behind.
+#: Runs in a process of its own: Ray leaves threads, warnings and files behind.
 SCRIPT = '''
 import json, sys
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_cluster_that_loses_a_node_gives_what_one_process_gives(tiny_folder: P
         **{"ended": said["jobs"], "jobs": said["jobs"]},
     }
     assert contents(tmp_path / "ray") == contents(tmp_path / "one")
-    # Every worker logged its runs, the killed one's again elsewhere.
+    # Every worker logged its runs; the killed worker's were logged again by another.
     assert len([*(tmp_path / "ray" / "tracking").iterdir()]) == len([*(tmp_path / "ray" / "runs").iterdir()])
 
 
