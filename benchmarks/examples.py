@@ -25,7 +25,7 @@ from normtune.importance.stability import look, overlap, rounds
 from normtune.importance.tally import merged
 from normtune.methods.expression import select
 from normtune.models.base import Base, load_base
-from normtune.records.fisher import Look, Tolerance
+from normtune.records.fisher import SplitHalf, Tolerance
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "mnli", "qqp")
 FRACTION = 0.1
@@ -81,12 +81,12 @@ def stops(looks: list[dict[str, Any]], kind: str) -> dict[str, dict[str, float] 
     """Where `normtune fisher --until-stable` would have stopped, and how far that is from all examples."""
     found: dict[str, dict[str, float] | None] = {}
     for tolerance in TOLERANCES:
-        first = next((look for look in looks if _stable(Look(**look[kind]), tolerance)), None)
+        first = next((look for look in looks if _stable(SplitHalf(**look[kind]), tolerance)), None)
         found[f"{tolerance:g}"] = first and {"examples": first["examples"], "as_all": first[f"{kind}_as_all"]}
     return found
 
 
-def _stable(look: Look, tolerance: float) -> bool:
+def _stable(look: SplitHalf, tolerance: float) -> bool:
     return look.agreement - look.error >= 1 - tolerance
 
 

@@ -14,7 +14,7 @@ from normtune.data.encode import Encoded
 from normtune.data.task import Task
 from normtune.evaluation import logits
 from normtune.fast.linear import bfloat16_pays_off
-from normtune.fast.prefix import Kept, States
+from normtune.fast.prefix import HiddenStates, StateCache
 from normtune.fast.ways import Ways, choose
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
@@ -41,7 +41,7 @@ class Case:
     plain: bool = False
     selects: str = "layernorm"
 
-    def ways(self, base: Base, kept: Kept | None, products: Products | None = None) -> Ways:
+    def ways(self, base: Base, kept: StateCache | None, products: Products | None = None) -> Ways:
         """The ways to compute `base` with its trainable in place; `products` overrides the protocol's."""
         products = products or self.protocol.products
         return choose(base, dropout=self.protocol.dropout, products=products, plain=self.plain, kept=kept)
@@ -117,7 +117,7 @@ def train(
         undo.callback(base.put_head(HeadSpec(task.kind, task.labels), seed).undo)
         tuning = Trainable(base, select(base.layout, way.selects))
         undo.callback(tuning.undo)
-        accelerator, kept, clock = Accelerator(), Kept(), clock or Clock()
+        accelerator, kept, clock = Accelerator(), StateCache(), clock or Clock()
         undo.callback(accelerator.free_memory)
         clock.keeping = computing(way.ways(base, kept), train)
         passes = Passes(base, task, train, dev, protocol, accelerator, plain=way.plain, kept=kept)
@@ -145,7 +145,7 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float
     """
     way, last = CASES[case], 0.0
     tuning = Trainable(base, select(base.layout, way.selects))
-    ways = way.ways(base, Kept())
+    ways = way.ways(base, StateCache())
     keeping = computing(ways, dev)
     first, later = _evaluated(base, ways, dev, *ways.states(dev))
     if way.protocol.products != "float32":
@@ -154,7 +154,7 @@ def evaluation(base: Base, case: str, dev: Encoded) -> tuple[float, float, float
     return keeping + first, later, last
 
 
-def _evaluated(base: Base, ways: Ways, dev: Encoded, states: States | None) -> tuple[float, float]:
+def _evaluated(base: Base, ways: Ways, dev: Encoded, states: HiddenStates | None) -> tuple[float, float]:
     """Seconds of a first evaluation and of one after it."""
     seconds = []
     with ways.context():  # which a training enters once, for all its steps

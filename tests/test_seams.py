@@ -21,7 +21,7 @@ from normtune.data.suites import SUITES, Column, Suite
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ModelError
-from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores
+from normtune.importance.scores import IMPORTANCES, Importance, Inputs, Scores
 from normtune.methods.method import METHODS, Method
 from normtune.methods.trainable import Spec
 from normtune.models.base import Base, load_base
@@ -84,7 +84,7 @@ class Factors(Spec):
 # An importance, a suite of one task, and a family.
 
 
-def alphabetical(given: Given) -> Scores:
+def alphabetical(given: Inputs) -> Scores:
     """Scores that are highest for the first entries of every parameter."""
     return Scores(given.within, {p.parameter: -np.arange(given.within.count(p.parameter)) for p in given.within})
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from normtune.data.encode import Encoded, by_length, by_tokens
 from normtune.data.task import Task
 from normtune.errors import AnswerError
-from normtune.fast.prefix import States
+from normtune.fast.prefix import HiddenStates
 from normtune.fast.ways import Ways, choose
 from normtune.models.base import Base
 
@@ -26,7 +26,7 @@ def logits(
     batch_size: int | None = None,
     *,
     ways: Ways | None = None,
-    states: States | None = None,
+    states: HiddenStates | None = None,
 ) -> np.ndarray:
     """The head's outputs for every example, in their order, with dropout off.
 

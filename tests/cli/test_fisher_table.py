@@ -14,7 +14,7 @@ import pytest
 from normtune.cli.fisher import show
 from normtune.cli.render import Form, console
 from normtune.config import Sub
-from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Information, Look, Stability, Tolerance
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Information, SplitHalf, Stability, Tolerance
 
 #: Mean Fisher information by component.
 MEANS = {"query": 3.0, "output.dense": 1.0, "output.LayerNorm": 6.0}
@@ -125,7 +125,7 @@ def test_how_much_it_depends_on_the_head() -> None:
 
 def test_what_did_not_become_stable_is_named() -> None:
     def known(reached: bool) -> Stability:
-        looks = (Look(examples=64, agreement=0.5, error=0.1),)
+        looks = (SplitHalf(examples=64, agreement=0.5, error=0.1),)
         return Stability(asked=Tolerance(), reached=reached, examples=64, available=64, looks=looks)
 
     records = [record("rte", stability=known(False)), record("cola", stability=known(True)), record("sst2")]

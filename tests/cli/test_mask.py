@@ -17,7 +17,7 @@ from normtune.deltas.delta import Delta
 from normtune.importance import measurement
 from normtune.importance.fisher import Request, fisher
 from normtune.importance.masks import Mask, top
-from normtune.importance.scores import IMPORTANCES, Given, Importance, Scores, magnitude, wanda
+from normtune.importance.scores import IMPORTANCES, Importance, Inputs, Scores, magnitude, wanda
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base, load_base
@@ -221,7 +221,7 @@ def test_wanda_takes_a_sample_of_the_tasks_texts(make: Make, tiny_base: Base, su
     mask = make(*common, "--tasks", "rte,sst2", "--scope", "leave-one-out", "--target", "rte", "--examples", "10")
     sample = load_glue("sst2", suite).labelled("train").sample(10, 0)
     candidates = select(tiny_base.layout, "intermediate.dense")
-    scores = wanda(Given(tiny_base, candidates, texts=tiny_base.encode(sample, 128)))
+    scores = wanda(Inputs(tiny_base, candidates, texts=tiny_base.encode(sample, 128)))
     assert mask.selection == top(scores.by_row() if per == "row" else scores, fraction=0.25)
     assert mask.name == f"wanda-leave-one-out@0.25{' by row' if per == 'row' else ''} of intermediate.dense"
     assert (mask.info.tasks, mask.info.examples, mask.info.seed) == (("sst2",), {"sst2": 10}, 0)
@@ -232,7 +232,7 @@ def test_an_importance_that_is_added_at_run_time(
 ) -> None:
     """One function and its line in the table: command, file and record follow."""
 
-    def spread(given: Given) -> Scores:
+    def spread(given: Inputs) -> Scores:
         """An entry's distance from the mean of its parameter, divided by the number of texts."""
         assert given.texts is not None
         values = magnitude(given).values

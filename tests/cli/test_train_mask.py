@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from normtune.cli.progress import Progress
+from normtune.cli.progress import ProgressDisplay
 from normtune.deltas.delta import Delta
 from normtune.importance.masks import Mask
-from normtune.importance.scores import Given, magnitude, random_scores
+from normtune.importance.scores import Inputs, magnitude, random_scores
 from normtune.methods.expression import select
 from normtune.methods.method import METHODS
 from normtune.models.base import Base, load_base
@@ -142,12 +142,12 @@ def test_killed_and_continued_it_gives_the_same(
     cli("train", *options, "--out", tmp_path / "whole")
     seen: list[int] = []
 
-    def killed(self: Progress, job: object, done: int, total: int, note: str) -> None:
+    def killed(self: ProgressDisplay, job: object, done: int, total: int, note: str) -> None:
         seen.append(done)
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Progress, "tick", killed)
+    monkeypatch.setattr(ProgressDisplay, "tick", killed)
     out = tmp_path / "out"
     status, _, error = cli("train", *options, "--out", out)
     assert status == 130
@@ -169,7 +169,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     cli("train", "--task", "sst2", "--method", "head", "--out", tmp_path / "head", *small)
     other = make_base("bert", seed=4)
     foreign = Mask.make(
-        other, magnitude(Given(other, select(other.layout, "layernorm"))), fraction=0.1, importance="magnitude"
+        other, magnitude(Inputs(other, select(other.layout, "layernorm"))), fraction=0.1, importance="magnitude"
     )
     rte, mrpc = save("rte", target="rte", **own), save("mrpc", target="mrpc", **own)
     out = tmp_path / "out"

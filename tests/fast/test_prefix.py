@@ -14,7 +14,7 @@ from normtune.data.encode import Encoded, encode
 from normtune.fast import layer as layer_module
 from normtune.fast.first_token import BERTS
 from normtune.fast.fused import fusable
-from normtune.fast.prefix import Kept, Point, Prefix, States
+from normtune.fast.prefix import HiddenStates, Prefix, PrefixEnd, StateCache
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
 from normtune.models.base import Base
@@ -28,16 +28,16 @@ def examples(base: Base, seed: int = 1, length: int = 64) -> Encoded:
     return encode(split(12, seed), base.need_tokenizer(), length)
 
 
-def states_of(base: Base, encoded: Encoded, point: Point, **more: Any) -> States:
+def states_of(base: Base, encoded: Encoded, point: PrefixEnd, **more: Any) -> HiddenStates:
     (states,) = Prefix(base, point, **more).states(encoded)
     assert states is not None
     return states
 
 
-def tuned(base: Base, method: str) -> Point | None:
+def tuned(base: Base, method: str) -> PrefixEnd | None:
     """The point below a method, which is undone again."""
     tuning = Trainable(base, select(base.layout, method))
-    point = Point.of(base)
+    point = PrefixEnd.of(base)
     tuning.undo()
     return point
 
@@ -51,7 +51,7 @@ def test_outputs_and_gradients_are_those_of_the_whole_model(
     tiny_base.model.to(dtype)
     encoded, rows = examples(tiny_base), np.array([3, 0, 7, 11])
     tuning = Trainable(tiny_base, select(tiny_base.layout, method))
-    point = Point.of(tiny_base)
+    point = PrefixEnd.of(tiny_base)
     assert point is not None
     states = states_of(tiny_base, encoded, point, layers=fusable(tiny_base.model) if fuse else None)
     whole = tiny_base.model(**encoded.batch(rows)).logits
@@ -86,7 +86,7 @@ def test_it_is_computed_by_fused_layers_where_they_fit(
 
 
 def test_layers_that_do_not_fit_are_torchs(tiny_base: Base) -> None:
-    point, encoded = Point(2, last_norm=True), examples(tiny_base)
+    point, encoded = PrefixEnd(2, last_norm=True), examples(tiny_base)
     wanted = states_of(tiny_base, encoded, point).kept
     tiny_base.model.bert.encoder.layer[1].intermediate.intermediate_act_fn = torch.nn.GELU()
     layers = fusable(tiny_base.model)
@@ -97,7 +97,7 @@ def test_layers_that_do_not_fit_are_torchs(tiny_base: Base) -> None:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> None:
     encoded = replace(examples(tiny_base), side=side)
-    states, numbers = states_of(tiny_base, encoded, Point(1, last_norm=False)), np.array([5, 0, 11, 5])
+    states, numbers = states_of(tiny_base, encoded, PrefixEnd(1, last_norm=False)), np.array([5, 0, 11, 5])
     padded, own = states.padded(numbers), encoded.batch(numbers)["attention_mask"].bool()
     assert not own.all()
     assert torch.equal(padded[own], torch.cat([states.kept[states.starts[i] : states.starts[i + 1]] for i in numbers]))
@@ -106,7 +106,13 @@ def test_states_are_filled_up_where_tokens_are(tiny_base: Base, side: str) -> No
 
 def test_the_point_is_the_highest_below_what_trains(tiny_base: Base) -> None:
     points = [tuned(tiny_base, method) for method in METHODS]
-    assert points == [Point(0, True), Point(3, False), Point(2, True), Point(1, False), Point(1, False)]
+    assert points == [
+        PrefixEnd(0, True),
+        PrefixEnd(3, False),
+        PrefixEnd(2, True),
+        PrefixEnd(1, False),
+        PrefixEnd(1, False),
+    ]
 
 
 @pytest.mark.parametrize("method", ["full", "bitfit", "random", "layernorm + attention.output.LayerNorm@0"])
@@ -116,12 +122,12 @@ def test_where_no_layer_lies_below_there_is_none(tiny_base: Base, method: str) -
 
 def test_a_parameter_of_unknown_place_may_come_into_play_anywhere(tiny_base: Base) -> None:
     model = tiny_base.model
-    assert Point.of(tiny_base) == Point(3, False)
+    assert PrefixEnd.of(tiny_base) == PrefixEnd(3, False)
     model.prompts = torch.nn.Parameter(torch.zeros(2, 32))
-    assert Point.of(tiny_base) is None
+    assert PrefixEnd.of(tiny_base) is None
     del model.prompts
     model.bert.encoder.layer[1].adapter = torch.nn.Linear(32, 2)
-    assert Point.of(tiny_base) == Point(1, False)
+    assert PrefixEnd.of(tiny_base) == PrefixEnd(1, False)
 
 
 def test_other_families_have_none(make_base: BaseFactory) -> None:
@@ -130,17 +136,19 @@ def test_other_families_have_none(make_base: BaseFactory) -> None:
 
 @pytest.mark.parametrize("fuse", [False, True])
 def test_its_products_are_computed_in_what_is_asked_for(tiny_base: Base, fuse: bool) -> None:
-    kept, encoded, found = Kept(), examples(tiny_base), []
+    kept, encoded, found = StateCache(), examples(tiny_base), []
     wanted: tuple[Products, ...] = ("float32", "bfloat16", "bfloat16")
     for products in wanted:
         layers = fusable(tiny_base.model, products) if fuse else None
-        found.append(states_of(tiny_base, encoded, Point(1, True), kept=kept, layers=layers, products=products).kept)
+        found.append(
+            states_of(tiny_base, encoded, PrefixEnd(1, True), kept=kept, layers=layers, products=products).kept
+        )
     assert found[1] is found[2]
     assert 1e-5 < (found[1] - found[0]).norm() / found[0].norm() < 2e-2
 
 
 def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:
-    kept, encoded, point = Kept(), examples(tiny_base), Point(1, False)
+    kept, encoded, point = StateCache(), examples(tiny_base), PrefixEnd(1, False)
     prefix = Prefix(tiny_base, point, kept)
     first = states_of(tiny_base, encoded, point, kept=kept)
     assert states_of(tiny_base, examples(tiny_base), point, kept=kept).kept is first.kept
@@ -156,13 +164,13 @@ def test_a_stale_prefix_is_never_used(tiny_base: Base) -> None:
     with torch.no_grad():
         tiny_base.model.get_parameter("bert.encoder.layer.0.output.dense.bias")[0] += 1
     assert not torch.equal(states_of(tiny_base, encoded, point, kept=kept).kept, first.kept)
-    states_of(tiny_base, encoded, Point(2, False), kept=kept)
+    states_of(tiny_base, encoded, PrefixEnd(2, False), kept=kept)
     assert kept.computed == 6 * len(encoded)
 
 
 def test_what_is_too_large_for_the_budget_is_not_kept(tiny_base: Base) -> None:
-    kept = Kept(1000)
-    assert Prefix(tiny_base, Point(2, True), kept).states(examples(tiny_base)) == [None]
+    kept = StateCache(1000)
+    assert Prefix(tiny_base, PrefixEnd(2, True), kept).states(examples(tiny_base)) == [None]
     assert kept.computed == 0
 
 
@@ -186,7 +194,7 @@ def test_every_known_family_goes_on_as_the_whole_model(make_base: BaseFactory, f
 
 def test_the_last_layer_is_computed_for_one_token(tiny_base: Base) -> None:
     encoded, shapes = examples(tiny_base), []
-    states = states_of(tiny_base, encoded, Point(0, True))
+    states = states_of(tiny_base, encoded, PrefixEnd(0, True))
     dense = tiny_base.model.bert.encoder.layer[-1].intermediate.dense
     hook = dense.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     states.logits(tiny_base.model, np.arange(12), torch.device("cpu"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normtune.config import protocol
 from normtune.data.encode import encode
-from normtune.fast.prefix import Kept
+from normtune.fast.prefix import StateCache
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
@@ -40,8 +40,8 @@ WAYS = {
 def test_the_ways_are_those_that_fit(make_base: BaseFactory, family: str, method: str, dropout: bool) -> None:
     base = make_base(family)
     tuning = Trainable(base, select(base.layout, method))
-    assert choose(base, dropout=dropout, kept=Kept()).names == WAYS[family, method, dropout]
-    assert choose(base, dropout=dropout, kept=Kept(), plain=True).names == ()
+    assert choose(base, dropout=dropout, kept=StateCache()).names == WAYS[family, method, dropout]
+    assert choose(base, dropout=dropout, kept=StateCache(), plain=True).names == ()
     tuning.undo()
 
 
@@ -54,7 +54,7 @@ def test_a_prefix_of_few_layers_is_not_worth_its_copies_to_a_gpu(
     base = make_base("bert")
     Trainable(base, select(base.layout, method))
     base.model.to("meta")  # like a GPU, not the CPU
-    assert any("prefix" in name for name in choose(base, kept=Kept()).names) is taken
+    assert any("prefix" in name for name in choose(base, kept=StateCache()).names) is taken
 
 
 def test_lower_precision_is_torchs(make_base: BaseFactory) -> None:
@@ -67,7 +67,7 @@ def test_lower_precision_is_torchs(make_base: BaseFactory) -> None:
 def test_a_model_that_recomputes_its_own_layers_is_left_to_it(make_base: BaseFactory) -> None:
     base = make_base("bert")
     base.model.bert.encoder.layer[0].gradient_checkpointing = True
-    assert choose(base, dropout=True, kept=Kept()).names == ()
+    assert choose(base, dropout=True, kept=StateCache()).names == ()
 
 
 class Added(nn.Module):
@@ -97,7 +97,7 @@ def test_a_foreign_module_that_trains_in_a_layer_is_computed_as_by_torch(
     encoded = encode(split(12, 1), tiny_base.need_tokenizer(), 64)
     trained, found = [p for p in tiny_base.model.parameters() if p.requires_grad], []
     for plain in (True, False):
-        ways = choose(tiny_base, plain=plain, kept=Kept())
+        ways = choose(tiny_base, plain=plain, kept=StateCache())
         (states,) = ways.states(encoded)
         rows = encoded.lengths.argsort()
         with ways.context():

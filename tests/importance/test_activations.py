@@ -18,7 +18,7 @@ from normtune.data.encode import Encoded
 from normtune.errors import ImportanceError
 from normtune.importance.activations import feature_norms
 from normtune.importance.masks import top
-from normtune.importance.scores import Given, magnitude, wanda
+from normtune.importance.scores import Inputs, magnitude, wanda
 from normtune.methods.expression import select
 from normtune.models.base import Base, wrap
 from tests.importance.reference import TASKS, in_float64, stay_in_float64, texts
@@ -83,11 +83,11 @@ def test_wanda_is_the_loop_over_tokens(make_base, family: str) -> None:
     expected = by_loop(base, sample)
     candidates = select(base.layout, "full")
     assert {*candidates.chosen} <= expected.keys()
-    found = wanda(Given(base, candidates, texts=sample))
+    found = wanda(Inputs(base, candidates, texts=sample))
     for name in candidates.chosen:
         np.testing.assert_allclose(found.values[name], expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
     part = select(base.layout, "random + layernorm")
-    for name, values in wanda(Given(base, part, texts=sample)).values.items():
+    for name, values in wanda(Inputs(base, part, texts=sample)).values.items():
         assert np.array_equal(values, found.values[name][part.indices(name)])
 
 
@@ -152,7 +152,7 @@ def test_the_model_is_left_as_it_was(tiny_base: Base) -> None:
     model = tiny_base.model.train()
     candidates = select(tiny_base.layout, "full")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    once, again = (wanda(Given(tiny_base, candidates, texts=SAMPLE)) for _ in range(2))
+    once, again = (wanda(Inputs(tiny_base, candidates, texts=SAMPLE)) for _ in range(2))
     assert all(np.array_equal(values, again.values[name]) for name, values in once.values.items())  # without dropout
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
@@ -160,17 +160,17 @@ def test_the_model_is_left_as_it_was(tiny_base: Base) -> None:
 
 
 def test_wanda_and_magnitude_rank_otherwise(tiny_base: Base) -> None:
-    given = Given(tiny_base, select(tiny_base.layout, "full"), texts=SAMPLE)
+    given = Inputs(tiny_base, select(tiny_base.layout, "full"), texts=SAMPLE)
     assert top(wanda(given), fraction=0.1) != top(magnitude(given), fraction=0.1)
 
 
 def test_a_tied_embedding_is_no_one_input(make_base) -> None:
     base = wrap(AutoModelForCausalLM.from_config(make_base("gpt2").model.config))
     with pytest.raises(ImportanceError, match=r"'transformer.wte.weight' is used as a table and as a matrix, so that"):
-        wanda(Given(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))
+        wanda(Inputs(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))
 
 
 def test_what_has_no_input_is_refused(make_base) -> None:
     base = make_base("xlnet")
     with pytest.raises(ImportanceError, match="no linear layer, convolution, norm or embedding uses it"):
-        wanda(Given(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))
+        wanda(Inputs(base, select(base.layout, "full"), texts=texts(TASKS["two"], (5, 9))))

@@ -7,7 +7,7 @@ import torch
 from normtune.deltas.delta import Delta
 from normtune.errors import DeltaError, SelectionError
 from normtune.importance.masks import top
-from normtune.importance.scores import IMPORTANCES, Given, Scores, change, magnitude, random_scores
+from normtune.importance.scores import IMPORTANCES, Inputs, Scores, change, magnitude, random_scores
 from normtune.methods.expression import select
 from normtune.methods.selection import nothing
 from normtune.methods.trainable import Trainable
@@ -29,7 +29,7 @@ def by_entry(scores: Scores) -> dict[tuple[str, int], float]:
 def test_magnitude_is_the_pretrained_values(make_base, family: str, within: str) -> None:
     base = make_base(family)
     candidates = select(base.layout, within)
-    scores = magnitude(Given(base, candidates))
+    scores = magnitude(Inputs(base, candidates))
     assert scores.within == candidates
     state = base.model.state_dict()
     assert by_entry(scores) == {
@@ -43,7 +43,7 @@ def test_magnitude_of_a_lower_precision_leaves_the_model_alone(make_model, tiny_
     tiny_base.model.to(torch.bfloat16)
     name = "bert.encoder.layer.0.output.LayerNorm.weight"
     before = tiny_base.model.state_dict()[name].clone()
-    scores = magnitude(Given(tiny_base, select(tiny_base.layout, "layernorm")))
+    scores = magnitude(Inputs(tiny_base, select(tiny_base.layout, "layernorm")))
     np.testing.assert_array_equal(scores.values[name], before.double().abs().numpy())
     assert torch.equal(tiny_base.model.state_dict()[name], before)
 
@@ -86,10 +86,10 @@ def test_change_is_how_far_each_candidate_moved(tiny_base: Base, tmp_path, metho
     missing = len(candidates - select(tiny_base.layout, method))
     if missing:
         with pytest.raises(SelectionError, match=f"did not train {missing:,} of the {len(candidates):,} candidates"):
-            change(Given(tiny_base, candidates, runs=(delta,)))
+            change(Inputs(tiny_base, candidates, runs=(delta,)))
         return
     before = dict(tiny_base.model.named_parameters())
-    scores = change(Given(tiny_base, candidates, runs=(delta,)))
+    scores = change(Inputs(tiny_base, candidates, runs=(delta,)))
     assert scores.within == candidates
     assert by_entry(scores) == {
         (p.parameter, int(i)): abs(
@@ -105,7 +105,7 @@ def test_the_change_of_another_model_is_refused(tiny_base: Base, make_base) -> N
     delta, _ = moved(tiny_base, "full")
     other = make_base("bert", seed=4)
     with pytest.raises(DeltaError, match="belongs to the base model"):
-        change(Given(other, select(other.layout, "layernorm"), runs=(delta,)))
+        change(Inputs(other, select(other.layout, "layernorm"), runs=(delta,)))
 
 
 def test_a_random_mask_is_a_draw_without_replacement(tiny_base: Base) -> None:
@@ -119,7 +119,7 @@ def test_a_random_mask_is_a_draw_without_replacement(tiny_base: Base) -> None:
 
 def test_no_candidates_have_no_scores(tiny_base: Base) -> None:
     none = nothing(tiny_base.layout)
-    assert len(magnitude(Given(tiny_base, none))) == len(random_scores(none)) == 0
+    assert len(magnitude(Inputs(tiny_base, none))) == len(random_scores(none)) == 0
 
 
 def test_every_importance_says_what_it_is() -> None:

@@ -19,7 +19,7 @@ from normtune.data.task import Split, Task, TaskData
 from normtune.errors import DataError, SelectionError
 from normtune.importance import measurement
 from normtune.importance.fisher import Fisher, Request, fisher
-from normtune.importance.measurement import EntriesInfo, Measured, Measurement, read, read_scores
+from normtune.importance.measurement import EntriesInfo, MeasuredFisher, Measurement, read, read_scores
 from normtune.importance.scores import Scores
 from normtune.importance.stability import until_stable
 from normtune.methods.expression import select
@@ -51,7 +51,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return begin
 
 
-def measure(folder: Path | None, base: Base, found: TaskData, config: FisherConfig = SMALL) -> Measured:
+def measure(folder: Path | None, base: Base, found: TaskData, config: FisherConfig = SMALL) -> MeasuredFisher:
     own = Measurement(base, found, found.labelled("train"), config, folder)
     return own.find() or own.measure()
 
@@ -60,7 +60,7 @@ def listed(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def assert_same_scores(one: Measured, other: Measured) -> None:
+def assert_same_scores(one: MeasuredFisher, other: MeasuredFisher) -> None:
     assert one.scores is not None
     assert other.scores is not None
     assert one.scores.within == other.scores.within

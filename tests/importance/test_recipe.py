@@ -10,7 +10,7 @@ import torch
 
 from normtune.errors import ConfigError, SelectionError, UnknownNameError
 from normtune.importance.masks import top
-from normtune.importance.measurement import Measured
+from normtune.importance.measurement import MeasuredFisher
 from normtune.importance.recipe import MaskRecipe, Sources, combined, make_mask
 from normtune.importance.scores import Scores, random_scores
 from normtune.methods.expression import select
@@ -140,9 +140,9 @@ def test_an_unknown_kind_is_refused() -> None:
         MaskRecipe.of("wanda-globl", fraction=0.1, tasks=("rte",))
 
 
-def measured(scores: Scores, examples: int) -> Measured:
+def measured(scores: Scores, examples: int) -> MeasuredFisher:
     record = SimpleNamespace(config=FisherConfig(model="m", task="t", head_seeds=(0, 3)), examples=examples)
-    return Measured(cast(Any, record), scores, cached=True)
+    return MeasuredFisher(cast(Any, record), scores, cached=True)
 
 
 def test_a_mask_is_made_of_its_recipe_and_reads_no_other_task(tiny_base: Base) -> None:
@@ -150,7 +150,7 @@ def test_a_mask_is_made_of_its_recipe_and_reads_no_other_task(tiny_base: Base) -
     by_task = {task: random_scores(candidates, seed) for seed, task in enumerate(("rte", "cola", "mnli"))}
     asked = []
 
-    def fisher(task: str) -> Measured:
+    def fisher(task: str) -> MeasuredFisher:
         asked.append(task)
         return measured(by_task[task], 7)
 

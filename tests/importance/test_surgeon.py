@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from normtune.data.encode import Encoded
 from normtune.importance import surgeon
 from normtune.importance.fisher import Request, fisher
-from normtune.importance.scores import Given, obd, obs, wanda
+from normtune.importance.scores import Inputs, obd, obs, wanda
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -97,10 +97,10 @@ def test_what_stays_makes_up_for_what_goes_input_by_input(base: Base, monkeypatc
 def test_what_has_a_diagonal_hessian_has_the_square_of_wanda(make_base: BaseFactory) -> None:
     base, sample = make_base("bert"), texts(TASKS["two"], (5, 9, 3))
     within = select(base.layout, "bitfit + all-layernorm + embeddings.word_embeddings")
-    given = Given(base, within, texts=sample)
+    given = Inputs(base, within, texts=sample)
     for name, values in obs(given).values.items():
         np.testing.assert_allclose(values, wanda(given).values[name] ** 2, rtol=1e-9, atol=1e-12)
-    assert len(obs(Given(base, select(base.layout, "full"), texts=sample)))  # inputs that never occur do no harm
+    assert len(obs(Inputs(base, select(base.layout, "full"), texts=sample)))  # inputs that never occur do no harm
 
 
 @pytest.mark.parametrize("kind", ["three", "scaled"])
@@ -112,7 +112,7 @@ def test_obd_is_half_the_curvature_times_the_square(make_base: BaseFactory, kind
         Estimator(name="exact"),
     )
     information = fisher(base, task, sample, Request(within, within, exact)).scores
-    found = obd(Given(base, within, fisher=information)).values
+    found = obd(Inputs(base, within, fisher=information)).values
     for name, curvature in by_loop(base, task, sample, exact, names=within.chosen).items():
         expected = curvature * base.model.get_parameter(name).detach() ** 2 / 2
         np.testing.assert_allclose(found[name], expected.flatten().numpy(), rtol=1e-5, atol=1e-14)

@@ -17,7 +17,7 @@ from normtune.methods.expression import select, specify, tune
 from normtune.methods.top import Top
 from normtune.models.base import Base
 from normtune.training import loop
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from tests.importance.reference import by_loop
 from tests.training.test_session import TASK, StoppedError, assert_same_delta, data
@@ -85,7 +85,7 @@ def test_a_resume_goes_on_with_the_same_entries_or_starts_over(
     session, file, seen = Session(str(tiny_folder)), tmp_path / "state", list[int]()
     run = session.prepare(data(), "fish-mask@60", 1e-2, 0, SMALL)
 
-    def kill(tick: Tick, at: int = 4) -> None:
+    def kill(tick: StepInfo, at: int = 4) -> None:
         seen.append(tick.step)
         if tick.step == at:
             raise StoppedError

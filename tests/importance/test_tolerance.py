@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from normtune.errors import ConfigError
-from normtune.records.fisher import Look, Stability, Tolerance
+from normtune.records.fisher import SplitHalf, Stability, Tolerance
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
@@ -31,6 +31,6 @@ def test_what_can_be_watched_is_named() -> None:
 
 
 def test_it_survives_a_file() -> None:
-    looks = (Look(examples=64, agreement=0.8, error=0.02), Look(examples=100, agreement=1 / 3, error=1e-17))
+    looks = (SplitHalf(examples=64, agreement=0.8, error=0.02), SplitHalf(examples=100, agreement=1 / 3, error=1e-17))
     known = Stability(asked=Tolerance(of="mask", seed=4), reached=False, examples=100, available=100, looks=looks)
     assert Stability.model_validate_json(known.model_dump_json()) == known

@@ -18,7 +18,7 @@ from normtune.methods.packed import Packed
 from normtune.methods.selection import at, where
 from normtune.methods.trainable import Trainable
 from normtune.models.base import load_base, wrap
-from normtune.models.precision import Raised
+from normtune.models.precision import Float32Module
 
 BATCHES = (
     (torch.tensor([[2, 7, 8, 9, 3], [2, 12, 13, 14, 3]]), torch.tensor([0, 1])),
@@ -294,7 +294,7 @@ def test_whole_parameters_of_a_lower_precision_train_as_torch_trains_them(fast, 
     base = wrap(make_model(family).to(torch.bfloat16).requires_grad_(False))
     before, plain = state(base.model), copy.deepcopy(base.model)
     for path in {place.parameter.rpartition(".")[0] for place in base.layout.head}:
-        Raised(plain.get_submodule(path), lower=False)  # as a delta's head computes
+        Float32Module(plain.get_submodule(path), lower=False)  # as a delta's head computes
     plain.requires_grad_(True)
     tuning = Trainable(base, where(base.layout, lambda place: not place.norm))
     with fast():

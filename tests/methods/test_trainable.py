@@ -29,7 +29,7 @@ from normtune.methods.top import Top
 from normtune.methods.trainable import Hook, Spec, Trainable
 from normtune.models.base import Base, load_base, wrap
 from normtune.training import loop
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from tests.conftest import TEXT_METHODS as METHODS
 from tests.training.test_session import StoppedError, assert_same_delta, comparable, data
@@ -157,7 +157,7 @@ def test_stopped_and_continued_it_gives_the_same_bits(
     run = session.prepare(data(), method, 1e-3, 0, protocol("small", epochs=2, batch_size=20, dropout=True))
     whole, delta = session.run(run)
 
-    def kill(tick: Tick) -> None:
+    def kill(tick: StepInfo) -> None:
         monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == 3 else 60.0)  # saved before the last step
         if tick.step == 4:
             raise StoppedError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from normtune.models.precision import Raised, in_float32
+from normtune.models.precision import Float32Module, in_float32
 
 LOW = [torch.bfloat16, torch.float16]
 
@@ -49,7 +49,7 @@ def test_a_raised_norm_computes_in_float32_and_answers_in_the_models_dtype(dtype
         norm.weight.normal_()
         norm.bias.normal_()
     exact = copy.deepcopy(norm).float()(inputs.to(dtype).float())
-    Raised(norm)
+    Float32Module(norm)
     result = norm(inputs.to(dtype))
     assert norm.weight.dtype == norm.bias.dtype == torch.float32
     assert result.dtype == dtype
@@ -59,7 +59,7 @@ def test_a_raised_norm_computes_in_float32_and_answers_in_the_models_dtype(dtype
 @pytest.mark.parametrize("dtype", LOW)
 def test_a_raised_norm_holds_updates_that_the_low_dtype_would_lose(dtype):
     norm = nn.LayerNorm(6).to(dtype)
-    Raised(norm)
+    Float32Module(norm)
     with torch.no_grad():
         norm.weight.add_(1e-5)
     assert (norm.weight != 1).all()
@@ -71,7 +71,7 @@ def test_undo_puts_the_norm_back_to_the_bit(inputs):
     parameters = dict(norm.named_parameters())
     values = {name: value.clone() for name, value in norm.state_dict().items()}
     before = norm(inputs.bfloat16())
-    raised = Raised(norm)
+    raised = Float32Module(norm)
     with torch.no_grad():
         norm.weight.mul_(3)
     assert not torch.equal(norm(inputs.bfloat16()), before)
@@ -86,7 +86,7 @@ def test_undo_puts_the_norm_back_to_the_bit(inputs):
 
 def test_undo_goes_where_the_model_went():
     norm = nn.BatchNorm1d(6).bfloat16()
-    raised = Raised(norm)
+    raised = Float32Module(norm)
     norm.to("meta")
     raised.undo()
     assert all(value.is_meta for value in (*norm.parameters(), *norm.buffers()))
@@ -94,7 +94,7 @@ def test_undo_goes_where_the_model_went():
 
 def test_a_norm_without_bias_is_raised_too(inputs):
     norm = nn.LayerNorm(6, bias=False).bfloat16()
-    raised = Raised(norm)
+    raised = Float32Module(norm)
     assert norm.bias is None
     assert norm(inputs.bfloat16()).dtype == torch.bfloat16
     raised.undo()

@@ -12,7 +12,7 @@ from normtune.importance.fisher import information
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Look, Stability, Tolerance
+from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, SplitHalf, Stability, Tolerance
 
 CONFIG = FisherConfig(
     model="tiny",
@@ -31,7 +31,7 @@ def record(tiny_base: Base) -> FisherRecord:
     within = select(tiny_base.layout, "layernorm")
     sums = [{name: i + 0.1 * n for n, name in enumerate(within.chosen)} for i in range(2)]
     assert CONFIG.stable is not None
-    looks = (Look(examples=40, agreement=0.5, error=0.1),)
+    looks = (SplitHalf(examples=40, agreement=0.5, error=0.1),)
     return FisherRecord(
         id="0123456789abcdef",
         config=CONFIG,

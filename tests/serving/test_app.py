@@ -247,7 +247,7 @@ def test_the_examples_of_the_description_work(server: Running):
         (parameter,) = found["paths"]["/v1/tasks/{task}/predict"]["post"]["parameters"]
         one = client.post(f"/v1/tasks/{parameter['example']}/predict", json=schemas["Question"]["example"])
         assert one.status_code == 200
-        assert schemas["Source"]["example"]["delta"] in server.batcher.catalogue.folder.names()
+        assert schemas["TaskDelta"]["example"]["delta"] in server.batcher.catalogue.folder.names()
 
 
 def test_the_description_tells_the_limits(server: Running):

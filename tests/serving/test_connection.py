@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normtune.deltas.delta import Delta
-from normtune.serving.connection import Seldom
+from normtune.serving.connection import RateLimit
 from tests.serving.running import Running, running
 from tests.serving.test_gate import raw
 
@@ -143,7 +143,7 @@ def test_a_client_that_does_not_read_is_cut_off(hasty: Running) -> None:
 
 
 def test_one_warning_a_second_is_logged() -> None:
-    seldom = Seldom()
+    seldom = RateLimit()
     warning, failure = (logging.LogRecord("x", level, "", 1, "said", (), None) for level in (logging.WARNING, 40))
     assert [seldom.filter(warning) for _ in range(50)] == [True] + [False] * 49
     assert all(seldom.filter(failure) for _ in range(3))

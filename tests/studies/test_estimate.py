@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normtune.importance.measurement import Measured, Measurement
+from normtune.importance.measurement import MeasuredFisher, Measurement
 from normtune.studies.engine import Storage
 from normtune.studies.estimate import estimate, sizes
 from normtune.studies.jobs import MaskJob
@@ -44,7 +44,7 @@ def test_what_a_measurement_pays_once_is_not_paid_for_every_example(
     study, plain = Study.open(measured, Storage(results=tmp_path)), Measurement.measure
     warming = [900.0]
 
-    def slower(self: Measurement, *args: object, **kwargs: object) -> Measured:
+    def slower(self: Measurement, *args: object, **kwargs: object) -> MeasuredFisher:
         """Takes a hundred seconds, the first time a thousand, and one more for every example."""
         found = plain(self, *args, **kwargs)
         seconds = 100.0 + found.record.examples + (warming.pop() if warming else 0.0)

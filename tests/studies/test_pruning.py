@@ -22,7 +22,7 @@ from normtune.studies.jobs import Job, TrainJob
 from normtune.studies.pruning import pruned_identity, trial_order, verdict
 from normtune.studies.schedule import Schedule
 from normtune.studies.study import Study
-from normtune.training.loop import PrunedError, Tick
+from normtune.training.loop import PrunedError, StepInfo
 from normtune.training.session import Session
 from tests.studies.test_trainings import engine_of, table
 from tests.studies.tiny import RULES, SIZES, config, contents
@@ -157,7 +157,7 @@ def test_a_checkpoint_beyond_the_verdict_gives_the_same_record(tiny_folder: Path
     class StopError(Exception):
         pass
 
-    def stop(tick: Tick) -> None:
+    def stop(tick: StepInfo) -> None:
         if (tick.epoch, tick.step % 5) == (5, 3):
             raise StopError
 

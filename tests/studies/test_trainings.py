@@ -88,7 +88,7 @@ def test_deltas_wanted_but_not_kept_are_trained_again(tiny_folder: Path, tmp_pat
         results, (run,) = table(engine, "head", (0,), (1e-2, 1e-1), tmp_path / "out")
         assert results[run.key].known is known
         assert run.out is not None
-        assert output.read_state(run.out) == output.State("finished", results[run.key].id)
+        assert output.read_state(run.out) == output.FolderState("finished", results[run.key].id)
         # Of the rates tried, the best alone is trained for its delta.
         assert [file.stem for file in (tmp_path / "aside" / "deltas").iterdir()] == [results[run.key].id]
     record, delta = engine.session.run(engine.setup_run(run, results))
@@ -103,7 +103,7 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
         assert run.out is not None
         assert not results[run.key].known
         ids.append(results[run.key].id)
-        assert output.read_state(run.out) == output.State("finished", ids[-1])
+        assert output.read_state(run.out) == output.FolderState("finished", ids[-1])
         assert engine.record(run, results[run.key]).config.rate == rate
     folder = tmp_path / "out" / "0"
     with pytest.raises(
@@ -111,10 +111,10 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     ):
         output.claim(folder, "training", [ids[0]])
     assert not output.claim(folder, "training", ids)
-    assert output.read_state(folder) == output.State("finished", ids[1])
+    assert output.read_state(folder) == output.FolderState("finished", ids[1])
     (folder / ".unfinished").mkdir()
     (folder / ".unfinished" / "training").write_text("training")  # a kill before the clean-up
-    assert output.read_state(folder) == output.State("unfinished", "training")
+    assert output.read_state(folder) == output.FolderState("unfinished", "training")
     with pytest.raises(OutputError, match="It is not finished; its own command finishes it"):
         output.claim(folder, "another", ids)
     assert not output.claim(folder, "training")  # nothing is left to go on from
@@ -124,7 +124,7 @@ def test_another_training_in_a_folder_is_never_taken_for_this_one(tiny_folder: P
     assert output.read_state(folder).training == "training"
     assert not output.claim(folder, "training")  # finished by this very training, whatever its result is
     assert not output.claim(folder, "another", overwrite=True)
-    assert output.read_state(folder) == output.State("unfinished", "another")
+    assert output.read_state(folder) == output.FolderState("unfinished", "another")
     assert (folder / "record.json").is_file()  # the old results stay until the new ones are there
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("dear")

@@ -11,7 +11,7 @@ import pytest
 
 from normtune.config import protocol
 from normtune.training import loop
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from tests.training.test_session import StoppedError, assert_same_delta, comparable, data
 
@@ -25,7 +25,7 @@ def test_stopped_in_the_first_half_and_continued_it_gives_the_same_bits(
     run = session.prepare(data(), method, 1e-3, 0, protocol("small", epochs=2, batch_size=10))
     whole, delta = session.run(run)
 
-    def kill(tick: Tick) -> None:
+    def kill(tick: StepInfo) -> None:
         monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == 2 else 60.0)  # saved before the step of the kill
         if tick.step == 3:
             raise StoppedError

@@ -24,7 +24,7 @@ from normtune.methods.expression import select
 from normtune.models.base import Base
 from normtune.records.run import Record
 from normtune.training import loop
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from normtune.training.splits import parts_of
 
@@ -178,7 +178,7 @@ def test_stopped_anywhere_and_continued_it_gives_the_same_bits(
     for stop in (1, 4, 5, 6, 9):
         file = tmp_path / f"{stop}.safetensors"
 
-        def kill(tick: Tick, stop: int = stop) -> None:
+        def kill(tick: StepInfo, stop: int = stop) -> None:
             if tick.step == stop:
                 raise StoppedError
 
@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_starts_the_run_over_with_a_note(
     run, file, seen = session.prepare(data(), "layernorm", 1e-2, 0, SMALL), tmp_path / "state", []
     whole, delta = session.run(run)
 
-    def kill(tick: Tick) -> None:
+    def kill(tick: StepInfo) -> None:
         if tick.step == 7:
             raise StoppedError
 
@@ -264,7 +264,7 @@ def test_a_token_without_an_embedding_is_said_before_anything_is_trained(session
     session.base.need_tokenizer().add_tokens(["ticketid"])
     own = data()
     dev = Split.of_texts(("a cat", "my ticketid is"), labels=np.array([0, 1]))
-    steps: list[Tick] = []
+    steps: list[StepInfo] = []
     rules = protocol("held-out", epochs=1, batch_size=8)
     run = session.prepare(replace(own, splits={**own.splits, "dev": dev}), "head", 1e-3, 0, rules)
     with pytest.raises(

@@ -24,7 +24,7 @@ from normtune.models.head import HeadSpec
 from normtune.records.run import MEAN
 from normtune.training import loop
 from normtune.training.forward import Passes
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from normtune.training.splits import Run
 from normtune.training.together import Together, head_of, joined
@@ -172,7 +172,7 @@ def test_stopped_and_continued_it_gives_the_same_bits_and_each_delta_scores_alon
     whole = session.train(runs[0])
     assert all(torch.equal(before[name], value) for name, value in session.base.model.state_dict().items())
 
-    def kill(tick: Tick) -> None:
+    def kill(tick: StepInfo) -> None:
         monkeypatch.setattr(loop, "SAVE_EVERY", 0.0 if tick.step == 8 else 60.0)
         if tick.step == 9:
             raise StoppedError

@@ -16,7 +16,7 @@ from normtune.models.device import accelerator
 from normtune.studies.engine import Storage
 from normtune.studies.study import Study
 from normtune.training import tracking
-from normtune.training.loop import Tick
+from normtune.training.loop import StepInfo
 from normtune.training.session import Session
 from normtune.training.tracking import check_trackers, run_name
 from tests.studies.tiny import config
@@ -47,7 +47,7 @@ def close(values: list[float] | float) -> Any:
 
 def test_the_events_say_what_the_record_says_and_change_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     session, plain = tracked(tiny_folder, tmp_path), Session(str(tiny_folder), accelerator=accelerator("cpu"))
-    ticks: list[Tick] = []
+    ticks: list[StepInfo] = []
     for rate in (1e-2, 3e-2):
         made = session.prepare(data(), "layernorm", rate, 0, SMALL)
         ticks.clear()

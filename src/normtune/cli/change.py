@@ -119,7 +119,7 @@ class Panel:
         return component if self.sub is None else f"{component}.{self.sub}"
 
 
-def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], measure: Measure) -> list[render.Part]:
+def _ranking(panels: Sequence[Panel], places: Mapping[str, Mapping[str, int]], measure: Measure) -> list[render.Block]:
     """The unit and the table: the components of the layers, then the others, each from the farthest moved."""
     whole: dict[str, dict[str, Average]] = defaultdict(dict)
     for panel in panels:

@@ -77,7 +77,7 @@ def evaluate(
     classes = asked.asks.classes(decide(outputs, asked), examples.labels, asked.labels)
     facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
     said = render.metrics(scores, asked.labels)
-    parts: list[render.Part] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]
+    parts: list[render.Block] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]
     if encoded.truncated:
         parts.append(f"{encoded.truncated:,} texts were cut to {base.limit(loaded.info.max_length)} tokens")
     if classes:

@@ -169,7 +169,7 @@ def _deltas(importance: Importance, tasks: str | None, runs: str | None) -> dict
     return dict(by_task)
 
 
-def _parts(made: Mask, importance: Importance, file: Path) -> list[render.Part]:
+def _parts(made: Mask, importance: Importance, file: Path) -> list[render.Block]:
     """How many entries a mask took, and where they are."""
     info = made.info
     lines = [f"{made.name}: {info.entries:,} of {info.candidates:,} entries of {info.within}"]

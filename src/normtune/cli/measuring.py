@@ -12,7 +12,7 @@ from normtune.cli.options import names, refuse, refuse_data
 from normtune.cli.progress import run_jobs
 from normtune.data.suites import suite_of
 from normtune.errors import ImportanceError
-from normtune.importance.measurement import Measured
+from normtune.importance.measurement import MeasuredFisher
 from normtune.studies.jobs import FisherJob
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_s
         refuse(context, {"tolerance"}, "Only --until-stable compares halves of the examples")
 
 
-def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], Measured]:
+def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], MeasuredFisher]:
     """Measure Fisher information on every task not measured before; returns a function from task to result."""
     jobs = {task: FisherJob(task=task, config=config) for task in tasks}
     for result in run_jobs([*jobs.values()], engine).values():
         if result.error is not None:
             raise ImportanceError(result.error)
 
-    def found(task: str) -> Measured:
+    def found(task: str) -> MeasuredFisher:
         own = engine.measurement(jobs[task])
         return own.find() or own.measure()
 

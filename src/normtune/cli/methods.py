@@ -27,7 +27,7 @@ def methods(model: Model = "minilm", markdown: Markdown = False, as_json: Json =
     form = options.form(as_json=as_json, markdown=markdown)
     layout = skeleton(model)
     found = {name: _facts(method, layout) for name, method in METHODS.items()}
-    shown: list[render.Part] = []
+    shown: list[render.Block] = []
     for group in GROUPS:
         own = {name: facts for name, facts in found.items() if facts["group"] == group}
         header = ("method", "what trains", "paper", "at inference", "entries")

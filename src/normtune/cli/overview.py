@@ -124,7 +124,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
         "jobs": [{**_plain(job, results.get(job.key), None), "error": errors.get(job.key)} for job in every],
     }
     said = ", ".join(f"{counts[name]} {name}" for name in _WORDS if counts[name])
-    lines: list[render.Part] = [f"{len(every)} jobs: {said}. Results are in {study.engine.storage.results}."]
+    lines: list[render.Block] = [f"{len(every)} jobs: {said}. Results are in {study.engine.storage.results}."]
     if rule is not None:
         lines.append(savings(every, results, rule.margin, study.config.protocol.epochs))
     lost = [job for job in every if _word(job, results) in {"failed", "blocked", "missing"}]
@@ -140,7 +140,7 @@ def show_summary(study: Study, results: Mapping[str, Result], form: render.Form,
     render.show(lines, form, plain=plain)
 
 
-def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
+def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Block]:
     """Methods side by side: scores and costs, tests against LayerNorm, and notes that a reader needs."""
     config, engine = study.config, study.engine
     cells = Cells(Results(records, (), config.seeds))
@@ -151,7 +151,7 @@ def _methods(study: Study, records: tuple[Record, ...]) -> list[render.Part]:
     floors = [
         f"{data.task.name} {100 * low:.1f}" for data in tasks if (low := _floor(data, config.protocol)) is not None
     ]
-    said: list[render.Part] = [table, table.caption]
+    said: list[render.Block] = [table, table.caption]
     if floors:
         said.append(f"One answer for every example scores at most: {', '.join(floors)}.")
     if config.entries is not None:

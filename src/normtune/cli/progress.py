@@ -35,7 +35,7 @@ def bars(count: ProgressColumn, console: Console = notes) -> Bars:
     )
 
 
-class Progress:
+class ProgressDisplay:
     """Shows what is done, the jobs that run, and the time left; each job that ends leaves a line.
 
     If standard error is no terminal, only these lines are shown.
@@ -54,7 +54,7 @@ class Progress:
         total = sum(self._weights.values())
         self._all = self._bars.add_task("all", total=total, note=f"0/{self._count}", visible=self._count > 1)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         self._bars.start()
         return self
 
@@ -117,7 +117,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> dict[str, Result]:
     Of several processes that train together, only the main one prints.
     """
     speaks = engine.session.accelerator.is_main_process
-    with Progress(jobs, silent=not speaks) as progress:
+    with ProgressDisplay(jobs, silent=not speaks) as progress:
         schedule = Schedule(jobs, {}, progress)
         Here().run(schedule, engine)
         if speaks and (rule := engine.setup.prune) is not None:

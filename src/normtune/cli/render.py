@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from normtune.data.metrics import in_print
-from normtune.report.table import GAP, Entry, Kind, Table, group, rows_as_markdown, score
+from normtune.report.table import GAP, Entry, EntryKind, Table, group, rows_as_markdown, score
 
 if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
@@ -45,11 +45,11 @@ console = Terminal()
 
 Form = Literal["text", "markdown", "csv", "json"]
 #: What is printed: tables, and paragraphs between them.
-Part = Table | str
+Block = Table | str
 
 _NAME = 24  # longest name of a row, in characters, that is never broken
 _HEADER = 10  # characters a line in the name of a column of numbers
-_STYLES: dict[Kind, str] = {"best": "bold", "missing": "dim", "note": "dim", "bad": "red", "good": "green"}
+_STYLES: dict[EntryKind, str] = {"best": "bold", "missing": "dim", "note": "dim", "bad": "red", "good": "green"}
 
 
 def table(
@@ -65,7 +65,7 @@ def table(
 
 
 def show(
-    parts: Iterable[Part], form: Form = "text", *, plain: object = None, rows: Sequence[Mapping[str, object]] = ()
+    parts: Iterable[Block], form: Form = "text", *, plain: object = None, rows: Sequence[Mapping[str, object]] = ()
 ) -> None:
     """Print results on standard output.
 
@@ -86,7 +86,7 @@ def show(
             _print(part)
 
 
-def as_markdown(parts: Sequence[Part]) -> str:
+def as_markdown(parts: Sequence[Block]) -> str:
     """The parts in Markdown; a single table is shown without its title."""
     several = sum(isinstance(part, Table) for part in parts) > 1
     blocks: list[str] = []
@@ -112,7 +112,7 @@ def as_csv(
     return text.getvalue()
 
 
-def _print(part: Part) -> None:
+def _print(part: Block) -> None:
     if isinstance(part, str):
         console.print(Text(part), soft_wrap=not console.is_terminal)
         return

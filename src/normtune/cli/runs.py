@@ -94,7 +94,7 @@ def compared(folder: Path, ids: tuple[str, str], form: render.Form) -> None:
     first, second = (by_id(found, start) for start in ids)
     differing = differences(first, second)
     rows = [[row["kind"], row["field"], _short(row["first"]), _short(row["second"])] for row in differing]
-    shown: render.Part = render.table(["kind", "field", first.id, second.id], rows, texts=4)
+    shown: render.Block = render.table(["kind", "field", first.id, second.id], rows, texts=4)
     same = f"{first.id} and {second.id} differ in no setting and no outcome."
     render.show([shown if differing else same], form, plain=differing, rows=differing)
 

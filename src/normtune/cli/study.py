@@ -182,13 +182,13 @@ def study(
 def _run(study: Study, executor: Executor | None, form: Form, *, methods: bool) -> None:
     """Run a study, by default in this process, and print its results."""
     from normtune.cli.overview import show_summary, unanswered
-    from normtune.cli.progress import Progress
+    from normtune.cli.progress import ProgressDisplay
     from normtune.studies.estimate import sizes
     from normtune.studies.jobs import describe
 
     results = study.known
     if study.engine.storage.mode != "read-only":
-        with Progress(study.missing, sizes(study)) as progress:
+        with ProgressDisplay(study.missing, sizes(study)) as progress:
             if study.known:
                 progress.say(f"{len(study.known)} of {len(study.jobs)} jobs are known.")
             results = study.run(executor, progress)

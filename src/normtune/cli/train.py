@@ -107,7 +107,7 @@ def train(
     tracked, (dtype, mixed) = options.trackers(track), options.precision_of(precision)
     protocol = protocol or ("own" if train else "paper")
     rules, rates = read_protocol(protocol), options.rates(lr)
-    from normtune.cli.trainings import Wanted, holding, storage_of, train_manifest, train_table
+    from normtune.cli.trainings import Trainings, holding, storage_of, train_manifest, train_table
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, one_kind, read_manifest
@@ -149,7 +149,7 @@ def train(
         memory=known("value of --memory", memory, get_args(Memory)),
         plain=plain,
     )
-    wanted = Wanted(tuple(tasks), tuple(methods), seeds, *rates)
+    wanted = Trainings(tuple(tasks), tuple(methods), seeds, *rates)
     if manifest is not None:
         root = out or Path("runs") / manifest.stem
         storage = storage_of(root, records, data, tracked).model_copy(update={"records": records or root / ".records"})

@@ -31,7 +31,7 @@ Folder = Callable[[TrainJob], Path | None]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Trainings:
     """What is trained: every task under every method, at every seed.
 
     Attributes:
@@ -108,7 +108,7 @@ def holding(engine: Engine, out: Path | None) -> AbstractContextManager[None]:
 
 
 def train_table(
-    engine: Engine, wanted: Wanted, out: Path | None, form: render.Form, *, overwrite: bool = False
+    engine: Engine, wanted: Trainings, out: Path | None, form: render.Form, *, overwrite: bool = False
 ) -> None:
     """Train a table, and show it; a run without a result raises an error at the end.
 
@@ -155,7 +155,7 @@ def train_table(
         raise TrainingError(f"{len(lost)} of {len(cells)} cells of the table lack results; the notes above say why.")
 
 
-def train_manifest(engine: Engine, wanted: Wanted, out: Path, form: render.Form) -> None:
+def train_manifest(engine: Engine, wanted: Trainings, out: Path, form: render.Form) -> None:
     """Train every task of a manifest into a folder of its own.
 
     A task whose folder already holds this very run is not trained again, so repeating a killed call continues it. A

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KindName = Literal["classification", "regression", "multilabel", "tokens", "language"]
-Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
-class Asked(Protocol):
+class TaskLike(Protocol):
     """The part of a `normtune.data.task.Task` that a kind uses."""
 
     @property
@@ -50,7 +50,7 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 Generators = Sequence[np.random.Generator]
 
 
-def score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, float]:
+def score(decided: np.ndarray, labels: np.ndarray, task: TaskLike) -> dict[str, float]:
     """All of a task's metrics of its predictions, by name."""
     return compute(task.metrics, decided, labels)
 
@@ -91,16 +91,16 @@ class Kind:
     """
 
     name: KindName
-    problem: Problem | None
+    problem: ProblemType | None
     said: Callable[[Sequence[str]], str]
     metrics: Callable[[Sequence[str]], tuple[str, ...]]
     constants: Callable[[np.ndarray], Sequence[Any]]
-    loss: Callable[[Asked], Loss]
-    log_prob: Callable[[Tensor, Tensor, Asked], Tensor]
-    expected: Callable[[Tensor, Asked], Iterator[Tensor]]
-    draw: Callable[[Tensor, Asked, Generators, int], Iterator[Tensor]]
-    decide: Callable[[np.ndarray, Asked], np.ndarray]
-    answer: Callable[[np.ndarray, Any, Asked, Any], dict[str, Any]]
+    loss: Callable[[TaskLike], Loss]
+    log_prob: Callable[[Tensor, Tensor, TaskLike], Tensor]
+    expected: Callable[[Tensor, TaskLike], Iterator[Tensor]]
+    draw: Callable[[Tensor, TaskLike, Generators, int], Iterator[Tensor]]
+    decide: Callable[[np.ndarray, TaskLike], np.ndarray]
+    answer: Callable[[np.ndarray, Any, TaskLike, Any], dict[str, Any]]
     named: bool = True
     width: int = 1
     dtype: type[np.generic] = np.int64
@@ -108,7 +108,7 @@ class Kind:
     pack: Callable[[Sequence[Sequence[int]], int], np.ndarray] = lambda rows, _: np.array([own[0] for own in rows])
     strata: Callable[[np.ndarray], np.ndarray] = np.asarray
     counts: Callable[[np.ndarray, int], np.ndarray] = lambda labels, classes: np.bincount(labels, minlength=classes)
-    score: Callable[[np.ndarray, np.ndarray, Asked], dict[str, float]] = score
+    score: Callable[[np.ndarray, np.ndarray, TaskLike], dict[str, float]] = score
     classes: Callable[[np.ndarray, np.ndarray, Sequence[str]], list[ClassScore]] = classification_report
     weighted: bool = False
     words: bool = False

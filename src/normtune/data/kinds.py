@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normtune.data.kind import Asked, Generators, Kind, KindName, Loss
+from normtune.data.kind import Generators, Kind, KindName, Loss, TaskLike
 from normtune.data.language import LANGUAGE
 from normtune.data.multilabel import MULTILABEL
 from normtune.data.tokens import TOKENS
@@ -25,7 +25,7 @@ def _categorical(outputs: Tensor) -> Categorical:
     return Categorical(logits=outputs, validate_args=False)
 
 
-def _entropy(task: Asked) -> Loss:
+def _entropy(task: TaskLike) -> Loss:
     """Cross entropy with the task's class weights."""
     import torch
 
@@ -38,14 +38,14 @@ def _entropy(task: Asked) -> Loss:
     return entropy
 
 
-def _classes_expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
+def _classes_expected(outputs: Tensor, _: TaskLike) -> Iterator[Tensor]:
     known = _categorical(outputs)
     roots = known.probs.detach().sqrt()
     for label in range(outputs.shape[1]):
         yield roots[:, label] * known.logits[:, label]
 
 
-def _drawn_classes(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+def _drawn_classes(outputs: Tensor, _: TaskLike, generators: Generators, samples: int) -> Iterator[Tensor]:
     import torch
 
     uniform = torch.from_numpy(np.array([own.random(samples) for own in generators]))
@@ -53,7 +53,7 @@ def _drawn_classes(outputs: Tensor, _: Asked, generators: Generators, samples: i
     yield from torch.searchsorted(below, uniform.to(below.device)).clamp(max=below.shape[1] - 1).T
 
 
-def _label(outputs: np.ndarray, decided: Any, task: Asked, _: Any) -> dict[str, Any]:
+def _label(outputs: np.ndarray, decided: Any, task: TaskLike, _: Any) -> dict[str, Any]:
     import torch
 
     shares = torch.from_numpy(outputs).double().softmax(0).tolist()
@@ -78,13 +78,13 @@ _CLASSIFICATION = Kind(
 # One number: a Gaussian of unit variance on the target's own scale.
 
 
-def _normal(outputs: Tensor, task: Asked) -> Normal:
+def _normal(outputs: Tensor, task: TaskLike) -> Normal:
     from torch.distributions import Normal
 
     return Normal(outputs[:, 0] * task.scale + task.center, 1.0, validate_args=False)
 
 
-def _squared(task: Asked) -> Loss:
+def _squared(task: TaskLike) -> Loss:
     """The mean squared error on standardised targets, or on raw targets if the task has no scale."""
     import torch
 
@@ -94,7 +94,7 @@ def _squared(task: Asked) -> Loss:
     return squared
 
 
-def _drawn_numbers(outputs: Tensor, task: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+def _drawn_numbers(outputs: Tensor, task: TaskLike, generators: Generators, samples: int) -> Iterator[Tensor]:
     import torch
 
     mean = _normal(outputs, task).mean.detach()

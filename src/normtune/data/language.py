@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from normtune.data.kind import Asked, Kind, Loss
+from normtune.data.kind import Kind, Loss, TaskLike
 from normtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _unlikely(_: Asked) -> Loss:
+def _unlikely(_: TaskLike) -> Loss:
     """The mean negative log-likelihood of the tokens of a batch, as in transformers."""
 
     def unlikely(outputs: Tensor, _: Tensor) -> Tensor:

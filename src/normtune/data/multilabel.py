@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normtune.data.kind import Asked, Generators, Kind, Loss
+from normtune.data.kind import Generators, Kind, Loss, TaskLike
 from normtune.data.labels import several
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _constants(labels: np.ndarray) -> list[np.ndarray]:
     return [np.isin(np.arange(len(order)), order[:many]).astype(np.int64) for many in range(len(order) + 1)]
 
 
-def _loss(_: Asked) -> Loss:
+def _loss(_: TaskLike) -> Loss:
     """The mean over examples and labels, as in transformers."""
     import torch
 
@@ -44,14 +44,14 @@ def _loss(_: Asked) -> Loss:
     )
 
 
-def _log_prob(outputs: Tensor, labels: Tensor, _: Asked) -> Tensor:
+def _log_prob(outputs: Tensor, labels: Tensor, _: TaskLike) -> Tensor:
     import torch
 
     found: Tensor = (2 * labels - 1) * outputs
     return torch.nn.functional.logsigmoid(found).sum(dim=1)
 
 
-def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
+def _expected(outputs: Tensor, _: TaskLike) -> Iterator[Tensor]:
     # The gradient of log p at label l is (y_l - p_l) dz_l. The labels are independent, so cross terms vanish.
     shares = outputs.detach().sigmoid()
     roots = (shares * (1 - shares)).sqrt()
@@ -59,7 +59,7 @@ def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
         yield roots[:, label] * outputs[:, label]
 
 
-def _drawn(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+def _drawn(outputs: Tensor, _: TaskLike, generators: Generators, samples: int) -> Iterator[Tensor]:
     import torch
 
     shares = outputs.detach().double().sigmoid().cpu().numpy()
@@ -68,7 +68,7 @@ def _drawn(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> I
         yield torch.from_numpy((uniform[:, number] < shares).astype(np.int64)).to(outputs.device)
 
 
-def _answer(outputs: np.ndarray, decided: Any, task: Asked, _: Any) -> dict[str, Any]:
+def _answer(outputs: np.ndarray, decided: Any, task: TaskLike, _: Any) -> dict[str, Any]:
     import torch
 
     shares = torch.from_numpy(outputs).double().sigmoid().tolist()

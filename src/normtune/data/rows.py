@@ -24,7 +24,7 @@ from normtune.errors import ConfigError, DataError
 _CELL = 16
 
 #: The 1-based number of a line or row of a file, and its cells.
-Record = tuple[int, Sequence[object]]
+NumberedCells = tuple[int, Sequence[object]]
 
 
 def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
@@ -103,11 +103,11 @@ def _delimited(source: str, raw: bytes, reading: Reading = RECOGNISED, delimiter
 
 def _records(
     source: str, text: str, delimiter: str, before: int, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-) -> list[Record]:
+) -> list[NumberedCells]:
     """The records of delimited text, each with the line on which it starts, without empty lines."""
     # The csv module's limit is global. No cell is longer than the text.
     limit = csv.field_size_limit(len(text) + 1)
-    found: list[Record] = []
+    found: list[NumberedCells] = []
     start = before + 1
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
@@ -123,7 +123,7 @@ def _records(
     return found
 
 
-def _table(source: str, records: Sequence[Record], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
+def _table(source: str, records: Sequence[NumberedCells], unit: str, notes: tuple[str, ...], reading: Reading) -> Rows:
     """The rows under the header, without columns that have neither a name nor data, and without an unnamed index."""
     (first, header), *rows = [record for record in records if any(map(_holds, record[1]))] or [(1, ())]
     blank = sorted({line for line, _ in records if line > first} - {line for line, _ in rows})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normtune.data.kind import Asked, Generators, Kind, Loss
+from normtune.data.kind import Generators, Kind, Loss, TaskLike
 from normtune.data.labels import tags
 from normtune.data.metrics import ClassScore
 
@@ -55,13 +55,13 @@ def _rarest(labels: np.ndarray) -> np.ndarray:
     return np.array([min(own[own >= 0], key=lambda tag: (counts[tag], tag)) for own in labels])
 
 
-def _log_prob(outputs: Tensor, labels: Tensor, _: Asked) -> Tensor:
+def _log_prob(outputs: Tensor, labels: Tensor, _: TaskLike) -> Tensor:
     labels = labels[:, : outputs.shape[1]]
     each = outputs.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (each * (labels >= 0)).sum(dim=1)
 
 
-def _loss(_: Asked) -> Loss:
+def _loss(_: TaskLike) -> Loss:
     """The mean over the words of the batch."""
     import torch
 
@@ -70,7 +70,7 @@ def _loss(_: Asked) -> Loss:
     )
 
 
-def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
+def _expected(outputs: Tensor, _: TaskLike) -> Iterator[Tensor]:
     # The tags of the words are independent given the text, so the expectations of single words add up.
     log_p = outputs.log_softmax(-1)
     roots = log_p.detach().exp().sqrt()
@@ -79,7 +79,7 @@ def _expected(outputs: Tensor, _: Asked) -> Iterator[Tensor]:
             yield roots[:, word, tag] * log_p[:, word, tag]
 
 
-def _drawn(outputs: Tensor, _: Asked, generators: Generators, samples: int) -> Iterator[Tensor]:
+def _drawn(outputs: Tensor, _: TaskLike, generators: Generators, samples: int) -> Iterator[Tensor]:
     import torch
 
     below = outputs.detach().double().softmax(-1).cumsum(-1)
@@ -105,7 +105,7 @@ def _f1(hits: int, guessed: int, true: int) -> tuple[float, float, float]:
     return hits / guessed if guessed else 0.0, hits / true if true else 0.0, 2 * hits / ((guessed + true) or 1)
 
 
-def _score(decided: np.ndarray, labels: np.ndarray, task: Asked) -> dict[str, float]:
+def _score(decided: np.ndarray, labels: np.ndarray, task: TaskLike) -> dict[str, float]:
     guessed, true = _marked(decided, labels, task.labels), _marked(labels, labels, task.labels)
     precision, recall, f1 = _f1(len(guessed & true), len(guessed), len(true))
     known = labels[:, : decided.shape[1]] >= 0
@@ -124,7 +124,7 @@ def _classes(decided: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> l
     return found
 
 
-def _answer(_: np.ndarray, decided: Any, task: Asked, text: str) -> dict[str, Any]:
+def _answer(_: np.ndarray, decided: Any, task: TaskLike, text: str) -> dict[str, Any]:
     words, marked = text.split(), spans([task.labels[tag] for tag in decided])
     return {
         "spans": [

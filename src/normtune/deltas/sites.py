@@ -92,7 +92,7 @@ class AnySite(Site):
             return self._run({}, *inputs)
         if self._module.get_parameter("weight").ndim == 1:
             vectors = {name: by_row(values, inputs[0]) for name, values in self.values.items()}
-            # As `normtune.models.precision.Raised` does: in float32, then cast back.
+            # As `normtune.models.precision.Float32Module` does: in float32, then cast back.
             return self._run(vectors, *(value.float() for value in inputs)).to(inputs[0].dtype)
         bias = self.values["bias"]
         result = self._run({"bias": bias.new_zeros(bias.shape[-1], dtype=inputs[0].dtype)}, *inputs)

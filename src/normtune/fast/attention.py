@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normtune.fast.dropout import Rate, draw_bits, dropped
-from normtune.fast.unpadded import Group, Unpadded
+from normtune.fast.unpadded import LengthGroup, Unpadded
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def attend_back(gradient: Tensor, batch: Unpadded, how: Heads, kept: Sequence[An
     return to_qkv
 
 
-def _scaled(scores: Tensor, group: Group, how: Heads) -> Tensor:
+def _scaled(scores: Tensor, group: LengthGroup, how: Heads) -> Tensor:
     """`scores` times the scale plus the group's mask, in place; no text attends to padding."""
     if group.mask is None:
         return scores.mul_(how.scale)

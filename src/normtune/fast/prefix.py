@@ -38,7 +38,7 @@ _SETS = 6
 
 
 @dataclass(frozen=True)
-class Point:
+class PrefixEnd:
     """Where a frozen prefix ends.
 
     Attributes:
@@ -76,7 +76,7 @@ class Point:
         return f"{'the closing norm of ' if self.last_norm else ''}layer {self.layer}"
 
 
-class Kept:
+class StateCache:
     """The hidden states of the last few sets of examples, each of at most `budget` bytes, for all runs on one base.
 
     Attributes:
@@ -118,21 +118,21 @@ class Prefix:
     def __init__(
         self,
         base: Base,
-        point: Point,
-        kept: Kept | None = None,
+        point: PrefixEnd,
+        kept: StateCache | None = None,
         layers: Mapping[nn.Module, Layer] | None = None,
         products: Products = "float32",
     ) -> None:
         self._base, self.point, self._products = base, point, products
-        self._kept, self._layers = kept or Kept(), layers or {}
+        self._kept, self._layers = kept or StateCache(), layers or {}
         self._body: Any = base.model.base_model
         self.width, self.dtype = int(base.model.config.hidden_size), base.model.dtype
 
-    def states(self, *sets: Encoded) -> list[States | None]:
+    def states(self, *sets: Encoded) -> list[HiddenStates | None]:
         """The hidden states of each of `sets`; None for a set that exceeds the budget."""
         frozen = self._digest()
         found = [(encoded, self._kept.find(self, encoded, _key(frozen, encoded))) for encoded in sets]
-        return [None if kept is None else States(self, encoded, *kept) for encoded, kept in found]
+        return [None if kept is None else HiddenStates(self, encoded, *kept) for encoded, kept in found]
 
     def _digest(self) -> Any:
         """A hash of the frozen values below the point and of the way of computing.
@@ -199,7 +199,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class States:
+class HiddenStates:
     """The hidden states of a set of examples.
 
     Attributes:

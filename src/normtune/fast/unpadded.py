@@ -28,7 +28,7 @@ EXACT, LIKE = 8, 7 / 8
 
 
 @dataclass(frozen=True)
-class Group:
+class LengthGroup:
     """Texts of similar length, whose rows lie one after the other.
 
     Attributes:
@@ -121,7 +121,7 @@ class Unpadded:
 
     shape: tuple[int, int]
     rows: Tensor | None
-    groups: tuple[Group, ...]
+    groups: tuple[LengthGroup, ...]
 
     @classmethod
     @unwatched
@@ -132,13 +132,13 @@ class Unpadded:
         like = hidden.new_empty(0)
         if own is None or count * tokens - sum(known) <= WASTE * count * tokens:
             padding = None if own is None or sum(known) == count * tokens else own
-            group = Group.padded((count, tokens), padding, like)
+            group = LengthGroup.padded((count, tokens), padding, like)
             return cls((count, tokens), None, (group,))
         order = sorted(range(count), key=lambda text: -known[text])
         lengths, places = tuple(known[text] for text in order), torch.tensor(order, device=hidden.device)
         rows = torch.arange(count * tokens, device=hidden.device).view(count, tokens)[places][own[places]]
         starts = [0, *accumulate(lengths)]
-        groups = tuple(Group.of(starts[first], lengths[first:last], like) for first, last in _alike(lengths))
+        groups = tuple(LengthGroup.of(starts[first], lengths[first:last], like) for first, last in _alike(lengths))
         return cls((count, tokens), rows, groups)
 
     @unwatched

@@ -25,7 +25,7 @@ from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
 from normtune.fast.memory import again, checkpointed
-from normtune.fast.prefix import Kept, Point, Prefix, States
+from normtune.fast.prefix import HiddenStates, Prefix, PrefixEnd, StateCache
 from normtune.models.base import Base
 
 #: Tokens per evaluation batch where padding is left out, and for language models, whose texts are long.
@@ -80,7 +80,7 @@ class Ways:
                 stack.enter_context(checkpointed(model, {*(layers or ()), *last}, modes))
             yield
 
-    def states(self, *sets: Encoded) -> list[States | None]:
+    def states(self, *sets: Encoded) -> list[HiddenStates | None]:
         """The hidden states of each of `sets` at the end of the prefix, to go on from; None where there is none."""
         return [None] * len(sets) if self.prefix is None else self.prefix.states(*sets)
 
@@ -93,7 +93,7 @@ def choose(
     memory: Memory = "plain",
     mixed: bool = False,
     plain: bool = False,
-    kept: Kept | None = None,
+    kept: StateCache | None = None,
 ) -> Ways:
     """The fastest ways that fit a model.
 
@@ -118,7 +118,7 @@ def choose(
     if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:
         layers = fusable(model, products)
         names += ["fused layers", "no padding"] if layers else []
-    point = None if dropout or kept is None else Point.of(base)
+    point = None if dropout or kept is None else PrefixEnd.of(base)
     if point is not None and not on_cpu and 2 * point.layer < base.layout.layers:
         point = None  # on a GPU, few layers cost less than copying their hidden states from memory
     prefix = None if point is None else Prefix(base, point, kept, layers, products)

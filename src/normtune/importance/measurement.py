@@ -48,7 +48,7 @@ class EntriesInfo(Strict):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFisher:
     """A record, with the Fisher information of every entry requested; `cached` if it was stored before."""
 
     record: FisherRecord
@@ -103,7 +103,7 @@ class Measurement:
             "data": self.sample.identity(),
         })
 
-    def find(self) -> Measured | None:
+    def find(self) -> MeasuredFisher | None:
         """The stored measurement, or one that kept these entries and summed over more; None if there is neither."""
         config, within = self.config, self.within
         found = _stored(self.folder, config.task, self.identity, self.entries)
@@ -119,7 +119,7 @@ class Measurement:
                 found = replace(found, record=found.record.model_copy(update=changes))
         return found
 
-    def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> Measured:
+    def measure(self, *, progress: Callable[[int], None] = lambda _: None) -> MeasuredFisher:
         """Measure, even if a stored measurement exists, and store the result."""
         base, data, config, started = self.base, self.data, self.config, time.monotonic()
         every = data.split("train")
@@ -158,10 +158,10 @@ class Measurement:
                 }
                 write_tensors(file.with_suffix(".safetensors"), _KEY, EntriesInfo(id=record.id), tensors)
             record.save(file)
-        return Measured(record, measured.scores, cached=False)
+        return MeasuredFisher(record, measured.scores, cached=False)
 
 
-def read(folder: Path, task: str, identity: str, entries: Selection) -> Measured:
+def read(folder: Path, task: str, identity: str, entries: Selection) -> MeasuredFisher:
     """The measurement called `identity` in a folder, with the scores of `entries`, the entries that it kept.
 
     Raises:
@@ -173,7 +173,7 @@ def read(folder: Path, task: str, identity: str, entries: Selection) -> Measured
     return found
 
 
-def _stored(folder: Path | None, task: str, identity: str, entries: Selection | None) -> Measured | None:
+def _stored(folder: Path | None, task: str, identity: str, entries: Selection | None) -> MeasuredFisher | None:
     record = None if folder is None else folder / f"{task}-{identity}.json"
     if record is None or not record.is_file():
         return None
@@ -182,7 +182,7 @@ def _stored(folder: Path | None, task: str, identity: str, entries: Selection | 
         if not file.is_file():
             return None
         scores = read_scores(file, identity, entries)
-    return Measured(FisherRecord.load(record), scores, cached=True)
+    return MeasuredFisher(FisherRecord.load(record), scores, cached=True)
 
 
 def read_scores(file: Path, identity: str, entries: Selection) -> Scores:

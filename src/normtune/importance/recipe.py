@@ -13,8 +13,8 @@ from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError, known
 from normtune.importance.activations import transposed
 from normtune.importance.masks import Mask, Per, Scope, size_of
-from normtune.importance.measurement import Measured
-from normtune.importance.scores import IMPORTANCES, Given, Scores
+from normtune.importance.measurement import MeasuredFisher
+from normtune.importance.scores import IMPORTANCES, Inputs, Scores
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
@@ -136,9 +136,9 @@ def kind_of(kind: str) -> tuple[str, str]:
 
 
 class Sources(TypedDict, total=False):
-    """Functions that return what an importance needs of a task (see `Given`). Only the needed one is called."""
+    """Functions that return what an importance needs of a task (see `Inputs`). Only the needed one is called."""
 
-    fisher: Callable[[str], Measured]
+    fisher: Callable[[str], MeasuredFisher]
     runs: Callable[[str], Sequence[Delta]]
     texts: Callable[[str], Encoded]
 
@@ -158,17 +158,17 @@ def make_mask(base: Base, recipe: MaskRecipe, sources: Sources | None = None) ->
     def of_task(task: str) -> Scores:
         """The scores of one task; adds to `facts` how they were measured."""
         found = source(task)
-        if isinstance(found, Measured):
+        if isinstance(found, MeasuredFisher):
             config = found.record.config
             facts["examples"][task] = found.record.examples
             facts.update(estimator=config.estimator.name, head_seeds=config.head_seeds)
             found = found.scores
         elif importance.needs == "texts":
             facts["examples"][task] = len(found)
-        return importance.scores(Given(base, candidates, recipe.seed, **{importance.needs: found}))
+        return importance.scores(Inputs(base, candidates, recipe.seed, **{importance.needs: found}))
 
     if not recipe.per_task:
-        scores = importance.scores(Given(base, candidates, recipe.seed))
+        scores = importance.scores(Inputs(base, candidates, recipe.seed))
     elif source is None:
         raise ConfigError(f"The importance {recipe.importance!r} needs {importance.needs}, and nothing gives it.")
     else:

@@ -1,6 +1,6 @@
 """Scores, one number for every entry of a set of candidates, and IMPORTANCES, the table of ways to compute them.
 
-To add an importance, write a function from `Given` to `Scores` and its line in IMPORTANCES. `normtune mask`, `normtune
+To add an importance, write a function from `Inputs` to `Scores` and its line in IMPORTANCES. `normtune mask`, `normtune
 study --masks` and the names of masks take it from there.
 """
 
@@ -118,7 +118,7 @@ Needs = Literal["nothing", "fisher", "runs", "texts"]
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """What an importance is computed from: the model, and what it needs of one task.
 
     Attributes:
@@ -145,7 +145,7 @@ class Importance:
     Attributes:
         about: A description in one line.
         needs: What it is computed from.
-        scores: Computes the scores; the field of `Given` that it needs is set.
+        scores: Computes the scores; the field of `Inputs` that it needs is set.
         least: Whether a mask takes the lowest scores.
         estimator: The default estimator of the Fisher information that it needs.
         update: For pruning that also changes what stays: zeroes entries of matrices, and adjusts others to compensate.
@@ -154,14 +154,14 @@ class Importance:
 
     about: str
     needs: Needs
-    scores: Callable[[Given], Scores]
+    scores: Callable[[Inputs], Scores]
     least: bool = False
     seeded: bool = False
     estimator: str = "empirical"
-    update: Callable[[Given, Selection], None] | None = None
+    update: Callable[[Inputs, Selection], None] | None = None
 
 
-def fisher(given: Given) -> Scores:
+def fisher(given: Inputs) -> Scores:
     """Fisher information of every candidate.
 
     Raises:
@@ -172,7 +172,7 @@ def fisher(given: Given) -> Scores:
     return given.fisher
 
 
-def obd(given: Given) -> Scores:
+def obd(given: Inputs) -> Scores:
     """Half the curvature of -log p(y | x) times the square of the value: Optimal Brain Damage (LeCun et al. 1989).
 
     This is their saliency (section 2.3): the rise in loss when the entry becomes zero, to second order, with a diagonal
@@ -182,7 +182,7 @@ def obd(given: Given) -> Scores:
     return Scores(given.within, {name: own * values[name] ** 2 / 2 for name, own in fisher(given).values.items()})
 
 
-def obs(given: Given) -> Scores:
+def obs(given: Inputs) -> Scores:
     """The rise in a layer's squared error without the candidate, with the rest of its row readjusted.
 
     This is the saliency w^2 / 2 [H^-1] of Optimal Brain Surgeon (Hassibi and Stork 1993, equation 5), with the Hessian
@@ -195,7 +195,7 @@ def obs(given: Given) -> Scores:
     return Scores(given.within, values)
 
 
-def magnitude(given: Given) -> Scores:
+def magnitude(given: Inputs) -> Scores:
     """|pre-trained| of every candidate."""
     parameters, within = dict(given.base.model.named_parameters()), given.within
     return Scores(within, {name: np.abs(_plain(parameters[name]))[within.indices(name)] for name in within.chosen})
@@ -207,7 +207,7 @@ def random_scores(within: Selection, seed: int = 0) -> Scores:
     return Scores(within, {place.parameter: generator.random(within.count(place.parameter)) for place in within})
 
 
-def change(given: Given) -> Scores:
+def change(given: Inputs) -> Scores:
     """|fine-tuned - pre-trained| of every candidate, added over runs that trained all of them.
 
     Raises:
@@ -216,7 +216,7 @@ def change(given: Given) -> Scores:
     return reduce(add, (_moved(given.base, given.within, delta) for delta in given.runs))
 
 
-def wanda(given: Given) -> Scores:
+def wanda(given: Inputs) -> Scores:
     """|pre-trained| times the L2 norm of the entry's input over the sample, all tokens together (Sun et al., 2024).
 
     The input of a linear weight's entry is the feature that it multiplies, as in the paper, which scores nothing else.

@@ -22,7 +22,7 @@ from normtune.importance.ranking import component_means, concordance
 from normtune.importance.tally import Tally, merged
 from normtune.methods.selection import Selection
 from normtune.models.base import Base
-from normtune.records.fisher import Look, Stability, Tolerance
+from normtune.records.fisher import SplitHalf, Stability, Tolerance
 
 GROUPS = 8
 #: Examples before the first look, and the factor by which their number grows until the next.
@@ -81,11 +81,11 @@ def rounds(
         yield order[:done], groups
 
 
-def look(groups: Sequence[Tally], asked: Tolerance, request: Request) -> Look:
+def look(groups: Sequence[Tally], asked: Tolerance, request: Request) -> SplitHalf:
     """Compare the halves by what `asked` names."""
     shares = [agreement(one, other, asked, request) for one, other in halves(groups)]
     error = float(np.std(shares, ddof=1) / len(shares) ** 0.5)
-    return Look(examples=sum(own.examples for own in groups), agreement=float(np.mean(shares)), error=error)
+    return SplitHalf(examples=sum(own.examples for own in groups), agreement=float(np.mean(shares)), error=error)
 
 
 def halves(groups: Sequence[Tally]) -> Iterator[tuple[Tally, Tally]]:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from normtune.methods.added import Around
+from normtune.methods.added import OutputModules
 from normtune.methods.selection import Selection, in_range, where
 from normtune.methods.trainable import Cost
 from normtune.models.families import block_ends
@@ -32,7 +32,7 @@ def both_ends(layout: Layout) -> tuple[str, ...]:
     return tuple(name for pair in zip(*block_ends(layout), strict=True) for name in pair)
 
 
-class Adapters(Around):
+class Adapters(OutputModules):
     """Bottlenecks of width `size` on the outputs of some modules, and every norm of the base."""
 
     @property

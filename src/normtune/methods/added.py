@@ -93,7 +93,7 @@ class Added(Spec):
 
 
 @dataclass(frozen=True)
-class Around(Added):
+class OutputModules(Added):
     """Modules of our own, each applied to the outputs of a module of the base.
 
     Attributes:

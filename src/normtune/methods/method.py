@@ -34,8 +34,8 @@ from normtune.methods.trainable import Spec
 from normtune.models.layout import Layout
 
 #: The families of the paper's section 5, after the baselines: the two extremes that every method lies between.
-Group = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+MethodGroup = Literal["baselines", "partial training", "low rank", "adapters", "prompts"]
+GROUPS: tuple[MethodGroup, ...] = get_args(MethodGroup)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Method:
     wide: tuple[float, ...] = (7e-4, 4e-4, 1e-3, 1e-4)
     narrow: tuple[float, ...] = (1e-2, 3e-3, 3e-2, 1e-3)
     read: Callable[[Layout, Mapping[str, Any]], Spec] | None = None
-    group: Group = "partial training"
+    group: MethodGroup = "partial training"
     hooked: bool = False
     measured: bool = False
     shared: bool = False

@@ -32,7 +32,7 @@ from normtune.models.precision import in_full
 #: Name of the module of added parameters in a model.
 _MODULE = "normtune_tokens"
 #: Maps a model's body and its keyword arguments to changed keyword arguments.
-Change = Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
+InputChange = Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
 
 
 def prompt_tuning(layout: Layout, *, seed: int = 0, option: int = 20) -> Prompts:
@@ -143,7 +143,7 @@ class Tokens(Added):
         self.place(base, module, undo)
         return dict(module.named_parameters())
 
-    def change_inputs(self, base: Base, change: Change, undo: ExitStack) -> None:
+    def change_inputs(self, base: Base, change: InputChange, undo: ExitStack) -> None:
         """Apply `change` to the keyword arguments of a model's body, after checking that they fit."""
 
         def changed(body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normtune.errors import DeltaError
-from normtune.methods.added import NAME, Around, refuse_rounding
+from normtune.methods.added import NAME, OutputModules, refuse_rounding
 from normtune.methods.trainable import Cost, copy_values
 from normtune.models.base import Base
 from normtune.models.families import TRANSPOSED, block_ends
@@ -29,7 +29,7 @@ def red(layout: Layout) -> Red:
 
 @final
 @dataclass(frozen=True)
-class Red(Around):
+class Red(OutputModules):
     """A scale and a bias for the outputs of some modules."""
 
     method = "red"

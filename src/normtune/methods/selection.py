@@ -28,7 +28,7 @@ from normtune.methods.packed import Cast, Packed
 from normtune.methods.trainable import Spec, copy_values, decays
 from normtune.models.base import Base
 from normtune.models.layout import Layout, Place
-from normtune.models.precision import Raised
+from normtune.models.precision import Float32Module
 
 Indices = np.ndarray  # of int64, sorted, without repeats: positions in a flattened parameter
 
@@ -284,7 +284,7 @@ def _raise_norms(model: nn.Module, selection: Selection, undo: ExitStack) -> Non
     for owner in sorted({place.parameter.rpartition(".")[0] for place in selection if place.norm}):
         module = model.get_submodule(owner)
         if next(module.parameters()).dtype.itemsize < 4:
-            undo.callback(Raised(module).undo)
+            undo.callback(Float32Module(module).undo)
 
 
 def _holders(model: nn.Module, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:

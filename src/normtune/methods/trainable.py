@@ -19,7 +19,7 @@ from normtune.errors import ModelError, SelectionError
 from normtune.models.base import APPLIED, TUNED, Base
 from normtune.models.layout import Layout, Place
 from normtune.models.layout import statistics as running
-from normtune.models.precision import Raised
+from normtune.models.precision import Float32Module
 from normtune.records.run import Counts
 
 #: Extra cost of a trained model at inference over the base model, after merging all that can be merged.
@@ -342,7 +342,7 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
     # The head of a wrapped model may be in lower precision, which loses small steps, so it is raised to float32. Its
     # output stays float32, like that of an applied delta's head (`normtune.models.precision.in_float32`).
     for path in dict.fromkeys(name.rpartition(".")[0] for name, own in head.items() if own.dtype.itemsize < 4):
-        undo.callback(Raised(model.get_submodule(path), lower=False).undo)
+        undo.callback(Float32Module(model.get_submodule(path), lower=False).undo)
     head = {name: model.get_parameter(name) for name in head}
     for parameter in head.values():
         parameter.requires_grad_()

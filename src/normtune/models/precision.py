@@ -23,7 +23,7 @@ def in_full(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-class Raised:
+class Float32Module:
     """A norm or head of a lower-precision model, changed in place to store its tensors and compute in float32.
 
     With `lower`, its output is cast back to the dtype that its parameters had. `undo` restores it, to the bit.

@@ -10,8 +10,8 @@ from normtune.config import Protocol, Strict
 from normtune.records.saved import DevRecord
 
 #: ``model``: the same dimensions in every layer. ``layer``: each layer's own.
-Per = Literal["model", "layer"]
-PERS: tuple[Per, ...] = get_args(Per)
+RankedOver = Literal["model", "layer"]
+PERS: tuple[RankedOver, ...] = get_args(RankedOver)
 
 
 class AblationConfig(Strict):
@@ -38,7 +38,7 @@ class AblationConfig(Strict):
     parts: tuple[str, ...] = ()
     norm: str = "layernorm"
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    per: tuple[Per, ...] = ("model",)
+    per: tuple[RankedOver, ...] = ("model",)
     draws: Annotated[int, Field(ge=0)] = 5
     seed: int = 0
     protocol: Protocol
@@ -60,7 +60,7 @@ class AblationPoint(Strict):
 
     part: str
     dimensions: int | None = None
-    per: Per | None = None
+    per: RankedOver | None = None
     positions: tuple[int, ...] | None = None
     entries: int
     scores: dict[str, float]

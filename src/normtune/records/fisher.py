@@ -73,7 +73,7 @@ class Tolerance(Strict):
             )
 
 
-class Look(Strict):
+class SplitHalf(Strict):
     """One comparison of two halves of the examples.
 
     Attributes:
@@ -102,7 +102,7 @@ class Stability(Strict):
     reached: bool
     examples: int
     available: int
-    looks: tuple[Look, ...]
+    looks: tuple[SplitHalf, ...]
 
 
 class Information(Strict):

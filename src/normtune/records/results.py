@@ -16,7 +16,7 @@ from normtune.records.run import Record
 from normtune.records.saved import Saved
 from normtune.records.submission import SubmissionRecord
 
-Kind = TypeVar("Kind", Record, FisherRecord, AblationRecord)
+AnyRecord = TypeVar("AnyRecord", Record, FisherRecord, AblationRecord)
 
 
 class _Plan(Saved, extra="ignore"):
@@ -140,7 +140,7 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
     )
 
 
-def _inside(folder: Path, name: str, kind: type[Kind]) -> list[Kind]:
+def _inside(folder: Path, name: str, kind: type[AnyRecord]) -> list[AnyRecord]:
     """The records in `folder`, or in the folder called `name` inside, where there is one.
 
     Raises:
@@ -156,7 +156,7 @@ def _inside(folder: Path, name: str, kind: type[Kind]) -> list[Kind]:
     return found
 
 
-def _all(folder: Path, kind: type[Kind]) -> list[Kind]:
+def _all(folder: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
     return [kind.load(path) for path in sorted(folder.glob("*.json"))]
 
 

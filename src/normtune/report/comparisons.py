@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normtune.report.cells import PRINTED, Cells, named
-from normtune.report.table import Entry, Kind, Table, group, remark, signed
+from normtune.report.table import Entry, EntryKind, Table, group, remark, signed
 from normtune.statistics import published
 from normtune.statistics.comparison import Comparison, Pair, compare, upwards, warnings
 from normtune.statistics.paired import LEAST, p_value
@@ -24,7 +24,7 @@ _HEADER = (
     "TOST p (±1)",
     "least margin",
 )
-_SAID: dict[str, tuple[str, Kind]] = {
+_SAID: dict[str, tuple[str, EntryKind]] = {
     "equivalent": ("equivalent", "good"),
     "undecided": ("undecided", "note"),
     "different": ("different", "best"),

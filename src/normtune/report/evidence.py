@@ -10,12 +10,12 @@ from normtune.importance.movement import movement
 from normtune.importance.ranking import component_means
 from normtune.records.run import Record
 from normtune.report.cells import Cells, named
-from normtune.report.table import GAP, Entry, Kind, Table, group, remark, signed
+from normtune.report.table import GAP, Entry, EntryKind, Table, group, remark, signed
 from normtune.statistics.claims import CLAIMS, MARGIN, Evidence, Verdict
 
 #: Whether a sum of Fisher information counts, given its layer, its sub-component, and the number of layers.
-Part = Callable[[int, str, int], bool]
-_KINDS: dict[str, Kind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
+SumFilter = Callable[[int, str, int], bool]
+_KINDS: dict[str, EntryKind] = {"confirmed": "good", "refuted": "bad", "undecided": "note"}
 
 
 def evidence(cells: Cells) -> dict[str, Evidence]:
@@ -86,7 +86,7 @@ def _leads(each: Iterable[Mapping[str, float]], norms: Collection[str], without:
     return found
 
 
-def _by_head(cells: Cells, name: str, above: Part, below: Part) -> Evidence:
+def _by_head(cells: Cells, name: str, above: SumFilter, below: SumFilter) -> Evidence:
     """Log ratios of one part of the information to another, for each task and head seed."""
     values: dict[str, list[float]] = {}
     for each in cells.results.fisher:

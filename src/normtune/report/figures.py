@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 ENDS = Style("head alone (f = 0), whole LayerNorm (f = 1)", "#76808b", "o", line=False)
 #: How masks are drawn: the paper's, random ones, and those of the least Fisher information.
-LOOKS = {
+STYLES = {
     "fisher-individual": Style("individual", "#2a87c8", "o"),
     "fisher-global": Style("global", "#dd6a1f", "s"),
     "fisher-leave-one-out": Style("leave-one-out (CV)", "#1d9a74", "D"),
@@ -192,9 +192,9 @@ def figure5(cells: Cells) -> Drawing:
 
 def _with(*kinds: str, others: Iterable[str]) -> dict[str, Style]:
     """How masks are drawn: the paper's kinds first, then others that were trained, by their own names."""
-    new = [kind for kind in dict.fromkeys(others) if kind not in LOOKS]
+    new = [kind for kind in dict.fromkeys(others) if kind not in STYLES]
     own = {kind: Style(kind, *_OTHERS[place % len(_OTHERS)]) for place, kind in enumerate(new)}
-    return {kind: LOOKS[kind] for kind in kinds} | own
+    return {kind: STYLES[kind] for kind in kinds} | own
 
 
 def _mask_curves(cells: Cells, styles: Mapping[str, Style]) -> tuple[tuple[Curves, ...], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from normtune.records.aggregate import Cell
 
-Kind = Literal["", "missing", "note", "good", "bad", "best"]
+EntryKind = Literal["", "missing", "note", "good", "bad", "best"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Entry:
 
     text: str
     spread: str = ""
-    kind: Kind = ""
+    kind: EntryKind = ""
     tip: str = ""
 
     def __str__(self) -> str:

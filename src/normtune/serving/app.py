@@ -22,8 +22,8 @@ from starlette.routing import Match
 
 from normtune.errors import DataError, DeltaError, NormtuneError, found_wrong
 from normtune.serving import schemas
-from normtune.serving.batcher import Batcher, BatchError, FullError, TooLongError
-from normtune.serving.folder import AwayError
+from normtune.serving.batcher import Batcher, BatchError, QueueFullError, TooLongError
+from normtune.serving.folder import FolderUnreachableError
 from normtune.serving.gate import Gate, problem
 from normtune.serving.schemas import Answer, Answers, Name, Problem, Question, Questions, TaskInfo, TaskNames
 from normtune.serving.tasks import Catalogue, UnknownTaskError
@@ -40,8 +40,8 @@ _ERRORS: dict[type[NormtuneError], tuple[int, str]] = {
     TooLongError: (422, "too-long"),
     DataError: (409, "does-not-fit"),
     DeltaError: (409, "refused-delta"),
-    AwayError: (503, "away"),
-    FullError: (503, "full"),
+    FolderUnreachableError: (503, "away"),
+    QueueFullError: (503, "full"),
     BatchError: (500, "defect"),
 }
 
@@ -143,7 +143,7 @@ _NEW: dict[int | str, dict[str, Any]] = {201: {"model": TaskInfo, "description":
 
 
 @router.put("/v1/tasks/{task}", responses={**_NEW, **_problems(401, 403)}, **_CHANGE)
-async def put_task(task: Name, source: schemas.Source, served: Served, response: Response) -> TaskInfo:
+async def put_task(task: Name, source: schemas.TaskDelta, served: Served, response: Response) -> TaskInfo:
     """Add or replace a task with a delta of the server's folder. A delta that does not fit changes nothing."""
     entry, new = await served.at_desk(lambda: served.catalogue.add(task, source.delta))
     response.status_code = 201 if new else 200
@@ -157,17 +157,17 @@ async def delete_task(task: Name, served: Served) -> None:
 
 
 @router.get("/healthz", tags=["state"])
-async def health() -> schemas.State:
+async def health() -> schemas.Health:
     """Whether the server is alive."""
-    return schemas.State(status="alive")
+    return schemas.Health(status="alive")
 
 
-@router.get("/readyz", tags=["state"], responses={503: {"model": schemas.State, "description": "Not now"}})
-async def readiness(served: Served, response: Response) -> schemas.State:
+@router.get("/readyz", tags=["state"], responses={503: {"model": schemas.Health, "description": "Not now"}})
+async def readiness(served: Served, response: Response) -> schemas.Health:
     """Whether to send requests here: not while the server stops, nor while its folder of deltas cannot be read."""
     there = await asyncio.to_thread(served.catalogue.is_there)
     response.status_code = 200 if served.ready and there else 503
-    return schemas.State(status="stopping" if not served.ready else "ready" if there else "away")
+    return schemas.Health(status="stopping" if not served.ready else "ready" if there else "away")
 
 
 @router.get(
@@ -226,7 +226,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     status, name = next((found for kind, found in _ERRORS.items() if isinstance(error, kind)), (500, "defect"))
-    headers = {"Retry-After": str(error.seconds)} if isinstance(error, FullError) else None
+    headers = {"Retry-After": str(error.seconds)} if isinstance(error, QueueFullError) else None
     return problem(status, name, str(error), headers)
 
 
@@ -269,7 +269,7 @@ def _add_examples(models: dict[str, Any], operations: list[dict[str, Any]], cata
     models["Questions"]["example"] = {"rows": rows}
     models["Question"]["example"] = {key: value for key, value in rows[0].items() if key != "task"}
     if catalogue.folder is not None and (deltas := catalogue.folder.names()):
-        models["Source"]["example"] = {"delta": deltas[0]}
+        models["TaskDelta"]["example"] = {"delta": deltas[0]}
     for operation in operations:
         for parameter in operation.get("parameters", ()):
             if parameter["name"] == "task":

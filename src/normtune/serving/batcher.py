@@ -33,7 +33,7 @@ class TooLongError(NormtuneError):
     """A request with more rows, or a longer text, than the server takes."""
 
 
-class FullError(NormtuneError):
+class QueueFullError(NormtuneError):
     """The queue has no room for a request now; the client may try again after some seconds."""
 
     def __init__(self, seconds: int) -> None:
@@ -146,7 +146,7 @@ class Batcher:
 
         Raises:
             TooLongError: If there are too many rows, or a text is too long.
-            FullError: If there is no room for them now.
+            QueueFullError: If there is no room for them now.
             UnknownTaskError: If there is no such task.
             DataError: If a text is empty, is no pair though its task reads pairs, or the reverse.
             AnswerError: If a task's outputs are not finite.
@@ -176,7 +176,7 @@ class Batcher:
                 )
         if self.waiting + len(rows) > self.settings.max_queue:
             self.metrics.full.inc()
-            raise FullError(max(1, math.ceil(self.waiting * self._pace)))
+            raise QueueFullError(max(1, math.ceil(self.waiting * self._pace)))
 
     async def _answers(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         loop = asyncio.get_running_loop()

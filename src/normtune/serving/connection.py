@@ -68,7 +68,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-class Seldom(logging.Filter):
+class RateLimit(logging.Filter):
     """Lets one warning a second through, so that refused requests do not fill the log."""
 
     def __init__(self) -> None:
@@ -86,4 +86,4 @@ class Seldom(logging.Filter):
 
 
 #: The filter on every logger that reports on requests.
-SELDOM = Seldom()
+SELDOM = RateLimit()

@@ -18,7 +18,7 @@ _NAME = re.compile(NAME)
 Stamp = tuple[int, int, int]
 
 
-class AwayError(NormtuneError):
+class FolderUnreachableError(NormtuneError):
     """The folder of deltas cannot be read now, for example because its network mount is down."""
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class DeltaFolder:
         """The names of its deltas, sorted; their files are not read.
 
         Raises:
-            AwayError: If the folder cannot be read.
+            FolderUnreachableError: If the folder cannot be read.
         """
         try:
             found = {entry.name.removesuffix(".safetensors") for entry in self.root.iterdir()}
         except OSError as error:
-            raise AwayError from error
+            raise FolderUnreachableError from error
         return sorted(name for name in found if self.find(name) is not None)
 
     def unnamed(self) -> list[str]:
@@ -58,7 +58,7 @@ class DeltaFolder:
         """The file of a delta, or None. A link that leads out of the folder is not followed.
 
         Raises:
-            AwayError: If the folder cannot be read.
+            FolderUnreachableError: If the folder cannot be read.
         """
         if not _NAME.fullmatch(name):
             return None
@@ -68,7 +68,7 @@ class DeltaFolder:
                 if real.is_relative_to(self.root) and real.is_file():
                     return real
         if not self.is_there():
-            raise AwayError
+            raise FolderUnreachableError
         return None
 
     def is_there(self) -> bool:
@@ -79,7 +79,7 @@ class DeltaFolder:
         """The version of a delta's file; None if there is no file.
 
         Raises:
-            AwayError: If the folder cannot be read.
+            FolderUnreachableError: If the folder cannot be read.
         """
         file = self.find(name)
         try:
@@ -93,7 +93,7 @@ class DeltaFolder:
 
         Raises:
             DeltaError: If there is none, or it is damaged.
-            AwayError: If the folder cannot be read.
+            FolderUnreachableError: If the folder cannot be read.
         """
         file = self.find(name)
         if file is None:

@@ -80,13 +80,13 @@ class TaskNames(Strict):
     tasks: list[str]
 
 
-class Source(Strict):
+class TaskDelta(Strict):
     """The delta of a task."""
 
     delta: Annotated[Name, Field(description="Name of a delta in the server's folder.")]
 
 
-class State(Strict):
+class Health(Strict):
     """Whether the server is alive, or ready."""
 
     status: str

@@ -15,7 +15,7 @@ from normtune.deltas.bank import Bank, BankTask, Prepared
 from normtune.deltas.delta import Delta
 from normtune.errors import DataError, DeltaError, NormtuneError
 from normtune.models.base import Base
-from normtune.serving.folder import AwayError, DeltaFolder, Stamp
+from normtune.serving.folder import DeltaFolder, FolderUnreachableError, Stamp
 from normtune.serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Catalogue:
         """The names of all tasks, sorted, loaded or not.
 
         Raises:
-            AwayError: If the followed folder cannot be read.
+            FolderUnreachableError: If the followed folder cannot be read.
         """
         with self._lock:
             given = set(self._given)
@@ -216,7 +216,7 @@ class Catalogue:
             return
         try:
             stamp = self._followed.stamp(name)
-        except AwayError:
+        except FolderUnreachableError:
             if known is None:
                 raise
             stamp = known.stamp

@@ -22,7 +22,7 @@ import numpy as np
 from normtune.statistics.paired import LEAST, mean_interval, mean_squares
 
 Verdict = Literal["confirmed", "refuted", "undecided"]
-Kind = Literal["ratio", "difference"]
+EvidenceKind = Literal["ratio", "difference"]
 
 #: A difference of scores below it counts as none.
 MARGIN = 0.01
@@ -45,7 +45,7 @@ class Evidence:
     """
 
     name: str
-    kind: Kind
+    kind: EvidenceKind
     values: Mapping[str, Sequence[float]]
     margin: float = 0.0
     left_out: tuple[str, ...] = ()

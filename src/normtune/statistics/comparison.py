@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The most rows: more are no benchmark, and the exact distribution takes long.
 MOST = 1000
 
-Verdict = Literal["different", "different within the margin", "equivalent", "undecided"]
+PairVerdict = Literal["different", "different within the margin", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Pair:
         return self.equivalence_holm <= self.alpha
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> PairVerdict:
         """The verdict."""
         if self.different:
             return "different within the margin" if self.equivalent else "different"

@@ -29,7 +29,7 @@ from normtune.machine import machine
 from normtune.methods.expression import select
 from normtune.methods.selection import Selection, everything, where
 from normtune.models.base import Base
-from normtune.records.ablation import AblationConfig, AblationPoint, AblationRecord, Per
+from normtune.records.ablation import AblationConfig, AblationPoint, AblationRecord, RankedOver
 from normtune.studies.sparsity import zeroed
 from normtune.training.splits import identities, parts_of
 from normtune.versions import versions
@@ -116,7 +116,7 @@ class Ablater:
         within = everything(self.base.layout) if len(gone - layers) else layers
         return top(random_scores(within, self.config.seed * self.config.draws + draw), entries=len(gone))
 
-    def _random_dimensions(self, per: Per, count: int, draw: int) -> Selection:
+    def _random_dimensions(self, per: RankedOver, count: int, draw: int) -> Selection:
         """Random dimensions of each norm; a draw with a larger `count` includes the same draw with a smaller one."""
         rng = np.random.default_rng([self.config.seed, draw, 0xAB1A])
         widths = {module: self.base.layout.by_name[names[0]].size for module, names in self._norms.items()}
@@ -124,7 +124,7 @@ class Ablater:
         order = {module: same if per == "model" else rng.permutation(width) for module, width in widths.items()}
         return self._dimensions(order, count)
 
-    def _order(self, per: Per) -> dict[str, np.ndarray]:
+    def _order(self, per: RankedOver) -> dict[str, np.ndarray]:
         """The dimensions of each norm, largest |scale| first; under ``model`` by the mean of |scale| over all norms."""
         sizes: dict[str, np.ndarray] = {}
         for module in self._norms:

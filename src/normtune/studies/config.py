@@ -14,18 +14,22 @@ from normtune.importance.scores import IMPORTANCES
 from normtune.records.saved import Saved
 from normtune.studies.manifest import OwnFiles
 
-Part = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
+StudyPart = Literal["table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"]
 
 #: The paper's tables and figures that a study makes; table 3 comes from the server's reply to a submission.
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[StudyPart, ...] = get_args(StudyPart)
 #: The masks of figure 5.
 MASKS = ("individual", "global", "leave-one-out")
 #: The parts of each named study.
-STUDIES: dict[str, tuple[Part, ...]] = {"methods": ("table2",), "paper": PARTS, **{part: (part,) for part in PARTS}}
+STUDIES: dict[str, tuple[StudyPart, ...]] = {
+    "methods": ("table2",),
+    "paper": PARTS,
+    **{part: (part,) for part in PARTS},
+}
 #: Parts that train; the others only measure Fisher information.
-TRAINED: tuple[Part, ...] = ("table2", "figure1", "figure2", "figure5")
+TRAINED: tuple[StudyPart, ...] = ("table2", "figure1", "figure2", "figure5")
 #: Parts that take any task; the others measure Fisher information and take only a suite's tasks.
-OWN: tuple[Part, ...] = ("table2", "figure1")
+OWN: tuple[StudyPart, ...] = ("table2", "figure1")
 
 #: The paper's tasks: GLUE without WNLI, MNLI once.
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
@@ -93,7 +97,7 @@ class StudyConfig(Setup, Saved):
 
     noun: ClassVar[str] = "study"
 
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = PARTS
+    parts: Annotated[tuple[StudyPart, ...], Field(min_length=1)] = PARTS
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = TASKS
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)

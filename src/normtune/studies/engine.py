@@ -26,7 +26,7 @@ from normtune.studies.importance import make_mask, mask_file, measurement
 from normtune.studies.jobs import FisherJob, Job, MaskJob, Outcomes, Result, TrainJob, rate_of
 from normtune.studies.manifest import OwnFiles
 from normtune.studies.pruning import judge, pruned, pruned_identity
-from normtune.training.loop import PrunedError, Tick
+from normtune.training.loop import PrunedError, StepInfo
 from normtune.training.session import Session
 from normtune.training.splits import Run
 from normtune.training.together import joined
@@ -151,7 +151,7 @@ class Engine:
             file = mask_file(self._masks, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name, known=True) if file.is_file() else None
         run = self.setup_run(job, needs)
-        finished = output.State("finished", run.id)
+        finished = output.FolderState("finished", run.id)
         if job.out is not None and output.read_state(job.out) == finished and not output.lost(job.out):
             return _result(job, Record.load(job.out / output.RECORD), known=True)
         record, rule, rivals = self.store.get(run.id), self.setup.prune, self._rivals(job, needs)
@@ -278,7 +278,7 @@ class Engine:
         return next((record for record in records if record.id == run.id), records[0])
 
 
-def _progress(tick: Tick) -> str:
+def _progress(tick: StepInfo) -> str:
     return f"loss {tick.loss:.3f}" + ("" if tick.score is None else f"  best {tick.score:.4f}")
 
 

@@ -45,7 +45,7 @@ def asked(setup: Setup, estimator: Estimator) -> FisherConfig:
 
 
 #: From a task's name to its data.
-Data = Callable[[str], TaskData]
+TaskLoader = Callable[[str], TaskData]
 
 
 def _texts(setup: Setup, data: TaskData) -> Split:
@@ -53,7 +53,7 @@ def _texts(setup: Setup, data: TaskData) -> Split:
     return parts_of(data, setup.protocol).train.sample(setup.examples or TEXTS, 0)
 
 
-def mask_file(folder: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: Data) -> Path:
+def mask_file(folder: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: TaskLoader) -> Path:
     """A mask's file, named after all that it is made of."""
     texts: dict[str, object] = {}
     if IMPORTANCES[kind_of(job.mask)[0]].needs == "texts":
@@ -70,7 +70,9 @@ def mask_file(folder: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Se
     return folder / f"{label}.safetensors"
 
 
-def make_mask(file: Path, fishers: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: Data) -> None:
+def make_mask(
+    file: Path, fishers: Path, job: MaskJob, needs: Outcomes, base: Base, setup: Setup, data: TaskLoader
+) -> None:
     """Make a mask from measurements in the folder `fishers` or from texts, and write it over an existing `file`."""
     candidates = select(base.layout, CANDIDATES)
     measured = dict(zip(job.tasks, (needs[key].id for key in job.fishers), strict=bool(job.fishers)))

@@ -26,7 +26,7 @@ _LONGEST = 100
 
 
 @dataclass(frozen=True)
-class State:
+class FolderState:
     """What an output folder holds.
 
     Attributes:
@@ -40,7 +40,7 @@ class State:
     training: str = field(default="", compare=False)
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path) -> FolderState:
     """What an output folder holds; a training killed during its clean-up counts as unfinished or finished.
 
     Raises:
@@ -50,18 +50,20 @@ def read_state(folder: Path) -> State:
     aside = folder / UNFINISHED
     try:
         if (aside / _TRAINING).is_file():
-            return State("unfinished", (aside / _TRAINING).read_text(encoding="utf-8"))
+            return FolderState("unfinished", (aside / _TRAINING).read_text(encoding="utf-8"))
         done = folder / _FINISHED
         training = done.read_text(encoding="utf-8") if done.is_file() else ""
         if training or (folder / RECORD).is_file():
-            return State("finished", Record.load(folder / RECORD).id if (folder / RECORD).is_file() else "", training)
+            return FolderState(
+                "finished", Record.load(folder / RECORD).id if (folder / RECORD).is_file() else "", training
+            )
         if aside.is_dir() and all(inside == aside for inside in folder.iterdir()):
-            return State("unfinished")
+            return FolderState("unfinished")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return State("empty")
+            return FolderState("empty")
     except OSError as error:
         raise OutputError(f"Cannot use the folder {folder}: {error.strerror or error}.") from error
-    return State("foreign")
+    return FolderState("foreign")
 
 
 def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite: bool = False) -> bool:

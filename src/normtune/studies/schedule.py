@@ -25,7 +25,7 @@ class Watcher(Protocol):
 
 
 @final
-class Silent(Watcher):
+class SilentWatcher(Watcher):
     """A watcher that says nothing."""
 
 
@@ -40,7 +40,7 @@ class Schedule:
 
     def __init__(self, jobs: Iterable[Job], known: Outcomes, watcher: Watcher | None = None) -> None:
         self.results: dict[str, Result] = dict(known)
-        self.watcher = watcher or Silent()
+        self.watcher = watcher or SilentWatcher()
         self._waiting = {job.key: job for job in jobs if job.key not in self.results}
         self._running: dict[str, Job] = {}
 

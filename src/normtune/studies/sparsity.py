@@ -20,7 +20,7 @@ from normtune.importance.activations import transposed
 from normtune.importance.fisher import Request, fisher
 from normtune.importance.gates import learnt
 from normtune.importance.masks import Per, top
-from normtune.importance.scores import IMPORTANCES, Given
+from normtune.importance.scores import IMPORTANCES, Inputs
 from normtune.importance.structure import STRUCTURES, ends, first_order, lowest
 from normtune.machine import machine
 from normtune.methods.selection import Selection, where
@@ -117,10 +117,10 @@ class Pruner:
         """A function from a sparsity to the entries of the layers' matrices that an importance ranks lowest."""
         base, importance = self.base, IMPORTANCES[name]
         within = where(base.layout, lambda p: p.layer is not None and len(p.shape) == 2 and p.sub == "weight")
-        given = Given(base, within, self.config.seed, texts=sample)
+        given = Inputs(base, within, self.config.seed, texts=sample)
         if importance.needs == "fisher":
             request = Request(within, within, Estimator(name=importance.estimator), head_seeds=(None,))
-            given = Given(base, within, fisher=fisher(base, self._data.task, sample, request).scores)
+            given = Inputs(base, within, fisher=fisher(base, self._data.task, sample, request).scores)
         scores = importance.scores(given)
         worst = scores if importance.least else -scores
         if self.config.per == "row":

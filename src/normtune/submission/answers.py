@@ -100,7 +100,7 @@ def _source(path: Path, info: DeltaInfo) -> Source:
 
 
 @dataclass(frozen=True)
-class Part:
+class AnswerableFile:
     """A file that can be answered.
 
     Attributes:
@@ -116,7 +116,7 @@ class Part:
 
 def plan(
     sources: Mapping[str, Source], data: Path | None, files: Sequence[AnswerFile] = FILES
-) -> tuple[list[Part], list[str]]:
+) -> tuple[list[AnswerableFile], list[str]]:
     """What can be answered, and what is missing. Nothing is fetched, and no text is read.
 
     Args:
@@ -139,7 +139,7 @@ def plan(
         if not rows:
             absent.append(file.place)
         elif source is not None or file.model is None:
-            parts.append(Part(file, source, rows))
+            parts.append(AnswerableFile(file, source, rows))
     problems = [f"there is no delta of {', '.join(bare)}"] if bare else []
     problems += [f"{data} has no {', '.join(absent)}"] if absent else []
     problems += [
@@ -151,7 +151,7 @@ def plan(
 
 
 def answer(
-    parts: Sequence[Part],
+    parts: Sequence[AnswerableFile],
     data: Path | None,
     base_of: Callable[[Delta], Base],
     progress: Callable[[int], None] = lambda _: None,
@@ -189,7 +189,7 @@ def answer(
 
 
 def _answer(
-    part: Part, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
+    part: AnswerableFile, data: Path | None, base: Base, delta: Delta, progress: Callable[[int], None]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The answers of a delta that is applied to its base, and facts about the texts for the record."""
     examples = load_glue(part.file.task, data).split(part.file.split)

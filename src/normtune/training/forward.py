@@ -17,7 +17,7 @@ from normtune.data.encode import Encoded, buckets
 from normtune.data.task import Task
 from normtune.errors import ConfigError
 from normtune.evaluation import logits, score_outputs
-from normtune.fast.prefix import Kept
+from normtune.fast.prefix import StateCache
 from normtune.fast.ways import choose
 from normtune.models.base import Base
 
@@ -54,7 +54,7 @@ class Passes:
         *,
         memory: Memory = "plain",
         plain: bool = False,
-        kept: Kept | None = None,
+        kept: StateCache | None = None,
     ) -> None:
         mixed = accelerator.mixed_precision != "no"
         if protocol.products == "bfloat16" and (plain or mixed or base.model.dtype != torch.float32):
@@ -63,7 +63,7 @@ class Passes:
                 " --plain, or products=bfloat16."
             )
         self.base, self.protocol, self.accelerator = base, protocol, accelerator
-        options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or Kept()}
+        options: dict[str, Any] = {"memory": memory, "mixed": mixed, "plain": plain, "kept": kept or StateCache()}
         self.ways = choose(base, dropout=protocol.dropout, products=protocol.products, **options)
         exact = protocol.products == "float32"
         self._exact = self.ways if exact else choose(base, dropout=protocol.dropout, **{**options, "kept": None})

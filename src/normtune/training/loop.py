@@ -26,7 +26,7 @@ SAVE_EVERY = 30.0
 
 
 @dataclass(frozen=True)
-class Tick:
+class StepInfo:
     """What a watcher is called with after each step.
 
     Attributes:
@@ -83,7 +83,7 @@ class Loop:
         seed: int,
         run: str = "",
         checkpoint: Path | None = None,
-        watch: Callable[[Tick], None] | None = None,
+        watch: Callable[[StepInfo], None] | None = None,
         judge: Judge | None = None,
     ) -> None:
         self.trainable, self.passes, self._seed, self._watch = trainable, passes, seed, watch
@@ -147,7 +147,7 @@ class Loop:
             raise TrainingError(self._not_finite(what, step))
         rate = state.step(step)
         if self._watch is not None:
-            self._watch(Tick(step, self.steps, state.progress.epoch + 1, loss, self._best, rate))
+            self._watch(StepInfo(step, self.steps, state.progress.epoch + 1, loss, self._best, rate))
         state.progress.batch += 1
         state.progress.loss_sum += loss * examples
         state.progress.seen += examples

@@ -20,7 +20,7 @@ from normtune.data.kinds import KINDS
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, SelectionError
-from normtune.fast.prefix import Kept
+from normtune.fast.prefix import StateCache
 from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
@@ -33,7 +33,7 @@ from normtune.models.families import norms_of
 from normtune.models.head import HeadSpec
 from normtune.records.run import MEAN, Record, identity
 from normtune.training.forward import Passes
-from normtune.training.loop import Judge, Loop, Tick
+from normtune.training.loop import Judge, Loop, StepInfo
 from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.state import Progress
@@ -82,7 +82,7 @@ class Session:
         self._plain = plain
         self.base.model.to(self.accelerator.device)
         self._encoded: dict[tuple[str, int], Encoded] = {}
-        self._kept, self._masks = Kept(), TaskMasks(self.base, masks)
+        self._kept, self._masks = StateCache(), TaskMasks(self.base, masks)
 
     def spec(self, method: str, seed: int = 0) -> Spec:
         """What `method` trains of this base; `seed` is for methods that draw at random."""
@@ -202,7 +202,7 @@ class Session:
         run: Run,
         *,
         checkpoint: Path | None = None,
-        watch: Callable[[Tick], None] | None = None,
+        watch: Callable[[StepInfo], None] | None = None,
         judge: Judge | None = None,
     ) -> list[tuple[Record, Delta]]:
         """Train a run, and all that train together with it, and score them.

@@ -16,7 +16,7 @@ from normtune.config import RunConfig
 from normtune.errors import ConfigError, known
 from normtune.records.database import leaves
 from normtune.records.run import EpochScore, Record
-from normtune.training.loop import Judge, Tick
+from normtune.training.loop import Judge, StepInfo
 from normtune.training.splits import Run
 
 #: What trackers group runs by: an experiment of MLflow, a project of W&B.
@@ -68,7 +68,7 @@ class Log:
     """
 
     def __init__(
-        self, accelerator: Accelerator, run: Run, watch: Callable[[Tick], None] | None, judge: Judge | None
+        self, accelerator: Accelerator, run: Run, watch: Callable[[StepInfo], None] | None, judge: Judge | None
     ) -> None:
         self._accelerator, self._run, self._watch, self._judge = accelerator, run, watch, judge
 
@@ -103,7 +103,7 @@ class Log:
         finally:
             accelerator.trackers, accelerator.log_with = [], wanted
 
-    def tick(self, tick: Tick) -> None:
+    def tick(self, tick: StepInfo) -> None:
         """Log the loss and the rate of a step; in long runs, only of every so many steps."""
         if tick.step % math.ceil(tick.steps / POINTS) == 0:
             self._log({"train/loss": tick.loss, "train/rate": tick.rate}, tick.step)
