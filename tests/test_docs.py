@@ -170,7 +170,7 @@ def test_records_are_whole_and_named_after_their_run() -> None:
 
 def test_masks_and_fisher_information_of_the_study_carry_hashes() -> None:
     files = sorted((ROOT / "results").rglob("*.safetensors"))
-    assert len(files) == 92
+    assert len(files) == 100
     for file in files:
         with safe_open(file, "pt") as stored:
             assert any('"hash":' in text for text in stored.metadata().values()), file

@@ -318,7 +318,7 @@ def test_wrap_wants_a_head(make_model, tiny_tokenizer):
 
 
 def test_what_stands_around_a_model_is_not_wrapped(make_model):
-    with pytest.raises(ModelError, match="not Sequential: give it the model that is inside"):
+    with pytest.raises(ModelError, match="not Sequential: give it the model inside"):
         wrap(torch.nn.Sequential(make_model("bert")))
 
 
