@@ -111,7 +111,7 @@ def rows_as_markdown(table: Table) -> str:
 def score(cell: Cell) -> Entry:
     """The mean score with its spread; where seeds are missing, how many there are, and no mean of these."""
     if cell.mean is None or not cell.complete:
-        return Entry(cell.count if cell.wanted else "—", kind="missing", tip=says(cell))
+        return Entry(cell.count if cell.values else "—", kind="missing", tip=says(cell))
     return Entry(
         f"{100 * cell.mean:.1f}", spread="" if cell.spread is None else f"{100 * cell.spread:.1f}", tip=says(cell)
     )
