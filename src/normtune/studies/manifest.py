@@ -67,7 +67,7 @@ class OwnFiles(Strict):
             raise ConfigError(f"The name of a task has at most {_LONGEST} bytes; {name[:20]!r}... has {size}.")
         if not re.fullmatch(r"\w[\w .,+@-]*", name):
             raise ConfigError(
-                f"The name of a task has letters, digits and any of ' .,+@-', and begins with the former; got {name!r}."
+                f"A task's name begins with a letter, a digit or _, and then may also have any of ' .,+@-'; got {name!r}."
             )
 
     @property
