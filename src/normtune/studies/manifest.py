@@ -67,7 +67,8 @@ class OwnFiles(Strict):
             raise ConfigError(f"The name of a task has at most {_LONGEST} bytes; {name[:20]!r}... has {size}.")
         if not re.fullmatch(r"\w[\w .,+@-]*", name):
             raise ConfigError(
-                f"A task's name begins with a letter, a digit or _, and then may also have any of ' .,+@-'; got {name!r}."
+                "The name of a task has letters, digits, _ and any of ' .,+@-', and begins with one of the first three;"
+                f" got {name!r}."
             )
 
     @property
