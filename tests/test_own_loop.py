@@ -13,6 +13,7 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
 import normtune as nt
+from normtune.data.task import Split
 from normtune.deltas.delta import Delta
 from normtune.errors import DeltaError, ModelError, NormtuneError, SelectionError
 from normtune.methods.method import METHODS
@@ -164,6 +165,14 @@ def test_capture_says_what_the_model_was_tuned_by_and_reads(tiny_folder: Path) -
     assert (Delta.capture(tuning).info.method, Delta.capture(tuning).info.max_length) == ("layernorm", 64)
     assert Delta.capture(tuning, method="mine", max_length=9).info.method == "mine"
     assert Delta.capture(tuning, method="mine", max_length=9).info.max_length == 9
+
+
+def test_a_model_without_a_limit_gives_a_delta_that_cuts_no_text(make_model: ModelFactory, tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 10**30
+    base = wrap(make_model("t5"), tokenizer)
+    delta = Delta.capture(nt.tune(base, "layernorm"))
+    assert base.encode(Split.of_texts(("the cat " * 1000,)), delta.info.max_length).cut == ()
 
 
 @pytest.mark.parametrize(

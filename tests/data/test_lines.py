@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from normtune.config import protocol
 from normtune.data.encode import encode
 from normtune.data.lines import is_running_text, load_lines
 from normtune.data.reading import Reading
+from normtune.data.task import Split
 from normtune.errors import ConfigError
 from normtune.training.splits import parts_of
 
@@ -54,6 +56,16 @@ def test_blocks_are_the_whole_text_in_pieces(tmp_path: Path, tiny_tokenizer) -> 
     assert len(encoded.labels) == len(encoded)
     single = replace(split, columns={"lines": ("a",)}, labels=np.zeros(1))
     assert len(encode(single, tiny_tokenizer, 10)) == 1
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_a_last_token_alone_is_a_block_where_a_start_token_precedes_it(tiny_tokenizer, start: bool) -> None:
+    tokenizer = deepcopy(tiny_tokenizer)
+    if not start:
+        tokenizer.backend_tokenizer.post_processor = None
+    size = 10 if start else 8
+    nine = Split({"lines": ("a " * 9,)}, np.zeros(1))
+    assert encode(nine, tokenizer, size).lengths.tolist() == ([10, 3] if start else [8])
 
 
 def test_of_how_it_is_read_plain_text_has_the_encoding_alone(tmp_path: Path) -> None:

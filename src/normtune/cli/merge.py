@@ -28,6 +28,7 @@ def merge(
     `normtune merge me/rte-delta --model ./bert-large-cased --out rte-model`
     """
     from normtune.data.kinds import KINDS
+    from normtune.deltas.delta import LONGEST
     from normtune.deltas.merge import merge as write
 
     loaded = options.open_delta(delta)
@@ -35,6 +36,6 @@ def merge(
     write(loaded, base, out)
     made = KINDS[loaded.info.kind].models[1 if loaded.info.picture else 0]
     print(f'Saved to {out}: {made}.from_pretrained("{out}")')
-    if base.reads == "text" and loaded.info.max_length < base.need_tokenizer().model_max_length:
+    if base.reads == "text" and loaded.info.max_length < min(base.need_tokenizer().model_max_length, LONGEST):
         cut = f"truncation=True, max_length={loaded.info.max_length}"
         print(f"Its texts were cut at {loaded.info.max_length} tokens: give the tokenizer {cut} for the same answers")

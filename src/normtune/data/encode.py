@@ -184,7 +184,7 @@ def _encode_lines(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int) 
     before, after = whole[:start], whole[start + len(alone) :]
     size = limit - len(before) - len(after)
     blocks = [tokens[i : i + size] for i in range(0, len(tokens), size)]
-    if len(blocks) > 1 and len(blocks[-1]) == 1:
+    if not before and len(blocks) > 1 and len(blocks[-1]) == 1:
         del blocks[-1]  # without a start token, nothing precedes a single token
     ids = [torch.tensor([*before, *block, *after]) for block in blocks]
     fills = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0}

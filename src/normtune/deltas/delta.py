@@ -139,7 +139,7 @@ class Delta:
         Args:
             trainable: The model in training.
             **info: Fields of `DeltaInfo` that the model does not know: ``task``, ``pair``, ``note``, ... By default
-                ``max_length`` is the model's limit, if it has one.
+                ``max_length`` is the model's limit; if it has none, no text is cut.
 
         Raises:
             ModelError: If the method is not done (see `Trainable.result`).
@@ -148,8 +148,7 @@ class Delta:
         base, (spec, values) = trainable.base, trainable.result()
         known: dict[str, object] = {"method": trainable.method}
         if base.reads == "text" and base.tokenizer is not None:
-            limit = base.limit(_LONGEST, spec.positions)
-            known |= {"max_length": limit} if limit < _LONGEST else {}
+            known["max_length"] = base.limit(LONGEST, spec.positions)
         found = cls.of(base, spec, values, trainable.head_values(), **{**known, **info})
         found = replace(found, statistics=trainable.statistics_values())
         if name := found._not_finite():
@@ -327,7 +326,7 @@ class Delta:
 
 
 #: More tokens than any text has.
-_LONGEST = 1 << 31
+LONGEST = 1 << 31
 
 
 class AppliedDelta:
