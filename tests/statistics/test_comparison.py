@@ -68,6 +68,26 @@ def test_a_tie_says_nothing_so_that_fewer_tasks_are_left():
     assert not any("exact test" in text for text in warnings(compare(table(a=BASE[::-1], b=BASE))))
 
 
+def test_a_pair_with_ties_beside_a_clear_one():
+    """Holm doubles the smallest p alone, so that six tasks are enough for the second pair."""
+    more = [*BASE, 0.45, 0.95]
+    tied = [*more[:4], *(value + 0.01 * (n + 1) for n, value in enumerate(more[4:]))]
+    found = compare(table(ref=more, a=[value - 0.01 for value in more], b=tied), "ref")
+    assert [pair.verdict for pair in found.pairs] == ["different", "different"]
+    assert not any("exact test" in text for text in warnings(found))
+
+
+def test_a_seed_that_shifts_all_tasks_is_no_difference():
+    """Three seeds shift all of eight tasks by +3, +1 and -2 points."""
+    noise = np.random.default_rng(0).normal(0, 0.001, (8, 3))
+    first = np.array(BASE)[:, None] + [[0.03, 0.01, -0.02]] + noise
+    values = tuple(np.stack(both, 1) for both in zip(first, np.repeat(np.array(BASE)[:, None], 3, 1), strict=True))
+    found = compare(ScoreTable(("a", "b"), tuple("abcdefgh"), values, (("0", "1", "2"),) * 8))
+    (pair,) = found.pairs
+    assert (pair.different, pair.equivalent) == (True, False)
+    assert any(text.startswith("Wilcoxon's test tells a from b, but its tasks share") for text in warnings(found))
+
+
 def test_what_cannot_be_compared():
     with pytest.raises(DataError, match="at least two methods; got a"):
         compare(table(a=BASE))

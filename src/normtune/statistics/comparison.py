@@ -139,9 +139,10 @@ def compare(scores: ScoreTable, against: str | None = None, *, margin: float = 0
     signs = [np.sign(tests.rounded_differences(*both)) for both in arrays]
     ranks = [tests.signed_rank(*both) for both in arrays]
     holm, fdr = (correct([rank.p for rank in ranks]) for correct in (tests.holm, tests.benjamini_hochberg))
-    equal = [tests.equivalence(*both, margin) for both in arrays]
+    differences = [scores.differences(*pair) for pair in pairs]
+    equal = [tests.equivalence(own, margin) for own in differences]
     equal_holm = tests.holm(equal)
-    margins = tests.smallest_margins(arrays, alpha)
+    margins = tests.smallest_margins(differences, alpha)
     compared = [
         Pair(
             first=first,
@@ -151,14 +152,14 @@ def compare(scores: ScoreTable, against: str | None = None, *, margin: float = 0
             wins=int((signs[place] > 0).sum()),
             losses=int((signs[place] < 0).sum()),
             ties=int((signs[place] == 0).sum()),
-            interval=tests.mean_interval(scores.differences(first, second), level=1 - alpha),
+            interval=tests.mean_interval(differences[place], level=1 - alpha),
             signed_rank=ranks[place],
             holm=holm[place],
             fdr=fdr[place],
             unpaired=tests.kruskal_wallis(*arrays[place]),
             equivalence=equal[place],
             equivalence_holm=equal_holm[place],
-            smallest_margin=tests.smallest_margins([arrays[place]], alpha)[0],
+            smallest_margin=tests.smallest_margins([differences[place]], alpha)[0],
             smallest_margin_holm=margins[place],
             margin=margin,
             alpha=alpha,
@@ -207,18 +208,24 @@ def _stated(p: float) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a reader of the comparison must know."""
-    return [text for text in (_few(comparison), _overlooked(comparison), _seeds(comparison)) if text]
+    return [text for text in (_few(comparison), _overlooked(comparison), _shifted(comparison), _seeds(comparison)) if text]
 
 
 def _few(comparison: Comparison) -> str:
-    pairs, alpha = len(comparison.pairs), comparison.pairs[0].alpha
-    tasks = min(pair.wins + pair.losses for pair in comparison.pairs)
-    if smallest_p(tasks) * pairs <= alpha:
+    pairs, alpha = comparison.pairs, comparison.pairs[0].alpha
+    counts = [pair.wins + pair.losses for pair in pairs]
+    tasks = min(counts)
+
+    def least(number: int) -> float:
+        """The least corrected p of the pair with the fewest tasks, had it so many, if all differences were clear."""
+        return max(tests.holm([smallest_p(max(count, number)) for count in counts]))
+
+    if least(tasks) <= alpha:
         return ""
-    enough = next(number for number in range(tasks, 100) if smallest_p(number) * pairs <= alpha)
+    enough = next(number for number in range(tasks, 100) if least(number) <= alpha)
     apart = "" if tasks == len(comparison.scores) else f" on which two methods differ (of {len(comparison.scores)})"
-    corrected = f", {p_value(min(1.0, smallest_p(tasks) * pairs))} after Holm" if pairs > 1 else ""
-    comparisons = f"{pairs} comparisons" if pairs > 1 else "one comparison"
+    corrected = f", {p_value(least(tasks))} after Holm" if len(pairs) > 1 else ""
+    comparisons = f"{len(pairs)} comparisons" if len(pairs) > 1 else "one comparison"
     return (
         f"With {tasks} tasks{apart} the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected},"
         f" however clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks."
@@ -234,6 +241,22 @@ def _overlooked(comparison: Comparison) -> str:
     return (
         f"The unpaired test cannot tell {'even ' if chance else ''}{named}, where the paired test can: it measures the"
         " difference of methods against the far larger one of tasks. Its large p is no evidence of equivalence."
+    )
+
+
+def _shifted(comparison: Comparison) -> str:
+    shifted = [
+        f"{pair.first} from {pair.second}"
+        for pair in comparison.pairs
+        if pair.different
+        and pair.interval[0] < 0 < pair.interval[1]
+        and tests.seeds_shift(comparison.scores.differences(pair.first, pair.second))
+    ]
+    if not shifted:
+        return ""
+    return (
+        f"Wilcoxon's test tells {', '.join(shifted)}, but its tasks share their seeds, and here a seed shifts all tasks"
+        " the same way, which that test ignores. The interval counts it, and includes zero: run more seeds."
     )
 
 

@@ -75,25 +75,26 @@ def smallest_p(tasks: int) -> float:
     return min(1.0, 2.0 ** (1 - tasks))
 
 
-def equivalence(first: ArrayLike, second: ArrayLike, margin: float = 0.01) -> float:
-    """The p of two one-sided paired t-tests that the mean difference is below a margin (TOST; Schuirmann 1987).
+def equivalence(differences: Sequence[Floats], margin: float = 0.01) -> float:
+    """The p of two one-sided t-tests that the mean difference is below a margin (TOST; Schuirmann 1987).
 
-    It is the larger of their two p, and at most alpha where the 1 - 2 alpha confidence interval lies within the margin.
+    It is the larger of their two p, and at most alpha where the 1 - 2 alpha interval of `mean_interval` lies within the
+    margin. `differences` are as there.
     """
-    return _p(*_size_and_error(first, second), margin)
+    return _p(*_size_and_error(differences), margin)
 
 
-def smallest_margins(pairs: Sequence[tuple[ArrayLike, ArrayLike]], alpha: float = 0.05) -> list[float]:
+def smallest_margins(pairs: Sequence[Sequence[Floats]], alpha: float = 0.05) -> list[float]:
     """For each of several comparisons the smallest margin that passes after Holm's correction for all of them.
 
     Args:
-        pairs: Scores of the two methods of each comparison, all on the same tasks.
+        pairs: For each comparison its differences, as in `mean_interval`.
         alpha: The level.
 
     Returns:
         The margins; a single comparison is not corrected.
     """
-    facts = [_size_and_error(first, second) for first, second in pairs]
+    facts = [_size_and_error(differences) for differences in pairs]
     margins = []
     for place, own in enumerate(facts):
         low, high = _smallest(*own, alpha), _smallest(*own, alpha / len(facts))
@@ -122,6 +123,21 @@ def mean_interval(differences: Sequence[Floats] | Floats, *, level: float = 0.95
     Returns:
         The lower and the upper end.
     """
+    mean, error, freedom = _mean_and_error(differences)
+    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    return mean - half, mean + half
+
+
+def seeds_shift(differences: Sequence[Floats]) -> bool:
+    """Whether `mean_interval` counts the seeds' own variance: S is larger than E."""
+    if len({*map(len, differences)}) > 1 or len(differences[0]) < 2:
+        return False
+    _, s, e = mean_squares(np.asarray(differences))
+    return bool(s > e)
+
+
+def _mean_and_error(differences: Sequence[Floats] | Floats) -> tuple[Any, Any, Any]:
+    """The mean difference, its standard error and that error's degrees of freedom, by `mean_interval`'s rule."""
     same = len({*map(np.shape, differences)}) == 1
     table = np.asarray(differences if same else [[np.mean(task)] for task in differences], dtype=np.float64)
     n, k = table.shape[-2:]
@@ -134,9 +150,7 @@ def mean_interval(differences: Sequence[Floats] | Floats, *, level: float = 0.95
             freedom = total**2 / (t**2 / (n - 1) + s**2 / (k - 1) + e**2 / ((n - 1) * (k - 1)))
         variance = np.where(alike, total, t)
         freedom = np.where(alike, np.fmax(freedom, min(n, k) - 1), n - 1)
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
-    mean = table.mean((-2, -1))
-    return mean - half, mean + half
+    return table.mean((-2, -1)), np.sqrt(variance), freedom
 
 
 def mean_squares(table: Floats) -> tuple[Floats, Floats, Floats]:
@@ -199,21 +213,19 @@ def _chances(ranks: NDArray[np.int64]) -> Floats:
     return chances
 
 
-def _size_and_error(first: ArrayLike, second: ArrayLike) -> tuple[float, float, int]:
-    """The mean difference without its sign, its standard error, and the number of tasks."""
-    differences = np.subtract(first, second)
-    same = np.ptp(rounded_differences(first, second)) == 0
-    error = 0.0 if same else float(stats.sem(differences))
-    return abs(float(np.mean(differences))), error, len(differences)
+def _size_and_error(differences: Sequence[Floats]) -> tuple[float, float, float]:
+    """The mean difference without its sign, its standard error, and that error's degrees of freedom."""
+    mean, error, freedom = map(float, _mean_and_error(differences))
+    return abs(mean), 0.0 if error <= 10.0**-_DIGITS * abs(mean) else error, freedom
 
 
-def _smallest(size: float, error: float, count: int, level: float) -> float:
+def _smallest(size: float, error: float, freedom: float, level: float) -> float:
     """The smallest margin that passes at a level."""
-    return size + float(stats.t.ppf(1 - level, count - 1)) * error
+    return size + float(stats.t.ppf(1 - level, freedom)) * error
 
 
-def _p(size: float, error: float, count: int, margin: float) -> float:
+def _p(size: float, error: float, freedom: float, margin: float) -> float:
     """The larger of the two one-sided p: that of the side nearer to the margin."""
     if error == 0:  # every task has the same difference
         return 0.0 if margin > size else 1.0
-    return float(special.stdtr(count - 1, (size - margin) / error))
+    return float(special.stdtr(freedom, (size - margin) / error))
