@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from normtune.data.images import Picture
@@ -43,7 +45,7 @@ def merge(delta: Delta, base: Base, folder: str | Path) -> None:
     """
     if getattr(base.model, "is_quantized", False):
         raise DeltaError("A quantised base stays quantised; merge into the same model in float32 or bfloat16.")
-    with delta.apply(base, merge=True):
+    with _in_float32(base.model), delta.apply(base, merge=True):
         if is_scaled(delta.info):
             _absorb_scale(base, delta.info)
         with fresh_folder(Path(folder)) as aside:
@@ -65,18 +67,24 @@ def _save_model(model: PreTrainedModel, folder: Path) -> None:
     model.config = plain
     try:
         with quiet():
-            model.save_pretrained(folder, state_dict=_float32_state(model))
+            model.save_pretrained(folder)
             plain.dtype = torch.float32
             plain.save_pretrained(folder)
     finally:
         model.config = own
 
 
-def _float32_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state in float32; a tensor with several names stays one tensor."""
-    state = model.state_dict(keep_vars=True)
-    raised = {id(t): t.detach().float() if t.is_floating_point() else t.detach() for t in state.values()}
-    return {name: raised[id(tensor)] for name, tensor in state.items()}
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Within this context the floating-point tensors of a model are float32; afterwards they are as they were."""
+    before = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    try:
+        for tensor, data in before:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in before:
+            tensor.data = data
 
 
 def _absorb_scale(base: Base, info: DeltaInfo) -> None:

@@ -23,9 +23,15 @@ def reads_first_token(config: PretrainedConfig) -> bool:
     return config.model_type in BERTS and not config.is_decoder and config._attn_implementation == "sdpa"
 
 
+#: Where the modules that a head or body may be made of come from; a user's own may read more than the first token.
+_LIBRARIES = {"transformers", "torch", "peft", "bitsandbytes", "normtune"}
+
+
 def classifies_texts(model: PreTrainedModel) -> bool:
-    """Whether the head answers for a whole text, rather than for each of its tokens."""
-    return "ForSequenceClassification" in type(model).__name__
+    """Whether a library's head answers for a whole text, rather than for each of its tokens."""
+    around: list[Any] = [model, *model.children(), *model.base_model.children()]
+    known = all(type(module).__module__.partition(".")[0] in _LIBRARIES for module in around)
+    return known and "ForSequenceClassification" in type(model).__name__
 
 
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:

@@ -94,7 +94,7 @@ class Measurement:
         own: dict[str, object] = {} if known else {"task": _asks(task)}
         return fingerprint({
             **own,
-            **self.base.processor,
+            **self.base.unpinned,
             "schema": _SCHEMA,
             "config": self.config.model_dump(mode="json", exclude_defaults=True),
             "base": self.base.identity,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from normtune.data.encode import Encoded
 from normtune.deltas.delta import Delta
-from normtune.errors import SelectionError
+from normtune.errors import ModelError, SelectionError
 from normtune.importance import surgeon
 from normtune.importance.activations import feature_norms
 from normtune.methods.selection import Selection
@@ -270,6 +270,12 @@ def _moved(base: Base, within: Selection, delta: Delta) -> Scores:
 
 
 def _plain(values: Tensor) -> np.ndarray:
-    """Values flattened, in float64."""
+    """Values flattened, in float64.
+
+    Raises:
+        ModelError: If they are codes of a quantised matrix.
+    """
+    if not values.is_floating_point():
+        raise ModelError("The size of a quantised entry is not known; load the model in bfloat16 or float32.")
     plain: np.ndarray = values.detach().reshape(-1).double().cpu().numpy()
     return plain

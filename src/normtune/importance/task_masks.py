@@ -40,7 +40,7 @@ class TaskMasks:
         """
         task = data.task
         key = fingerprint({
-            **self.base.processor,
+            **self.base.unpinned,
             "base": [self.base.identity, str(self.base.model.dtype), self.base.device.type, threads],
             "task": [task.name, task.kind, task.outputs, task.center, task.scale],
             "train": train.identity(),

@@ -22,7 +22,7 @@ from normtune.methods.selection import in_range
 from normtune.methods.trainable import Hook, copy_values
 from normtune.models.base import Base
 from normtune.models.device import seeded
-from normtune.models.families import FUSED, KEYS, QUERIES, READ_PAST, TRANSPOSED, VALUES
+from normtune.models.families import FUSED, KEYS, QUERIES, READ_PAST, TRANSPOSED, VALUES, stack
 from normtune.models.layout import Layout, Place
 
 #: PEFT's name for an adapter, which is part of its parameters' names.
@@ -76,19 +76,25 @@ def ia3(layout: Layout) -> Peft:
         SelectionError: If the layers have no matrices for keys or for values by a known name, or none for inner units.
     """
     keys, values = _matrices(layout, KEYS), _matrices(layout, VALUES)
-    # A layer's inner units are the inputs of the widest of the matrices that give its hidden units.
-    hidden, inner = {place.layer: place.shape[1] for place in values}, dict[int | None, int]()
-    narrow = [p for p in _matrices(layout) if p.shape[0] == hidden.get(p.layer, 0) < p.shape[1]]
+    # A layer's inner units are the inputs of the widest of the matrices that give its hidden units, which its
+    # self-attention reads; a cross-attention, which comes later, reads those of the encoder.
+    hidden, inner = {_layer(place): place.shape[1] for place in reversed(values)}, dict[tuple[str, int | None], int]()
+    narrow = [p for p in _matrices(layout) if p.shape[0] == hidden.get(_layer(p), 0) < p.shape[1]]
     if not (keys and values and narrow):
         raise SelectionError(
             "ia3 needs matrices of their own for the keys, the values and the inner units of a layer; those of this"
             f" {layout.model_type!r} model are in one, stacked, or of no known name."
         )
     for place in narrow:
-        inner[place.layer] = max(inner.get(place.layer, 0), place.shape[1])
-    scaled = {*keys, *values, *(place for place in narrow if place.shape[1] == inner[place.layer])}
+        inner[_layer(place)] = max(inner.get(_layer(place), 0), place.shape[1])
+    scaled = {*keys, *values, *(place for place in narrow if place.shape[1] == inner[_layer(place)])}
     targets = _paths(place for place in layout.body if place in scaled)
     return Peft(layout, "ia3", json.dumps({"peft_type": "IA3"}), targets)
+
+
+def _layer(place: Place) -> tuple[str, int | None]:
+    """The layer of a parameter: the stack that it is in, and its number there."""
+    return stack(place), place.layer
 
 
 def every_matrix(layout: Layout) -> tuple[str, ...]:

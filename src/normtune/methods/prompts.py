@@ -8,6 +8,7 @@ an encoder pools a prompt, and a decoder padding if its batch is padded on the r
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -147,7 +148,8 @@ class Tokens(Added):
         """Apply `change` to the keyword arguments of a model's body, after checking that they fit."""
 
         def changed(body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-            given = {**dict(zip(("input_ids",), args, strict=False)), **given}
+            names = [*inspect.signature(body.forward).parameters]
+            given = {**dict(zip(names, args, strict=False)), **given}
             if (cache := given.get("past_key_values")) is not None and cache.get_seq_length():
                 raise ModelError(f"{self.method} computes a text whole each time: call generate with use_cache=False.")
             if given.get("input_ids") is None or getattr(given.get("attention_mask"), "ndim", 2) != 2:

@@ -178,12 +178,24 @@ class Selection(Spec):
 def _tidy(place: Place, indices: Indices | None) -> Indices | None:
     if indices is None:
         return None
-    given = np.asarray(indices, dtype=np.int64)
+    given = _whole(indices)
     ordered = given.ndim == 1 and bool((given[1:] > given[:-1]).all())
     unique = given if ordered else np.unique(given)
     if unique.size and (unique[0] < 0 or unique[-1] >= place.size):
         raise SelectionError(f"A position lies outside {place.parameter!r}, which has {place.size} entries.")
     return None if unique.size == place.size else unique
+
+
+def _whole(positions: Any) -> Indices:
+    """Positions as integers.
+
+    Raises:
+        SelectionError: If they are not integers: numpy would make 0 and 1 of a boolean mask.
+    """
+    given = np.asarray(positions)
+    if given.size and given.dtype.kind not in "iu":
+        raise SelectionError(f"Positions are integers, not {given.dtype}; of a mask take np.flatnonzero(mask).")
+    return given.astype(np.int64, copy=False)
 
 
 def in_range(method: str, what: str, number: int, most: int | None = None) -> int:
@@ -219,7 +231,7 @@ def at(layout: Layout, positions: Iterable[int] | Indices) -> Selection:
     Raises:
         SelectionError: If a position is not among them.
     """
-    flat = np.unique(np.asarray(positions, dtype=np.int64))
+    flat = np.unique(_whole(positions))
     if flat.size and (flat[0] < 0 or flat[-1] >= layout.size):
         raise SelectionError(f"A position lies outside the model's {layout.size} pre-trained entries.")
     starts = np.cumsum([0] + [place.size for place in layout.body])
@@ -263,8 +275,11 @@ def _refuse_quantised(parameters: Mapping[str, nn.Parameter], names: Iterable[st
 
 def _place(parameter: nn.Parameter, at: Tensor, values: Tensor) -> None:
     """Write values at positions of a flattened parameter, on whatever device it is now."""
-    flat = parameter.data.view(-1)
-    flat[at.to(flat.device)] = values.to(flat)
+    own, at = parameter.data, at.to(parameter.device)
+    if own.is_contiguous():
+        own.view(-1)[at] = values.to(own)
+    else:  # pictures' weights in memory format channels_last
+        own[torch.unravel_index(at, own.shape)] = values.to(own)
 
 
 def _unpack(module: nn.Module, kind: type[nn.Module], owned: dict[str, nn.Parameter | None]) -> None:

@@ -122,9 +122,13 @@ class Base:
         return "picture" if self.model.main_input_name == "pixel_values" else "text"
 
     @property
-    def processor(self) -> dict[str, str]:
-        """The hash of the image processor, as a field of an identity; empty for text models."""
-        return {"processor": self.computes[1]} if self.reads == "picture" else {}
+    def unpinned(self) -> dict[str, object]:
+        """What neither the weights nor a revision tell, as fields of an identity.
+
+        For pictures that is the image processor; without a revision, configuration and tokenizer too.
+        """
+        own: dict[str, object] = {"processor": self.computes[1]} if self.reads == "picture" else {}
+        return own if self.revision else {**own, "computes": self.computes}
 
     @cached_property
     def computes(self) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 from transformers import PreTrainedModel
 
 from normtune.data.kind import KindName
@@ -190,4 +191,11 @@ def _without_values(model: PreTrainedModel, roots: tuple[str, ...], outputs: int
     made = dict(twin.named_modules())
     if odd := [path for path in roots if path not in made]:
         raise ModelError(f"{type(model).__name__} defines no module {odd[0]!r}, so it cannot be a head's.")
+    for path in roots if not getattr(model, "is_quantized", False) else ():
+        own = model.get_submodule(path)
+        if [*map(type_before_parametrizations, own.modules())] != [*map(type, made[path].modules())]:
+            raise ModelError(
+                f"The head's {path!r} is not the module that {type(model).__name__} makes there, so no delta could put"
+                " it back; make it in the class's own __init__."
+            )
     return {path: made[path] for path in roots}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from normtune.errors import ConfigError
 from normtune.records.run import Record
 
 
@@ -66,14 +67,28 @@ def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]
 
     Returns:
         The finished runs by method and task, in order of first appearance, then by seed, ascending.
+
+    Raises:
+        ConfigError: If two runs of one method, task, rate and seed differ in more, such as in the mask behind a name.
     """
     groups: dict[tuple[str, str], dict[float, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if record.status == "done" and record.score is not None:
             config = record.config
-            groups[config.method, config.task][config.rate].setdefault(config.seed, record)
+            first = groups[config.method, config.task][config.rate].setdefault(config.seed, record)
+            if first.id != record.id and _ran(first) == _ran(record):
+                raise ConfigError(
+                    f"Two runs of {config.method} on {config.task} have the same rate and seed but differ in what trains or"
+                    " in a setting (normtune runs --compare may show which); keep their records in folders apart."
+                )
     best = {cell: max(rates.values(), key=_rank) for cell, rates in groups.items()}
     return {cell: dict(sorted(group.items())) for cell, group in best.items()}
+
+
+def _ran(record: Record) -> tuple[object, ...]:
+    """What may differ between two runs that count as one."""
+    config, machine = record.config, record.machine
+    return config.model, config.revision, machine.get("device"), machine.get("threads")
 
 
 def _rank(group: dict[int, Record]) -> tuple[int, float, float]:

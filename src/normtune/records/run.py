@@ -161,7 +161,7 @@ def identity(
         data: Content hashes of the examples, by split.
         machine: What it runs on; only its device and number of threads count.
         **more: Settings that are not the usual ones: ``precision`` (mixed), ``processes``, ``plain`` (no faster ways),
-            ``loss`` (a task's center, scale and class weights), ``processor`` (how pictures are read).
+            ``loss`` (a task's center, scale and class weights), and `Base.unpinned`.
 
     Returns:
         The identity. It is the same whichever of the faster ways compute the run.

@@ -44,7 +44,7 @@ class Cells:
         self.results = results
         self.chosen = chosen(results.done)
         found = {seed for group in self.chosen.values() for seed in group}
-        self.seeds = tuple(sorted(results.planned or found))
+        self.seeds = tuple(sorted({*results.planned, *found}))
         methods = {method for method, _ in self.chosen}
         self.methods = (*(name for name in NAMES if name in methods), *sorted(methods - NAMES.keys()))
         self.tasks = tuple(dict.fromkeys(task for _, task in self.chosen))

@@ -133,10 +133,12 @@ def facts(cells: Cells) -> list[tuple[str, str]]:
     if cells.records:
         said.append(("norm that closes a layer", cells.closing))
     if runs:
-        counts, protocol = runs[0].counts, runs[0].config.protocol.model_dump()
+        # What a method adds to the model is counted in the total too.
+        entries = min(run.counts.total - run.counts.head for run in runs)
+        protocol = runs[0].config.protocol.model_dump()
         ways = dict.fromkeys(way for run in runs for way in run.ways)
         said += [
-            ("entries of the pre-trained model", f"{counts.total - counts.head:,}"),
+            ("entries of the pre-trained model", f"{entries:,}"),
             ("computed by", ", ".join(ways) or "plain torch"),
             ("protocol", str(protocol.pop("name"))),
             *((name.replace("_", " "), _said(value)) for name, value in protocol.items()),

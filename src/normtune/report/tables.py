@@ -189,12 +189,20 @@ def data_table(cells: Cells) -> Table:
             _sizes(data.dev, data.dev_of) if data else GAP,
             f"{sum(data.truncated.values()):,}" if data else GAP,
             # A measurement may have been given a sample already.
-            _sizes(fisher.examples, data.train_of if data and same else fisher.available) if fisher else GAP,
+            _sizes(fisher.examples, data.train_of if data and same else fisher.available) + _by(fisher)
+            if fisher
+            else GAP,
             (data.identity.get("train", "") if data else fisher.identity if fisher else "")[:8],
         ))
     header = ("task", "source", "trained on", "scored on", "texts cut", "Fisher information on", "train’s hash")
     caption = "Numbers of examples; where a sample was taken, of how many. Every run uses the same samples."
     return Table("data", "Data.", header, (group(rows),) if rows else (), caption, texts=2)
+
+
+def _by(fisher: FisherRecord) -> str:
+    """The estimator, where it is not the empirical one."""
+    name = fisher.config.estimator.name
+    return "" if name == "empirical" else f", {name}"
 
 
 def _sizes(size: int, of: int) -> str:

@@ -208,7 +208,9 @@ def _stated(p: float) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a reader of the comparison must know."""
-    return [text for text in (_few(comparison), _overlooked(comparison), _shifted(comparison), _seeds(comparison)) if text]
+    return [
+        text for text in (_few(comparison), _overlooked(comparison), _shifted(comparison), _seeds(comparison)) if text
+    ]
 
 
 def _few(comparison: Comparison) -> str:

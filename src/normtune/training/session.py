@@ -180,7 +180,7 @@ class Session:
 
     def _unusual(self, task: Task) -> dict[str, object]:
         """The fields of a run's identity that an ordinary run does not have."""
-        accelerator, unusual = self.accelerator, dict[str, object](self.base.processor)
+        accelerator, unusual = self.accelerator, self.base.unpinned
         if accelerator.mixed_precision != "no":
             unusual["precision"] = str(accelerator.mixed_precision)
         if accelerator.num_processes > 1:
