@@ -57,6 +57,16 @@ def expanded(name: str | Path) -> Path:
     return Path(name)
 
 
+def refuse_existing(file: Path | None) -> None:
+    """Check that nothing is where a file will be written; None is a place that was not chosen.
+
+    Raises:
+        OutputError: If something is there.
+    """
+    if file is not None and file.exists():
+        raise OutputError(f"{file} exists already; choose another place or remove it first.")
+
+
 def claim_folder(path: Path) -> None:
     """Make sure that `path` is an empty folder; it is created if it is missing.
 
@@ -81,7 +91,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.is_symlink():
         folder = Path(os.path.realpath(folder))
-    if folder.is_mount():
+    if folder.resolve().is_mount():
         raise OutputError(f"A file system is mounted at {folder}; choose a folder inside it.")
     had = folder.is_dir()
     claim_folder(folder)

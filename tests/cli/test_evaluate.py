@@ -37,6 +37,20 @@ def test_the_metrics_are_those_of_training(cli: Run, tiny_folder: Path, tmp_path
         assert [f"f1 of yes {scores['f1']:.4f}" in shown for shown in (trained, text)] == [True, True]
 
 
+def test_words_that_are_cut_off_are_not_scored(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    words = "".join(f"cat {'B-P' if i % 3 == 0 else 'O'}\n" for i in range(90))
+    (tmp_path / "t.conll").write_text(f"{words}\ndog O\ncat B-P\n\n" * 6)
+    call = ("train", "--train", tmp_path / "t.conll", "--dev", tmp_path / "t.conll", "--labels", "tags")
+    more = ("--model", tiny_folder, "--protocol", "small,epochs=1", "--device", "cpu", "--out", tmp_path / "out")
+    status, _, error = cli(*call, *more)
+    assert status == 0, error
+    scores = Record.load(tmp_path / "out" / "record.json").scores["dev"]
+    status, text, error = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.conll", "--json", "--device", "cpu")
+    assert status == 0, error
+    assert json.loads(text)["truncated"] == 6
+    assert json.loads(text)["scores"] == pytest.approx(scores, abs=1e-6)
+
+
 def test_a_file_is_scored_by_the_metrics_of_the_suites_task(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
     from normtune.data.glue_tasks import GLUE
 

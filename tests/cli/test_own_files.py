@@ -250,6 +250,18 @@ def test_what_lies_inside_and_is_another_training_is_not_replaced(cli: Run, tiny
     assert (nest / "inner" / "record.json").is_file()
     status, _, error = cli("train", "--train", path, "--device", "cpu", "--out", nest)
     assert (status, "holds another training" in error) == (1, True)
+    # Nor does a manifest replace a training that lies where the result of one of its tasks goes.
+    beside = tmp_path / "beside"
+    assert cli(*one, "--out", beside / "task-00")[0] == 0
+    before = (beside / "task-00" / "record.json").read_bytes()
+    (beside / "task-01" / ".unfinished").mkdir(parents=True)
+    (beside / "task-01" / ".unfinished" / "training").write_text("another")
+    (beside / "task-01" / ".unfinished" / "state.safetensors").write_bytes(b"state")
+    status, text, _ = cli("train", "--train", path, "--device", "cpu", "--out", beside)
+    assert (status, text.count("holds a training of its own")) == (1, 2)
+    assert (beside / "task-00" / "record.json").read_bytes() == before
+    assert (beside / "task-01" / ".unfinished" / "state.safetensors").is_file()
+    assert (beside / "task-03" / "record.json").is_file()
 
 
 def test_what_another_training_was_begun_over_is_told(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
@@ -352,6 +364,8 @@ def test_only_classes_are_counted_as_such(cli: Run, tiny_folder: Path, tmp_path:
         ("seed: many\ntasks:\n- {name: a, train: a.csv}", "does not fit at seed: it should be a whole number."),
         ("tasks:\n- {name: a, train: a.csv}\n- {name: a, train: b.csv}", "names a task twice: a"),
         ("tasks: [", "no YAML"),
+        ("tasks:\n- {name: a, train: a.csv}\ntasks:\n- {name: b, train: b.csv}", "'tasks' stands twice"),
+        ("tasks:\n- {name: a, train: a.csv, text: b, text: c}", "'text' stands twice"),
         ("- 1", "does not fit"),
         ("method: layernrom\ntasks:\n- {name: a, train: a.csv}", "layernorm"),
     ],

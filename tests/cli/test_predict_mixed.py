@@ -58,6 +58,31 @@ def test_every_row_is_answered_by_its_own_delta(cli: Run, folder: Path, tiny_bas
     assert answers[2]["label"] == TWO.labels[np.argmax(alone(tiny_base, changed(tiny_base, "full", TWO, 3), TEXTS[3]))]
 
 
+def test_a_column_that_only_some_deltas_read_is_kept(cli: Run, folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": TEXTS[0], "body": "a note", "task": "letters"}, {"text": "", "body": TEXTS[3], "task": "whole"}]
+    source = table(tmp_path / "rows.csv", rows)
+    status, text, error = cli("predict", folder, "--file", source, "--task-column", "task", "--device", "cpu")
+    assert status == 0, error
+    answers = list(csv.DictReader(io.StringIO(text)))
+    assert [(answer["text"], answer["body"]) for answer in answers] == [(TEXTS[0], "a note"), (TEXTS[3], TEXTS[3])]
+
+
+def test_other_columns_of_json_come_back_as_json(cli: Run, folder: Path, tmp_path: Path) -> None:
+    long = "1" * 5000
+    row = '{"text": "a cat", "tags": [1, 2.5, "x", null, true], "ok": true, "n": 1.10, "long": ' + long + "}"
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    call = ("predict", folder / "letters", "--file", tmp_path / "rows.jsonl", "--device", "cpu")
+    status, text, error = cli(*call)
+    assert status == 0, error
+    (answer,) = csv.DictReader(io.StringIO(text))
+    assert (answer["tags"], answer["ok"], answer["n"]) == ('[1, 2.5, "x", null, true]', "true", "1.10")
+    status, text, error = cli(*call, "--json")
+    assert status == 0, error
+    answer = json.loads(text)
+    assert (answer["tags"], answer["ok"], answer["n"]) == ([1, 2.5, "x", None, True], True, 1.1)
+    assert answer["long"] == long
+
+
 def test_json_and_names_of_ones_own(cli: Run, folder: Path, tmp_path: Path) -> None:
     source = table(tmp_path / "rows.csv", [{"text": TEXTS[0], "of": "x"}, {"text": TEXTS[1], "of": "letters"}])
     more = ["--file", source, "--task-column", "of", "--out", tmp_path / "answers.jsonl"]

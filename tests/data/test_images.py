@@ -214,3 +214,9 @@ def test_the_suite_of_digits(name: str) -> None:
     if name == "turned":
         upright = load_digits("digits").split("dev").columns["picture"][5].open("L")
         assert np.array_equal(np.asarray(dev.columns["picture"][5].open("L")), np.rot90(np.asarray(upright)))
+
+
+def test_a_class_may_be_a_link_to_a_folder(photos: Path) -> None:
+    (photos / "dog").rename(photos.parent / "dog")
+    (photos / "dog").symlink_to(photos.parent / "dog")
+    assert load_files(photos, photos, **NAMES).task.labels == ("cat", "dog")

@@ -92,8 +92,11 @@ def test_fisher_is_the_expectation_over_all_sets_of_labels():
         (("text,label", 'a,"[""x"", \'y\']"', "b,[]", "c,[7]"), ""),
         (("text,label", "a,x| y", "b,", "c,7"), "the labels in 'label' are separated by '|'."),
         (("text,label", 'a,"[""x"", ""\\u0079""]"', "b,[]", "c,[7]"), ""),
+        (('{"text": "a", "label": ["x", "y"]}', '{"text": "b", "label": null}', '{"text": "c", "label": [7]}'), ""),
+        (('{"text": "a", "label": ["x", "y"]}', '{"text": "b"}', '{"text": "c", "label": [7]}'), ""),
+        (("text,label", 'a,"[""x"", ""y""]"', "b,", "c,[7]"), ""),
     ],
-    ids=["a list", "a list in a table of texts", "a separator", "a list of JSON"],
+    ids=["a list", "a list in a table of texts", "a separator", "a list of JSON", "null", "no key", "an empty cell"],
 )
 def test_cells_with_several_labels(tmp_path, lines, note):
     path = written(tmp_path / ("t.jsonl" if lines[0].startswith("{") else "t.csv"), *lines)
@@ -105,6 +108,12 @@ def test_cells_with_several_labels(tmp_path, lines, note):
     assert note in " ".join(found.notes)
     split, _ = read_split(path, text="text", pair=None, label="label", names=("x", "7", "y"), kind="multilabel")
     assert split.labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_a_named_separator_counts_whatever_a_label_begins_with(tmp_path):
+    path = written(tmp_path / "t.csv", "text,label", "a b,[urgent]|billing", "c d,billing")
+    found = load_files(path, path, text="text", label="label", kind="multilabel", reading=Reading.of("labels=bar"))
+    assert found.task.labels == ("[urgent]", "billing")
 
 
 def test_labels_as_json_writes_them(tmp_path):

@@ -71,10 +71,12 @@ def test_minilm_merged_answers_to_the_bit(minilm: Base, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_lower_precision_base_is_written_in_float32(tiny_folder: Path, tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "method"), [("bfloat16", "bitfit"), ("float16", "layernorm")])
+def test_a_lower_precision_base_is_written_in_float32(
+    tiny_folder: Path, tmp_path: Path, dtype: str, method: str
+) -> None:
     base = load_base(str(tiny_folder), dtype=dtype)
-    delta = moved(base, "layernorm")
+    delta = moved(base, method)
     before, config = state(base), base.model.config.to_json_string()
     lowered = applied(base, delta)
     merge(delta, base, tmp_path / "out")

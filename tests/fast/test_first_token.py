@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from normtune.fast.first_token import BERTS, can_shorten, reads_first_token, shortened
 
@@ -61,4 +61,18 @@ def test_a_last_layer_that_somebody_changed_is_left_whole(where):
     assert can_shorten(model)
     kind = type(module)
     module.__class__ = type("Mine", (kind,), {"__module__": "mine"})
+    assert not can_shorten(model)
+
+
+class Mean(BertForSequenceClassification):
+    """A classifier of the user's own, which reads all tokens."""
+
+
+def test_a_head_from_outside_the_libraries_may_read_more():
+    config = AutoConfig.for_model("bert", **SHAPE)
+    for kind, shortens in ((BertForSequenceClassification, True), (Mean, False)):
+        model = kind._from_config(config, attn_implementation="sdpa")
+        assert can_shorten(model) is shortens
+    model = BertForSequenceClassification._from_config(config, attn_implementation="sdpa")
+    model.bert.pooler = type("Pooler", (type(model.bert.pooler),), {"__module__": "mine"})(config)
     assert not can_shorten(model)

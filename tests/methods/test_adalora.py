@@ -61,6 +61,10 @@ def test_the_gradient_has_the_orthogonality_terms(tiny_folder: Path) -> None:
         slope = (penalty(name, 1e-4) - penalty(name, -1e-4)) / 2e-4
         assert abs(float(leaf.grad[1, 2]) - 1 - slope) < 1e-6
     assert all(bool((leaf.grad == 1).all()) for name, leaf in trainable.leaves.items() if name not in factors)
+    unused = next(leaf for name, leaf in trainable.leaves.items() if name not in factors)
+    unused.grad = None  # as in a matrix that the model does not use
+    trainable.hook.gradient(2)
+    assert bool((unused.grad == 0).all())
     trainable.undo()
 
 

@@ -147,6 +147,13 @@ def test_ia3_scales_keys_and_values_where_they_are_made(
     trainable.undo()
 
 
+def test_ia3_scales_the_inner_units_of_both_stacks_whatever_their_width(make_base: BaseFactory) -> None:
+    base = make_base("bart", encoder_ffn_dim=64, decoder_ffn_dim=48)
+    inner = [target for target in ia3(base.layout).targets if target.endswith("fc2")]
+    layers = (*(f"encoder.layers.{n}" for n in range(2)), *(f"decoder.layers.{n}" for n in range(3)))
+    assert inner == [f"model.{layer}.fc2" for layer in layers]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "deberta", "mixtral", "xlnet"])
 def test_ia3_is_refused_where_a_kind_of_its_units_has_no_matrix(make_base: BaseFactory, family: str) -> None:
     with pytest.raises(SelectionError, match="ia3 needs matrices of their own for the keys, the values and the inner"):

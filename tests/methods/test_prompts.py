@@ -59,6 +59,13 @@ def test_an_encoder_reads_prompts_between_its_first_token_and_the_text(make_base
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_the_mask_may_be_given_by_position(tiny_base: Base) -> None:
+    trainable, mask = tuned(tiny_base, "prompt-tuning@3"), (TOKENS != 0).long()
+    body = tiny_base.model.base_model
+    assert torch.equal(body(TOKENS, mask)[0], body(TOKENS, attention_mask=mask)[0])
+    trainable.undo()
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("method", ["prompt-tuning@3", "prefix-tuning@3"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

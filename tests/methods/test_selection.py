@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
+from normtune.methods.expression import tune
 from normtune.methods.selection import Selection, at, everything, nothing, where
 from normtune.models.layout import Layout, Place
+from tests.conftest import BaseFactory
 
 SHAPES = {"a.weight": (2, 3), "a.bias": (3,), "b.weight": (1,), "c.weight": (2, 2, 2)}
 HEAD = "classifier.weight"
@@ -146,6 +150,14 @@ def test_positions_lie_inside_the_parameter(position):
         Selection(LAYOUT, {"a.weight": np.array([0, position])})
 
 
+@pytest.mark.parametrize("positions", [np.array([False, True] * 3), np.array([1.5, 2.0])])
+def test_positions_are_integers(positions):
+    with pytest.raises(SelectionError, match="Positions are integers"):
+        Selection(LAYOUT, {"a.weight": positions})
+    with pytest.raises(SelectionError, match="Positions are integers"):
+        at(LAYOUT, positions)
+
+
 @pytest.mark.parametrize("position", [-1, TOTAL])
 def test_positions_lie_inside_the_model(position):
     with pytest.raises(SelectionError, match=f"outside the model's {TOTAL} pre-trained entries"):
@@ -167,3 +179,17 @@ def test_selections_go_with_any_head():
 
 def test_it_says_how_much_it_selects():
     assert repr(at(LAYOUT, [0, 1, 7])) == "Selection(3 of 18 entries in 2 parameters)"
+
+
+def test_a_delta_of_weights_in_another_memory_format_is_put_on(make_base: BaseFactory) -> None:
+    base = make_base("resnet")
+    base.model.to(memory_format=torch.channels_last)
+    tuning = tune(base, "full")
+    with torch.no_grad():
+        for parameter in tuning.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    values, delta = tuning.values(), Delta.capture(tuning)
+    tuning.undo()
+    with delta.apply(base):
+        own = dict(base.model.named_parameters())
+        assert all(torch.equal(own[name].detach().reshape(-1), value.reshape(-1)) for name, value in values.items())

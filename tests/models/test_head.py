@@ -14,7 +14,9 @@ from transformers import (
     BertModel,
 )
 
+from normtune.deltas.delta import Delta
 from normtune.errors import DeltaError, ModelError, UnknownNameError
+from normtune.methods.expression import tune
 from normtune.models.base import load_base, wrap
 from normtune.models.head import HeadSpec, head_roots, new_head, read_spec
 from tests.conftest import _IDS, FAMILIES
@@ -314,3 +316,14 @@ def test_what_the_checkpoint_holds_below_the_output_layer_begins_there(family, m
         for dtype in ("int8", "nf4"):
             low = load_base(str(tmp_path), dtype=dtype).model
             assert all(torch.equal(low.get_parameter(name), before[name].bfloat16().float()) for name in kept)
+
+
+def test_a_head_that_the_class_does_not_make_is_refused():
+    """A delta would put back the class's own, which answers otherwise."""
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model("roberta", **{**_IDS, **FAMILIES["roberta"]})
+    )
+    model.classifier = type("Mean", (type(model.classifier),), {})(model.config)
+    tuning = tune(wrap(model), "layernorm")
+    with pytest.raises(ModelError, match="'classifier' is not the module that RobertaForSequenceClassification makes"):
+        Delta.capture(tuning)

@@ -6,6 +6,7 @@ import pytest
 
 from normtune.cli import render
 from normtune.config import RunConfig, protocol
+from normtune.errors import ConfigError
 from normtune.records.aggregate import by_rate, tabulate
 from normtune.records.run import Counts, DataFacts, EpochScore, Record
 from normtune.report.table import score
@@ -51,6 +52,13 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
     assert (len(cell.values), cell.mean) == (2, pytest.approx(0.55))
     again = runs[0].model_copy(update={"id": "again", "score": 0.1})
     assert by_rate([runs[0], again], ["rte"], ["head"]) == {"head on rte": {1e-2: 0.5}}
+
+
+def test_runs_of_other_entries_under_one_name_are_not_mixed() -> None:
+    """As of masks that were measured on another number of examples."""
+    run = record("fisher-individual@0.1", "rte", 0, 1e-2, 0.5)
+    with pytest.raises(ConfigError, match="fisher-individual@0.1 on rte have one rate and one seed, but differ in"):
+        tabulate([run, run.model_copy(update={"id": "other", "trains": "t"})])
 
 
 def test_under_held_out_dev_picks_no_rate() -> None:

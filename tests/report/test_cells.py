@@ -58,6 +58,14 @@ def test_a_missing_seed_is_counted(tmp_path):
     assert scores.cell("head", column("mnli")).mean is None
 
 
+def test_a_plan_of_fewer_seeds_does_not_hide_those_that_there_are():
+    runs = [made.record("rte", "head", seed) for seed in (0, 1)]
+    other = made.record("rte", "full", 0)
+    found = Cells(Results((*runs, other), (), planned=(0,)))
+    assert found.seeds == (0, 1)
+    assert found.cell("full", column("rte")).count == "1 of 2"
+
+
 def test_a_failed_run_is_no_score(tmp_path):
     own = made.record("rte", "head", 0, status="failed", score=None, scores={}, error="the loss was not finite")
     own.save(tmp_path / "runs" / "a.json")

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from normtune.importance.ranking import component_means, ranking
-from normtune.records.results import read
+from normtune.records.fisher import Estimator
+from normtune.records.results import Results, read
 from normtune.records.submission import Answered, SubmissionRecord
 from normtune.report.cells import DEV, PRINTED, Cells
 from normtune.report.methods import methods_table
@@ -112,3 +113,19 @@ def test_everything_chosen_is_stated(cells):
     assert len(said) >= len(type(protocol).model_fields)
     rte = next(row for row in data_table(cells).rows if row[0].text == "RTE")
     assert [entry.text for entry in rte[2:6]] == ["2,000 of 5,000", "277", "3", "2,000 of 5,000"]
+
+
+def test_what_a_method_adds_is_no_part_of_the_pre_trained_model():
+    plain = made.record("rte", "head", 0)
+    added = made.record("rte", "lora", 0, counts=plain.counts.model_copy(update={"total": 20_566, "selected": 500}))
+    for runs in ((plain, added), (added, plain)):
+        assert dict(facts(Cells(Results(runs, ()))))["entries of the pre-trained model"] == "20,000"
+
+
+def test_an_estimator_that_is_not_the_empirical_one_is_named():
+    drawn = made.fisher("rte")
+    drawn = drawn.model_copy(
+        update={"config": drawn.config.model_copy(update={"estimator": Estimator(name="monte-carlo")})}
+    )
+    (row,) = data_table(Cells(Results((), (drawn,)))).rows
+    assert row[5].text == "2,000, monte-carlo"

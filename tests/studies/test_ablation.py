@@ -194,5 +194,7 @@ def test_the_command(cli: Callable[..., tuple[int, str, str]], session: Session,
     drawn = (tmp_path / "made.svg").read_text(encoding="utf-8")
     assert "largest weights of each layer" in drawn
     assert "as many at random: all draws" in drawn
-    status, out, _ = run(tmp_path / "delta", "output.LayerNorm.bias", "--draws", 0, "--json", *places[:2])
+    again = (tmp_path / "delta", "output.LayerNorm.bias", "--draws", 0, "--json")
+    assert "made.json exists already" in run(*again, *places[:2])[2]
+    status, out, _ = run(*again, "--out", tmp_path / "again.json")
     assert json.loads(out)["points"][0]["entries"] == 96

@@ -324,6 +324,10 @@ def test_identity_names_all_that_changes_a_number_and_nothing_else(session: Sess
         session.prepare(more, "layernorm", 1e-2, 0, SMALL),
     ]
     assert len({run.id for run in (known, *others)}) == 6
+    # No revision names the content of a folder, whose configuration may be edited.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(session.base), "computes", ("another", session.base.computes[1]))
+        assert session.prepare(data(), "layernorm", 1e-2, 0, SMALL).id != known.id
 
 
 def test_full_fine_tuning_records_how_far_each_component_moved(session: Session) -> None:

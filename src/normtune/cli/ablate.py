@@ -70,12 +70,14 @@ def ablate(
     from normtune.cli.evaluate import own_examples, task_of
     from normtune.data.reading import RECOGNISED
     from normtune.data.task import TaskData
+    from normtune.files import refuse_existing
     from normtune.records.ablation import PERS, AblationConfig
     from normtune.report.ablation import Ablation, table
     from normtune.report.ablation import figure as drawn
     from normtune.report.drawing import check, save
     from normtune.studies.ablation import Ablater
 
+    refuse_existing(out)
     if figure is not None:
         check(figure)
     dimensions = dimensions or (None if parts else "1,2,4,8")
@@ -107,7 +109,9 @@ def ablate(
     record = ablater.run(
         lambda point: notes.print(f"{point.name}: {primary} {point.scores[primary]:.4f} ({point.seconds:.0f} s)")
     )
-    saved_to = out or Path("runs/ablate") / f"{config.task}-{fingerprint(config)}.json"
+    # A file's name is in the configuration; its content tells files of one name apart.
+    facts = {"config": config.model_dump(mode="json"), "data": found.split("dev").identity()}
+    saved_to = out or Path("runs/ablate") / f"{config.task}-{fingerprint(facts if file is not None else config)}.json"
     record.save(saved_to)
     saved = [f"Saved to {saved_to}"]
     if figure is not None:

@@ -72,9 +72,10 @@ def evaluate(
     encoded = base.encode(examples, loaded.info.max_length)
     with loaded.apply(base):
         outputs = logits(base, encoded)
-    assert examples.labels is not None
-    scores = score_outputs(outputs, examples.labels, asked)
-    classes = asked.asks.classes(decide(outputs, asked), examples.labels, asked.labels)
+    assert encoded.labels is not None
+    labels = encoded.labels.numpy()  # those of words that were cut off are masked
+    scores = score_outputs(outputs, labels, asked)
+    classes = asked.asks.classes(decide(outputs, asked), labels, asked.labels)
     facts = {"task": asked.name, "split": where, "examples": len(examples), "truncated": encoded.truncated}
     said = render.metrics(scores, asked.labels)
     parts: list[render.Block] = [f"{asked.name} {where}, {len(examples):,} examples: {said}"]

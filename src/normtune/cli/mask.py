@@ -11,7 +11,7 @@ import typer
 from normtune.cli import options, render
 from normtune.config import read_protocol
 from normtune.data.suites import suite_of
-from normtune.errors import ConfigError, OutputError, known
+from normtune.errors import ConfigError, known
 
 if TYPE_CHECKING:
     from normtune.data.encode import Encoded
@@ -81,8 +81,9 @@ def mask(
 
     `normtune mask --tasks rte --within full --entries 4608 --out sparse.safetensors`
     """
-    if out.exists():
-        raise OutputError(f"{out} exists already; choose another place or remove it first.")
+    from normtune.files import refuse_existing
+
+    refuse_existing(out)
     from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
     from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, make_mask
     from normtune.importance.scores import IMPORTANCES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from normtune.cli.options import names, refuse, refuse_data
+from normtune.cli.options import names, refuse, refuse_data, tell
 from normtune.cli.progress import run_jobs
 from normtune.data.suites import suite_of
 from normtune.errors import ImportanceError
@@ -38,7 +38,9 @@ def own_tasks(text: str, model: str) -> dict[str, TaskData]:
         return {}
     from normtune.studies.manifest import read_manifest
 
-    return {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}, model).tasks}
+    found = {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}, model).tasks}
+    tell([f"{name}: {note}" for name, data in found.items() for note in data.notes])
+    return found
 
 
 def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_stable: bool, own: bool) -> None:

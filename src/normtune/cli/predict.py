@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +19,7 @@ from normtune.cli.options import BaseAt, Device, Dtype, Json, Read, Threads, not
 from normtune.data.metrics import in_print
 from normtune.data.reading import Reading
 from normtune.data.table import Number
-from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
+from normtune.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from normtune.data.table import Rows
@@ -85,6 +87,8 @@ def predict(
         options.refuse(context, {"text_pair"}, "A file has columns")
     else:
         options.refuse(context, {"column", "pair_column", "task_column", "read"}, "A text has no column")
+    from normtune.files import refuse_existing, write_atomically
+
     reading = Reading.of(read)
     if reading.decimal:
         raise ConfigError("No numbers are read here: leave decimal out of --read.")
@@ -93,13 +97,11 @@ def predict(
         options.refuse(context, {"as_json"}, "The ending of --out says what is written")
         if out.suffix.lower() not in KINDS:
             raise ConfigError(f"--out writes .csv, .tsv or .jsonl; got {out.name!r}.")
-        if out.exists():
-            raise OutputError(f"{out} exists already; choose another place or remove it first.")
+        refuse_existing(out)
     if task_column is None and len(deltas) > 1:
         raise ConfigError("With several deltas --task-column must say which one answers each row of --file.")
     from normtune.data.images import holds_pictures
     from normtune.deltas.hub import named_places
-    from normtune.files import write_atomically
 
     if file is not None and holds_pictures(Path(file)):
         options.refuse(context, {"column", "pair_column"}, "Pictures have no columns")
@@ -149,6 +151,7 @@ def _content(kind: str, inputs: Sequence[dict[str, object]], answers: Sequence[P
             {**{k: _typed(v) for k, v in own.items()}, **answer.model_dump(exclude_none=True)} for own, answer in both
         ]
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    both = [({name: _flat(cell) for name, cell in own.items()}, answer) for own, answer in both]
     if not many:
         rows = [{**own, **_whole(answer)} for own, answer in both]
     else:
@@ -162,8 +165,19 @@ def _typed(cell: object) -> object:
     """A cell of the file, with the numbers of a JSON file as numbers again."""
     if isinstance(cell, list):
         return [*map(_typed, cell)]
-    number = json.loads(cell) if isinstance(cell, Number) else None
-    return number if number is not None and math.isfinite(number) else cell
+    if isinstance(cell, dict):
+        return {name: _typed(own) for name, own in cell.items()}
+    if isinstance(cell, Number):
+        with suppress(ValueError):  # Python reads no integers of more than 4,300 digits
+            return number if math.isfinite(number := json.loads(cell)) else cell
+    return cell
+
+
+def _flat(cell: object) -> object:
+    """A cell of the file as one of a table: what JSON alone has, as JSON."""
+    if not isinstance(cell, list | dict | bool):
+        return cell
+    return json.dumps(_typed(cell), ensure_ascii=False, default=str)
 
 
 def _inputs(text: Text) -> dict[str, object]:
@@ -299,7 +313,7 @@ def _texts(
     For a delta that reads pictures, the pictures.
 
     Returns:
-        The texts (None where empty) or pictures, and the names of the columns that they come from.
+        The texts (None where empty) or pictures, and the names of the columns that hold nothing else.
     """
     if infos[0].picture:
         from normtune.data.images import COLUMN, pictures_of
@@ -309,10 +323,12 @@ def _texts(
     from normtune.data.labels import words
 
     read: dict[str, list[str]] = {}
+    by: dict[str, set[int]] = defaultdict(set)
 
     def cell(name: str, number: int) -> str:
         if name not in read:
             read[name] = words(rows, name) if KINDS[infos[0].kind].words else rows.column(name)
+        by[name].add(number)
         return read[name][number]
 
     texts: list[Text | None] = []
@@ -325,4 +341,7 @@ def _texts(
         if empty and not skip:
             raise DataError(f"{rows.place(number)}: a text is empty; --read skip-bad-rows leaves such rows out.")
         texts.append(None if empty else text if pair is None else (text, pair))
-    return texts, read.keys()
+    # A column that the deltas of some rows read is kept if other rows have something in it.
+    return texts, [
+        name for name, cells in read.items() if not any(own.strip() for i, own in enumerate(cells) if i not in by[name])
+    ]

@@ -72,12 +72,14 @@ def prune(
     from normtune.cli.evaluate import task_of
     from normtune.data.suites import load_task
     from normtune.deltas.delta import FILE
+    from normtune.files import refuse_existing
     from normtune.models.device import accelerator
     from normtune.models.sources import PACKAGED
     from normtune.records.sparsity import PruneConfig
     from normtune.studies.sparsity import Pruner
     from normtune.training.session import Session
 
+    refuse_existing(out)
     place, delta, revision = Path(source), None, None
     if place.suffix == ".safetensors" or (place / FILE).is_file():
         delta = options.open_delta(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -170,8 +171,13 @@ def read_pictures(path: Path, *, labelled: bool) -> Rows:
     elif not path.is_dir():
         columns[COLUMN] = [Picture(path)]
     else:
-        every = ((file, file.relative_to(path).parts) for file in path.rglob("*") if file.is_file())
-        files = sorted(file for file, parts in every if not any(part.startswith(".") for part in parts))
+        # A class may be a link to a folder elsewhere.
+        every = (Path(at, name) for at, _, names in os.walk(path, followlinks=True) for name in names)
+        files = sorted(
+            file
+            for file in every
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
         found = [file for file in files if file.suffix.lower() in ENDINGS]
         if others := [file for file in files if file.suffix.lower() not in ENDINGS]:
             notes = (f"{path}: {len(others):,} files are no pictures by their endings, such as {others[0].name}.",)

@@ -54,7 +54,7 @@ def several(rows: Rows, name: str, reading: Reading) -> Labels:
     if any(isinstance(cell, list) for cell in cells):
         return _lists(cells)
     texts = [cell.strip() for cell in rows.column(name)]
-    if any(text.startswith("[") for text in texts):
+    if not reading.labels and any(text.startswith("[") for text in texts):
         return _lists([_parsed(text) for text in texts])
     found = [sign for sign in _SEPARATORS if any(sign in text for text in texts)]
     if reading.labels:
@@ -86,7 +86,7 @@ def _parsed(text: str) -> object:
 def _lists(cells: Sequence[object]) -> Labels:
     values, faults = list[list[str]](), dict[int, str]()
     for number, cell in enumerate(cells):
-        parts = cell if isinstance(cell, list) else [None]
+        parts = cell if isinstance(cell, list) else [] if cell is None or not str(cell).strip() else [None]
         texts = [as_text(part).strip() for part in parts if isinstance(part, str | int | float)]
         if len(texts) < len(parts) or not all(texts):
             faults[number] = f'the labels are {reprlib.repr(cell)}, not a list of labels such as ["a", "b"]'

@@ -19,7 +19,7 @@ class Reading:
     Attributes:
         delimiter: What separates the cells of CSV and TSV.
         encoding: The text's encoding, by its name in Python.
-        decimal: The decimal sign of numbers in CSV and TSV: ``point`` or ``comma``.
+        decimal: The decimal sign of targets written as text: ``point`` or ``comma``.
         labels: What separates the labels of a cell that has several.
         skip: Whether rows that cannot be used are left out and counted. By default they are refused.
     """

@@ -23,8 +23,8 @@ from normtune.config import Strict
 from normtune.data.kind import KindName
 from normtune.data.kinds import KINDS
 from normtune.data.task import PAIR, PICTURE, SENTENCE, TEXT, Task
-from normtune.errors import DeltaError, ModelError, OutputError, SelectionError, UnknownNameError, refusing
-from normtune.files import read_tensors, write_tensors
+from normtune.errors import DeltaError, ModelError, SelectionError, UnknownNameError, refusing
+from normtune.files import read_tensors, refuse_existing, write_tensors
 from normtune.methods.method import read
 from normtune.methods.positions import PACKED, pack, unpack
 from normtune.methods.selection import Selection
@@ -291,8 +291,7 @@ class Delta:
             OutputError: If the file exists, or cannot be written.
         """
         file = _file(Path(path))
-        if file.exists():
-            raise OutputError(f"{file} exists already; choose another place or remove it first.")
+        refuse_existing(file)
         tensors = self._tensors()
         info = self.info.model_copy(update={"content": tensors_identity(tensors)})
         write_tensors(file, _KEY, info, tensors)

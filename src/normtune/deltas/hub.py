@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,10 @@ def _on_hub(text: str) -> bool:
 
 
 def _name(path: Path) -> str:
+    whole = Path(os.path.abspath(path))  # noqa: PTH100  (a link is called by its own name)
     if path.name == FILE:
-        return path.resolve().parent.name
-    return path.stem if path.suffix == ".safetensors" else path.resolve().name
+        return whole.parent.name
+    return path.stem if path.suffix == ".safetensors" else whole.name
 
 
 def prepare_push(folder: str | Path) -> list[Path]:

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from normtune.config import Strict
-from normtune.errors import ConfigError, OutputError, SelectionError
-from normtune.files import read_tensors, write_tensors
+from normtune.errors import ConfigError, SelectionError
+from normtune.files import read_tensors, refuse_existing, write_tensors
 from normtune.importance.scores import Scores
 from normtune.methods.positions import pack, unpack
 from normtune.methods.selection import Indices, Selection, nothing
@@ -197,8 +197,7 @@ class Mask:
             OutputError: If the file exists, or cannot be written.
         """
         file = Path(path)
-        if file.exists() and not over:
-            raise OutputError(f"{file} exists already; choose another place or remove it first.")
+        refuse_existing(None if over else file)
         tensors: dict[str, Tensor] = {}
         for name, indices in self.selection.chosen.items():
             whole = {f"whole/{name}": torch.empty(0, dtype=torch.uint8)}

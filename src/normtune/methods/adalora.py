@@ -74,13 +74,13 @@ class AdaLora(Hook):
 
     def gradient(self, step: int) -> None:
         """Add the gradient of the orthogonality term; a matrix that the model does not use has gradient zero."""
-        for leaf in self._leaves.values():
-            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         factors = [leaf for name, leaf in self._leaves.items() if ".lora_E" not in name]
         with torch.enable_grad():
             grads = torch.autograd.grad(self._schedule.orth_reg_weight * self.penalty(), factors)
         for leaf, grad in zip(factors, grads, strict=True):
-            leaf.grad = leaf.grad + grad
+            leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+        for leaf in self._leaves.values():
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def penalty(self) -> Tensor:
         """The orthogonality term: the mean over all P and Q of ||P'P - I|| and ||QQ' - I||, Frobenius norms.

@@ -78,8 +78,8 @@ def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]
             first = groups[config.method, config.task][config.rate].setdefault(config.seed, record)
             if first.id != record.id and _ran(first) == _ran(record):
                 raise ConfigError(
-                    f"Two runs of {config.method} on {config.task} have the same rate and seed but differ in what trains or"
-                    " in a setting (normtune runs --compare may show which); keep their records in folders apart."
+                    f"Two runs of {config.method} on {config.task} have one rate and one seed, but differ in what"
+                    " trains or in a setting; keep their records in folders apart."
                 )
     best = {cell: max(rates.values(), key=_rank) for cell, rates in groups.items()}
     return {cell: dict(sorted(group.items())) for cell, group in best.items()}

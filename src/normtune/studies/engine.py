@@ -189,6 +189,8 @@ class Engine:
             file = mask_file(self._masks, job, needs, self.session.base, self.setup, self.task)
             make_mask(file, self._fishers, job, needs, self.session.base, self.setup, self.task)
             return _done(job, file.name)
+        if job.out is not None and job.out / output.UNFINISHED != storage.results:
+            output.check_replaceable(job.out)
         run = self.setup_run(job, needs)
         delta, record = storage.results / "deltas" / f"{run.id}.safetensors", self.store.get(run.id)
         kept = job.out is not None and record is not None and record.status == "done" and delta.is_file()

@@ -147,7 +147,7 @@ def read_manifest(
     if not path.is_file():
         raise DataError(f"There is no manifest at {path}.")
     with refusing(DataError, f"The manifest {path} is no YAML"):
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     try:
         with refusing(ConfigError, "it does not fit"):
             manifest = Manifest.model_validate(_completed(raw, given, columns))
@@ -167,6 +167,17 @@ def read_manifest(
         for task in manifest.tasks
     )
     return manifest.model_copy(update={"tasks": tasks})
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which no key stands twice: PyYAML would keep the last one and drop the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for at, key in enumerate(keys):
+            if any(key.value == other.value for other in keys[:at]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _completed(raw: Any, given: Mapping[str, Any], columns: Mapping[str, Any]) -> Any:

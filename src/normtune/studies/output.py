@@ -66,6 +66,18 @@ def read_state(folder: Path) -> FolderState:
     return FolderState("foreign")
 
 
+def check_replaceable(folder: Path) -> None:
+    """Check that the folder for one run of a training holds no other training, finished or begun.
+
+    Raises:
+        OutputError: If it does.
+    """
+    state, aside = read_state(folder), folder / UNFINISHED
+    begun = aside.is_dir() and any(file.name != _TRAINING for file in aside.iterdir())
+    if begun or state.training not in {"", state.id}:
+        raise OutputError(f"{folder} holds a training of its own: move it, or choose another place.")
+
+
 def claim(folder: Path, training: str, runs: Collection[str] = (), *, overwrite: bool = False) -> bool:
     """Claim a folder for a training.
 

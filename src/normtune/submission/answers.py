@@ -81,7 +81,7 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
 
 def _source(path: Path, info: DeltaInfo) -> Source:
     """The facts of a delta, and of its run if the record is beside it."""
-    if info.task not in TASKS:
+    if info.task not in TASKS or info.suite not in {"", "glue"}:
         raise DeltaError(
             f"The delta {path} is of {info.task!r}; those that answer are of {', '.join(TASKS)} (AX is answered by"
             " MNLI's delta, WNLI by its majority class)."

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from normtune.data.rows import read_rows
 from normtune.data.task import plain
-from normtune.errors import ConfigError, DataError, OutputError, UnknownNameError
-from normtune.files import write_atomically
+from normtune.errors import ConfigError, DataError, UnknownNameError
+from normtune.files import refuse_existing, write_atomically
 from normtune.records.submission import Answered, SubmissionRecord
 from normtune.submission.files import FILES, pack
 from normtune.versions import versions
@@ -32,8 +32,7 @@ def claim(path: Path) -> None:
     if path.suffix != ".zip":
         raise ConfigError(f"A submission is a .zip; got {path.name!r}.")
     for file in (path, path.with_suffix(".json")):
-        if file.exists():
-            raise OutputError(f"{file} exists already; choose another place or remove it first.")
+        refuse_existing(file)
 
 
 def write(path: Path, answers: Sequence[tuple[Answered, str]], problems: Sequence[str]) -> SubmissionRecord:
