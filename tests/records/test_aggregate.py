@@ -57,7 +57,7 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
 def test_runs_of_other_entries_under_one_name_are_not_mixed() -> None:
     """As of masks that were measured on another number of examples."""
     run = record("fisher-individual@0.1", "rte", 0, 1e-2, 0.5)
-    with pytest.raises(ConfigError, match="fisher-individual@0.1 on rte have one rate and one seed, but differ in"):
+    with pytest.raises(ConfigError, match=r"fisher-individual@0\.1 on rte have one rate and one seed, but differ in"):
         tabulate([run, run.model_copy(update={"id": "other", "trains": "t"})])
 
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 from normtune.cli.options import notes
 from normtune.studies.executors.executor import Here
 from normtune.studies.jobs import Job, MaskJob, Result, TrainJob, describe
-from normtune.studies.schedule import Schedule
+from normtune.studies.schedule import Schedule, Watcher
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -35,7 +35,7 @@ def bars(count: ProgressColumn, console: Console = notes) -> Bars:
     )
 
 
-class ProgressDisplay:
+class ProgressDisplay(Watcher):
     """Shows what is done, the jobs that run, and the time left; each job that ends leaves a line.
 
     If standard error is no terminal, only these lines are shown.

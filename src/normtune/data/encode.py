@@ -261,17 +261,18 @@ def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:
     return _cut(np.argsort(-lengths, kind="stable"), size)
 
 
-def by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Batches for evaluation, the longest first: as many examples as fit in `budget` tokens, padding included.
+def by_tokens(lengths: np.ndarray, budget: int, padding: float = np.inf) -> list[np.ndarray]:
+    """Batches, the longest examples first: as many as fit in `budget` tokens, of which at most `padding` are padding.
 
-    A longer example is a batch by itself.
+    An example of more than `budget` tokens is a batch by itself.
     """
     order, start = np.argsort(-lengths, kind="stable"), 0
     batches: list[np.ndarray] = []
     while start < len(order):
-        size = max(1, budget // int(lengths[order[start]]))
-        batches.append(order[start : start + size])
-        start += size
+        own = order[start : start + max(1, budget // int(lengths[order[start]]))]
+        wasted = (lengths[own[0]] - lengths[own]).cumsum()
+        batches.append(own[: int(np.searchsorted(wasted, padding, side="right"))])
+        start += len(batches[-1])
     return batches
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normtune.data.encode import Encoded
+from normtune.data.encode import Encoded, by_tokens
 from normtune.data.task import Task
 from normtune.errors import DataError, ImportanceError
 from normtune.importance.estimators import passes
@@ -161,21 +161,12 @@ class Estimation:
         """An empty tally."""
         return Tally(self._gradients.parameters, self._single)
 
-    def batches(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
+    def batches(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The examples at `numbers` in batches of similar length, of bounded tokens and little padding."""
         device = self._base.device.type
         tokens = self.request.tokens or TOKENS.get(device, TOKENS["cpu"])
         padding = PADDING.get(device, PADDING["cpu"])
-        lengths = self._encoded.lengths[numbers]
-        order = np.argsort(-lengths, kind="stable")
-        lengths = lengths[order]
-        start = 0
-        while start < len(order):
-            longest = int(lengths[start])
-            fitting = lengths[start : start + max(1, tokens // longest)]
-            size = int(np.searchsorted((longest - fitting).cumsum(), padding, side="right"))
-            yield numbers[order[start : start + size]]
-            start += size
+        return [numbers[own] for own in by_tokens(self._encoded.lengths[numbers], tokens, padding)]
 
     def add(self, batch: np.ndarray, tally: Tally) -> None:
         """Add the examples whose numbers are `batch` to `tally`.

@@ -98,6 +98,10 @@ _WIDTH: dict[str, Any] = {"option": "width", "seeded": True, "group": "adapters"
 _TOKENS: dict[str, Any] = {"option": "tokens", "seeded": True, "group": "prompts"}
 
 
+def _low_rank(name: str, about: str, paper: str) -> Method:
+    return Method(partial(low_rank, method=name), about, paper, **_RANK)
+
+
 METHODS: dict[str, Method] = {
     "head": Method(nothing, "the head alone", narrow=(3e-1, 1e-1, 1.0, 3e-2), group="baselines"),
     "full": Method(everything, "every entry", group="baselines", **_FULL),
@@ -137,33 +141,16 @@ METHODS: dict[str, Method] = {
     "diff-pruning": Method(
         diff_pruning, "a sparse difference, in 0.5 % of the entries", "Guo et al. 2021", "entries", hooked=True, **_FULL
     ),
-    "lora": Method(
-        partial(low_rank, method="lora"),
-        "low-rank matrices beside those of the attention, of rank 8",
-        "Hu et al. 2021",
-        **_RANK,
-    ),
-    "lora-all": Method(
-        partial(low_rank, method="lora-all"),
-        "low-rank matrices beside all of the layers, of rank 8",
-        "Hu et al. 2021",
-        **_RANK,
-    ),
-    "dora": Method(
-        partial(low_rank, method="dora"), "lora, with lengths and directions apart", "Liu et al. 2024", **_RANK
-    ),
+    "lora": _low_rank("lora", "low-rank matrices beside those of the attention, of rank 8", "Hu et al. 2021"),
+    "lora-all": _low_rank("lora-all", "low-rank matrices beside all of the layers, of rank 8", "Hu et al. 2021"),
+    "dora": _low_rank("dora", "lora, with lengths and directions apart", "Liu et al. 2024"),
     "adalora": Method(
         adalora,
         "low-rank matrices beside all of the layers, their ranks by importance",
         "Zhang et al. 2023",
         **_RANK,
     ),
-    "loha": Method(
-        partial(low_rank, method="loha"),
-        "products of two low-rank matrices",
-        "Hyeon-Woo et al. 2022",
-        **_RANK,
-    ),
+    "loha": _low_rank("loha", "products of two low-rank matrices", "Hyeon-Woo et al. 2022"),
     "vera": Method(
         partial(low_rank, method="vera", option=256),
         "scales of shared random matrices, of rank 256",

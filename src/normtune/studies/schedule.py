@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, final
 
 from normtune.studies.jobs import Job, Outcomes, Result, settled
 
 
-class Watcher(Protocol):
-    """Receives the progress of jobs."""
+class Watcher:
+    """Receives the progress of jobs; this one says nothing."""
 
     def begin(self, job: Job) -> None:
         """A job begins; called again if its worker died."""
-        return
 
     def tick(self, job: Job, done: int, total: int, note: str) -> None:
         """A job has done `done` of `total`."""
-        return
 
     def end(self, job: Job, result: Result) -> None:
         """A job is settled."""
-        return
-
-
-@final
-class SilentWatcher(Watcher):
-    """A watcher that says nothing."""
 
 
 class Schedule:
@@ -40,7 +31,7 @@ class Schedule:
 
     def __init__(self, jobs: Iterable[Job], known: Outcomes, watcher: Watcher | None = None) -> None:
         self.results: dict[str, Result] = dict(known)
-        self.watcher = watcher or SilentWatcher()
+        self.watcher = watcher or Watcher()
         self._waiting = {job.key: job for job in jobs if job.key not in self.results}
         self._running: dict[str, Job] = {}
 
