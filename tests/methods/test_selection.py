@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from normtune.deltas.delta import Delta
 from normtune.errors import SelectionError
 from normtune.methods.expression import tune
 from normtune.methods.selection import Selection, at, everything, nothing, where
+from normtune.models.base import load_base
 from normtune.models.layout import Layout, Place
-from tests.conftest import BaseFactory
 
 SHAPES = {"a.weight": (2, 3), "a.bias": (3,), "b.weight": (1,), "c.weight": (2, 2, 2)}
 HEAD = "classifier.weight"
@@ -181,8 +183,8 @@ def test_it_says_how_much_it_selects():
     assert repr(at(LAYOUT, [0, 1, 7])) == "Selection(3 of 18 entries in 2 parameters)"
 
 
-def test_a_delta_of_weights_in_another_memory_format_is_put_on(make_base: BaseFactory) -> None:
-    base = make_base("resnet")
+def test_a_delta_of_weights_in_another_memory_format_is_put_on(image_folders: dict[str, Path]) -> None:
+    base = load_base(str(image_folders["resnet"]), 10)
     base.model.to(memory_format=torch.channels_last)
     tuning = tune(base, "full")
     with torch.no_grad():
