@@ -12,6 +12,7 @@ from normtune.errors import AnswerError
 from normtune.fast.prefix import HiddenStates
 from normtune.fast.ways import Ways, choose
 from normtune.models.base import Base
+from normtune.modes import kept_modes
 
 #: Examples a batch when nothing is trained.
 EVAL_BATCH = 64
@@ -46,14 +47,13 @@ def logits(
         with ways.context():
             return logits(base, encoded, batch_size, ways=ways, states=states)
     model = base.model
-    was_training = model.training
-    model.eval()
     if batch_size is None and ways.tokens is not None:
         batches = by_tokens(encoded.lengths, ways.tokens)
     else:
         batches = by_length(encoded.lengths, batch_size or EVAL_BATCH)
     results = np.zeros((len(encoded), *encoded.words, base.head.outputs), dtype=np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), kept_modes(model):
+        model.eval()
         for indices in batches:
             if states is not None:
                 output: Tensor = states.logits(model, indices, base.device)
@@ -61,7 +61,6 @@ def logits(
                 output = model(**encoded.batch(indices, base.device)).logits
             answered = encoded.answered(output, indices)
             results[indices, : answered.shape[1]] = answered.float().cpu().numpy()
-    model.train(was_training)
     return results
 
 

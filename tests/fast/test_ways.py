@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertEncoder
 
 from normtune.config import protocol
 from normtune.data.encode import encode
+from normtune.data.task import Split
+from normtune.evaluation import _WORTH, logits
 from normtune.fast.prefix import StateCache
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
@@ -148,3 +153,77 @@ def test_a_training_with_dropout_repeats_to_the_bit(tiny_folder: Path, memory: A
     sessions = Session(str(tiny_folder)), Session(str(tiny_folder), memory=memory)
     records = [s.run(s.prepare(data(), "layernorm", 1e-2, 0, chosen))[0] for s in sessions]
     assert comparable(records[0]) == comparable(records[1])
+
+
+class Doubled(BertEncoder):
+    """An encoder of the user's own."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = BertEncoder.forward(self, *args, **kwargs)
+        found.last_hidden_state = 2 * found.last_hidden_state
+        return found
+
+
+def _doubled(module: nn.Module, inputs: Any, output: Any) -> Any:
+    output.last_hidden_state = 2 * output.last_hidden_state
+    return output
+
+
+def _change(body: Any, what: str) -> None:
+    """Change a model's body as a user may."""
+    encoder = body.encoder
+    if what == "hook on the body":
+        body.register_forward_hook(_doubled)
+    elif what == "hook on the embeddings":
+        body.embeddings.register_forward_hook(lambda *given: 2 * given[2])
+    elif what == "hook on an activation":
+        encoder.layer[1].intermediate.intermediate_act_fn.register_forward_hook(lambda *given: 2 * given[2])
+    elif what == "another forward pass":
+        encoder.forward = partial(Doubled.forward, encoder)
+    elif what == "another class":
+        encoder.__class__ = Doubled
+    elif what == "one layer three times":
+        encoder.layer = nn.ModuleList([encoder.layer[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("hook on the body", "hook on the embeddings", "hook on an activation", "another forward pass"),
+        *("another class", "one layer three times", "autocast"),
+    ],
+)
+def test_many_texts_are_answered_as_few_whatever_the_user_changed(make_base: BaseFactory, change: str) -> None:
+    """From `_WORTH` tokens on the fast ways are chosen, which may not pass by what the user put there."""
+    base = make_base("bert")
+    _change(base.model.base_model, change)
+    few = base.encode(Split.of_texts([f"the cat {'sees a dog ' * (n % 9)}" for n in range(8)]), 64)
+    many = base.encode(Split.of_texts([f"the cat {'sees a dog ' * (n % 9)}" for n in range(200)]), 64)
+    assert int(few.lengths.sum()) < _WORTH < int(many.lengths.sum())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=change == "autocast"):
+        one, other = logits(base, few), logits(base, many)
+    np.testing.assert_allclose(other[:8], one, atol=2e-2 if change == "autocast" else 1e-5)
+
+
+def test_modules_stay_in_their_own_mode_also_after_an_interrupt(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    base.model.train()
+    base.model.bert.embeddings.eval()
+    before = [module.training for module in base.model.modules()]
+    encoded = base.encode(Split.of_texts(["the cat"]), 64)
+    logits(base, encoded)
+    assert [module.training for module in base.model.modules()] == before
+    stopped = base.model.classifier.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        logits(base, encoded)
+    stopped.remove()
+    assert [module.training for module in base.model.modules()] == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_is_scored(make_base: BaseFactory) -> None:
+    base = make_base("bert")
+    encoded = base.encode(Split.of_texts(["the cat sees a dog", "the dog"]), 64)
+    plain = logits(base, encoded)
+    base.model.compile(backend="eager")
+    np.testing.assert_allclose(logits(base, encoded), plain, atol=1e-5)

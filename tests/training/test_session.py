@@ -289,6 +289,11 @@ def test_class_weights_change_the_run_and_its_identity(session: Session) -> None
     one, other = (session.run(session.prepare(data(task), "full", 1e-3, 0, SMALL))[0] for task in (plain, weighted))
     assert one.id != other.id
     assert one.curve[0].loss != other.curve[0].loss
+    several = Session(str(session.base.name), accelerator=session.accelerator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(several.accelerator), "num_processes", 2)
+        with pytest.raises(ConfigError, match="Class weights are for one process"):
+            several.prepare(data(weighted), "full", 1e-3, 0, SMALL)
 
 
 def test_held_out_picks_on_a_slice_of_train_and_dev_is_only_scored(session: Session) -> None:

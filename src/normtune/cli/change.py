@@ -85,9 +85,12 @@ def _recorded(
     """The full fine-tunings to show, by task: one a seed, at the rate that `normtune table` shows."""
     every = load_runs(folder, model=model, protocol=protocol)
     full = [record for record in every if record.config.method == METHOD and record.status == "done"]
-    hint = f"run it with `normtune train --method {METHOD} --records {folder}`"
+
+    def hint(named: str) -> str:
+        return f"run it with `normtune train --task {named} --method {METHOD} --records {folder}`"
+
     if not full:
-        raise DataError(f"There is no full fine-tuning in {folder}; {hint}.")
+        raise DataError(f"There is no full fine-tuning in {folder}; {hint(','.join(tasks or ['TASK']))}.")
     have = in_order(record.config.task for record in full)
     trained = {record.config.task for record in every}
     wanted = have if tasks is None else [*dict.fromkeys(spelled(name, [*have, *trained]) for name in tasks)]
@@ -95,7 +98,9 @@ def _recorded(
         if name not in trained and known_task(name) is None:
             raise UnknownNameError("task", name, have)
         if name not in have:
-            raise DataError(f"There is no full fine-tuning of {name} in {folder}, only of {', '.join(have)}; {hint}.")
+            raise DataError(
+                f"There is no full fine-tuning of {name} in {folder}, only of {', '.join(have)}; {hint(name)}."
+            )
     shown = [record for record in full if record.config.task in wanted]
     check_one_setting(shown)
     best = chosen(shown)

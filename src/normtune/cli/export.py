@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write a delta of whole norms as an adapter that PEFT loads.
 
-    Any other delta can be merged (`normtune merge`).
+    Most other deltas can be merged (`normtune merge`); adapters, prompts and prefixes cannot.
 
     Example: `normtune export runs/rte-layernorm --format peft --out rte-peft`
     """

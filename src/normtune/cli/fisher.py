@@ -12,7 +12,7 @@ import typer
 from normtune.cli import options, render
 from normtune.cli.options import notes
 from normtune.config import read_protocol
-from normtune.data.suites import in_order, title_of
+from normtune.data.suites import in_order, spelled, title_of
 from normtune.errors import ConfigError, DataError, SelectionError
 from normtune.importance.ranking import between_heads, component_means, ranking, shares
 from normtune.records.fisher import Estimator, FisherConfig, FisherRecord, Tolerance
@@ -82,7 +82,6 @@ def fisher(
 
     form = options.form(as_json=as_json, markdown=markdown, as_csv=as_csv)
     own = own_tasks(tasks, model)
-    chosen = [*own] or task_names(tasks, suite)
     if figure is not None:
         check(figure)
     elif normalised:
@@ -90,8 +89,10 @@ def fisher(
     if folder is not None:
         reading = {"folder", "tasks", "figure", "normalised", "markdown", "as_csv", "as_json"}
         options.only(context, reading, "A folder of records is read, and nothing is measured")
-        _show(_recorded(folder, None if tasks == "all" else chosen), form, figure, normalised)
+        wanted = None if tasks == "all" else [*own] or options.names(tasks)
+        _show(_recorded(folder, wanted), form, figure, normalised)
         return
+    chosen = [*own] or task_names(tasks, suite)
     refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Storage
@@ -148,7 +149,10 @@ def _show(records: Sequence[FisherRecord], form: render.Form, file: Path | None,
 
 def _recorded(folder: Path, tasks: Sequence[str] | None) -> list[FisherRecord]:
     """The measurements in a folder, one a task, in the order of their suites, all made in the same way."""
-    every = [record for record in load_fisher(folder) if tasks is None or record.config.task in tasks]
+    every = load_fisher(folder)
+    if tasks is not None:
+        tasks = [spelled(name, [record.config.task for record in every]) for name in tasks]
+        every = [record for record in every if record.config.task in tasks]
     found = {record.config.task: record for record in every}
     for task in tasks or ():
         if task not in found:

@@ -29,11 +29,12 @@ def import_(
 
     `normtune import adapters/mood --model minilm --labels bad,good --out runs/mood`
     """
-    from normtune.data.suites import known_task
+    from normtune.data.suites import SUITES, known_task, spelled
     from normtune.deltas.peft import exported, import_peft
     from normtune.files import claim_folder
     from normtune.models.base import load_base
 
+    task = None if task is None else spelled(task, [name for suite in SUITES.values() for name in suite.tasks])
     known = known_task(task or "")
     info: dict[str, Any] = {} if known is None else {"labels": known.labels, "pair": known.pair}
     named = None if labels is None else tuple(names(labels))

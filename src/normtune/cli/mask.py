@@ -83,6 +83,8 @@ def mask(
     """
     from normtune.files import refuse_existing
 
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"A mask's file ends in .safetensors, by which train knows it; got {out}.")
     refuse_existing(out)
     from normtune.cli.measuring import measure, own_tasks, refuse_unused, task_names
     from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, make_mask
@@ -104,6 +106,8 @@ def mask(
         options.refuse(context, unused, f"The importance {importance!r} is not measured on examples in this way")
     if not of.seeded:
         options.refuse(context, {"seed"}, f"The importance {importance!r} draws nothing")
+    if scope == "global":
+        options.refuse(context, {"target"}, "A mask of the scope 'global' is for no single task")
     deltas = _deltas(of, tasks, runs)
     # A run's task may be the user's own, which GLUE does not know.
     beside = None if scope == "individual" else target

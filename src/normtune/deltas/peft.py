@@ -56,7 +56,7 @@ def export_peft(delta: Delta, base: Base, folder: str | Path) -> None:
     if is_scaled(delta.info):
         raise DeltaError(
             "PEFT has no field for a regression's center and scale, so the adapter would answer on another scale."
-            " Merge the delta instead, or train on targets as they are."
+            " Merge the delta instead."
         )
     config = {
         "base_model_name_or_path": str(base.model.config._name_or_path) or None,

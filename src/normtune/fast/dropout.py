@@ -101,6 +101,8 @@ class FastDropout(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return func(*args, **kwargs)
         if func is torch.nn.functional.dropout:
             return _dropout_call(*args, **kwargs)
         if func is torch.nn.functional.scaled_dot_product_attention:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from normtune.fast.dropout import dropout
-from normtune.fast.modules import is_changed, is_plain, replaced
+from normtune.fast.modules import is_changed, is_library, is_plain, replaced
 
 #: Families whose encoder is ``embeddings`` and a list of layers that each end in ``output.LayerNorm``.
 BERTS = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -23,15 +23,10 @@ def reads_first_token(config: PretrainedConfig) -> bool:
     return config.model_type in BERTS and not config.is_decoder and config._attn_implementation == "sdpa"
 
 
-#: Where the modules that a head or body may be made of come from; a user's own may read more than the first token.
-_LIBRARIES = {"transformers", "torch", "peft", "bitsandbytes", "normtune"}
-
-
 def classifies_texts(model: PreTrainedModel) -> bool:
-    """Whether a library's head answers for a whole text, rather than for each of its tokens."""
-    around: list[Any] = [model, *model.children(), *model.base_model.children()]
-    known = all(type(module).__module__.partition(".")[0] in _LIBRARIES for module in around)
-    return known and "ForSequenceClassification" in type(model).__name__
+    """Whether the head answers for a whole text, and head and body are a library's: others may read more tokens."""
+    around = (model, *model.children(), *model.base_model.children())
+    return all(map(is_library, around)) and "ForSequenceClassification" in type(model).__name__
 
 
 def first_token(layer: Any, hidden: Tensor, mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
@@ -65,7 +60,9 @@ def can_shorten(model: PreTrainedModel) -> bool:
     """
     if not (reads_first_token(model.config) and classifies_texts(model)):
         return False
-    last = last_of(model)
+    last, body = last_of(model), cast(Any, model.base_model)
+    if sum(layer is last for layer in body.encoder.layer) > 1:
+        return False  # layers that are one module: none of them is only the last
     return not any(is_changed(module) for module in (last, last.attention, last.attention.self))
 
 

@@ -68,7 +68,7 @@ def _encode(
     if more.get("past_key_values") is not None or more.get("encoder_hidden_states") is not None:
         return plain(hidden, attention_mask, **more)
     batch = unpadded(hidden, attention_mask)
-    for layer in encoder.layer:
+    for layer in encoder.layer:  # `shorter` is None where the last layer is an earlier one too
         if layer is encoder.layer[-1] and shorter is not None and "forward" not in vars(layer):
             mask = None if attention_mask is None else _added(attention_mask, hidden.dtype)
             hidden = shorter(layer, batch.pad(hidden), mask)

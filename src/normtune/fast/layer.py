@@ -16,7 +16,7 @@ from normtune.config import Products
 from normtune.fast.attention import Heads, attend, attend_back
 from normtune.fast.dropout import Rate, draw_bits, dropped
 from normtune.fast.linear import prefers_onednn, product
-from normtune.fast.modules import is_plain
+from normtune.fast.modules import is_hooked, is_plain
 from normtune.fast.unpadded import Unpadded
 from normtune.modes import unwatched
 
@@ -29,6 +29,7 @@ def fits(layer: Any) -> bool:
     return (
         is_plain(layer)
         and isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
+        and not is_hooked(layer.intermediate.intermediate_act_fn)
         and all(
             value.device.type == "cpu"
             and value.dtype == layer.output.dense.weight.dtype in {torch.float32, torch.float64}

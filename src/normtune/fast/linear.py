@@ -68,6 +68,8 @@ class _FastLinear(TorchFunctionMode):
         self._copies: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.compiler.is_compiling():
+            return func(*args, **(kwargs or {}))
         if func is torch.Tensor.backward and _of_a_loss(*args, **(kwargs or {})):
             # torch switches the mode off while it handles a call, but layers that are computed again in the backward
             # pass must take the same path as before. The loss itself would call the mode again; its edge does not.

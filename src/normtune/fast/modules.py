@@ -46,6 +46,21 @@ def is_hooked(module: nn.Module) -> bool:
     return any(hooks) or "forward" in vars(module)
 
 
+#: Where modules, and hooks on them, may come from without changing what a family computes.
+_LIBRARIES = {"transformers", "torch", "peft", "bitsandbytes", "normtune"}
+
+
+def is_library(thing: object) -> bool:
+    """Whether a module's class, or a hook, comes from a library rather than from the user."""
+    return str(getattr(thing, "__module__", "")).partition(".")[0] in _LIBRARIES
+
+
+def is_foreign(module: nn.Module) -> bool:
+    """Whether a module has a forward pass or a hook of the user's own."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return "forward" in vars(module) or not all(map(is_library, hooks))
+
+
 @contextmanager
 def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Within this context, calling `module` calls `forward`."""

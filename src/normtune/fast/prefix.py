@@ -28,7 +28,7 @@ from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
 from normtune.fast.modules import is_plain, replaced
 from normtune.models.base import Base
-from normtune.modes import unwatched
+from normtune.modes import kept_modes, unwatched
 
 #: The most bytes of hidden states of one set of examples, else it is not kept; all sets may take twice as many.
 BUDGET = 4 << 30
@@ -150,16 +150,14 @@ class Prefix:
 
     def compute(self, encoded: Encoded, starts: np.ndarray, into: Tensor) -> None:
         """Write the hidden states of `encoded`, whose tokens begin at `starts`, into `into`."""
-        model, training = self._base.model, self._base.model.training
-        model.eval()
-        encode = partial(self._encode, self._body.encoder)
-        with torch.no_grad(), fast_linear(self._products), replaced(self._body.encoder, encode):
+        encode, model = partial(self._encode, self._body.encoder), self._base.model
+        with kept_modes(model), torch.no_grad(), fast_linear(self._products), replaced(self._body.encoder, encode):
+            model.eval()
             for indices in by_length(encoded.lengths, 64):
                 batch = encoded.batch(indices, self._base.device)
                 hidden = self._body(**batch).last_hidden_state
                 for row, number, mask in zip(hidden, indices, batch["attention_mask"].bool(), strict=True):
                     into[starts[number] : starts[number + 1]] = row[mask].to(into.device)
-        model.train(training)
 
     def _encode(
         self, encoder: Any, hidden: Tensor, attention_mask: Tensor | None = None, **_: Any

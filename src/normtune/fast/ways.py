@@ -25,6 +25,7 @@ from normtune.fast.fused import fusable, fused
 from normtune.fast.layer import Layer
 from normtune.fast.linear import fast_linear
 from normtune.fast.memory import again, checkpointed
+from normtune.fast.modules import is_foreign, is_library
 from normtune.fast.prefix import HiddenStates, Prefix, PrefixEnd, StateCache
 from normtune.models.base import Base
 
@@ -111,8 +112,11 @@ def choose(
     model, names = base.model, []
     # A model that computes layers again in the backward pass by itself is left alone.
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    if plain or recomputes or base.language:  # it reads every token's hidden state
+    body: nn.Module = model.base_model
+    changed = any(map(is_foreign, (model, body, *body.children()))) or not all(map(is_library, body.children()))
+    if plain or recomputes or changed or base.language:  # a language model reads every token's hidden state
         return Ways(base, products, memory)
+    mixed = mixed or torch.is_autocast_enabled(base.device.type)
     on_cpu = base.device.type == "cpu"
     layers, known = None, reads_first_token(model.config)
     if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from normtune.errors import ModelError
 from normtune.models.layout import is_norm
+from normtune.modes import kept_modes
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +108,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
     if getattr(model, "is_quantized", False):
         raise ModelError("Importances are not measured on a quantised model; load it in bfloat16 or float32.")
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    modes = {module: module.training for module in model.modules()}
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-        for module, mode in modes.items():
-            module.training = mode
+    with kept_modes(model):
+        model.eval().requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
 
 
 #: Called with a module's uses, its input and its output; what it returns, if anything, replaces the output.

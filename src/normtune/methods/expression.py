@@ -70,7 +70,7 @@ def specify(layout: Layout, text: str, *, seed: int = 0) -> Spec:
     """
     name, marked, option = text.strip().partition("@")
     method = METHODS.get(name)
-    if method is not None and not method.selects:
+    if method is not None and not method.selects and not _OPERATOR.search(text.strip()):
         if marked and not (method.option and _NUMBER.fullmatch(option)):
             after = f"{name}@ takes a number, its {method.option}"
             raise SelectionError(
@@ -122,7 +122,8 @@ def _term(layout: Layout, text: str, seed: int) -> Selection:
 
 def _selected(name: str, made: Spec) -> Selection:
     if not isinstance(made, Selection):
-        raise SelectionError(f"{name!r} does more than select entries, so it stands alone and not in an expression.")
+        why = "is measured on a task" if METHODS[name].measured else "does more than select entries"
+        raise SelectionError(f"{name!r} {why}, so it stands alone and not in an expression.")
     return made
 
 

@@ -72,9 +72,9 @@ class Packed(Cast):
         frozen = self._tensors[0]
         # Values of another tensor in the leaf's place (`torch.func.functional_call`, replicas) must not stay behind.
         if leaf is not self.leaf or not self._in_place or torch.compiler.is_compiling():
-            values = leaf.to(frozen.dtype)
-            composed = frozen.reshape(-1).scatter(0, self._entries.indices, values).view(frozen.shape)
-            return mark(composed, leaf, self._entries)
+            values, at = leaf.to(frozen.dtype), self._entries.indices.to(leaf.device)
+            composed = frozen.to(leaf.device).reshape(-1).scatter(0, at, values).view(frozen.shape)
+            return mark(composed, leaf, self._entries) if leaf.device == frozen.device else composed
         self._place()
         return mark(_alias(leaf, frozen, self._entries), leaf, self._entries)
 

@@ -19,6 +19,7 @@ from normtune.methods.prompts import Tokens, places_of
 from normtune.models.base import Base
 from normtune.models.families import FUSED, VALUES
 from normtune.models.layout import Layout
+from normtune.modes import kept_modes
 
 #: The name of `_attend` in transformers, and the attribute of an attention that holds its keys and values.
 _ATTENTION, _MARK = "normtune_prefix", "_normtune_prefix"
@@ -78,9 +79,8 @@ class Prefixes(Tokens):
             SelectionError: If keys cannot be added to the model's attention.
         """
         seen: list[list[Tensor]] = [[] for _ in self.attentions]
-        words, training = self.words(base), base.model.training
-        with ExitStack() as once:
-            once.callback(base.model.train, training)
+        words = self.words(base)
+        with kept_modes(base.model), ExitStack() as once:
             base.model.eval()
             self._attend(base, seen, once)
             for part in words.split(base.positions or self.tokens, 1):  # as many as the model reads at once

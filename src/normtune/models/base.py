@@ -20,6 +20,7 @@ from normtune.models import sources
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
+from normtune.modes import kept_modes
 
 #: Attributes that mark a model as being tuned, and as carrying a delta.
 TUNED, APPLIED = "_normtune_tuned", "_normtune_applied"
@@ -203,10 +204,9 @@ class Base:
                     " (pip install 'normtune[images]')."
                 )
             encoded = encode(split, self.reader, max_length)
-            training = self.model.training
-            with refusing(DataError, f"{self.name!r} does not take what its own image processor makes of a picture"):
+            wrong = f"{self.name!r} does not take what its own image processor makes of a picture"
+            with kept_modes(self.model), refusing(DataError, wrong):
                 self.model.eval()(**encoded.batch([0], self.device))
-            self.model.train(training)
             return encoded
         encoded = encode(split, self.need_tokenizer(), self.limit(max_length))
         for place, numbers in enumerate(encoded.fields.get("input_ids", ()) if self._strange else ()):

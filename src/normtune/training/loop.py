@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from normtune.errors import AnswerError, NormtuneError, TrainingError
 from normtune.methods.trainable import Trainable
+from normtune.modes import kept_modes
 from normtune.records.run import EpochScore
 from normtune.training.forward import Passes, train_mode
 from normtune.training.state import Progress, State
@@ -106,11 +106,9 @@ class Loop:
             PrunedError: If it was judged to be lost.
         """
         passes, model = self.passes, self.trainable.base.model
-        was_training = model.training
         device = passes.accelerator.device
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with forked, passes.ways.context(), ExitStack() as after:
-            after.callback(model.train, was_training)
+        with forked, passes.ways.context(), kept_modes(model):
             # Each process draws its own dropout; the first draws as a single process would.
             torch.manual_seed(self._seed + 1_000_003 * passes.accelerator.process_index)
             self._state.resume()

@@ -143,6 +143,8 @@ class Session:
             base.limit(protocol.max_length, spec.positions)
         if base.language:
             self._check_language(spec)
+        if data.task.weights is not None and self.accelerator.num_processes > 1:
+            raise ConfigError("Class weights are for one process: each would divide by the weights of its own share.")
         parts = parts_of(data, protocol)
         if protocol.statistics == "update":
             self._check_statistics(protocol, len(parts.train))
