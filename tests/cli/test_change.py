@@ -193,7 +193,7 @@ def test_a_relative_change_that_is_none_is_said(cli: Run, records: Path) -> None
 def test_runs_that_differ_in_threads_only_count_once(cli: Run, records: Path) -> None:
     runs = shown(records, "animals")
     for place, record in enumerate(runs):
-        edited(record, records, f"threads{place}")
+        edited(record, records, f"threads{place}", machine={**record.machine, "threads": 7})
     _, text, _ = cli("change", records, "--task", "animals", "--json")
     assert json.loads(text)[0]["seeds"] == [0, 1]
 

@@ -400,6 +400,8 @@ def test_tags_of_ones_own(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
         assert status == wanted, error
         assert wanted or json.loads(text)["tasks"]["a"]["examples"] == 4
     assert "need different heads" in error
+    status, text, error = cli("fisher", tmp_path / "records", "--tasks", "a", "--json")
+    assert (status, [*json.loads(text)["tasks"]]) == (0, ["a"]), error
 
 
 def test_a_folder_that_cannot_be_shown(cli: Run, options: list[object], records: Path, tmp_path: Path) -> None:

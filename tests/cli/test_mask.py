@@ -249,7 +249,7 @@ def test_an_importance_that_is_added_at_run_time(
     status, _, error = cli("train", *options, "--out", out)
     assert status == 0, error
     assert Record.load(out / "record.json").config.method == "spread-individual@0.1"
-    status, _, error = cli("mask", "--importance", "spred", "--fraction", "0.1", "--out", tmp_path / "no")
+    status, _, error = cli("mask", "--importance", "spred", "--fraction", "0.1", "--out", tmp_path / "no.safetensors")
     assert status == 1
     assert "Did you mean 'spread'?" in said(error)
 
@@ -359,6 +359,15 @@ def test_change_is_read_off_full_runs(make: Make, train: Train, tiny_base: Base)
     assert positions(wide.selection, tiny_base, "full") == best(changed(tiny_base, runs["rte"], "full"), 100)
 
 
+def test_what_would_be_forgotten_or_not_found_again_is_refused(cli: Run, options: list[object], tmp_path: Path) -> None:
+    call = [*options, "--tasks", "rte,sst2", "--fraction", "0.1"]
+    status, _, error = cli(*call, "--scope", "global", "--target", "rte", "--out", tmp_path / "m.safetensors")
+    assert (status, "'global' is for no single task: leave out --target." in error) == (1, True)
+    status, _, error = cli(*call, "--target", "rte", "--out", tmp_path / "m.mask")
+    assert (status, "A mask's file ends in .safetensors" in error) == (1, True)
+    assert not (tmp_path / "m.mask").exists()
+
+
 def test_change_leaves_out_the_targets_run(make: Make, train: Train) -> None:
     """The target's own run does not affect its leave-one-out mask."""
     common = ["--importance", "change", "--fraction", "0.2"]
@@ -398,7 +407,7 @@ def test_it_says_how_many_it_took_and_from_what(
     assert {row[1] for row in rows} <= {"0", "1", "2"}
 
     status, text, _ = cli(
-        *options, "--importance", "random", "--entries", "5000", "--within", "full", "--out", tmp_path / "b"
+        *options, "--importance", "random", "--entries", "5000", "--within", "full", "--out", tmp_path / "b.safetensors"
     )
     assert status == 0
     assert text.startswith(f"random@5000 of full: 5,000 of {tiny_base.layout.size:,} entries of full\n")

@@ -123,10 +123,11 @@ def test_an_adapter_of_peft_becomes_a_delta_of_a_glue_task(cli: Run, tiny_folder
             tmp_path / "adapter"
         )
     told = ("--model", tiny_folder, "--max-length", "20")
-    assert cli("import", tmp_path / "adapter", *told, "--out", tmp_path / "delta", "--task", "mnli")[0] == 0
-    info = Delta.load(tmp_path / "delta").info
-    assert (info.task, info.pair, info.max_length) == ("mnli", True, 20)
-    assert info.labels == ("entailment", "neutral", "contradiction")
+    for task in ("mnli", "MNLI"):
+        assert cli("import", tmp_path / "adapter", *told, "--out", tmp_path / task, "--task", task)[0] == 0
+        info = Delta.load(tmp_path / task).info
+        assert (info.task, info.pair, info.max_length) == ("mnli", True, 20)
+        assert info.labels == ("entailment", "neutral", "contradiction")
     status, _, err = cli("import", tmp_path / "adapter", *told, "--out", tmp_path / "other", "--labels", "bad,good")
     assert (status, "3 outputs, but 2 labels" in err) == (1, True)
     assert not (tmp_path / "other").exists()

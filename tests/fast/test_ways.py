@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from normtune.config import protocol
@@ -20,9 +21,9 @@ from normtune.fast.prefix import StateCache
 from normtune.fast.ways import choose
 from normtune.methods.expression import select
 from normtune.methods.trainable import Trainable
-from normtune.models.base import Base
+from normtune.models.base import Base, wrap
 from normtune.training.session import Session
-from tests.conftest import BaseFactory
+from tests.conftest import BaseFactory, ModelFactory
 from tests.training.test_session import comparable, data, split
 
 FUSED = ("fused layers", "no padding", "first token")
@@ -193,10 +194,13 @@ def _change(body: Any, what: str) -> None:
         *("another class", "one layer three times", "autocast"),
     ],
 )
-def test_many_texts_are_answered_as_few_whatever_the_user_changed(make_base: BaseFactory, change: str) -> None:
+def test_many_texts_are_answered_as_few_whatever_the_user_changed(
+    make_model: ModelFactory, tiny_tokenizer: PreTrainedTokenizerBase, change: str
+) -> None:
     """From `_WORTH` tokens on the fast ways are chosen, which may not pass by what the user put there."""
-    base = make_base("bert")
-    _change(base.model.base_model, change)
+    model = make_model("bert")
+    _change(model.base_model, change)
+    base = wrap(model, tiny_tokenizer)
     few = base.encode(Split.of_texts([f"the cat {'sees a dog ' * (n % 9)}" for n in range(8)]), 64)
     many = base.encode(Split.of_texts([f"the cat {'sees a dog ' * (n % 9)}" for n in range(200)]), 64)
     assert int(few.lengths.sum()) < _WORTH < int(many.lengths.sum())
@@ -205,8 +209,10 @@ def test_many_texts_are_answered_as_few_whatever_the_user_changed(make_base: Bas
     np.testing.assert_allclose(other[:8], one, atol=2e-2 if change == "autocast" else 1e-5)
 
 
-def test_modules_stay_in_their_own_mode_also_after_an_interrupt(make_base: BaseFactory) -> None:
-    base = make_base("bert")
+def test_modules_stay_in_their_own_mode_also_after_an_interrupt(
+    make_model: ModelFactory, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    base = wrap(make_model("bert"), tiny_tokenizer)
     base.model.train()
     base.model.bert.embeddings.eval()
     before = [module.training for module in base.model.modules()]
@@ -221,8 +227,8 @@ def test_modules_stay_in_their_own_mode_also_after_an_interrupt(make_base: BaseF
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_model_is_scored(make_base: BaseFactory) -> None:
-    base = make_base("bert")
+def test_a_compiled_model_is_scored(make_model: ModelFactory, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    base = wrap(make_model("bert"), tiny_tokenizer)
     encoded = base.encode(Split.of_texts(["the cat sees a dog", "the dog"]), 64)
     plain = logits(base, encoded)
     base.model.compile(backend="eager")

@@ -110,7 +110,9 @@ def test_without_a_task_it_is_refused_in_a_sentence(tiny_base: Base) -> None:
         tune(tiny_base, "fish-mask")
     assert all(torch.equal(before[name], value) for name, value in tiny_base.model.state_dict().items())
     for text, said in (
-        ("fish-mask & layernorm", "stands alone"),
+        ("fish-mask & layernorm", "'fish-mask' is measured on a task, so it stands alone"),
+        ("fish-mask@20 + layernorm", "'fish-mask' is measured on a task, so it stands alone"),
+        ("lora@4 + layernorm", "'lora' does more than select entries, so it stands alone"),
         ("fish-mask@0", "fish-mask takes a number of entries of 1 to"),
         ("fish-mask@999999999", "fish-mask takes a number of entries of 1 to"),
         ("child-tuning-d@0", "takes a percentage of 1 to 100"),

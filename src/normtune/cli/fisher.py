@@ -93,7 +93,7 @@ def fisher(
         _show(_recorded(folder, wanted), form, figure, normalised)
         return
     chosen = [*own] or task_names(tasks, suite)
-    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
+    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=own)
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine, Storage
     from normtune.studies.manifest import one_kind

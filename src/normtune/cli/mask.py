@@ -99,7 +99,7 @@ def mask(
 
     of = IMPORTANCES[known("importance", importance, IMPORTANCES)]
     own, estimator = own_tasks(tasks or "", model), estimator or of.estimator
-    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=bool(own))
+    refuse_unused(context, suite=suite, estimator=estimator, until_stable=until_stable, own=own)
     if of.needs != "fisher":
         unused = {"until_stable", "estimator", "head_seeds", "records"}
         unused |= set() if of.needs == "texts" else {"examples", "protocol", "data"}

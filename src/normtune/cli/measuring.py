@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,13 @@ def own_tasks(text: str, model: str) -> dict[str, TaskData]:
         return {}
     from normtune.studies.manifest import read_manifest
 
-    found = {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}, model).tasks}
-    tell([f"{name}: {note}" for name, data in found.items() for note in data.notes])
-    return found
+    return {str(own.name): own.load() for own in read_manifest(Path(text), {}, {}, model).tasks}
 
 
-def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_stable: bool, own: bool) -> None:
-    """Refuse options that have no effect on a measurement."""
+def refuse_unused(
+    context: typer.Context, *, suite: str, estimator: str, until_stable: bool, own: Mapping[str, TaskData]
+) -> None:
+    """Refuse options that have no effect on a measurement, then tell what was guessed on the user's files."""
     if own:
         refuse(context, {"suite", "data"}, "A manifest names the files of its tasks")
     refuse_data(context, suite)
@@ -52,6 +52,7 @@ def refuse_unused(context: typer.Context, *, suite: str, estimator: str, until_s
         refuse(context, {"samples"}, "Only --estimator monte-carlo draws labels")
     if not until_stable:
         refuse(context, {"tolerance"}, "Only --until-stable compares halves of the examples")
+    tell([f"{name}: {note}" for name, data in own.items() for note in data.notes])
 
 
 def measure(engine: Engine, config: FisherConfig, tasks: Sequence[str]) -> Callable[[str], MeasuredFisher]:

@@ -57,7 +57,7 @@ def read_rows(path: Path | None, reading: Reading = RECOGNISED) -> Rows:
         known = f"{', '.join(READERS)}, also with {', '.join(PACKED)} behind it"
         raise DataError(f"{source} ends in none of: {known}.")
     cells, text = ending in {".csv", ".tsv"}, ending not in {".xlsx", ".parquet"}
-    for name, fits in (("delimiter", cells), ("encoding", text)):
+    for name, fits in (("delimiter", cells), ("decimal", ending != ".txt"), ("encoding", text)):
         if getattr(reading, name) and not fits:
             raise ConfigError(f"{source} has no {name} to choose; leave {name} out of --read.")
     raw = sys.stdin.buffer.read() if path is None else read_bytes(path)

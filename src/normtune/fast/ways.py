@@ -116,8 +116,8 @@ def choose(
     changed = any(map(is_foreign, (model, body, *body.children()))) or not all(map(is_library, body.children()))
     if plain or recomputes or changed or base.language:  # a language model reads every token's hidden state
         return Ways(base, products, memory)
-    mixed = mixed or torch.is_autocast_enabled(base.device.type)
     on_cpu = base.device.type == "cpu"
+    mixed = mixed or (on_cpu and torch.is_autocast_enabled("cpu"))
     layers, known = None, reads_first_token(model.config)
     if known and on_cpu and not mixed and model.dtype in {torch.float32, torch.float64}:
         layers = fusable(model, products)
