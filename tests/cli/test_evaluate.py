@@ -17,38 +17,33 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("classes", "no yes"), ("classes", "no yes perhaps"), ("numbers", "1.5 2 4")]
+    ("kind", "labels", "cut"),
+    [
+        *(("classes", "no yes", 0), ("classes", "no yes perhaps", 0), ("numbers", "1.5 2 4", 0)),
+        ("tags", "", 6),  # of these texts all words beyond the limit, which nobody scores
+    ],
 )
-def test_the_metrics_are_those_of_training(cli: Run, tiny_folder: Path, tmp_path: Path, kind: str, labels: str) -> None:
-    cells = labels.split()
-    (tmp_path / "t.csv").write_text(
-        "text,label\n" + "".join(f"the cat {i},{cells[i % len(cells)]}\n" for i in range(12))
-    )
-    call = ("train", "--train", tmp_path / "t.csv", "--dev", tmp_path / "t.csv", "--labels", kind)
+def test_the_metrics_are_those_of_training(
+    cli: Run, tiny_folder: Path, tmp_path: Path, kind: str, labels: str, cut: int
+) -> None:
+    cells, file = labels.split(), tmp_path / ("t.conll" if kind == "tags" else "t.csv")
+    if kind == "tags":
+        words = "".join(f"cat {'B-P' if i % 3 == 0 else 'O'}\n" for i in range(90))
+        file.write_text(f"{words}\ndog O\ncat B-P\n\n" * cut)
+    else:
+        file.write_text("text,label\n" + "".join(f"the cat {i},{cells[i % len(cells)]}\n" for i in range(12)))
+    call = ("train", "--train", file, "--dev", file, "--labels", kind)
     more = ("--model", tiny_folder, "--protocol", "small,epochs=1", "--device", "cpu", "--out", tmp_path / "out")
     status, trained, error = cli(*call, *more)
     assert status == 0, error
     scores = Record.load(tmp_path / "out" / "record.json").scores["dev"]
-    status, text, error = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.csv", "--json", "--device", "cpu")
+    status, text, error = cli("evaluate", tmp_path / "out", "--file", file, "--json", "--device", "cpu")
     assert status == 0, error
     assert json.loads(text)["scores"] == pytest.approx(scores, abs=1e-6)
+    assert json.loads(text)["truncated"] == cut
     if len(cells) == 2:
-        _, text, _ = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.csv")
+        _, text, _ = cli("evaluate", tmp_path / "out", "--file", file)
         assert [f"f1 of yes {scores['f1']:.4f}" in shown for shown in (trained, text)] == [True, True]
-
-
-def test_words_that_are_cut_off_are_not_scored(cli: Run, tiny_folder: Path, tmp_path: Path) -> None:
-    words = "".join(f"cat {'B-P' if i % 3 == 0 else 'O'}\n" for i in range(90))
-    (tmp_path / "t.conll").write_text(f"{words}\ndog O\ncat B-P\n\n" * 6)
-    call = ("train", "--train", tmp_path / "t.conll", "--dev", tmp_path / "t.conll", "--labels", "tags")
-    more = ("--model", tiny_folder, "--protocol", "small,epochs=1", "--device", "cpu", "--out", tmp_path / "out")
-    status, _, error = cli(*call, *more)
-    assert status == 0, error
-    scores = Record.load(tmp_path / "out" / "record.json").scores["dev"]
-    status, text, error = cli("evaluate", tmp_path / "out", "--file", tmp_path / "t.conll", "--json", "--device", "cpu")
-    assert status == 0, error
-    assert json.loads(text)["truncated"] == 6
-    assert json.loads(text)["scores"] == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_file_is_scored_by_the_metrics_of_the_suites_task(cli: Run, tiny_base: Base, tmp_path: Path) -> None:
