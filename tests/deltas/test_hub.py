@@ -39,6 +39,15 @@ def test_two_deltas_of_one_name_in_a_folder_are_told(tiny_base: Base, tmp_path: 
         named_places([str(tmp_path)])
 
 
+def test_a_delta_is_called_by_its_own_folder_also_where_that_is_a_link(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").symlink_to(folder)
+    assert [*named_places([str(tmp_path / "mine")])] == ["mine"]
+    monkeypatch.chdir(folder)
+    assert [*named_places(["."])] == [*named_places([FILE])] == ["run"]
+
+
 def test_only_the_delta_and_its_papers_are_uploaded(folder: Path) -> None:
     assert [file.name for file in prepare_push(folder)] == [FILE, "record.json", "README.md"]
     (folder / "record.json").unlink()

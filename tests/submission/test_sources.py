@@ -68,6 +68,9 @@ def test_deltas_that_do_not_answer_a_task(tiny_base: Base, tmp_path: Path) -> No
         named([str(rte), str(rte / "delta.safetensors")])
     with pytest.raises(DeltaError, match="There is no delta at"):
         named([str(tmp_path / "nowhere")])
+    toy = save_delta(tiny_base, tmp_path / "toy", "rte", "RTE", suite="toy")
+    with pytest.raises(DeltaError, match="is of 'rte' of the suite 'toy'; those that answer"):
+        named([str(toy)])
 
 
 @pytest.mark.parametrize("task", ["intents", "", "ax", "wnli"])

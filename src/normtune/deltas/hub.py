@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,11 @@ def _on_hub(text: str) -> bool:
 
 
 def _name(path: Path) -> str:
-    whole = Path(os.path.abspath(path))  # noqa: PTH100  (a link is called by its own name)
     if path.name == FILE:
-        return whole.parent.name
-    return path.stem if path.suffix == ".safetensors" else whole.name
+        return _name(path.parent)
+    if path.suffix == ".safetensors":
+        return path.stem
+    return path.resolve().name if path.name in {"", ".."} else path.name  # a link is called by its own name
 
 
 def prepare_push(folder: str | Path) -> list[Path]:

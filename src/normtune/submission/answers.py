@@ -82,8 +82,9 @@ def best_runs(folder: Path, method: str | None = None) -> dict[str, Source]:
 def _source(path: Path, info: DeltaInfo) -> Source:
     """The facts of a delta, and of its run if the record is beside it."""
     if info.task not in TASKS or info.suite not in {"", "glue"}:
+        of = f" of the suite {info.suite!r}" if info.task in TASKS else ""
         raise DeltaError(
-            f"The delta {path} is of {info.task!r}; those that answer are of {', '.join(TASKS)} (AX is answered by"
+            f"The delta {path} is of {info.task!r}{of}; those that answer are of {', '.join(TASKS)} (AX is answered by"
             " MNLI's delta, WNLI by its majority class)."
         )
     asked = GLUE[info.task]
