@@ -13,57 +13,43 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "Bank": "deltas.bank",
-    "Base": "models.base",
-    "Delta": "deltas.delta",
-    "HeadSpec": "models.head",
-    "METHODS": "methods.method",
-    "NormtuneError": "errors",
-    "PROTOCOLS": "config",
-    "Picture": "data.images",
-    "Prediction": "deltas.answers",
-    "Predictor": "deltas.answers",
-    "Record": "records.run",
-    "Selection": "methods.selection",
-    "Session": "training.session",
-    "Split": "data.task",
-    "Task": "data.task",
-    "TaskData": "data.task",
-    "Trainable": "methods.trainable",
-    "load_base": "models.base",
-    "load_glue": "data.glue",
-    "protocol": "config",
-    "select": "methods.expression",
-    "skeleton": "models.base",
-    "tune": "methods.expression",
-    "wrap": "models.base",
+#: The public names, by module.
+_NAMES = {
+    "config": "PROTOCOLS protocol",
+    "data.glue": "load_glue",
+    "data.images": "Picture",
+    "data.task": "Split Task TaskData",
+    "deltas.answers": "Prediction Predictor",
+    "deltas.bank": "Bank",
+    "deltas.delta": "Delta",
+    "errors": "NormtuneError",
+    "methods.expression": "select tune",
+    "methods.method": "METHODS",
+    "methods.selection": "Selection",
+    "methods.trainable": "Trainable",
+    "models.base": "Base load_base skeleton wrap",
+    "models.head": "HeadSpec",
+    "records.run": "Record",
+    "training.session": "Session",
 }
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from normtune.config import PROTOCOLS as PROTOCOLS
-    from normtune.config import protocol as protocol
+    from normtune.config import PROTOCOLS as PROTOCOLS, protocol as protocol
     from normtune.data.glue import load_glue as load_glue
     from normtune.data.images import Picture as Picture
-    from normtune.data.task import Split as Split
-    from normtune.data.task import Task as Task
-    from normtune.data.task import TaskData as TaskData
-    from normtune.deltas.answers import Prediction as Prediction
-    from normtune.deltas.answers import Predictor as Predictor
+    from normtune.data.task import Split as Split, Task as Task, TaskData as TaskData
+    from normtune.deltas.answers import Prediction as Prediction, Predictor as Predictor
     from normtune.deltas.bank import Bank as Bank
     from normtune.deltas.delta import Delta as Delta
     from normtune.errors import NormtuneError as NormtuneError
-    from normtune.methods.expression import select as select
-    from normtune.methods.expression import tune as tune
+    from normtune.methods.expression import select as select, tune as tune
     from normtune.methods.method import METHODS as METHODS
     from normtune.methods.selection import Selection as Selection
     from normtune.methods.trainable import Trainable as Trainable
-    from normtune.models.base import Base as Base
-    from normtune.models.base import load_base as load_base
-    from normtune.models.base import skeleton as skeleton
-    from normtune.models.base import wrap as wrap
+    from normtune.models.base import Base as Base, load_base as load_base, skeleton as skeleton, wrap as wrap
     from normtune.models.head import HeadSpec as HeadSpec
     from normtune.records.run import Record as Record
     from normtune.training.session import Session as Session

@@ -15,8 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from normtune.data.reading import Reading
 from normtune.data.rows import READERS, read_rows

@@ -7,8 +7,7 @@ import pytest
 from normtune.errors import ConfigError, SelectionError
 from normtune.methods.budget import sized
 from normtune.methods.expression import specify
-from tests.conftest import TEXT_METHODS as METHODS
-from tests.conftest import BaseFactory
+from tests.conftest import TEXT_METHODS as METHODS, BaseFactory
 
 
 def test_every_method_with_a_size_gets_the_largest_that_fits(make_base: BaseFactory) -> None:

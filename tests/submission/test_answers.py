@@ -16,8 +16,7 @@ from normtune.models.base import Base
 from normtune.submission import answers
 from normtune.submission.answers import answer, named, plan
 from normtune.submission.archive import write
-from normtune.submission.files import FILES
-from normtune.submission.files import TASKS as ANSWERED
+from normtune.submission.files import FILES, TASKS as ANSWERED
 from tests.submission.suite import SMALL, TASKS, Text, make_delta, outputs, read_zip, save_deltas, texts, write_suite
 
 

@@ -72,8 +72,7 @@ def ablate(
     from normtune.data.task import TaskData
     from normtune.files import refuse_existing
     from normtune.records.ablation import PERS, AblationConfig
-    from normtune.report.ablation import Ablation, table
-    from normtune.report.ablation import figure as drawn
+    from normtune.report.ablation import Ablation, figure as drawn, table
     from normtune.report.drawing import check, save
     from normtune.studies.ablation import Ablater
 

@@ -23,8 +23,7 @@ def push(
 
     Example: `normtune push runs/rte-layernorm me/rte-layernorm --private`
     """
-    from normtune.deltas.hub import prepare_push
-    from normtune.deltas.hub import push as upload
+    from normtune.deltas.hub import prepare_push, push as upload
 
     if dry_run:
         options.refuse(context, {"private"}, "--dry-run makes no repository")

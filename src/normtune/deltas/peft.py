@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
+from safetensors.torch import load_file, save as serialise
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import layer_norm, pad
-from torch.nn.functional import linear as torch_linear
+from torch.nn.functional import layer_norm, linear as torch_linear, pad
 
 from normtune.errors import ModelError
 from normtune.fast.linear import infer

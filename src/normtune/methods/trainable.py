@@ -17,8 +17,7 @@ from torch.nn.utils import parametrize
 
 from normtune.errors import ModelError, SelectionError
 from normtune.models.base import APPLIED, TUNED, Base
-from normtune.models.layout import Layout, Place
-from normtune.models.layout import statistics as running
+from normtune.models.layout import Layout, Place, statistics as running
 from normtune.models.precision import Float32Module
 from normtune.records.run import Counts
 

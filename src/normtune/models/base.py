@@ -15,8 +15,7 @@ from normtune.data.encode import Encoded, encode
 from normtune.data.images import Reader
 from normtune.data.task import Split
 from normtune.errors import DataError, ModelError, known, refusing
-from normtune.models import identity as identities
-from normtune.models import sources
+from normtune.models import identity as identities, sources
 from normtune.models.head import HeadSpec, HeadSwap, head_roots, meta_head, read_spec
 from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout

@@ -8,8 +8,7 @@ from pathlib import Path
 from normtune.config import fingerprint
 from normtune.data.task import Split, TaskData
 from normtune.importance.measurement import Measurement, read
-from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, kind_of
-from normtune.importance.recipe import make_mask as make
+from normtune.importance.recipe import TEXTS, MaskRecipe, Sources, kind_of, make_mask as make
 from normtune.importance.scores import IMPORTANCES
 from normtune.methods.expression import select
 from normtune.models.base import Base
