@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from normtune.cli.app import app
 from normtune.cli.options import protocol_of
 from normtune.models.base import Base
 from tests.deltas.banked import changed
@@ -146,3 +148,28 @@ def test_answers_to_a_pipe_are_utf8_whatever_the_system_writes(tiny_base: Base, 
     done = subprocess.run([sys.executable, "-c", code, *words], env=told, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "a cat \U0001f600" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
+def test_help_is_whole_in_a_narrow_terminal(cli: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, text, _ = cli(command, "--help")
+    assert status == 0
+    assert "Usage: " in text
+    assert "…" not in text
+
+
+def test_stopped_while_it_is_loaded_the_program_ends_without_a_word() -> None:
+    program = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "normtune.cli.app":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Stop())
+import runpy
+runpy.run_module("normtune", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

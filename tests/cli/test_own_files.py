@@ -144,19 +144,21 @@ def test_bad_files_are_refused_in_one_sentence(
 
 
 def test_a_table_from_a_spreadsheet_is_read_and_what_was_guessed_is_said(
-    cli: Run, tiny_folder: Path, tmp_path: Path
+    cli: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     rows = "".join(f"{i};the cat {i};{i % 7},5\r\n" for i in range(24))
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(f";text;label\r\n{rows}".encode("cp1252")))
     call = ("train", "--train", tmp_path / "t.csv.gz", "--labels", "numbers", "--model", tiny_folder)
-    status, text, error = cli(*call, "--protocol", "small,epochs=1", "--out", tmp_path / "out", "--device", "cpu")
+    status, text, error = cli(*call, "--protocol", "small,epochs=1", "--device", "cpu")
     assert status == 0, error
     assert text.startswith("t dev: ")
+    out = Path("runs/t-layernorm")
     said = "".join(line for line in error.splitlines() if "━" not in line)
     for guess in ("separated by ';'", "left out, as it only counts", "commas in 'label' are decimal: 0,5 is 0.5."):
         assert guess in said
     for command in ("evaluate", "predict"):
-        status, text, error = cli(command, tmp_path / "out", "--file", tmp_path / "t.csv.gz")
+        status, text, error = cli(command, out, "--file", tmp_path / "t.csv.gz")
         assert status == 0, error
         assert "separated by ';'" in error
     assert len(text.splitlines()) == 25

@@ -266,14 +266,14 @@ def test_decimal_commas_of_numbers_are_said(tmp_path: Path) -> None:
 
 
 def test_labels_that_may_be_meant_otherwise_are_pointed_out(tmp_path: Path) -> None:
-    labels = ["HAM", "ham ", "spam", "['a', 'b']", "cafe\u0301", "caf\u00e9"]
+    labels = ["HAM", "ham ", "spam", "['a', 'b']", "cafe\u0301", "caf\u00e9", "ham\u200b", "[red]"]
     train = write(tmp_path, "train.csv", [(f"text {i}", label) for i, label in enumerate(labels * 5)])
     assert load(train, train).notes[:3] == ("train.csv: blanks around 5 of the labels are left off.",) * 2 + (
-        "Dev rows whose texts are in train too, which flatters the scores: 30 of 30.",
+        "Dev rows whose texts are in train too, which flatters the scores: 40 of 40.",
     )
     notes = load(train).notes
-    assert "Different classes that look alike: 4 of 6 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham')." in notes
-    assert "Classes that are lists, whose labels --labels several would separate: 1 of 6 (\"['a', 'b']\")." in notes
+    assert "Different classes that look alike: 5 of 8 ('HAM', 'cafe\u0301', 'caf\u00e9', 'ham', 'ham\\u200b')." in notes
+    assert "Classes that are lists, whose labels --labels several would separate: 1 of 8 (\"['a', 'b']\")." in notes
     numbers = write(tmp_path, "numbers.csv", [(f"text {i}", f"{i % 9}.5") for i in range(20)])
     hint = "Most classes are numbers with few rows each: --labels numbers predicts numbers as such."
     assert hint in load(numbers).notes

@@ -47,7 +47,14 @@ def ranks_by_hand(x: Sequence[float]) -> list[float]:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.0000"), (0.83214, "0.8321"), (-12.5, "-12.5000"), (0.00123, "0.0012"), (2.4713e-8, "2.471e-08")],
+    [
+        (0.0, "0.0000"),
+        (0.83214, "0.8321"),
+        (-12.5, "-12.5000"),
+        (0.00123, "0.0012"),
+        (2.4713e-8, "2.471e-08"),
+        (-2e300, "-2.000e+300"),
+    ],
 )
 def test_a_number_in_print(value: float, text: str) -> None:
     assert in_print(value) == text

@@ -98,10 +98,10 @@ def test_the_floors_are_those_of_a_constant_answer(cells):
 
 
 def test_tables_are_written_for_others_to_read():
-    rows = ((Entry("a_b & 5 %"), Entry("1.0", spread="0.1"), Entry("\N{MINUS SIGN}2")),)
+    rows = ((Entry("a_b & 5 %\nof it"), Entry("1.0", spread="0.1"), Entry("\N{MINUS SIGN}2")),)
     table = Table("t", "Title.", ("name", "x", "y"), (Group("all", rows),), "Caption.", ("A note.",))
     markdown = as_markdown(table)
-    assert "| a_b & 5 % | 1.0 ± 0.1 | \N{MINUS SIGN}2 |" in markdown
+    assert "| a_b & 5 % of it | 1.0 ± 0.1 | \N{MINUS SIGN}2 |" in markdown
     assert "A note." in markdown
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import random
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event
 
 import pytest
 
-from tests.serving.running import Running
+from normtune.deltas.answers import Prediction
+from normtune.deltas.bank import Prepared
+from normtune.deltas.delta import Delta
+from tests.serving.running import Running, running
 
 GOOD = {"rows": [{"task": "two", "text": "a dog"}]}
 #: Longer than the server's limits in tests/serving/conftest.py.
@@ -123,3 +129,29 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Running) -> Non
         assert raw(server, head + b'{"rows":', close=True) == b""
     with server.client() as client:
         assert client.post("/v1/predict", json=GOOD).status_code == 200
+
+
+def test_rows_of_a_client_that_has_left_are_not_computed(tiny_folder: Path, known: dict[str, Delta]) -> None:
+    with running(tiny_folder, known, max_batch=1) as server:
+        begun, left, computed, answer = Event(), Event(), [], server.batcher.catalogue.bank.answer
+
+        def slowly(rows: Sequence[Prepared]) -> list[Prediction]:
+            begun.set()
+            assert left.wait(30)
+            computed.append(rows)
+            return answer(rows)
+
+        server.batcher.catalogue.bank.answer = slowly  # type: ignore[method-assign]
+        body = json.dumps({"rows": GOOD["rows"] * 50}).encode()
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as line:
+            line.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            assert begun.wait(30)
+        until = time.monotonic() + 30
+        while server.batcher.waiting and time.monotonic() < until:
+            time.sleep(0.01)
+        left.set()
+        with server.client() as client:
+            assert client.post("/v1/predict", json=GOOD).status_code == 200
+        assert len(computed) == 2  # the one that had begun, and that of the client that stayed

@@ -43,8 +43,9 @@ BaseAt = Annotated[
 Read = Annotated[
     str,
     typer.Option(
-        help="How to read your file, where this is not recognised, such as delimiter=;,encoding=cp1252,decimal=comma,"
-        "labels=bar (between several labels in a cell); skip-bad-rows leaves out rows that lack a cell or its value.",
+        help="How to read your file, where this is not recognised: delimiter=semicolon, encoding=cp1252, decimal=comma,"
+        " labels=bar (between several labels in a cell), skip-bad-rows (leaves out rows that lack a cell or its value);"
+        " separate several by commas.",
         show_default=False,
     ),
 ]

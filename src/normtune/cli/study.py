@@ -58,7 +58,7 @@ def study(
         typer.Option(
             help="Masks of figure 5: scopes of Fisher masks, or importances: wanda, obs-global, magnitude, random."
         ),
-    ] = "individual,global,leave-one-out",
+    ] = "individual, global, leave-one-out",
     fisher_tasks: Annotated[
         str | None, typer.Option(help="Tasks whose Fisher is in masks of several tasks. [default: the paper's eight]")
     ] = None,
@@ -66,7 +66,7 @@ def study(
         str | None,
         typer.Option(
             help="paper (own for files of your own), held-out, reduced or small, and fields to change, such as"
-            " small,epochs=1,max_train=500."
+            " small,epochs=1."
         ),
     ] = None,
     search_masks: Annotated[

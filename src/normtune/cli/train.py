@@ -108,6 +108,7 @@ def train(
     protocol = protocol or ("own" if train else "paper")
     rules, rates = read_protocol(protocol), options.rates(lr)
     from normtune.cli.trainings import Trainings, holding, storage_of, train_manifest, train_table
+    from normtune.data.content import task_name
     from normtune.studies.config import Setup
     from normtune.studies.engine import Engine
     from normtune.studies.manifest import OwnFiles, one_kind, read_manifest
@@ -131,7 +132,7 @@ def train(
         rates = theirs
     elif train is not None:
         own = OwnFiles.model_validate({**columns, "train": train, "dev": dev, "seed": seeds[0]})
-        tasks = [(train.stem, own)]
+        tasks = [(task_name(train), own)]
     else:
         tasks = [(name, None) for name in options.names(task or "")]
     if rule is not None and not rates[1] and len(rates[0] or ()) < 2:

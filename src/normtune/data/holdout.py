@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from normtune.data.kind import Kind
+from normtune.data.labels import parsed
 from normtune.data.task import Split
 from normtune.errors import DataError
 
@@ -91,9 +92,9 @@ def notes_on(
     absent = [name for name, count in zip(names, asks.counts(labels_of(dev), len(names)), strict=True) if not count]
     kind, columns = whole.kind, [column for split in splits.values() for column in split.columns.values()]
     long = sum(kind == "text" and len(text) > LONG_TEXT for column in columns for text in column)
-    spelt = Counter(unicodedata.normalize("NFKC", name).casefold() for name in names)
-    twins = [name for name in names if spelt[unicodedata.normalize("NFKC", name).casefold()] > 1]
-    lists = [name for name in names if name.startswith("[") and name.endswith("]")]
+    seen_as = Counter(map(_as_seen, names))
+    twins = [name for name in names if seen_as[_as_seen(name)] > 1]
+    lists = [name for name in names if isinstance(parsed(name), list)]
     wanted = len(dev) if fraction is None else fraction * len(whole)
     moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
     why = "" if fraction is None else f", as they have too few different {whole.kind}s to share"
@@ -118,6 +119,12 @@ def notes_on(
         (long, f"Texts of more than {LONG_TEXT:,} characters, of which a model reads only the start: {long}."),
     )
     return tuple(note for found, note in told if found)
+
+
+def _as_seen(label: str) -> str:
+    """A label as a reader sees it: without case, forms of width, invisible characters and doubled blanks."""
+    shown = (sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
+    return " ".join("".join(shown).casefold().split())
 
 
 def _some(labels: Sequence[str], names: Sequence[str]) -> str:

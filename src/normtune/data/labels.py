@@ -55,7 +55,7 @@ def several(rows: Rows, name: str, reading: Reading) -> Labels:
         return _lists(cells)
     texts = [cell.strip() for cell in rows.column(name)]
     if not reading.labels and any(text.startswith("[") for text in texts):
-        return _lists([_parsed(text) for text in texts])
+        return _lists([parsed(text) for text in texts])
     found = [sign for sign in _SEPARATORS if any(sign in text for text in texts)]
     if reading.labels:
         found = [reading.labels]
@@ -73,7 +73,7 @@ def _parts(text: str, sign: str | None) -> list[str]:
     return [part.strip() for part in ([text] if sign is None else text.split(sign)) if part.strip()]
 
 
-def _parsed(text: str) -> object:
+def parsed(text: str) -> object:
     """The value, such as a list, that a text cell holds as JSON or a Python literal; otherwise the text."""
     for read in (JSON.decode, ast.literal_eval):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
@@ -126,7 +126,7 @@ def _split_cells(rows: Rows, name: str) -> list[list[str]]:
     cells = rows.cells(name)
     if not any(isinstance(cell, list) for cell in cells):
         texts = rows.column(name)
-        cells = [_parsed(text) if text.lstrip().startswith("[") else text for text in texts]
+        cells = [parsed(text) if text.lstrip().startswith("[") else text for text in texts]
         cells = [cell if isinstance(cell, list) else text.split() for cell, text in zip(cells, texts, strict=True)]
     for number, cell in enumerate(cells):
         if not isinstance(cell, list) or not all(isinstance(part, str | int | float) for part in cell):

@@ -36,8 +36,8 @@ class ClassScore:
 
 
 def in_print(value: float) -> str:
-    """A metric or a target as text: to four decimals or, if it is below 0.001 in size, four digits (``1.234e-05``)."""
-    return f"{value:.4f}" if value == 0 or not abs(value) < 1e-3 else f"{value:.3e}"
+    """A metric or a target as text: to four decimals or, below 0.001 and from 1e15 on, four digits (``1.234e-05``)."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e15 else f"{value:.3e}"
 
 
 def compute(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from anyio import CancelScope
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,7 +66,12 @@ class Gate:
                 app = refused.response
             else:
                 messages.append({"type": "http.request", "body": b"".join(parts), "more_body": False})
-            await app(scope, again, send)
+            with CancelScope() as work:
+                leaving = asyncio.create_task(_cancel_if_left(receive, work))
+                try:
+                    await app(scope, again, send)
+                finally:
+                    leaving.cancel()
         except ClientDisconnect:
             return
         finally:
@@ -95,6 +101,13 @@ class Gate:
     def _full(self) -> _RefusedError:
         self._metrics.full.inc()
         return _RefusedError(503, "full", "The server is at its limit; try again in 1 s.")
+
+
+async def _cancel_if_left(receive: Receive, work: CancelScope) -> None:
+    """Cancel the work on a request whose client has gone, which is also told of one that has its whole answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    work.cancel()
 
 
 class _RefusedError(Exception):
