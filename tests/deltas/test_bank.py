@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from normtune.errors import DataError, DeltaError, UnknownNameError
 from normtune.methods.expression import select, specify
 from normtune.methods.selection import at
 from normtune.methods.trainable import Trainable
-from normtune.models.base import Base, load_base
+from normtune.models.base import Base, load_base, wrap
 from tests.conftest import BaseFactory, FolderFactory, ModelFactory
 from tests.deltas.banked import FIVE, NUMBER, TEXTS, TWO, alone, assert_as_alone, changed
 from tests.deltas.moved import moved
@@ -373,3 +374,51 @@ def test_a_configuration_may_name_several_ends(make_model: ModelFactory, make_fo
     bank = Bank(base)
     bank.add("a", moved(base, "layernorm", TWO))
     assert [*bank] == ["a"]
+
+
+@pytest.mark.parametrize("where", ["bert.encoder.layer.2", "bert.encoder.layer.2.attention.self", "bert.encoder"])
+def test_what_the_user_changed_in_the_base_is_computed(tiny_folder: Path, where: str) -> None:
+    base = load_base(str(tiny_folder))
+
+    def whole(_: torch.nn.Module, __: object, output: object) -> object:
+        """Adds the mean over the tokens of a text of more than six."""
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        if not torch.is_tensor(first):
+            first.last_hidden_state += first.last_hidden_state.mean(1, keepdim=True) * (
+                first.last_hidden_state.shape[1] > 6
+            )
+            return first
+        more = first + first.mean(1, keepdim=True) * (first.shape[1] > 6)
+        return (more, *rest) if isinstance(output, tuple) else more
+
+    base.model.get_submodule(where).register_forward_hook(whole)
+    deltas = [changed(base, "layernorm", spec, seed) for seed, spec in enumerate(SPECS)]
+    bank = Bank(base)
+    for number, delta in enumerate(deltas):
+        bank.add(str(number), delta)
+    text = "one old bird likes the great river and the dull film"
+    prepared = bank.prepare_many([text] * len(deltas), [str(number) for number in range(len(deltas))])
+    assert_as_alone(base, deltas, bank.logits(prepared), [text] * len(deltas))
+
+
+def test_a_layer_that_is_there_twice_leaves_the_base_whole(make_base: BaseFactory, tiny_tokenizer) -> None:
+    base = make_base("bert")
+    base.tokenizer = tiny_tokenizer
+    layers = base.model.bert.encoder.layer
+    layers[1] = layers[0]
+    base = wrap(base.model, tiny_tokenizer)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    delta, bank = changed(base, "layernorm"), Bank(base)
+    bank.add("one", delta)
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+    assert all(isinstance(value, torch.nn.Parameter) for value in base.model.parameters())
+    assert_as_alone(base, [delta], bank.logits([bank.prepare("a dog", "one")]), ["a dog"])
+
+
+def test_a_base_that_was_left_in_training_mode_takes_tasks(tiny_folder: Path) -> None:
+    base = load_base(str(tiny_folder))
+    delta, bank = changed(base, "layernorm"), Bank(base)
+    base.model.train()
+    bank.add("one", delta)
+    assert not bank.entry("one").apart
+    assert base.model.training

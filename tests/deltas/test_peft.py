@@ -362,6 +362,7 @@ def test_an_adapter_of_another_model_is_refused(
     tiny_base: Base, make_base: Bases, minilm: Base, tmp_path: Path
 ) -> None:
     export_peft(moved(tiny_base, "layernorm"), tiny_base, tmp_path / "bare")
+    (tmp_path / "bare" / "normtune.json").unlink()
     import_peft(tmp_path / "bare", make_base("bert", seed=5))  # PEFT's format has no hash of the model
     with pytest.raises(DeltaError, match=r"does not fit.*no parameter|has shape \(32,\), the model's \(384,\)"):
         import_peft(tmp_path / "bare", minilm)
@@ -428,3 +429,9 @@ def test_an_adapter_in_bfloat16_comes_in_as_float32(tiny_base: Base, tmp_path: P
     save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file)
     delta = import_peft(tmp_path / "out", tiny_base)
     assert {value.dtype for value in [*delta.values.values(), *delta.head.values()]} == {torch.float32}
+
+
+def test_what_was_exported_from_another_base_is_refused(make_base: Bases, tmp_path: Path) -> None:
+    export_peft(moved(first := make_base("bert"), "layernorm"), first, tmp_path / "out")
+    with pytest.raises(DeltaError, match="This delta belongs to the base model"):
+        import_peft(tmp_path / "out", make_base("bert", seed=1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from transformers.activations import GELUActivation
 
 from normtune.fast.dropout import FastDropout
 from normtune.fast.first_token import BERTS, first_token, last_layer
@@ -175,3 +176,10 @@ def test_dropout_of_other_modules_stays_with_the_generator(tiny_base: Base) -> N
             outputs.append(tiny_base.model(**batch).logits.numpy())
     assert np.array_equal(outputs[0], outputs[1])
     assert not np.array_equal(outputs[0], outputs[2])
+
+
+def test_an_activation_of_the_users_own_is_computed(make_base):
+    layer = make_base("bert").model.bert.encoder.layer[0]
+    assert fits(layer)
+    layer.intermediate.intermediate_act_fn = type("Relu", (GELUActivation,), {"forward": lambda _, x: x.relu()})()
+    assert not fits(layer)

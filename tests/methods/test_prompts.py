@@ -243,3 +243,17 @@ def test_in_a_lower_precision_prompts_train_in_float32(tiny_folder: Path) -> Non
             assert torch.equal(answers(low), found)
         with pytest.raises(DeltaError, match="cannot be merged"):
             delta.apply(low, merge=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [("bert", "prompt-tuning@3"), ("gpt2", "prompt-tuning@3"), ("gpt2", "prefix-tuning@3")]
+)
+def test_positions_of_the_callers_own_are_refused(make_base: BaseFactory, family: str, method: str) -> None:
+    base = make_base(family)
+    trainable, usual = tuned(base, method), (MASK.cumsum(1) - 1).clamp(min=0)
+    with pytest.raises(ModelError, match="numbers the positions itself: leave position_ids out"):
+        base.model(TOKENS, attention_mask=MASK, position_ids=usual + 20)
+    if family == "gpt2":
+        found = base.model(TOKENS, attention_mask=MASK, position_ids=usual).logits
+        assert torch.equal(found, answers(base))
+    trainable.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from normtune.deltas.merge import merge
 from normtune.errors import DeltaError, ModelError, SelectionError
 from normtune.evaluation import logits
 from normtune.importance.task_masks import measure
-from normtune.methods.expression import specify
+from normtune.methods.expression import specify, tune
 from normtune.methods.top import Top
 from normtune.methods.trainable import Hook, Spec, Trainable
 from normtune.models.base import Base, load_base, wrap
@@ -369,3 +370,19 @@ def test_added_parameters_are_not_rounded_into_a_base(tiny_folder: Path, method:
     with pytest.raises(DeltaError, match=reason):
         delta.apply(low, merge=True)
     delta.apply(low).remove()
+
+
+def test_models_that_share_an_encoder_are_changed_one_at_a_time(make_base, make_model):
+    first, other = make_base("bert"), make_model("bert", seed=1)
+    other.bert = first.model.bert
+    second = wrap(other)
+    before = copy.deepcopy(first.model.state_dict())
+    tuning = tune(first, "layernorm")
+    delta = Delta.capture(tuning, task="t")
+    with pytest.raises(ModelError, match="being tuned already"):
+        tune(second, "layernorm")
+    tuning.undo()
+    with delta.apply(first), pytest.raises(ModelError, match="carries a delta"):
+        tune(second, "layernorm")
+    tune(second, "layernorm").undo()
+    assert all(torch.equal(value, before[name]) for name, value in first.model.state_dict().items())

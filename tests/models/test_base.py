@@ -14,12 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BertModel,
+    CanineConfig,
+    CanineForSequenceClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
     Gemma3Config,
     Gemma3ForSequenceClassification,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipForImageClassification,
@@ -41,7 +47,7 @@ from normtune.models.base import load_base, skeleton, wrap
 from normtune.models.head import HeadSpec
 from normtune.models.layout import layout
 from normtune.models.sources import at_revision, locate, quiet
-from tests.conftest import FolderFactory
+from tests.conftest import FolderFactory, ModelFactory
 
 
 def assert_refused(said, name, **options):
@@ -564,3 +570,38 @@ def test_a_config_with_a_part_for_texts_has_its_padding_there(make_folder: Folde
     base = load_base(str(make_folder(Gemma3ForSequenceClassification(config))))
     assert base.tokenizer is not None
     assert base.model.config.get_text_config().pad_token_id == base.tokenizer.pad_token_id
+
+
+def test_a_family_with_two_classifiers_is_loaded(tmp_path: Path) -> None:
+    tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = DeiTConfig(**tiny, image_size=8, patch_size=4, num_channels=1, num_labels=3)
+    model = DeiTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    base, pixels = load_base(str(tmp_path), 3), torch.randn(2, 1, 8, 8)
+    assert torch.equal(base.model.deit(pixels).last_hidden_state, model.deit(pixels).last_hidden_state)
+
+
+def test_a_model_that_hashes_its_tokens_reads_texts(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    tiny = {"hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = CanineForSequenceClassification(CanineConfig(**tiny, num_hash_buckets=64))
+    assert wrap(model, tiny_tokenizer).encode(Split.of_texts(["the cat sat", "a"]), 4).lengths.tolist() == [4, 3]
+
+
+def test_a_wrapped_model_is_told_what_it_lacks(make_model: ModelFactory) -> None:
+    model = make_model("bert")
+    model.config.return_dict = False
+    with pytest.raises(ModelError, match="answers in tuples; set return_dict to True"):
+        wrap(model)
+    model = make_model("bert")
+    model.add_adapter(LoraConfig(target_modules=["query"]))
+    with pytest.raises(ModelError, match=r"carries adapters of PEFT's.*merge_and_unload"):
+        wrap(model)
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = SiglipConfig(text_config=small, vision_config={**small, "image_size": 8, "patch_size": 4})
+    with pytest.raises(ModelError, match="its encoder is no module called"):
+        wrap(SiglipForImageClassification(config))
+
+
+def test_a_configuration_that_asks_for_tuples_is_loaded_with_names(copy: Path) -> None:
+    set_config(copy, return_dict=False)
+    assert load_base(str(copy)).model(torch.tensor([[2, 3]])).logits.shape == (1, 2)

@@ -327,3 +327,21 @@ def test_a_head_that_the_class_does_not_make_is_refused():
     tuning = tune(wrap(model), "layernorm")
     with pytest.raises(ModelError, match="'classifier' is not the module that RobertaForSequenceClassification makes"):
         Delta.capture(tuning)
+
+
+def test_a_heads_running_statistics_are_the_checkpoints_whatever_head_is_put_on(tmp_path):
+    """SwiftFormer's head begins with a BatchNorm."""
+    tiny = {"num_channels": 1, "image_size": 32, "depths": [1, 2, 1, 1], "embed_dims": [8, 16, 16, 16]}
+    model = AutoModelForImageClassification.from_config(AutoConfig.for_model("swiftformer", num_labels=2, **tiny))
+    model.swiftformer.requires_grad_(False)
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(1, 2)
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(load_base(str(tmp_path)).model.norm.running_mean, model.norm.running_mean)
+    base, pixels = wrap(model), torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        before = model(pixels).logits
+        delta = Delta.capture(tuning := tune(base, "head"))
+        tuning.undo()
+        with delta.apply(base):
+            assert torch.equal(model(pixels).logits, before)

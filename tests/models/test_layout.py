@@ -15,6 +15,7 @@ from transformers import (
 
 from normtune.methods.selection import where
 from normtune.models import layout as layouts
+from normtune.models.families import norms_of
 from normtune.models.layout import Layout, is_norm, layout
 
 BERT_LAYER = {
@@ -160,6 +161,7 @@ NESTED = {
     "pvt": ("encoder.block.layer_norm_2", lambda config: sum(config.depths)),
     "poolformer": ("encoder.block.after_norm", lambda config: sum(config.depths)),
     "swin": ("layernorm_after", lambda config: sum(config.depths)),
+    "focalnet": ("norm2", lambda config: sum(config.depths)),
     "mobilevit": ("layernorm_after", lambda config: 2 + 4 + 3),  # after four of MobileNet's
 }
 
@@ -178,6 +180,7 @@ def test_layers_are_those_of_the_configuration(family):
     assert norm.subs == ("weight", "bias")
     assert norm.layers == tuple(range(before, before + count(config)))
     assert found.layers == before + count(config)
+    assert [name for name in norms_of(found).closing if name != "reduce_1x1.normalization"] == [closing]
 
 
 def test_a_stage_of_one_layer_is_a_layer():

@@ -105,3 +105,10 @@ def test_a_gap_is_shown() -> None:
         "| head | 10 | 50.0 ± 0.0 | — |",
         "| full | 10 | — | 1 of 2 |",
     ]
+
+
+def test_runs_of_other_entries_on_another_machine_are_not_mixed_either() -> None:
+    run = record("fisher-individual@0.1", "rte", 0, 1e-2, 0.5)
+    other = run.model_copy(update={"id": "other", "trains": "other", "machine": {"threads": 4}})
+    with pytest.raises(ConfigError, match="differ in what"):
+        tabulate([run, other])

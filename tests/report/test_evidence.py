@@ -41,6 +41,10 @@ def test_tasks_that_lack_a_run_take_no_part(tmp_path):
     (tmp_path / "runs" / f"{gone.id}.json").unlink()
     change = evidence(Cells(read(tmp_path)))["change"]
     assert (len(change.values), change.left_out) == (3, ("CoLA",))
+    for run in read(tmp_path).runs:
+        if (run.config.method, run.config.task) == ("full", "cola"):
+            (tmp_path / "runs" / f"{run.id}.json").unlink()
+    assert evidence(Cells(read(tmp_path)))["change"].left_out == ("CoLA",)
 
 
 def test_tasks_at_their_floor_are_judged_apart(tmp_path):
@@ -70,10 +74,12 @@ def test_a_method_with_other_tasks_does_not_end_the_tests(tmp_path):
     made.results(tmp_path, methods={"layernorm": 0.0, "random": -0.1}, measured=())
     made.results(tmp_path, methods={"lora": 0.1}, tasks=["stsb", "mrpc", "rte"], measured=())
     made.results(tmp_path, methods={"red": 0.1}, tasks=["stsb", "mrpc", "cola"], measured=())
+    made.results(tmp_path, methods={"ia3": 0.1}, tasks=["stsb", "mrpc"], measured=())
     table = ours_table(Cells(read(tmp_path)))
     assert {row[2].text for row in table.rows} == {"3"}
     assert len(table.rows) == 2
-    assert table.notes[1] == "Left out, since it shares too few tasks with the others: red."
+    assert table.notes[0] == "Left out, since fewer than 3 tasks have all its runs: ia3."
+    assert table.notes[2] == "Left out, since it shares too few tasks with the others: red."
 
 
 def test_the_papers_scores_give_its_p():

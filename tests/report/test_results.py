@@ -13,9 +13,11 @@ from normtune.errors import ConfigError, DataError
 from normtune.records.fisher import Estimator
 from normtune.records.results import load_runs, read
 from normtune.records.run import Record
+from normtune.records.submission import SubmissionRecord
 from normtune.report.cells import Cells
 from normtune.report.evidence import evidence
 from normtune.report.tables import table1
+from normtune.studies.config import StudyConfig
 from tests.report import made
 
 ROOT = Path(__file__).parents[2]
@@ -133,3 +135,18 @@ assert not {{"torch", "transformers"}} & {{*sys.modules}}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_study_and_a_submission_of_another_model_are_left_out(tmp_path):
+    own = made.record("rte", "head", 0)
+    own.save(tmp_path / "runs" / "a.json")
+    answer = {"file": "RTE.tsv", "rows": 1, "wanted": 1, "sha256": "0"}
+    for model, base, kept in ((own.config.model, own.base_identity, True), ("other", "f" * 64, False)):
+        study = StudyConfig(model=model, protocol=own.config.protocol, tasks=("rte",), seeds=(0, 1, 2))
+        study.save(tmp_path / "study.json")
+        source = {"path": "d", "content": "0", "base": model, "base_identity": base}
+        SubmissionRecord(
+            file="s.zip", sha256="0", made="now", answers=({**answer, "source": source},), versions={}
+        ).save(tmp_path / "submission.json")
+        found = read(tmp_path)
+        assert (found.planned, len(found.submissions)) == (((0, 1, 2), 1) if kept else ((), 0))

@@ -64,6 +64,8 @@ def test_a_tie_says_nothing_so_that_fewer_tasks_are_left():
     assert warnings(compare(table(a=tied, b=BASE)))[0].startswith(
         "With 4 tasks on which two methods differ (of 8) the exact test cannot give a p below 0.1250"
     )
+    once = [*BASE[:-1], BASE[-1] + 0.01]
+    assert warnings(compare(table(a=once, b=BASE)))[0].startswith("With 1 task on which two methods differ (of 8)")
     assert warnings(compare(table(a=BASE, b=BASE)))[0].startswith("With 0 tasks on which two methods differ (of 8)")
     assert not any("exact test" in text for text in warnings(compare(table(a=BASE[::-1], b=BASE))))
 

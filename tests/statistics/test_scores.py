@@ -144,3 +144,12 @@ def test_records_with_gaps_are_refused():
         from_records(runs, tasks=["rte"])
     with pytest.raises(UnknownNameError, match="Unknown method 'c'"):
         from_records(runs, methods=["a", "c"])
+
+
+def test_records_of_methods_that_are_not_asked_for_do_no_harm():
+    runs = [record(m, t, 0, 1e-2, 0.5) for m in "abc" for t in ("rte", "cola")]
+    runs.append(runs[-1].model_copy(update={"id": "other", "trains": "other"}))  # two runs of c on cola
+    assert from_records(runs, methods=["a", "b"]).tasks == ("rte", "cola")
+    assert from_records(runs, tasks=["rte"]).methods == ("a", "b", "c")
+    with pytest.raises(ConfigError, match="Two runs of c on cola"):
+        from_records(runs)

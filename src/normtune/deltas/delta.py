@@ -348,7 +348,8 @@ class AppliedDelta:
             for name, values in delta.statistics.items():
                 copy_values(own[name], values)
             self._undo = stack.pop_all()
-        setattr(base.model, APPLIED, self)
+        for module in {base.model, base.model.base_model}:  # other heads may share the encoder
+            setattr(module, APPLIED, self)
 
     def remove(self) -> None:
         """Put back values, head, labels and problem type as they were, to the bit.
@@ -359,7 +360,8 @@ class AppliedDelta:
         if getattr(self._model, APPLIED, None) is not self:
             raise DeltaError("This delta is not on the base model.")
         self._undo.close()
-        delattr(self._model, APPLIED)
+        for module in {self._model, self._model.base_model}:
+            delattr(module, APPLIED)
 
     def __enter__(self) -> AppliedDelta:
         return self

@@ -91,8 +91,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
             given come from the exported delta, if it is one; otherwise labels are called LABEL_0, LABEL_1, ...
 
     Raises:
-        DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or does not fit `base`;
-            or if `base` carries a delta.
+        DeltaError: If there is no such adapter, it is damaged or of another kind, has no head, or is not of `base` or
+            does not fit it; or if `base` carries a delta.
     """
     folder = Path(folder)
     own = exported(folder)
@@ -101,6 +101,8 @@ def import_peft(folder: str | Path, base: Base, **info: object) -> Delta:
         raise DeltaError(
             f"{base.name!r} is a language model; normtune imports adapters of classifiers and taggers only."
         )
+    if own is not None:
+        Delta(own, {}, {}, {}).check(base)
     body, head = _from_peft(folder, base)
     outputs = len(head[base.layout.head[-1].parameter])  # the last layer's
     spec = HeadSpec("regression") if outputs == 1 else HeadSpec.numbered(outputs)

@@ -14,12 +14,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from normtune.deltas.sites import HeadSite, LinearSite, Site, site_of
 from normtune.errors import ModelError
-from normtune.fast.first_token import classifies_texts, first_token, reads_first_token
+from normtune.fast.first_token import can_shorten, first_token, last_of
+from normtune.fast.modules import is_foreign
 from normtune.models.layout import Layout
 
 #: Height and width of a made-up picture for a model that takes any size.
@@ -53,18 +53,28 @@ class RowModel:
 
     def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self._model, self._layout = model, layout
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._twin: PreTrainedModel = copy.deepcopy(model, shared).eval()
+        self._twin = self._copy({})
         #: By name of each vector that can differ from row to row, its site and its name in the site.
         self._sites: dict[str, tuple[Site, str]] = {}
         #: The model's own values of these vectors, float32.
         self._vectors: dict[str, Tensor] = {}
         self._heads: dict[str, HeadSite] = {}
         self._place_sites()
-        if reads_first_token(model.config) and classifies_texts(model):
-            last = self._twin.base_model.encoder.layer[-1]
+        around = (model, model.base_model, *model.base_model.children())
+        if can_shorten(model) and not any(map(is_foreign, around)):
+            last = last_of(self._twin)
             last.forward = partial(first_token, last)
         self._proven: set[str] = set()
+
+    def _copy(self, values: Mapping[str, Tensor]) -> PreTrainedModel:
+        """A copy of the model in evaluation mode, which has `values`, by parameter name, and shares the others."""
+        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        shared = {id(tensor): tensor for name, tensor in tensors.items() if name not in values}
+        twin: PreTrainedModel = copy.deepcopy(self._model, shared).eval()
+        with torch.no_grad():
+            for name, value in values.items():
+                twin.get_parameter(name).copy_(value)
+        return twin
 
     def _place_sites(self) -> None:
         heads = {place.parameter.rpartition(".")[0] for place in self._layout.head}
@@ -171,11 +181,10 @@ class RowModel:
             return False
         near = 1e-4 if self._model.dtype == torch.float32 else 5e-2
         for row, values in enumerate(made):
-            own = {name: value.to(self._model.get_parameter(name)) for name, value in values.items()}
             tokens = int(inputs["attention_mask"][row].sum()) if "attention_mask" in inputs else None
             alone = {name: value[row : row + 1, :tokens] for name, value in inputs.items()}
             with torch.inference_mode():
-                want: Tensor = functional_call(self._model, own, (), alone).logits[0].float()
+                want: Tensor = self._copy(values)(**alone).logits[0].float()
             if not torch.allclose(got[row, : len(want)], want, rtol=near, atol=near):
                 return False
         return True

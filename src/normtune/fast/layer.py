@@ -28,7 +28,7 @@ def fits(layer: Any) -> bool:
     """Whether `Layer` can replace this layer of a BERT-like encoder: only its norms train, and it is unchanged."""
     return (
         is_plain(layer)
-        and isinstance(layer.intermediate.intermediate_act_fn, GELUActivation)
+        and type(layer.intermediate.intermediate_act_fn) is GELUActivation
         and not is_hooked(layer.intermediate.intermediate_act_fn)
         and all(
             value.device.type == "cpu"

@@ -162,6 +162,11 @@ class Tokens(Added):
                 )
             if given.get("attention_mask") is None:
                 given["attention_mask"] = torch.ones_like(given["input_ids"])
+            if self.positions and (places := given.get("position_ids")) is not None:
+                seen = given["attention_mask"].bool()
+                usual = places_of(given["attention_mask"])[seen]
+                if not self.decoder or not torch.equal(places.expand_as(seen)[seen], usual):
+                    raise ModelError(f"{self.method} numbers the positions itself: leave position_ids out.")
             return (), change(body, given)
 
         undo.callback(body_of(base).register_forward_pre_hook(changed, with_kwargs=True).remove)

@@ -177,7 +177,10 @@ class Base:
     @cached_property
     def _strange(self) -> dict[int, str]:
         """The tokens of the tokenizer that the model has no embedding for, by id."""
-        rows = len(self.model.get_input_embeddings().get_parameter("weight"))
+        try:
+            rows = len(self.model.get_input_embeddings().get_parameter("weight"))
+        except NotImplementedError:  # CANINE hashes characters and has no table
+            return {}
         return {number: token for token, number in self.need_tokenizer().get_vocab().items() if number >= rows}
 
     @torch.no_grad()
@@ -262,6 +265,7 @@ def load_base(
     model, missing = sources.load_weights(name, path, config, outputs, revision, dtype, files, spec.kind)
     model.eval()
     model.requires_grad_(False)
+    model.config.return_dict = True  # outputs are read by name
     if language and missing:
         raise ModelError(f"The checkpoint of {name!r} is no language model's: it lacks {', '.join(missing)}.")
     head_names = [] if language else sorted({*missing, *_outside(model)})
@@ -306,8 +310,8 @@ def wrap(
         The base model around `model` itself, not a copy.
 
     Raises:
-        ModelError: If `model` is no transformers model, has no head, is being tuned, is offloaded, carries a delta, or
-            needs a padding token that its tokenizer lacks.
+        ModelError: If `model` is no transformers model, has no head, is being tuned, is offloaded, carries a delta or
+            adapters of PEFT's, answers in tuples, or needs a padding token that its tokenizer lacks.
     """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
@@ -316,11 +320,18 @@ def wrap(
         )
     if hasattr(model, TUNED) or hasattr(model, APPLIED):
         raise ModelError("This model is being tuned or carries a delta; undo or remove that before wrapping it.")
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise ModelError(
+            "This model carries adapters of PEFT's, whose scale its weights do not tell: wrap the result of"
+            " merge_and_unload(), or the model without them."
+        )
+    if not model.config.return_dict:
+        raise ModelError("This model answers in tuples; set return_dict to True in its configuration.")
     if any(value.is_meta for value in (*model.parameters(), *model.buffers())):
         raise ModelError(
             "Parts of this model are offloaded or hold no values yet; load it whole, without a device_map."
         )
-    if model.base_model is model:
+    if model.base_model is model and "For" not in type(model).__name__:
         raise ModelError(
             f"{type(model).__name__} has no head; load it with AutoModelForSequenceClassification (for pictures"
             " AutoModelForImageClassification), or with load_base."

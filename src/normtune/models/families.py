@@ -94,8 +94,11 @@ def norms_of(layout: Layout) -> Norms:
     """The norms of the layers of `layout`; for a family that is not listed, a guess without attention norms."""
     if layout.model_type in FAMILIES:
         return FAMILIES[layout.model_type]
+    # By the parent of the list of layers, since XLM has a list of each norm.
     last = {
-        (stack(place), place.layer): place.component for place in layout.body if place.norm and place.layer is not None
+        (stack(place).rpartition(".")[0], place.layer): place.component
+        for place in layout.body
+        if place.norm and place.layer is not None and not place.stage
     }
     return Norms(closing=tuple(dict.fromkeys(last.values())))
 

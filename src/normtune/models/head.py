@@ -94,6 +94,12 @@ class HeadSwap:
         with torch.no_grad():
             for name, value in (begin if tensors is None else tensors).items():
                 own[name].copy_(value)
+            for path, module in modules.items():
+                # Running statistics are no trained values: those of a head's norms stay.
+                before = dict(model.get_submodule(path).named_buffers())
+                for name, buffer in module.named_buffers():
+                    if name in before and before[name].shape == buffer.shape:
+                        buffer.copy_(before[name])
         self._model, self._changed = model, changed
         self._modules = {path: model.get_submodule(path) for path in roots}
         self._config = {name: getattr(model.config, name) for name in ("id2label", "label2id", "problem_type")}

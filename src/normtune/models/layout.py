@@ -42,6 +42,7 @@ class Place:
         head: Whether it belongs to the head.
         norm: Whether a normalisation module owns it.
         batch: Whether that module is a BatchNorm.
+        stage: Whether a stage has it beside its layers.
         linear: Whether a linear layer owns it; a router of experts, which returns its choice, does not count.
     """
 
@@ -53,6 +54,7 @@ class Place:
     head: bool
     norm: bool
     batch: bool = False
+    stage: bool = False
     linear: bool = False
 
     @property
@@ -193,6 +195,7 @@ def layout(model: PreTrainedModel, head: Iterable[str]) -> Layout:
                 head=name in head_names,
                 norm=name in norms,
                 batch=isinstance(owners[name], nn.modules.batchnorm._BatchNorm),
+                stage=path is not None and len(path.spot) < max(map(len, layers[path.stack]), default=0),
                 linear=isinstance(owners[name], nn.Linear | Conv1D) and "Router" not in type(owners[name]).__name__,
             )
         )

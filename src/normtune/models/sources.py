@@ -316,6 +316,7 @@ def load_weights(
             config.num_labels = outputs
         loader = loader_of(config, kind)
         own = loader if issubclass(loader, PreTrainedModel) else loader._model_mapping[type(config)]
+        own = own[0] if isinstance(own, tuple) else own  # DeiT and LeViT have two, with one encoder
         model, info = loader.from_pretrained(
             path,
             config=config,

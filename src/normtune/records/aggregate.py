@@ -76,7 +76,7 @@ def chosen(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, Record]
         if record.status == "done" and record.score is not None:
             config = record.config
             first = groups[config.method, config.task][config.rate].setdefault(config.seed, record)
-            if first.id != record.id and _ran(first) == _ran(record):
+            if first.id != record.id and (first.trains != record.trains or _ran(first) == _ran(record)):
                 raise ConfigError(
                     f"Two runs of {config.method} on {config.task} have one rate and one seed, but differ in what"
                     " trains or in a setting; keep their records in folders apart."

@@ -20,9 +20,10 @@ AnyRecord = TypeVar("AnyRecord", Record, FisherRecord, AblationRecord)
 
 
 class _Plan(Saved, extra="ignore"):
-    """The protocol and the seeds in a study's file."""
+    """The model, the protocol and the seeds in a study's file."""
 
     noun: ClassVar[str] = "study"
+    model: str | None = None
     protocol: Protocol | None = None
     seeds: tuple[int, ...] = ()
 
@@ -35,7 +36,8 @@ class Results:
         runs: Finished, failed and pruned runs.
         fisher: One measurement of Fisher information a task.
         planned: The seeds that ``study.json`` asks for, where there is one.
-        submissions: Submissions to the GLUE server (``submission*.json``), with its reply where it was recorded.
+        submissions: Submissions of this model to the GLUE server (``submission*.json``), with its reply where it was
+            recorded.
         ablations: Ablations of models.
     """
 
@@ -130,12 +132,21 @@ def read(folder: Path, *, model: str | None = None, protocol: str | None = None)
         raise DataError(f"There are no records{_words(model, protocol)} in {places}.")
     check_one_setting(runs, fisher)
     plan = _Plan.load(folder / "study.json") if (folder / "study.json").is_file() else _Plan()
-    ours = plan.protocol is None or any(run.config.protocol == plan.protocol for run in runs)
+    ours = plan.protocol is None or any(
+        run.config.protocol == plan.protocol and plan.model in {None, run.config.model} for run in runs
+    )
+    submissions = [SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))]
+    measured: list[Record | FisherRecord | AblationRecord] = [*runs, *fisher, *ablations]
+    bases = {each.base_identity for each in measured}
     return Results(
         tuple(runs),
         tuple(_one_each(fisher)),
         plan.seeds if ours else (),
-        tuple(SubmissionRecord.load(path) for path in sorted(folder.glob("submission*.json"))),
+        tuple(
+            each
+            for each in submissions
+            if all(answer.source is None or answer.source.base_identity in bases for answer in each.answers)
+        ),
         tuple(ablations),
     )
 

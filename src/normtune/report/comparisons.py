@@ -57,8 +57,10 @@ def against_layernorm(cells: Cells) -> tuple[Comparison | None, tuple[str, ...]]
     )
     if len(tasks) < LEAST or len(methods) < 2 or AGAINST not in methods:
         return None, ("Fewer than three tasks have all runs of LayerNorm and another method: no test.", *notes)
+    few = [named(method) for method in cells.whole if len(full[method]) < LEAST]
     comparison = compare(cells.scores(methods, tasks), AGAINST)
-    return comparison, (*notes, *warnings(comparison))
+    few_note = remark(f"Left out, since fewer than {LEAST} tasks have all its runs", few)
+    return comparison, (*few_note, *notes, *warnings(comparison))
 
 
 def theirs_table(cells: Cells | None = None) -> Table:

@@ -47,7 +47,7 @@ def _change(cells: Cells) -> Evidence:
     """How far the closing norm moved against the others, on every task that has all seeds of full fine-tuning."""
     runs = {task: own for task in cells.order(cells.tasks) if (own := cells.full_runs(task))}
     whole = {task: own for task, own in runs.items() if cells.complete("full", task)}
-    lacking = tuple(cells.title(task) for task in runs if task not in whole)
+    lacking = tuple(cells.title(task) for task in cells.order(cells.tasks) if task not in whole) if runs else ()
     values = {task: _leads(map(_changes, own), cells.norms.closing) for task, own in whole.items()}
     return _ratio(f"change of {cells.closing} over that of the component that comes next", values, lacking)
 

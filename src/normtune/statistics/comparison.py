@@ -226,10 +226,11 @@ def _few(comparison: Comparison) -> str:
         return ""
     enough = next(number for number in range(tasks, 100) if least(number) <= alpha)
     apart = "" if tasks == len(comparison.scores) else f" on which two methods differ (of {len(comparison.scores)})"
+    many = "1 task" if tasks == 1 else f"{tasks} tasks"
     corrected = f", {p_value(least(tasks))} after Holm" if len(pairs) > 1 else ""
     comparisons = f"{len(pairs)} comparisons" if len(pairs) > 1 else "one comparison"
     return (
-        f"With {tasks} tasks{apart} the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected},"
+        f"With {many}{apart} the exact test cannot give a p below {p_value(smallest_p(tasks))}{corrected},"
         f" however clear the difference; for {comparisons} at {alpha:g} it takes at least {enough} tasks."
     )
 

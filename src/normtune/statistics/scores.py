@@ -208,10 +208,11 @@ def from_records(
     Raises:
         DataError: If a method has no run on a task, no seed in common with the others, or no score.
     """
-    runs = chosen(records)
-    trained, done = [*dict.fromkeys(method for method, _ in runs)], [*dict.fromkeys(task for _, task in runs)]
+    finished = [record for record in records if record.status == "done" and record.score is not None]
+    trained, done = ([*dict.fromkeys(getattr(run.config, name) for run in finished)] for name in ("method", "task"))
     methods = tuple(known("method", name, trained) for name in methods or trained)
     tasks = tuple(known("task", name, done) for name in tasks or done)
+    runs = chosen(run for run in finished if run.config.method in methods and run.config.task in tasks)
     missing = [f"{method} on {task}" for task in tasks for method in methods if (method, task) not in runs]
     if missing:
         hint = "leave out what is missing with --tasks or --methods"
