@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -380,16 +381,11 @@ def test_a_configuration_may_name_several_ends(make_model: ModelFactory, make_fo
 def test_what_the_user_changed_in_the_base_is_computed(tiny_folder: Path, where: str) -> None:
     base = load_base(str(tiny_folder))
 
-    def whole(_: torch.nn.Module, __: object, output: object) -> object:
-        """Adds the mean over the tokens of a text of more than six."""
-        first, *rest = output if isinstance(output, tuple) else (output,)
-        if not torch.is_tensor(first):
-            first.last_hidden_state += first.last_hidden_state.mean(1, keepdim=True) * (
-                first.last_hidden_state.shape[1] > 6
-            )
-            return first
-        more = first + first.mean(1, keepdim=True) * (first.shape[1] > 6)
-        return (more, *rest) if isinstance(output, tuple) else more
+    def whole(_: torch.nn.Module, __: object, output: Any) -> None:
+        """Adds the mean over the tokens of a text of more than six, which the bank's own check does not have."""
+        hidden = output if torch.is_tensor(output) else output[0]
+        if hidden.shape[1] > 6:
+            hidden += hidden.mean(1, keepdim=True)
 
     base.model.get_submodule(where).register_forward_hook(whole)
     deltas = [changed(base, "layernorm", spec, seed) for seed, spec in enumerate(SPECS)]

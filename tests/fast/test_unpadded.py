@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from normtune.fast.attention import Heads, attend, attend_back
+from normtune.fast.layer import Heads, attend, attend_back
 from normtune.fast.unpadded import EXACT, Unpadded
 
 HEADS, WIDTH = 2, 8

@@ -131,7 +131,9 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Running) -> Non
         assert client.post("/v1/predict", json=GOOD).status_code == 200
 
 
-def test_rows_of_a_client_that_has_left_are_not_computed(tiny_folder: Path, known: dict[str, Delta]) -> None:
+def test_rows_of_a_client_that_has_left_are_not_computed(
+    tiny_folder: Path, known: dict[str, Delta], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(tiny_folder, known, max_batch=1) as server:
         begun, left, computed, answer = Event(), Event(), [], server.batcher.catalogue.bank.answer
 
@@ -141,7 +143,7 @@ def test_rows_of_a_client_that_has_left_are_not_computed(tiny_folder: Path, know
             computed.append(rows)
             return answer(rows)
 
-        server.batcher.catalogue.bank.answer = slowly  # type: ignore[method-assign]
+        monkeypatch.setattr(server.batcher.catalogue.bank, "answer", slowly)
         body = json.dumps({"rows": GOOD["rows"] * 50}).encode()
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         host, port = server.url.removeprefix("http://").split(":")

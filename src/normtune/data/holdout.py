@@ -94,7 +94,7 @@ def notes_on(
     long = sum(kind == "text" and len(text) > LONG_TEXT for column in columns for text in column)
     seen_as = Counter(map(_as_seen, names))
     twins = [name for name in names if seen_as[_as_seen(name)] > 1]
-    lists = [name for name in names if isinstance(parsed(name), list)]
+    lists = [name for name in names if name.startswith("[") and isinstance(parsed(name), list)]
     wanted = len(dev) if fraction is None else fraction * len(whole)
     moved = abs(len(dev) - wanted) > max(1.0, 0.1 * wanted)
     why = "" if fraction is None else f", as they have too few different {whole.kind}s to share"

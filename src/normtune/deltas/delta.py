@@ -348,8 +348,7 @@ class AppliedDelta:
             for name, values in delta.statistics.items():
                 copy_values(own[name], values)
             self._undo = stack.pop_all()
-        for module in {base.model, base.model.base_model}:  # other heads may share the encoder
-            setattr(module, APPLIED, self)
+        setattr(base.model.base_model, APPLIED, self)
 
     def remove(self) -> None:
         """Put back values, head, labels and problem type as they were, to the bit.
@@ -357,11 +356,10 @@ class AppliedDelta:
         Raises:
             DeltaError: If it was removed before.
         """
-        if getattr(self._model, APPLIED, None) is not self:
+        if getattr(self._model.base_model, APPLIED, None) is not self:
             raise DeltaError("This delta is not on the base model.")
         self._undo.close()
-        for module in {self._model, self._model.base_model}:
-            delattr(module, APPLIED)
+        delattr(self._model.base_model, APPLIED)
 
     def __enter__(self) -> AppliedDelta:
         return self
@@ -372,7 +370,7 @@ class AppliedDelta:
 
 def is_applied(base: Base) -> bool:
     """Whether `base` carries a delta."""
-    return hasattr(base.model, APPLIED)
+    return hasattr(base.model.base_model, APPLIED)
 
 
 def _put_back(model: nn.Module, name: str, values: Tensor) -> None:

@@ -68,8 +68,8 @@ class RowModel:
 
     def _copy(self, values: Mapping[str, Tensor]) -> PreTrainedModel:
         """A copy of the model in evaluation mode, which has `values`, by parameter name, and shares the others."""
-        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
-        shared = {id(tensor): tensor for name, tensor in tensors.items() if name not in values}
+        tensors = (*self._model.named_parameters(), *self._model.named_buffers())
+        shared = {id(tensor): tensor for name, tensor in tensors if name not in values}
         twin: PreTrainedModel = copy.deepcopy(self._model, shared).eval()
         with torch.no_grad():
             for name, value in values.items():

@@ -50,7 +50,7 @@ class Method:
         option: What the number after ``@`` means; empty if it takes none.
         seeded: Whether it draws random numbers.
         wide: Learning rates for wide models, in the order in which a search tries them, the default first.
-        narrow: The same for narrow ones (`normtune.training.rates`).
+        narrow: The same for narrow ones (see `NARROW_BELOW`).
         read: Rebuilds a spec from what `Spec.describe` returned; None if its delta holds a selection.
         hooked: Whether it trains existing entries with a hook (`normtune.methods.hooked`).
         measured: Whether it selects entries by a measurement on the task (`normtune.methods.top`).
@@ -87,7 +87,9 @@ class Method:
         return self.make(layout, **given)
 
 
-#: The paper's rates for BERT-large, and those measured on MiniLM (``docs/rates.md``).
+#: Models with a smaller hidden size are narrow. Wide ones take the paper's rates, for BERT-large; those of narrow ones
+#: were measured on MiniLM, half a decade apart on STS-B, with the same effort for each method (``docs/rates.md``).
+NARROW_BELOW = 512
 _FULL: dict[str, Any] = {"wide": (3e-5, 2e-5, 5e-5, 1e-5), "narrow": (3e-5, 1e-4, 1e-5, 3e-4)}
 _BIAS: dict[str, Any] = {"narrow": (3e-3, 1e-3, 1e-2, 3e-4)}
 _SCALE: dict[str, Any] = {"narrow": (1e-2, 3e-2, 3e-3, 1e-1)}
@@ -225,3 +227,23 @@ def read(layout: Layout, description: Mapping[str, Any]) -> Spec:
     if method is None or method.read is None:
         raise UnknownNameError("method", str(description.get("method")), METHODS)
     return method.read(layout, description)
+
+
+def grid(method: str | None, spec: Spec, width: int) -> tuple[float, ...]:
+    """The rates to try for a method's name, an expression or, where `method` is None, a mask, on a model of `width`.
+
+    Returns:
+        The rates in the order in which a shorter search takes them, the default first: the method's own; for an
+        expression or a mask those of full fine-tuning where it trains more than one entry in a hundred, else
+        LayerNorm's; for an empty mask the head's.
+    """
+    if method is None:
+        method = "" if len(spec) else "head"
+    known = named(method) or METHODS["full" if spec.share > 0.01 else "layernorm"]
+    return known.narrow if width < NARROW_BELOW else known.wide
+
+
+def width_of(layout: Layout) -> int:
+    """The model's hidden size: the commonest length of its vectors' last dimension, norms before others."""
+    sizes = [place.shape[-1] for place in layout.body if place.norm] or [place.shape[-1] for place in layout.body]
+    return max(set(sizes), key=sizes.count)

@@ -301,10 +301,10 @@ def check_free(model: nn.Module) -> None:
     Raises:
         ModelError: If one is sharded or computed by a parametrization, or the model is being tuned or carries a delta.
     """
-    encoder = getattr(model, "base_model", model)  # other heads may share it
-    if hasattr(model, APPLIED) or hasattr(encoder, APPLIED):
+    encoder = getattr(model, "base_model", model)  # a wrapper around a sharded model has none
+    if hasattr(encoder, APPLIED):
         raise ModelError("This model carries a delta; remove that first.")
-    if hasattr(model, TUNED) or hasattr(encoder, TUNED):
+    if hasattr(encoder, TUNED):
         raise ModelError("This model is being tuned already; undo that first.")
     for path, module in model.named_modules():
         if parametrize.is_parametrized(module):
@@ -322,8 +322,7 @@ def check_free(model: nn.Module) -> None:
 def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
     """Freeze a model except its head, whose parameters are returned; callbacks on `undo` restore everything."""
     model = base.model
-    for module in {model, model.base_model}:
-        setattr(module, TUNED, True)
+    setattr(model.base_model, TUNED, True)
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     head = {place.parameter: model.get_parameter(place.parameter) for place in base.layout.head}
     # Buffers too: a normalisation updates its running statistics in training.
@@ -336,8 +335,7 @@ def _freeze(base: Base, undo: ExitStack) -> dict[str, nn.Parameter]:
             own[name].copy_(value)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag).grad = None
-        for module in {model, model.base_model}:
-            delattr(module, TUNED)
+        delattr(model.base_model, TUNED)
 
     undo.callback(thaw)
     model.requires_grad_(False)

@@ -21,7 +21,7 @@ from normtune.models.language import Likelihood, is_language_model
 from normtune.models.layout import Layout, layout
 from normtune.modes import kept_modes
 
-#: Attributes that mark a model as being tuned, and as carrying a delta.
+#: Attributes that mark an encoder, which several heads may share, as being tuned, and as carrying a delta.
 TUNED, APPLIED = "_normtune_tuned", "_normtune_applied"
 #: The error of a function that was given something other than a base.
 NO_BASE = "{} takes a base, not {}: make one with normtune.load_base(NAME), or of a model with normtune.wrap(MODEL)."
@@ -82,7 +82,7 @@ class Base:
             DeltaError: If `tensors` do not fit the head.
             ModelError: If the model is being tuned.
         """
-        if hasattr(self.model, TUNED):
+        if hasattr(self.model.base_model, TUNED):
             raise ModelError("This model is being tuned, and its head with it; undo that first.")
         return HeadSwap(self.model, self.roots, spec, self.refresh, seed=seed, begin=self.begin, tensors=tensors)
 
@@ -318,7 +318,7 @@ def wrap(
             f"wrap takes a transformers model, not {type(model).__name__}: give it the model inside (for PEFT, the"
             " result of merge_and_unload()), and compile afterwards."
         )
-    if hasattr(model, TUNED) or hasattr(model, APPLIED):
+    if hasattr(model.base_model, TUNED) or hasattr(model.base_model, APPLIED):
         raise ModelError("This model is being tuned or carries a delta; undo or remove that before wrapping it.")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ModelError(

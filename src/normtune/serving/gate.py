@@ -104,7 +104,7 @@ class Gate:
 
 
 async def _cancel_if_left(receive: Receive, work: CancelScope) -> None:
-    """Cancel the work on a request whose client has gone, which is also told of one that has its whole answer."""
+    """Cancel the work on a request once its client has gone, or has its whole answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
     work.cancel()

@@ -25,6 +25,7 @@ from normtune.importance.movement import changes
 from normtune.importance.task_masks import TaskMasks
 from normtune.machine import machine, peak_memory, reset_peak_memory
 from normtune.methods.expression import specify
+from normtune.methods.method import grid, width_of
 from normtune.methods.selection import Selection
 from normtune.methods.top import Top
 from normtune.methods.trainable import Spec, Trainable
@@ -34,7 +35,6 @@ from normtune.models.head import HeadSpec
 from normtune.records.run import MEAN, Record, identity
 from normtune.training.forward import Passes
 from normtune.training.loop import Judge, Loop, StepInfo
-from normtune.training.rates import grid, width_of
 from normtune.training.splits import Run, facts_of, identities, parts_of
 from normtune.training.state import Progress
 from normtune.training.together import Together, head_of
@@ -89,7 +89,7 @@ class Session:
         return specify(self.base.layout, method, seed=seed)
 
     def grid(self, method: str, selection: Selection | None = None) -> tuple[float, ...]:
-        """The rates to try for `method`, or for a given `selection` (see `normtune.training.rates.grid`)."""
+        """The rates to try for `method`, or for a given `selection` (see `normtune.methods.method.grid`)."""
         if selection is not None:
             return grid(None, selection, width_of(self.base.layout))
         return grid(method, self.spec(method), width_of(self.base.layout))

@@ -8,11 +8,11 @@ from statistics import mean
 import pytest
 
 from normtune.methods.expression import select, specify
+from normtune.methods.method import grid, width_of
 from normtune.methods.selection import nothing
 from normtune.models.base import skeleton
 from normtune.records.aggregate import by_rate
 from normtune.records.results import Store
-from normtune.training.rates import grid, width_of
 from tests.conftest import TEXT_METHODS as METHODS
 
 RUNS = Path(__file__).parents[2] / "results" / "runs"
