@@ -333,6 +333,9 @@ def test_the_commands(
     status, out, _ = cli("predict", "runs/a", "--file", "photos/e")
     assert out.splitlines()[0] == '"image","label","p(e)","p(o)"'
     assert len(out.splitlines()) == 18
+    Path("t.csv").write_text("image,id\nphotos/e/0.png,1\n,2\nphotos/e/2.png,3\n")
+    status, out, error = cli("predict", "runs/a", "--file", "t.csv", "--read", "skip-bad-rows")
+    assert (status, [line.split(",")[1] for line in out.splitlines()]) == (0, ['"id"', '"1"', '"3"']), error
     assert cli("predict", "runs/a", "--text", "photos/e/0.png")[2].startswith("Error: The task 'photos' reads pictures")
     assert "AutoModelForImageClassification" in cli("merge", "runs/a", "--out", "merged")[1]
     Path("bad").mkdir()

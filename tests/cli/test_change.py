@@ -252,3 +252,13 @@ def test_without_matplotlib_it_says_so_before_it_reads_anything(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install 'normtune[report]'" in refused(cli, "nowhere", "--figure", tmp_path / "map.svg")
+
+
+def test_a_model_without_biases_has_weights_alone(cli: Run, made: Path, tmp_path: Path) -> None:
+    for file in (made / "runs" if (made / "runs").is_dir() else made).glob("*.json"):
+        run = Record.load(file)
+        weights = tuple(change for change in run.changes if change.sub == "weight")
+        run.model_copy(update={"changes": weights}).save(tmp_path / "runs" / file.name)
+    status, text, error = cli("change", tmp_path, "--task", "animals", "--subs", "--json")
+    assert status == 0, error
+    assert [panel["sub"] for panel in json.loads(text)] == ["weight"]

@@ -171,3 +171,14 @@ def test_help_shows_an_example(cli: Run) -> None:
 def test_the_command_line_of_a_merged_model_is_a_base(cli: Run, run: Path, tmp_path: Path) -> None:
     cli("merge", run, "--out", tmp_path / "model")
     assert load_base(str(tmp_path / "model"), THREE, keep_head=True).head == THREE
+
+
+def test_a_name_that_would_be_taken_for_a_file_is_refused_before_anything_trains(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\n" + "a,x\nb,y\n" * 20)
+    (tmp_path / "m.yaml").write_text("tasks: [{name: d.safetensors, train: t.csv, text: text, label: label}]\n")
+    for call in (("t.csv", "--out", tmp_path / "z.safetensors"), ("m.yaml", "--out", tmp_path / "out")):
+        status, _, error = cli("train", "--train", tmp_path / call[0], *call[1:])
+        assert status == 1
+        assert ".safetensors" in error
+        assert "choose another name" in error or "cannot end in" in error
+    assert {file.name for file in tmp_path.iterdir()} == {"t.csv", "m.yaml"}

@@ -136,7 +136,7 @@ def test_a_base_that_is_not_found_may_be_elsewhere_now(
     answer = cli("predict", "runs/d", "--text", "a cat")
     assert answer[0] == 0
     # From another folder, the base is found relative to where the delta was made (above it), or beside the delta.
-    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "models" / "mine").mkdir(parents=True)  # no model, though it is called so
     monkeypatch.chdir(tmp_path / "other")
     assert cli("predict", "../runs/d", "--text", "a cat") == answer
     monkeypatch.chdir("/")

@@ -219,4 +219,6 @@ def test_the_suite_of_digits(name: str) -> None:
 def test_a_class_may_be_a_link_to_a_folder(photos: Path) -> None:
     (photos / "dog").rename(photos.parent / "dog")
     (photos / "dog").symlink_to(photos.parent / "dog")
+    (photos / "cat" / "up").symlink_to(photos)  # one that leads back is not followed
+    assert [*read_pictures(photos, labelled=True).columns["label"]] == ["cat"] * 3 + ["dog"] * 3
     assert load_files(photos, photos, **NAMES).task.labels == ("cat", "dog")

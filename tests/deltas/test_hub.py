@@ -11,11 +11,13 @@ import pytest
 from huggingface_hub import HfApi, RepoUrl, errors
 
 from normtune.deltas import hub
+from normtune.deltas.card import model_card
 from normtune.deltas.delta import FILE, Delta
 from normtune.deltas.hub import fetch, named_places, prepare_push, push
 from normtune.errors import ConfigError, DeltaError, OutputError
 from normtune.models.base import Base
 from tests.deltas.moved import moved
+from tests.records.test_aggregate import record
 
 
 @pytest.fixture
@@ -165,3 +167,9 @@ def test_a_truncated_snapshot_is_no_delta(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(folder))
     with pytest.raises(DeltaError, match="no delta"):
         Delta.load(fetch("me/run"))
+
+
+def test_a_card_shows_labels_as_they_are_on_one_line(tiny_base: Base) -> None:
+    info = moved(tiny_base, "layernorm").info.model_copy(update={"labels": ("x\n\n# Big", "<b>`y`")})
+    card = model_card(info, record("layernorm", "rte", 0, 1e-2, 0.5))
+    assert "one of: `x # Big`, `<b>'y'`." in card

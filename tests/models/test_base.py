@@ -605,3 +605,15 @@ def test_a_wrapped_model_is_told_what_it_lacks(make_model: ModelFactory) -> None
 def test_a_configuration_that_asks_for_tuples_is_loaded_with_names(copy: Path) -> None:
     set_config(copy, return_dict=False)
     assert load_base(str(copy)).model(torch.tensor([[2, 3]])).logits.shape == (1, 2)
+
+
+def test_a_revision_is_kept_as_its_commit(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, commits = tmp_path / "models--me--tiny", {"v1": 40 * "a", "main": 40 * "b"}
+    (home / "refs").mkdir(parents=True)
+    for name, commit in commits.items():
+        shutil.copytree(tiny_folder, home / "snapshots" / commit)
+        (home / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load_base("me/tiny@v1").revision == commits["v1"]
+    assert load_base("me/tiny").revision == commits["main"]
+    assert load_base(str(tiny_folder)).revision is None

@@ -103,3 +103,16 @@ def test_what_strikes_is_said_first(cells, tmp_path):
     assert "RTE (Head only)" in said[1]
     made.fisher("rte").save(tmp_path / "fisher" / "a.json")
     assert "Only Fisher information" in findings(Cells(read(tmp_path)))[0]
+
+
+def test_a_part_of_the_layers_is_not_halved(tmp_path):
+    """Layers 1 and up, or weights of the upper layers alone, would give sides of different sizes."""
+    whole = made.fisher("rte")
+    for within, kept in (
+        ("layernorm@1-", lambda row: row.layer != 0),
+        ("output.LayerNorm.bias + output.LayerNorm.weight@1-", lambda row: row.sub == "bias" or row.layer != 0),
+    ):
+        rows = tuple(row for row in whole.information if row.component == "output.LayerNorm" and kept(row))
+        config = whole.config.model_copy(update={"within": within})
+        whole.model_copy(update={"config": config, "information": rows}).save(tmp_path / "fisher" / "a.json")
+        assert not {"layers", "bias"} & {*evidence(Cells(read(tmp_path)))}

@@ -25,6 +25,7 @@ def difference(*means: float, margin: float = MARGIN) -> Evidence:
         ((-0.05, 0.05, 0.0, 0.01), "undecided"),
         ((0.0, 0.0), "undecided"),
         ((), "undecided"),
+        ((0.80 - 0.81, 0.70 - 0.71, 0.60 - 0.61), "undecided"),  # at the margin but for rounding
     ],
 )
 def test_a_difference_is_judged_by_its_interval(means, verdict):
@@ -113,3 +114,13 @@ def test_tasks_at_their_floor_are_left_out_of_the_second_judgement():
     measured = Evidence("a - b", "difference", values, MARGIN, floored=("cola",))
     assert (measured.verdict, measured.agreeing) == ("undecided", 3)
     assert (measured.clear.verdict, measured.clear.agreeing, len(measured.clear.values)) == ("confirmed", 3, 3)
+
+
+def test_rounding_is_on_no_side_of_the_margin():
+    at = difference(0.31 - 0.32, 0.5 - 0.51, 0.23 - 0.24)
+    assert (at.agreeing, at.verdict, at.takes()) == (0, "undecided", None)
+
+
+def test_a_part_without_any_information_decides_nothing():
+    measured = Evidence("a / b", "ratio", {"a": [690.0], "b": [1.0], "c": [2.0]})
+    assert (measured.verdict, measured.mean, measured.interval) == ("undecided", math.inf, (0.0, math.inf))

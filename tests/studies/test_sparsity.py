@@ -21,6 +21,7 @@ from normtune.records.sparsity import PruneConfig, PruneRecord
 from normtune.studies import sparsity
 from normtune.studies.sparsity import Pruner, zeroed
 from normtune.training.session import Session
+from tests.conftest import FolderFactory, ModelFactory
 from tests.training.test_session import TASK, data
 
 MATRICES = " + ".join(
@@ -152,3 +153,13 @@ def test_the_command(cli: Callable[..., tuple[int, str, str]], session: Session,
     record = PruneRecord.load(tmp_path / "made.json")
     assert record.dense is None
     assert record.retrained is not None
+
+
+def test_a_table_of_positions_is_no_matrix(make_folder: FolderFactory, make_model: ModelFactory) -> None:
+    session = Session(str(make_folder(make_model("t5"))))
+    tuning = Trainable(session.base, select(session.base.layout, "head"))
+    delta = Delta.capture(tuning, method="head", task=TASK.name, max_length=16)
+    tuning.undo()
+    [point] = Pruner(session, data(), config(importances=("obs",)), delta).run().points
+    modules = [own for name, own in session.base.model.named_modules() if ".block." in name]
+    assert point.of == sum(own.weight.numel() for own in modules if isinstance(own, torch.nn.Linear))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from normtune.config import protocol
 from normtune.data.encode import Encoded, encode
+from normtune.data.glue_tasks import GLUE
 from normtune.data.task import Split, Task, TaskData
 from normtune.deltas.delta import Delta
 from normtune.errors import ConfigError, DataError, SelectionError, TrainingError
@@ -416,3 +417,9 @@ def test_names_of_ones_own_labels_and_columns_are_part_of_a_run(session: Session
     own = replace(TASK, columns=("text", "label"))
     tasks = (TASK, own, replace(own, labels=("neg", "pos")), replace(own, columns=("body", "label")))
     assert len({session.prepare(data(task), "layernorm", 1e-2, 0, SMALL).id for task in tasks}) == 4
+
+
+def test_answers_that_differ_by_rounding_alone_are_no_ranking() -> None:
+    """As a regression that has collapsed gives in batches of different lengths."""
+    outputs = np.array([[2.751229], [2.7512298], [2.751229], [2.7512298]], np.float32)
+    assert score_outputs(outputs, np.array([0.0, 5.0, 1.0, 4.0]), GLUE["stsb"])["spearman"] == 0

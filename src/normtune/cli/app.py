@@ -110,8 +110,10 @@ def main() -> None:
         _fail(str(error))
     except _StoppedError:
         _fail("Stopped. Repeat the command to continue a study, or a training with an output folder.", status=130)
-    except BrokenPipeError:
-        # The reader of our output has gone, which is no error.
+    except (BrokenPipeError, SystemExit) as stop:
+        # The reader of our output has gone, which is no error; typer and rich make a SystemExit of it.
+        if BrokenPipeError not in {type(stop), type(stop.__context__)}:
+            raise
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -61,7 +61,8 @@ def change(
     if figure is not None:
         check(figure)
     runs = _recorded(folder, None if task is None else options.names(task), model, protocol)
-    apart: tuple[Sub | None, ...] = ("weight", "bias") if subs else (None,)
+    moved = {change.sub for group in runs.values() for record in group for change in record.changes}
+    apart: list[Sub | None] = [sub for sub in get_args(Sub) if sub in moved] if subs else [None]
     panels = [
         Panel(name, group, sub, movement([record.changes for record in group], by, sub))
         for name, group in runs.items()

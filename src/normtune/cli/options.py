@@ -156,7 +156,7 @@ def open_delta(text: str) -> Delta:
     place = fetch(text)
     delta = Delta.load(place)
     name, info = delta.info.base, delta.info
-    if name in PACKAGED or info.base_revision or name.startswith("~") or Path(name).is_dir():
+    if name in PACKAGED or info.base_revision or name.startswith("~") or (Path(name) / "config.json").is_file():
         return delta
     above = (folder / name for folder in (place.resolve(), *place.resolve().parents))
     found = next((str(folder) for folder in above if (folder / "config.json").is_file()), name)

@@ -318,7 +318,9 @@ def _texts(
     if infos[0].picture:
         from normtune.data.images import COLUMN, pictures_of
 
-        return [*pictures_of(rows)], {COLUMN}
+        none = {number for number, cell in enumerate(rows.columns.get(COLUMN, ())) if skip and not str(cell).strip()}
+        found = iter(pictures_of(rows.drop(none)))
+        return [None if number in none else next(found) for number in range(len(rows))], {COLUMN}
     from normtune.data.kinds import KINDS
     from normtune.data.labels import words
 

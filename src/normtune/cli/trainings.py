@@ -114,6 +114,8 @@ def train_table(
 
     Without an output folder only records are kept; `overwrite` replaces another training in that folder.
     """
+    if out is not None and out.suffix == ".safetensors":
+        raise ConfigError(f"--out is a folder, and {out} would be taken for a delta's file; choose another name.")
     tasks = [load(engine, name, files) for name, files in wanted.tasks]  # missing data is reported first
     many, main = wanted.many, engine.session.accelerator.is_main_process
 

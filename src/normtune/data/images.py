@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,11 +171,9 @@ def read_pictures(path: Path, *, labelled: bool) -> Rows:
     elif not path.is_dir():
         columns[COLUMN] = [Picture(path)]
     else:
-        # A class may be a link to a folder elsewhere.
-        every = (Path(at, name) for at, _, names in os.walk(path, followlinks=True) for name in names)
         files = sorted(
             file
-            for file in every
+            for file in _files(path)
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         found = [file for file in files if file.suffix.lower() in ENDINGS]
@@ -190,6 +188,16 @@ def read_pictures(path: Path, *, labelled: bool) -> Rows:
     if not len(rows):
         raise DataError(f"There are no pictures in {path} (files that end in {', '.join(ENDINGS)}).")
     return rows
+
+
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """What is below a folder. A class may be a link to a folder elsewhere, but not to one that it is in."""
+    real = os.path.realpath(folder)
+    for inside in folder.iterdir() if real not in above else ():
+        if inside.is_dir():
+            yield from _files(inside, above | {real})
+        else:
+            yield inside
 
 
 def pictures_of(rows: Rows) -> tuple[Picture, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from normtune.data.kinds import KINDS
@@ -47,7 +49,7 @@ def model_card(info: DeltaInfo, record: Record) -> str:
 # {config.task} by {config.method}
 
 A [normtune](https://pypi.org/project/normtune/) delta: {own}, and a head of {counts.head:,}.
-{KINDS[info.kind].said(info.labels)}
+{KINDS[info.kind].said([_code(label) for label in info.labels])}
 
 | | dev |
 | --- | --- |
@@ -63,8 +65,14 @@ Trained under the protocol `{config.protocol.name}` on {data.train:,} of {data.t
 import normtune as nt
 
 delta = nt.Delta.load("PATH_TO_THIS_FOLDER")
-base = nt.load_base("{info.base}", delta.info.head)
+base = nt.load_base({json.dumps(info.base, ensure_ascii=False)}, delta.info.head)
 predictor = nt.Predictor(base, delta)
 print(predictor.predict([{example}]))
 ```
 """
+
+
+def _code(label: str) -> str:
+    """A label as code in Markdown, on one line, whatever is in it."""
+    shown = "".join(sign if sign >= " " else " " for sign in label).replace("`", "'")
+    return f"`{' '.join(shown.split())}`"

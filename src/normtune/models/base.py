@@ -260,6 +260,8 @@ def load_base(
     name, revision = sources.at_revision(name, revision)
     path, packaged_revision = sources.locate(name)
     config, language = sources.read_config(name, path, revision, spec.kind), spec.kind == "language"
+    commit = sources.commit_of(path, revision)
+    revision = commit or revision  # one for all files, also if the branch moves meanwhile
     files = sources.weight_files(path, revision)
     outputs = None if keep_head or language else spec.outputs
     model, missing = sources.load_weights(name, path, config, outputs, revision, dtype, files, spec.kind)
@@ -280,7 +282,7 @@ def load_base(
         tokenizer=sources.read_tokenizer(path, revision, model) if texts else None,
         reader=None if texts else sources.read_processor(path, revision, model),
         name=name,
-        revision=packaged_revision or getattr(model.config, "_commit_hash", None),
+        revision=packaged_revision or commit,
         identity=identities.checkpoint_identity(files, model.base_model_prefix, kept),
         layout=places,
         roots=roots,

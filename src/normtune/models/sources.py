@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging as transformers_logging
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+from transformers.utils.hub import cached_file, extract_commit_hash, get_checkpoint_shard_files
 
 from normtune.data.images import Reader
 from normtune.data.kind import KindName
@@ -82,6 +82,12 @@ def locate(name: str) -> tuple[str, str | None]:
     if looks_local or path.exists():
         raise ModelError(f"There is no model folder {name!r}.")
     return name, None
+
+
+def commit_of(path: str, revision: str | None) -> str | None:
+    """The commit that `revision` of the hub's model at `path` is now; None for a folder."""
+    found = None if Path(path).is_dir() else cached_file(path, "config.json", revision=revision)
+    return extract_commit_hash(found, None)
 
 
 @contextmanager

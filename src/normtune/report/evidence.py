@@ -93,6 +93,8 @@ def _by_head(cells: Cells, name: str, above: SumFilter, below: SumFilter) -> Evi
         for head in range(len(each.config.head_seeds)):
             sums = cells.layer_sums(each, head)
             layers = 1 + max((layer for layer, _ in sums), default=0)
+            if "@" in each.config.within or len(sums) != layers * len({sub for _, sub in sums}):
+                continue  # a part was measured, so the sides are not alike
             one, other = ([v for spot, v in sums.items() if part(*spot, layers)] for part in (above, below))
             if one and other:  # both were measured
                 values.setdefault(each.config.task, []).append(_log(sum(one), sum(other)))

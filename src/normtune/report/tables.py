@@ -225,9 +225,10 @@ def _measured(cells: Cells) -> str:
         return ""
     sample = f"at most {protocol.max_train:,} training examples" if protocol.max_train else "all training examples"
     return (
-        f"These are runs of {config.model} under the protocol {protocol.name} ({sample}, {protocol.epochs} epochs,"
-        f" dropout {'on' if protocol.dropout else 'off'}), scored on dev. The paper’s numbers are BERT-large-cased’s,"
-        " 20 epochs on all examples: compare orders and differences with them, not levels."
+        f"These are runs of {config.model} under the protocol {protocol.name} ({sample}, {protocol.epochs}"
+        f" epoch{'s' * (protocol.epochs > 1)}, dropout {'on' if protocol.dropout else 'off'}), scored on dev. The"
+        " paper’s numbers are BERT-large-cased’s, 20 epochs on all examples: compare orders and differences with them,"
+        " not levels."
     )
 
 

@@ -86,7 +86,7 @@ class Evidence:
     @property
     def agreeing(self) -> int:
         """On how many tasks the mean over seeds is on the claim's side."""
-        return sum(mean(each) > -self.margin for each in self.values.values())
+        return sum(_rounded(mean(each) + self.margin) > 0 for each in self.values.values())
 
     def takes(self) -> int | None:
         """How many tasks like these, more than there are but with as many seeds, would decide it four times in five.
@@ -97,7 +97,7 @@ class Evidence:
         Returns:
             The tasks; None where a thousand are not enough, or the spread is not known.
         """
-        away = abs(self._average + self.margin) if self.values else 0.0
+        away = _rounded(abs(self._average + self.margin)) if self.values else 0.0
         if len(self.values) < LEAST or self.seeds < 2 or away == 0:
             return None
         each, k = [*self.values.values()], self.seeds
@@ -123,7 +123,14 @@ class Evidence:
         return mean(mean(each) for each in self.values.values())
 
     def _shown(self, value: float) -> float:
-        return math.exp(value) if self.kind == "ratio" else value
+        if self.kind == "difference":
+            return _rounded(value)
+        return math.exp(value) if value < 30 else math.inf  # nothing of the one part was measured
+
+
+def _rounded(difference: float) -> float:
+    """A difference of scores without the rounding of floats, which must not decide at exactly the margin."""
+    return round(float(difference), 12)
 
 
 @dataclass(frozen=True)

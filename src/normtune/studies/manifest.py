@@ -65,6 +65,8 @@ class OwnFiles(Strict):
         size = len(name.encode())
         if size > _LONGEST:
             raise ConfigError(f"The name of a task has at most {_LONGEST} bytes; {name[:20]!r}... has {size}.")
+        if name.endswith(".safetensors"):
+            raise ConfigError(f"The name of a task, which becomes a folder, cannot end in .safetensors; got {name!r}.")
         if not re.fullmatch(r"\w[\w .,+@-]*", name):
             raise ConfigError(
                 "The name of a task has letters, digits, _ and any of ' .,+@-', and begins with one of the first three;"

@@ -22,6 +22,7 @@ from normtune.importance.gates import learnt
 from normtune.importance.masks import Per, top
 from normtune.importance.scores import IMPORTANCES, Inputs
 from normtune.importance.structure import STRUCTURES, ends, first_order, lowest
+from normtune.importance.uses import uses_of
 from normtune.machine import machine
 from normtune.methods.selection import Selection, where
 from normtune.methods.trainable import copy_values
@@ -116,7 +117,9 @@ class Pruner:
     def _ranked(self, name: str, sample: Encoded) -> Ranked:
         """A function from a sparsity to the entries of the layers' matrices that an importance ranks lowest."""
         base, importance = self.base, IMPORTANCES[name]
-        within = where(base.layout, lambda p: p.layer is not None and len(p.shape) == 2 and p.sub == "weight")
+        uses = uses_of(base.model, dict(base.model.named_parameters())).values()
+        matrices = {use.name for own in uses for use in own if use.kind == "matrix"}  # no tables of positions
+        within = where(base.layout, lambda p: p.layer is not None and len(p.shape) == 2 and p.parameter in matrices)
         given = Inputs(base, within, self.config.seed, texts=sample)
         if importance.needs == "fisher":
             request = Request(within, within, Estimator(name=importance.estimator), head_seeds=(None,))
